@@ -1,0 +1,77 @@
+"""Interference between clients and oscillation between rounds, measured. Pure functions of tensors."""
+
+from __future__ import annotations
+
+import torch
+
+from fedcmp.types import Params
+
+
+def squared_norm(params: Params) -> float:
+    """The sum of the squares of all entries, computed in float64.
+
+    >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
+    25.0
+    """
+    return sum(float(value.double().square().sum()) for value in params.values())
+
+
+def energy_kept(mean: Params, mean_square: float) -> float:
+    """How much of the clients' energy survives averaging: ``|sum_k p_k D_k|^2 / sum_k p_k |D_k|^2``, in [0, 1].
+
+    It is 1 where all clients say the same, ``sum_k p_k^2`` (1/K for equal weights) where K clients of equal norm are
+    orthogonal, and 0 where they cancel. Where no client moved, nothing was lost, and it is 1.
+
+    Args:
+        mean: the weighted mean of the clients' deltas.
+        mean_square: the weighted mean of their squared norms, at least 0.
+
+    >>> energy_kept({"weight": torch.tensor([0.5, 0.5])}, 1.0)  # the mean of (1, 0) and (0, 1)
+    0.5
+    """
+    if mean_square == 0.0:
+        return 1.0
+    return min(1.0, squared_norm(mean) / mean_square)
+
+
+def pairwise_cosines(deltas: Params) -> torch.Tensor:
+    """The cosines between the deltas of K clients, over all parameters together: ``[K, K]``, float64, in [-1, 1].
+
+    A client whose delta is zero has cosine 0 to every other one. The diagonal is 1.
+
+    Args:
+        deltas: stacked deltas ``[K, ...]`` by name, as ``cohort.gather`` returns them.
+
+    >>> pairwise_cosines({"weight": torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])}).tolist()
+    [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
+    """
+    rows = [value.double().flatten(start_dim=1) for value in deltas.values()]
+    products = torch.stack([row @ row.T for row in rows]).sum(dim=0)
+    norms = products.diagonal().sqrt()
+    scale = norms[:, None] * norms[None, :]
+    cosines = torch.where(scale > 0, products / scale.where(scale > 0, torch.ones_like(scale)), 0.0).clamp(-1.0, 1.0)
+    return cosines.fill_diagonal_(1.0)
+
+
+def mean_cosine(cosines: torch.Tensor) -> float:
+    """The mean over all pairs of different clients, in [-1, 1]; 1 for a single client.
+
+    >>> mean_cosine(torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+    0.5
+    """
+    num_clients = cosines.shape[0]
+    if num_clients == 1:
+        return 1.0
+    return float((cosines.sum() - cosines.diagonal().sum()) / (num_clients * (num_clients - 1)))
+
+
+def step_cosine(previous: Params, current: Params) -> float:
+    """The cosine between two successive server steps, in [-1, 1]: below 0 the server swings back. 0 if either is zero.
+
+    >>> step_cosine({"bias": torch.tensor([1.0, 0.0])}, {"bias": torch.tensor([-2.0, 0.0])})
+    -1.0
+    """
+    assert previous.keys() == current.keys(), "two steps of one model have the same keys"
+    product = sum(float((previous[name].double() * value.double()).sum()) for name, value in current.items())
+    scale = (squared_norm(previous) * squared_norm(current)) ** 0.5
+    return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0

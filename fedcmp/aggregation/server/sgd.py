@@ -1,0 +1,35 @@
+"""Server SGD: the delta, scaled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcmp.aggregation.base import State, Stepped
+from fedcmp.aggregation.checks import require_positive
+from fedcmp.types import Params
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """``x += lr D``. With lr = 1 and the mean as fuse this is FedAvg.
+
+    Source: McMahan et al., AISTATS 2017, arXiv 1602.05629; the server rate: Reddi et al., ICLR 2021, arXiv 2003.00295.
+
+    >>> import torch
+    >>> Sgd(lr=0.5).step({"bias": torch.tensor([1.0])}, {"bias": torch.tensor([2.0])}, {}).params
+    {'bias': tensor([2.])}
+    """
+
+    lr: float = 1.0
+    """Server learning rate, in (0, inf)."""
+
+    def __post_init__(self) -> None:
+        require_positive("aggregator.server.lr", self.lr)
+
+    def init(self, params: Params) -> State:
+        """SGD has no memory."""
+        return {}
+
+    def step(self, params: Params, delta: Params, state: State) -> Stepped:
+        """One server step."""
+        return Stepped({name: value + self.lr * delta[name] for name, value in params.items()}, {}, {})

@@ -1,0 +1,57 @@
+"""What can go wrong in ways a user can mend. Every message names what was wrong, what was expected and where."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FedcmpError(Exception):
+    """Base of all errors that the command line prints without a traceback."""
+
+
+class ConfigError(FedcmpError, ValueError):
+    """A key, name or value of the configuration is wrong."""
+
+
+class DataError(FedcmpError, ValueError):
+    """A record, picture or cache is wrong."""
+
+
+class RunFolderError(FedcmpError, OSError):
+    """The run folder exists already, is not a run, or cannot be written."""
+
+
+class CheckpointError(FedcmpError):
+    """A checkpoint is missing, damaged or belongs to another run."""
+
+
+class AggregationError(FedcmpError):
+    """A round cannot be aggregated, for example because too few clients remain."""
+
+
+class ClientError(FedcmpError):
+    """Something failed inside one client.
+
+    Args:
+        client_id: the client in which it failed.
+        stage: what the client was doing: ``"train"``, ``"evaluate"``, ...
+    """
+
+    def __init__(self, client_id: int, stage: str, message: str) -> None:
+        super().__init__(f"client {client_id} failed in {stage}: {message}")
+        self.client_id = client_id
+        self.stage = stage
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint for a misspelt name, or the list of choices.
+
+    >>> nearest("fedavgM", ["fedavg", "fedavgm", "fedadam"])
+    'did you mean "fedavgm"? (choices: fedadam, fedavg, fedavgm)'
+    """
+    known = sorted(choices)
+    listed = f"choices: {', '.join(known)}"
+    by_lower = {choice.lower(): choice for choice in known}
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f'did you mean "{by_lower[match[0]]}"? ({listed})' if match else listed

@@ -1,0 +1,77 @@
+"""Image features -> token embeddings -> loss on the caption, and greedy captions.
+
+The sequence is LLaVA's stage-1 template ``plain``: [BOS] <image tokens> caption end. The loss is on the caption and its
+end only, and logits are computed only there.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedcmp.models.backbones import LanguageModel
+from fedcmp.types import IGNORE
+
+
+def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Negative log-likelihood of captions after their pictures.
+
+    Padding stands to the right, where a causal model cannot see it from a labelled position: no attention mask is
+    needed, and attention takes its fastest path.
+
+    Args:
+        llm: the frozen language model.
+        image_tokens: ``[B, T, D]`` projected image features.
+        input_ids: ``[B, L]`` caption tokens and the end, right-padded.
+        labels: ``[B, L]``; IGNORE where there is no loss.
+
+    Returns:
+        The summed loss in nats and the number of labelled tokens, a row each: ``[B]``, ``[B]``.
+    """
+    hidden = _hidden(llm, image_tokens, input_ids[:, :-1])[:, -input_ids.shape[1] :]
+    rows, columns = torch.nonzero(labels != IGNORE, as_tuple=True)
+    losses = F.cross_entropy(_logits(llm, hidden[rows, columns]).float(), labels[rows, columns], reduction="none")
+    zeros = torch.zeros(len(labels), dtype=losses.dtype, device=losses.device)
+    return zeros.index_add(0, rows, losses), (labels != IGNORE).sum(1)
+
+
+def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+    table = llm.model.get_input_embeddings()
+    parts = [image_tokens.to(table.weight.dtype), table(input_ids)]
+    if llm.bos_id is not None:
+        start = torch.full((len(image_tokens), 1), llm.bos_id, device=image_tokens.device)
+        parts.insert(0, table(start))
+    return torch.cat(parts, dim=1)
+
+
+def _hidden(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+    embeds = _embed(llm, image_tokens, input_ids)
+    states: Tensor = llm.model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    return states
+
+
+def _logits(llm: LanguageModel, hidden: Tensor) -> Tensor:
+    logits: Tensor = llm.model.get_output_embeddings()(hidden)
+    cap = getattr(llm.model.config, "final_logit_softcapping", None)  # the Gemma 2 family bounds its logits
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+@torch.inference_mode()
+def greedy_captions(llm: LanguageModel, image_tokens: Tensor, max_tokens: int = 48) -> list[str]:
+    """The most likely caption of each picture, token by token, up to the end or ``max_tokens``.
+
+    Args:
+        image_tokens: ``[B, T, D]`` projected image features.
+    """
+    embeds = _embed(llm, image_tokens, torch.zeros(len(image_tokens), 0, dtype=torch.long, device=image_tokens.device))
+    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+    tokens = llm.model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        max_new_tokens=max_tokens,
+        do_sample=False,
+        eos_token_id=llm.end_id,
+        pad_token_id=llm.pad_id,
+    )
+    return [text.strip() for text in llm.tokenizer.batch_decode(tokens, skip_special_tokens=True)]

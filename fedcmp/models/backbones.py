@@ -1,0 +1,213 @@
+"""Frozen vision towers and LLMs from a Hugging Face folder, a hub id or the embedded demo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.projector import ProjectorConfig
+
+DEMO = Path(__file__).parent / "demo"
+
+
+@dataclass
+class ModelConfig:
+    """Which frozen models the projector joins, and the projector."""
+
+    tower: str = "demo"
+    """Folder or hub id of the vision tower (CLIP, SigLIP, MobileNet, ...); `demo`: the embedded one."""
+    llm: str = "demo"
+    """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
+    feature_layer: int = -2
+    """Which hidden state of a transformer tower is read: -2 is the last but one, as in LLaVA. Feature maps use the last."""
+    keep_cls: bool = False
+    """Keep the class token of towers that have one."""
+    end: str = "newline"
+    """What ends a caption: `newline` (LLaVA's plain template) or `eos`."""
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    """The trainable part."""
+
+    def validate(self, prefix: str = "model") -> None:
+        if self.feature_layer >= 0:
+            raise ConfigError(f"{prefix}.feature_layer counts from the end and must be negative, got {self.feature_layer}")
+        if self.end not in ("newline", "eos"):
+            raise ConfigError(f'{prefix}.end must be "newline" or "eos", got {self.end!r}')
+        self.projector.validate(f"{prefix}.projector")
+        for key, kind in (("tower", "tower"), ("llm", "llm")):
+            resolve(getattr(self, key), kind, f"{prefix}.{key}")
+
+
+def resolve(name: str, kind: str, key: str) -> str:
+    """The folder of ``demo``, an existing folder, or a hub id as it stands.
+
+    Raises:
+        ConfigError: the name looks like a path and no such folder with a config.json exists.
+    """
+    if name == "demo":
+        return str(DEMO / kind)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"{key}: {name} has no config.json; expected a model folder in Hugging Face form")
+        return str(path)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ConfigError(f"{key}: no folder {name}; expected a folder in Hugging Face form, a hub id or `demo`")
+    return name
+
+
+def width_of(name: str, kind: str, key: str) -> int | None:
+    """The feature or embedding width that a model folder's config.json promises; None for hub ids and unknown forms."""
+    path = Path(resolve(name, kind, key)) / "config.json"
+    if not path.is_file():
+        return None
+    config: dict[str, Any] = json.loads(path.read_text())
+    for part in ("vision_config", "text_config"):
+        if isinstance(config.get(part), dict) and (part == "vision_config") == (kind == "tower"):
+            config = config[part]
+    width = config.get("hidden_size")
+    return int(width) if width is not None else None
+
+
+def _freeze(model: nn.Module) -> nn.Module:
+    return model.eval().requires_grad_(False)
+
+
+def _hash_weights(model: nn.Module, *extra: object) -> str:
+    digest = hashlib.sha256(json.dumps([str(item) for item in extra]).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class VisionTower(nn.Module):
+    """A frozen tower: pictures to ``[B, T, d]`` features. Always in eval mode; blocks after the layer read are dropped."""
+
+    def __init__(self, model: nn.Module, processor: Any, feature_layer: int = -2, keep_cls: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.processor = processor
+        blocks = _encoder_blocks(model)
+        self.is_map = blocks is None
+        self.has_cls = hasattr(_embeddings(model), "class_embedding") or hasattr(_embeddings(model), "cls_token")
+        self.drop_cls = self.has_cls and not keep_cls
+        if blocks is not None:
+            wanted = len(blocks) + 1 + feature_layer
+            if wanted < 0:
+                raise ConfigError(f"model.feature_layer is {feature_layer}, but the tower has only {len(blocks)} blocks")
+            del blocks[wanted:]
+        _freeze(model)
+        with torch.inference_mode():
+            probe = self.preprocess([Image.new("RGB", (64, 64))])
+            self.num_tokens, self.width = self.encode(probe).shape[1:]
+        preprocessing = processor.to_json_string() if hasattr(processor, "to_json_string") else processor
+        self.fingerprint = _hash_weights(model, preprocessing, feature_layer, self.drop_cls)
+        """Changes with the weights, the preprocessing or the layer read: the key of the feature cache."""
+
+    def train(self, mode: bool = True) -> VisionTower:
+        return super().train(False)
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB pictures to pixels ``[B, 3, H, W]``."""
+        pixels: Tensor = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return pixels
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Pixels ``[B, 3, H, W]`` to features ``[B, T, d]`` in the tower's dtype."""
+        pixels = pixels.to(dtype=next(self.model.parameters()).dtype)
+        if self.is_map:
+            maps: Tensor = self.model(pixels).last_hidden_state
+            return maps.flatten(2).transpose(1, 2) if maps.dim() == 4 else maps
+        states: Tensor = self.model(pixels, output_hidden_states=True).hidden_states[-1]
+        return states[:, 1:] if self.drop_cls else states
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    return getattr(model, "vision_model", model)
+
+
+def _embeddings(model: nn.Module) -> nn.Module | None:
+    return getattr(_inner(model), "embeddings", None)
+
+
+def _encoder_blocks(model: nn.Module) -> nn.ModuleList | None:
+    encoder = getattr(_inner(model), "encoder", None)
+    for name in ("layers", "layer"):
+        blocks = getattr(encoder, name, None)
+        if isinstance(blocks, nn.ModuleList):
+            return blocks
+    return None
+
+
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in float32, frozen."""
+    import transformers
+
+    path = resolve(config.tower, "tower", "model.tower")
+    kind = transformers.AutoConfig.from_pretrained(path).model_type
+    classes = {
+        "clip": "CLIPVisionModel",
+        "clip_vision_model": "CLIPVisionModel",
+        "siglip": "SiglipVisionModel",
+        "siglip_vision_model": "SiglipVisionModel",
+    }
+    loader = getattr(transformers, classes.get(kind, "AutoModel"))
+    model = loader.from_pretrained(path, dtype=torch.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # transformers says at length which of two equal processors it picks
+        processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
+    return VisionTower(model, processor, config.feature_layer, config.keep_cls)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A frozen causal LM, its tokenizer and what the plain template needs."""
+
+    model: Any
+    """The transformers causal LM, eval mode, no gradients."""
+    tokenizer: Any
+    """Its tokenizer."""
+    end_id: int
+    """The token that ends a caption."""
+
+    @property
+    def width(self) -> int:
+        """Width D of the token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that opens a sequence, where the family has one."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        """A token for padded positions; they carry no loss and come last, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+
+
+def load_llm(config: ModelConfig) -> LanguageModel:
+    """The language model that ``model.llm`` names, in float32, frozen."""
+    import transformers
+
+    path = resolve(config.llm, "llm", "model.llm")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    _freeze(model)
+    end_id = tokenizer.eos_token_id
+    if config.end == "newline":
+        end_id = tokenizer.encode("a\n", add_special_tokens=False)[-1]
+    if end_id is None:
+        raise ConfigError(f"model.end=eos, but the tokenizer of {config.llm} has no end-of-sequence token; use newline")
+    return LanguageModel(model, tokenizer, int(end_id))

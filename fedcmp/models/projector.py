@@ -1,0 +1,128 @@
+"""The trainable projector: one, or a stack of C of them that share one batched matrix product per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedcmp.errors import ConfigError, nearest
+from fedcmp.types import Params
+
+KINDS = ("linear", "mlp2x_gelu")
+
+Observe = Callable[[str, Tensor], None]
+"""Called with the name of an affine layer and its input ``[..., N]`` before the layer is applied."""
+
+
+@dataclass
+class ProjectorConfig:
+    """The shape of the projector."""
+
+    kind: str = "mlp2x_gelu"
+    """`linear` (one affine layer) or `mlp2x_gelu` (two with a GELU between, as in LLaVA-1.5)."""
+    hidden: int = 0
+    """Width between the two layers of an MLP; 0: the width of the LLM, as in LLaVA-1.5."""
+    layer_norm: bool = False
+    """Normalise the image features before the first layer (trainable scale and shift)."""
+
+    def validate(self, prefix: str = "model.projector") -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"{prefix}.kind: unknown projector {self.kind!r}; {nearest(str(self.kind), KINDS)}")
+        if self.hidden < 0:
+            raise ConfigError(f"{prefix}.hidden must be 0 (the LLM's width) or positive, got {self.hidden}")
+
+
+def affine_names(kind: str) -> tuple[str, ...]:
+    """The affine layers in the order in which they are applied.
+
+    >>> affine_names("mlp2x_gelu")
+    ('linear_1', 'linear_2')
+    """
+    return ("linear",) if kind == "linear" else ("linear_1", "linear_2")
+
+
+def init_params(in_width: int, out_width: int, config: ProjectorConfig, generator: torch.Generator) -> Params:
+    """Fresh parameters: weights and biases uniform in ±1/sqrt(fan_in), which is torch's default for ``nn.Linear``.
+
+    LLaVA starts from this distribution; transformers would draw from a normal one, and its curves differ from scratch.
+
+    Args:
+        in_width: width d of the image features.
+        out_width: width D of the LLM's embeddings.
+        generator: the stream to draw from; the same stream gives the same bits.
+    """
+    names = affine_names(config.kind)
+    hidden = config.hidden or out_width
+    widths = [in_width, *([hidden] * (len(names) - 1)), out_width]
+    params: Params = {}
+    if config.layer_norm:
+        params["norm.weight"], params["norm.bias"] = torch.ones(in_width), torch.zeros(in_width)
+    for name, fan_in, fan_out in zip(names, widths[:-1], widths[1:], strict=True):
+        bound = 1 / math.sqrt(fan_in)
+        params[f"{name}.weight"] = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
+        params[f"{name}.bias"] = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
+    return params
+
+
+def project(params: Params, features: Tensor, observe: Observe | None = None) -> Tensor:
+    """Image features to token embeddings.
+
+    Args:
+        params: one projector (weights ``[M, N]``) or a stack of C (weights ``[C, M, N]``).
+        features: ``[B, T, d]``, or ``[C, B, T, d]`` for a stack.
+        observe: sees what each affine layer is given.
+
+    Returns:
+        ``[B, T, D]`` or ``[C, B, T, D]``.
+    """
+    x = features
+    if "norm.weight" in params:
+        scale, shift = params["norm.weight"], params["norm.bias"]
+        if scale.dim() == 2:
+            scale, shift = scale[:, None, None], shift[:, None, None]
+        x = F.layer_norm(x, x.shape[-1:]) * scale + shift
+    names = ("linear",) if "linear.weight" in params else ("linear_1", "linear_2")
+    for i, name in enumerate(names):
+        if i:
+            x = F.gelu(x)
+        if observe is not None:
+            observe(name, x)
+        x = _affine(params[f"{name}.weight"], params[f"{name}.bias"], x)
+    return x
+
+
+def _affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    if weight.dim() == 2:
+        return F.linear(x, weight, bias)
+    rows = x.reshape(x.shape[0], -1, x.shape[-1])
+    return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
+
+
+class Projector(nn.Module):
+    """The projector as a module; its parameter names are those of the run folder and of Hugging Face's Llava."""
+
+    def __init__(self, params: Params) -> None:
+        super().__init__()
+        for name, value in params.items():
+            layer, _, leaf = name.rpartition(".")
+            if layer not in self._modules:
+                self.add_module(layer, nn.Module())
+            self._modules[layer].register_parameter(leaf, nn.Parameter(value.detach().clone()))  # type: ignore[union-attr]
+
+    def params(self) -> Params:
+        """The live parameters by name (not copies)."""
+        return dict(self.named_parameters())
+
+    def load(self, params: Params) -> None:
+        """Copies ``params`` in place; names and shapes must be the projector's."""
+        with torch.no_grad():
+            for name, value in self.named_parameters():
+                value.copy_(params[name])
+
+    def forward(self, features: Tensor) -> Tensor:
+        return project(self.params(), features)

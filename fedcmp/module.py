@@ -1,0 +1,183 @@
+"""The one LightningModule: frozen tower, trainable projector, frozen LLM. It does not know that it is federated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from fedcmp.errors import ConfigError, nearest
+from fedcmp.models.alignment import caption_nll, greedy_captions
+from fedcmp.models.backbones import LanguageModel, VisionTower
+from fedcmp.models.projector import Observe, Projector, project
+from fedcmp.types import Batch, Params
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer of a client's local steps; the Trainer's too in centralized training."""
+
+    name: str = "adamw"
+    """`adamw` or `sgd`."""
+    lr: float = 1e-2
+    """Peak learning rate, > 0."""
+    weight_decay: float = 0.0
+    """>= 0; LLaVA's stage 1 uses none."""
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW's two decay rates, each in [0, 1)."""
+    momentum: float = 0.0
+    """SGD's momentum, in [0, 1)."""
+    clip_norm: float = 1.0
+    """Gradients of one client are scaled down to this norm; 0: never."""
+    schedule: str = "cosine"
+    """`cosine`, `linear` or `constant`: over the samples of the whole run, never restarted."""
+    warmup: float = 0.03
+    """Share of the run during which the rate rises from 0, in [0, 1)."""
+
+    def validate(self, prefix: str = "optimizer") -> None:
+        for key, choices in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
+            value = getattr(self, key)
+            if value not in choices:
+                raise ConfigError(f"{prefix}.{key}: unknown choice {value!r}; {nearest(str(value), choices)}")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ConfigError(f"{prefix}.lr must be positive, got {self.lr}")
+        for key in ("weight_decay", "clip_norm"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(f"{prefix}.{key} must be >= 0, got {getattr(self, key)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"{prefix}.betas must be two numbers in [0, 1), got {list(self.betas)}")
+        for key in ("momentum", "warmup"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over parameter groups (one per client, or one)."""
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+    betas = (float(config.betas[0]), float(config.betas[1]))
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
+
+
+def lr_factor(progress: float, config: OptimizerConfig) -> float:
+    """The share of the peak rate at ``progress`` (samples seen over the samples of the whole run, in [0, 1]).
+
+    >>> lr_factor(0.5, OptimizerConfig(schedule="cosine", warmup=0.0))
+    0.5
+    >>> lr_factor(0.05, OptimizerConfig(schedule="constant", warmup=0.1))
+    0.5
+    """
+    if progress < config.warmup:
+        return progress / config.warmup
+    if config.schedule == "constant":
+        return 1.0
+    done = min(1.0, (progress - config.warmup) / (1 - config.warmup))
+    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+class ProjectorAlignment(lightning.LightningModule):
+    """Next-token loss on captions, with the projector as the only trainable part.
+
+    ``lightning.Trainer`` trains it as it is. Its ``state_dict``, and so every checkpoint, holds the projector only.
+
+    Args:
+        tower: the frozen vision tower; None where batches bring cached features.
+        llm: the frozen language model.
+        params: where the projector starts.
+        optimizer: rate, schedule and clipping.
+        total_steps: optimizer steps of the whole training, for the schedule of centralized training.
+    """
+
+    strict_loading = False
+
+    def __init__(
+        self,
+        tower: VisionTower | None,
+        llm: LanguageModel,
+        params: Params,
+        optimizer: OptimizerConfig | None = None,
+        total_steps: int = 1,
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.llm = llm
+        self.llm_model = llm.model  # registered, so that it moves to the device with the module
+        self.projector = Projector(params)
+        self.optimizer_config = optimizer or OptimizerConfig()
+        self.total_steps = max(1, total_steps)
+        self.eval_losses: dict[int, tuple[float, int]] = {}
+
+    def train(self, mode: bool = True) -> ProjectorAlignment:
+        super().train(mode)
+        self.llm_model.eval()  # frozen parts never drop out, whatever mode the projector is in
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        return {f"projector.{name}": value for name, value in self.projector.state_dict().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        own = {key.removeprefix("projector."): value for key, value in state_dict.items()}
+        return self.projector.load_state_dict(own, strict=strict, assign=assign)
+
+    def features(self, batch: Batch) -> Tensor:
+        """The batch's image features ``[B, T, d]``: cached ones, or the tower's."""
+        if "features" in batch:
+            return batch["features"]
+        if self.tower is None:
+            raise ValueError("the batch holds pixels, but this module was built without a tower")
+        with torch.no_grad():
+            return self.tower.encode(batch["pixels"])
+
+    def nll(self, batch: Batch, params: Params | None = None, observe: Observe | None = None) -> tuple[Tensor, Tensor]:
+        """Summed caption loss in nats and number of labelled tokens of each row: ``[B]``, ``[B]``.
+
+        Args:
+            batch: B rows. For a stack of C projectors, C equal shares one after another.
+            params: another projector's parameters, or a stack with a leading axis C; None: the module's own.
+            observe: sees what each affine layer of the projector is given.
+        """
+        features = self.features(batch)
+        live = self.projector.params() if params is None else params
+        stack = next(iter(live[name] for name in live if name.endswith("weight") and "norm" not in name))
+        if stack.dim() == 3:
+            rows = features.reshape(len(stack), -1, *features.shape[1:])
+            tokens = project(live, rows, observe).flatten(0, 1)
+        else:
+            tokens = project(live, features, observe)
+        return caption_nll(self.llm, tokens, batch["input_ids"], batch["labels"])
+
+    @torch.inference_mode()
+    def captions(self, batch: Batch, max_tokens: int = 48) -> list[str]:
+        """Greedy captions of the batch's pictures by the module's own projector."""
+        return greedy_captions(self.llm, self.projector(self.features(batch)), max_tokens)
+
+    def training_step(self, batch: Batch, batch_idx: int = 0) -> Tensor:
+        nll, tokens = self.nll(batch)
+        loss = nll.sum() / tokens.sum()
+        self.log("train/loss", loss.detach(), batch_size=len(nll))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        config = self.optimizer_config
+        optimizer = build_optimizer([{"params": list(self.projector.parameters())}], config)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step / self.total_steps, config))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as the federated clients do, so that both trainings follow the same rule."""
+        limit = gradient_clip_val or self.optimizer_config.clip_norm
+        if limit:
+            torch.nn.utils.clip_grad_norm_(self.projector.parameters(), limit)

@@ -1,0 +1,17 @@
+"""Types that several rooms share. Shape legend: K clients, C stacked clients, B rows, T image tokens, D width, L text tokens."""
+
+from __future__ import annotations
+
+import torch
+
+Params = dict[str, torch.Tensor]
+"""Projector parameters by name, float32."""
+
+Scalars = dict[str, float]
+"""Named numbers of one client or one round."""
+
+Batch = dict[str, torch.Tensor]
+"""``features [B, T, d]`` or ``pixels [B, 3, H, W]``, and ``input_ids [B, L]``, ``labels [B, L]`` (-100: no loss)."""
+
+IGNORE = -100
+"""The label of a position that carries no loss, as in transformers."""
