@@ -1,0 +1,73 @@
+"""Checkpoints at round ends: written beside their place, then moved into it, so that a half-written one never counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from fedcmp.errors import CheckpointError, RunFolderError
+from fedcmp.federation.state import FederationState
+from fedcmp.types import Params
+
+
+def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path:
+    """Writes ``round-NNNN.pt`` and removes all but the newest ``keep``.
+
+    Raises:
+        RunFolderError: the folder cannot be written (full disk, no permission).
+    """
+    path = folder / f"round-{state.rounds_done:04d}.pt"
+    partial = path.with_suffix(".partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state.to_dict(), partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write the checkpoint {path}: {error}; is there disk space and permission?") from error
+    for old in sorted(folder.glob("round-*.pt"))[:-keep]:
+        old.unlink()
+    return path
+
+
+def load_checkpoint(path: Path) -> FederationState:
+    """Reads a checkpoint; tensors and plain containers only, no code.
+
+    Raises:
+        CheckpointError: missing, damaged, or not a checkpoint of fedcmp.
+    """
+    try:
+        content: dict[str, Any] = torch.load(path, weights_only=True)
+        return FederationState(**content)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"no checkpoint {path}") from error
+    except Exception as error:
+        raise CheckpointError(f"{path} is damaged or not a checkpoint of fedcmp: {error}") from error
+
+
+def save_projector(path: Path, params: Params) -> None:
+    """The projector alone, float32, under the names of the run folder's interface."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({name: value.detach().cpu().float().contiguous() for name, value in params.items()}, partial)
+        os.replace(partial, path)
+    except Exception as error:  # safetensors raises its own error class for a full disk
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
+def load_projector(path: Path) -> Params:
+    """Reads what ``save_projector`` wrote.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        params: Params = load_file(path)
+    except Exception as error:
+        raise CheckpointError(f"cannot read the projector {path}: {error}") from error
+    return params

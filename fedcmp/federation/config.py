@@ -1,0 +1,48 @@
+"""The settings of a federation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcmp.errors import ConfigError
+
+
+@dataclass
+class FederationConfig:
+    """How a run is divided into rounds."""
+
+    rounds: int = 12
+    """Aggregations, >= 1."""
+    local_steps: int = 0
+    """Optimizer steps of a client in one round; 0: each client spreads its samples evenly over its expected rounds."""
+    batch_size: int = 16
+    """Rows of one local step, >= 1."""
+    passes: int = 1
+    """How often a client may use each of its samples over the whole run, >= 1."""
+    clients_per_round: int = 0
+    """Size of the cohort; 0: all clients."""
+    min_clients: int = 1
+    """Fewer accepted clients than this end the run with an error."""
+    slots: int = 8
+    """Clients that one group of ranks trains at once, stacked, >= 1."""
+    keep_local_state: bool = False
+    """Carry each client's optimizer state from round to round instead of starting it fresh."""
+    max_update_norm: float = 0.0
+    """Updates with a larger Euclidean norm are left out; 0: no bound."""
+    evaluate_every: int = 1
+    """Rounds between evaluations; the start and the last round are always evaluated."""
+    keep_checkpoints: int = 2
+    """Checkpoints kept in the run folder, >= 1."""
+
+    def validate(self, prefix: str = "federation") -> None:
+        for key in ("rounds", "batch_size", "passes", "min_clients", "slots", "evaluate_every", "keep_checkpoints"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{prefix}.{key} must be at least 1, got {getattr(self, key)}")
+        for key in ("local_steps", "clients_per_round", "max_update_norm"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+        if 0 < self.clients_per_round < self.min_clients:
+            raise ConfigError(
+                f"{prefix}.min_clients is {self.min_clients}, but a round has {prefix}.clients_per_round="
+                f"{self.clients_per_round} clients"
+            )

@@ -1,0 +1,110 @@
+"""Validation: loss per token by domain, its mean and worst, the use of the pictures, and greedy captions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from fedcmp.federation.client import Fetch
+from fedcmp.module import ProjectorAlignment
+from fedcmp.types import Params, Scalars
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """Held-out samples by position 0 .. n-1."""
+
+    fetch: Fetch
+    """Positions to a batch."""
+    domains: tuple[str, ...]
+    """The domain of each position."""
+    batch_size: int = 64
+    """Rows of one forward pass."""
+
+
+class Evaluation(NamedTuple):
+    """Losses in nats per token."""
+
+    loss: float
+    """Mean over domains: each domain counts alike, whatever its size."""
+    by_domain: dict[str, float]
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The domain with the highest loss, and that loss."""
+        return max(self.by_domain.items(), key=lambda item: item[1])
+
+    def scalars(self, prefix: str = "val") -> Scalars:
+        """The record of metrics.jsonl."""
+        named = {f"{prefix}/loss/{domain}": loss for domain, loss in self.by_domain.items()}
+        return {f"{prefix}/loss": self.loss, **named, f"{prefix}/worst_domain": self.worst[1]}
+
+
+@torch.inference_mode()
+def evaluate(
+    module: ProjectorAlignment,
+    params: Params,
+    data: EvalData,
+    *,
+    shuffle_pictures: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Loss per token of the projector ``params``.
+
+    Args:
+        module: the frozen models.
+        params: the projector to evaluate.
+        data: the held-out samples.
+        shuffle_pictures: give each caption the picture of another sample of its domain.
+        on_batch: told the number of rows done after each batch.
+    """
+    module.eval()
+    pictures = other_pictures(data.domains) if shuffle_pictures else None
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for begin in range(0, len(data.domains), data.batch_size):
+        rows = range(begin, min(begin + data.batch_size, len(data.domains)))
+        batch = data.fetch(list(rows))
+        if pictures is not None:
+            images = data.fetch([pictures[row] for row in rows])
+            batch |= {key: images[key] for key in ("features", "pixels") if key in images}
+        nll, tokens = module.nll(batch, params)
+        for row, one_nll, one_tokens in zip(rows, nll.tolist(), tokens.tolist(), strict=True):
+            sums[data.domains[row]] += one_nll
+            counts[data.domains[row]] += one_tokens
+        if on_batch is not None:
+            on_batch(len(rows))
+    by_domain = {domain: sums[domain] / counts[domain] for domain in sorted(sums)}
+    return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
+
+
+def other_pictures(domains: Sequence[str]) -> list[int]:
+    """For each sample another one of its domain (itself where it is alone): half-way round the domain's list.
+
+    >>> other_pictures(["a", "b", "a", "b", "a"])
+    [2, 3, 4, 1, 0]
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, domain in enumerate(domains):
+        members[domain].append(position)
+    others = [0] * len(domains)
+    for group in members.values():
+        shift = max(1, len(group) // 2)
+        for place, position in enumerate(group):
+            others[position] = group[(place + shift) % len(group)]
+    return others
+
+
+@torch.inference_mode()
+def caption(module: ProjectorAlignment, params: Params, data: EvalData, positions: Sequence[int]) -> list[str]:
+    """Greedy captions of the samples at ``positions`` by the projector ``params``."""
+    module.eval()
+    module.projector.load(params)
+    texts: list[str] = []
+    for begin in range(0, len(positions), data.batch_size):
+        texts += module.captions(data.fetch(list(positions[begin : begin + data.batch_size])))
+    return texts

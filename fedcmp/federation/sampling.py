@@ -1,0 +1,114 @@
+"""Who trains when, and on which samples: pure, so that every rank and every restart computes the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fedcmp.errors import DataError
+from fedcmp.federation.config import FederationConfig
+from fedcmp.seeding import derive, numpy_rng
+
+
+class ClientTask(NamedTuple):
+    """What one client does in one round."""
+
+    round: int
+    client_id: int
+    seed: int
+    """The client's own stream in this round."""
+    batches: tuple[tuple[int, ...], ...]
+    """The sample indices of each local step."""
+
+    @property
+    def num_samples(self) -> int:
+        return sum(len(batch) for batch in self.batches)
+
+
+class RoundPlan(NamedTuple):
+    """One round: its tasks by client id, and where the run stands before it."""
+
+    round: int
+    tasks: tuple[ClientTask, ...]
+    samples_before: int
+
+    @property
+    def num_samples(self) -> int:
+        return sum(task.num_samples for task in self.tasks)
+
+
+class RunPlan(NamedTuple):
+    """The whole run."""
+
+    rounds: tuple[RoundPlan, ...]
+    num_samples: int
+
+
+def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: int) -> RunPlan:
+    """The cohort of every round and the samples of every local step.
+
+    Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
+
+    Args:
+        clients: the sample indices of each client.
+        config: rounds, batch size, cohort size, passes.
+        seed: the run's seed.
+
+    Raises:
+        DataError: a client has fewer samples than one batch, or more rounds than batches.
+    """
+    size, num_clients = config.batch_size, len(clients)
+    cohort_size = min(config.clients_per_round or num_clients, num_clients)
+    for client, indices in enumerate(clients):
+        if len(indices) < size:
+            raise DataError(
+                f"client {client} has {len(indices)} samples, fewer than one batch (federation.batch_size={size}); "
+                "lower the batch size, or the number of clients (partition.clients)"
+            )
+    orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
+    budgets = [len(order) // size for order in orders]  # local steps that each client has in all
+    expected = max(1, round(config.rounds * cohort_size / num_clients))  # rounds that a client takes part in
+    used, turns, samples = [0] * num_clients, [0] * num_clients, 0
+    rounds = []
+    for index in range(config.rounds):
+        tasks = []
+        for client in _cohort(num_clients, cohort_size, index, seed):
+            turns[client] += 1
+            due = config.local_steps or -(-budgets[client] * turns[client] // expected) - used[client]
+            steps = max(0, min(due, budgets[client] - used[client]))
+            if steps == 0:
+                continue  # its samples are used up: it rests
+            begin = used[client] * size
+            batches = tuple(tuple(orders[client][begin + s * size : begin + (s + 1) * size]) for s in range(steps))
+            tasks.append(ClientTask(index, client, derive(seed, "client", index, client), batches))
+            used[client] += steps
+        if not tasks:
+            most = max(-(-budget // max(1, config.local_steps)) for budget in budgets)
+            raise DataError(
+                f"no client has samples left in round {index + 1} of federation.rounds={config.rounds}; at most "
+                f"{most} rounds fit the data: lower federation.rounds or federation.local_steps, or raise federation.passes"
+            )
+        rounds.append(RoundPlan(index, tuple(tasks), samples))
+        samples += rounds[-1].num_samples
+    return RunPlan(tuple(rounds), samples)
+
+
+def _order(indices: Sequence[int], client: int, passes: int, seed: int) -> list[int]:
+    order: list[int] = []
+    for number in range(passes):
+        order += numpy_rng(seed, "order", client, number).permutation(np.asarray(indices)).tolist()
+    return order
+
+
+def _cohort(num_clients: int, size: int, index: int, seed: int) -> list[int]:
+    if size == num_clients:
+        return list(range(num_clients))
+    return sorted(numpy_rng(seed, "cohort", index).choice(num_clients, size, replace=False).tolist())
+
+
+def plan_waves(tasks: Sequence[ClientTask], slots: int) -> list[tuple[ClientTask, ...]]:
+    """Tasks in waves of at most ``slots`` that train together: long ones first, so that a wave ends together."""
+    ordered = sorted(tasks, key=lambda task: (-len(task.batches), task.client_id))
+    return [tuple(ordered[begin : begin + slots]) for begin in range(0, len(ordered), slots)]

@@ -1,0 +1,1 @@
+"""Where records go: metrics.jsonl, Weights & Biases, and progress bars."""

@@ -1,0 +1,58 @@
+"""Trackers take one record a round. Global rank 0 owns them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedcmp.errors import RunFolderError
+
+
+class Tracker(Protocol):
+    """A place for records."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """One object a round; ``round`` and ``samples_seen`` are in it."""
+        ...
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        """The end of the run: its summary and files worth keeping."""
+        ...
+
+
+class JsonlTracker:
+    """metrics.jsonl: one line a round, on disk before the next round begins."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: list[dict[str, Any]] = []
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
+        self.records.append(clean)
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(clean) + "\n")
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error}") from error
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        """Nothing to do: every line is on disk."""
+
+
+class Trackers:
+    """Several trackers as one."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self.trackers = trackers
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        for tracker in self.trackers:
+            tracker.log(record)
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        for tracker in self.trackers:
+            tracker.close(summary, files)

@@ -1,0 +1,64 @@
+"""Weights & Biases through Lightning's logger. Offline unless asked otherwise: nothing leaves the machine unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcmp.errors import ConfigError, nearest
+
+MODES = ("disabled", "offline", "online")
+
+
+@dataclass
+class WandbConfig:
+    """Weights & Biases."""
+
+    mode: str = "offline"
+    """`offline` (files in the run folder, `wandb sync` sends them), `online` or `disabled`."""
+    project: str = "fedcmp"
+    """The W&B project."""
+    group: str = ""
+    """The W&B group, for example the name of a comparison."""
+
+    def validate(self, prefix: str = "wandb") -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"{prefix}.mode: unknown mode {self.mode!r}; {nearest(str(self.mode), MODES)}")
+
+
+class WandbTracker:
+    """One W&B run for one training; the step is the round."""
+
+    def __init__(self, config: WandbConfig, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        import wandb
+        from lightning.pytorch.loggers import WandbLogger
+
+        self.logger = WandbLogger(
+            name=name,
+            save_dir=str(folder),
+            project=config.project,
+            group=config.group or None,
+            offline=config.mode == "offline",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        self.logger.log_hyperparams(dict(settings))
+        run = self.logger.experiment
+        run.define_metric("round")
+        run.define_metric("samples_seen")
+        run.define_metric("*", step_metric="round")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+        self.logger.log_metrics(numbers, step=int(record["round"]))
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        import wandb
+
+        run = self.logger.experiment
+        run.summary.update({key: value for key, value in summary.items() if isinstance(value, (int, float, str))})
+        pictures = {path.stem: wandb.Image(str(path)) for path in files if path.suffix == ".png"}
+        if pictures:
+            run.log(pictures)
+        run.finish()
