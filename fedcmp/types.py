@@ -1,4 +1,7 @@
-"""Types that several rooms share. Shape legend: K clients, C stacked clients, B rows, T image tokens, D width, L text tokens."""
+"""Types that several rooms share.
+
+Shape legend: K clients, C stacked clients, B rows, T image tokens, D width, L text tokens.
+"""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Cohort(Protocol):
         ...
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        """``sum_k fn(contribution_k)``, float32. Each term is computed where its client was trained; see ``weighted_sum``."""
+        """``sum_k fn(contribution_k)``, float32; each term is computed where its client was trained."""
         ...
 
     def gather(self, fn: Callable[[Contribution], Params]) -> Params:

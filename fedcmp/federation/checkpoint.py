@@ -1,4 +1,4 @@
-"""Checkpoints at round ends: written beside their place, then moved into it, so that a half-written one never counts."""
+"""Checkpoints at round ends: written beside their place, then moved into it, so that half a file never counts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         partial.unlink(missing_ok=True)
-        raise RunFolderError(f"cannot write the checkpoint {path}: {error}; is there disk space and permission?") from error
+        raise RunFolderError(
+            f"cannot write the checkpoint {path}: {error}; is there disk space and permission?"
+        ) from error
     for old in sorted(folder.glob("round-*.pt"))[:-keep]:
         old.unlink()
     return path

@@ -88,7 +88,8 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
             most = max(-(-budget // max(1, config.local_steps)) for budget in budgets)
             raise DataError(
                 f"no client has samples left in round {index + 1} of federation.rounds={config.rounds}; at most "
-                f"{most} rounds fit the data: lower federation.rounds or federation.local_steps, or raise federation.passes"
+                f"{most} rounds fit the data: lower federation.rounds or federation.local_steps, or raise "
+                "federation.passes"
             )
         rounds.append(RoundPlan(index, tuple(tasks), samples))
         samples += rounds[-1].num_samples

@@ -6,8 +6,6 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from fedcmp.federation.client import LocalStates
 from fedcmp.types import Params
 
@@ -34,6 +32,7 @@ class FederationState:
 def params_sha256(params: Params) -> str:
     """Hash of the parameters (name, shape, bytes as little-endian float32, sorted by name), not of any file.
 
+    >>> import torch
     >>> one = {"b": torch.zeros(2), "a": torch.ones(1)}
     >>> params_sha256(one) == params_sha256({"a": torch.ones(1), "b": torch.zeros(2)})
     True

@@ -29,7 +29,7 @@ class ModelConfig:
     llm: str = "demo"
     """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
     feature_layer: int = -2
-    """Which hidden state of a transformer tower is read: -2 is the last but one, as in LLaVA. Feature maps use the last."""
+    """Which hidden state of a transformer tower is read: -2 (LLaVA) is the last but one. Feature maps use the last."""
     keep_cls: bool = False
     """Keep the class token of towers that have one."""
     end: str = "newline"
@@ -39,7 +39,9 @@ class ModelConfig:
 
     def validate(self, prefix: str = "model") -> None:
         if self.feature_layer >= 0:
-            raise ConfigError(f"{prefix}.feature_layer counts from the end and must be negative, got {self.feature_layer}")
+            raise ConfigError(
+                f"{prefix}.feature_layer counts from the end and must be negative, got {self.feature_layer}"
+            )
         if self.end not in ("newline", "eos"):
             raise ConfigError(f'{prefix}.end must be "newline" or "eos", got {self.end!r}')
         self.projector.validate(f"{prefix}.projector")
@@ -91,7 +93,7 @@ def _hash_weights(model: nn.Module, *extra: object) -> str:
 
 
 class VisionTower(nn.Module):
-    """A frozen tower: pictures to ``[B, T, d]`` features. Always in eval mode; blocks after the layer read are dropped."""
+    """A frozen tower: pictures to ``[B, T, d]`` features. Always in eval mode; blocks after the layer are dropped."""
 
     def __init__(self, model: nn.Module, processor: Any, feature_layer: int = -2, keep_cls: bool = False) -> None:
         super().__init__()
@@ -104,7 +106,9 @@ class VisionTower(nn.Module):
         if blocks is not None:
             wanted = len(blocks) + 1 + feature_layer
             if wanted < 0:
-                raise ConfigError(f"model.feature_layer is {feature_layer}, but the tower has only {len(blocks)} blocks")
+                raise ConfigError(
+                    f"model.feature_layer is {feature_layer}, but the tower has only {len(blocks)} blocks"
+                )
             del blocks[wanted:]
         _freeze(model)
         with torch.inference_mode():

@@ -1,6 +1,0 @@
-"""``python -m fedcmp``: the command line where the ``fedcmp`` script is not on the path."""
-
-from fedcmp.cli import main
-
-if __name__ == "__main__":
-    raise SystemExit(main())

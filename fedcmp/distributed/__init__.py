@@ -1,0 +1,1 @@
+"""Ranks, groups and collectives: the only room that may say torch.distributed."""

@@ -1,0 +1,54 @@
+"""The projector: a stack equals its members, names and initialisation are the documented ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.projector import Projector, ProjectorConfig, init_params, project
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
+def test_a_stack_equals_its_members(kind: str, layer_norm: bool) -> None:
+    config = ProjectorConfig(kind=kind, hidden=7 if kind != "linear" else 0, layer_norm=layer_norm)
+    members = [init_params(5, 6, config, torch.Generator().manual_seed(seed)) for seed in range(3)]
+    stack = {name: torch.stack([member[name] for member in members]) for name in members[0]}
+    features = torch.randn(3, 4, 2, 5, generator=torch.Generator().manual_seed(9))
+    together = project(stack, features)
+    assert together.shape == (3, 4, 2, 6)
+    for index, member in enumerate(members):
+        torch.testing.assert_close(together[index], project(member, features[index]))
+
+
+def test_it_is_llavas_mlp() -> None:
+    params = init_params(5, 6, ProjectorConfig(), torch.Generator().manual_seed(0))
+    reference = nn.Sequential(nn.Linear(5, 6), nn.GELU(), nn.Linear(6, 6))
+    reference.load_state_dict({k.replace("linear_1", "0").replace("linear_2", "2"): v for k, v in params.items()})
+    x = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(Projector(params)(x), reference(x))
+    assert sorted(params) == ["linear_1.bias", "linear_1.weight", "linear_2.bias", "linear_2.weight"]
+
+
+def test_initialisation_has_torchs_bound_and_is_seeded() -> None:
+    one, two = (init_params(400, 50, ProjectorConfig(), torch.Generator().manual_seed(3)) for _ in range(2))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    weight = one["linear_1.weight"]
+    assert 0.045 < float(weight.abs().max()) <= 0.05
+    assert float(weight.std()) == pytest.approx(0.05 / 3**0.5, rel=0.02)
+
+
+def test_load_copies_and_does_not_alias() -> None:
+    params = init_params(5, 6, ProjectorConfig(kind="linear"), torch.Generator().manual_seed(0))
+    projector = Projector(params)
+    other = {name: value + 1 for name, value in params.items()}
+    projector.load(other)
+    other["linear.weight"].zero_()
+    torch.testing.assert_close(projector.params()["linear.weight"].detach(), params["linear.weight"] + 1)
+
+
+def test_unknown_kind_names_key_and_nearest() -> None:
+    with pytest.raises(ConfigError, match=r'model\.projector\.kind.*did you mean "mlp2x_gelu"'):
+        ProjectorConfig(kind="mlp2xgelu").validate()

@@ -1,0 +1,97 @@
+"""The house of rooms and layers, held by the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "fedcmp"
+LAYERS = {
+    "__init__": 0,
+    "types": 0,
+    "errors": 0,
+    "seeding": 0,
+    "aggregation": 1,
+    "models": 1,
+    "data": 1,
+    "distributed": 2,
+    "tracking": 2,
+    "module": 3,
+    "metrics": 3,
+    "federation": 4,
+    "report": 4,
+    "export": 4,
+    "config": 5,
+    "build": 6,
+    "study": 7,
+    "cli": 8,
+    "__main__": 9,
+}
+FORBIDDEN = {
+    "aggregation": {"lightning", "transformers", "omegaconf", "wandb", "torch.distributed"},
+    "models": {"lightning", "omegaconf", "wandb", "torch.distributed"},
+    "data": {"transformers", "omegaconf", "wandb", "torch.distributed"},
+    "federation": {"omegaconf", "wandb", "torch.distributed", "argparse"},
+    "module": {"omegaconf", "wandb", "torch.distributed"},
+}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Attribute):
+            found.add(ast.unparse(node))
+    return found
+
+
+def test_every_file_was_found() -> None:
+    assert len(FILES) > 20
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downward(path: Path) -> None:
+    here = room(path)
+    assert here in LAYERS, f"{here} has no layer: give it a room in the house"
+    for name in imports(path):
+        if name.startswith("fedcmp."):
+            there = name.split(".")[1]
+            if there == "__version__":
+                continue
+            assert there == here or LAYERS.get(there, 99) < LAYERS[here], f"{path.name} imports {name} from above"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_special_third_parties_stay_in_their_rooms(path: Path) -> None:
+    here, used = room(path), imports(path)
+
+    def uses(package: str) -> bool:
+        return any(name == package or name.startswith(package + ".") for name in used)
+
+    for package in FORBIDDEN.get(here, set()):
+        assert not uses(package), f"{path.name} must not use {package}"
+    if here != "config":
+        assert not uses("omegaconf"), "only config.py reads YAML"
+    if here != "tracking":
+        assert not uses("wandb"), "only tracking/wandb.py talks to Weights & Biases"
+    if here != "distributed":
+        assert not uses("torch.distributed"), "only distributed/ may say torch.distributed"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_acts_at_import(path: Path) -> None:
+    for node in ast.parse(path.read_text()).body:
+        text = ast.unparse(node) if isinstance(node, (ast.Expr, ast.Assign)) else ""
+        for word in ("manual_seed", "parse_args", "cuda."):
+            assert word not in text, f"{path.name} does {word} at import"
