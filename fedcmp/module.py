@@ -113,7 +113,6 @@ class ProjectorAlignment(lightning.LightningModule):
         self.projector = Projector(params)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.total_steps = max(1, total_steps)
-        self.eval_losses: dict[int, tuple[float, int]] = {}
 
     def train(self, mode: bool = True) -> ProjectorAlignment:
         super().train(mode)
@@ -168,7 +167,9 @@ class ProjectorAlignment(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
         optimizer = build_optimizer([{"params": list(self.projector.parameters())}], config)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_factor(step / self.total_steps, config))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: lr_factor((step + 0.5) / self.total_steps, config)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(

@@ -25,9 +25,10 @@ LAYERS = {
     "export": 4,
     "config": 5,
     "build": 6,
-    "study": 7,
-    "cli": 8,
-    "__main__": 9,
+    "experiment": 7,
+    "study": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 FORBIDDEN = {
     "aggregation": {"lightning", "transformers", "omegaconf", "wandb", "torch.distributed"},

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -37,6 +37,13 @@ class Evaluation(NamedTuple):
     def worst(self) -> tuple[str, float]:
         """The domain with the highest loss, and that loss."""
         return max(self.by_domain.items(), key=lambda item: item[1])
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
+        """What ``scalars`` wrote."""
+        prefix = "val/loss/"
+        named = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
+        return cls(record["val/loss"], named)
 
     def scalars(self, prefix: str = "val") -> Scalars:
         """The record of metrics.jsonl."""
@@ -100,11 +107,13 @@ def other_pictures(domains: Sequence[str]) -> list[int]:
 
 
 @torch.inference_mode()
-def caption(module: ProjectorAlignment, params: Params, data: EvalData, positions: Sequence[int]) -> list[str]:
+def caption(
+    module: ProjectorAlignment, params: Params, data: EvalData, positions: Sequence[int], max_tokens: int = 48
+) -> list[str]:
     """Greedy captions of the samples at ``positions`` by the projector ``params``."""
     module.eval()
     module.projector.load(params)
     texts: list[str] = []
     for begin in range(0, len(positions), data.batch_size):
-        texts += module.captions(data.fetch(list(positions[begin : begin + data.batch_size])))
+        texts += module.captions(data.fetch(list(positions[begin : begin + data.batch_size])), max_tokens)
     return texts

@@ -66,9 +66,10 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     with federation.progress.bar(len(federation.plan.rounds), "rounds", done=state.rounds_done) as bar:
         for plan in federation.plan.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
-            federation.tracker.log(record)
+            t0 = time.perf_counter()
             if federation.checkpoints is not None:
                 save_checkpoint(federation.checkpoints, state, federation.config.keep_checkpoints)
+            federation.tracker.log({**record, "seconds/save": time.perf_counter() - t0})
             bar(1, {"loss": record.get("val/loss")})
             if federation.stop():
                 break

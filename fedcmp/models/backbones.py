@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,6 @@ class ModelConfig:
         if self.end not in ("newline", "eos"):
             raise ConfigError(f'{prefix}.end must be "newline" or "eos", got {self.end!r}')
         self.projector.validate(f"{prefix}.projector")
-        for key, kind in (("tower", "tower"), ("llm", "llm")):
-            resolve(getattr(self, key), kind, f"{prefix}.{key}")
 
 
 def resolve(name: str, kind: str, key: str) -> str:
@@ -153,6 +152,24 @@ def _encoder_blocks(model: nn.Module) -> nn.ModuleList | None:
     return None
 
 
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No bars and no reports while weights load: what matters is raised."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which of two equal processors it picks, and the like
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def load_tower(config: ModelConfig) -> VisionTower:
     """The vision tower that ``model.tower`` names, in float32, frozen."""
     import transformers
@@ -166,9 +183,8 @@ def load_tower(config: ModelConfig) -> VisionTower:
         "siglip_vision_model": "SiglipVisionModel",
     }
     loader = getattr(transformers, classes.get(kind, "AutoModel"))
-    model = loader.from_pretrained(path, dtype=torch.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # transformers says at length which of two equal processors it picks
+    with _quiet_transformers():
+        model = loader.from_pretrained(path, dtype=torch.float32)
         processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
     return VisionTower(model, processor, config.feature_layer, config.keep_cls)
 
@@ -206,8 +222,9 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with _quiet_transformers():
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     _freeze(model)
     end_id = tokenizer.eos_token_id
     if config.end == "newline":

@@ -29,6 +29,8 @@ class ProjectorConfig:
     """Width between the two layers of an MLP; 0: the width of the LLM, as in LLaVA-1.5."""
     layer_norm: bool = False
     """Normalise the image features before the first layer (trainable scale and shift)."""
+    init: str | None = None
+    """A projector.safetensors to start from; unset: fresh parameters."""
 
     def validate(self, prefix: str = "model.projector") -> None:
         if self.kind not in KINDS:

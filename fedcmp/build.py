@@ -1,0 +1,210 @@
+"""The composition root: a config becomes objects. No function below this file takes the root config."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fedcmp.aggregation.presets import build_aggregator
+from fedcmp.config import Config, to_dict
+from fedcmp.data.collate import Batches, encode_captions
+from fedcmp.data.config import expand
+from fedcmp.data.features import compute_features
+from fedcmp.data.partition import Partition, partition, subsample
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source, build_source
+from fedcmp.errors import CheckpointError, ConfigError, DataError
+from fedcmp.federation.checkpoint import load_projector
+from fedcmp.federation.evaluate import EvalData
+from fedcmp.federation.folder import RunFolder
+from fedcmp.federation.loop import Federation
+from fedcmp.federation.sampling import RunPlan, plan_run
+from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower, width_of
+from fedcmp.models.projector import affine_names, init_params
+from fedcmp.module import ProjectorAlignment
+from fedcmp.seeding import torch_rng
+from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import JsonlTracker, Tracker, Trackers
+from fedcmp.types import Params
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples, who holds them and when they are used; no model is needed for any of it."""
+
+    source: Source
+    train: list[Sample]
+    val: list[Sample]
+    split: Partition
+    plan: RunPlan
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The models with everything that they need, on the device."""
+
+    module: ProjectorAlignment
+    params: Params
+    """Where the projector starts."""
+    fetch: Batches | None
+    """Training positions to batches; None where only evaluation is wanted."""
+    eval_data: EvalData
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device.
+
+    Raises:
+        ConfigError: CUDA is wanted and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_models(config: Config) -> None:
+    """Looks at folders and widths; nothing is loaded.
+
+    Raises:
+        ConfigError: a model folder is missing, or the starting projector does not fit the widths in their configs.
+    """
+    pick_device(config.run.device)
+    model = config.model
+    widths = [width_of(name, kind, f"model.{kind}") for name, kind in ((model.tower, "tower"), (model.llm, "llm"))]
+    if model.projector.init is not None:
+        _check_projector(_load_init(config), config, *widths)
+
+
+def read_data(config: Config) -> Data:
+    """Records to samples, samples to clients, clients to a plan.
+
+    Raises:
+        ConfigError, DataError: the records are wrong or do not suffice.
+    """
+    source = build_source(config.data, config.run.seed)
+    train = subsample(source.samples("train"), config.data.max_train_per_domain, config.run.seed)
+    val = subsample(source.samples("val"), config.data.max_val_per_domain, config.run.seed)
+    for name, samples in (("training", train), ("held-out", val)):
+        if not samples:
+            raise DataError(f"data: there is no {name} sample")
+    split = partition(train, config.partition, config.run.seed)
+    return Data(source, train, val, split, plan_run(split.clients, config.federation, config.run.seed))
+
+
+def build_parts(config: Config, data: Data, progress: Progress, *, training: bool = True) -> Parts:
+    """Loads the models and computes what the frozen tower sees.
+
+    Args:
+        training: False leaves the training samples out.
+    """
+    device = pick_device(config.run.device)
+    check_models(config)
+    tower, llm = load_tower(config.model), load_llm(config.model)
+    params = _start(config, tower, llm)
+    module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
+    fetch = _batches(config, data.source, data.train, module, llm, progress, "training pictures") if training else None
+    held_out = _batches(config, data.source, data.val, module, llm, progress, "held-out pictures")
+    eval_data = EvalData(held_out, tuple(sample.domain for sample in data.val), config.evaluation.batch_size)
+    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, eval_data)
+
+
+def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
+    """metrics.jsonl, and Weights & Biases unless it is disabled."""
+    trackers: list[Tracker] = [JsonlTracker(folder.metrics)]
+    if config.wandb.mode != "disabled":
+        from fedcmp.tracking.wandb import WandbTracker
+
+        trackers.append(WandbTracker(config.wandb, name, folder.path, to_dict(config)))
+    return Trackers(*trackers)
+
+
+def build_federation(
+    config: Config, data: Data, parts: Parts, tracker: Tracker, progress: Progress, checkpoints: Path | None
+) -> Federation:
+    """Everything that the round loop needs."""
+    if parts.fetch is None:
+        raise ValueError("these parts were built for evaluation only")
+    return Federation(
+        module=parts.module,
+        aggregator=build_aggregator(config.aggregator),
+        plan=data.plan,
+        fetch=parts.fetch,
+        eval_data=parts.eval_data,
+        config=config.federation,
+        optimizer=config.optimizer,
+        tracker=tracker,
+        progress=progress,
+        checkpoints=checkpoints,
+    )
+
+
+def _batches(
+    config: Config,
+    source: Source,
+    samples: list[Sample],
+    module: ProjectorAlignment,
+    llm: LanguageModel,
+    progress: Progress,
+    what: str,
+) -> Batches:
+    tower = module.tower
+    assert tower is not None, "parts are built with a tower"
+    device = pick_device(config.run.device)
+    cache = expand(config.data.cache_dir) if config.data.cache_dir else None
+    with progress.bar(len(samples), what) as bar:
+        features = compute_features(
+            source,
+            samples,
+            lambda pictures: tower.encode(tower.preprocess(pictures).to(device)),
+            cache=cache,
+            key=tower.fingerprint[:32],
+            progress=bar,
+        )
+    settings = config.data
+    tokens = encode_captions(
+        llm.tokenizer, samples, llm.end_id, lowercase=settings.lowercase, max_tokens=settings.max_caption_tokens
+    )
+    return Batches(features, tokens, llm.pad_id, device)
+
+
+def _start(config: Config, tower: VisionTower, llm: LanguageModel) -> Params:
+    if config.model.projector.init is None:
+        stream = torch_rng(config.run.seed, "projector")
+        return init_params(tower.width, llm.width, config.model.projector, stream)
+    params = _load_init(config)
+    _check_projector(params, config, tower.width, llm.width)
+    return params
+
+
+def _load_init(config: Config) -> Params:
+    try:
+        return load_projector(expand(config.model.projector.init or ""))
+    except CheckpointError as error:
+        raise ConfigError(f"model.projector.init: {error}") from error
+
+
+def _check_projector(params: Params, config: Config, in_width: int | None, out_width: int | None) -> None:
+    """The names, the tower's width and the LLM's width must be those of the projector file."""
+    projector = config.model.projector
+    names = affine_names(projector.kind)
+    wanted = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
+    wanted |= {"norm.weight", "norm.bias"} if projector.layer_norm else set()
+    if set(params) != wanted:
+        raise ConfigError(
+            f"model.projector.init: {projector.init} holds {', '.join(sorted(params))}; "
+            f"model.projector.kind={projector.kind} needs {', '.join(sorted(wanted))}"
+        )
+    found_in, found_out = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
+    for what, name, width, found in (
+        ("model.tower", config.model.tower, in_width, found_in),
+        ("model.llm", config.model.llm, out_width, found_out),
+    ):
+        if width is not None and width != found:
+            raise ConfigError(
+                f"{what}: {name} has width {width}, but the projector {projector.init} has width {found} on that side"
+            )

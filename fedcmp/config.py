@@ -1,0 +1,194 @@
+"""The root config: YAML, dataclass defaults and ``key=value`` overrides. Each room owns its part."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from fedcmp.aggregation.presets import AggregatorConfig
+from fedcmp.data.config import DataConfig, PartitionConfig
+from fedcmp.errors import ConfigError, nearest
+from fedcmp.federation.config import EvaluationConfig, FederationConfig
+from fedcmp.models.backbones import ModelConfig
+from fedcmp.module import OptimizerConfig
+from fedcmp.tracking.wandb import WandbConfig
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class RunConfig:
+    """Name, place, seed and device of a run."""
+
+    name: str | None = None
+    """Name of the run; unset: made from data and method, with a number, so that no run meets another."""
+    dir: str | None = None
+    """Run folder; unset: `runs/<name>`. It must not exist, or be empty."""
+    seed: int = 0
+    """All random streams derive from it."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu` or `cuda`."""
+
+    def validate(self, prefix: str = "run") -> None:
+        if self.device not in DEVICES:
+            raise ConfigError(f"{prefix}.device: unknown device {self.device!r}; {nearest(self.device, DEVICES)}")
+        if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
+            raise ConfigError(
+                f"{prefix}.name must be a plain folder name, got {self.name!r}; use {prefix}.dir for a path"
+            )
+
+
+@dataclass
+class CentralizedConfig:
+    """`fedcmp centralized`: the same module and samples without a federation. `--tune` tries every pair of the grid."""
+
+    batch_sizes: list[int] = field(default_factory=lambda: [16, 32, 64])
+    """Batch sizes of the grid; without `--tune` the first one is used."""
+    lrs: list[float] = field(default_factory=lambda: [5e-3, 1e-2, 2e-2])
+    """Learning rates of the grid; without `--tune` it is `optimizer.lr`."""
+
+    def validate(self, prefix: str = "centralized") -> None:
+        if not self.batch_sizes or min(self.batch_sizes) < 1:
+            raise ConfigError(f"{prefix}.batch_sizes must hold at least one number >= 1, got {list(self.batch_sizes)}")
+        if not self.lrs or not min(self.lrs) > 0:
+            raise ConfigError(f"{prefix}.lrs must hold at least one positive number, got {list(self.lrs)}")
+
+
+@dataclass
+class Config:
+    """Everything that a run depends on. The defaults are the embedded demo."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    partition: PartitionConfig = field(default_factory=PartitionConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
+    federation: FederationConfig = field(default_factory=FederationConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
+    wandb: WandbConfig = field(default_factory=WandbConfig)
+
+    def validate(self) -> None:
+        """Checks every value; no file is opened."""
+        for part in dataclasses.fields(self):
+            getattr(self, part.name).validate(part.name)
+
+
+def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Defaults, then the file, then the overrides; checked.
+
+    Args:
+        path: a YAML file; None: defaults only.
+        overrides: ``key=value``, for example ``federation.rounds=20``; ``aggregator=NAME`` is short for
+            ``aggregator.name=NAME``.
+
+    Raises:
+        ConfigError: a key, name or value is wrong; the message names key, file and the nearest valid choice.
+    """
+    try:
+        merged = OmegaConf.structured(Config)
+        if path is not None:
+            merged = _merge(merged, _read(path), str(path))
+        for override in overrides:
+            merged = _merge(merged, _parse(override), f"override {override}")
+        config = typing.cast(Config, OmegaConf.to_object(merged))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{getattr(error, 'full_key', '') or path}: {_first_line(error)}") from error
+    try:
+        config.validate()
+    except ConfigError as error:
+        raise ConfigError(f"{error}" + (f" (in {path} and overrides)" if path else "")) from error
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The config in full, reusable as a config file."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The config in full, as plain containers."""
+    return dataclasses.asdict(config)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"no config file {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+    return content
+
+
+def _parse(override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"{override!r} is no override; expected key=value, for example federation.rounds=20")
+    try:
+        value = yaml.safe_load(text) if text else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override}: the value cannot be read as YAML: {error}") from error
+    if isinstance(value, str):
+        value = _number(value)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return typing.cast(dict[str, Any], value)
+
+
+def _number(text: str) -> str | float:
+    """YAML reads ``1e-3`` as text; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _merge(base: Any, content: dict[str, Any], where: str) -> Any:
+    content = _numbers(content)
+    if isinstance(content.get("aggregator"), str):
+        content = {**content, "aggregator": {"name": content["aggregator"]}}
+    _check_keys(Config, content, "", where)
+    try:
+        return OmegaConf.merge(base, content)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {getattr(error, 'full_key', None) or 'value'}: {_first_line(error)}") from error
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    looks = isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower()
+    return _number(value) if looks else value
+
+
+def _check_keys(kind: type, content: Mapping[Any, Any], prefix: str, where: str) -> None:
+    hints = typing.get_type_hints(kind)
+    known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key `{name}`; {nearest(str(key), known)}")
+        if dataclasses.is_dataclass(known[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: `{name}` holds keys of its own, got {value!r}")
+            _check_keys(typing.cast(type, known[key]), value, f"{name}.", where)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,86 @@
+"""The settings of data and partition."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedcmp.errors import ConfigError, nearest
+
+KINDS = ("scenes", "pairs", "file")
+SCENARIOS = ("domain", "iid")
+
+
+@dataclass
+class DataConfig:
+    """Where pairs come from and how captions are read."""
+
+    kind: str = "scenes"
+    """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
+    root: str | None = None
+    """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl and images.zip or images/."""
+    domains: list[str] = field(default_factory=list)
+    """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""
+    train: str | None = None
+    """For `file`: the .json or .jsonl of training records."""
+    val: str | None = None
+    """For `file`: the .json or .jsonl of held-out records."""
+    images: str | None = None
+    """For `file`: a folder or zip of pictures."""
+    max_train_per_domain: int = 0
+    """Training samples drawn from each domain; 0: all."""
+    max_val_per_domain: int = 0
+    """Held-out samples drawn from each domain; 0: all."""
+    scenes_per_camera: int = 1536
+    """For `scenes`: training scenes of each camera."""
+    val_scenes_per_camera: int = 48
+    """For `scenes`: held-out scenes of each camera."""
+    on_bad_record: str = "error"
+    """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it."""
+    lowercase: bool = False
+    """Lower-case captions, for language models that know no capitals."""
+    max_caption_tokens: int = 64
+    """Longer captions are cut, their end marker kept; >= 2."""
+    cache_dir: str | None = None
+    """Folder for the tower's features; unset: they live in memory only."""
+
+    def validate(self, prefix: str = "data") -> None:
+        if self.kind not in KINDS:
+            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
+        if self.on_bad_record not in ("error", "skip"):
+            raise ConfigError(f"{prefix}.on_bad_record must be `error` or `skip`, got {self.on_bad_record!r}")
+        for key in {"pairs": ("root",), "file": ("train", "val", "images")}.get(self.kind, ()):
+            if not getattr(self, key):
+                raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
+        for key in ("max_train_per_domain", "max_val_per_domain"):
+            if getattr(self, key) < 0:
+                raise ConfigError(f"{prefix}.{key} must be 0 (all) or more, got {getattr(self, key)}")
+        for key, least in (("scenes_per_camera", 1), ("val_scenes_per_camera", 2), ("max_caption_tokens", 2)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
+
+
+@dataclass
+class PartitionConfig:
+    """How records are dealt to clients."""
+
+    scenario: str = "domain"
+    """`domain` (clients differ by domain) or `iid` (they do not)."""
+    clients: int = 8
+    """Number of clients, >= 1."""
+    mix: float = 0.0
+    """For `domain`: share of each client's samples that is exchanged at random with the others, in [0, 1]; 1 is iid."""
+
+    def validate(self, prefix: str = "partition") -> None:
+        if self.scenario not in SCENARIOS:
+            raise ConfigError(f"{prefix}.scenario: unknown {self.scenario!r}; {nearest(str(self.scenario), SCENARIOS)}")
+        if self.clients < 1:
+            raise ConfigError(f"{prefix}.clients must be at least 1, got {self.clients}")
+        if not 0 <= self.mix <= 1:
+            raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
+
+
+def expand(path: str) -> Path:
+    """A path as typed, with ``~`` and environment variables filled in."""
+    return Path(os.path.expandvars(path)).expanduser()

@@ -1,0 +1,173 @@
+"""Features of the frozen tower, computed once per picture and kept on disk as float16.
+
+A cache folder holds ``<key>/shard-*.safetensors``; the key stands for the tower's weights and preprocessing, a shard
+names its pictures by the hash of their bytes and itself by a checksum in ``index.json``. What does not check out is
+named, set aside and computed again. Fresh features go through float16 too, so that a first run and a cached one agree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
+from fedcmp.errors import DataError
+
+log = logging.getLogger(__name__)
+SHARD_BYTES = 256 * 2**20
+
+Encode = Callable[[Sequence[Image.Image]], Tensor]
+"""RGB pictures to features ``[n, T, d]``."""
+
+
+class FeatureTable:
+    """Features by sample position.
+
+    Args:
+        values: ``[num_pictures, T, d]`` float16.
+        rows: the row of each sample's picture.
+    """
+
+    def __init__(self, values: Tensor, rows: Sequence[int]) -> None:
+        self.values = values
+        self.rows = torch.tensor(rows, dtype=torch.long)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, positions: Sequence[int]) -> Tensor:
+        """``[n, T, d]`` float32."""
+        return self.values[self.rows[torch.as_tensor(positions, dtype=torch.long)]].float()
+
+
+def compute_features(
+    source: Source,
+    samples: Sequence[Sample],
+    encode: Encode,
+    *,
+    cache: Path | None = None,
+    key: str = "",
+    batch_size: int = 64,
+    progress: Callable[[int], None] = lambda count: None,
+) -> FeatureTable:
+    """The features of all samples, from the cache where it has them.
+
+    Args:
+        source: gives pictures and their hashes.
+        samples: whose features are wanted.
+        encode: the frozen tower.
+        cache: folder of all caches; None: nothing is read or written.
+        key: hash of the tower's weights and preprocessing.
+        batch_size: pictures per call of ``encode``.
+        progress: told how many more samples are done.
+
+    Raises:
+        DataError: a picture cannot be read, or the cache folder cannot be written.
+    """
+    store = _Store(cache / key, key) if cache is not None else None
+    digests = [source.digest(sample) if store is not None else sample.id for sample in samples]
+    found = store.load(set(digests)) if store is not None else {}
+    missing: dict[str, Sample] = {}
+    for digest, sample in zip(digests, samples, strict=True):
+        if digest not in found:
+            missing.setdefault(digest, sample)
+    progress(len(samples) - len(missing))
+    names, fresh = list(missing), []
+    pending: list[str] = []
+    for begin in range(0, len(names), batch_size):
+        chunk = names[begin : begin + batch_size]
+        with torch.inference_mode():
+            features = encode([source.image(missing[name]) for name in chunk]).to("cpu", torch.float16)
+        fresh.append(features)
+        found.update(zip(chunk, features, strict=True))
+        pending += chunk
+        progress(len(chunk))
+        done = begin + batch_size >= len(names)
+        if store is not None and (done or sum(part.nbytes for part in fresh) >= SHARD_BYTES):
+            store.append(pending, torch.cat(fresh))
+            pending, fresh = [], []
+    order = {digest: row for row, digest in enumerate(dict.fromkeys(digests))}
+    values = torch.stack([found[digest] for digest in order]) if order else torch.zeros(0, 0, 0, dtype=torch.float16)
+    return FeatureTable(values.clone(), [order[digest] for digest in digests])
+
+
+class _Store:
+    """The shards of one tower."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.index_path = folder / "index.json"
+        self.shards: dict[str, dict[str, Any]] = self._read_index()
+
+    def _read_index(self) -> dict[str, dict[str, Any]]:
+        if not self.index_path.exists():
+            return {}
+        try:
+            content = json.loads(self.index_path.read_text())
+            shards: dict[str, dict[str, Any]] = content["shards"]
+            if content["key"] != self.key:
+                raise ValueError("it belongs to another tower")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("feature cache %s is not usable (%s); it is built anew", self.folder, error)
+            return {}
+        return shards
+
+    def load(self, wanted: set[str]) -> dict[str, Tensor]:
+        """The wanted features that sound shards hold."""
+        found: dict[str, Tensor] = {}
+        for name, entry in list(self.shards.items()):
+            if not wanted & set(entry["pictures"]):
+                continue
+            path = self.folder / name
+            try:
+                if _sha256(path) != entry["sha256"]:
+                    raise ValueError("its checksum is wrong")
+                with safe_open(path, framework="pt") as file:
+                    values = file.get_tensor("features")
+                if len(values) != len(entry["pictures"]):
+                    raise ValueError("it has another number of rows than the index says")
+            except Exception as error:  # whatever is wrong with a cache, the mend is the same
+                log.warning("feature cache shard %s is damaged (%s); it is computed again", path, error)
+                del self.shards[name]
+                continue
+            found.update(
+                (digest, row) for digest, row in zip(entry["pictures"], values, strict=True) if digest in wanted
+            )
+        return found
+
+    def append(self, pictures: Sequence[str], values: Tensor) -> None:
+        """Writes one more shard, then the index; a kill in between costs the shard, never the cache."""
+        name = f"shard-{hashlib.sha256(''.join(pictures).encode()).hexdigest()[:16]}.safetensors"
+        path = self.folder / name
+        partial = path.with_name(f"{name}.{os.getpid()}.partial")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({"features": values.contiguous()}, partial)
+            digest = _sha256(partial)
+            os.replace(partial, path)
+            self.shards[name] = {"sha256": digest, "pictures": list(pictures)}
+            index = self.index_path.with_name(f"index.{os.getpid()}.partial")
+            index.write_text(json.dumps({"key": self.key, "shards": self.shards}))
+            os.replace(index, self.index_path)
+        except Exception as error:  # safetensors raises its own class for a full disk
+            raise DataError(f"cannot write the feature cache {self.folder} (data.cache_dir): {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,70 @@
+"""Pictures of a folder or a zip; they stay in the zip."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fedcmp.data.records import Sample
+from fedcmp.errors import DataError
+
+
+class ImageStore:
+    """Pictures of one folder or one zip; they stay in the zip.
+
+    Args:
+        path: a folder, or a ``.zip``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise DataError(f"no images at {path}; expected a folder or a zip")
+        self._zip: zipfile.ZipFile | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None}  # an open zip must not be shared between processes
+
+    def close(self) -> None:
+        """Closes the zip; the next read opens it again."""
+        if self._zip is not None:
+            self._zip.close()
+            self._zip = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_zip", None) is not None:
+            self.close()
+
+    def _archive(self) -> zipfile.ZipFile:
+        if self._zip is None:
+            try:
+                self._zip = zipfile.ZipFile(self.path)
+            except (zipfile.BadZipFile, OSError) as error:
+                raise DataError(f"{self.path} cannot be read as a zip: {error}") from error
+        return self._zip
+
+    def names(self, wanted: Sequence[str]) -> set[str]:
+        """Those of ``wanted`` that exist."""
+        if self.path.is_dir():
+            return {name for name in wanted if (self.path / name).is_file()}
+        return set(wanted) & set(self._archive().namelist())
+
+    def read(self, name: str, sample: Sample) -> bytes:
+        """The bytes of one picture."""
+        try:
+            return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
+        except (KeyError, OSError, zipfile.BadZipFile) as error:
+            raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
+
+
+def decode(content: bytes, sample: Sample) -> Image.Image:
+    """An RGB picture from the bytes of a file."""
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {error}") from error

@@ -1,0 +1,125 @@
+"""Samples, and the reading of LLaVA-style records with errors that name file, line and field."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from fedcmp.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image-caption pair; the picture itself stays in its source."""
+
+    id: str
+    image: str
+    """Path of the picture inside the source."""
+    caption: str
+    domain: str
+    label: str | None = None
+    """What the picture shows, where the data say."""
+    origin: str = ""
+    """``file:line`` of the record, for messages."""
+
+
+class Records(NamedTuple):
+    """What a file held."""
+
+    samples: list[Sample]
+    num_skipped: int
+
+
+def parse_record(record: object, origin: str, domain: str = "default") -> Sample:
+    """One LLaVA record: ``id``, ``image``, ``conversations`` (a human turn, then the caption as a gpt turn).
+
+    Args:
+        record: the decoded JSON object.
+        origin: where it stands, for messages.
+        domain: the domain of records that name none.
+
+    Raises:
+        DataError: a field is missing or wrong.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{origin}: expected a JSON object, got {type(record).__name__}")
+    key = record.get("id")
+    if not isinstance(key, (str, int)) or str(key).strip() == "":
+        raise DataError(f"{origin}: field `id` must be a non-empty string or a number, got {key!r}")
+    image = record.get("image")
+    if not isinstance(image, str) or not image:
+        raise DataError(f"{origin}: field `image` must be the path of a picture, got {image!r} (id {key})")
+    if image.startswith(("/", "\\")) or ".." in image.replace("\\", "/").split("/"):
+        raise DataError(f"{origin}: field `image` must stay inside the image folder, got {image!r} (id {key})")
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise DataError(f"{origin}: field `conversations` must be a list of turns (id {key})")
+    caption = next((turn.get("value") for turn in turns if turn.get("from") == "gpt"), None)
+    if not isinstance(caption, str):
+        raise DataError(f'{origin}: field `conversations` has no turn with "from": "gpt" and a text (id {key})')
+    if not caption.strip():
+        raise DataError(f"{origin}: the caption is empty (id {key})")
+    named, label = record.get("domain", domain), record.get("label")
+    if not isinstance(named, str) or not named:
+        raise DataError(f"{origin}: field `domain` must be a non-empty string, got {named!r} (id {key})")
+    return Sample(str(key), image, caption.strip(), named, None if label is None else str(label), origin)
+
+
+def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> Records:
+    """Reads a ``.jsonl`` file (an object a line) or a ``.json`` file (an array).
+
+    Args:
+        path: the file.
+        on_bad: ``"error"`` raises at the first bad record; ``"skip"`` leaves bad ones out and counts them.
+        domain: the domain of records that name none.
+
+    Raises:
+        DataError: the file is missing or is no JSON, a record is bad, an id stands twice.
+    """
+    if not path.is_file():
+        raise DataError(f"no file {path}; expected LLaVA-style records as .json or .jsonl")
+    samples: list[Sample] = []
+    places: dict[str, str] = {}
+    num_skipped = 0
+    for origin, record in _objects(path):
+        try:
+            if isinstance(record, DataError):
+                raise record
+            sample = parse_record(record, origin, domain)
+            if sample.id in places:
+                raise DataError(f"{origin}: id {sample.id!r} stands already at {places[sample.id]}; ids must be unique")
+        except DataError:
+            if on_bad == "error":
+                raise
+            num_skipped += 1
+            continue
+        places[sample.id] = origin
+        samples.append(sample)
+    return Records(samples, num_skipped)
+
+
+def _objects(path: Path) -> Iterator[tuple[str, object]]:
+    """Each record with its place; a line that is no JSON comes as the error that it is."""
+    if path.suffix == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            line = getattr(error, "lineno", "?")
+            raise DataError(f"{path}:{line}: not valid JSON: {error}") from error
+        if not isinstance(content, list):
+            raise DataError(f"{path}: expected a JSON array of records, got {type(content).__name__}")
+        for number, record in enumerate(content):
+            yield f"{path}: record {number}", record
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            origin = f"{path}:{number}"
+            try:
+                yield origin, json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                yield origin, DataError(f"{origin}: not valid JSON: {error}")

@@ -1,0 +1,171 @@
+"""The embedded demo's pictures: scenes of real handwritten digits, seen through eight cameras.
+
+A scene is a 32 x 32 picture with up to four coloured digits, one in each corner, from scikit-learn's copy of the UCI
+handwritten digits. Its caption says what is where and how it looks. Every scene is a pure function of its pool, camera,
+number and seed. The three pools share no digit: ``tower`` is what the embedded vision tower was trained on, ``train``
+what the clients hold, ``val`` what they are judged by.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from fedcmp.seeding import numpy_rng
+
+SIZE, CELL = 32, 16
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLOURS = {"red": (230, 60, 50), "green": (60, 190, 80), "blue": (80, 120, 255), "orange": (245, 160, 40)}
+CAMERAS = {
+    "plain": "a plain picture",
+    "paper": "a picture on white paper",
+    "blurred": "a blurred picture",
+    "faint": "a faint picture",
+    "noisy": "a noisy picture",
+    "framed": "a framed picture",
+    "tilted": "a tilted picture",
+    "striped": "a striped picture",
+}
+POOLS = {"tower": (0, 700), "train": (700, 1400), "val": (1400, 1797)}
+"""Which of the 1,797 digits each pool may use, after one fixed shuffle."""
+
+
+class Scene(NamedTuple):
+    """One scene; ``render`` draws it."""
+
+    id: str
+    camera: str
+    sprites: tuple[int, ...]
+    """Which digit image stands in each of the four places; -1: none."""
+    digits: tuple[int, ...]
+    """What it shows, 0 to 9; -1: none."""
+    colours: tuple[str, ...]
+    """Its colour; empty: none."""
+    seed: int
+    """The stream of its jitter and noise."""
+
+    @property
+    def caption(self) -> str:
+        """What is where and how it looks.
+
+        >>> Scene("x", "faint", (5, -1, -1, 9), (3, -1, -1, 7), ("red", "", "", "blue"), 0).caption
+        'a faint picture of a red three at the top left and a blue seven at the bottom right'
+        """
+        parts = [
+            f"{'an' if colour == 'orange' else 'a'} {colour} {DIGITS[digit]} at the {place}"
+            for place, digit, colour in zip(PLACES, self.digits, self.colours, strict=True)
+            if digit >= 0
+        ]
+        return f"{CAMERAS[self.camera]} of {' and '.join(parts)}"
+
+
+@lru_cache(maxsize=1)
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """All digit images ``[1797, 8, 8]`` in [0, 1] and what they show, in one fixed shuffle."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(1797).permutation(len(data.target))
+    return (data.images[order] / 16.0).astype(np.float32), data.target[order]
+
+
+def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
+    """The ``index``-th scene of a camera: one to four digits, drawn from the pool.
+
+    Args:
+        pool: ``tower``, ``train`` or ``val``.
+        camera: a key of CAMERAS.
+        index: counts from 0.
+        seed: the run's seed.
+    """
+    rng = numpy_rng(seed, "scene", pool, camera, index)
+    first, last = POOLS[pool]
+    count = int(rng.integers(1, 5))
+    places = set(rng.permutation(4)[:count].tolist())
+    drawn, names, colour = rng.integers(first, last, 4), list(COLOURS), rng.integers(0, len(COLOURS), 4)
+    _, shown = _digits()
+    return Scene(
+        id=f"{pool}-{camera}-{index}",
+        camera=camera,
+        sprites=tuple(int(drawn[place]) if place in places else -1 for place in range(4)),
+        digits=tuple(int(shown[drawn[place]]) if place in places else -1 for place in range(4)),
+        colours=tuple(names[colour[place]] if place in places else "" for place in range(4)),
+        seed=int(rng.integers(0, 2**31)),
+    )
+
+
+def render(scene: Scene) -> Image.Image:
+    """The picture of a scene, RGB, 32 x 32."""
+    rng = np.random.default_rng(scene.seed)
+    images, _ = _digits()
+    ground = _ground(scene.camera, rng)
+    for place, (sprite, colour) in enumerate(zip(scene.sprites, scene.colours, strict=True)):
+        if sprite < 0:
+            continue
+        ink = _ink(images[sprite], scene.camera, rng)[..., None]
+        row, column = divmod(place, 2)
+        top = row * CELL + int(rng.integers(0, CELL - len(ink) + 1))
+        left = column * CELL + int(rng.integers(0, CELL - len(ink) + 1))
+        window = ground[top : top + len(ink), left : left + len(ink)]
+        window += ink * (np.array(COLOURS[colour], np.float32) - window)
+    return _develop(ground, scene.camera, rng)
+
+
+def _ink(digit: np.ndarray, camera: str, rng: np.random.Generator) -> np.ndarray:
+    """How much of each pixel the digit covers, ``[n, n]`` with n 13 to 15."""
+    size = int(rng.integers(13, 16))
+    sprite = Image.fromarray((digit * 255).astype(np.uint8))
+    if camera == "tilted":
+        angle = float(rng.choice([-1, 1]) * rng.uniform(20, 35))
+        sprite = sprite.resize((16, 16), Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR)
+    return np.asarray(sprite.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+
+
+def _ground(camera: str, rng: np.random.Generator) -> np.ndarray:
+    ground = np.full((SIZE, SIZE, 3), 245 if camera == "paper" else 12, np.float32)
+    if camera == "striped":
+        ground[:, int(rng.integers(0, 4)) :: 4] += 60
+    return ground
+
+
+def _develop(ground: np.ndarray, camera: str, rng: np.random.Generator) -> Image.Image:
+    if camera == "faint":
+        ground = 110 + 0.3 * (ground - 110)
+    if camera == "noisy":
+        ground = ground + rng.normal(0, 30, ground.shape)
+    if camera == "framed":
+        ground[:2], ground[-2:], ground[:, :2], ground[:, -2:] = 200, 200, 200, 200
+    picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+    return picture.filter(ImageFilter.GaussianBlur(1.0)) if camera == "blurred" else picture
+
+
+_NAMED = re.compile(rf"({'|'.join(DIGITS)}) at the ({'|'.join(PLACES)})")
+
+
+def named_digits(caption: str) -> dict[str, int]:
+    """What a caption says is where.
+
+    >>> named_digits("a faint picture of a red three at the top left and a blue seven at the bottom right")
+    {'top left': 3, 'bottom right': 7}
+    """
+    return {place: DIGITS.index(digit) for digit, place in _NAMED.findall(caption)}
+
+
+def digit_accuracy(captions: Sequence[str], references: Sequence[str]) -> float:
+    """The share of the references' digits that the captions name at the right place, in [0, 1].
+
+    >>> digit_accuracy(["a red three at the top left"], ["a red three at the top left and a red one at the top right"])
+    0.5
+    """
+    hits = total = 0
+    for caption, reference in zip(captions, references, strict=True):
+        named, wanted = named_digits(caption), named_digits(reference)
+        hits += sum(named.get(place) == digit for place, digit in wanted.items())
+        total += len(wanted)
+    return hits / max(1, total)

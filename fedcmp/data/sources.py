@@ -1,0 +1,192 @@
+"""Where samples and their pictures come from: domain folders, LLaVA's own layout, the embedded scenes."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from fedcmp.data import scenes
+from fedcmp.data.config import DataConfig, expand
+from fedcmp.data.images import ImageStore, decode
+from fedcmp.data.records import Sample, read_records
+from fedcmp.errors import ConfigError, DataError, nearest
+from fedcmp.types import Scalars
+
+log = logging.getLogger(__name__)
+SPLITS = ("train", "val")
+
+
+class Source(Protocol):
+    """Samples by split, and their pictures."""
+
+    def samples(self, split: str) -> list[Sample]:
+        """The samples of ``"train"`` or ``"val"``."""
+        ...
+
+    def digest(self, sample: Sample) -> str:
+        """A hash of the picture's bytes: the key of its features in a cache."""
+        ...
+
+    def image(self, sample: Sample) -> Image.Image:
+        """The picture, RGB."""
+        ...
+
+    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
+        """What the source can tell about generated captions of ``samples``; empty where it cannot."""
+        ...
+
+
+class RecordSource:
+    """LLaVA-style records with their pictures.
+
+    Args:
+        files: ``(split, records file, image store, default domain)``.
+        on_bad: ``"error"`` or ``"skip"``, for bad records and missing pictures.
+    """
+
+    def __init__(self, files: Sequence[tuple[str, Path, ImageStore, str]], on_bad: str = "error") -> None:
+        self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+        self._stores: dict[str, tuple[ImageStore, str]] = {}
+        self.num_skipped = 0
+        places: dict[str, str] = {}
+        for split, path, store, domain in files:
+            records = read_records(path, on_bad, domain)
+            self.num_skipped += records.num_skipped
+            resolved = _resolve(store, records.samples)
+            for sample in records.samples:
+                problem = None
+                if sample.id not in resolved:
+                    problem = f"{sample.origin}: picture {sample.image} is not in {store.path}"
+                elif sample.id in places:
+                    problem = f"{sample.origin}: id {sample.id!r} stands already at {places[sample.id]}"
+                if problem and on_bad == "error":
+                    raise DataError(problem)
+                if problem:
+                    self.num_skipped += 1
+                    continue
+                places[sample.id] = sample.origin
+                self._stores[sample.id] = store, resolved[sample.id]
+                self._samples[split].append(sample)
+        if self.num_skipped:
+            log.warning("left out %d bad records (data.on_bad_record=skip)", self.num_skipped)
+
+    def samples(self, split: str) -> list[Sample]:
+        return self._samples[split]
+
+    def digest(self, sample: Sample) -> str:
+        return hashlib.sha256(self._read(sample)).hexdigest()
+
+    def image(self, sample: Sample) -> Image.Image:
+        return decode(self._read(sample), sample)
+
+    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
+        return {}
+
+    def _read(self, sample: Sample) -> bytes:
+        store, name = self._stores[sample.id]
+        return store.read(name, sample)
+
+
+def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
+    """The name of each sample's picture in the store: as the record says, or without its first folder."""
+    short = {sample.id: sample.image.split("/", 1)[-1] for sample in samples}
+    present = store.names([*(sample.image for sample in samples), *short.values()])
+    found = {}
+    for sample in samples:
+        name = next((name for name in (sample.image, short[sample.id]) if name in present), None)
+        if name is not None:
+            found[sample.id] = name
+    return found
+
+
+def pairs_source(root: Path, domains: Sequence[str] = (), on_bad: str = "error") -> RecordSource:
+    """A folder per domain, each with ``train.jsonl``, ``val.jsonl`` and ``images.zip`` or ``images/``.
+
+    Raises:
+        DataError: the folder is missing or holds no domain.
+        ConfigError: a domain is unknown.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: no folder {root}")
+    present = sorted(path.parent.name for path in root.glob("*/train.jsonl"))
+    if not present:
+        raise DataError(f"data.root: no folder in {root} holds a train.jsonl; expected one folder per domain")
+    for domain in domains:
+        if domain not in present:
+            raise ConfigError(f"data.domains: no domain {domain!r} in {root}; {nearest(domain, present)}")
+    files = []
+    for domain in domains or present:
+        folder = root / domain
+        packed = folder / "images.zip"
+        store = ImageStore(packed if packed.exists() else folder / "images")
+        files += [(split, folder / f"{split}.jsonl", store, domain) for split in SPLITS]
+    return RecordSource(files, on_bad)
+
+
+class SceneSource:
+    """The embedded demo: scenes of real handwritten digits, one domain per camera.
+
+    Args:
+        num: scenes of each camera, by split.
+        cameras: the cameras to use; empty: all.
+        seed: the stream of the scenes.
+    """
+
+    def __init__(self, num: dict[str, int], cameras: Sequence[str] = (), seed: int = 0) -> None:
+        for camera in cameras:
+            if camera not in scenes.CAMERAS:
+                raise ConfigError(f"data.domains: no camera {camera!r}; {nearest(camera, scenes.CAMERAS)}")
+        self._scenes: dict[str, scenes.Scene] = {}
+        self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
+        for split in SPLITS:
+            for camera in cameras or list(scenes.CAMERAS):
+                for index in range(num[split]):
+                    scene = scenes.make_scene(split, camera, index, seed)
+                    self._scenes[scene.id] = scene
+                    label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
+                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, f"scene {scene.id}")
+                    self._samples[split].append(sample)
+
+    def samples(self, split: str) -> list[Sample]:
+        return self._samples[split]
+
+    def digest(self, sample: Sample) -> str:
+        return hashlib.sha256(self.image(sample).tobytes()).hexdigest()
+
+    def image(self, sample: Sample) -> Image.Image:
+        return scenes.render(self._scenes[sample.id])
+
+    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
+        """``digits_named``: digits named at the right place; ``digits_by_chance``: the same with others' captions."""
+        references = [sample.caption for sample in samples]
+        others = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
+        return {
+            "digits_named": scenes.digit_accuracy(captions, references),
+            "digits_by_chance": scenes.digit_accuracy(others, references),
+        }
+
+
+def build_source(config: DataConfig, seed: int = 0) -> Source:
+    """The source that ``data`` describes."""
+    if config.kind == "scenes":
+        num = {"train": config.scenes_per_camera, "val": config.val_scenes_per_camera}
+        return SceneSource(num, config.domains, seed)
+    if config.kind == "pairs":
+        return pairs_source(expand(config.root or ""), config.domains, config.on_bad_record)
+    store = ImageStore(expand(config.images or ""))
+    files = [
+        ("train", expand(config.train or ""), store, "default"),
+        ("val", expand(config.val or ""), store, "default"),
+    ]
+    return RecordSource(files, config.on_bad_record)
+
+
+def count_domains(samples: Sequence[Sample]) -> dict[str, int]:
+    """Samples of each domain, sorted by name."""
+    return dict(sorted(Counter(sample.domain for sample in samples).items()))

@@ -1,0 +1,78 @@
+"""summary.json, and the lines that a run ends with."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from fedcmp.federation.evaluate import Evaluation
+from fedcmp.report.table import table
+from fedcmp.types import Scalars
+
+PACKAGES = ("torch", "lightning", "transformers", "numpy", "safetensors")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a figure depends on."""
+    from fedcmp import __version__
+
+    return {"fedcmp": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
+
+
+def quality(start: Evaluation, end: Evaluation, shuffled: Evaluation, best: float, scores: Scalars) -> dict[str, Any]:
+    """The part of the summary that says how good the projector is; losses in nats per token."""
+    domain, loss = end.worst
+    return {
+        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
+        "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
+        "worst_domain": {"name": domain, "loss": loss},
+        "val/loss_shuffled": shuffled.loss,
+        "image_use": shuffled.loss - end.loss,
+        **scores,
+    }
+
+
+def describe(summary: Mapping[str, Any], folder: str) -> str:
+    """What the user reads at the end of a run."""
+    losses = summary["val/loss"]
+    rows: list[list[object]] = [[name, one["start"], one["end"]] for name, one in summary["val/domains"].items()]
+    rows.append(["mean of domains", losses["start"], losses["end"]])
+    rows.append(["pictures shuffled", None, summary["val/loss_shuffled"]])
+    parts = [table(rows, header=["validation loss per token", "start", "end"]), ""]
+    worst = summary["worst_domain"]
+    facts: list[list[object]] = [
+        ["worst domain", f"{worst['name']} ({worst['loss']:.3f})"],
+        ["image use", f"{summary['image_use']:.3f} nats a token (loss with shuffled minus with right pictures)"],
+    ]
+    if "digits_named" in summary:
+        chance = f"{summary['digits_by_chance']:.0%} with another picture's caption"
+        facts.append(["digits named right", f"{summary['digits_named']:.0%} ({chance})"])
+    phases = ", ".join(f"{name} {value:.1f}" for name, value in summary["seconds"].items() if name != "total")
+    facts += [
+        ["seconds", f"{summary['seconds']['total']:.1f} ({phases})"],
+        ["samples", f"{summary['samples_seen']:,} seen, {summary['samples_per_second']:.0f} a second in training"],
+        ["run folder", folder],
+    ]
+    return "\n".join([*parts, table(facts)])
+
+
+def compare_runs(summaries: Sequence[Mapping[str, Any]]) -> str:
+    """One row per run."""
+    rows = [
+        [
+            one["name"],
+            one["method"],
+            one["seed"],
+            one["samples_seen"],
+            one["val/loss"]["start"],
+            one["val/loss"]["end"],
+            f"{one['worst_domain']['name']} {one['worst_domain']['loss']:.3f}",
+            one["image_use"],
+            round(one["seconds"]["total"]),
+        ]
+        for one in summaries
+    ]
+    header = ["run", "method", "seed", "samples", "start", "end", "worst domain", "image use", "seconds"]
+    return table(rows, header)
