@@ -287,5 +287,4 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _examples(examples: Sequence[tuple[str, str]]) -> str:
-    width = max(len(line) for line, _ in examples)
-    return "examples:\n" + "\n".join(f"  {line.ljust(width)}   {what}" for line, what in examples)
+    return "examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples)

@@ -27,13 +27,13 @@ from fedcmp.config import Config, load_config, to_yaml
 from fedcmp.data.partition import manifest
 from fedcmp.federation.baselines import client_batches, fit, union_batches
 from fedcmp.federation.checkpoint import load_projector, save_projector
-from fedcmp.federation.evaluate import Evaluation, caption, evaluate
+from fedcmp.federation.evaluate import Evaluation, caption, evaluate, quality
 from fedcmp.federation.folder import RunFolder, claim, open_run
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import params_sha256
 from fedcmp.module import ProjectorAlignment, lr_factor
 from fedcmp.report.captions import Example, draw_captions
-from fedcmp.report.summary import quality, versions
+from fedcmp.report.summary import versions
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 from fedcmp.types import Params, Scalars

@@ -4,8 +4,8 @@
 
 The tower sees pictures only (scenes of the pool ``tower`` through four of the eight cameras) and learns which digit and
 colour each patch belongs to. The language model sees text only: captions that follow sixteen layout words, one place of
-a 4 x 4 grid each, mixed and disturbed in its own embedding space, so that a prefix can steer it. Neither meets the other;
-that is the projector's work. FACTS on why: a small frozen LLM that has only ever read captions ignores a prefix.
+a 4 x 4 grid each, mixed and disturbed in its own embedding space. Without them a small frozen LLM ignores what stands
+before a caption; with them a prefix can steer it. Neither model meets the other: that is the projector's work.
 """
 
 from __future__ import annotations

@@ -84,6 +84,6 @@ def subsample(samples: Sequence[Sample], per_domain: int, seed: int) -> list[Sam
 
 def manifest(split: Partition, samples: Sequence[Sample]) -> dict[str, Any]:
     """split.json: ``{"seed", "hash", "clients": {"0": [sample ids], ...}}``."""
-    clients = {str(k): [samples[position].id for position in client] for k, client in enumerate(split.clients)}
+    clients = {str(k): sorted(samples[position].id for position in client) for k, client in enumerate(split.clients)}
     digest = hashlib.sha256(json.dumps(clients, sort_keys=True).encode()).hexdigest()
     return {"seed": split.seed, "hash": digest, "clients": clients}

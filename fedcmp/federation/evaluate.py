@@ -89,6 +89,19 @@ def evaluate(
     return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
 
 
+def quality(start: Evaluation, end: Evaluation, shuffled: Evaluation, best: float, scores: Scalars) -> dict[str, Any]:
+    """The part of the summary that says how good the projector is; losses in nats per token."""
+    domain, loss = end.worst
+    return {
+        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
+        "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
+        "worst_domain": {"name": domain, "loss": loss},
+        "val/loss_shuffled": shuffled.loss,
+        "image_use": shuffled.loss - end.loss,
+        **scores,
+    }
+
+
 def other_pictures(domains: Sequence[str]) -> list[int]:
     """For each sample another one of its domain (itself where it is alone): half-way round the domain's list.
 

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from fedcmp.federation.evaluate import Evaluation
 from fedcmp.report.table import table
-from fedcmp.types import Scalars
 
 PACKAGES = ("torch", "lightning", "transformers", "numpy", "safetensors")
 
@@ -19,19 +17,6 @@ def versions() -> dict[str, str]:
     from fedcmp import __version__
 
     return {"fedcmp": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in PACKAGES}
-
-
-def quality(start: Evaluation, end: Evaluation, shuffled: Evaluation, best: float, scores: Scalars) -> dict[str, Any]:
-    """The part of the summary that says how good the projector is; losses in nats per token."""
-    domain, loss = end.worst
-    return {
-        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
-        "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
-        "worst_domain": {"name": domain, "loss": loss},
-        "val/loss_shuffled": shuffled.loss,
-        "image_use": shuffled.loss - end.loss,
-        **scores,
-    }
 
 
 def describe(summary: Mapping[str, Any], folder: str) -> str:

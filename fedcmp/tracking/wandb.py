@@ -35,6 +35,9 @@ class WandbTracker:
         import wandb
         from lightning.pytorch.loggers import WandbLogger
 
+        wandb.setup(
+            settings=wandb.Settings(silent=True, mode=config.mode)
+        )  # before the logger, whose options wandb comments on
         self.logger = WandbLogger(
             name=name,
             save_dir=str(folder),

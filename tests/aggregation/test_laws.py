@@ -1,0 +1,134 @@
+"""Laws that every rule of the table obeys."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Aggregated, Contribution
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+
+NAMES = sorted(PRESETS)
+SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
+
+
+def random_params(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: scale * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def contributions(round_: int, num: int = 4) -> list[Contribution]:
+    return [
+        Contribution(client, random_params(100 * round_ + client, 0.1), num_samples=10 + 7 * client)
+        for client in range(num)
+    ]
+
+
+def rounds(name: str, num: int, state=None, params=None, first: int = 0, order=lambda c: c) -> Aggregated:
+    aggregator = build_aggregator(AggregatorConfig(name))
+    params = random_params(1) if params is None else params
+    state = aggregator.init(params) if state is None else state
+    result = None
+    for index in range(first, first + num):
+        result = aggregator.aggregate(LocalCohort(order(contributions(index))), params, state)
+        params, state = result.params, result.state
+    assert result is not None
+    return result
+
+
+def flat(value, prefix: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(value, dict):
+        return {k: v for key, one in value.items() for k, v in flat(one, f"{prefix}/{key}").items()}
+    return {prefix: torch.as_tensor(value)}
+
+
+def assert_same_bits(one, two) -> None:
+    left, right = flat(one), flat(two)
+    assert left.keys() == right.keys()
+    for key in left:
+        assert torch.equal(left[key], right[key]), key
+
+
+def test_the_table_was_seen() -> None:
+    assert len(NAMES) >= 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_untouched(name: str) -> None:
+    aggregator = build_aggregator(AggregatorConfig(name))
+    params = random_params(1)
+    state = rounds(name, 1).state
+    clients = contributions(1)
+    before = copy.deepcopy((params, state, clients))
+    aggregator.aggregate(LocalCohort(clients), params, state)
+    assert_same_bits(before[0], params)
+    assert_same_bits(before[1], state)
+    for old, new in zip(before[2], clients, strict=True):
+        assert_same_bits(old.delta, new.delta)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_repeats_bit_by_bit_in_any_order_of_clients(name: str) -> None:
+    once, again = rounds(name, 3), rounds(name, 3)
+    turned = rounds(name, 3, order=lambda clients: clients[::-1])
+    for other in (again, turned):
+        assert_same_bits(once.params, other.params)
+        assert_same_bits(once.state, other.state)
+        assert once.metrics == other.metrics
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_state_goes_on_as_if_nothing_had_happened(name: str) -> None:
+    half = rounds(name, 2)
+    file = io.BytesIO()
+    torch.save({"params": half.params, "state": half.state}, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=True)
+    assert_same_bits(rounds(name, 4).params, rounds(name, 2, loaded["state"], loaded["params"], first=2).params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keys_shapes_and_types_are_kept(name: str) -> None:
+    params = rounds(name, 2).params
+    assert {key: tuple(value.shape) for key, value in params.items()} == SHAPES
+    assert all(value.dtype == torch.float32 and value.isfinite().all() for value in params.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clients_that_say_the_same_count_as_one(name: str) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
+    one = contributions(0)[0]
+    many = [one._replace(client_id=client, num_samples=3 + client) for client in range(5)]
+    alone = aggregator.aggregate(LocalCohort([one]), params, aggregator.init(params))
+    together = aggregator.aggregate(LocalCohort(many), params, aggregator.init(params))
+    for key in SHAPES:
+        torch.testing.assert_close(together.params[key], alone.params[key], rtol=1e-5, atol=1e-6)
+    assert together.metrics["aggregator/energy_kept"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_update_moves_nothing_at_first(name: str) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
+    still = [Contribution(0, {key: torch.zeros(shape) for key, shape in SHAPES.items()})]
+    assert_same_bits(aggregator.aggregate(LocalCohort(still), params, aggregator.init(params)).params, params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metrics_are_there_and_in_range(name: str) -> None:
+    metrics = rounds(name, 2).metrics
+    assert metrics["aggregator/delta_norm"] > 0
+    assert metrics["aggregator/step_norm"] > 0
+    assert 0 <= metrics["aggregator/energy_kept"] <= 1
+
+
+def test_fedavg_is_the_weighted_mean() -> None:
+    params, clients = random_params(1), contributions(0)
+    total = sum(one.num_samples for one in clients)
+    result = rounds("fedavg", 1).params
+    for key in SHAPES:
+        expected = params[key].double() + sum(one.delta[key].double() * one.num_samples / total for one in clients)
+        torch.testing.assert_close(result[key], expected.float(), rtol=1e-6, atol=1e-7)

@@ -1,0 +1,50 @@
+"""What many tests share. The models are the embedded ones: real transformers classes, small enough for a test."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm, load_tower
+
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)  # two contended threads are many times slower
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    before, threads = dict(os.environ), {thread for thread in threading.enumerate() if not thread.daemon}
+    yield
+    changed = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)}
+    changed -= {"PYTEST_CURRENT_TEST"}
+    if "wandb" not in request.node.name:  # wandb, torch and the Trainer keep notes there
+        changed = {key for key in changed if not key.startswith(("PL_", "KMP_", "TORCHINDUCTOR_"))}
+        assert not changed, f"the test changed the environment: {sorted(changed)}"
+    left = {thread for thread in threading.enumerate() if not thread.daemon} - threads
+    assert not left, f"the test left threads behind: {left}"
+
+
+@pytest.fixture(scope="session")
+def tower() -> VisionTower:
+    return load_tower(ModelConfig())
+
+
+@pytest.fixture(scope="session")
+def llm() -> LanguageModel:
+    return load_llm(ModelConfig())
+
+
+@pytest.fixture
+def shared() -> Path:
+    if not (SHARED / "pairs").is_dir():
+        pytest.skip(f"needs the real pairs and weights in {SHARED}")
+    return SHARED

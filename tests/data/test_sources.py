@@ -1,0 +1,122 @@
+"""Pictures in folders and zips, domains, and the digit scenes as a source."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import zipfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from fedcmp.data.config import DataConfig
+from fedcmp.data.sources import build_source, count_domains, pairs_source
+from fedcmp.errors import ConfigError, DataError
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def domain(root: Path, name: str, pictures: dict[str, bytes], packed: bool) -> None:
+    folder = root / name
+    folder.mkdir(parents=True)
+    if packed:
+        with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+            for file, content in pictures.items():
+                archive.writestr(file, content)
+    else:
+        (folder / "images").mkdir()
+        for file, content in pictures.items():
+            (folder / "images" / file).write_bytes(content)
+    for split in ("train", "val"):
+        rows = [
+            {
+                "id": f"{name}-{split}-{file}",
+                "image": f"{name}/{file}",
+                "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a {name}."}],
+            }
+            for file in pictures
+        ]
+        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    domain(tmp_path, "red", {"a.png": png("red"), "b.png": png("darkred")}, packed=True)
+    domain(tmp_path, "blue", {"a.png": png("blue")}, packed=False)
+    return tmp_path
+
+
+def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path) -> None:
+    source = pairs_source(root)
+    samples = source.samples("train")
+    assert count_domains(samples) == {"blue": 1, "red": 2}
+    colours = {sample.id: source.image(sample).getpixel((0, 0)) for sample in samples}
+    assert colours["red-train-a.png"] == (255, 0, 0)
+    assert colours["blue-train-a.png"] == (0, 0, 255)
+    assert source.digest(samples[0]) == source.digest(source.samples("val")[0])
+
+
+def test_domains_are_chosen_and_misspelt_ones_named(root: Path) -> None:
+    assert count_domains(pairs_source(root, ["red"]).samples("val")) == {"red": 2}
+    with pytest.raises(ConfigError, match=r'data\.domains: no domain .rde.*did you mean "red"'):
+        pairs_source(root, ["rde"])
+    with pytest.raises(DataError, match=r"data\.root: no folder"):
+        pairs_source(root / "nowhere")
+    with pytest.raises(DataError, match=r"holds a train\.jsonl"):
+        pairs_source(root / "blue" / "images")
+
+
+def test_a_missing_picture_is_named_or_skipped(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (root / "blue" / "images" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png is not in"):
+        pairs_source(root)
+    with caplog.at_level(logging.WARNING):
+        source = pairs_source(root, on_bad="skip")
+    assert source.num_skipped == 2
+    assert "left out 2 bad records" in caplog.text
+    assert count_domains(source.samples("train")) == {"red": 2}
+
+
+def test_an_unreadable_picture_is_named(root: Path) -> None:
+    (root / "blue" / "images" / "a.png").write_bytes(b"no picture")
+    source = pairs_source(root, ["blue"])
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded"):
+        source.image(source.samples("train")[0])
+
+
+def test_a_broken_zip_is_named(root: Path) -> None:
+    (root / "red" / "images.zip").write_bytes(b"PK no zip")
+    with pytest.raises(DataError, match=r"images\.zip cannot be read as a zip"):
+        pairs_source(root)
+
+
+def test_llavas_own_layout(root: Path) -> None:
+    config = DataConfig(
+        kind="file",
+        train=str(root / "red" / "train.jsonl"),
+        val=str(root / "red" / "val.jsonl"),
+        images=str(root / "red" / "images.zip"),
+    )
+    source = build_source(config)
+    assert source.image(source.samples("val")[1]).getpixel((0, 0)) == (139, 0, 0)
+    with pytest.raises(ConfigError, match=r"data\.images is needed for data\.kind=file"):
+        DataConfig(kind="file", train="a", val="b").validate()
+
+
+def test_scenes_are_a_source() -> None:
+    config = DataConfig(scenes_per_camera=3, val_scenes_per_camera=2, domains=["plain", "tilted"])
+    source = build_source(config, seed=4)
+    train, val = source.samples("train"), source.samples("val")
+    assert count_domains(train) == {"plain": 3, "tilted": 3}
+    assert len({sample.id for sample in [*train, *val]}) == 10
+    assert source.image(train[0]).size == (32, 32)
+    references = [sample.caption for sample in val]
+    assert source.score(references, val)["digits_named"] == 1.0
+    with pytest.raises(ConfigError, match=r'no camera .plane.; did you mean "plain"'):
+        build_source(DataConfig(domains=["plane"]))

@@ -1,0 +1,38 @@
+"""What may enter a round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.errors import AggregationError
+from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.gate import gate
+
+
+def update(client: int, value: float, loss: float = 1.0) -> Contribution:
+    return Contribution(client, {"w": torch.tensor([value, 0.0])}, scalars={"loss": loss})
+
+
+def test_the_unfit_are_left_out_with_a_reason() -> None:
+    updates = [
+        update(0, 1.0),
+        update(1, float("nan")),
+        update(2, 1.0, float("inf")),
+        update(3, 50.0),
+        update(4, float("inf")),
+    ]
+    gated = gate(updates, FederationConfig(max_update_norm=10.0))
+    assert [one.client_id for one in gated.accepted] == [0]
+    assert set(gated.rejected) == {1, 2, 3, 4}
+    assert "not finite" in gated.rejected[1]
+    assert "loss is inf" in gated.rejected[2]
+    assert "federation.max_update_norm=10" in gated.rejected[3]
+
+
+def test_too_few_ends_the_run_and_names_them() -> None:
+    with pytest.raises(
+        AggregationError, match=r"only 1 of 2 .*federation\.min_clients=2.*client 1: its update is not finite"
+    ):
+        gate([update(0, 1.0), update(1, float("nan"))], FederationConfig(min_clients=2))

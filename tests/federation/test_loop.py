@@ -1,0 +1,173 @@
+"""The round loop on a tiny federation: records, checkpoints, a poisoned client, and resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
+from fedcmp.federation.checkpoint import load_checkpoint, load_projector, save_checkpoint, save_projector
+from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.evaluate import EvalData, Evaluation, evaluate
+from fedcmp.federation.loop import Federation, run, start
+from fedcmp.federation.sampling import plan_run
+from fedcmp.federation.state import params_sha256
+from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.tracking.progress import Progress
+
+CLIENTS = [tuple(range(8)), tuple(range(8, 20)), tuple(range(20, 32))]
+PARAMS = init_params(96, 96, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.records: list[dict] = []
+
+    def log(self, record) -> None:
+        self.records.append(dict(record))
+
+    def close(self, summary, files=()) -> None: ...
+
+
+def fetch(positions) -> dict[str, torch.Tensor]:
+    rows = []
+    for position in positions:
+        generator = torch.Generator().manual_seed(position)
+        ids = torch.randint(5, 300, (1, 5), generator=generator)
+        rows.append((torch.randn(1, 4, 96, generator=generator), ids, ids.clone()))
+    return dict(zip(("features", "input_ids", "labels"), map(torch.cat, zip(*rows, strict=True)), strict=True))
+
+
+def poisoned(positions) -> dict[str, torch.Tensor]:
+    batch = fetch(positions)
+    batch["features"] = torch.stack(
+        [x * float("nan") if 8 <= p < 20 else x for p, x in zip(positions, batch["features"], strict=True)]
+    )
+    return batch
+
+
+def federation(llm: LanguageModel, folder: Path | None = None, rule: str = "fedadam", **changes) -> Federation:
+    config = FederationConfig(rounds=3, batch_size=2, slots=2)
+    whole = Federation(
+        module=ProjectorAlignment(None, llm, PARAMS),
+        aggregator=build_aggregator(AggregatorConfig(rule)),
+        plan=plan_run(CLIENTS, config, seed=0),
+        fetch=fetch,
+        eval_data=EvalData(fetch, ("a", "a", "b", "b", "b"), batch_size=2),
+        config=config,
+        optimizer=OptimizerConfig(),
+        tracker=Memory(),
+        progress=Progress(enabled=False),
+        checkpoints=folder,
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) -> None:
+    whole = federation(llm, tmp_path)
+    state = run(whole, start(whole, PARAMS))
+    records = whole.tracker.records
+    assert [record["round"] for record in records] == [0, 1, 2, 3]
+    assert [record["samples_seen"] for record in records] == [0, 12, 22, 32]
+    assert state.samples_seen == 32
+    keys = {"lr", "train/loss", "val/loss", "val/loss/a", "val/loss/b", "val/worst_domain", "bytes/up", "bytes/down"}
+    keys |= {f"client/{k}/{what}" for k in range(3) for what in ("loss", "samples", "steps", "weight", "accepted")}
+    keys |= {f"seconds/{phase}" for phase in ("train", "aggregate", "evaluate", "save")}
+    keys |= {"aggregator/delta_norm", "aggregator/step_norm", "aggregator/energy_kept"}
+    assert keys <= set(records[1])
+    assert sum(records[1][f"client/{k}/weight"] for k in range(3)) == pytest.approx(1.0)
+    assert records[1]["val/loss"] == pytest.approx((records[1]["val/loss/a"] + records[1]["val/loss/b"]) / 2)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["round-0002.pt", "round-0003.pt"]
+
+
+def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
+    results = []
+    for slots in (1, 3):
+        whole = federation(llm, rule="fedavg")
+        whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, slots=slots))
+        results.append(run(whole, start(whole, PARAMS)).params)
+    for name in PARAMS:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=2e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("rule", ["fedavgm", "fedyogi"])
+def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: str) -> None:
+    whole = federation(llm, rule=rule)
+    config = dataclasses.replace(whole.config, keep_local_state=True)
+    whole = dataclasses.replace(whole, config=config)
+    expected = run(whole, start(whole, PARAMS))
+    calls = iter([False, True])
+    stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
+    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
+    resumed = run(whole, load_checkpoint(tmp_path / "round-0002.pt"))
+    assert params_sha256(resumed.params) == params_sha256(expected.params)
+
+
+def test_a_poisoned_client_is_named_and_left_out(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
+    whole = federation(llm, fetch=poisoned)
+    with caplog.at_level(logging.WARNING):
+        state = run(whole, start(whole, PARAMS))
+    assert all(value.isfinite().all() for value in state.params.values())
+    assert "round 1: client 1 was left out" in caplog.text
+    assert whole.tracker.records[1]["client/1/accepted"] is False
+    assert whole.tracker.records[1]["client/1/weight"] == 0.0
+    strict = dataclasses.replace(whole, config=dataclasses.replace(whole.config, min_clients=3))
+    with pytest.raises(AggregationError, match=r"only 2 of 3 .*client 1"):
+        run(strict, start(strict, PARAMS))
+
+
+def test_evaluation_by_hand_and_with_other_pictures(llm: LanguageModel) -> None:
+    module = ProjectorAlignment(None, llm, PARAMS)
+
+    data = EvalData(fetch, ("a", "b", "a", "b", "a"), batch_size=2)
+    scores = evaluate(module, PARAMS, data)
+    with torch.inference_mode():
+        losses = [float(module.nll(fetch([p]), PARAMS)[0]) / 5 for p in range(5)]
+    assert scores.by_domain["a"] == pytest.approx(sum(losses[0::2]) / 3, rel=1e-5)
+    assert scores.loss == pytest.approx((scores.by_domain["a"] + scores.by_domain["b"]) / 2)
+    assert Evaluation.from_record(scores.scalars()) == scores
+    swapped = evaluate(module, PARAMS, data, shuffle_pictures=True)
+    assert swapped.loss != scores.loss
+
+
+def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path / "round-0001.pt")
+    (tmp_path / "bad.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+        load_checkpoint(tmp_path / "bad.pt")
+    with pytest.raises(CheckpointError, match="cannot read the projector"):
+        load_projector(tmp_path / "none.safetensors")
+
+
+def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = federation(llm)
+    state = start(whole, PARAMS)
+    path = save_checkpoint(tmp_path, state)
+    before = path.read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunFolderError, match="No space left on device; is there disk space"):
+        save_checkpoint(tmp_path, state)
+    assert path.read_bytes() == before
+    monkeypatch.setattr("fedcmp.federation.checkpoint.save_file", full)
+    with pytest.raises(RunFolderError, match="cannot write"):
+        save_projector(tmp_path / "projector.safetensors", PARAMS)
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_projector_file_has_its_names_and_bits(tmp_path: Path) -> None:
+    save_projector(tmp_path / "p.safetensors", PARAMS)
+    loaded = load_projector(tmp_path / "p.safetensors")
+    assert sorted(loaded) == ["linear_1.bias", "linear_1.weight", "linear_2.bias", "linear_2.weight"]
+    assert params_sha256(loaded) == params_sha256(PARAMS)

@@ -1,0 +1,97 @@
+"""The command line: manual pages, exit codes, and a run from words to a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedcmp.cli import COMMANDS, main
+
+SMALL = [
+    "data.scenes_per_camera=8",
+    "data.val_scenes_per_camera=2",
+    "federation.rounds=2",
+    "federation.batch_size=4",
+    "evaluation.captions=4",
+    "evaluation.examples=1",
+    "wandb.mode=disabled",
+]
+
+
+def test_help_reads_like_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert name in text
+        assert command.summary in text
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_each_command_has_a_page_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"])
+    assert stopped.value.code == 0
+    page = capsys.readouterr().out
+    assert "examples:" in page
+    assert all(line.startswith(f"fedcmp {name}") and line in page for line, _ in COMMANDS[name].examples)
+    assert max(map(len, page.splitlines())) <= 120
+
+
+def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *SMALL, f"run.dir={folder}", "aggregator=fedavgm"]) == 0
+    out = capsys.readouterr().out
+    for word in ("validation loss per token", "worst domain", "pictures shuffled", "digits named right", "seconds"):
+        assert word in out
+    assert str(folder) in out
+    assert main(["evaluate", str(folder)]) == 0
+    assert "image use" in capsys.readouterr().out
+    assert main(["table", str(folder)]) == 0
+    assert "fedavgm" in capsys.readouterr().out
+
+
+def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = ["centralized.batch_sizes=[8]", "centralized.lrs=[1e-2,1e-3]"]
+    assert main(["centralized", *SMALL, "--tune", *grid, f"run.dir={tmp_path / 'c'}"]) == 0
+    assert "learning rate" in capsys.readouterr().out
+    assert main(["local", *SMALL, f"run.dir={tmp_path / 'l'}"]) == 0
+    assert "loss on them" in capsys.readouterr().out
+
+
+def test_bad_input_says_so_and_exits_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "federation.roundz=3"]) == 2
+    assert 'fedcmp: error: override federation.roundz=3: unknown key `federation.roundz`; did you mean "rounds"' in (
+        capsys.readouterr().err
+    )
+    assert main(["train", "a.yaml", "b.yaml"]) == 2
+    assert main(["train", "nowhere.yaml"]) == 2
+    assert main(["evaluate", str(tmp_path / "none")]) == 1
+    assert main(["evaluate", "run.seed=1"]) == 2
+    assert main(["table", str(tmp_path)]) == 1
+    (tmp_path / "summary.json").write_text(json.dumps({"exit": "failed", "error": "a reason"}))
+    assert main(["table", str(tmp_path)]) == 1
+    assert "a reason" in capsys.readouterr().err
+
+
+def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
+    assert main(["validate", str(tmp_path)]) == 0
+    assert "1 configs, 0 wrong" in capsys.readouterr().out
+    (tmp_path / "bad.yaml").write_text("federation: {rounds: 0}\n")
+    assert main(["validate", str(tmp_path)]) == 2
+    assert "2 configs, 1 wrong" in capsys.readouterr().out
+    assert main(["validate", str(tmp_path / "none")]) == 2
+    (tmp_path / "empty").mkdir()
+    assert main(["validate", str(tmp_path / "empty")]) == 2
+
+
+def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_path, _overrides):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedcmp.config.load_config", interrupted)
+    assert main(["train"]) == 130

@@ -1,0 +1,112 @@
+"""One config: files, overrides, and errors that name key, place and the nearest valid choice."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fedcmp.config import Config, load_config, to_yaml
+from fedcmp.errors import ConfigError
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+
+
+def test_every_shipped_config_is_found() -> None:
+    assert [str(path.relative_to(CONFIGS)) for path in FILES] == ["demo/scenes.yaml", "scenarios/domain.yaml"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid(path: Path) -> None:
+    assert isinstance(load_config(path), Config)
+
+
+def test_the_demo_file_is_the_default() -> None:
+    assert load_config(CONFIGS / "demo" / "scenes.yaml") == load_config()
+
+
+def test_a_resolved_config_is_a_config(tmp_path: Path) -> None:
+    config = load_config(None, ["aggregator=fedadam", "aggregator.server.lr=0.5", "optimizer.lr=1e-3", "run.seed=3"])
+    assert (config.aggregator.name, config.aggregator.server) == ("fedadam", {"lr": 0.5})
+    assert config.optimizer.lr == 1e-3
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(config))
+    assert load_config(path) == config
+
+
+def test_files_then_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("aggregator: diloco\nfederation: {rounds: 5, batch_size: 4}\noptimizer: {lr: 5e-3}\n")
+    config = load_config(path, ["federation.rounds=7", "data.domains=[plain,faint]"])
+    assert (config.federation.rounds, config.federation.batch_size) == (7, 4)
+    assert config.optimizer.lr == 5e-3
+    assert config.aggregator.name == "diloco"
+    assert config.data.domains == ["plain", "faint"]
+
+
+def test_environment_variables_fill_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDCMP_DATA", "/somewhere")
+    assert load_config(CONFIGS / "scenarios" / "domain.yaml").data.root == "/somewhere/pairs"
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["federation.round=3"], r'override federation\.round=3: unknown key `federation\.round`; did you mean "rounds"'),
+    (["federaton.rounds=3"], r'unknown key `federaton`; did you mean "federation"'),
+    (["federation=3"], r"`federation` holds keys of its own, got 3"),
+    (["federation.rounds=many"], r"federation\.rounds.*many"),
+    (["federation.rounds=0"], r"federation\.rounds must be at least 1, got 0"),
+    (["federation.clients_per_round=2", "federation.min_clients=3"], r"federation\.min_clients is 3"),
+    (["aggregator=fedavgM"], r'aggregator\.name: unknown rule .fedavgM.; did you mean "fedavgm"'),
+    (["aggregator.server.beta=0.5"], r"aggregator\.server\.beta: unknown option of sgd"),
+    (["data.kind=scene"], r'data\.kind: unknown kind .scene.; did you mean "scenes"'),
+    (["data.kind=pairs"], r"data\.root is needed for data\.kind=pairs"),
+    (["data.on_bad_record=ignore"], r"data\.on_bad_record must be"),
+    (["run.device=gpu"], r"run\.device: unknown device"),
+    (["run.name=a/b"], r"run\.name must be a plain folder name"),
+    (["model.end=eof"], r"model\.end must be"),
+    (["wandb.mode=offlin"], r'wandb\.mode.*did you mean "offline"'),
+    (["evaluation.batch_size=0"], r"evaluation\.batch_size must be at least 1"),
+    (["centralized.lrs=[]"], r"centralized\.lrs must hold"),
+    (["rounds"], r"'rounds' is no override; expected key=value"),
+    (["run.seed=[1"], r"cannot be read as YAML"),
+])  # fmt: skip
+def test_bad_overrides_are_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(None, overrides)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(ConfigError, match=r"no config file .*mine\.yaml"):
+        load_config(path)
+    for content, message in (
+        ("a: [", r"mine\.yaml cannot be read as YAML"),
+        ("- 1", r"mine\.yaml: expected keys and values, got list"),
+        ("optimizer: {lrr: 1}", r'mine\.yaml: unknown key `optimizer\.lrr`; did you mean "lr"'),
+        ("optimizer: {lr: fast}", r"mine\.yaml: optimizer\.lr"),
+        ("optimizer: {lr: -1}", r"optimizer\.lr must be positive, got -1.*mine\.yaml"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ConfigError, match=message):
+            load_config(path)
+    path.write_text("")
+    assert load_config(path) == Config()
+
+
+def test_every_field_says_what_it_is() -> None:
+    """A string stands below each field: it is the manual."""
+    import ast
+    import inspect
+
+    def check(kind: type) -> int:
+        (tree,) = ast.parse(inspect.getsource(kind)).body
+        assert isinstance(tree, ast.ClassDef)
+        for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
+            if isinstance(node, ast.AnnAssign):
+                assert isinstance(after, ast.Expr), f"{kind.__name__}.{ast.unparse(node.target)} says nothing"
+        return len(dataclasses.fields(kind))
+
+    parts = [type(getattr(Config(), one.name)) for one in dataclasses.fields(Config)]
+    assert sum(check(part) for part in [*parts, type(Config().model.projector)]) > 40

@@ -1,0 +1,212 @@
+"""Whole runs on a few scenes: the run folder to the letter, the baselines, and bad input before any model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import fedcmp.build
+from fedcmp.config import Config, load_config
+from fedcmp.errors import ConfigError, DataError, RunFolderError
+from fedcmp.experiment import evaluate_run, train, train_centralized, train_local
+from fedcmp.federation.checkpoint import load_projector, save_projector
+from fedcmp.federation.state import params_sha256
+
+SMALL = [
+    "data.scenes_per_camera=8",
+    "data.val_scenes_per_camera=2",
+    "federation.rounds=2",
+    "federation.batch_size=4",
+    "evaluation.captions=4",
+    "evaluation.examples=2",
+    "evaluation.max_tokens=12",
+    "wandb.mode=disabled",
+]
+FILES = {
+    "config.yaml",
+    "split.json",
+    "metrics.jsonl",
+    "summary.json",
+    "projector.safetensors",
+    "captions.png",
+    "checkpoints",
+}
+SUMMARY = {
+    "name",
+    "method",
+    "seed",
+    "rounds",
+    "val/loss",
+    "worst_domain",
+    "image_use",
+    "samples_seen",
+    "seconds",
+    "samples_per_second",
+    "projector_sha256",
+    "versions",
+    "device",
+    "exit",
+}
+
+
+def small(folder: Path | None, *more: str) -> Config:
+    return load_config(None, [*SMALL, *([f"run.dir={folder}"] if folder else []), *more])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    train(small(folder))
+    return folder
+
+
+def test_the_run_folder_is_as_promised(finished: Path) -> None:
+    assert {path.name for path in finished.iterdir()} == FILES
+    summary = json.loads((finished / "summary.json").read_text())
+    assert set(summary) >= SUMMARY
+    assert (summary["name"], summary["method"], summary["exit"]) == ("a run", "fedavg", "finished")
+    assert summary["samples_seen"] == 64
+    assert summary["val/loss"]["best"] <= summary["val/loss"]["start"]
+    assert summary["image_use"] == pytest.approx(summary["val/loss_shuffled"] - summary["val/loss"]["end"])
+    assert summary["projector_sha256"] == params_sha256(load_projector(finished / "projector.safetensors"))
+    assert summary["seconds"]["total"] >= summary["seconds"]["train"]
+    split = json.loads((finished / "split.json").read_text())
+    assert set(split) == {"seed", "hash", "clients"}
+    assert [len(ids) for ids in split["clients"].values()] == [8] * 8
+    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == [0, 1, 2]
+    assert lines[-1]["val/loss"] == pytest.approx(summary["val/loss"]["end"])
+    with Image.open(finished / "captions.png") as picture:
+        assert picture.size[0] > 400
+
+
+def test_the_saved_config_repeats_the_run_bit_by_bit(finished: Path, tmp_path: Path) -> None:
+    config = load_config(finished / "config.yaml", [f"run.dir={tmp_path / 'again'}"])
+    again = train(config)
+    assert again["projector_sha256"] == json.loads((finished / "summary.json").read_text())["projector_sha256"]
+
+
+def test_evaluate_finds_what_the_run_found(finished: Path) -> None:
+    result = evaluate_run(finished)
+    summary = json.loads((finished / "summary.json").read_text())
+    assert result["val/loss"] == pytest.approx(summary["val/loss"]["end"], rel=1e-5)
+    assert result["image_use"] == pytest.approx(summary["image_use"], rel=1e-4)
+    assert json.loads((finished / "evaluation.json").read_text())["projector_sha256"] == summary["projector_sha256"]
+    (finished / "evaluation.json").unlink()
+
+
+def test_a_run_can_start_from_another_ones_projector(finished: Path, tmp_path: Path) -> None:
+    start = finished / "projector.safetensors"
+    summary = train(small(tmp_path / "more", f"model.projector.init='{start}'"))
+    before = json.loads((finished / "summary.json").read_text())
+    assert summary["val/loss"]["start"] == pytest.approx(before["val/loss"]["end"], rel=1e-5)
+
+
+def test_centralized_sees_the_same_samples(tmp_path: Path) -> None:
+    config = small(tmp_path / "c", "centralized.batch_sizes=[4,8]", "centralized.lrs=[1e-3,1e-2]")
+    summary = train_centralized(config, tune=True)
+    assert summary["samples_seen"] == 64
+    assert len(summary["tuning"]) == 4
+    best = min(summary["tuning"], key=lambda cell: cell["val/loss"])
+    assert summary["chosen"] == {"batch_size": best["batch_size"], "lr": best["lr"]}
+    assert summary["val/loss"]["end"] == pytest.approx(best["val/loss"], rel=1e-5)
+    assert len(list((tmp_path / "c" / "checkpoints").glob("*.ckpt"))) == 4
+    assert {path.name for path in (tmp_path / "c").iterdir()} == FILES
+    saved = torch.load(next((tmp_path / "c" / "checkpoints").glob("*.ckpt")), weights_only=True)
+    assert all(key.startswith("projector.") for key in saved["state_dict"])
+
+
+def test_local_trains_each_client_alone(tmp_path: Path) -> None:
+    summary = train_local(small(tmp_path / "l"))
+    assert set(summary["clients"]) == {str(client) for client in range(8)}
+    assert summary["val/loss"]["end"] == pytest.approx(sum(one["all"] for one in summary["clients"].values()) / 8)
+    hashes = {params_sha256(load_projector(path)) for path in (tmp_path / "l" / "clients").rglob("*.safetensors")}
+    assert len(hashes) == 8
+
+
+def test_runs_without_a_name_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folders = [train(small(None, "federation.rounds=1", "data.scenes_per_camera=4"))["folder"] for _ in range(2)]
+    assert folders == ["runs/run-fedavg-1", "runs/run-fedavg-2"]
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    def loaded(*_args: object) -> None:
+        raise AssertionError("a model was loaded before the input was checked")
+
+    monkeypatch.setattr(fedcmp.build, "load_tower", loaded)
+    monkeypatch.setattr(fedcmp.build, "load_llm", loaded)
+
+
+@pytest.mark.usefixtures("no_models")
+def test_bad_input_ends_before_a_model_is_loaded(tmp_path: Path, finished: Path) -> None:
+    def fails(error: type[Exception], message: str, *overrides: str, folder: Path = tmp_path / "new") -> None:
+        with pytest.raises(error, match=message):
+            train(small(folder, *overrides))
+        assert not (tmp_path / "new").exists(), "a failed start leaves no folder behind"
+
+    fails(
+        DataError,
+        r"client 0 has 8 samples, fewer than one batch \(federation\.batch_size=16\)",
+        "federation.batch_size=16",
+    )
+    fails(RunFolderError, "exists and is not empty", folder=finished)
+    fails(ConfigError, r"model\.tower: no folder /no/tower", "model.tower=/no/tower")
+    fails(ConfigError, r"model\.llm: no folder", "model.llm=./nowhere")
+    fails(ConfigError, r"model\.projector\.init: cannot read", "model.projector.init=none.safetensors")
+    fails(ConfigError, r"data\.domains: no camera", "data.domains=[plane]")
+    wide = {"linear.weight": torch.zeros(96, 50), "linear.bias": torch.zeros(96)}
+    save_projector(tmp_path / "wide.safetensors", wide)
+    init = f"model.projector.init={tmp_path / 'wide.safetensors'}"
+    fails(
+        ConfigError,
+        "model.tower: demo has width 96, but the projector .* has width 50",
+        init,
+        "model.projector.kind=linear",
+    )
+    fails(ConfigError, r"model\.projector\.kind=mlp2x_gelu needs linear_1\.bias", init)
+
+
+@pytest.mark.usefixtures("no_models")
+def test_no_place_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFolderError, match=r"is no folder|is a file"):
+        train(small(tmp_path / "file" / "run"))
+    with pytest.raises(RunFolderError, match="is a file"):
+        train(small(tmp_path / "file"))
+
+    def denied(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", denied)
+        with pytest.raises(RunFolderError, match=r"no permission .* set run\.dir"):
+            train(small(tmp_path / "run"))
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 2**20}))
+        with pytest.raises(RunFolderError, match="only 1 MiB are free"):
+            train(small(tmp_path / "run"))
+
+
+def test_a_failure_in_mid_run_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: object, **_kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunFolderError, match=r"round-0001\.pt.*No space left"):
+        train(small(tmp_path / "run"))
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["exit"] == "failed"
+    assert "No space left" in summary["error"]
+
+
+def test_evaluate_wants_a_finished_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="no run folder"):
+        evaluate_run(tmp_path / "none")
+    with pytest.raises(RunFolderError, match=r"is no finished run: it has no config\.yaml"):
+        evaluate_run(tmp_path)

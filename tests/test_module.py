@@ -1,0 +1,111 @@
+"""ProjectorAlignment under lightning.Trainer, unchanged; its checkpoints hold the projector only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fedcmp.errors import ConfigError
+from fedcmp.federation.baselines import fit
+from fedcmp.models.backbones import LanguageModel, VisionTower
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+
+
+@pytest.fixture
+def params(tower: VisionTower, llm: LanguageModel) -> dict[str, torch.Tensor]:
+    return init_params(tower.width, llm.width, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))
+
+
+def fetch(positions) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(sum(positions))
+    ids = torch.randint(5, 300, (len(positions), 6), generator=generator)
+    return {
+        "features": torch.randn(len(positions), 4, 96, generator=generator),
+        "input_ids": ids,
+        "labels": ids.clone(),
+    }
+
+
+def test_the_trainer_trains_the_projector_and_nothing_else(
+    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path
+) -> None:
+    module = ProjectorAlignment(tower, llm, params, OptimizerConfig(lr=1e-2), total_steps=6)
+    frozen = {name: value.clone() for name, value in llm.model.state_dict().items()}
+    points = []
+    batches = [[i, i + 1, i + 2] for i in range(6)]
+    path = tmp_path / "last.ckpt"
+    trained = fit(
+        module,
+        batches,
+        fetch,
+        points=3,
+        on_point=lambda steps, _, loss: points.append((steps, loss)),
+        root=str(tmp_path),
+        checkpoint=str(path),
+    )
+    assert [steps for steps, _ in points] == [2, 4, 6]
+    assert all(not torch.equal(trained[name], params[name]) for name in params)
+    assert all(torch.equal(value, frozen[name]) for name, value in llm.model.state_dict().items())
+    assert not any(one.training for one in llm.model.modules())
+    saved = torch.load(path, weights_only=True)
+    assert set(saved["state_dict"]) == {f"projector.{name}" for name in params}
+    fresh = ProjectorAlignment(tower, llm, params)
+    fresh.load_state_dict(saved["state_dict"])
+    assert all(torch.equal(value, trained[name]) for name, value in fresh.projector.params().items())
+
+
+def test_the_trainer_equals_a_loop_by_hand(tower: VisionTower, llm: LanguageModel, params, tmp_path: Path) -> None:
+    config = OptimizerConfig(lr=3e-3, clip_norm=0.5, warmup=0.2)
+    batches = [[i, i + 1] for i in range(5)]
+    trained = fit(ProjectorAlignment(tower, llm, params, config, 5), batches, fetch, root=str(tmp_path))
+    module = ProjectorAlignment(tower, llm, params, config)
+    optimizer = torch.optim.AdamW(module.projector.parameters(), weight_decay=0.0)
+    for step, positions in enumerate(batches):
+        nll, tokens = module.nll(fetch(positions))
+        (nll.sum() / tokens.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(module.projector.parameters(), 0.5)
+        optimizer.param_groups[0]["lr"] = 3e-3 * lr_factor((step + 0.5) / 5, config)
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, value in module.projector.params().items():
+        torch.testing.assert_close(trained[name], value.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_pixels_and_their_features_give_the_same_loss(tower: VisionTower, llm: LanguageModel, params) -> None:
+    module = ProjectorAlignment(tower, llm, params)
+    batch = fetch([1, 2])
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        cached = {**batch, "features": tower.encode(pixels)}
+    seen = {"pixels": pixels, "input_ids": batch["input_ids"], "labels": batch["labels"]}
+    torch.testing.assert_close(module.nll(seen)[0], module.nll(cached)[0])
+    with pytest.raises(ValueError, match="without a tower"):
+        ProjectorAlignment(None, llm, params).nll(seen)
+
+
+def test_the_schedule_rises_and_falls_once() -> None:
+    config = OptimizerConfig(warmup=0.1)
+    rates = [lr_factor(step / 100, config) for step in range(101)]
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[0] == 0.0
+    assert rates[-1] == pytest.approx(0.0)
+    top = rates.index(max(rates))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert lr_factor(0.7, OptimizerConfig(schedule="linear", warmup=0.0)) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"name": "adam"}, r'optimizer\.name.*did you mean "adamw"'),
+    ({"schedule": "cosin"}, r'optimizer\.schedule.*did you mean "cosine"'),
+    ({"lr": 0.0}, r"optimizer\.lr must be positive, got 0.0"),
+    ({"betas": [0.9, 1.0]}, r"optimizer\.betas must be two numbers"),
+    ({"warmup": 1.0}, r"optimizer\.warmup must be in \[0, 1\), got 1.0"),
+    ({"clip_norm": -1.0}, r"optimizer\.clip_norm must be >= 0"),
+])  # fmt: skip
+def test_bad_settings_name_the_key(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OptimizerConfig(**changes).validate()
