@@ -13,6 +13,9 @@ Params = dict[str, torch.Tensor]
 Scalars = dict[str, float]
 """Named numbers of one client or one round."""
 
+Metrics = dict[str, float | list[float]]
+"""What a round reports: numbers, and lists of numbers where one would hide the spread."""
+
 Batch = dict[str, torch.Tensor]
 """``features [B, T, d]`` or ``pixels [B, 3, H, W]``, and ``input_ids [B, L]``, ``labels [B, L]`` (-100: no loss)."""
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
-from fedcmp.types import Params
+from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.types import Metrics, Params
+
+CHUNK = 2**22
+"""Entries of one client that are gathered at a time."""
 
 
 def squared_norm(params: Params) -> float:
@@ -46,7 +52,10 @@ def pairwise_cosines(deltas: Params) -> torch.Tensor:
     [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
     """
     rows = [value.double().flatten(start_dim=1) for value in deltas.values()]
-    products = torch.stack([row @ row.T for row in rows]).sum(dim=0)
+    return _cosines(torch.stack([row @ row.T for row in rows]).sum(dim=0))
+
+
+def _cosines(products: torch.Tensor) -> torch.Tensor:
     norms = products.diagonal().sqrt()
     scale = norms[:, None] * norms[None, :]
     cosines = torch.where(scale > 0, products / scale.where(scale > 0, torch.ones_like(scale)), 0.0).clamp(-1.0, 1.0)
@@ -75,3 +84,66 @@ def step_cosine(previous: Params, current: Params) -> float:
     product = sum(float((previous[name].double() * value.double()).sum()) for name, value in current.items())
     scale = (squared_norm(previous) * squared_norm(current)) ** 0.5
     return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
+
+
+def effective_clients(weights: torch.Tensor) -> float:
+    """``K_eff = 1 / sum_k p_k^2``: as many equal clients would weigh alike; between 1 and K.
+
+    >>> effective_clients(torch.tensor([0.5, 0.5, 0.0]))
+    2.0
+    """
+    return 1.0 / float(weights.double().square().sum())
+
+
+def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
+    """Cosines between the deltas of every two clients, gathered in pieces: K x CHUNK numbers at a time, never K deltas.
+
+    Args:
+        cohort: the clients of a round.
+        params: the parameters that the deltas belong to.
+        most: measured are up to this many clients, evenly spread over the ids; below 2: none.
+
+    Returns:
+        At the server ``aggregator/cosine`` (mean over pairs), ``aggregator/cosine_min`` and ``aggregator/cosines`` (the
+        pairs i < j, row by row); empty where there is no pair.
+    """
+    count = min(most, len(cohort.clients))
+    if count < 2:
+        return {}
+    chosen = [cohort.clients[place * len(cohort.clients) // count] for place in range(count)]
+    products: torch.Tensor | float = 0.0
+    for name, value in params.items():
+        for begin in range(0, value.numel(), CHUNK):
+            rows = cohort.gather(partial(_piece, name, begin), chosen)
+            products = cohort.on_server(_add_products, products, rows)
+    return cohort.on_server(_pairs, products)
+
+
+def _piece(name: str, begin: int, contribution: Contribution) -> Params:
+    return {"piece": contribution.delta[name].flatten()[begin : begin + CHUNK]}
+
+
+def _add_products(products: torch.Tensor | float, rows: Params) -> torch.Tensor:
+    piece = rows["piece"].double()
+    return products + piece @ piece.T
+
+
+def _pairs(products: torch.Tensor) -> Metrics:
+    cosines = _cosines(products)
+    pairs = cosines[tuple(torch.triu_indices(len(cosines), len(cosines), offset=1))]
+    return {
+        "aggregator/cosine": mean_cosine(cosines),
+        "aggregator/cosine_min": float(pairs.min()),
+        "aggregator/cosines": [round(value, 4) for value in pairs.tolist()],
+    }
+
+
+def histogram(values: torch.Tensor, bins: int = 10) -> list[float]:
+    """The share of ``values`` in each of ``bins`` equal parts of [0, 1]; values outside count for the nearest part.
+
+    >>> histogram(torch.tensor([0.0, 0.1, 0.9, 1.0]), bins=2)
+    [0.5, 0.5]
+    """
+    places = (values.double().clamp(0, 1) * bins).long().clamp(max=bins - 1)
+    counts = torch.bincount(places, minlength=bins).double() / max(1, values.numel())
+    return [round(value, 4) for value in counts.tolist()]

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.base import WEIGHTINGS, Contribution
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -19,39 +19,46 @@ class LocalCohort:
 
     Args:
         contributions: one per client, in any order.
-        weights: p_k in the order of ``contributions``; None: shares of the samples used.
+        weighting: what the weights p_k count: a key of ``WEIGHTINGS``.
+        population: clients of the whole federation; None: those that are here.
 
     Raises:
-        AggregationError: no client, a client twice, or weights that do not sum to something positive.
+        AggregationError: no client, a client twice, or weights that are all 0.
     """
 
-    def __init__(self, contributions: Sequence[Contribution], weights: torch.Tensor | None = None) -> None:
+    def __init__(
+        self, contributions: Sequence[Contribution], weighting: str = "samples", population: int | None = None
+    ) -> None:
         if not contributions:
             raise AggregationError("a cohort needs at least one client")
-        order = sorted(range(len(contributions)), key=lambda place: contributions[place].client_id)
-        self._contributions = [contributions[place] for place in order]
+        self._contributions = sorted(contributions, key=lambda one: one.client_id)
         self.clients = tuple(one.client_id for one in self._contributions)
+        self.population = len(self.clients) if population is None else population
         if len(set(self.clients)) < len(self.clients):
             raise AggregationError(f"a client sent two updates in one round: {self.clients}")
-        raw = torch.tensor([float(one.num_samples) for one in self._contributions], dtype=torch.float64)
-        if weights is not None:
-            raw = weights.double()[order]
+        raw = torch.tensor([WEIGHTINGS[weighting](one) for one in self._contributions], dtype=torch.float64)
         if not (raw.sum() > 0 and (raw >= 0).all()):
             raise AggregationError(f"the weights of the clients must be 0 or more and not all 0, got {raw.tolist()}")
-        self.weights = (raw / raw.sum()).float()
+        self.weights = raw / raw.sum()
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """Adds in the order of the client ids, in float64."""
         total = {name: value.double() for name, value in fn(self._contributions[0]).items()}
         for one in self._contributions[1:]:
-            total = {name: total[name] + value for name, value in fn(one).items()}
-        return {name: value.float() for name, value in total.items()}
+            for name, value in fn(one).items():
+                total[name] = total[name] + value
+        return total
 
-    def gather(self, fn: Callable[[Contribution], Params]) -> Params:
-        """Stacks ``[K, ...]`` in the order of the client ids."""
-        parts = [fn(one) for one in self._contributions]
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        """Stacks ``[K, ...]`` in the order of ``clients``."""
+        by_id = dict(zip(self.clients, self._contributions, strict=True))
+        parts = [fn(by_id[client]) for client in (self.clients if clients is None else clients)]
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
         """Calls ``fn``; there is one process."""
         return fn(*args)
+
+    def share(self, value: T) -> T:
+        """The value; there is one process."""
+        return value

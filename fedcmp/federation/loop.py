@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from fedcmp.aggregation.base import Aggregator, Contribution
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.base import Contribution
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.client import Fetch, train_wave
@@ -86,7 +87,7 @@ def run_round(
     for client, reason in gated.rejected.items():
         log.warning("round %d: client %d was left out: %s", plan.round + 1, client, reason)
     t1 = time.perf_counter()
-    cohort = LocalCohort(gated.accepted)
+    cohort = LocalCohort(gated.accepted, federation.aggregator.weighting, federation.plan.num_clients)
     aggregated = federation.aggregator.aggregate(cohort, state.params, state.aggregator)
     t2 = time.perf_counter()
     seen = plan.samples_before + plan.num_samples

@@ -44,6 +44,8 @@ class RunPlan(NamedTuple):
 
     rounds: tuple[RoundPlan, ...]
     num_samples: int
+    num_clients: int
+    """Clients of the federation, in any round or in none."""
 
 
 def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: int) -> RunPlan:
@@ -93,7 +95,7 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
             )
         rounds.append(RoundPlan(index, tuple(tasks), samples))
         samples += rounds[-1].num_samples
-    return RunPlan(tuple(rounds), samples)
+    return RunPlan(tuple(rounds), samples, num_clients)
 
 
 def _order(indices: Sequence[int], client: int, passes: int, seed: int) -> list[int]:

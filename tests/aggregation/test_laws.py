@@ -8,8 +8,9 @@ import io
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Aggregated, Contribution
+from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.cohort import LocalCohort
 
 NAMES = sorted(PRESETS)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fedcmp.aggregation.presets import SERVERS
+from fedcmp.aggregation.rules import Update
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]
 START = [1.0, -2.0, 0.5]
@@ -35,7 +36,7 @@ def run(server) -> torch.Tensor:
     params = {"w": torch.tensor(START)}
     state = server.init(params)
     for deltas in DELTAS:
-        params, state, _ = server.step(params, {"w": torch.tensor(deltas)}, state)
+        params, state, _ = server.step(params, Update({"w": torch.tensor(deltas)}), state)
     return params["w"]
 
 

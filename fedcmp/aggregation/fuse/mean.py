@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcmp.aggregation.base import ENERGY_KEPT, Cohort, Fused, State, mean_square, weighted_sum
-from fedcmp.aggregation.diagnostics import energy_kept
+from fedcmp.aggregation.base import Cohort, single, weighted_sum
+from fedcmp.aggregation.rules import Fused, State
 from fedcmp.types import Params
 
 
@@ -21,12 +21,13 @@ class Mean:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = True
+    least_clients: ClassVar[int] = 1
 
     def init(self, params: Params) -> State:
         """The mean has no memory."""
         return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean, and how much energy it kept."""
+        """The mean."""
         delta = weighted_sum(cohort, lambda contribution: contribution.delta)
-        return Fused(delta, {}, {ENERGY_KEPT: energy_kept(delta, mean_square(cohort))})
+        return cohort.on_server(lambda: Fused(single(delta), delta, {}, {}))

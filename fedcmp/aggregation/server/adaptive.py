@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import State, Stepped
+from fedcmp.aggregation.rules import State, Stepped
 from fedcmp.types import Params
 
 

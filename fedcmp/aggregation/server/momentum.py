@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fedcmp.aggregation.base import State, Stepped
 from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
 
 
@@ -22,10 +23,12 @@ class Momentum:
     tens of rounds of a single pass the default is 0.5. Our delta is local minus global, so signs are turned.
 
     >>> momentum, x = Momentum(beta=0.5), {"bias": torch.zeros(1)}
-    >>> once = momentum.step(x, {"bias": torch.ones(1)}, momentum.init(x))
-    >>> momentum.step(once.params, {"bias": torch.ones(1)}, once.state).params
+    >>> once = momentum.step(x, Update({"bias": torch.ones(1)}), momentum.init(x))
+    >>> momentum.step(once.params, Update({"bias": torch.ones(1)}), once.state).params
     {'bias': tensor([2.5000])}
     """
+
+    needs_basis: ClassVar[bool] = False
 
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
@@ -40,8 +43,8 @@ class Momentum:
         """A velocity of zeros."""
         return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
 
-    def step(self, params: Params, delta: Params, state: State) -> Stepped:
+    def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
-        velocity = {name: self.beta * value + delta[name] for name, value in state["velocity"].items()}
+        velocity = {name: self.beta * value + update.delta[name] for name, value in state["velocity"].items()}
         moved = {name: value + self.lr * velocity[name] for name, value in params.items()}
         return Stepped(moved, {"velocity": velocity}, {})

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from fedcmp.aggregation.base import State, Stepped
 from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
 
 
@@ -22,9 +23,11 @@ class Nesterov:
     Differs from the paper: they average clients uniformly; here the weights are the cohort's.
 
     >>> nesterov, x = Nesterov(lr=1.0, beta=0.5), {"bias": torch.zeros(1)}
-    >>> nesterov.step(x, {"bias": torch.ones(1)}, nesterov.init(x)).params
+    >>> nesterov.step(x, Update({"bias": torch.ones(1)}), nesterov.init(x)).params
     {'bias': tensor([1.5000])}
     """
+
+    needs_basis: ClassVar[bool] = False
 
     lr: float = 0.7
     """Server learning rate, in (0, inf)."""
@@ -39,8 +42,9 @@ class Nesterov:
         """A velocity of zeros."""
         return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
 
-    def step(self, params: Params, delta: Params, state: State) -> Stepped:
+    def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
+        delta = update.delta
         velocity = {name: self.beta * value + delta[name] for name, value in state["velocity"].items()}
         moved = {name: value + self.lr * (delta[name] + self.beta * velocity[name]) for name, value in params.items()}
         return Stepped(moved, {"velocity": velocity}, {})

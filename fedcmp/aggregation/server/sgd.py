@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from fedcmp.aggregation.base import State, Stepped
 from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
 
 
@@ -16,9 +17,11 @@ class Sgd:
     Source: McMahan et al., AISTATS 2017, arXiv 1602.05629; the server rate: Reddi et al., ICLR 2021, arXiv 2003.00295.
 
     >>> import torch
-    >>> Sgd(lr=0.5).step({"bias": torch.tensor([1.0])}, {"bias": torch.tensor([2.0])}, {}).params
+    >>> Sgd(lr=0.5).step({"bias": torch.tensor([1.0])}, Update({"bias": torch.tensor([2.0])}), {}).params
     {'bias': tensor([2.])}
     """
+
+    needs_basis: ClassVar[bool] = False
 
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
@@ -30,6 +33,6 @@ class Sgd:
         """SGD has no memory."""
         return {}
 
-    def step(self, params: Params, delta: Params, state: State) -> Stepped:
+    def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
-        return Stepped({name: value + self.lr * delta[name] for name, value in params.items()}, {}, {})
+        return Stepped({name: value + self.lr * update.delta[name] for name, value in params.items()}, {}, {})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from fedcmp.aggregation.base import State, Stepped
 from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.aggregation.server import adaptive
 from fedcmp.types import Params
 
@@ -22,9 +23,11 @@ class Yogi:
 
     >>> import torch
     >>> adaptive, x = Yogi(lr=1.0, beta1=0.0, tau=1.0), {"bias": torch.zeros(1)}
-    >>> adaptive.step(x, {"bias": torch.ones(1)}, adaptive.init(x)).params["bias"].isfinite().item()
+    >>> adaptive.step(x, Update({"bias": torch.ones(1)}), adaptive.init(x)).params["bias"].isfinite().item()
     True
     """
+
+    needs_basis: ClassVar[bool] = False
 
     lr: float = 1e-2
     """Server learning rate, in (0, inf)."""
@@ -45,11 +48,11 @@ class Yogi:
         """Moments before the first round."""
         return adaptive.start(params, self.tau)
 
-    def step(self, params: Params, delta: Params, state: State) -> Stepped:
+    def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
         return adaptive.advance(
             params,
-            delta,
+            update.delta,
             state,
             lambda v, square: v - (1 - self.beta2) * square * (v - square).sign(),
             lr=self.lr,

@@ -1,0 +1,111 @@
+"""A local rule, a fuse and a server step, put together: one method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from fedcmp.aggregation import diagnostics
+from fedcmp.aggregation.base import Cohort, Contribution, weighted_sum
+from fedcmp.aggregation.local.plain import Plain
+from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
+from fedcmp.errors import AggregationError
+from fedcmp.types import Metrics, Params
+
+
+@dataclass(frozen=True)
+class Aggregator:
+    """A local rule, a fuse and a server step: one method.
+
+    ``params_t+1, state_t+1 = server(params_t, fuse(cohort_t), state_t)``; no input is changed.
+
+    Args:
+        fuse: many clients to one delta.
+        server: one delta to new parameters.
+        local: what clients do differently in their steps.
+        weighting: what the weights p_k of a cohort count: ``samples``, ``tokens`` or ``uniform``.
+        pairwise: cosines between the deltas of up to this many clients are measured each round; 0: none, so that the
+            server of a sums-only rule sees nothing but sums.
+
+    >>> from fedcmp.aggregation import Mean, Sgd
+    >>> aggregator = Aggregator(Mean(), Sgd(lr=0.5))
+    >>> aggregator.needs, aggregator.sums_only
+    (frozenset(), True)
+    """
+
+    fuse: Fuse
+    server: ServerStep
+    local: LocalRule = field(default_factory=Plain)
+    weighting: str = "samples"
+    pairwise: int = 64
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What clients must record: a subset of {"evidence", "halfway", "gradient", "start_gradient"}."""
+        return self.fuse.needs | self.local.needs
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the server of the rule itself sees sums over clients only; diagnostics: see ``pairwise``."""
+        return self.fuse.sums_only
+
+    def init(self, params: Params) -> State:
+        """The state before the first round: a part each for ``local``, ``fuse``, ``server`` and ``diagnostics``."""
+        return {
+            "local": self.local.init(params),
+            "fuse": self.fuse.init(params),
+            "server": self.server.init(params),
+            "diagnostics": {},
+        }
+
+    @torch.no_grad()
+    def aggregate(self, cohort: Cohort, params: Params, state: State) -> Aggregated:
+        """One round.
+
+        Args:
+            cohort: the clients of this round.
+            params: the global parameters that they started from.
+            state: from ``init`` or from the last round.
+
+        Raises:
+            AggregationError: the cohort is too small for the rule.
+        """
+        if len(cohort.clients) < self.fuse.least_clients:
+            raise AggregationError(
+                f"{type(self.fuse).__name__} needs at least {self.fuse.least_clients} clients in a round, got "
+                f"{len(cohort.clients)}"
+            )
+        fused = self.fuse.fuse(cohort, params, state["fuse"])
+        facts = weighted_sum(cohort, _facts)
+        cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
+        local = self.local.update(cohort, state["local"])
+        done = cohort.on_server(self._finish, cohort, fused, facts, cosines, params, state)
+        shared = cohort.share(None if done is None else (done.params, done.metrics))
+        return Aggregated(shared[0], {**(done.state if done else {}), "local": local}, shared[1])
+
+    def _finish(
+        self, cohort: Cohort, fused: Fused, facts: Params, cosines: Metrics, params: Params, state: State
+    ) -> Aggregated:
+        mean_square, num_steps = (float(facts[name]) for name in ("square", "steps"))
+        stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square, num_steps), state["server"])
+        step = {name: value - params[name] for name, value in stepped.params.items()}
+        before = state["diagnostics"].get("step")
+        metrics: Metrics = {
+            "aggregator/delta_norm": diagnostics.squared_norm(fused.delta) ** 0.5,
+            "aggregator/step_norm": diagnostics.squared_norm(step) ** 0.5,
+            "aggregator/energy_kept": diagnostics.energy_kept(fused.mean, mean_square),
+            "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
+            "aggregator/oscillation": diagnostics.step_cosine(before, step) if before else 0.0,
+            **cosines,
+            **fused.metrics,
+            **stepped.metrics,
+        }
+        parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
+        return Aggregated(stepped.params, parts, metrics)
+
+
+def _facts(contribution: Contribution) -> Params:
+    device = next(iter(contribution.delta.values())).device
+    numbers = {"square": diagnostics.squared_norm(contribution.delta), "steps": float(contribution.num_steps)}
+    return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in numbers.items()}

@@ -1,0 +1,81 @@
+"""Evidence: second moments of what each affine layer has seen, accumulated while clients train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fedcmp.types import Params
+
+
+def affine_layers(params: Params) -> list[str]:
+    """Names of the affine layers: those with a matrix ``name.weight`` and a vector ``name.bias``.
+
+    >>> affine_layers({"norm.weight": torch.ones(3), "norm.bias": torch.ones(3),
+    ...                "linear.weight": torch.ones(2, 3), "linear.bias": torch.ones(2)})
+    ['linear']
+    """
+    names = [name.removesuffix(".weight") for name, value in params.items() if name.endswith(".weight")]
+    return [name for name in names if params[f"{name}.weight"].dim() == 2 and f"{name}.bias" in params]
+
+
+class Evidence:
+    """``G = mean of x~ x~^T`` with ``x~ = [x; 1]``, for each of C stacked clients and each affine layer.
+
+    The layers' inputs are seen as they pass; there is no extra forward pass. Products and sums are float32: a client's
+    round is at most some thousand batches, whose rounding is far below the sampling noise of the moments.
+
+    Args:
+        params: one projector, for the names and widths N of its affine layers.
+        num_slots: C.
+    """
+
+    def __init__(self, params: Params, num_slots: int) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._firsts: dict[str, Tensor] = {}
+        self._counts: dict[str, list[int]] = {name: [0] * num_slots for name in affine_layers(params)}
+        for name in self._counts:
+            weight = params[f"{name}.weight"]
+            width = weight.shape[1]
+            self._sums[name] = torch.zeros(num_slots, width, width, device=weight.device)
+            self._firsts[name] = torch.zeros(num_slots, width, device=weight.device)
+
+    def observer(self, active: Sequence[int]) -> Callable[[str, Tensor], None]:
+        """Takes the inputs of one step.
+
+        Args:
+            active: the slots whose rows come, in the order of the stack.
+
+        Returns:
+            A function of a layer's name and its input ``[len(active), B, T, N]``.
+        """
+
+        def observe(name: str, inputs: Tensor) -> None:
+            rows = inputs.detach().float().reshape(len(active), -1, inputs.shape[-1])
+            for slot, own in zip(active, rows, strict=True):
+                self._sums[name][slot].addmm_(own.T, own)
+                self._firsts[name][slot] += own.sum(0)
+                self._counts[name][slot] += len(own)
+
+        return observe
+
+    def means(self, slot: int) -> Params:
+        """The evidence of one client: per affine layer ``[N + 1, N + 1]``, symmetric, float32.
+
+        Raises:
+            ValueError: the slot saw nothing.
+        """
+        found: Params = {}
+        for name, sums in self._sums.items():
+            count = self._counts[name][slot]
+            if count == 0:
+                raise ValueError(f"slot {slot} saw no input of layer {name}")
+            width = sums.shape[-1]
+            mean = torch.empty(width + 1, width + 1, device=sums.device)
+            mean[:width, :width] = sums[slot] / count
+            mean[:width, width] = mean[width, :width] = self._firsts[name][slot] / count
+            mean[width, width] = 1.0
+            found[name] = mean
+        return found

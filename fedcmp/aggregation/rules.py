@@ -1,0 +1,149 @@
+"""What a method is made of: a local rule, a fuse (many clients to one delta), a server step (one delta to parameters).
+
+All are frozen values. Their state is passed in and out and nothing is kept between calls, so that what a run saves is
+all there is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from fedcmp.aggregation.base import Cohort
+from fedcmp.types import Metrics, Params
+
+State = dict[str, Any]
+"""Nested dicts of tensors and numbers, so that ``torch.load(weights_only=True)`` reads it back."""
+
+
+class Update(NamedTuple):
+    """What the server step is given: one delta, and what else the round knows."""
+
+    delta: Params
+    """One delta for all clients, float32."""
+    basis: Params = {}  # noqa: RUF012 - a NamedTuple default; nobody writes into an update
+    """Per affine layer, the shared alignment basis, ``[N', r]`` with orthonormal columns, from fuses that find one."""
+    mean_square: float = 0.0
+    """``sum_k p_k |D_k|^2`` over all parameters."""
+    num_steps: float = 0.0
+    """``sum_k p_k n_k``: local steps of a client in this round."""
+
+
+class Fused(NamedTuple):
+    """What a fuse returns, at the server."""
+
+    delta: Params
+    """One delta for all clients, float32."""
+    mean: Params
+    """The plain weighted mean of the deltas, against which interference is measured."""
+    state: State
+    metrics: Metrics
+    basis: Params = {}  # noqa: RUF012
+    """Per affine layer, the shared alignment basis, ``[N', r]``; empty where the fuse finds none."""
+
+
+class Stepped(NamedTuple):
+    """What a server step returns."""
+
+    params: Params
+    state: State
+    metrics: Metrics
+
+
+class Aggregated(NamedTuple):
+    """What one round of aggregation returns; state is held at the server, the rest on every rank."""
+
+    params: Params
+    """The new global parameters."""
+    state: State
+    metrics: Metrics
+    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``energy_kept``, ``K_eff`` and ``oscillation``."""
+
+
+class Fuse(Protocol):
+    """Many deltas to one. A frozen dataclass; ``init`` and ``fuse`` are pure."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What clients must record: a subset of {"evidence", "halfway"}."""
+        ...
+
+    @property
+    def sums_only(self) -> bool:
+        """Whether the server sees sums over clients only, so that its memory does not depend on K."""
+        ...
+
+    @property
+    def least_clients(self) -> int:
+        """The smallest cohort for which the rule is defined."""
+        ...
+
+    def init(self, params: Params) -> State:
+        """The state before the first round."""
+        ...
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        """The delta of this round from the deltas of its clients, and the new state; valid at the server."""
+        ...
+
+
+class ServerStep(Protocol):
+    """One delta to new parameters. A frozen dataclass; ``init`` and ``step`` are pure and run at the server."""
+
+    @property
+    def needs_basis(self) -> bool:
+        """Whether the fuse before it must find a shared alignment basis."""
+        ...
+
+    def init(self, params: Params) -> State:
+        """The state before the first round."""
+        ...
+
+    def step(self, params: Params, update: Update, state: State) -> Stepped:
+        """New parameters and state; ``update.delta`` points where the parameters should go: it is added."""
+        ...
+
+
+class Finished(NamedTuple):
+    """What a local rule leaves behind after a client's last step."""
+
+    client: State
+    """The client's own state for its next round; empty where the rule keeps none."""
+    message: Params | None
+    """What the client sends beside its delta; None: nothing."""
+
+
+class LocalRule(Protocol):
+    """What clients do differently in their steps. A frozen dataclass; every method is pure.
+
+    ``shared`` is the part of the rule's state that the server keeps and every client reads, ``client`` the part that
+    one client keeps from round to round.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a client must record for ``finish``: a subset of {"gradient", "start_gradient"}."""
+        ...
+
+    def init(self, params: Params) -> State:
+        """The shared state before the first round."""
+        ...
+
+    def client_init(self, params: Params) -> State:
+        """A client's own state before its first round."""
+        ...
+
+    def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
+        """The gradient that the optimizer is given, from the data's (already clipped) ``gradient`` at ``local``."""
+        ...
+
+    def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
+        """After a client's last step; ``recorded`` holds what ``needs`` asked for.
+
+        ``"gradient"`` is the mean of the data's gradients over the local steps, ``"start_gradient"`` the mean gradient
+        at the global parameters over the same batches.
+        """
+        ...
+
+    def update(self, cohort: Cohort, shared: State) -> State:
+        """The shared state after a round, the same on every rank."""
+        ...
