@@ -84,7 +84,7 @@ def read_data(config: Config) -> Data:
     """Records to samples, samples to clients, clients to a plan.
 
     Raises:
-        ConfigError, DataError: the records are wrong or do not suffice.
+        ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts.
     """
     source = build_source(config.data, config.run.seed)
     train = subsample(source.samples("train"), config.data.max_train_per_domain, config.run.seed)
@@ -93,7 +93,26 @@ def read_data(config: Config) -> Data:
         if not samples:
             raise DataError(f"data: there is no {name} sample")
     split = partition(train, config.partition, config.run.seed)
-    return Data(source, train, val, split, plan_run(split.clients, config.federation, config.run.seed))
+    plan = plan_run(split.clients, config.federation, config.run.seed)
+    check_cohorts(config, plan)
+    return Data(source, train, val, split, plan)
+
+
+def check_cohorts(config: Config, plan: RunPlan) -> None:
+    """Whether every round has as many clients as the rule needs.
+
+    Raises:
+        ConfigError: a round has too few.
+    """
+    needed = build_aggregator(config.aggregator).fuse.least_clients
+    smallest = min(plan.rounds, key=lambda one: len(one.tasks))
+    if len(smallest.tasks) < needed:
+        raise ConfigError(
+            f"aggregator.name={config.aggregator.name} needs at least {needed} clients in a round, but round "
+            f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
+            f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {config.partition.clients}), "
+            "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"
+        )
 
 
 def build_parts(config: Config, data: Data, progress: Progress, *, training: bool = True) -> Parts:
@@ -131,7 +150,9 @@ def build_federation(
         raise ValueError("these parts were built for evaluation only")
     return Federation(
         module=parts.module,
-        aggregator=build_aggregator(config.aggregator),
+        aggregator=build_aggregator(
+            config.aggregator, momentum=config.optimizer.momentum if config.optimizer.name == "sgd" else 0.0
+        ),
         plan=data.plan,
         fetch=parts.fetch,
         eval_data=parts.eval_data,

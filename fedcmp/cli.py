@@ -118,6 +118,15 @@ def _compare_folders(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _rules(parsed: argparse.Namespace) -> int:
+    from fedcmp.aggregation.presets import describe_rules
+    from fedcmp.report.table import markdown, table
+
+    header, rows = describe_rules(parsed.words)
+    print(markdown(rows, header) if parsed.markdown else table(rows, header))
+    return 0
+
+
 def _validate(parsed: argparse.Namespace) -> int:
     from fedcmp.config import load_config
 
@@ -169,6 +178,11 @@ def _words(what: str, help_text: str, least: str = "*") -> Callable[[argparse.Ar
 def _tunable(parser: argparse.ArgumentParser) -> None:
     _words("CONFIG | key=value", "a config file and overrides")(parser)
     parser.add_argument("--tune", action="store_true", help="try every batch size and learning rate of `centralized`")
+
+
+def _rule_words(parser: argparse.ArgumentParser) -> None:
+    _words("RULE", "names of rules; none: all")(parser)
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table")
 
 
 COMMANDS: dict[str, Command] = {
@@ -233,6 +247,17 @@ COMMANDS: dict[str, Command] = {
         Reads summary.json of each run folder and prints a row for each. Nothing is computed.""",
         (("fedcmp table runs/domain-*", "all runs of a scenario"),),
         _words("RUN", "run folders", "+"),
+    ),
+    "rules": Command(
+        _rules,
+        "show the table of aggregation rules",
+        """\
+        One row per rule: what clients do differently in their steps, how their updates are fused, the server step, what
+        clients must record, whether the server sees sums only (its memory then does not depend on the number of
+        clients), and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.rule=NAME` and its like exchange a
+        part.""",
+        (("fedcmp rules", "all of them"), ("fedcmp rules fedcmp krum --markdown", "two, for a document")),
+        _rule_words,
     ),
     "validate": Command(
         _validate,

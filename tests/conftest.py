@@ -27,7 +27,7 @@ def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
     changed = {key for key in before.keys() | os.environ.keys() if before.get(key) != os.environ.get(key)}
     changed -= {"PYTEST_CURRENT_TEST"}
     if "wandb" not in request.node.name:  # wandb, torch and the Trainer keep notes there
-        changed = {key for key in changed if not key.startswith(("PL_", "KMP_", "TORCHINDUCTOR_"))}
+        changed = {key for key in changed if not key.startswith(("PL_", "KMP_", "TORCHINDUCTOR_", "PYTORCH_NVML"))}
         assert not changed, f"the test changed the environment: {sorted(changed)}"
     left = {thread for thread in threading.enumerate() if not thread.daemon} - threads
     assert not left, f"the test left threads behind: {left}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedcmp.aggregation.presets import PRESETS
 from fedcmp.cli import COMMANDS, main
 
 SMALL = [
@@ -95,3 +96,15 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fedcmp.config.load_config", interrupted)
     assert main(["train"]) == 130
+
+
+def test_the_table_of_rules_is_complete_and_the_one_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["rules", "--markdown"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert all(f"| {name} |" in printed for name in PRESETS)
+    docs = Path(__file__).parent.parent / "docs" / "rules.md"
+    assert printed in docs.read_text(encoding="utf-8"), "docs/rules.md is not what `fedcmp rules --markdown` prints"
+    assert main(["rules", "krum", "fedcmp"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["fedcmp", "krum"]
+    assert main(["rules", "krums"]) == 2
+    assert 'did you mean "krum"' in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_the_run_folder_is_as_promised(finished: Path) -> None:
     assert {path.name for path in finished.iterdir()} == FILES
     summary = json.loads((finished / "summary.json").read_text())
     assert set(summary) >= SUMMARY
-    assert (summary["name"], summary["method"], summary["exit"]) == ("a run", "fedavg", "finished")
+    assert (summary["name"], summary["method"], summary["exit"]) == ("a run", "fedcmp", "finished")
     assert summary["samples_seen"] == 64
     assert summary["val/loss"]["best"] <= summary["val/loss"]["start"]
     assert summary["image_use"] == pytest.approx(summary["val/loss_shuffled"] - summary["val/loss"]["end"])
@@ -131,7 +131,7 @@ def test_local_trains_each_client_alone(tmp_path: Path) -> None:
 def test_runs_without_a_name_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folders = [train(small(None, "federation.rounds=1", "data.scenes_per_camera=4"))["folder"] for _ in range(2)]
-    assert folders == ["runs/run-fedavg-1", "runs/run-fedavg-2"]
+    assert folders == ["runs/run-fedcmp-1", "runs/run-fedcmp-2"]
 
 
 @pytest.fixture

@@ -78,16 +78,22 @@ class Aggregator:
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
         facts = weighted_sum(cohort, _facts)
-        cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
         local = self.local.update(cohort, state["local"])
+        before = cohort.traffic
+        cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
+        measured = cohort.traffic.up - before.up
         done = cohort.on_server(self._finish, cohort, fused, facts, cosines, params, state)
         shared = cohort.share(None if done is None else (done.params, done.metrics))
-        return Aggregated(shared[0], {**(done.state if done else {}), "local": local}, shared[1])
+        count, (up, down) = len(cohort.clients), cohort.traffic
+        sizes = {"bytes/up": count * (up - measured), "bytes/down": count * down, "bytes/diagnostics": count * measured}
+        return Aggregated(shared[0], {**(done.state if done else {}), "local": local}, {**shared[1], **sizes})
 
     def _finish(
         self, cohort: Cohort, fused: Fused, facts: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
         mean_square, num_steps = (float(facts[name]) for name in ("square", "steps"))
+        if fused.mean_square is not None:
+            mean_square = fused.mean_square
         stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square, num_steps), state["server"])
         step = {name: value - params[name] for name, value in stepped.params.items()}
         before = state["diagnostics"].get("step")

@@ -46,6 +46,25 @@ WEIGHTINGS: dict[str, Callable[[Contribution], float]] = {
 """What the weight p_k of a client may count, before the weights of a cohort are brought to sum 1."""
 
 
+class Traffic(NamedTuple):
+    """Bytes between one client and the server in one round, four to a number: the size of a message in float32."""
+
+    up: int = 0
+    down: int = 0
+
+
+def num_bytes(value: Any) -> int:
+    """Four bytes for every number in the tensors of a value: nested dicts, tuples and lists are looked into.
+
+    >>> num_bytes(({"w": torch.zeros(3)}, [torch.zeros(2)], "text", 1.0))
+    20
+    """
+    if isinstance(value, torch.Tensor):
+        return 4 * value.numel()
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return sum(num_bytes(one) for one in inside)
+
+
 class Cohort(Protocol):
     """The clients of one round, as the server may see them. All ranks make the same calls in the same order.
 
@@ -65,6 +84,11 @@ class Cohort(Protocol):
     @property
     def population(self) -> int:
         """Clients of the whole federation, present or not; at least K."""
+        ...
+
+    @property
+    def traffic(self) -> Traffic:
+        """What each client has sent into ``sum`` and ``gather`` and got from ``share`` so far."""
         ...
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
@@ -109,6 +133,11 @@ class MappedCohort:
         """The inner cohort's."""
         return self.inner.population
 
+    @property
+    def traffic(self) -> Traffic:
+        """The inner cohort's."""
+        return self.inner.traffic
+
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """The sum over changed contributions."""
         return self.inner.sum(lambda contribution: fn(self.change(contribution)))
@@ -140,6 +169,12 @@ def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params
         return {name: weight * value.double() for name, value in fn(contribution).items()}
 
     return cohort.sum(term)
+
+
+def message_of(contribution: Contribution) -> Params:
+    """What the local rule sent, for rules whose clients always send."""
+    assert contribution.message is not None, "the local rule's clients send a message"
+    return contribution.message
 
 
 def single(params: Params) -> Params:

@@ -114,12 +114,13 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
     products: torch.Tensor | float = 0.0
     for name, value in params.items():
         for begin in range(0, value.numel(), CHUNK):
-            rows = cohort.gather(partial(_piece, name, begin), chosen)
+            rows = cohort.gather(partial(piece, name, begin), chosen)
             products = cohort.on_server(_add_products, products, rows)
     return cohort.on_server(_pairs, products)
 
 
-def _piece(name: str, begin: int, contribution: Contribution) -> Params:
+def piece(name: str, begin: int, contribution: Contribution) -> Params:
+    """``CHUNK`` entries of one parameter of a client's delta, from ``begin`` on: what a gather brings in one go."""
     return {"piece": contribution.delta[name].flatten()[begin : begin + CHUNK]}
 
 

@@ -39,6 +39,8 @@ class Fused(NamedTuple):
     metrics: Metrics
     basis: Params = {}  # noqa: RUF012
     """Per affine layer, the shared alignment basis, ``[N', r]``; empty where the fuse finds none."""
+    mean_square: float | None = None
+    """``sum_k p_k |D_k|^2`` of the deltas that ``mean`` is the mean of, from fuses that change them; None: as sent."""
 
 
 class Stepped(NamedTuple):
@@ -56,7 +58,8 @@ class Aggregated(NamedTuple):
     """The new global parameters."""
     state: State
     metrics: Metrics
-    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``energy_kept``, ``K_eff`` and ``oscillation``."""
+    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``energy_kept``, ``K_eff`` and ``oscillation``; and
+    ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a number."""
 
 
 class Fuse(Protocol):
@@ -75,6 +78,11 @@ class Fuse(Protocol):
     @property
     def least_clients(self) -> int:
         """The smallest cohort for which the rule is defined."""
+        ...
+
+    @property
+    def finds_basis(self) -> bool:
+        """Whether ``Fused.basis`` holds a shared alignment basis of each affine layer."""
         ...
 
     def init(self, params: Params) -> State:

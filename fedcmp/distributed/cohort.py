@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fedcmp.aggregation.base import WEIGHTINGS, Contribution
+from fedcmp.aggregation.base import WEIGHTINGS, Contribution, Traffic, num_bytes
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -40,10 +40,12 @@ class LocalCohort:
         if not (raw.sum() > 0 and (raw >= 0).all()):
             raise AggregationError(f"the weights of the clients must be 0 or more and not all 0, got {raw.tolist()}")
         self.weights = raw / raw.sum()
+        self.traffic = Traffic()
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """Adds in the order of the client ids, in float64."""
         total = {name: value.double() for name, value in fn(self._contributions[0]).items()}
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(total))
         for one in self._contributions[1:]:
             for name, value in fn(one).items():
                 total[name] = total[name] + value
@@ -53,6 +55,7 @@ class LocalCohort:
         """Stacks ``[K, ...]`` in the order of ``clients``."""
         by_id = dict(zip(self.clients, self._contributions, strict=True))
         parts = [fn(by_id[client]) for client in (self.clients if clients is None else clients)]
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(parts[0]))
         return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
@@ -61,4 +64,5 @@ class LocalCohort:
 
     def share(self, value: T) -> T:
         """The value; there is one process."""
+        self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
         return value

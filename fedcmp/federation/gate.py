@@ -20,7 +20,7 @@ class Gated(NamedTuple):
 
 
 def gate(contributions: Sequence[Contribution], config: FederationConfig) -> Gated:
-    """Accepts finite updates within ``federation.max_update_norm``.
+    """Accepts updates within ``federation.max_update_norm`` where all that the client sends is finite.
 
     Raises:
         AggregationError: fewer than ``federation.min_clients`` remain.
@@ -48,6 +48,14 @@ def _reason(contribution: Contribution, max_norm: float) -> str | None:
     norm = math.sqrt(squared_norm(contribution.delta))
     if not math.isfinite(norm):
         return "its update is not finite"
+    others = {
+        "halfway update": contribution.halfway,
+        "evidence": contribution.evidence,
+        "message": contribution.message,
+    }
+    for what, part in others.items():
+        if part is not None and not all(bool(value.isfinite().all()) for value in part.values()):
+            return f"its {what} is not finite"
     if max_norm and norm > max_norm:
         return f"the norm of its update is {norm:.3g}, above federation.max_update_norm={max_norm:g}"
     return None

@@ -9,13 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.base import Contribution
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.federation.checkpoint import save_checkpoint
-from fedcmp.federation.client import Fetch, train_wave
+from fedcmp.federation.client import Fetch, LocalStates, train_wave
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.evaluate import EvalData, evaluate
 from fedcmp.federation.gate import gate
@@ -97,7 +95,6 @@ def run_round(
         "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
         **_client_records(contributions, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))),
         **aggregated.metrics,
-        **_traffic(federation, len(contributions), state.params),
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,
     }
@@ -111,18 +108,19 @@ def run_round(
         rounds_done=plan.round + 1,
         samples_seen=seen,
         best_loss=min(state.best_loss, record.get("val/loss", float("inf"))),
-        local=state.local | local,
+        local=state.local | {client: kept for client, kept in local.items() if client not in gated.rejected},
     )
     return state, record
 
 
-def _train(federation: Federation, state: FederationState, plan: RoundPlan) -> tuple[list[Contribution], dict]:
+def _train(federation: Federation, state: FederationState, plan: RoundPlan) -> tuple[list[Contribution], LocalStates]:
     total = federation.plan.num_samples
 
     def progress(share: float) -> float:
         return (plan.samples_before + share * plan.num_samples) / total
 
-    contributions, local = [], {}
+    contributions: list[Contribution] = []
+    local: LocalStates = {}
     for wave in plan_waves(plan.tasks, federation.config.slots):
         result = train_wave(
             federation.module,
@@ -132,7 +130,10 @@ def _train(federation: Federation, state: FederationState, plan: RoundPlan) -> t
             federation.optimizer,
             progress,
             needs=federation.aggregator.needs,
-            states=state.local if federation.config.keep_local_state else None,
+            rule=federation.aggregator.local,
+            shared=state.aggregator["local"],
+            states=state.local,
+            keep_optimizer=federation.config.keep_local_state,
         )
         contributions += result.contributions
         local.update(result.states)
@@ -157,10 +158,3 @@ def _client_records(contributions: list[Contribution], weights: dict[int, float]
             loss += one.scalars["loss"] * one.num_tokens
             tokens += one.num_tokens
     return {"train/loss": loss / max(1.0, tokens), **record}
-
-
-def _traffic(federation: Federation, num_clients: int, params: Params) -> dict[str, int]:
-    """Bytes that would cross a network: the projector down to each client, its update up."""
-    size = sum(value.numel() * torch.float32.itemsize for value in params.values())
-    factor = 1 + ("halfway" in federation.aggregator.needs)
-    return {"bytes/down": size * num_clients, "bytes/up": size * num_clients * factor}

@@ -22,7 +22,7 @@ class FederationState:
     samples_seen: int = 0
     best_loss: float = float("inf")
     local: LocalStates = field(default_factory=dict)
-    """Optimizer states of clients, where they are kept."""
+    """What clients keep: the local rule's state of each, and its optimizer's where that is kept."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers and tensors, as ``torch.load(weights_only=True)`` accepts them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class ModelConfig:
     """Which hidden state of a transformer tower is read: -2 (LLaVA) is the last but one. Feature maps use the last."""
     keep_cls: bool = False
     """Keep the class token of towers that have one."""
+    token_grid: int = 0
+    """Average the grid of image tokens down to this many a side (24 x 24 to 12 x 12: 12); 0: as the tower has it."""
     end: str = "newline"
     """What ends a caption: `newline` (LLaVA's plain template) or `eos`."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
@@ -42,6 +45,10 @@ class ModelConfig:
         if self.feature_layer >= 0:
             raise ConfigError(
                 f"{prefix}.feature_layer counts from the end and must be negative, got {self.feature_layer}"
+            )
+        if self.token_grid < 0 or (self.token_grid and self.keep_cls):
+            raise ConfigError(
+                f"{prefix}.token_grid must be 0 or more, and 0 with {prefix}.keep_cls, got {self.token_grid}"
             )
         if self.end not in ("newline", "eos"):
             raise ConfigError(f'{prefix}.end must be "newline" or "eos", got {self.end!r}')
@@ -94,8 +101,16 @@ def _hash_weights(model: nn.Module, *extra: object) -> str:
 class VisionTower(nn.Module):
     """A frozen tower: pictures to ``[B, T, d]`` features. Always in eval mode; blocks after the layer are dropped."""
 
-    def __init__(self, model: nn.Module, processor: Any, feature_layer: int = -2, keep_cls: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        feature_layer: int = -2,
+        keep_cls: bool = False,
+        token_grid: int = 0,
+    ) -> None:
         super().__init__()
+        self.token_grid = token_grid
         self.model = model
         self.processor = processor
         blocks = _encoder_blocks(model)
@@ -114,7 +129,7 @@ class VisionTower(nn.Module):
             probe = self.preprocess([Image.new("RGB", (64, 64))])
             self.num_tokens, self.width = self.encode(probe).shape[1:]
         preprocessing = processor.to_json_string() if hasattr(processor, "to_json_string") else processor
-        self.fingerprint = _hash_weights(model, preprocessing, feature_layer, self.drop_cls)
+        self.fingerprint = _hash_weights(model, preprocessing, feature_layer, self.drop_cls, token_grid)
         """Changes with the weights, the preprocessing or the layer read: the key of the feature cache."""
 
     def train(self, mode: bool = True) -> VisionTower:
@@ -127,12 +142,27 @@ class VisionTower(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels ``[B, 3, H, W]`` to features ``[B, T, d]`` in the tower's dtype."""
-        pixels = pixels.to(dtype=next(self.model.parameters()).dtype)
+        features = self._encode(pixels.to(dtype=next(self.model.parameters()).dtype))
+        return _pool(features, self.token_grid) if self.token_grid else features
+
+    def _encode(self, pixels: Tensor) -> Tensor:
         if self.is_map:
             maps: Tensor = self.model(pixels).last_hidden_state
             return maps.flatten(2).transpose(1, 2) if maps.dim() == 4 else maps
         states: Tensor = self.model(pixels, output_hidden_states=True).hidden_states[-1]
         return states[:, 1:] if self.drop_cls else states
+
+
+def _pool(features: Tensor, side: int) -> Tensor:
+    """``[B, s * s, d]`` to ``[B, side * side, d]``, means over (nearly) equal parts of the grid."""
+    grid = math.isqrt(features.shape[1])
+    if grid * grid != features.shape[1] or side > grid:
+        raise ConfigError(
+            f"model.token_grid={side}, but the tower gives {features.shape[1]} tokens; expected at most the side of a "
+            "square grid"
+        )
+    maps = features.transpose(1, 2).unflatten(2, (grid, grid))
+    return nn.functional.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
 
 
 def _inner(model: nn.Module) -> nn.Module:
@@ -186,7 +216,7 @@ def load_tower(config: ModelConfig) -> VisionTower:
     with _quiet_transformers():
         model = loader.from_pretrained(path, dtype=torch.float32)
         processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
-    return VisionTower(model, processor, config.feature_layer, config.keep_cls)
+    return VisionTower(model, processor, config.feature_layer, config.keep_cls, config.token_grid)
 
 
 @dataclass(frozen=True)

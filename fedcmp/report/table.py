@@ -33,6 +33,18 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     return "\n".join([*([line(header)] if header else []), *rule, *(line(row) for row in lines)])
 
 
+def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """The same as a Markdown table.
+
+    >>> print(markdown([["digits", 1.5]], ["domain", "loss"]))
+    | domain | loss |
+    |---|---|
+    | digits | 1.500 |
+    """
+    lines = [list(header), ["---"] * len(header), *([_text(cell) for cell in row] for row in rows)]
+    return "\n".join(f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
+
+
 def _is_number(cell: object) -> bool:
     return isinstance(cell, (int, float)) and not isinstance(cell, bool)
 

@@ -53,7 +53,16 @@ class WandbTracker:
         run.define_metric("*", step_metric="round")
 
     def log(self, record: Mapping[str, Any]) -> None:
-        numbers = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+        """Numbers as curves, lists as histograms: shares of the parts of [0, 1] where the key says so, else values."""
+        import wandb
+
+        numbers: dict[str, Any] = {key: value for key, value in record.items() if isinstance(value, (int, float))}
+        for key, values in record.items():
+            if isinstance(values, list) and key.endswith("/histogram"):
+                edges = [part / len(values) for part in range(len(values) + 1)]
+                numbers[key] = wandb.Histogram(np_histogram=(values, edges))
+            elif isinstance(values, list):
+                numbers[key] = wandb.Histogram(values)
         self.logger.log_metrics(numbers, step=int(record["round"]))
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:

@@ -22,15 +22,38 @@ def delta(round_: int, client: int, rows: int) -> torch.Tensor:
     return torch.sin(places * (1.3 + client) + 0.7 * round_ + client).float() * 0.1
 
 
+def evidence(index: int, client: int) -> dict[str, torch.Tensor]:
+    rows = torch.cat([delta(index, client + 7, 6) * 10, torch.ones(6, 1)], dim=1)
+    return {"linear": rows.T @ rows / 6}
+
+
+def contribution(index: int, client: int) -> Contribution:
+    """A client that recorded everything that a rule may ask for."""
+
+    def params(shift: int, scale: float) -> dict[str, torch.Tensor]:
+        return {
+            "linear.weight": scale * delta(index, client + shift, 3),
+            "linear.bias": scale * delta(index, client + shift + 20, 3)[:, 0],
+        }
+
+    return Contribution(
+        client,
+        params(0, 1.0),
+        halfway={name: value / 2 + params(3, 0.1)[name] for name, value in params(0, 1.0).items()},
+        evidence=evidence(index, client),
+        message=params(5, 1.0),
+        num_samples=4 + client,
+        num_tokens=11 + client,
+        num_steps=2 + client % 3,
+    )
+
+
 def trajectory(name: str) -> list[list[float]]:
     aggregator = build_aggregator(AggregatorConfig(name))
-    params = {"linear.weight": torch.ones(3, 2), "linear.bias": torch.zeros(1, 2)}
+    params = {"linear.weight": torch.ones(3, 2), "linear.bias": torch.zeros(3)}
     state, points = aggregator.init(params), []
     for index in range(3):
-        clients = [
-            Contribution(k, {"linear.weight": delta(index, k, 3), "linear.bias": delta(index, k, 1)}, num_samples=4 + k)
-            for k in range(3)
-        ]
+        clients = [contribution(index, client) for client in range(5)]
         params, state, _ = aggregator.aggregate(LocalCohort(clients), params, state)
         points.append([*params["linear.weight"].flatten().tolist(), *params["linear.bias"].flatten().tolist()])
     return points

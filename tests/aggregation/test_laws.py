@@ -22,11 +22,32 @@ def random_params(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
     return {name: scale * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
 
 
-def contributions(round_: int, num: int = 4) -> list[Contribution]:
-    return [
-        Contribution(client, random_params(100 * round_ + client, 0.1), num_samples=10 + 7 * client)
-        for client in range(num)
-    ]
+def evidence(seed: int) -> dict[str, torch.Tensor]:
+    """Second moments of random inputs, a constant 1 with them, for both layers."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for layer, width in (("linear_1", 3), ("linear_2", 4)):
+        rows = torch.cat([torch.randn(20, width, generator=generator), torch.ones(20, 1)], dim=1)
+        found[layer] = rows.T @ rows / 20
+    return found
+
+
+def contribution(client: int, seed: int, num_samples: int) -> Contribution:
+    """A client that recorded everything that a rule may ask for."""
+    delta, noise = random_params(seed, 0.1), random_params(seed + 50, 0.02)
+    return Contribution(
+        client,
+        delta,
+        halfway={name: value / 2 + noise[name] for name, value in delta.items()},
+        evidence=evidence(seed),
+        message=random_params(seed + 70),
+        num_samples=num_samples,
+        num_tokens=3 * num_samples,
+        num_steps=2 + client,
+    )
+
+
+def contributions(round_: int, num: int = 6) -> list[Contribution]:
+    return [contribution(client, 100 * round_ + client, 10 + 7 * client) for client in range(num)]
 
 
 def rounds(name: str, num: int, state=None, params=None, first: int = 0, order=lambda c: c) -> Aggregated:
@@ -69,7 +90,8 @@ def test_inputs_are_untouched(name: str) -> None:
     assert_same_bits(before[0], params)
     assert_same_bits(before[1], state)
     for old, new in zip(before[2], clients, strict=True):
-        assert_same_bits(old.delta, new.delta)
+        for part in ("delta", "halfway", "evidence", "message"):
+            assert_same_bits(getattr(old, part), getattr(new, part))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -101,20 +123,24 @@ def test_keys_shapes_and_types_are_kept(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_clients_that_say_the_same_count_as_one(name: str) -> None:
+    """The second half of the steps repeats the first, so that nothing looks like noise."""
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
-    one = contributions(0)[0]
-    many = [one._replace(client_id=client, num_samples=3 + client) for client in range(5)]
-    alone = aggregator.aggregate(LocalCohort([one]), params, aggregator.init(params))
+    one = contribution(0, 0, 10)
+    one = one._replace(halfway={key: value / 2 for key, value in one.delta.items()})
+    many = [one._replace(client_id=client, num_samples=3 + client) for client in range(7)]
+    least = [one._replace(client_id=client) for client in range(aggregator.fuse.least_clients)]
+    few = aggregator.aggregate(LocalCohort(least), params, aggregator.init(params))
     together = aggregator.aggregate(LocalCohort(many), params, aggregator.init(params))
     for key in SHAPES:
-        torch.testing.assert_close(together.params[key], alone.params[key], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(together.params[key], few.params[key], rtol=1e-5, atol=1e-6)
     assert together.metrics["aggregator/energy_kept"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_update_moves_nothing_at_first(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
-    still = [Contribution(0, {key: torch.zeros(shape) for key, shape in SHAPES.items()})]
+    zeros = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
+    still = [contribution(k, k, 5)._replace(delta=zeros, halfway=zeros, message=zeros) for k in range(6)]
     assert_same_bits(aggregator.aggregate(LocalCohort(still), params, aggregator.init(params)).params, params)
 
 

@@ -7,14 +7,16 @@ from pathlib import Path
 import pytest
 
 import fedcmp.aggregation.presets as presets
-from fedcmp.aggregation.presets import FUSES, PRESETS, SERVERS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.fuse.clipped import Clipped
+from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, AggregatorConfig, build_aggregator
 from fedcmp.errors import ConfigError
 
 ROOT = Path(presets.__file__).parent
-HELPERS = {"__init__", "adaptive"}
+HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "normalised"}
 
 
-@pytest.mark.parametrize(("folder", "table"), [("fuse", FUSES), ("server", SERVERS)])
+@pytest.mark.parametrize(("folder", "table"), [("fuse", FUSES), ("server", SERVERS), ("local", LOCALS)])
 def test_every_file_is_in_the_table(folder: str, table: dict) -> None:
     assert {path.stem for path in (ROOT / folder).glob("*.py")} - HELPERS == set(table)
 
@@ -23,8 +25,11 @@ def test_every_file_is_in_the_table(folder: str, table: dict) -> None:
 def test_rows_name_their_paper_and_build(name: str) -> None:
     assert "arXiv" in PRESETS[name].paper
     aggregator = build_aggregator(AggregatorConfig(name))
-    assert isinstance(aggregator.fuse, FUSES[PRESETS[name].fuse])
+    fuse = aggregator.fuse.inner if isinstance(aggregator.fuse, Normalised) else aggregator.fuse
+    assert isinstance(fuse, FUSES[PRESETS[name].fuse])
+    assert isinstance(aggregator.fuse, Normalised) == PRESETS[name].normalise
     assert isinstance(aggregator.server, SERVERS[PRESETS[name].server])
+    assert isinstance(aggregator.local, LOCALS[PRESETS[name].local])
 
 
 @pytest.mark.parametrize(("config", "message"), [
@@ -34,6 +39,10 @@ def test_rows_name_their_paper_and_build(name: str) -> None:
     (AggregatorConfig("fedavgm", server={"beta": 1.0}), r"aggregator\.server\.beta must be in \[0, 1\), got 1.0"),
     (AggregatorConfig("fedavg", server={"lr": "fast"}), r"aggregator\.server\.lr must be in \(0, inf\), got 'fast'"),
     (AggregatorConfig("fedadam", server={"tau": 0}), r"aggregator\.server\.tau must be"),
+    (AggregatorConfig("fedprox", local={"mu": 0}), r"aggregator\.local\.mu must be in \(0, inf\), got 0"),
+    (AggregatorConfig("scaffold", local={"option": 3}), r"aggregator\.local\.option must be 1 or 2, got 3"),
+    (AggregatorConfig("fedcm", local={"alpha": 0.0}), r"aggregator\.local\.alpha must be in \(0, 1\], got 0.0"),
+    (AggregatorConfig("fedavg", local={"rule": "prox"}), r'local\.rule: unknown rule .prox.; did you mean "proximal"'),
 ])  # fmt: skip
 def test_bad_settings_name_the_key(config: AggregatorConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -42,3 +51,11 @@ def test_bad_settings_name_the_key(config: AggregatorConfig, message: str) -> No
 
 def test_options_reach_the_rule() -> None:
     assert build_aggregator(AggregatorConfig("fedyogi", server={"lr": 0.5})).server.lr == 0.5
+
+
+def test_updates_are_normalised_inside_the_clipping_and_for_the_clients_momentum() -> None:
+    fuse = build_aggregator(AggregatorConfig("fednova", clip_norm=2.0), momentum=0.5).fuse
+    assert isinstance(fuse, Clipped)
+    assert fuse.inner == Normalised(FUSES["mean"](), momentum=0.5)
+    assert not isinstance(build_aggregator(AggregatorConfig("fednova", normalise=False)).fuse, Normalised)
+    assert isinstance(build_aggregator(AggregatorConfig("ties", normalise=True)).fuse, Normalised)

@@ -7,8 +7,11 @@ import math
 import pytest
 import torch
 
-from fedcmp.aggregation.presets import SERVERS
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.presets import SERVERS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.rules import Update
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.errors import ConfigError
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]
 START = [1.0, -2.0, 0.5]
@@ -66,8 +69,106 @@ def test_sgd_adds_the_scaled_deltas() -> None:
     torch.testing.assert_close(run(SERVERS["sgd"](lr=0.5)), torch.tensor(expected))
 
 
+def newton_schulz(rows: list[list[float]]) -> list[list[float]]:
+    """Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X on a matrix of unit norm, entry by entry."""
+
+    def times(one: list[list[float]], other: list[list[float]]) -> list[list[float]]:
+        return [
+            [sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*other, strict=True)] for row in one
+        ]
+
+    norm = math.sqrt(sum(x * x for row in rows for x in row))
+    X = [[x / norm for x in row] for row in rows]
+    for _ in range(5):
+        gram = times(X, [list(column) for column in zip(*X, strict=True)])
+        third, fifth = times(gram, X), times(times(gram, gram), X)
+        for i, row in enumerate(X):
+            for j in range(len(row)):
+                X[i][j] = 3.4445 * X[i][j] - 4.7750 * third[i][j] + 2.0315 * fifth[i][j]
+    return X
+
+
+@pytest.mark.parametrize(("M", "N"), [(2, 5), (5, 2), (3, 3)])
+def test_muon_orthogonalises_its_momentum(M: int, N: int) -> None:
+    rng = torch.Generator().manual_seed(M)
+    deltas = [torch.randn(M, N, generator=rng) for _ in range(3)]
+    server, params = SERVERS["muon"](lr=0.1, beta=0.6), {"w": torch.zeros(M, N), "b": torch.zeros(M)}
+    state, velocity = server.init(params), torch.zeros(M, N, dtype=torch.float64)
+    expected = torch.zeros(M, N, dtype=torch.float64)
+    for delta in deltas:
+        params, state, _ = server.step(params, Update({"w": delta, "b": delta[:, 0]}), state)
+        velocity = 0.6 * velocity + delta.double()
+        expected += (
+            0.2 * math.sqrt(max(M, N)) * 0.1 * torch.tensor(newton_schulz(velocity.tolist()), dtype=torch.float64)
+        )
+    torch.testing.assert_close(params["w"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_steps_have_the_documented_size_whatever_the_delta() -> None:
+    """Root mean square 0.2 lr (singular values between about 0.7 and 1.2), vectors exactly; no delta, no step."""
+    rng = torch.Generator().manual_seed(0)
+    delta = {"w": torch.randn(8, 24, generator=rng), "b": torch.randn(7, generator=rng), "none": torch.zeros(2, 2)}
+    server, params = SERVERS["muon"](lr=0.5), {name: torch.zeros_like(value) for name, value in delta.items()}
+    for scale in (1.0, 1e3):
+        update = Update({name: scale * value for name, value in delta.items()})
+        step = server.step(params, update, server.init(params)).params
+        assert float(step["w"].square().mean().sqrt()) == pytest.approx(0.1, rel=0.2)
+        assert float(step["b"].square().mean().sqrt()) == pytest.approx(0.1, rel=1e-5)
+        assert float(torch.nn.functional.cosine_similarity(step["b"], delta["b"], dim=0)) == pytest.approx(1.0)
+        values = torch.linalg.svdvals(step["w"]) / (0.2 * 24**0.5 * 0.5)
+        assert 0.65 < float(values.min()) < float(values.max()) < 1.25
+        assert not step["none"].any()
+
+
+def test_muon_reaches_small_directions() -> None:
+    """A direction of a hundredth of the energy moves as far as the largest one, where SGD would leave it behind."""
+    left, _, right = torch.linalg.svd(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
+    delta = left @ torch.diag(torch.tensor([1.0, 0.5, 0.2, 0.1])) @ right
+    server, params = SERVERS["muon"](lr=5.0), {"w": torch.zeros(4, 4)}
+    step = server.step(params, Update({"w": delta}), server.init(params)).params["w"] / 2.0
+    assert (torch.diagonal(left.T @ step @ right.T) - 1).abs().max() < 0.35
+
+
+@pytest.mark.parametrize(("mean_square", "eps", "eta"), [
+    (1.0, 1e-9, 1 / (2 * 0.25)),  # four orthogonal clients of norm 1: |D|^2 = 1/4
+    (1.0, 0.25, 1.0),
+    (0.25, 1e-3, 1.0),  # clients that agree: never below 1
+    (80.0, 1e-3, 80 / (2 * 0.251)),
+])  # fmt: skip
+def test_fedexp_extrapolates_where_clients_are_orthogonal(mean_square: float, eps: float, eta: float) -> None:
+    update = Update({"w": torch.full((4,), 0.25)}, mean_square=mean_square)
+    params, state, metrics = SERVERS["fedexp"](eps=eps).step({"w": torch.ones(4)}, update, {})
+    assert metrics == {"aggregator/server_lr": pytest.approx(eta)}
+    assert params["w"].tolist() == pytest.approx([1 + 0.25 * eta] * 4)
+    assert state == {}
+
+
+def test_fedexp_reads_the_clients_it_is_given() -> None:
+    """Orthogonal clients of norm 3 and 1 with weights 1/4 and 3/4: 3 / (2 (9/16 + 9/16)) > 1."""
+    clients = [
+        Contribution(0, {"w": torch.tensor([3.0, 0.0])}),
+        Contribution(1, {"w": torch.tensor([0.0, 1.0])}, num_samples=3),
+    ]
+    aggregator, params = build_aggregator(AggregatorConfig("fedexp", server={"eps": 1e-6})), {"w": torch.zeros(2)}
+    result = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
+    assert result.metrics["aggregator/server_lr"] == pytest.approx(4 / 3, rel=1e-5)
+    assert result.params["w"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
 def test_defaults_are_the_documented_ones() -> None:
     assert (SERVERS["adam"]().beta1, SERVERS["adam"]().beta2, SERVERS["adam"]().tau) == (0.9, 0.99, 1e-3)
     assert SERVERS["yogi"]().lr == SERVERS["adagrad"]().lr == 1e-2
     assert SERVERS["adagrad"]().beta1 == 0.0
     assert (SERVERS["nesterov"]().lr, SERVERS["nesterov"]().beta) == (0.7, 0.9)
+    assert SERVERS["fedexp"]().eps == 1e-3
+    assert (SERVERS["muon"]().lr, SERVERS["muon"]().beta) == (0.05, 0.5)
+
+
+@pytest.mark.parametrize(("name", "options", "message"), [
+    ("fedexp", {"eps": 0}, r"aggregator\.server\.eps must be in \(0, inf\), got 0"),
+    ("fedmuon", {"lr": 0}, r"aggregator\.server\.lr must be in \(0, inf\), got 0"),
+    ("fedmuon", {"beta": 1}, r"aggregator\.server\.beta must be in \[0, 1\), got 1"),
+])  # fmt: skip
+def test_bad_settings_name_the_key(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        AggregatorConfig(name, server=options).validate()

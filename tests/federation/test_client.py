@@ -98,11 +98,14 @@ def test_inputs_stay_and_states_are_kept_only_if_asked(module) -> None:
     before = {name: value.clone() for name, value in start.items()}
     fresh = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share)
     assert fresh.states == {}
-    kept = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, states={})
-    assert set(kept.states) == {0, 1}
-    again = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, states=kept.states)
+    keeping = {"keep_optimizer": True}
+    kept = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, **keeping)
+    assert {client: set(own) for client, own in kept.states.items()} == {0: {"optimizer"}, 1: {"optimizer"}}
+    keeping["states"] = kept.states
+    again = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, **keeping)
     assert not torch.equal(
         again.contributions[0].delta["linear_1.weight"], kept.contributions[0].delta["linear_1.weight"]
     )
     assert all(torch.equal(start[name], before[name]) for name in start)
-    assert float(again.states[0][0]["step"]) == 2 * SIZES[0]
+    assert float(again.states[0]["optimizer"][0]["step"]) == 2 * SIZES[0]
+    assert float(kept.states[0]["optimizer"][0]["step"]) == SIZES[0], "what was given is not changed"

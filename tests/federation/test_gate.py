@@ -31,6 +31,20 @@ def test_the_unfit_are_left_out_with_a_reason() -> None:
     assert "federation.max_update_norm=10" in gated.rejected[3]
 
 
+@pytest.mark.parametrize(("field", "reason"), [
+    ("halfway", "its halfway update is not finite"),
+    ("evidence", "its evidence is not finite"),
+    ("message", "its message is not finite"),
+])  # fmt: skip
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_all_that_a_client_sends_must_be_finite(field: str, reason: str, value: float) -> None:
+    good = {name: {"w": torch.ones(2)} for name in ("halfway", "evidence", "message")}
+    bad = {**good, field: {"v": torch.ones(1), "w": torch.tensor([1.0, value])}}
+    gated = gate([update(0, 1.0)._replace(**good), update(1, 1.0)._replace(**bad)], FederationConfig())
+    assert [one.client_id for one in gated.accepted] == [0]
+    assert gated.rejected == {1: reason}
+
+
 def test_too_few_ends_the_run_and_names_them() -> None:
     with pytest.raises(
         AggregationError, match=r"only 1 of 2 .*federation\.min_clients=2.*client 1: its update is not finite"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
 from fedcmp.federation.checkpoint import load_checkpoint, load_projector, save_checkpoint, save_projector
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.evaluate import EvalData, Evaluation, evaluate
-from fedcmp.federation.loop import Federation, run, start
+from fedcmp.federation.loop import Federation, run, run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel
@@ -108,6 +109,71 @@ def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: 
     assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
     resumed = run(whole, load_checkpoint(tmp_path / "round-0002.pt"))
     assert params_sha256(resumed.params) == params_sha256(expected.params)
+
+
+def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: LanguageModel, tmp_path: Path) -> None:
+    clients = [tuple(range(8 * client, 8 * client + 8)) for client in range(4)]
+    config = FederationConfig(rounds=4, batch_size=2, slots=2, clients_per_round=2, local_steps=2)
+    whole = federation(llm, rule="scaffold", config=config, plan=plan_run(clients, config, seed=0))
+    assert len({task.client_id for one in whole.plan.rounds[:2] for task in one.tasks}) > 2, "states of several rounds"
+    expected = run(whole, start(whole, PARAMS))
+    calls = iter([False, True])
+    stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
+    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
+    resumed = run(whole, load_checkpoint(tmp_path / "round-0002.pt"))
+    assert params_sha256(resumed.params) == params_sha256(expected.params)
+    one, other = (state.aggregator["local"]["control"] for state in (resumed, expected))
+    assert params_sha256(one) == params_sha256(other)
+    assert resumed.local.keys() == expected.local.keys() == {0, 1, 2, 3}
+    for client, kept in expected.local.items():
+        assert set(kept) == {"rule"}
+        assert params_sha256(resumed.local[client]["rule"]["control"]) == params_sha256(kept["rule"]["control"])
+    for name, value in expected.aggregator["local"]["control"].items():  # c stays the mean of all c_k, round for round
+        mean = sum(kept["rule"]["control"][name] for kept in expected.local.values()) / 4
+        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["scaffold", "fedcm", "fednova", "fedprox", "fedcmp"])
+def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, rule: str) -> None:
+    whole = federation(llm, rule=rule)
+    whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
+    sound, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+    before = flat(sound.local[0]), flat(sound.local[1])
+    state, record = run_round(dataclasses.replace(whole, fetch=poisoned), sound, whole.plan.rounds[1])
+    assert record["client/1/accepted"] is False
+    assert flat(sound.local[0]) == before[0]
+    assert flat(state.local[0]) != before[0]
+    assert flat(state.local[1]) == before[1]
+    assert all(math.isfinite(number) for number in flat([state.params, state.aggregator, state.local]))
+
+
+@pytest.mark.parametrize("rule", ["scaffold", "fedcm"])
+def test_what_the_server_keeps_for_the_local_rule_reaches_the_clients(llm: LanguageModel, rule: str) -> None:
+    whole = federation(llm, rule=rule)
+    state, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+    fresh = {**state.aggregator, "local": whole.aggregator.local.init(PARAMS)}
+    ends = [
+        run_round(whole, one, whole.plan.rounds[1])[0].params
+        for one in (state, dataclasses.replace(state, aggregator=fresh))
+    ]
+    assert params_sha256(ends[0]) != params_sha256(ends[1])
+
+
+def test_bytes_count_what_the_local_rule_sends(llm: LanguageModel) -> None:
+    size = sum(value.numel() * 4 for value in PARAMS.values())
+    for rule, factor in (("fedavg", 1), ("scaffold", 2)):
+        whole = federation(llm, rule=rule)
+        _, record = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+        for way in ("up", "down"):
+            assert 0 <= record[f"bytes/{way}"] / 3 - factor * size < 64, "beside them go some numbers at most"
+        assert record["bytes/diagnostics"] == 3 * size, "pairwise cosines cost each client its delta once more"
+
+
+def flat(value) -> list[float]:
+    """All numbers of nested containers."""
+    if isinstance(value, dict | list):
+        return [number for one in (value.values() if isinstance(value, dict) else value) for number in flat(one)]
+    return torch.as_tensor(value).flatten().tolist()
 
 
 def test_a_poisoned_client_is_named_and_left_out(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -91,3 +91,18 @@ def test_widths_are_read_from_configs(tmp_path: Path) -> None:
     assert width_of(str(tmp_path), "tower", "k") == 7
     assert width_of(str(tmp_path), "llm", "k") == 5
     assert width_of("some/hub-id", "llm", "k") is None
+
+
+def test_tokens_are_averaged_over_the_grid(tower: VisionTower) -> None:
+    pooled = load_tower(ModelConfig(token_grid=2))
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole, few = tower.encode(pixels), pooled.encode(pixels)
+    assert (pooled.num_tokens, few.shape) == (4, (2, 4, 96))
+    corner = whole.unflatten(1, (4, 4))[:, :2, 2:].mean((1, 2))  # the quarter at the top right
+    torch.testing.assert_close(few[:, 1], corner)
+    assert pooled.fingerprint != tower.fingerprint, "a cache must not mix them up"
+    with pytest.raises(ConfigError, match=r"model\.token_grid=5, but the tower gives 16 tokens"):
+        load_tower(ModelConfig(token_grid=5))
+    with pytest.raises(ConfigError, match=r"model\.token_grid must be 0 or more"):
+        ModelConfig(token_grid=2, keep_cls=True).validate()

@@ -30,8 +30,10 @@ def test_wandb_offline_keeps_one_record_a_round(tmp_path: Path) -> None:
     tracker = WandbTracker(WandbConfig(), "name", tmp_path, {"run": {"seed": 3}})
     for number in range(3):
         tracker.log({"round": number, "samples_seen": number * 8, "val/loss": 2.0 - number, "note": "text"})
+    tracker.log({"round": 3, "rho/histogram": [0.25, 0.75], "cosines": [0.1, 0.2]})
     run = tracker.logger.experiment
-    assert run.step == 3
+    assert run.step == 4
+    assert run.summary["rho/histogram"]["bins"] == [0.0, 0.5, 1.0]
     assert run.config["run"]["seed"] == 3
     picture = tmp_path / "captions.png"
     Image.new("RGB", (4, 4)).save(picture)

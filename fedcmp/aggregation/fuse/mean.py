@@ -22,6 +22,7 @@ class Mean:
     needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = True
     least_clients: ClassVar[int] = 1
+    finds_basis: ClassVar[bool] = False
 
     def init(self, params: Params) -> State:
         """The mean has no memory."""

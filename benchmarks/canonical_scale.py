@@ -1,0 +1,207 @@
+"""What canonical fusion costs at the sizes of LLaVA-1.5's projector: seconds by phase, bytes, and what iteration costs.
+
+    python benchmarks/canonical_scale.py                       # 8 clients, 7B shapes, CPU or the GPU that is there
+    python benchmarks/canonical_scale.py --clients 4 --decay 1.5
+
+Clients are synthetic: updates with a power-law spectrum (singular values i^-decay) in directions that they share in
+part, halves that agree in part, evidence of strongly correlated inputs. Two rounds are timed, a cold and a warm one;
+then the basis by subspace iteration is held against a full decomposition: seconds, directions, energy, and how far the
+fused update moves. A line of JSON follows the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, split_affine
+from fedcmp.aggregation.rules import Update
+from fedcmp.aggregation.server.opm import Opm
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.report.table import table
+from fedcmp.types import Params
+
+SHAPES = {"linear_1": (4096, 1024), "linear_2": (4096, 4096)}
+
+
+class Timed(LocalCohort):
+    """A local cohort that tells which exchange and which server step took how long, and what the sums weigh."""
+
+    seconds: dict[str, float]
+    exchanged: list[int]
+
+    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+        """As the local cohort."""
+        t0 = now()
+        result = super().sum(fn)
+        self.exchanged.append(sum(value.numel() for value in result.values()) * 4)
+        self.seconds[f"clients, exchange {len(self.exchanged)}"] = now() - t0
+        return result
+
+    def on_server(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """As the local cohort."""
+        t0 = now()
+        result = super().on_server(fn, *args)
+        self.seconds[f"server, after exchange {len(self.exchanged)}"] += now() - t0
+        return result
+
+
+def now() -> float:
+    """Seconds, after everything on the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def spectrum(rows: int, columns: int, decay: float, shared: torch.Tensor, stream: torch.Generator) -> torch.Tensor:
+    """``[rows, columns]`` with singular values about i^-decay; half of its energy lies in the directions ``shared``."""
+    rank = shared.shape[1]
+    scale = torch.arange(1, rank + 1, device=shared.device).float() ** -decay
+    own = torch.randn(columns, rank, generator=stream, device=shared.device) / columns**0.5
+    left = torch.randn(rows, rank, generator=stream, device=shared.device) / rows**0.5
+    return (left * scale) @ (shared + own).T
+
+
+def make_clients(count: int, decay: float, round_: int, device: torch.device) -> list[Contribution]:
+    """The clients of one round."""
+    clients, fixed = [], torch.Generator(device).manual_seed(0)
+    mixing, shared = {}, {}
+    for name, (_, N) in SHAPES.items():
+        spread = torch.arange(1, N + 2, device=device).float() ** -0.5
+        mixing[name] = torch.randn(N + 1, N + 1, generator=fixed, device=device) * spread / (N + 1) ** 0.5
+        shared[name] = torch.randn(N + 1, N + 1, generator=fixed, device=device) / (N + 1) ** 0.5
+    for k in range(count):
+        stream = torch.Generator(device).manual_seed(1000 * round_ + k + 1)
+        delta: Params = {}
+        halfway: Params = {}
+        evidence: Params = {}
+        for name, (M, N) in SHAPES.items():
+            whole = spectrum(M, N + 1, decay, shared[name], stream)
+            half = (
+                whole / 2
+                + 0.3 * whole.norm() * torch.randn(M, N + 1, generator=stream, device=device) / whole.numel() ** 0.5
+            )
+            delta |= split_affine(whole, name)
+            halfway |= split_affine(half, name)
+            rows = torch.randn(2 * N, N + 1, generator=stream, device=device) @ mixing[name].T
+            evidence[name] = rows.T @ rows / len(rows)
+        clients.append(Contribution(k, delta, halfway, evidence, num_samples=100 + k))
+    return clients
+
+
+def measure(count: int, decay: float, device: torch.device) -> dict[str, Any]:
+    """Two rounds, then both ways to the basis."""
+    params = {f"{name}.weight": torch.zeros(shape, device=device) for name, shape in SHAPES.items()}
+    params |= {f"{name}.bias": torch.zeros(shape[0], device=device) for name, shape in SHAPES.items()}
+    rule, opm = Canonical(), Opm()
+    state, server, found = rule.init(params), opm.init(params), {}
+    for number, what in enumerate(("cold", "warm")):
+        cohort = Timed(make_clients(count, decay, number, device))
+        cohort.seconds, cohort.exchanged = defaultdict(float), []
+        t0 = now()
+        fused = rule.fuse(cohort, params, state)
+        t1 = now()
+        stepped = opm.step(params, Update(fused.delta, fused.basis, num_steps=8), server)
+        found[what] = {
+            **cohort.seconds,
+            "momentum": now() - t1,
+            "round": now() - t0,
+            "exchanged": list(cohort.exchanged),
+        }
+        state, server = fused.state, stepped.state
+    ranks = {name: basis.shape[1] for name, basis in fused.basis.items()}
+    return {
+        "phases": found,
+        "ranks": ranks,
+        "basis": compare_bases(cohort, fused.basis),
+        "clients": count,
+        "decay": decay,
+    }
+
+
+def compare_bases(cohort: LocalCohort, warm: Params) -> dict[str, dict[str, float]]:
+    """Subspace iteration (cold, warm) beside a full decomposition of the same matrix."""
+    found = {}
+    for name in SHAPES:
+
+        def gram(one: Contribution, name: str = name) -> Params:
+            matrix = join_affine(one.delta, name)
+            return {"gram": matrix.T @ matrix / matrix.square().sum()}
+
+        matrix = cohort.sum(gram)["gram"].float()
+        ways = {
+            "cold": lambda m: leading_eigenvectors(m, 0.99),
+            "warm": lambda m, n=name: leading_eigenvectors(m, 0.99, warm[n]),
+        }
+        for way, find in ways.items():
+            t0 = now()
+            leading = find(matrix)
+            found[f"{name}, {way}"] = {
+                "seconds": now() - t0,
+                "directions": leading.vectors.shape[1],
+                "energy": leading.energy,
+            }
+        t0 = now()
+        values, vectors = torch.linalg.eigh(matrix)
+        seconds = now() - t0
+        held = values.flip(0).double().cumsum(0) / matrix.diagonal().double().sum()
+        rank = int((held < 0.99).sum()) + 1
+        found[f"{name}, in full"] = {"seconds": seconds, "directions": rank, "energy": float(held[rank - 1])}
+        exact, delta = (
+            vectors.flip(1)[:, :rank],
+            cohort.gather(lambda one, n=name: {"d": join_affine(one.delta, n)})["d"].mean(0),
+        )
+        one, other = (delta @ basis @ basis.T for basis in (leading.vectors, exact))
+        found[f"{name}, warm"]["moves the projected mean by"] = float((one - other).norm() / other.norm())
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--decay", type=float, default=1.0, help="singular values of an update: i^-decay")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="append the JSON here")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    result = measure(options.clients, options.decay, device)
+    phases = [
+        [phase, result["phases"]["cold"][phase], seconds]
+        for phase, seconds in result["phases"]["warm"].items()
+        if phase != "exchanged"
+    ]
+    print(table(phases, ["seconds", "cold", "warm"]))
+    mib = [round(size / 2**20, 1) for size in result["phases"]["warm"]["exchanged"]]
+    alone = sum(M * (N + 1) for M, N in SHAPES.values()) * 4 / 2**20
+    print(f"\nsums that reach the server, MiB in float32: {mib}; the update alone: {alone:.1f}\n")
+    rows = [
+        [what, one["seconds"], one["directions"], one["energy"], one.get("moves the projected mean by")]
+        for what, one in result["basis"].items()
+    ]
+    print(table(rows, ["basis", "seconds", "directions", "energy", "moves the projected mean by"]))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    machine = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    line = json.dumps({**result, "machine": machine, "torch": torch.__version__, "commit": commit})
+    print("\n" + line)
+    if options.out:
+        with options.out.open("a") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()

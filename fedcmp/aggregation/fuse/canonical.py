@@ -1,0 +1,272 @@
+"""Canonical Reliability-Aware Aggregation: the fuse of Fed-CMP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedcmp.aggregation.base import Cohort, Contribution, shares, single
+from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.diagnostics import effective_clients, histogram
+from fedcmp.aggregation.evidence import affine_layers
+from fedcmp.aggregation.linalg import (
+    Leading,
+    join_affine,
+    leading_eigenvectors,
+    solve_right,
+    split_affine,
+    subspace_cosines,
+)
+from fedcmp.aggregation.rules import Fused, State
+from fedcmp.types import Metrics, Params
+
+
+class _Layer(NamedTuple):
+    """What the server knows about one affine layer after the first exchange."""
+
+    mean: Tensor
+    """``sum_k p_k D_k``, ``[M, N']``."""
+    by_evidence: Tensor
+    """``D_evi``, ``[M, N']``."""
+    tau: float
+    """Measured similarity of the clients' evidence; nan without evidence."""
+    basis: Leading
+
+
+@dataclass(frozen=True)
+class Canonical:
+    """Clients speak where their data do, and in proportion to how repeatable what they say is.
+
+    For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
+
+        g     = mean(diag sum_k p_k G_k)
+        A_k   = a G_k + (1 - a) diag(G_k) + l g I,   S = sum_k p_k A_k
+        D_evi = sum_k D_k R_k,   R_k = p_k A_k S^-1                           (sum_k R_k = I)
+
+        U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
+        C_k   = D_k U                                                         (the client coefficients, M x r)
+        s     = max(0, <H_k U, (D_k - H_k) U>),  z = |(2 H_k - D_k) U|^2 / 4  per column
+        w_k   = s / (s + z)
+        m     = sum_k p_k w_k C_k,   rho = |m|^2 / sum_k p_k |w_k C_k|^2      clipped to [1 / K_eff, 1]
+        D_rep = (m / rho) U^T + (sum_k p_k D_k) (I - U U^T)
+
+        tau   = (|sum p G_k|^2 - sum p^2 |G_k|^2) / ((1 - sum p^2) sum p |G_k|^2)
+        D     = (1 - tau) D_evi + tau D_rep
+
+    The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
+    single client's delta is returned as it is. Server memory does not depend on K: two exchanges of sums, one where
+    tau is fixed at 0.
+
+    Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi for two
+    models is RegMean (Jin et al., ICLR 2023, arXiv 2212.09849); rho is akin to FedExP's ratio (Jhunjhunwala et al.,
+    ICLR 2023, arXiv 2301.09604), per direction.
+    Differs from the paper: unknown, derived from the abstract.
+    """
+
+    sums_only: ClassVar[bool] = True
+    least_clients: ClassVar[int] = 1
+
+    evidence: bool = True
+    """Weigh by evidence; off: ``D_evi`` is the mean."""
+    repeatability: bool = True
+    """Weigh by repeatability; off: all w are 1."""
+    overlap: bool = True
+    """Undo the shrinking of what few clients say; off: all rho are 1."""
+    tau: float | None = None
+    """Share of the repeatability part, in [0, 1]; unset: the measured similarity of evidence."""
+    tau_from: str = "first"
+    """Whose evidence measures tau: `first` (the first layer's, that is, the data's) or `each` layer its own."""
+    basis: str = "updates"
+    """What spans the shared basis: `updates` (as above), `evidence` (leading eigenvectors of S) or `none`: no basis."""
+    energy: float = 0.99
+    """Share of the trace that the basis holds, in (0, 1]; 1: all directions."""
+    correlation: float = 0.9
+    """The share a of G_k's off-diagonal that counts, in [0, 1]."""
+    ridge: float = 0.01
+    """The share l of the mean evidence that every client has in every direction, >= 0."""
+
+    def __post_init__(self) -> None:
+        require_share("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau)
+        require_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
+        require_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
+        require_share("aggregator.fuse.energy", self.energy, least_open=True)
+        require_share("aggregator.fuse.correlation", self.correlation)
+        require_share("aggregator.fuse.ridge", self.ridge, most=float("inf"))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """``"evidence"`` and ``"halfway"``, unless the switches leave them without use."""
+        wanted = {"evidence"} if self._reads_evidence else set()
+        return frozenset(wanted | ({"halfway"} if self.repeatability and self.tau != 0 else set()))
+
+    @property
+    def finds_basis(self) -> bool:
+        """Whether there is a shared basis for the server step."""
+        return self.basis != "none"
+
+    @property
+    def _reads_evidence(self) -> bool:
+        return self.tau is None or self.basis == "evidence" or (self.evidence and self.tau != 1)
+
+    def init(self, params: Params) -> State:
+        """No basis yet."""
+        return {"basis": {}}
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        """The delta of this round, its basis, and how the clients stood to each other."""
+        layers, share = affine_layers(params), shares(cohort)
+        first = cohort.sum(partial(self._first_terms, layers, share))
+        known = cohort.on_server(self._first_server, layers, first, cohort.weights, state.get("basis", {}))
+        second: Params = {}
+        if self.tau != 0 and len(cohort.clients) > 1:
+            basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
+            second = cohort.sum(partial(self._second_terms, basis, share))
+        return cohort.on_server(self._finish, layers, first, known, second, cohort.weights, state.get("basis", {}))
+
+    def _first_terms(self, layers: list[str], share: dict[int, float], contribution: Contribution) -> Params:
+        p = share[contribution.client_id]
+        inside = {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
+        terms = {name: p * value.double() for name, value in contribution.delta.items() if name not in inside}
+        for name in layers:
+            delta = join_affine(contribution.delta, name)
+            terms[f"{name}/mean"] = p * delta.double()
+            if self.basis == "updates":
+                square = float(delta.double().square().sum())
+                terms[f"{name}/gram"] = (delta.T @ delta) * (p / square if square else 0.0)
+            if not self._reads_evidence:
+                continue
+            assert contribution.evidence is not None, "the client was asked for evidence"
+            moments = contribution.evidence[name].double()
+            norm = moments.square().sum()
+            terms[f"{name}/evidence"] = p * moments
+            terms[f"{name}/norms"] = torch.stack([p * norm, p * p * norm])
+            if self.evidence and self.tau != 1:
+                # in float64: the solve below multiplies rounding by the condition number of S
+                terms[f"{name}/weighed"] = p * (delta.double() @ self._mixed(moments))
+        return terms
+
+    def _mixed(self, moments: Tensor) -> Tensor:
+        return self.correlation * moments + (1 - self.correlation) * torch.diag(moments.diagonal())
+
+    def _first_server(self, layers: list[str], first: Params, weights: Tensor, before: Params) -> dict[str, _Layer]:
+        return {name: self._layer(name, first, weights, before.get(name)) for name in layers}
+
+    def _layer(self, name: str, first: Params, weights: Tensor, before: Tensor | None) -> _Layer:
+        mean = by_evidence = first[f"{name}/mean"]
+        tau, total = float("nan"), torch.zeros(0)
+        if self._reads_evidence:
+            moments = first[f"{name}/evidence"]
+            tau = _similarity(moments, first[f"{name}/norms"], float(weights.square().sum()))
+            scale = self.ridge * float(moments.diagonal().mean())
+            total = self._mixed(moments)
+            total.diagonal().add_(scale)
+            if self.evidence and self.tau != 1 and len(weights) > 1:
+                what = f"the evidence of layer {name} (aggregator.fuse.ridge={self.ridge:g})"
+                by_evidence = solve_right(first[f"{name}/weighed"] + scale * mean, total, what)
+        if self.basis == "none":
+            return _Layer(mean, by_evidence, tau, Leading(mean.new_zeros(mean.shape[1], 0).float(), 0.0))
+        spanned = first[f"{name}/gram"] if self.basis == "updates" else total
+        return _Layer(mean, by_evidence, tau, leading_eigenvectors(spanned.float(), self.energy, before))
+
+    def _second_terms(self, basis: Params, share: dict[int, float], contribution: Contribution) -> Params:
+        p, terms = share[contribution.client_id], {}
+        for name, vectors in basis.items():
+            coefficients = (join_affine(contribution.delta, name) @ vectors).double()
+            repeatable = torch.ones(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+            if self.repeatability:
+                assert contribution.halfway is not None, "the client was asked for its halfway delta"
+                half = (join_affine(contribution.halfway, name) @ vectors).double()
+                repeatable = repeatable_share(half, coefficients)
+            kept = repeatable * coefficients
+            terms[f"{name}/m"] = p * kept
+            terms[f"{name}/squares"] = p * kept.square().sum(0)
+            terms[f"{name}/repeatable"] = p * repeatable
+        return terms
+
+    def _finish(
+        self,
+        layers: list[str],
+        first: Params,
+        known: dict[str, _Layer],
+        second: Params,
+        weights: Tensor,
+        before: Params,
+    ) -> Fused:
+        delta = {name: value for name, value in first.items() if "/" not in name}
+        mean, basis = dict(delta), {}
+        metrics: Metrics = {}
+        for name in layers:
+            layer = known[name]
+            found, facts = self._mix(name, layer, known[layers[0]], second, weights)
+            vectors = layer.basis.vectors
+            facts |= _turn(name, before.get(name), vectors)
+            mean |= split_affine(layer.mean, name)
+            delta |= split_affine(found, name)
+            basis[name] = vectors
+            metrics |= facts
+        return Fused(single(delta), mean, {"basis": basis}, metrics, basis)
+
+    def _mix(self, name: str, layer: _Layer, first: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Metrics]:
+        metrics: Metrics = {f"aggregator/rank/{name}": layer.basis.vectors.shape[1]}
+        if layer.tau == layer.tau:
+            metrics[f"aggregator/tau/{name}"] = layer.tau
+        if len(weights) == 1:
+            return layer.mean, metrics
+        tau = self.tau if self.tau is not None else (first if self.tau_from == "first" else layer).tau
+        if not second:
+            return layer.by_evidence, metrics
+        by_repeats, overlap = self._by_repeats(name, layer, second, weights)
+        repeatable = second[f"{name}/repeatable"]
+        for what, values in (("overlap", overlap), ("repeatability", repeatable)):
+            metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
+            metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
+        return (1 - tau) * layer.by_evidence + tau * by_repeats, metrics
+
+    def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
+        vectors, m, squares = layer.basis.vectors.double(), second[f"{name}/m"], second[f"{name}/squares"]
+        overlap = torch.ones_like(squares)
+        if self.overlap:
+            ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
+            overlap = ratio.where(squares > 0, 1.0).clamp(1.0 / effective_clients(weights), 1.0)
+        inside = m / overlap - layer.mean @ vectors
+        return layer.mean + inside @ vectors.T, overlap
+
+
+def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
+    """``w = s / (s + z)`` of each column: how far the second half of the steps repeats the first, in [0, 1].
+
+    Args:
+        half: ``[M, r]`` coefficients after half of the steps.
+        whole: ``[M, r]`` coefficients after all of them.
+
+    >>> repeatable_share(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2.0, 1.0, 0.5]])).tolist()
+    [1.0, 0.0, 0.0]
+    """
+    signal = (half * (whole - half)).sum(0).clamp(min=0.0)
+    noise = (2 * half - whole).square().sum(0) / 4
+    total = signal + noise
+    return torch.where(total > 0, signal / total.where(total > 0, 1.0), 0.0)
+
+
+def _similarity(mean: Tensor, norms: Tensor, square_weights: float) -> float:
+    """tau: the mean of ``<G_j, G_k>`` over pairs of clients beside the mean of ``|G_k|^2``, in [0, 1]."""
+    weighted, squared = norms.tolist()
+    scale = (1.0 - square_weights) * weighted
+    if scale <= 1e-12 * weighted or weighted == 0.0:
+        return 0.0
+    return min(1.0, max(0.0, (float(mean.square().sum()) - squared) / scale))
+
+
+def _turn(name: str, before: Tensor | None, now: Tensor) -> Metrics:
+    """How far the basis turned since the last round: the mean and the largest principal angle, in degrees."""
+    if before is None or not before.shape[1] or not now.shape[1]:
+        return {}
+    angles = torch.rad2deg(torch.acos(subspace_cosines(before, now)))
+    return {
+        f"aggregator/basis_turn/{name}": float(angles.mean()),
+        f"aggregator/basis_turn_max/{name}": float(angles.max()),
+    }

@@ -1,0 +1,125 @@
+"""Merging in the space that the updates span together: KnOTS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, single
+from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.evidence import affine_layers
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.fuse.ties import Ties
+from fedcmp.aggregation.linalg import join_affine, split_affine
+from fedcmp.aggregation.rules import Fused, State
+from fedcmp.types import Metrics, Params
+
+TOLERANCE = 1e-5
+"""Directions whose singular value is below this share of the largest are dropped. They come from a Gram matrix, which
+squares the condition number: 1e-10 of its largest eigenvalue is still well above the rounding of float64 at
+M = 4096, and a delta in float32 knows nothing below it anyway."""
+
+
+@dataclass(frozen=True)
+class UpdateSvd:
+    """For each affine layer, with ``D_k = [dW db]`` (M x N'), merges the clients' parts of one common decomposition::
+
+        [D_1 ... D_K] = U S [V_1 ... V_K]            (U: M x r, V_k: r x N')
+        D = U S merge(V_1, ..., V_K)
+
+    ``merge`` is TIES over the V_k of all layers together, or the mean, which gives the mean of the deltas. Sums only:
+    ``sum_k D_k D_k^T`` gives U and S^2, each client finds its own ``V_k = S^-1 U^T D_k``, and the merge takes one
+    (mean) or two exchanges (TIES). Parameters outside affine layers are merged as they are, by themselves.
+
+    Source: KnOTS, Stoica et al., ICLR 2025, arXiv 2410.19735.
+    Differs from the paper: the means in the merge are weighted by p_k; its scaling of the merged update is the server
+    learning rate; U and S come from a Gram matrix and directions below TOLERANCE are dropped; its code merges S V_k
+    by default, its text V_k: see ``scaled``.
+
+    >>> from fedcmp.distributed.cohort import LocalCohort
+    >>> delta = {"linear.weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "linear.bias": torch.tensor([5.0, 6.0])}
+    >>> fused = UpdateSvd(merge="mean").fuse(LocalCohort([Contribution(0, delta)]), delta, {})
+    >>> torch.allclose(fused.delta["linear.weight"], delta["linear.weight"])
+    True
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    sums_only: ClassVar[bool] = True
+    least_clients: ClassVar[int] = 1
+    finds_basis: ClassVar[bool] = False
+
+    merge: str = "ties"
+    """How the V_k become one: `ties` or `mean`."""
+    density: float = 0.2
+    """Share of the entries that TIES keeps, in (0, 1]."""
+    scaled: bool = False
+    """Merge S V_k in place of V_k, so that large directions have more of the entries that TIES keeps."""
+
+    def __post_init__(self) -> None:
+        require_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
+        require_share("aggregator.fuse.density", self.density, least_open=True)
+
+    def init(self, params: Params) -> State:
+        """Nothing is remembered: every round has its own decomposition."""
+        return {}
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        """The merged delta."""
+        layers = affine_layers(params)
+        inside = {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
+        merge = Ties(self.density) if self.merge == "ties" else Mean()
+        grams = cohort.sum(partial(_grams, layers))
+        factors = cohort.share(cohort.on_server(_factorise, grams))
+        cores = merge.fuse(MappedCohort(cohort, partial(self._core, layers, factors)), params, {}) if layers else None
+        mean = Mean().fuse(cohort, params, {})
+        rest = merge.fuse(MappedCohort(cohort, partial(_outside, inside)), params, {}) if inside < set(params) else None
+        return cohort.on_server(self._finish, layers, factors, cores, rest, mean)
+
+    def _core(self, layers: list[str], factors: Params, contribution: Contribution) -> Contribution:
+        cores = {}
+        for name in layers:
+            core = factors[f"{name}/U"].T @ join_affine(contribution.delta, name).double()
+            cores[name] = core if self.scaled else core * inverse(factors[f"{name}/S"])[:, None]
+        return contribution._replace(delta=cores)
+
+    def _finish(
+        self, layers: list[str], factors: Params, cores: Fused | None, rest: Fused | None, mean: Fused
+    ) -> Fused:
+        delta: Params = dict(rest.delta) if rest else {}
+        metrics: Metrics = {}
+        for name in layers:
+            assert cores is not None, "there are affine layers"
+            left, values = factors[f"{name}/U"], factors[f"{name}/S"]
+            core = cores.delta[name].double()
+            delta |= split_affine(left @ (core if self.scaled else core * values[:, None]), name)
+            metrics[f"aggregator/rank/{name}"] = int(values.count_nonzero())
+        return mean._replace(delta=single({name: delta[name] for name in mean.delta}), metrics=metrics)
+
+
+def inverse(values: torch.Tensor) -> torch.Tensor:
+    """``1 / s``, and 0 where s is 0."""
+    return torch.where(values > 0, 1.0 / values.where(values > 0, 1.0), 0.0)
+
+
+def _grams(layers: list[str], contribution: Contribution) -> Params:
+    deltas = {name: join_affine(contribution.delta, name).double() for name in layers}
+    return {name: delta @ delta.T for name, delta in deltas.items()}
+
+
+def _factorise(grams: Params) -> Params:
+    factors: Params = {}
+    for name, gram in grams.items():
+        squares, vectors = torch.linalg.eigh(gram)
+        squares, vectors = squares.flip(0).clamp(min=0.0), vectors.flip(1)
+        # where no client moved there is one direction, of size 0
+        rank = max(1, int((squares > TOLERANCE**2 * squares[0]).sum()))
+        factors[f"{name}/U"], factors[f"{name}/S"] = vectors[:, :rank].contiguous(), squares[:rank].sqrt()
+    return factors
+
+
+def _outside(inside: set[str], contribution: Contribution) -> Contribution:
+    kept = {name: value for name, value in contribution.delta.items() if name not in inside}
+    return contribution._replace(delta=kept)

@@ -1,0 +1,146 @@
+"""Linear algebra that several rules share: affine layers as matrices, leading eigenvectors, solves, angles."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedcmp.errors import AggregationError
+from fedcmp.types import Params
+
+DIRECT = 1024
+"""Up to this size a matrix is decomposed in full; above it, subspace iteration is many times faster."""
+
+
+def join_affine(params: Params, name: str) -> Tensor:
+    """``[W b]`` of one affine layer: ``[M, N + 1]``.
+
+    >>> join_affine({"linear.weight": torch.ones(2, 3), "linear.bias": torch.zeros(2)}, "linear").shape
+    torch.Size([2, 4])
+    """
+    return torch.cat([params[f"{name}.weight"], params[f"{name}.bias"][:, None]], dim=1)
+
+
+def split_affine(matrix: Tensor, name: str) -> Params:
+    """What ``join_affine`` joined: ``name.weight`` ``[M, N]`` and ``name.bias`` ``[M]``.
+
+    >>> split_affine(torch.ones(2, 4), "linear")["linear.weight"].shape
+    torch.Size([2, 3])
+    """
+    return {f"{name}.weight": matrix[:, :-1].contiguous(), f"{name}.bias": matrix[:, -1].contiguous()}
+
+
+def fix_signs(vectors: Tensor) -> Tensor:
+    """Columns turned so that the entry of largest size is positive: a decomposition does not determine signs.
+
+    >>> fix_signs(torch.tensor([[1.0, 0.0], [-2.0, 3.0]])).tolist()
+    [[-1.0, 0.0], [2.0, 3.0]]
+    """
+    if vectors.shape[1] == 0:
+        return vectors
+    largest = vectors.abs().argmax(dim=0, keepdim=True)
+    return vectors * torch.where(vectors.gather(0, largest) < 0, -1.0, 1.0)
+
+
+class Leading(NamedTuple):
+    """The leading part of a positive semi-definite matrix."""
+
+    vectors: Tensor
+    """Orthonormal columns ``[N, r]``, largest eigenvalue first."""
+    energy: float
+    """The share of the trace that they hold, in [0, 1]."""
+
+
+def leading_eigenvectors(
+    matrix: Tensor, energy: float, start: Tensor | None = None, tolerance: float = 0.02
+) -> Leading:
+    """The fewest eigenvectors that hold the share ``energy`` of the trace.
+
+    Small matrices are decomposed in full. Large ones go through subspace iteration: a block, begun with ``start``, is
+    widened until it holds enough, then iterated until the share that it misses changes by less than ``tolerance`` of
+    itself. A block can only hold less than the true leading eigenvectors, so r is never too small.
+
+    Args:
+        matrix: ``[N, N]``, symmetric, positive semi-definite.
+        energy: in (0, 1]; 1 keeps all N.
+        start: ``[N, r0]``, for example the last round's answer.
+        tolerance: relative, > 0.
+
+    >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 8.0, 1.0])), 0.75).vectors.tolist()
+    [[0.0], [1.0], [0.0]]
+    """
+    size, trace = len(matrix), float(matrix.diagonal().double().sum())
+    if trace <= 0.0:
+        return Leading(matrix.new_zeros(size, 0), 1.0)
+    if size <= DIRECT or energy >= 1.0:
+        return _cut(*_eigh(matrix), energy, trace)
+    block = min(size // 3, max(64, 0 if start is None else start.shape[1] + start.shape[1] // 8))
+    basis, missed = _widen(matrix, start, block), 1.0
+    while True:
+        basis = torch.linalg.qr(matrix @ basis).Q
+        values, turns = _eigh(basis.T @ (matrix @ basis))
+        now = 1.0 - float(values.double().sum()) / trace
+        if now > 1.0 - energy and abs(missed - now) < 0.1 * now:  # what is missed lies outside the block
+            if block >= size // 3:
+                return _cut(*_eigh(matrix), energy, trace)
+            block = min(size // 3, 2 * block)
+            basis, missed = _widen(matrix, basis, block), 1.0
+        elif now <= 1.0 - energy and abs(missed - now) < tolerance * (1.0 - energy):
+            return _cut(values, basis @ turns, energy, trace)
+        else:
+            missed = now
+
+
+def _widen(matrix: Tensor, start: Tensor | None, width: int) -> Tensor:
+    """An orthonormal block ``[N, width]`` that begins with ``start`` and goes on in fixed random directions."""
+    given = matrix.new_zeros(len(matrix), 0) if start is None else start.to(matrix)[:, :width]
+    stream = torch.Generator().manual_seed(width)
+    fresh = torch.randn(len(matrix), width - given.shape[1], generator=stream).to(matrix)
+    return torch.linalg.qr(torch.cat([given, fresh], dim=1)).Q
+
+
+def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, largest first, none below 0, and eigenvectors."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return values.flip(0).clamp(min=0.0), vectors.flip(1)
+
+
+def _cut(values: Tensor, vectors: Tensor, energy: float, trace: float) -> Leading:
+    held = values.double().cumsum(0) / trace
+    enough = torch.nonzero(held >= energy)
+    rank = len(values) if energy >= 1.0 or len(enough) == 0 else int(enough[0]) + 1
+    return Leading(fix_signs(vectors[:, :rank].contiguous()), min(1.0, float(held[rank - 1])))
+
+
+def solve_right(numerator: Tensor, matrix: Tensor, what: str) -> Tensor:
+    """``X`` with ``X matrix = numerator``, by Cholesky in float64.
+
+    Args:
+        numerator: ``[M, N]``.
+        matrix: ``[N, N]``, symmetric, positive definite.
+        what: named in the error.
+
+    Raises:
+        AggregationError: the matrix is not positive definite.
+    """
+    factor, info = torch.linalg.cholesky_ex(matrix.double())
+    if int(info) != 0:
+        raise AggregationError(f"{what} is not positive definite (leading minor {int(info)})")
+    return torch.cholesky_solve(numerator.double().T, factor).T
+
+
+def subspace_cosines(one: Tensor, other: Tensor) -> Tensor:
+    """Cosines of the principal angles between two subspaces, largest first: ``[min(r, s)]``, in [0, 1].
+
+    Args:
+        one: ``[N, r]`` with orthonormal columns.
+        other: ``[N, s]``, likewise.
+
+    >>> subspace_cosines(torch.eye(3)[:, :2], torch.eye(3)[:, 1:]).tolist()
+    [1.0, 0.0]
+    """
+    product = one.T.to(other) @ other
+    gram = product @ product.T if product.shape[0] <= product.shape[1] else product.T @ product
+    return torch.linalg.eigvalsh(gram.double()).flip(0).clamp(0.0, 1.0).sqrt()

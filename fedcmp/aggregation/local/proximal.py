@@ -1,0 +1,59 @@
+"""Local steps that are held near the global parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fedcmp.aggregation.base import Cohort
+from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.rules import Finished, State
+from fedcmp.types import Params
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """``h_k(w) = F_k(w) + mu / 2 |w - w_t|^2``: the local objective of FedProx.
+
+    The gradient that the optimizer is given is the data's plus ``mu (w - w_t)``, exactly; at the first step, where
+    ``w = w_t``, it is the data's alone.
+
+    >>> import torch
+    >>> gradient, local, start = ({"w": torch.tensor([value])} for value in (1.0, 3.0, 1.0))
+    >>> Proximal(mu=0.5).correct(gradient, local, start, {}, {})
+    {'w': tensor([2.])}
+
+    Source: Li et al., MLSys 2020, arXiv 1812.06127.
+    Differs from the paper: a client takes the steps that it is given instead of stopping at a gamma-inexact minimum;
+    all clients of a cohort are weighted by their samples, where the paper draws clients by them. The pull is added
+    after the data's gradient is clipped and is not clipped itself; AdamW then rescales their sum, so that its strength
+    there depends on the size of the gradients and not on mu alone.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    mu: float = 0.01
+    """Strength of the pull, > 0; the paper tries 0.001 to 1."""
+
+    def __post_init__(self) -> None:
+        require_positive("aggregator.local.mu", self.mu)
+
+    def init(self, params: Params) -> State:
+        """Nothing is shared."""
+        return {}
+
+    def client_init(self, params: Params) -> State:
+        """Nothing is kept."""
+        return {}
+
+    def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
+        """The gradient of the data and of the pull."""
+        return {name: value + self.mu * (local[name] - start[name]) for name, value in gradient.items()}
+
+    def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
+        """Nothing is kept or sent."""
+        return Finished({}, None)
+
+    def update(self, cohort: Cohort, shared: State) -> State:
+        """Nothing is shared."""
+        return {}

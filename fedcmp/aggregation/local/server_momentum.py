@@ -1,0 +1,68 @@
+"""Local steps that lean towards where everybody went in the last round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum
+from fedcmp.aggregation.checks import require_share
+from fedcmp.aggregation.rules import Finished, State
+from fedcmp.types import Params
+
+
+@dataclass(frozen=True)
+class ServerMomentum:
+    """``v = alpha g + (1 - alpha) Delta_t``: the local step of FedCM.
+
+    ``Delta_t`` is the direction of the last round, of the size of a gradient: ``Delta_t+1 = sum_k p_k mean(v)``, the
+    mean over the local path of client k, which is what the clients send. ``Delta_0 = 0``. At ``alpha = 1`` the steps
+    are plain.
+
+    >>> rule = ServerMomentum(alpha=0.25)
+    >>> gradient, before = ({"w": torch.tensor([value])} for value in (1.0, 2.0))
+    >>> rule.correct(gradient, gradient, gradient, {"direction": before}, {})
+    {'w': tensor([1.7500])}
+
+    Source: Xu et al. 2021, arXiv 2106.10874.
+    Differs from the paper: clients send the mean of v, which for SGD at a constant rate equals the paper's
+    ``(x - y) / (lr K)`` and is right under AdamW and a schedule as well; AdamW rescales v, so that only its direction
+    and the ratio of its entries count. The mean over clients has the weights p_k (by default by samples), where the
+    paper's is uniform. The server's rate is that of the server step, in units of the mean delta (the paper's
+    ``eta_g = lr K`` is 1 here). The data's gradient is clipped before it enters v.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"gradient"})
+
+    alpha: float = 0.1
+    """Share of the data's gradient in each step, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        require_share("aggregator.local.alpha", self.alpha, least_open=True)
+
+    def init(self, params: Params) -> State:
+        """``Delta_0 = 0``."""
+        return {"direction": {name: torch.zeros_like(value) for name, value in params.items()}}
+
+    def client_init(self, params: Params) -> State:
+        """Nothing is kept."""
+        return {}
+
+    def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
+        """``alpha g + (1 - alpha) Delta_t``."""
+        return self._leaning(gradient, shared)
+
+    def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
+        """Sends the mean of v on the path, which is v of the mean gradient."""
+        return Finished({}, self._leaning(recorded["gradient"], shared))
+
+    def update(self, cohort: Cohort, shared: State) -> State:
+        """``sum_k p_k mean(v)``."""
+        total = weighted_sum(cohort, message_of)
+        return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
+
+    def _leaning(self, gradient: Params, shared: State) -> Params:
+        before = shared["direction"]
+        return {name: self.alpha * value + (1 - self.alpha) * before[name] for name, value in gradient.items()}

@@ -1,0 +1,60 @@
+"""What clients record for the rules while they train. What no rule needs costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fedcmp.aggregation.evidence import Evidence
+from fedcmp.models.projector import Observe
+from fedcmp.types import Params
+
+GRADIENTS = ("gradient", "start_gradient")
+"""What is summed over a client's steps, on its path and at the global parameters."""
+
+
+class Recorder:
+    """Evidence and mean gradients of C stacked clients, each over its own steps.
+
+    Sums are float32: a round is at most some thousand steps.
+
+    >>> recorder = Recorder(frozenset({"gradient"}), {"w": torch.zeros(1)}, num_slots=2)
+    >>> for value in (1.0, 2.0):
+    ...     recorder.add("gradient", 1, {"w": torch.tensor([value])})
+    >>> recorder.means(1, num_steps=2)
+    {'gradient': {'w': tensor([1.5000])}}
+
+    Args:
+        needs: what the rules want; of "halfway" the recorder knows nothing.
+        params: the global projector.
+        num_slots: C.
+    """
+
+    def __init__(self, needs: frozenset[str], params: Params, num_slots: int) -> None:
+        self._meter = Evidence(params, num_slots) if "evidence" in needs else None
+        self._sums: dict[str, list[Params]] = {
+            what: [{name: torch.zeros_like(value) for name, value in params.items()} for _ in range(num_slots)]
+            for what in GRADIENTS
+            if what in needs
+        }
+
+    def observer(self, active: Sequence[int]) -> Observe | None:
+        """What takes the inputs of the affine layers in one step; None where nobody asked."""
+        return None if self._meter is None else self._meter.observer(active)
+
+    def add(self, what: str, slot: int, gradient: Params) -> None:
+        """One step's gradient of one client; it is read at once and not kept."""
+        if what in self._sums:
+            for name, total in self._sums[what][slot].items():
+                total += gradient[name]
+
+    def means(self, slot: int, num_steps: int) -> dict[str, Params]:
+        """The mean gradients of one client over its ``num_steps`` steps, at least 1."""
+        return {
+            what: {name: total / num_steps for name, total in sums[slot].items()} for what, sums in self._sums.items()
+        }
+
+    def evidence(self, slot: int) -> Params | None:
+        """The evidence of one client; None where nobody asked."""
+        return None if self._meter is None else self._meter.means(slot)

@@ -1,0 +1,405 @@
+"""Canonical fusion against naive loops in float64, its laws, its limits, and a case by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, solve_right, subspace_cosines
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.errors import AggregationError, ConfigError
+
+SHAPES = {"linear_1": (6, 5), "linear_2": (4, 6)}  # M x N
+PARAMS = {f"{name}.weight": torch.zeros(shape) for name, shape in SHAPES.items()}
+PARAMS |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in SHAPES.items()}
+
+
+def client(number: int, seed: int = 0, samples: int = 0, noise: float = 0.3) -> Contribution:
+    """A client with its own data; its halves agree in part."""
+    rng = torch.Generator().manual_seed(1000 * seed + number)
+
+    def randn(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=rng)
+
+    delta, halfway, evidence = {}, {}, {}
+    for name, (M, N) in SHAPES.items():
+        for leaf, shape in (("weight", (M, N)), ("bias", (M,))):
+            delta[f"{name}.{leaf}"] = 0.1 * randn(*shape)
+            halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.1 * noise * randn(*shape)
+        rows = torch.cat([randn(30, N) * torch.logspace(0, -number % 3, N), torch.ones(30, 1)], dim=1)
+        evidence[name] = rows.T @ rows / 30
+    return Contribution(number, delta, halfway, evidence, num_samples=samples or 5 + 3 * number)
+
+
+def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
+    return [client(number, seed) for number in range(num)]
+
+
+def fuse(rule: Canonical, cohort: list[Contribution], state=None) -> dict[str, np.ndarray]:
+    result = rule.fuse(LocalCohort(cohort), PARAMS, state or rule.init(PARAMS))
+    return {name: join_affine(result.delta, name).double().numpy() for name in SHAPES}
+
+
+def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=None) -> dict[str, np.ndarray]:  # noqa: E741
+    """DESIGN's equations, entry by entry."""
+    total = sum(one.num_samples for one in cohort)
+    p = [one.num_samples / total for one in cohort]
+    K, found, taus = len(cohort), {}, []
+    for name, (_, N) in SHAPES.items():
+        n = N + 1
+        D = [join_affine(one.delta, name).double().numpy() for one in cohort]
+        H = [join_affine(one.halfway, name).double().numpy() for one in cohort]
+        G = [one.evidence[name].double().numpy() for one in cohort]
+        g = sum(p[k] * G[k][i, i] for k in range(K) for i in range(n)) / n
+        A = []
+        for k in range(K):
+            one = np.zeros((n, n))
+            for i in range(n):
+                for j in range(n):
+                    one[i, j] = a * G[k][i, j] + ((1 - a) * G[k][i, i] + l * g if i == j else 0.0)
+            A.append(one)
+        S = sum(p[k] * A[k] for k in range(K))
+        R = [p[k] * A[k] @ np.linalg.inv(S) for k in range(K)]
+        np.testing.assert_allclose(sum(R), np.eye(n), atol=1e-9)
+        evi = sum(D[k] @ R[k] for k in range(K))
+        B = sum(p[k] * D[k].T @ D[k] / (D[k] ** 2).sum() for k in range(K))
+        values, vectors = np.linalg.eigh(B)
+        r, held = 0, 0.0
+        while held < energy * np.trace(B) and r < n:
+            r += 1
+            held += values[-r]
+        U = vectors[:, n - r :]
+        w = np.zeros((K, r))
+        for k in range(K):
+            for i in range(r):
+                first, second = H[k] @ U[:, i], (D[k] - H[k]) @ U[:, i]
+                s, z = (
+                    max(0.0, float(first @ second)),
+                    float(((2 * H[k] - D[k]) @ U[:, i]) @ ((2 * H[k] - D[k]) @ U[:, i])) / 4,
+                )
+                w[k, i] = s / (s + z)
+        mean = sum(p[k] * D[k] for k in range(K))
+        rep = mean @ (np.eye(n) - U @ U.T)
+        for i in range(r):
+            m = sum(p[k] * w[k, i] * D[k] @ U[:, i] for k in range(K))
+            squares = sum(p[k] * float(((w[k, i] * D[k] @ U[:, i]) ** 2).sum()) for k in range(K))
+            rho = min(1.0, max(sum(x * x for x in p), float(m @ m) / squares)) if squares else 1.0
+            rep = rep + np.outer(m / rho, U[:, i])
+        Gs = sum(p[k] * G[k] for k in range(K))
+        p2 = sum(x * x for x in p)
+        taus.append(
+            ((Gs**2).sum() - sum(p[k] ** 2 * (G[k] ** 2).sum() for k in range(K)))
+            / ((1 - p2) * sum(p[k] * (G[k] ** 2).sum() for k in range(K)))
+        )
+        share = taus[0] if tau is None else tau
+        found[name] = (1 - share) * evi + share * rep
+    return found
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"tau": 0.0}, {"tau": 1.0}, {"tau": 0.4, "energy": 0.8}, {"energy": 1.0},
+    {"correlation": 0.5, "ridge": 0.1}, {"correlation": 1.0, "ridge": 0.003},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("seed", [0, 1])
+def test_it_is_the_definition(options: dict, seed: int) -> None:
+    short = {"correlation": "a", "ridge": "l", "tau": "tau", "energy": "energy"}
+    expected = reference(clients(seed=seed), **{short[key]: value for key, value in options.items()})
+    found = fuse(Canonical(**options), clients(seed=seed))
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-6)
+
+
+def test_a_case_by_hand() -> None:
+    """Two clients that each know one input: each decides on its own, and neither is halved."""
+    params = {"linear.weight": torch.zeros(1, 2), "linear.bias": torch.zeros(1)}
+
+    def one(number: int, weight: list[float], diagonal: list[float]) -> Contribution:
+        delta = {"linear.weight": torch.tensor([weight]), "linear.bias": torch.tensor([0.0])}
+        half = {name: value / 2 for name, value in delta.items()}
+        return Contribution(number, delta, half, {"linear": torch.diag(torch.tensor(diagonal))})
+
+    cohort = LocalCohort([one(0, [2.0, 0.0], [1.0, 0.0, 1.0]), one(1, [0.0, 4.0], [0.0, 1.0, 1.0])])
+    by_evidence = Canonical(tau=0.0, ridge=0.0, basis="none").fuse(cohort, params, {}).delta
+    assert by_evidence["linear.weight"].tolist() == [[2.0, 4.0]]
+    # tau: <G_1, G_2> = 1 (the constant input), |G_k|^2 = 2; pairs beside squares: (1/4 * 6 - 1/4 * 4) / (1/2 * 2) = 1/2
+    result = Canonical(evidence=False).fuse(cohort, params, {})
+    assert result.metrics["aggregator/tau/linear"] == pytest.approx(0.5)
+    # the mean is (1, 2); rho is 1/2 in both directions, so that D_rep = (2, 4) and D = (D_evi + D_rep) / 2
+    assert result.delta["linear.weight"].tolist() == [pytest.approx([1.5, 3.0])]
+    assert result.metrics["aggregator/overlap/linear"] == pytest.approx(0.5)
+
+
+def test_the_evidence_part_minimises_the_weighted_objective() -> None:
+    """``sum_k p_k tr((D - D_k) A_k (D - D_k)^T)``, with l g I in A_k."""
+    cohort, rule = clients(), Canonical(tau=0.0)
+    total = sum(one.num_samples for one in cohort)
+    found, rng = fuse(rule, cohort), np.random.default_rng(0)
+    for name in SHAPES:
+        G = [one.evidence[name].double().numpy() for one in cohort]
+        p = [one.num_samples / total for one in cohort]
+        g = sum(q * np.trace(one) / len(one) for q, one in zip(p, G, strict=True))
+        A = [0.9 * one + 0.1 * np.diag(np.diag(one)) + 0.01 * g * np.eye(len(one)) for one in G]
+        D = [join_affine(one.delta, name).double().numpy() for one in cohort]
+
+        def objective(X: np.ndarray, p=p, A=A, D=D) -> float:
+            return sum(q * np.trace((X - d) @ m @ (X - d).T) for q, m, d in zip(p, A, D, strict=True))
+
+        best = objective(found[name])
+        for _ in range(50):
+            away = rng.normal(size=found[name].shape) * 10 ** rng.uniform(-3, 0)
+            assert objective(found[name] + away) > best
+
+
+def test_shares_sum_to_the_identity() -> None:
+    """Clients that bring the same delta get it back, whatever their evidence."""
+    same = client(0)
+    cohort = [one._replace(delta=same.delta) for one in clients()]
+    found = fuse(Canonical(tau=0.0), cohort)
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], join_affine(same.delta, name).double().numpy(), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("tau", [None, 0.0, 1.0])
+def test_the_basis_of_the_input_space_does_not_matter_at_a_1(tau: float | None) -> None:
+    rule, turned = Canonical(correlation=1.0, tau=tau, energy=0.9), []
+    Q = {}
+    for name, (_, N) in SHAPES.items():
+        Q[name] = torch.linalg.qr(
+            torch.randn(N + 1, N + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(N))
+        ).Q
+
+    def turn(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = {}
+        for name in SHAPES:
+            matrix = (join_affine(params, name).double() @ Q[name]).float()
+            found |= {f"{name}.weight": matrix[:, :-1], f"{name}.bias": matrix[:, -1]}
+        return found
+
+    for one in clients():
+        moments = {name: Q[name].T @ value.double() @ Q[name] for name, value in one.evidence.items()}
+        turned.append(one._replace(delta=turn(one.delta), halfway=turn(one.halfway), evidence=moments))
+    expected, found = fuse(rule, clients()), fuse(rule, turned)
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name] @ Q[name].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def fedavg(cohort: list[Contribution]) -> dict[str, np.ndarray]:
+    total = sum(one.num_samples for one in cohort)
+    return {
+        name: sum(one.num_samples / total * join_affine(one.delta, name).double().numpy() for one in cohort)
+        for name in SHAPES
+    }
+
+
+@pytest.mark.parametrize("options", [
+    {"evidence": False, "repeatability": False, "overlap": False},
+    {"evidence": False, "repeatability": False, "overlap": False, "tau": 0.7},
+    {"tau": 0.0, "ridge": 1e9},
+    {"tau": 0.0, "evidence": False},
+    {"tau": 1.0, "basis": "none"},
+], ids=str)  # fmt: skip
+def test_fedavg_is_the_limit(options: dict) -> None:
+    found, expected = fuse(Canonical(**options), clients()), fedavg(clients())
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-8)
+
+
+def test_everything_off_is_fedavg_as_a_method() -> None:
+    off = {"evidence": False, "repeatability": False, "overlap": False}
+    ablated = build_aggregator(AggregatorConfig("fedcmp", fuse=off, server={"momentum": 0.0}))
+    plain = build_aggregator(AggregatorConfig("fedavg"))
+    one, other = (rule.aggregate(LocalCohort(clients()), PARAMS, rule.init(PARAMS)) for rule in (ablated, plain))
+    for name in PARAMS:
+        torch.testing.assert_close(one.params[name], other.params[name], rtol=1e-6, atol=1e-8)
+
+
+def test_equal_evidence_gives_fedavg_at_tau_0_and_the_rest_at_tau_1() -> None:
+    same = client(0).evidence
+    cohort = [one._replace(evidence=same) for one in clients()]
+    found = fuse(Canonical(tau=0.0), cohort)
+    for name, expected in fedavg(cohort).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-8)
+    measured = Canonical().fuse(LocalCohort(cohort), PARAMS, {})
+    assert measured.metrics["aggregator/tau/linear_1"] == pytest.approx(1.0)
+    only = fuse(Canonical(tau=1.0), cohort)
+    for name in SHAPES:
+        np.testing.assert_allclose(fuse(Canonical(), cohort)[name], only[name], rtol=1e-5, atol=1e-7)
+
+
+def test_a_client_without_evidence_has_no_say_at_l_0() -> None:
+    cohort = clients(3)
+    silent = client(9)._replace(evidence={name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()})
+    rule = Canonical(tau=0.0, ridge=0.0)
+    with_it, without = fuse(rule, [*cohort, silent]), fuse(rule, cohort)
+    for name in SHAPES:
+        np.testing.assert_allclose(with_it[name], without[name], rtol=1e-5, atol=1e-8)
+
+
+def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
+    none = {name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()}
+    cohort = LocalCohort([one._replace(evidence=none) for one in clients()])
+    with pytest.raises(AggregationError, match=r"linear_1 \(aggregator\.fuse\.ridge=0\.01\) is not positive definite"):
+        Canonical(tau=0.0).fuse(cohort, PARAMS, {})
+
+
+def test_one_client_is_returned_as_it_is() -> None:
+    one = client(3)
+    for options in ({}, {"tau": 1.0}, {"tau": 0.0, "ridge": 0.0}):
+        result = Canonical(**options).fuse(LocalCohort([one]), PARAMS, {})
+        assert all(torch.equal(result.delta[name], one.delta[name]) for name in PARAMS)
+
+
+def test_noise_is_left_out_and_agreement_kept() -> None:
+    """Halves that contradict each other: the direction is dropped; halves that repeat: kept."""
+    one = client(0)
+    against = {name: torch.zeros_like(value) for name, value in one.delta.items()}
+    noisy = [one._replace(client_id=k, halfway=against) for k in range(3)]
+    steady = [one._replace(client_id=k, halfway={n: v / 2 for n, v in one.delta.items()}) for k in range(3)]
+    rule = Canonical(tau=1.0, energy=1.0)
+    for name in SHAPES:
+        assert np.abs(fuse(rule, noisy)[name]).max() < 1e-6
+        np.testing.assert_allclose(
+            fuse(rule, steady)[name], join_affine(one.delta, name).double().numpy(), rtol=1e-4, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("part", ["evidence", "repeatability", "overlap"])
+def test_every_part_is_a_switch(part: str) -> None:
+    whole, without = fuse(Canonical(), clients()), fuse(Canonical(**{part: False}), clients())
+    assert any(np.abs(whole[name] - without[name]).max() > 1e-3 for name in SHAPES)
+
+
+@pytest.mark.parametrize(("options", "needs"), [
+    ({}, "evidence halfway"),
+    ({"tau": 0.0}, "evidence"),
+    ({"tau": 1.0}, "halfway"),
+    ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
+    ({"tau": 1.0, "repeatability": False}, ""),
+    ({"tau": 0.5, "evidence": False}, "halfway"),
+    ({"evidence": False}, "evidence halfway"),
+], ids=str)  # fmt: skip
+def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
+    rule = Canonical(**options)
+    assert rule.needs == set(needs.split())
+    bare = [
+        one._replace(
+            evidence=one.evidence if "evidence" in needs else None,
+            halfway=one.halfway if "halfway" in needs else None,
+        )
+        for one in clients()
+    ]
+    assert all(np.isfinite(value).all() for value in fuse(rule, bare).values())
+
+
+def test_the_server_sees_sums_only() -> None:
+    class Sums(LocalCohort):
+        def gather(self, fn, clients=None):
+            raise AssertionError("a sums-only rule gathered")
+
+    cohort = Sums(clients())
+    Canonical().fuse(cohort, PARAMS, {})
+
+
+def test_traffic_is_what_the_definition_says() -> None:
+    cohort = LocalCohort(clients())
+    ranks = {name: basis.shape[1] for name, basis in Canonical().fuse(cohort, PARAMS, {}).basis.items()}
+    up = down = 0
+    for name, (M, N) in SHAPES.items():
+        n, r = N + 1, ranks[name]
+        up += 2 * M * n + 2 * n * n + 2  # mean, weighed mean, evidence, Gram matrix, two norms
+        up += M * r + 2 * r  # coefficients, their squares, how repeatable they are
+        down += n * r
+    assert cohort.traffic == (4 * up, 4 * down)
+
+
+def test_tau_may_be_each_layers_own() -> None:
+    result = Canonical(tau_from="each").fuse(LocalCohort(clients()), PARAMS, {})
+    taus = [result.metrics[f"aggregator/tau/{name}"] for name in SHAPES]
+    one, two = (fuse(Canonical(tau=tau), clients()) for tau in taus)
+    np.testing.assert_allclose(join_affine(result.delta, "linear_1").numpy(), one["linear_1"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(join_affine(result.delta, "linear_2").numpy(), two["linear_2"], rtol=1e-4, atol=1e-7)
+
+
+def test_the_basis_turns_by_nothing_if_nothing_changes() -> None:
+    rule = Canonical()
+    once = rule.fuse(LocalCohort(clients()), PARAMS, rule.init(PARAMS))
+    again = rule.fuse(LocalCohort(clients()), PARAMS, once.state)
+    assert again.metrics["aggregator/basis_turn_max/linear_1"] == pytest.approx(0.0, abs=0.1)
+    other = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
+    assert other.metrics["aggregator/basis_turn/linear_1"] >= 0.0
+    for name, basis in once.basis.items():
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
+        assert sum(once.metrics[f"aggregator/overlap/{name}/histogram"]) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("condition", [1e3, 1e6])
+def test_float32_evidence_is_enough(condition: float) -> None:
+    """Activations are strongly correlated: the same clients with float32 and with float64 evidence and deltas."""
+    rng, N, M = torch.Generator().manual_seed(0), 120, 16
+    spectrum = torch.logspace(0, -math.log10(condition) / 2, N, dtype=torch.float64)
+    shared = torch.linalg.qr(torch.randn(N, N, dtype=torch.float64, generator=rng)).Q
+    exact, rounded = [], []
+    params = {"linear.weight": torch.zeros(M, N - 1), "linear.bias": torch.zeros(M)}
+    for k in range(4):
+        rows = torch.randn(500, N, dtype=torch.float64, generator=rng) * spectrum @ shared.T
+        moments = rows.T @ rows / 500
+        matrix = torch.randn(M, N, dtype=torch.float64, generator=rng)
+        delta = {"linear.weight": matrix[:, :-1], "linear.bias": matrix[:, -1]}
+        exact.append(Contribution(k, delta, evidence={"linear": moments}))
+        single = {name: value.float() for name, value in delta.items()}
+        rounded.append(Contribution(k, single, evidence={"linear": (rows.float().T @ rows.float()) / 500}))
+    rule = Canonical(tau=0.0, basis="none")
+    one, other = (rule.fuse(LocalCohort(cohort), params, {}).delta["linear.weight"] for cohort in (exact, rounded))
+    assert float((one - other).norm() / one.norm()) < 1e-4
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"tau": 1.5}, r"aggregator\.fuse\.tau must be in \[0, 1\], got 1.5"),
+    ({"energy": 0.0}, r"aggregator\.fuse\.energy must be in \(0, 1\], got 0.0"),
+    ({"ridge": -1.0}, r"aggregator\.fuse\.ridge must be in \[0, inf\), got -1.0"),
+    ({"basis": "update"}, r'aggregator\.fuse\.basis: unknown choice .update.; did you mean "updates"'),
+    ({"tau_from": "last"}, r"aggregator\.fuse\.tau_from: unknown choice"),
+])  # fmt: skip
+def test_ranges_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Canonical(**options)
+
+
+def spiked(size: int, rank: int) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(size)
+    rows = torch.randn(rank, size, generator=rng) * torch.logspace(0, -1, rank)[:, None]
+    return rows.T @ rows + 1e-6 * torch.eye(size)
+
+
+@pytest.mark.parametrize("rank", [40, 600])
+def test_subspace_iteration_finds_what_a_full_decomposition_finds(rank: int) -> None:
+    """Wide and narrow spectra, cold and warm: hardly more directions, and the same energy."""
+    matrix = spiked(1400, rank)
+    values = torch.linalg.eigvalsh(matrix.double()).flip(0)
+    least = int((values.cumsum(0) / values.sum() < 0.99).sum()) + 1
+    cold = leading_eigenvectors(matrix, 0.99)
+    warm = leading_eigenvectors(matrix, 0.99, cold.vectors)
+    for found in (cold, warm):
+        assert found.energy >= 0.99
+        assert least <= found.vectors.shape[1] <= least + 2 + least // 50
+        gram = found.vectors.T @ found.vectors
+        torch.testing.assert_close(gram, torch.eye(len(gram)), rtol=0, atol=1e-5)
+        held = float((found.vectors.double().T @ matrix.double() @ found.vectors.double()).trace() / values.sum())
+        assert held == pytest.approx(found.energy, abs=1e-4)
+
+
+def test_leading_eigenvectors_of_nothing_and_of_everything() -> None:
+    assert leading_eigenvectors(torch.zeros(4, 4), 0.99).vectors.shape == (4, 0)
+    assert leading_eigenvectors(torch.diag(torch.tensor([3.0, 1.0, 0.0])), 1.0).vectors.shape == (3, 3)
+    assert subspace_cosines(torch.eye(4)[:, :1], torch.eye(4)[:, 1:3]).tolist() == [0.0]
+
+
+def test_solve_right_solves_from_the_right() -> None:
+    matrix, X = torch.tensor([[2.0, 0.5], [0.5, 1.0]]), torch.tensor([[1.0, -2.0]])
+    torch.testing.assert_close(solve_right(X @ matrix, matrix, "S"), X.double())

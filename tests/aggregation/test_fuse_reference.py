@@ -1,0 +1,190 @@
+"""TIES, KnOTS and clipping against loops over single numbers in float64, written from the papers' equations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse.clipped import Clipped
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.fuse.median import Median
+from fedcmp.aggregation.fuse.ties import Ties
+from fedcmp.aggregation.fuse.update_svd import UpdateSvd
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.errors import ConfigError
+
+SHAPES = {"linear.weight": (3, 4), "linear.bias": (3,), "norm.weight": (5,)}
+PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+SAMPLES = [3, 1, 4, 2]
+P = [samples / sum(SAMPLES) for samples in SAMPLES]
+
+
+def clients(seed: int = 0, scale: float = 1.0) -> list[Contribution]:
+    rng = torch.Generator().manual_seed(seed)
+    return [
+        Contribution(
+            k, {name: scale * torch.randn(shape, generator=rng) for name, shape in SHAPES.items()}, num_samples=samples
+        )
+        for k, samples in enumerate(SAMPLES)
+    ]
+
+
+def one_vector(*rows: list[float]) -> LocalCohort:
+    return LocalCohort([Contribution(k, {"w": torch.tensor(row)}) for k, row in enumerate(rows)])
+
+
+def flat(delta: dict[str, torch.Tensor], names: list[str]) -> list[float]:
+    return [float(x) for name in names for x in delta[name].flatten()]
+
+
+def ties(vectors: list[list[float]], weights: list[float], density: float) -> list[float]:
+    """Algorithm 1 of TIES-Merging, coordinate by coordinate, with weighted means."""
+    size, kept = len(vectors[0]), []
+    for vector in vectors:
+        ranking = sorted(range(size), key=lambda i: -abs(vector[i]))
+        top = set(ranking[: math.ceil(density * size)])
+        kept.append([x if i in top else 0.0 for i, x in enumerate(vector)])
+    merged = []
+    for i in range(size):
+        mass = sum(p * vector[i] for p, vector in zip(weights, kept, strict=True))
+        agree = [(p, vector[i]) for p, vector in zip(weights, kept, strict=True) if vector[i] * mass > 0]
+        total = sum(p for p, _ in agree)
+        merged.append(sum(p * x for p, x in agree) / total if total else 0.0)
+    return merged
+
+
+def knots(one: list[Contribution], density: float, scaled: bool) -> list[float]:
+    """numpy's SVD of the deltas side by side, TIES over the parts of V: the layer's W~, row by row."""
+    wide = [np.hstack([c.delta["linear.weight"].double(), c.delta["linear.bias"].double()[:, None]]) for c in one]
+    left, values, right = np.linalg.svd(np.hstack(wide), full_matrices=False)
+    parts = [right[:, 5 * k : 5 * (k + 1)] * (values[:, None] if scaled else 1.0) for k in range(len(one))]
+    merged = np.array(ties([part.flatten().tolist() for part in parts], P, density)).reshape(parts[0].shape)
+    return (left @ (merged if scaled else np.diag(values) @ merged)).flatten().tolist()
+
+
+@pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 1.0])
+def test_ties_is_its_algorithm(density: float) -> None:
+    one = clients()
+    fused, names = Ties(density).fuse(LocalCohort(one), PARAMS, {}), list(SHAPES)
+    expected = ties([flat(c.delta, names) for c in one], P, density)
+    assert flat(fused.delta, names) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    assert fused.metrics["aggregator/density"] == sum(x != 0 for x in expected) / len(expected)
+
+
+def test_ties_by_hand() -> None:
+    """Trimmed to two of four: (5 -4 0 0), (1 0 0 -2), (-3 -8 0 0); the signs are + - 0 -; who agrees is averaged."""
+    cohort = one_vector([5.0, -4.0, 1.0, 0.5], [1.0, 0.5, 0.25, -2.0], [-3.0, -8.0, 2.0, 1.0])
+    fused = Ties(0.5).fuse(cohort, {}, {})
+    assert fused.delta["w"].tolist() == [3.0, -6.0, 0.0, -2.0]
+    assert fused.mean["w"].tolist() == pytest.approx([1.0, -11.5 / 3, 3.25 / 3, -0.5 / 3])
+    assert fused.metrics == {"aggregator/density": 0.75}
+
+
+def test_ties_weighs_votes_and_means() -> None:
+    said = [(1.0, 5), (3.0, 1), (-2.0, 3)]
+    parts = [Contribution(k, {"w": torch.tensor([x])}, num_samples=n) for k, (x, n) in enumerate(said)]
+    assert Ties().fuse(LocalCohort(parts), {}, {}).delta["w"].item() == pytest.approx((5 * 1 + 1 * 3) / 6)
+
+
+def test_ties_keeps_equal_sizes_together_and_lets_exact_ties_of_signs_be_zero() -> None:
+    assert Ties(0.25).fuse(one_vector([2.0, -2.0, 1.0, 0.0]), {}, {}).delta["w"].tolist() == [2.0, -2.0, 0.0, 0.0]
+    assert Ties(1.0).fuse(one_vector([1.0, 0.0], [-1.0, 0.0]), {}, {}).delta["w"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("density", [0.2, 0.6])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_knots_is_ties_in_the_common_space(density: float, scaled: bool) -> None:
+    one = clients(1)
+    fused = UpdateSvd("ties", density, scaled).fuse(LocalCohort(one), PARAMS, {})
+    found = torch.cat([fused.delta["linear.weight"], fused.delta["linear.bias"][:, None]], dim=1)
+    assert found.flatten().tolist() == pytest.approx(knots(one, density, scaled), rel=1e-5, abs=1e-6)
+    rest = ties([c.delta["norm.weight"].tolist() for c in one], P, density)
+    assert fused.delta["norm.weight"].tolist() == pytest.approx(rest, rel=1e-6)
+    assert fused.metrics == {"aggregator/rank/linear": 3}
+    assert list(fused.delta) == list(SHAPES)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-4])
+def test_knots_with_the_mean_is_the_mean(scale: float) -> None:
+    fused = UpdateSvd("mean").fuse(LocalCohort(clients(2, scale)), PARAMS, {})
+    for name in SHAPES:
+        torch.testing.assert_close(fused.delta[name], fused.mean[name].float(), rtol=1e-5, atol=1e-6 * scale)
+
+
+def test_knots_turns_with_the_output_space() -> None:
+    """U takes an orthogonal Q of the outputs, the V_k do not see it; entry by entry TIES has no such law."""
+    Q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(3))).Q
+
+    def turned(delta: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"linear.weight": Q @ delta["linear.weight"], "linear.bias": Q @ delta["linear.bias"]}
+
+    one = [c._replace(delta=turned(c.delta)) for c in clients(4)]
+    straight = UpdateSvd().fuse(LocalCohort(clients(4)), PARAMS, {}).delta
+    params = {name: value for name, value in PARAMS.items() if "linear" in name}
+    found = UpdateSvd().fuse(LocalCohort(one), params, {}).delta
+    torch.testing.assert_close(found, turned(straight), rtol=1e-4, atol=1e-5)
+
+
+def test_knots_drops_what_float32_cannot_know() -> None:
+    layer = {"linear.weight": torch.diag(torch.tensor([1.0, 1e-3, 1e-7])), "linear.bias": torch.zeros(3)}
+    fused = UpdateSvd("mean").fuse(LocalCohort([Contribution(0, layer)]), layer, {})
+    assert fused.metrics == {"aggregator/rank/linear": 2}
+    assert fused.delta["linear.weight"].diagonal().tolist() == pytest.approx([1.0, 1e-3, 0.0])
+
+
+def test_knots_without_affine_layers_is_ties() -> None:
+    cohort = one_vector([5.0, -4.0, 1.0, 0.5], [1.0, 0.5, 0.25, -2.0])
+    params = {"w": torch.zeros(4)}
+    assert torch.equal(UpdateSvd().fuse(cohort, params, {}).delta["w"], Ties().fuse(cohort, params, {}).delta["w"])
+
+
+def test_clipping_bounds_delta_and_halfway_alike() -> None:
+    """Norms 5 and 1 with c = 2: the first shrinks to 2/5, over all parameters together; evidence stays."""
+    one, two, three, four, zero = (torch.tensor([x]) for x in (1.0, 2.0, 3.0, 4.0, 0.0))
+    long = Contribution(0, {"a": three, "b": four}, halfway={"a": one, "b": two}, evidence={"linear": torch.eye(2)})
+    short = Contribution(1, {"a": one, "b": zero})
+    rule = Clipped(Mean(), 2.0)
+    assert rule.clip(long).delta["a"].item() == pytest.approx(6 / 5)
+    assert rule.clip(long).halfway == {"a": torch.tensor([2 / 5]), "b": torch.tensor([4 / 5])}
+    assert rule.clip(long).evidence is long.evidence
+    assert rule.clip(short) is short
+    fused = rule.fuse(LocalCohort([long, short]), {}, {})
+    assert [fused.delta["a"].item(), fused.delta["b"].item()] == pytest.approx([1.1, 0.8])
+    assert fused.metrics["aggregator/clipped"] == 0.5
+    assert fused.mean_square == pytest.approx((4 + 1) / 2)
+
+
+def test_clipping_is_a_setting_of_every_rule() -> None:
+    assert build_aggregator(AggregatorConfig("fedavg")).fuse == Mean()
+    aggregator = build_aggregator(AggregatorConfig("krum", clip_norm=2.0))
+    assert (aggregator.fuse.least_clients, aggregator.sums_only, aggregator.needs) == (5, False, frozenset())
+    assert build_aggregator(AggregatorConfig("median", clip_norm=1.0)).fuse == Clipped(Median(), 1.0)
+    one, far = clients(5), clients(6)
+    far[0] = far[0]._replace(delta={name: 1e6 * value for name, value in far[0].delta.items()})
+    plain = build_aggregator(AggregatorConfig("fedexp"))
+    clipped = build_aggregator(AggregatorConfig("fedexp", clip_norm=1e3))
+    same = [rule.aggregate(LocalCohort(one), PARAMS, rule.init(PARAMS)) for rule in (plain, clipped)]
+    assert same[1].metrics.pop("aggregator/clipped") == 0.0
+    for name, value in same[0].metrics.items():
+        if name != "bytes/up":  # whether it was clipped is one more thing that a client says
+            assert value == pytest.approx(same[1].metrics[name]), name
+    assert all(torch.equal(same[0].params[name], same[1].params[name]) for name in SHAPES)
+    bounded = clipped.aggregate(LocalCohort(far), PARAMS, clipped.init(PARAMS)).metrics
+    assert bounded["aggregator/server_lr"] < 10  # from the clipped deltas: those sent would give millions
+    assert 0 < bounded["aggregator/energy_kept"] <= 1
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    (AggregatorConfig("ties", fuse={"density": 0.0}), r"aggregator\.fuse\.density must be in \(0, 1\], got 0.0"),
+    (AggregatorConfig("knots", fuse={"density": 1.5}), r"aggregator\.fuse\.density must be in \(0, 1\], got 1.5"),
+    (AggregatorConfig("knots", fuse={"merge": "tie"}), r'aggregator\.fuse\.merge: .*did you mean "ties"'),
+    (AggregatorConfig("fedavg", clip_norm=-1.0), r"aggregator\.clip_norm must be in \[0, inf\), got -1.0"),
+])  # fmt: skip
+def test_bad_settings_name_the_key(config: AggregatorConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.validate()

@@ -1,0 +1,247 @@
+"""Each local rule, and FedNova, against loops over single numbers written from the papers' equations, and by hand."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.local.control_variates import ControlVariates
+from fedcmp.aggregation.local.proximal import Proximal
+from fedcmp.aggregation.local.server_momentum import ServerMomentum
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+
+LR = 0.1
+START = [1.0, -2.0, 0.5]
+CURVES = [[1.0, 0.5, 2.0], [0.3, 1.5, 1.0], [2.0, 1.0, 0.2], [0.7, 0.9, 1.1]]
+MINIMA = [[0.0, 1.0, 2.0], [3.0, -1.0, 0.0], [-2.0, 0.5, 1.0], [1.0, 1.0, -1.0]]
+STEPS = [3, 1, 5, 2]
+SAMPLES = [10, 30, 20, 40]
+COHORTS = [(0, 1, 2), (1, 3), (0, 2, 3), (2, 3), (0, 1)]
+ALL = [(0, 1, 2, 3)]
+
+
+def noise(client: int, round_: int, step: int, place: int) -> float:
+    return 0.3 * math.sin(1.7 * client + 2.3 * round_ + 0.9 * step + 3.1 * place)
+
+
+def gradient(client: int, round_: int, step: int, place: int, w: float) -> float:
+    """Of one batch of one client's quadratic loss, in one coordinate."""
+    return CURVES[client][place] * (w - MINIMA[client][place]) + noise(client, round_, step, place)
+
+
+def ours(config: AggregatorConfig, cohorts: Sequence[Sequence[int]], momentum: float = 0.0) -> list[float]:
+    """Rounds of SGD with the rule's own methods."""
+    aggregator = build_aggregator(config, momentum=momentum)
+    rule, params = aggregator.local, {"w": torch.tensor(START)}
+    state, kept = aggregator.init(params), {}
+    for round_, cohort in enumerate(cohorts):
+        contributions, shared = [], state["local"]
+        for client in cohort:
+            own = kept.get(client) or rule.client_init(params)
+            local, velocity = params["w"].clone(), torch.zeros(3)
+            path, at_start = [], []
+            for step in range(STEPS[client]):
+                found, first = (
+                    torch.tensor([gradient(client, round_, step, place, float(w[place])) for place in range(3)])
+                    for w in (local, params["w"])
+                )
+                path.append(found)
+                at_start.append(first)
+                corrected = rule.correct({"w": found}, {"w": local}, params, shared, own)["w"]
+                velocity = momentum * velocity + corrected
+                local = local - LR * velocity
+            means = {"gradient": {"w": sum(path) / len(path)}, "start_gradient": {"w": sum(at_start) / len(at_start)}}
+            finished = rule.finish({what: means[what] for what in rule.needs}, shared, own)
+            kept[client] = finished.client
+            delta = {"w": local - params["w"]}
+            contributions.append(
+                Contribution(
+                    client,
+                    delta,
+                    message=finished.message,
+                    num_samples=SAMPLES[client],
+                    num_steps=STEPS[client],
+                )
+            )
+        params, state, metrics = aggregator.aggregate(LocalCohort(contributions, config.weights, 4), params, state)
+        assert 0 <= metrics["aggregator/energy_kept"] <= 1
+    return params["w"].tolist()
+
+
+def fedprox(mu: float) -> list[float]:
+    x = list(START)
+    for t, cohort in enumerate(COHORTS):
+        new = [0.0] * 3
+        for k in cohort:
+            y = list(x)
+            for s in range(STEPS[k]):
+                y = [y[j] - LR * (gradient(k, t, s, j, y[j]) + mu * (y[j] - x[j])) for j in range(3)]
+            share = SAMPLES[k] / sum(SAMPLES[i] for i in cohort)
+            new = [new[j] + share * y[j] for j in range(3)]
+        x = new
+    return x
+
+
+def scaffold(option: int) -> list[float]:
+    x, c, ci = list(START), [0.0] * 3, [[0.0] * 3 for _ in range(4)]
+    for t, cohort in enumerate(COHORTS):
+        sum_y, sum_c = [0.0] * 3, [0.0] * 3
+        for i in cohort:
+            y, K = list(x), STEPS[i]
+            for s in range(K):
+                y = [y[j] - LR * (gradient(i, t, s, j, y[j]) - ci[i][j] + c[j]) for j in range(3)]
+            if option == 1:
+                plus = [sum(gradient(i, t, s, j, x[j]) for s in range(K)) / K for j in range(3)]
+            else:
+                plus = [ci[i][j] - c[j] + (x[j] - y[j]) / (K * LR) for j in range(3)]
+            sum_y = [sum_y[j] + y[j] - x[j] for j in range(3)]
+            sum_c = [sum_c[j] + plus[j] - ci[i][j] for j in range(3)]
+            ci[i] = plus
+        x = [x[j] + sum_y[j] / len(cohort) for j in range(3)]
+        c = [c[j] + sum_c[j] / 4 for j in range(3)]
+    return x
+
+
+def fedcm(alpha: float) -> list[float]:
+    x, momentum = list(START), [0.0] * 3
+    for t, cohort in enumerate(COHORTS):
+        new, ends = [0.0] * 3, [0.0] * 3
+        for i in cohort:
+            y, K = list(x), STEPS[i]
+            for s in range(K):
+                y = [y[j] - LR * (alpha * gradient(i, t, s, j, y[j]) + (1 - alpha) * momentum[j]) for j in range(3)]
+            new = [new[j] + (x[j] - y[j]) / (LR * K * len(cohort)) for j in range(3)]
+            ends = [ends[j] + y[j] / len(cohort) for j in range(3)]
+        x, momentum = ends, new
+    return x
+
+
+def fednova(rho: float) -> list[float]:
+    x = list(START)
+    for t, cohort in enumerate(COHORTS):
+        total = sum(SAMPLES[i] for i in cohort)
+        step, tau = [0.0] * 3, 0.0
+        for i in cohort:
+            y, v, weight, a = list(x), [0.0] * 3, 0.0, 0.0
+            for s in range(STEPS[i]):
+                v = [rho * v[j] + gradient(i, t, s, j, y[j]) for j in range(3)]
+                y = [y[j] - LR * v[j] for j in range(3)]
+                weight = rho * weight + 1.0  # what a gradient of 1 in every step would have moved
+                a += weight
+            share = SAMPLES[i] / total
+            step = [step[j] + share * (y[j] - x[j]) / a for j in range(3)]
+            tau += share * a
+        x = [x[j] + tau * step[j] for j in range(3)]
+    return x
+
+
+def close(found: list[float], expected: list[float]) -> None:
+    assert found == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("mu", [0.01, 1.0])
+def test_fedprox(mu: float) -> None:
+    close(ours(AggregatorConfig("fedprox", local={"mu": mu}), COHORTS), fedprox(mu))
+
+
+@pytest.mark.parametrize("option", [1, 2])
+def test_scaffold_with_some_clients_a_round(option: int) -> None:
+    """For option 2 the reference holds the paper's quotient, ours the mean gradient: for SGD they are one."""
+    close(ours(AggregatorConfig("scaffold", "uniform", local={"option": option}), COHORTS), scaffold(option))
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.6, 1.0])
+def test_fedcm(alpha: float) -> None:
+    """The reference holds the paper's quotient, ours the mean of v."""
+    close(ours(AggregatorConfig("fedcm", "uniform", local={"alpha": alpha}), COHORTS), fedcm(alpha))
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_fednova_with_different_step_counts(rho: float) -> None:
+    close(ours(AggregatorConfig("fednova"), COHORTS, momentum=rho), fednova(rho))
+
+
+def params(value: float) -> dict[str, torch.Tensor]:
+    return {"w": torch.tensor([value])}
+
+
+def test_scaffold_by_hand() -> None:
+    rule, zero = ControlVariates(), params(0.0)
+    shared, own = rule.init(zero), rule.client_init(zero)
+    assert rule.correct(params(5.0), zero, zero, shared, own)["w"].item() == 5.0
+    first, second = (rule.finish({"gradient": params(value)}, shared, own) for value in (4.0, 6.0))
+    cohort = LocalCohort(
+        [Contribution(k, zero, message=one.message, num_samples=1 + 8 * k) for k, one in enumerate((first, second))],
+        population=5,
+    )
+    shared = rule.update(cohort, shared)
+    assert shared["control"]["w"].item() == 2.0, "(4 + 6) / 5: uniform, over all clients"
+    assert rule.correct(params(5.0), zero, zero, shared, second.client)["w"].item() == 5.0 - 6.0 + 2.0
+    assert rule.finish({"gradient": params(7.0)}, shared, second.client).message["w"].item() == 1.0
+    assert ControlVariates(option=1).needs == {"start_gradient"}
+
+
+def test_fedcm_by_hand() -> None:
+    rule, zero = ServerMomentum(alpha=0.5), params(0.0)
+    sent = [rule.finish({"gradient": params(value)}, rule.init(zero), {}).message for value in (4.0, 8.0)]
+    assert [one["w"].item() for one in sent] == [2.0, 4.0]
+    cohort = LocalCohort([Contribution(k, zero, message=one, num_samples=1 + 2 * k) for k, one in enumerate(sent)])
+    shared = rule.update(cohort, rule.init(zero))
+    assert shared["direction"]["w"].item() == 0.25 * 2.0 + 0.75 * 4.0
+    assert rule.correct(params(1.0), zero, zero, shared, {})["w"].item() == 0.5 * 1.0 + 0.5 * 3.5
+
+
+def test_fedprox_pulls_back_and_not_at_the_start() -> None:
+    rule = Proximal(mu=0.1)
+    assert rule.correct(params(1.0), params(7.0), params(2.0), {}, {})["w"].item() == pytest.approx(1.5)
+    assert rule.correct(params(1.0), params(2.0), params(2.0), {}, {})["w"].item() == 1.0
+
+
+def test_fednova_by_hand() -> None:
+    clients = [
+        Contribution(0, params(1.0), halfway=params(0.5), num_steps=1),
+        Contribution(1, params(6.0), halfway=params(3.0), num_steps=3),
+    ]
+    fused = Normalised(Mean()).fuse(LocalCohort(clients), params(0.0), {})
+    assert fused.delta["w"].item() == pytest.approx((1.0 / 1 + 6.0 / 3) / 2 * (1 + 3) / 2)
+    assert fused.mean["w"].item() == pytest.approx(3.0)
+    assert fused.metrics["aggregator/effective_steps"] == pytest.approx(2.0)
+    assert fused.mean_square == pytest.approx(2.0**2 * (1.0 + 4.0) / 2)
+    assert Normalised(Mean()).per_step(clients[1]).halfway["w"].item() == 1.0, "divided by the steps of the whole"
+    still = [*clients, Contribution(2, params(0.0), num_samples=0, num_steps=0)]
+    assert Normalised(Mean()).fuse(LocalCohort(still), params(0.0), {}).delta["w"].item() == pytest.approx(3.0)
+
+
+def test_fednova_does_not_favour_those_who_step_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two clients, minima 0 and 1, ten times the steps in one of them: the middle is the optimum."""
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "CURVES", [[1.0] * 3] * 2)
+    monkeypatch.setattr(here, "MINIMA", [[0.0] * 3, [1.0] * 3])
+    monkeypatch.setattr(here, "STEPS", [1, 10])
+    monkeypatch.setattr(here, "noise", lambda *place: 0.0)
+    monkeypatch.setattr(here, "LR", 0.01)
+    ends = {name: ours(AggregatorConfig(name, "uniform"), [(0, 1)] * 200) for name in ("fedavg", "fednova")}
+    assert ends["fedavg"] == pytest.approx([0.905] * 3, abs=0.01)
+    assert ends["fednova"] == pytest.approx([0.5] * 3, abs=0.015)
+
+
+def test_scaffold_finds_the_optimum_that_averaging_misses(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "STEPS", [10] * 4)
+    monkeypatch.setattr(here, "noise", lambda *place: 0.0)
+    curves, minima = torch.tensor(CURVES), torch.tensor(MINIMA)
+    optimum = (curves * minima).sum(0) / curves.sum(0)
+    errors = {
+        name: float((torch.tensor(ours(AggregatorConfig(name, "uniform"), ALL * 60)) - optimum).abs().max())
+        for name in ("fedavg", "scaffold")
+    }
+    assert errors["fedavg"] > 0.1
+    assert errors["scaffold"] < 1e-4

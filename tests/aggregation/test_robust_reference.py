@@ -1,0 +1,182 @@
+"""Median, trimmed mean, Krum and the geometric median against brute force in float64, and by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse import coordinates, krum
+from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
+from fedcmp.aggregation.fuse.krum import Krum
+from fedcmp.aggregation.fuse.median import Median
+from fedcmp.aggregation.fuse.trimmed_mean import TrimmedMean
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.errors import AggregationError, ConfigError
+
+SHAPES = {"linear.weight": (3, 4), "linear.bias": (3,)}
+PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+NAMES = list(SHAPES)
+
+
+def clients(num: int, seed: int = 0) -> list[Contribution]:
+    rng = torch.Generator().manual_seed(seed)
+    deltas = [{name: torch.randn(shape, generator=rng) for name, shape in SHAPES.items()} for _ in range(num)]
+    return [Contribution(3 * k, delta, num_samples=1 + k) for k, delta in enumerate(deltas)]
+
+
+def points(*rows: list[float]) -> tuple[LocalCohort, dict[str, torch.Tensor]]:
+    found = [Contribution(k, {"w": torch.tensor(row)}) for k, row in enumerate(rows)]
+    return LocalCohort(found), {"w": torch.zeros(len(rows[0]))}
+
+
+def flat(delta: dict[str, torch.Tensor]) -> list[float]:
+    return [float(x) for name in NAMES for x in delta[name].flatten()]
+
+
+def distance(one: list[float], other: list[float]) -> float:
+    return math.sqrt(sum((x - y) ** 2 for x, y in zip(one, other, strict=True)))
+
+
+@pytest.mark.parametrize("num", [1, 2, 5, 6])
+def test_the_median_is_the_textbooks(num: int) -> None:
+    one = clients(num)
+    fused = Median().fuse(LocalCohort(one), PARAMS, {})
+    columns = zip(*(flat(c.delta) for c in one), strict=True)
+    assert flat(fused.delta) == pytest.approx([statistics.median(column) for column in columns], rel=1e-6)
+    assert Median().fuse(LocalCohort(one[::-1]), PARAMS, {}).delta["linear.bias"].equal(fused.delta["linear.bias"])
+
+
+@pytest.mark.parametrize(("trim", "num", "cut"), [(0.0, 5, 0), (0.2, 5, 1), (0.3, 10, 3), (0.4, 4, 1), (0.29, 100, 29)])
+def test_the_trimmed_mean_drops_both_ends(trim: float, num: int, cut: int) -> None:
+    one = clients(num)
+    fused = TrimmedMean(trim).fuse(LocalCohort(one), PARAMS, {})
+    columns = [sorted(column) for column in zip(*(flat(c.delta) for c in one), strict=True)]
+    expected = [sum(column[cut : num - cut]) / (num - 2 * cut) for column in columns]
+    assert flat(fused.delta) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    assert fused.metrics == {"aggregator/trimmed": cut}
+
+
+def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = LocalCohort(clients(5))
+    rules = (Median(), TrimmedMean(), Krum())
+    whole = [rule.fuse(one, PARAMS, {}).delta for rule in rules]
+    monkeypatch.setattr("fedcmp.aggregation.diagnostics.CHUNK", 5)
+    for room in (coordinates, krum):
+        monkeypatch.setattr(room, "CHUNK", 5)
+    for rule, before in zip(rules, whole, strict=True):
+        assert flat(rule.fuse(one, PARAMS, {}).delta) == flat(before)
+
+
+@pytest.mark.parametrize(("num", "f", "keep"), [(3, 0, 1), (5, 1, 1), (6, 1, 0), (7, 2, 3), (9, 2, 9), (9, 0, 0)])
+def test_krum_is_brute_force(num: int, f: int, keep: int) -> None:
+    for seed in range(20):
+        one = clients(num, seed)
+        vectors = {c.client_id: flat(c.delta) for c in one}
+        scores = {
+            k: sum(sorted(distance(v, w) ** 2 for j, w in vectors.items() if j != k)[: num - f - 2])
+            for k, v in vectors.items()
+        }
+        chosen = sorted(sorted(scores, key=lambda k: scores[k])[: keep or num - f])
+        fused = Krum(f, keep).fuse(LocalCohort(one), PARAMS, {})
+        assert fused.metrics == {"aggregator/chosen": chosen}
+        expected = [sum(vectors[k][i] for k in chosen) / len(chosen) for i in range(15)]
+        assert flat(fused.delta) == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def test_krum_by_hand() -> None:
+    """0 1 2 4 50 on a line, f = 1, two neighbours: scores 5 2 5 13 ...; ids decide between 0 and 2."""
+    cohort, params = points([0.0], [1.0], [2.0], [4.0], [50.0])
+    assert Krum().fuse(cohort, params, {}).metrics["aggregator/chosen"] == [1]
+    assert Krum(keep=2).fuse(cohort, params, {}).metrics["aggregator/chosen"] == [0, 1]
+    fused = Krum(keep=0).fuse(cohort, params, {})
+    assert fused.metrics["aggregator/chosen"] == [0, 1, 2, 3]
+    assert fused.delta["w"].item() == 1.75
+    assert fused.mean["w"].item() == pytest.approx(57 / 5)
+
+
+def test_krum_measures_small_distances_far_from_zero() -> None:
+    """Expanded in float32, |a|^2 - 2 a b + |b|^2 of these deltas is noise that may be negative."""
+    cohort, params = points(*([4096.0 + x / 1024, -4096.0] for x in (0, 3, 4, 5, 9)))
+    assert Krum().fuse(cohort, params, {}).metrics["aggregator/chosen"] == [2]
+    cohort, params = points(*([1e20 * x] for x in (0.0, 1.0, 2.0, 4.0, 50.0)))  # squares beyond float32
+    assert Krum().fuse(cohort, params, {}).metrics["aggregator/chosen"] == [1]
+
+
+def test_krum_needs_two_f_and_three() -> None:
+    assert Krum(byzantine=2, keep=1).least_clients == 7
+    assert Krum(byzantine=0, keep=8).least_clients == 8
+    aggregator = build_aggregator(AggregatorConfig("krum"))
+    with pytest.raises(AggregationError, match="Krum needs at least 5 clients in a round, got 4"):
+        aggregator.aggregate(LocalCohort(clients(4)), PARAMS, aggregator.init(PARAMS))
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 7])
+def test_the_geometric_median_is_weiszfelds(iterations: int) -> None:
+    """With a nu between the distances, so that some clients pull with their distance and some with nu."""
+    one, nu, objective = clients(5), 3.5, 0.0
+    p = [c.num_samples / 15 for c in one]
+    vectors = [flat(c.delta) for c in one]
+    v = [sum(q * w[i] for q, w in zip(p, vectors, strict=True)) for i in range(15)]
+    for _ in range(iterations):
+        far = [distance(v, w) for w in vectors]
+        assert min(far) < nu < max(far)
+        beta = [q / max(nu, d) for q, d in zip(p, far, strict=True)]
+        objective = sum(q * (d if d > nu else d * d / (2 * nu) + nu / 2) for q, d in zip(p, far, strict=True))
+        v = [sum(b * w[i] for b, w in zip(beta, vectors, strict=True)) / sum(beta) for i in range(15)]
+    rule = GeometricMedian(smoothing=nu, tolerance=0.0, max_iterations=iterations)
+    fused = rule.fuse(LocalCohort(one), PARAMS, {})
+    assert flat(fused.delta) == pytest.approx(v, rel=1e-5, abs=1e-6)
+    assert fused.metrics == {"aggregator/iterations": iterations, "aggregator/objective": pytest.approx(objective)}
+
+
+def test_the_geometric_median_by_hand() -> None:
+    """Of four corners it is where the diagonals cross; on a line, the weighted median."""
+    rule = GeometricMedian(tolerance=1e-12, max_iterations=500)
+    fused = rule.fuse(*points([0.0, 0.0], [4.0, 0.0], [3.0, 3.0], [0.0, 2.0]), {})
+    assert fused.delta["w"].tolist() == pytest.approx([4 / 3, 4 / 3], rel=1e-4)
+    assert fused.metrics["aggregator/objective"] == pytest.approx(math.sqrt(18) / 4 + math.sqrt(20) / 4, rel=1e-6)
+    said = [(0.0, 2), (1.0, 2), (9.0, 5)]
+    line = [Contribution(k, {"w": torch.tensor([x])}, num_samples=n) for k, (x, n) in enumerate(said)]
+    assert rule.fuse(LocalCohort(line), {}, {}).delta["w"].item() == pytest.approx(9.0, rel=1e-4)
+
+
+def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None:
+    one = clients(6)
+    one[2] = one[2]._replace(delta={name: 1e4 * value for name, value in one[2].delta.items()})
+    fused = GeometricMedian(tolerance=1e-12, max_iterations=1000).fuse(LocalCohort(one), PARAMS, {})
+    vectors, p = [flat(c.delta) for c in one], [c.num_samples / 21 for c in one]
+
+    def objective(v: list[float]) -> float:
+        return sum(q * distance(v, w) for q, w in zip(p, vectors, strict=True))
+
+    found = flat(fused.delta)
+    for i, step in itertools.product(range(15), (-0.05, 0.05)):
+        assert objective([x + step * (i == j) for j, x in enumerate(found)]) > objective(found)
+    assert math.hypot(*found) < 10 < 1000 < math.hypot(*flat(fused.mean))
+
+
+def test_the_geometric_median_stops_where_the_objective_does() -> None:
+    """Equal clients: the mean is the answer, and the objective at the next point shows it."""
+    fused = GeometricMedian().fuse(*points([1.0, 2.0], [1.0, 2.0]), {})
+    assert fused.delta["w"].tolist() == [1.0, 2.0]
+    assert fused.metrics == {"aggregator/iterations": 2, "aggregator/objective": pytest.approx(5e-7)}
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    (AggregatorConfig("trimmed-mean", fuse={"trim": 0.5}), r"aggregator\.fuse\.trim must be in \[0, 0.5\), got 0.5"),
+    (AggregatorConfig("krum", fuse={"byzantine": -1}), r"fuse\.byzantine must be a whole number >= 0, got -1"),
+    (AggregatorConfig("krum", fuse={"keep": 1.5}), r"fuse\.keep must be a whole number >= 0, got 1.5"),
+    (AggregatorConfig("geometric-median", fuse={"smoothing": 0}), r"fuse\.smoothing must be in \(0, inf\), got 0"),
+    (AggregatorConfig("geometric-median", fuse={"tolerance": -1}), r"fuse\.tolerance must be in \[0, inf\), got -1"),
+    (AggregatorConfig("geometric-median", fuse={"max_iterations": 0}), r"max_iterations must be a whole number >= 1"),
+    (AggregatorConfig("median", fuse={"trim": 0.1}), r"fuse\.trim: unknown option of median; it has none"),
+])  # fmt: skip
+def test_bad_settings_name_the_key(config: AggregatorConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config.validate()

@@ -1,0 +1,35 @@
+"""The composition root: what it refuses before a model is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.build import build_federation, check_cohorts
+from fedcmp.config import load_config
+from fedcmp.errors import ConfigError
+from fedcmp.federation.sampling import plan_run
+
+CLIENTS = [tuple(range(32 * k, 32 * k + 32)) for k in range(4)]
+
+
+def test_a_rule_that_needs_more_clients_than_a_round_has_is_named() -> None:
+    few = ["federation.clients_per_round=3", "federation.rounds=2", "partition.clients=4", "aggregator=krum"]
+    config = load_config(None, [*few, "aggregator.fuse.byzantine=0"])
+    check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
+    config = load_config(None, [*few, "aggregator.fuse.byzantine=1"])
+    with pytest.raises(
+        ConfigError,
+        match=r"aggregator\.name=krum needs at least 5 clients in a round, but round 1 has 3; raise "
+        r"federation\.clients_per_round \(now 3\) or partition\.clients \(now 4\)",
+    ):
+        check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.7), ("adamw", 0.0)])
+def test_fednova_knows_the_momentum_of_the_clients(optimizer: str, momentum: float) -> None:
+    config = load_config(None, ["aggregator=fednova", f"optimizer.name={optimizer}", "optimizer.momentum=0.7"])
+    parts = type("Parts", (), {"module": None, "fetch": len, "eval_data": None})
+    data = type("Data", (), {"plan": None})
+    assert build_federation(config, data, parts, None, None, None).aggregator.fuse == Normalised(Mean(), momentum)
