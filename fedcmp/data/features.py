@@ -1,8 +1,8 @@
 """Features of the frozen tower, computed once per picture and kept on disk as float16.
 
-A cache folder holds ``<key>/shard-*.safetensors``; the key stands for the tower's weights and preprocessing, a shard
-names its pictures by the hash of their bytes and itself by a checksum in ``index.json``. What does not check out is
-named, set aside and computed again. Fresh features go through float16 too, so that a first run and a cached one agree.
+A cache folder holds ``<key>/shard-*.safetensors``; the key stands for the tower and its preprocessing. Beside each
+shard stands a ``.json`` with its checksum and the hashes of its pictures' bytes. What does not check out is named, set
+aside and computed again. Fresh features go through float16 too, so that a first run and a cached one agree.
 """
 
 from __future__ import annotations
@@ -104,63 +104,54 @@ def compute_features(
 
 
 class _Store:
-    """The shards of one tower."""
+    """The shards of one tower, each with a note beside it; runs that share a cache cannot lose each other's work."""
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self.key = folder, key
-        self.index_path = folder / "index.json"
-        self.shards: dict[str, dict[str, Any]] = self._read_index()
-
-    def _read_index(self) -> dict[str, dict[str, Any]]:
-        if not self.index_path.exists():
-            return {}
-        try:
-            content = json.loads(self.index_path.read_text())
-            shards: dict[str, dict[str, Any]] = content["shards"]
-            if content["key"] != self.key:
-                raise ValueError("it belongs to another tower")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("feature cache %s is not usable (%s); it is built anew", self.folder, error)
-            return {}
-        return shards
+        self.notes: dict[Path, dict[str, Any]] = {}
+        for path in sorted(folder.glob("shard-*.json")):
+            try:
+                note = json.loads(path.read_text())
+                if note["key"] != key:
+                    raise ValueError("it belongs to another tower")
+                self.notes[path] = {"sha256": str(note["sha256"]), "pictures": list(note["pictures"])}
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("feature cache note %s is not usable (%s); its shard is computed again", path, error)
 
     def load(self, wanted: set[str]) -> dict[str, Tensor]:
         """The wanted features that sound shards hold."""
         found: dict[str, Tensor] = {}
-        for name, entry in list(self.shards.items()):
-            if not wanted & set(entry["pictures"]):
+        for path, note in self.notes.items():
+            if not wanted & set(note["pictures"]):
                 continue
-            path = self.folder / name
+            shard = path.with_suffix(".safetensors")
             try:
-                if _sha256(path) != entry["sha256"]:
+                if _sha256(shard) != note["sha256"]:
                     raise ValueError("its checksum is wrong")
-                with safe_open(path, framework="pt") as file:
+                with safe_open(shard, framework="pt") as file:
                     values = file.get_tensor("features")
-                if len(values) != len(entry["pictures"]):
-                    raise ValueError("it has another number of rows than the index says")
+                if len(values) != len(note["pictures"]):
+                    raise ValueError("it has another number of rows than its note says")
             except Exception as error:  # whatever is wrong with a cache, the mend is the same
-                log.warning("feature cache shard %s is damaged (%s); it is computed again", path, error)
-                del self.shards[name]
+                log.warning("feature cache shard %s is damaged (%s); it is computed again", shard, error)
                 continue
             found.update(
-                (digest, row) for digest, row in zip(entry["pictures"], values, strict=True) if digest in wanted
+                (digest, row) for digest, row in zip(note["pictures"], values, strict=True) if digest in wanted
             )
         return found
 
     def append(self, pictures: Sequence[str], values: Tensor) -> None:
-        """Writes one more shard, then the index; a kill in between costs the shard, never the cache."""
-        name = f"shard-{hashlib.sha256(''.join(pictures).encode()).hexdigest()[:16]}.safetensors"
-        path = self.folder / name
-        partial = path.with_name(f"{name}.{os.getpid()}.partial")
+        """Writes one more shard, then its note; a kill in between costs the shard, never the cache."""
+        name = f"shard-{hashlib.sha256(''.join(pictures).encode()).hexdigest()[:16]}"
+        shard, note = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
+        partial = self.folder / f"{name}.{os.getpid()}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file({"features": values.contiguous()}, partial)
             digest = _sha256(partial)
-            os.replace(partial, path)
-            self.shards[name] = {"sha256": digest, "pictures": list(pictures)}
-            index = self.index_path.with_name(f"index.{os.getpid()}.partial")
-            index.write_text(json.dumps({"key": self.key, "shards": self.shards}))
-            os.replace(index, self.index_path)
+            os.replace(partial, shard)
+            partial.write_text(json.dumps({"key": self.key, "sha256": digest, "pictures": list(pictures)}))
+            os.replace(partial, note)
         except Exception as error:  # safetensors raises its own class for a full disk
             raise DataError(f"cannot write the feature cache {self.folder} (data.cache_dir): {error}") from error
 

@@ -50,6 +50,21 @@ def test_the_second_time_nothing_is_computed(tmp_path: Path) -> None:
     assert more.seen == 2
 
 
+def test_runs_that_share_a_cache_keep_each_others_work(tmp_path: Path) -> None:
+    """One begins before the other has written anything, and ends after it."""
+
+    class Slow(Counting):
+        def __call__(self, pictures) -> torch.Tensor:
+            if not self.seen:
+                table(tmp_path, Counting(), SAMPLES[3:])
+            return super().__call__(pictures)
+
+    table(tmp_path, Slow(), SAMPLES[:3])
+    after = Counting()
+    table(tmp_path, after)
+    assert after.seen == 0
+
+
 def test_another_tower_has_another_cache(tmp_path: Path) -> None:
     table(tmp_path, Counting())
     other = Counting()
@@ -57,18 +72,19 @@ def test_another_tower_has_another_cache(tmp_path: Path) -> None:
     assert other.seen == 6
 
 
-@pytest.mark.parametrize("harm", ["shard", "index", "foreign", "missing"])
+@pytest.mark.parametrize("harm", ["shard", "note", "foreign", "missing"])
 def test_damage_is_noticed_and_mended(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = table(tmp_path, Counting())
-    shard, index = next((tmp_path / "k").glob("shard-*")), tmp_path / "k" / "index.json"
+    shard = next((tmp_path / "k").glob("shard-*.safetensors"))
+    note = shard.with_suffix(".json")
     if harm == "shard":
         content = bytearray(shard.read_bytes())
         content[-1] ^= 255
         shard.write_bytes(content)
-    elif harm == "index":
-        index.write_text("{")
+    elif harm == "note":
+        note.write_text("{")
     elif harm == "foreign":
-        index.write_text(json.dumps({**json.loads(index.read_text()), "key": "somebody's"}))
+        note.write_text(json.dumps({**json.loads(note.read_text()), "key": "somebody's"}))
     else:
         shard.unlink()
     again, after = Counting(), Counting()
