@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,18 +14,20 @@ from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.config import Config, to_dict
 from fedcmp.data.collate import Batches, encode_captions
 from fedcmp.data.config import expand
-from fedcmp.data.features import compute_features
+from fedcmp.data.features import FeatureTable, compute_features
 from fedcmp.data.partition import Partition, partition, subsample
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source, build_source
+from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.federation.checkpoint import load_projector
 from fedcmp.federation.evaluate import EvalData
+from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.loop import Federation
 from fedcmp.federation.sampling import RunPlan, plan_run
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower, width_of
-from fedcmp.models.projector import affine_names, init_params
+from fedcmp.models.outline import LlmOutline, TowerOutline, outline_llm, outline_tower
+from fedcmp.models.projector import affine_names, init_params, param_shapes
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import torch_rng
 from fedcmp.tracking.progress import Progress
@@ -54,6 +58,15 @@ class Parts:
     fetch: Batches | None
     """Training positions to batches; None where only evaluation is wanted."""
     eval_data: EvalData
+
+
+class Outline(NamedTuple):
+    """Shapes and sizes; None: unknown before the models are loaded."""
+
+    params: Params | None
+    """The projector on the meta device: names and shapes."""
+    tower: TowerOutline | None
+    llm: LlmOutline | None
 
 
 def pick_device(name: str) -> torch.device:
@@ -95,6 +108,11 @@ def read_data(config: Config) -> Data:
     split = partition(train, config.partition, config.run.seed)
     plan = plan_run(split.clients, config.federation, config.run.seed)
     check_cohorts(config, plan)
+    if config.federation.batch_size < config.launch.group_size:
+        raise ConfigError(
+            f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
+            f"{config.launch.group_size} ranks"
+        )
     return Data(source, train, val, split, plan)
 
 
@@ -115,19 +133,44 @@ def check_cohorts(config: Config, plan: RunPlan) -> None:
         )
 
 
-def build_parts(config: Config, data: Data, progress: Progress, *, training: bool = True) -> Parts:
+def outline_parts(config: Config) -> Outline:
+    """What is known of models and projector before a weight is read, except those of a projector to start from.
+
+    Raises:
+        ConfigError: a model folder is missing, or the starting projector does not fit.
+    """
+    model = config.model
+    tower, llm = outline_tower(model), outline_llm(model)
+    in_width = tower.width if tower else width_of(model.tower, "tower", "model.tower")
+    out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
+    params = None
+    if model.projector.init is not None:
+        params = {name: value.to("meta") for name, value in _load_init(config).items()}
+        _check_projector(params, config, in_width, out_width)
+    elif in_width is not None and out_width is not None:
+        shapes = param_shapes(in_width, out_width, model.projector)
+        params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return Outline(params, tower, llm)
+
+
+def build_parts(
+    config: Config, data: Data, progress: Progress, *, training: bool = True, team: Team | None = None
+) -> Parts:
     """Loads the models and computes what the frozen tower sees.
 
     Args:
         training: False leaves the training samples out.
+        team: the ranks of this run; with ``data.cache_dir`` they share the pictures. None: this one alone.
     """
-    device = pick_device(config.run.device)
+    team = team or Solo(pick_device(config.run.device))
+    device = team.device
     check_models(config)
     tower, llm = load_tower(config.model), load_llm(config.model)
     params = _start(config, tower, llm)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
-    fetch = _batches(config, data.source, data.train, module, llm, progress, "training pictures") if training else None
-    held_out = _batches(config, data.source, data.val, module, llm, progress, "held-out pictures")
+    team.shard(llm.layers)
+    fetch = _batches(config, data.source, data.train, module, progress, "training pictures", team) if training else None
+    held_out = _batches(config, data.source, data.val, module, progress, "held-out pictures", team)
     eval_data = EvalData(held_out, tuple(sample.domain for sample in data.val), config.evaluation.batch_size)
     return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, eval_data)
 
@@ -169,31 +212,36 @@ def _batches(
     source: Source,
     samples: list[Sample],
     module: ProjectorAlignment,
-    llm: LanguageModel,
     progress: Progress,
     what: str,
+    team: Team,
 ) -> Batches:
-    tower = module.tower
+    tower, llm, settings = module.tower, module.llm, config.data
     assert tower is not None, "parts are built with a tower"
-    device = pick_device(config.run.device)
-    cache = expand(config.data.cache_dir) if config.data.cache_dir else None
-    with progress.bar(len(samples), what) as bar:
-        features = compute_features(
-            source,
-            samples,
-            lambda pictures: tower.encode(tower.preprocess(pictures).to(device)),
-            cache=cache,
-            key=tower.fingerprint[:32],
-            batch_size=64
-            if device.type == "cuda"
-            else 8,  # on a CPU large activations cost page faults: 2.4 times slower
-            progress=bar,
-        )
-    settings = config.data
+    cache = expand(settings.cache_dir) if settings.cache_dir else None
+    rank, ranks = team.rank, team.topology.world_size
+
+    def features(part: Sequence[Sample]) -> FeatureTable:
+        with progress.bar(len(part), what) as bar:
+            return compute_features(
+                source,
+                part,
+                lambda pictures: tower.encode(tower.preprocess(pictures).to(team.device)),
+                cache=cache,
+                key=tower.fingerprint[:32],
+                # on a CPU large activations cost page faults: 2.4 times slower
+                batch_size=64 if team.device.type == "cuda" else 8,
+                progress=bar,
+            )
+
+    if cache is not None and ranks > 1:
+        features(samples[rank::ranks])
+        team.collect(None)  # nobody reads before all have written
+    table = features(samples)
     tokens = encode_captions(
         llm.tokenizer, samples, llm.end_id, lowercase=settings.lowercase, max_tokens=settings.max_caption_tokens
     )
-    return Batches(features, tokens, llm.pad_id, device)
+    return Batches(table, tokens, llm.pad_id, team.device)
 
 
 def _start(config: Config, tower: VisionTower, llm: LanguageModel) -> Params:

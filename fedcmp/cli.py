@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,18 +41,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return COMMANDS[parsed.command].run(parsed)
     except FedcmpError as error:
-        print(f"fedcmp: error: {error}", file=sys.stderr)
+        if (who := _speaker(error)) is not None:
+            print(f"{who}fedcmp: error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print("fedcmp: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        if _speaker(error) is None:
+            return 1  # the rank that met it shows its traceback
+        raise
+
+
+SILENCE = 10
+"""Seconds for which a rank that has nothing to add outlives an error: a launcher blames the rank that ends first, and
+ends all others at once, also one that has not said yet what went wrong."""
+
+
+def _speaker(error: Exception) -> str | None:
+    """What an error's line begins with; None: another rank says it. One process alone needs no introduction."""
+    from fedcmp.distributed.failures import met_on
+    from fedcmp.distributed.starter import rank_of
+
+    ranks, here = met_on(error), rank_of()
+    if here is None:
+        return ""
+    rank, local = here
+    read_alike = not ranks and isinstance(error, ConfigError)  # ranks read the same words: one on each node speaks
+    if (ranks and rank != ranks[0]) or (read_alike and local > 0):
+        time.sleep(SILENCE)
+        return None
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks or [rank]))}: "
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from fedcmp.experiment import train
+    from fedcmp.distributed.launch import start_ranks, started_by
+    from fedcmp.experiment import reopen, resume, train
 
-    config, label = _config(parsed.words)
-    return _tell(train(config, label))
+    old = None if parsed.resume is None else Path(parsed.resume)
+    file, overrides = _split(parsed.words)
+    config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
+    if config.launch.devices > 1 and started_by() == "nobody":
+        start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
+    return _tell(train(config, label) if old is None else resume(old, overrides, file=file))
 
 
 def _centralized(parsed: argparse.Namespace) -> int:
@@ -127,6 +159,24 @@ def _rules(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _plan(parsed: argparse.Namespace) -> int:
+    from fedcmp.experiment import plan
+    from fedcmp.report.plan import describe_plan
+
+    print(describe_plan(plan(_config(parsed.words)[0], parsed.ranks)))
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from fedcmp.doctor import examine
+
+    worst = "ok"
+    for finding in examine(_config(parsed.words)[0]):
+        print(finding.line(), flush=True)
+        worst = "fatal" if "fatal" in (worst, finding.status) else worst
+    return int(worst == "fatal")
+
+
 def _validate(parsed: argparse.Namespace) -> int:
     from fedcmp.config import load_config
 
@@ -154,17 +204,27 @@ def _config(words: Sequence[str]) -> tuple[Config, str]:
     """The config, and what its runs are called."""
     from fedcmp.config import load_config
 
+    path, overrides = _split(words)
+    return load_config(path, overrides), path.stem if path else "demo"
+
+
+def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, if one is given, and the overrides."""
     paths = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(paths) > 1:
         raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
-    path = Path(paths[0]) if paths else None
-    return load_config(path, [word for word in words if word not in paths]), path.stem if path else "demo"
+    return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
 
 
 def _tell(summary: dict) -> int:
+    """Rank 0 tells how the run ended; the summary of other ranks is empty."""
     from fedcmp.report.summary import describe
 
-    print(describe(summary, summary["folder"]))
+    if summary.get("exit") == "stopped":
+        folder = summary["folder"]
+        print(f"stopped after round {summary['rounds']}; it goes on with: fedcmp train --resume {folder}")
+    elif summary:
+        print(describe(summary, summary["folder"]))
     return 0
 
 
@@ -178,6 +238,16 @@ def _words(what: str, help_text: str, least: str = "*") -> Callable[[argparse.Ar
 def _tunable(parser: argparse.ArgumentParser) -> None:
     _words("CONFIG | key=value", "a config file and overrides")(parser)
     parser.add_argument("--tune", action="store_true", help="try every batch size and learning rate of `centralized`")
+
+
+def _resumable(parser: argparse.ArgumentParser) -> None:
+    _words("CONFIG | key=value", "a config file and overrides")(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
+
+
+def _plannable(parser: argparse.ArgumentParser) -> None:
+    _words("CONFIG | key=value", "a config file and overrides")(parser)
+    parser.add_argument("--ranks", metavar="W", type=int, help="how many ranks; without it: launch.devices")
 
 
 def _rule_words(parser: argparse.ArgumentParser) -> None:
@@ -194,13 +264,18 @@ COMMANDS: dict[str, Command] = {
         aggregator in rounds. Writes a run folder (runs/NAME, or run.dir) with config.yaml, split.json, metrics.jsonl,
         summary.json, projector.safetensors, captions.png and checkpoints/, and ends with a table.
 
+        SIGUSR1 or SIGTERM stops a run at the end of its round; --resume goes on from the last checkpoint. Under `fabric
+        run`, torchrun or srun each rank runs the same command, and clients are dealt to groups of ranks.
+
         {OVERRIDES}""",
         (
             ("fedcmp train", "the embedded demo: eight clients, digit scenes, about a minute"),
             ("fedcmp train federation.rounds=4 aggregator=fedadam", "fewer rounds, another rule"),
             ("fedcmp train configs/scenarios/domain.yaml run.dir=runs/mine", "real pairs, a folder of your choice"),
+            ("fedcmp train --resume runs/mine", "go on after a kill, to the bits of an uninterrupted run"),
+            ("fedcmp train launch.devices=2", "two processes; the same bits"),
         ),
-        _words("CONFIG | key=value", "a config file and overrides"),
+        _resumable,
     ),
     "centralized": Command(
         _centralized,
@@ -258,6 +333,39 @@ COMMANDS: dict[str, Command] = {
         part.""",
         (("fedcmp rules", "all of them"), ("fedcmp rules fedcmp krum --markdown", "two, for a document")),
         _rule_words,
+    ),
+    "plan": Command(
+        _plan,
+        "say what a run would do, before anything is loaded",
+        f"""\
+        Which rank trains which clients of round 1, where and in which wave; rounds, samples and steps of every client;
+        what the rule needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
+        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no picture and
+        no weight is. What a run would refuse is refused here.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp plan", "the embedded demo on one rank"),
+            ("fedcmp plan configs/scenarios/domain.yaml --ranks 4", "the same run on four"),
+            ("fedcmp plan --ranks 4 launch.group_size=2 federation.slots=4", "two groups of two, four clients at once"),
+        ),
+        _plannable,
+    ),
+    "doctor": Command(
+        _doctor,
+        "check machine, environment and config, and say what to do",
+        f"""\
+        A line for each check: `ok`, `warn` (a run works, but not as it could) or `fatal` (it would fail), what was
+        found, and after -> what to do. Python and packages, devices, threads, a process group of two ranks, SLURM,
+        left-overs of launchers, Weights & Biases, disk and permissions, data, the embedded demo, and the folders that
+        CONFIG names. Nothing is changed and no key is shown. The exit code is 1 if anything is fatal.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp doctor", "this machine"),
+            ("fedcmp doctor configs/scenarios/domain.yaml run.device=cuda", "and what this run needs"),
+        ),
+        _words("CONFIG | key=value", "a config file and overrides"),
     ),
     "validate": Command(
         _validate,

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.data.config import DataConfig, PartitionConfig
+from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.federation.config import EvaluationConfig, FederationConfig
 from fedcmp.models.backbones import ModelConfig
@@ -75,6 +76,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
     def validate(self) -> None:
@@ -118,6 +120,25 @@ def to_yaml(config: Config) -> str:
 def to_dict(config: Config) -> dict[str, Any]:
     """The config in full, as plain containers."""
     return dataclasses.asdict(config)
+
+
+def differences(one: Config, other: Config) -> list[str]:
+    """``key: one value -> other value`` for every key in which two configs differ.
+
+    >>> differences(Config(), load_config(None, ["federation.rounds=3"]))
+    ['federation.rounds: 12 -> 3']
+    """
+    left, right = _flat(to_dict(one)), _flat(to_dict(other))
+    keys = sorted(left.keys() | right.keys())
+    return [f"{key}: {left.get(key)} -> {right.get(key)}" for key in keys if left.get(key) != right.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {
+        key: one for name, part in value.items() for key, one in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

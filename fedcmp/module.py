@@ -27,7 +27,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     """`adamw` or `sgd`."""
-    lr: float = 1e-2
+    lr: float = 5e-3
     """Peak learning rate, > 0."""
     weight_decay: float = 0.0
     """>= 0; LLaVA's stage 1 uses none."""
@@ -153,7 +153,7 @@ class ProjectorAlignment(lightning.LightningModule):
             tokens = project(live, features, observe)
         return caption_nll(self.llm, tokens, batch["input_ids"], batch["labels"])
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def captions(self, batch: Batch, max_tokens: int = 48) -> list[str]:
         """Greedy captions of the batch's pictures by the module's own projector."""
         return greedy_captions(self.llm, self.projector(self.features(batch)), max_tokens)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.base import Cohort, Contribution, weighted_sum
+from fedcmp.aggregation.base import Cohort, Contribution, Traffic, weighted_sum
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
+from fedcmp.aggregation.traffic import count, exactly, together
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
@@ -84,9 +85,24 @@ class Aggregator:
         measured = cohort.traffic.up - before.up
         done = cohort.on_server(self._finish, cohort, fused, facts, cosines, params, state)
         shared = cohort.share(None if done is None else (done.params, done.metrics))
-        count, (up, down) = len(cohort.clients), cohort.traffic
-        sizes = {"bytes/up": count * (up - measured), "bytes/down": count * down, "bytes/diagnostics": count * measured}
-        return Aggregated(shared[0], {**(done.state if done else {}), "local": local}, {**shared[1], **sizes})
+        up, down = cohort.traffic
+        sizes = _sizes(len(cohort.clients), Traffic(up - measured, down), measured)
+        kept = done.state if done else {"fuse": {}, "server": {}, "diagnostics": {}}
+        return Aggregated(shared[0], {**kept, "local": local}, {**shared[1], **sizes})
+
+    def exchanged(self, params: Params, num_clients: int) -> tuple[dict[str, int], dict[str, int]]:
+        """What ``bytes/...`` of a round's metrics will be: the least and the most.
+
+        They are equal for rules whose traffic depends on shapes only; others send more or less as the data have it.
+
+        Args:
+            params: the projector; only names and shapes are read.
+            num_clients: accepted clients of the round.
+        """
+        facts = exactly(2, count(params))  # and the new parameters to all
+        rule = together(self.fuse.exchanged(params, num_clients), self.local.exchanged(params), facts)
+        measured = 4 * diagnostics.cosine_numbers(params, num_clients, self.pairwise)
+        return _sizes(num_clients, rule.least, measured), _sizes(num_clients, rule.most, measured)
 
     def _finish(
         self, cohort: Cohort, fused: Fused, facts: Params, cosines: Metrics, params: Params, state: State
@@ -109,6 +125,11 @@ class Aggregator:
         }
         parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
         return Aggregated(stepped.params, parts, metrics)
+
+
+def _sizes(num_clients: int, traffic: Traffic, measured: int) -> dict[str, int]:
+    sizes = {"bytes/up": traffic.up, "bytes/down": traffic.down, "bytes/diagnostics": measured}
+    return {name: num_clients * size for name, size in sizes.items()}
 
 
 def _facts(contribution: Contribution) -> Params:

@@ -92,7 +92,10 @@ class Cohort(Protocol):
         ...
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        """``sum_k fn(contribution_k)``, float64; each term is computed where its client was trained."""
+        """``sum_k fn(contribution_k)``, float64; each term is computed where its client was trained.
+
+        ``fn`` must be pure: it may be called twice for a client, where all terms at once would not fit the memory.
+        """
         ...
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
@@ -100,7 +103,10 @@ class Cohort(Protocol):
         ...
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        """``fn(*args)``, run at the server, where its result stays; an exception reaches every rank."""
+        """``fn(*args)``, run at the server, where its result stays; an exception reaches every rank.
+
+        ``fn`` must not call the cohort: the other ranks would not answer.
+        """
         ...
 
     def share(self, value: T) -> T:

@@ -107,8 +107,8 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
         At the server ``aggregator/cosine`` (mean over pairs), ``aggregator/cosine_min`` and ``aggregator/cosines`` (the
         pairs i < j, row by row); empty where there is no pair.
     """
-    count = min(most, len(cohort.clients))
-    if count < 2:
+    count = _compared(len(cohort.clients), most)
+    if count == 0:
         return {}
     chosen = [cohort.clients[place * len(cohort.clients) // count] for place in range(count)]
     products: torch.Tensor | float = 0.0
@@ -117,6 +117,16 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
             rows = cohort.gather(partial(piece, name, begin), chosen)
             products = cohort.on_server(_add_products, products, rows)
     return cohort.on_server(_pairs, products)
+
+
+def cosine_numbers(params: Params, num_clients: int, most: int) -> int:
+    """How many numbers each client sends for ``cohort_cosines``."""
+    return sum(value.numel() for value in params.values()) if _compared(num_clients, most) else 0
+
+
+def _compared(num_clients: int, most: int) -> int:
+    count = min(most, num_clients)
+    return count if count > 1 else 0
 
 
 def piece(name: str, begin: int, contribution: Contribution) -> Params:

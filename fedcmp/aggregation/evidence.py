@@ -61,6 +61,13 @@ class Evidence:
 
         return observe
 
+    def merge(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Adds up what several processes have seen of the same clients; ``total`` sums a tensor over them."""
+        for name, counts in self._counts.items():
+            self._sums[name], self._firsts[name] = total(self._sums[name]), total(self._firsts[name])
+            seen = total(torch.tensor(counts, dtype=torch.float64, device=self._sums[name].device))
+            self._counts[name] = [int(count) for count in seen.tolist()]
+
     def means(self, slot: int) -> Params:
         """The evidence of one client: per affine layer ``[N + 1, N + 1]``, symmetric, float32.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from fedcmp.data.datamodule import PairsDataModule
 from fedcmp.federation.client import Fetch
@@ -66,6 +67,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen parts
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
@@ -79,6 +81,7 @@ def fit(
             enable_model_summary=False,
             default_root_dir=root,
             callbacks=[callback],
+            plugins=[LightningEnvironment()],  # one process, whatever a SLURM job around it counts
         )
         trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
         if checkpoint is not None:

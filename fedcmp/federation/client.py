@@ -13,6 +13,7 @@ from torch import Tensor
 from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import LocalRule, State
+from fedcmp.distributed.team import Solo, Team
 from fedcmp.federation.recording import Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.projector import Observe
@@ -49,6 +50,8 @@ def train_wave(
     shared: State | None = None,
     states: LocalStates | None = None,
     keep_optimizer: bool = False,
+    team: Team | None = None,
+    on_step: Callable[[int], None] = lambda samples: None,
 ) -> WaveResult:
     """Trains each task's client from ``params`` on its own batches.
 
@@ -68,9 +71,13 @@ def train_wave(
         shared: the rule's shared state; None: that of the first round.
         states: what clients kept from earlier rounds; it is read and not changed.
         keep_optimizer: return the optimizer states, too.
+        team: the ranks that train this wave together, each its share of the rows of every batch; None: this one alone.
+        on_step: told after each step how many samples its clients have used in it.
     """
     t0 = time.perf_counter()
     module.eval()
+    team = team or Solo()
+    place, size = team.topology.place(team.rank), team.topology.group_size
     needs, states = needs | rule.needs, states or {}
     shared = rule.init(params) if shared is None else shared
     clients = [_Client(task, params, optimizer, rule, states.get(task.client_id, {})) for task in tasks]
@@ -78,13 +85,13 @@ def train_wave(
     recorder = Recorder(needs, params, len(tasks))
     for step in range(max(len(task.batches) for task in tasks)):
         active = [slot for slot, task in enumerate(tasks) if step < len(task.batches)]
-        batch = fetch([index for slot in active for index in tasks[slot].batches[step]])
+        batch = fetch([index for slot in active for index in tasks[slot].batches[step][place::size]])
         if starts:
-            _backward(module, batch, [starts[slot] for slot in active])
+            _backward(module, batch, [starts[slot] for slot in active], team)
             for slot in active:
                 recorder.add("start_gradient", slot, _take_gradient(starts[slot], optimizer.clip_norm)[0])
         local = [clients[slot].local for slot in active]
-        loss, count = _backward(module, batch, local, recorder.observer(active))
+        loss, count = _backward(module, batch, local, team, recorder.observer(active))
         for slot, one_loss, one_count in zip(active, loss, count, strict=True):
             client, total = clients[slot], len(tasks[slot].batches)
             gradient, norm = _take_gradient(client.local, optimizer.clip_norm)
@@ -95,6 +102,9 @@ def train_wave(
             client.note(one_loss, one_count, norm)
             if "halfway" in needs and step + 1 == (total + 1) // 2:
                 client.halfway = _delta(client.local, params)
+        on_step(sum(len(tasks[slot].batches[step]) for slot in active))
+    if size > 1:
+        recorder.merge(team.sum_in_group)
     seconds = (time.perf_counter() - t0) / len(tasks)
     contributions, kept = [], {}
     for slot, client in enumerate(clients):
@@ -174,14 +184,30 @@ def _leaves(params: Params) -> Params:
 
 
 def _backward(
-    module: ProjectorAlignment, batch: Batch, local: Sequence[Params], observe: Observe | None = None
+    module: ProjectorAlignment, batch: Batch, local: Sequence[Params], team: Team, observe: Observe | None = None
 ) -> tuple[Tensor, Tensor]:
     """Leaves every client's gradient at its parameters; returns loss per token and tokens, ``[C]`` each."""
     stack = {name: torch.stack([own[name] for own in local]) for name in local[0]}
     nll, count = (part.view(len(local), -1).sum(1) for part in module.nll(batch, stack, observe))
+    if team.topology.group_size > 1:
+        return _backward_in_group(nll, count, local, team)
     loss = nll / count
     loss.sum().backward()
     return loss.detach(), count
+
+
+def _backward_in_group(nll: Tensor, count: Tensor, local: Sequence[Params], team: Team) -> tuple[Tensor, Tensor]:
+    """The same over a group's ranks: one flat sum of gradients, losses and tokens; then each client's are divided."""
+    nll.sum().backward()
+    grads = [value.grad for own in local for value in own.values() if value.grad is not None]
+    flat = torch.cat([nll.detach().float(), count.float(), *(grad.flatten() for grad in grads)])
+    team.sum_in_group(flat)
+    losses, tokens = flat[: len(local)], flat[len(local) : 2 * len(local)]
+    place, each = 2 * len(local), len(grads) // len(local)
+    for number, grad in enumerate(grads):
+        grad.copy_(flat[place : place + grad.numel()].view_as(grad) / tokens[number // each])
+        place += grad.numel()
+    return losses / tokens, tokens.round().long()
 
 
 def _take_gradient(local: Params, limit: float) -> tuple[Params, Tensor | None]:

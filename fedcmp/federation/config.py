@@ -23,7 +23,7 @@ class FederationConfig:
     """Size of the cohort; 0: all clients."""
     min_clients: int = 1
     """Fewer accepted clients than this end the run with an error."""
-    slots: int = 8
+    slots: int = 2
     """Clients that one group of ranks trains at once, stacked, >= 1."""
     keep_local_state: bool = False
     """Carry each client's optimizer state from round to round instead of starting it fresh."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedcmp.distributed.team import Solo, Team, leads
 from fedcmp.federation.client import Fetch
 from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Params, Scalars
@@ -51,7 +52,7 @@ class Evaluation(NamedTuple):
         return {f"{prefix}/loss": self.loss, **named, f"{prefix}/worst_domain": self.worst[1]}
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: layers that were gathered in it could not train afterwards
 def evaluate(
     module: ProjectorAlignment,
     params: Params,
@@ -59,6 +60,7 @@ def evaluate(
     *,
     shuffle_pictures: bool = False,
     on_batch: Callable[[int], None] | None = None,
+    team: Team | None = None,
 ) -> Evaluation:
     """Loss per token of the projector ``params``.
 
@@ -68,23 +70,33 @@ def evaluate(
         data: the held-out samples.
         shuffle_pictures: give each caption the picture of another sample of its domain.
         on_batch: told the number of rows done after each batch.
+        team: ranks that share the batches; their number does not change the result. None: this one alone.
     """
     module.eval()
     pictures = other_pictures(data.domains) if shuffle_pictures else None
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, int] = defaultdict(int)
-    for begin in range(0, len(data.domains), data.batch_size):
+    team = team or Solo()
+    found = torch.zeros(2, len(data.domains), dtype=torch.float64, device=team.device)
+    mine, workers = team.rank, team.topology.world_size
+    if team.in_step:  # a group is one worker
+        mine, workers = team.topology.group(team.rank), team.topology.num_groups
+    for number, begin in enumerate(range(0, len(data.domains), data.batch_size)):
+        if number % workers != mine:
+            continue
         rows = range(begin, min(begin + data.batch_size, len(data.domains)))
         batch = data.fetch(list(rows))
         if pictures is not None:
             images = data.fetch([pictures[row] for row in rows])
             batch |= {key: images[key] for key in ("features", "pixels") if key in images}
         nll, tokens = module.nll(batch, params)
-        for row, one_nll, one_tokens in zip(rows, nll.tolist(), tokens.tolist(), strict=True):
-            sums[data.domains[row]] += one_nll
-            counts[data.domains[row]] += one_tokens
+        if leads(team) or not team.in_step:
+            found[:, rows.start : rows.stop] = torch.stack([nll.double(), tokens.double()])
         if on_batch is not None:
             on_batch(len(rows))
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, float] = defaultdict(float)
+    for domain, nll_of_row, tokens_of_row in zip(data.domains, *team.total(found).tolist(), strict=True):
+        sums[domain] += nll_of_row
+        counts[domain] += tokens_of_row
     by_domain = {domain: sums[domain] / counts[domain] for domain in sorted(sums)}
     return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
 
@@ -119,7 +131,7 @@ def other_pictures(domains: Sequence[str]) -> list[int]:
     return others
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def caption(
     module: ProjectorAlignment, params: Params, data: EvalData, positions: Sequence[int], max_tokens: int = 48
 ) -> list[str]:

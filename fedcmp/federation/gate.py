@@ -12,33 +12,45 @@ from fedcmp.errors import AggregationError
 from fedcmp.federation.config import FederationConfig
 
 
-class Gated(NamedTuple):
-    """The accepted contributions, and the reason for each client that was left out."""
+class Report(NamedTuple):
+    """What every rank may know about one client's round: numbers and words only."""
 
-    accepted: list[Contribution]
-    rejected: dict[int, str]
+    client_id: int
+    loss: float
+    """Mean training loss in nats per token."""
+    num_samples: int
+    num_tokens: int
+    num_steps: int
+    rejected: str | None = None
+    """Why its update may not enter; None: it may."""
 
 
-def gate(contributions: Sequence[Contribution], config: FederationConfig) -> Gated:
-    """Accepts updates within ``federation.max_update_norm`` where all that the client sends is finite.
+def report(contribution: Contribution, config: FederationConfig) -> Report:
+    """Judges a contribution: all that it sends must be finite, its norm within ``federation.max_update_norm``."""
+    return Report(
+        contribution.client_id,
+        contribution.scalars.get("loss", 0.0),
+        contribution.num_samples,
+        contribution.num_tokens,
+        contribution.num_steps,
+        _reason(contribution, config.max_update_norm),
+    )
+
+
+def gate(reports: Sequence[Report], config: FederationConfig) -> frozenset[int]:
+    """The ids of the clients that may enter.
 
     Raises:
-        AggregationError: fewer than ``federation.min_clients`` remain.
+        AggregationError: they are fewer than ``federation.min_clients``.
     """
-    accepted, rejected = [], {}
-    for contribution in contributions:
-        reason = _reason(contribution, config.max_update_norm)
-        if reason is None:
-            accepted.append(contribution)
-        else:
-            rejected[contribution.client_id] = reason
+    accepted = frozenset(one.client_id for one in reports if one.rejected is None)
     if len(accepted) < config.min_clients:
-        named = "; ".join(f"client {client}: {reason}" for client, reason in sorted(rejected.items()))
+        named = "; ".join(f"client {one.client_id}: {one.rejected}" for one in reports if one.rejected)
         raise AggregationError(
-            f"only {len(accepted)} of {len(contributions)} clients sent a usable update, fewer than "
+            f"only {len(accepted)} of {len(reports)} clients sent a usable update, fewer than "
             f"federation.min_clients={config.min_clients}; left out: {named or 'nobody'}"
         )
-    return Gated(accepted, rejected)
+    return accepted
 
 
 def _reason(contribution: Contribution, max_norm: float) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -54,6 +54,14 @@ class Recorder:
         return {
             what: {name: total / num_steps for name, total in sums[slot].items()} for what, sums in self._sums.items()
         }
+
+    def merge(self, total: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Adds up what the ranks of a group have seen of their clients' rows; ``total`` sums a tensor over them.
+
+        Gradients are the group's already.
+        """
+        if self._meter is not None:
+            self._meter.merge(total)
 
     def evidence(self, slot: int) -> Params | None:
         """The evidence of one client; None where nobody asked."""

@@ -57,7 +57,7 @@ def _logits(llm: LanguageModel, hidden: Tensor) -> Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def greedy_captions(llm: LanguageModel, image_tokens: Tensor, max_tokens: int = 48) -> list[str]:
     """The most likely caption of each picture, token by token, up to the end or ``max_tokens``.
 

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, nearest
 from fedcmp.models.projector import ProjectorConfig
 
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -30,6 +31,8 @@ class ModelConfig:
     """Folder or hub id of the vision tower (CLIP, SigLIP, MobileNet, ...); `demo`: the embedded one."""
     llm: str = "demo"
     """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
+    llm_dtype: str = "float32"
+    """`float32` or `bfloat16` for the frozen language model; the projector is float32 in any case."""
     feature_layer: int = -2
     """Which hidden state of a transformer tower is read: -2 (LLaVA) is the last but one. Feature maps use the last."""
     keep_cls: bool = False
@@ -46,6 +49,8 @@ class ModelConfig:
             raise ConfigError(
                 f"{prefix}.feature_layer counts from the end and must be negative, got {self.feature_layer}"
             )
+        if self.llm_dtype not in DTYPES:
+            raise ConfigError(f"{prefix}.llm_dtype: unknown type {self.llm_dtype!r}; {nearest(self.llm_dtype, DTYPES)}")
         if self.token_grid < 0 or (self.token_grid and self.keep_cls):
             raise ConfigError(
                 f"{prefix}.token_grid must be 0 or more, and 0 with {prefix}.keep_cls, got {self.token_grid}"
@@ -126,10 +131,12 @@ class VisionTower(nn.Module):
             del blocks[wanted:]
         _freeze(model)
         with torch.inference_mode():
-            probe = self.preprocess([Image.new("RGB", (64, 64))])
+            device = next(model.parameters()).device  # meta, where only shapes are wanted
+            probe = self.preprocess([Image.new("RGB", (64, 64))]).to(device)
             self.num_tokens, self.width = self.encode(probe).shape[1:]
         preprocessing = processor.to_json_string() if hasattr(processor, "to_json_string") else processor
-        self.fingerprint = _hash_weights(model, preprocessing, feature_layer, self.drop_cls, token_grid)
+        read = (preprocessing, feature_layer, self.drop_cls, token_grid)
+        self.fingerprint = "" if device.type == "meta" else _hash_weights(model, *read)
         """Changes with the weights, the preprocessing or the layer read: the key of the feature cache."""
 
     def train(self, mode: bool = True) -> VisionTower:
@@ -183,7 +190,7 @@ def _encoder_blocks(model: nn.Module) -> nn.ModuleList | None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No bars and no reports while weights load: what matters is raised."""
     from transformers.utils import logging
 
@@ -200,20 +207,26 @@ def _quiet_transformers() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in float32, frozen."""
+def tower_class(model_type: str) -> Any:
+    """The class of transformers that reads a tower; full CLIP checkpoints hold a text model, too, which it leaves."""
     import transformers
 
-    path = resolve(config.tower, "tower", "model.tower")
-    kind = transformers.AutoConfig.from_pretrained(path).model_type
     classes = {
         "clip": "CLIPVisionModel",
         "clip_vision_model": "CLIPVisionModel",
         "siglip": "SiglipVisionModel",
         "siglip_vision_model": "SiglipVisionModel",
     }
-    loader = getattr(transformers, classes.get(kind, "AutoModel"))
-    with _quiet_transformers():
+    return getattr(transformers, classes.get(model_type, "AutoModel"))
+
+
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in float32, frozen."""
+    import transformers
+
+    path = resolve(config.tower, "tower", "model.tower")
+    loader = tower_class(transformers.AutoConfig.from_pretrained(path).model_type)
+    with quiet_transformers():
         model = loader.from_pretrained(path, dtype=torch.float32)
         processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
     return VisionTower(model, processor, config.feature_layer, config.keep_cls, config.token_grid)
@@ -236,6 +249,12 @@ class LanguageModel:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers."""
+        layers: nn.ModuleList = self.model.get_decoder().layers
+        return layers
+
+    @property
     def bos_id(self) -> int | None:
         """The token that opens a sequence, where the family has one."""
         return self.tokenizer.bos_token_id
@@ -248,13 +267,13 @@ class LanguageModel:
 
 
 def load_llm(config: ModelConfig) -> LanguageModel:
-    """The language model that ``model.llm`` names, in float32, frozen."""
+    """The language model that ``model.llm`` names, in ``model.llm_dtype``, frozen."""
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
-    with _quiet_transformers():
+    with quiet_transformers():
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
     _freeze(model)
     end_id = tokenizer.eos_token_id
     if config.end == "newline":

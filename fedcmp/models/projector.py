@@ -48,6 +48,22 @@ def affine_names(kind: str) -> tuple[str, ...]:
     return ("linear",) if kind == "linear" else ("linear_1", "linear_2")
 
 
+def param_shapes(in_width: int, out_width: int, config: ProjectorConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter, in the order in which they are drawn.
+
+    >>> param_shapes(3, 2, ProjectorConfig(kind="linear"))
+    {'linear.weight': (2, 3), 'linear.bias': (2,)}
+    """
+    names, hidden = affine_names(config.kind), config.hidden or out_width
+    widths = [in_width, *([hidden] * (len(names) - 1)), out_width]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.layer_norm:
+        shapes["norm.weight"] = shapes["norm.bias"] = (in_width,)
+    for name, fan_in, fan_out in zip(names, widths[:-1], widths[1:], strict=True):
+        shapes[f"{name}.weight"], shapes[f"{name}.bias"] = (fan_out, fan_in), (fan_out,)
+    return shapes
+
+
 def init_params(in_width: int, out_width: int, config: ProjectorConfig, generator: torch.Generator) -> Params:
     """Fresh parameters: weights and biases uniform in ±1/sqrt(fan_in), which is torch's default for ``nn.Linear``.
 
@@ -58,17 +74,13 @@ def init_params(in_width: int, out_width: int, config: ProjectorConfig, generato
         out_width: width D of the LLM's embeddings.
         generator: the stream to draw from; the same stream gives the same bits.
     """
-    names = affine_names(config.kind)
-    hidden = config.hidden or out_width
-    widths = [in_width, *([hidden] * (len(names) - 1)), out_width]
-    params: Params = {}
-    if config.layer_norm:
-        params["norm.weight"], params["norm.bias"] = torch.ones(in_width), torch.zeros(in_width)
-    for name, fan_in, fan_out in zip(names, widths[:-1], widths[1:], strict=True):
-        bound = 1 / math.sqrt(fan_in)
-        params[f"{name}.weight"] = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
-        params[f"{name}.bias"] = torch.empty(fan_out).uniform_(-bound, bound, generator=generator)
-    return params
+    params: Params = {"norm.weight": torch.ones(in_width), "norm.bias": torch.zeros(in_width)}
+    shapes = param_shapes(in_width, out_width, config)
+    for name in affine_names(config.kind):
+        bound = 1 / math.sqrt(shapes[f"{name}.weight"][1])
+        for key in (f"{name}.weight", f"{name}.bias"):
+            params[key] = torch.empty(shapes[key]).uniform_(-bound, bound, generator=generator)
+    return {key: params[key] for key in shapes}
 
 
 def project(params: Params, features: Tensor, observe: Observe | None = None) -> Tensor:

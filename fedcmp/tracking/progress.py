@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 Bar = Callable[..., None]
-"""``bar(n, {"name": value})``: n more are done; numbers to show beside it."""
+"""``bar(n, {"name": value})``: n more are done; numbers or words to show beside rate and time left."""
 
 
 class Progress:
@@ -27,9 +27,10 @@ class Progress:
         """A bar over ``total`` units of ``what``."""
         with tqdm(total=total, desc=what, initial=done, disable=not self.enabled, leave=False) as inner:
 
-            def advance(count: int = 1, shown: dict[str, float | None] | None = None) -> None:
+            def advance(count: int = 1, shown: dict[str, float | str | None] | None = None) -> None:
                 if shown:
-                    inner.set_postfix({k: f"{v:.3f}" for k, v in shown.items() if v is not None}, refresh=False)
+                    text = {k: v if isinstance(v, str) else f"{v:.3f}" for k, v in shown.items() if v is not None}
+                    inner.set_postfix(text, refresh=False)
                 inner.update(count)
 
             yield advance

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import netrc
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fedcmp.errors import ConfigError, nearest
 
@@ -28,6 +31,34 @@ class WandbConfig:
             raise ConfigError(f"{prefix}.mode: unknown mode {self.mode!r}; {nearest(str(self.mode), MODES)}")
 
 
+def has_key(environment: Mapping[str, str]) -> bool:
+    """Whether W&B would find a key without asking, where it looks for one. The key itself goes nowhere.
+
+    Args:
+        environment: WANDB_API_KEY, WANDB_IDENTITY_TOKEN_FILE, WANDB_BASE_URL, NETRC and HOME.
+    """
+    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(environment.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    home = Path(environment.get("HOME", "~")).expanduser()
+    for path in [Path(environment["NETRC"])] if "NETRC" in environment else [home / ".netrc", home / "_netrc"]:
+        try:
+            found = netrc.netrc(str(path)).authenticators(host)
+        except (OSError, netrc.NetrcParseError):  # its message may hold a part of what is in the file
+            continue
+        if found is not None and found[2]:
+            return True
+    return False
+
+
+def _run_id(path: Path) -> str:
+    """The id of the W&B run, kept in the run folder: a run that goes on goes on there, too."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(secrets.token_hex(4))
+    return path.read_text().strip()
+
+
 class WandbTracker:
     """One W&B run for one training; the step is the round."""
 
@@ -40,6 +71,8 @@ class WandbTracker:
         )  # before the logger, whose options wandb comments on
         self.logger = WandbLogger(
             name=name,
+            id=_run_id(folder / "wandb" / "id"),
+            resume="allow",
             save_dir=str(folder),
             project=config.project,
             group=config.group or None,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from samples import contributions
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.base import Contribution, weighted_sum
+from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
+from fedcmp.types import Params
 
 
 def client(number: int, value: float, samples: int = 1, tokens: int = 0) -> Contribution:
@@ -37,11 +42,55 @@ def test_weights_count_what_they_are_named_for(weighting: str, expected: list[fl
 def test_some_clients_can_be_gathered() -> None:
     cohort = LocalCohort([client(5, 1.0), client(2, 2.0), client(3, 4.0)])
     assert cohort.gather(lambda one: one.delta, [5, 3])["w"].tolist() == [[1.0], [4.0]]
+    with pytest.raises(AggregationError, match=r"clients \[2, 3, 5\], got \[5, 4\]"):
+        cohort.gather(lambda one: one.delta, [5, 4])
 
 
 def test_sums_do_not_lose_small_terms() -> None:
     cohort = LocalCohort([client(0, 1.0), client(1, 1e-9), client(2, -1.0)])
-    assert float(cohort.sum(lambda one: one.delta)["w"]) == pytest.approx(1e-9, rel=1e-3)
+    assert cohort.sum(lambda one: one.delta)["w"].item() == torch.tensor(1e-9).item()
+
+
+def test_sums_are_near_the_exact_ones() -> None:
+    clients = contributions()
+    cohort = LocalCohort(clients)
+    total = weighted_sum(cohort, lambda one: one.delta)
+    for name, value in total.items():
+        rows = torch.stack([
+            weight * one.delta[name].double().flatten() for weight, one in zip(cohort.weights, clients, strict=True)
+        ])  # fmt: skip
+        expected = torch.tensor([math.fsum(entries) for entries in rows.T.tolist()], dtype=torch.float64)
+        torch.testing.assert_close(value.flatten(), expected, rtol=1e-15, atol=1e-17)
+
+
+@pytest.mark.parametrize(("held", "calls"), [(7 * 4 * 8, 7), (7 * 4 * 8 - 1, 14)])
+def test_terms_that_do_not_fit_are_computed_twice(monkeypatch: pytest.MonkeyPatch, held: int, calls: int) -> None:
+    seen: list[int] = []
+
+    def term(one: Contribution) -> Params:
+        seen.append(one.client_id)
+        return {"bias": one.delta["linear_1.bias"].double() / 3}
+
+    clients = contributions()
+    expected = LocalCohort(clients).sum(term)["bias"]
+    seen.clear()
+    monkeypatch.setattr(terms, "HELD_BYTES", held)
+    cohort = LocalCohort(clients)
+    assert torch.equal(cohort.sum(term)["bias"], expected)
+    assert len(seen) == calls
+    assert cohort.traffic.up == 16
+
+
+@pytest.mark.parametrize(("value", "message"), [
+    (torch.tensor([math.nan]), "client 2 brings a value that is not finite into the sum of 'w'"),
+    (torch.tensor([-math.inf]), "client 2 brings a value that is not finite into the sum of 'w'"),
+    (torch.zeros(2), r"clients 1 and 2 send different tensors: 'w' is float32 \[1\] and float32 \[2\]"),
+    (torch.zeros(1).double(), r"clients 1 and 2 send different tensors: 'w' is float32 \[1\] and float64 \[1\]"),
+])  # fmt: skip
+def test_terms_that_cannot_be_added_are_named(value: torch.Tensor, message: str) -> None:
+    cohort = LocalCohort([client(1, 0.0), Contribution(2, {"w": value})])
+    with pytest.raises(AggregationError, match=message):
+        cohort.sum(lambda one: one.delta)
 
 
 @pytest.mark.parametrize(("clients", "message"), [

@@ -15,7 +15,8 @@ from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
 from fedcmp.federation.checkpoint import load_checkpoint, load_projector, save_checkpoint, save_projector
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.evaluate import EvalData, Evaluation, evaluate
-from fedcmp.federation.loop import Federation, run, run_round, start
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel

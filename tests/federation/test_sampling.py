@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fedcmp.distributed.topology import Topology
 from fedcmp.errors import DataError
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.sampling import plan_run, plan_waves
+from fedcmp.federation.sampling import deal_waves, plan_run, plan_waves
 
 CLIENTS = [tuple(range(50)), tuple(range(50, 64)), tuple(range(64, 200))]
 
@@ -50,3 +51,14 @@ def test_waves_take_long_clients_first() -> None:
     tasks = plan_run(CLIENTS, FederationConfig(rounds=1, batch_size=4), seed=0).rounds[0].tasks
     waves = plan_waves(tasks, slots=2)
     assert [[task.client_id for task in wave] for wave in waves] == [[2, 0], [1]]
+
+
+def test_waves_are_dealt_to_the_group_with_least_to_do() -> None:
+    tasks = plan_run(CLIENTS, FederationConfig(rounds=1, batch_size=4), seed=0).rounds[0].tasks
+
+    def clients(slots: int, topology: Topology) -> list[list[list[int]]]:
+        return [[[t.client_id for t in w] for w in waves] for waves in deal_waves(tasks, slots, topology)]
+
+    assert clients(1, Topology(2)) == [[[2]], [[0], [1]]]  # 34 steps beside 12 + 3
+    assert clients(2, Topology(4, 2)) == [[[2, 0]], [[1]]]
+    assert clients(3, Topology(2)) == [[[2, 0, 1]], []]

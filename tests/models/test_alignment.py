@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional as F
 
+from fedcmp.errors import ConfigError
 from fedcmp.models.alignment import caption_nll, greedy_captions
-from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 from fedcmp.types import IGNORE
 
 
@@ -61,3 +63,22 @@ def test_greedy_captions_take_the_likeliest_token(llm: LanguageModel) -> None:
             embeds = torch.cat([embeds, table(torch.tensor([[token]]))], 1)
         expected.append(llm.tokenizer.decode(tokens).strip())
     assert greedy_captions(llm, image, max_tokens=9) == expected
+
+
+def test_a_bfloat16_llm_gives_float32_gradients_of_nearly_the_same_direction(llm: LanguageModel) -> None:
+    image, ids, labels = batch(llm)
+    half = load_llm(ModelConfig(llm_dtype="bfloat16"))
+    assert next(half.model.parameters()).dtype == torch.bfloat16
+    losses, gradients = [], []
+    for one in (llm, half):
+        prefix = image.clone().requires_grad_()
+        nll, count = caption_nll(one, prefix, ids, labels)
+        (nll.sum() / count.sum()).backward()
+        assert prefix.grad is not None
+        assert (nll.dtype, prefix.grad.dtype) == (torch.float32, torch.float32)
+        losses.append(float(nll.detach().sum() / count.sum()))
+        gradients.append(prefix.grad.flatten())
+    assert abs(losses[0] - losses[1]) < 0.05 * losses[0]
+    assert float(F.cosine_similarity(gradients[0], gradients[1], dim=0)) > 0.98
+    with pytest.raises(ConfigError, match=r'model\.llm_dtype: unknown type .*did you mean "bfloat16"'):
+        ModelConfig(llm_dtype="bfloat").validate()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fedcmp.errors import ConfigError
-from fedcmp.models.projector import Projector, ProjectorConfig, init_params, project
+from fedcmp.models.projector import Projector, ProjectorConfig, init_params, param_shapes, project
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -52,3 +52,13 @@ def test_load_copies_and_does_not_alias() -> None:
 def test_unknown_kind_names_key_and_nearest() -> None:
     with pytest.raises(ConfigError, match=r'model\.projector\.kind.*did you mean "mlp2x_gelu"'):
         ProjectorConfig(kind="mlp2xgelu").validate()
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp2x_gelu"])
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_shapes_are_known_before_parameters_are_drawn(kind: str, layer_norm: bool) -> None:
+    config = ProjectorConfig(kind, hidden=7, layer_norm=layer_norm)
+    params = init_params(5, 6, config, torch.Generator().manual_seed(0))
+    shapes = param_shapes(5, 6, config)
+    assert {name: tuple(value.shape) for name, value in params.items()} == shapes
+    assert list(params) == list(shapes)

@@ -38,7 +38,11 @@ def test_wandb_offline_keeps_one_record_a_round(tmp_path: Path) -> None:
     picture = tmp_path / "captions.png"
     Image.new("RGB", (4, 4)).save(picture)
     tracker.close({"samples_seen": 16, "seconds": {}}, [picture])
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    (first,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    again = WandbTracker(WandbConfig(), "name", tmp_path, {})
+    again.log({"round": 4, "val/loss": 0.5})
+    again.close({})
+    assert {path.name for path in tmp_path.glob("wandb/offline-run-*/run-*.wandb")} == {first.name}, "one W&B run"
 
 
 def test_unknown_modes_are_named() -> None:

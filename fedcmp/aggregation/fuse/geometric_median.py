@@ -12,6 +12,7 @@ import torch
 from fedcmp.aggregation.base import Cohort, Contribution, shares, single, weighted_sum
 from fedcmp.aggregation.checks import require_count, require_positive, require_share
 from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.traffic import Exchanged, between, count, exactly, together
 from fedcmp.types import Metrics, Params
 
 
@@ -66,6 +67,12 @@ class GeometricMedian:
             iterations += 1
         metrics: Metrics = {"aggregator/iterations": iterations, "aggregator/objective": objective}
         return cohort.on_server(lambda: Fused(point, mean, {}, metrics))
+
+    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
+        """The mean and its point, and as much for each iteration: two at least, as the first has nothing to beat."""
+        size, most = count(params), self.max_iterations
+        mean, one = exactly(size, size), exactly(size + 2, size)
+        return between(together(mean, *[one] * min(2, most)), together(mean, *[one] * most))
 
     def _pull(self, share: dict[int, float], point: Params, contribution: Contribution) -> Params:
         p, delta = share[contribution.client_id], contribution.delta

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from fedcmp.aggregation.base import Cohort, single, weighted_sum
 from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -32,3 +33,7 @@ class Mean:
         """The mean."""
         delta = weighted_sum(cohort, lambda contribution: contribution.delta)
         return cohort.on_server(lambda: Fused(single(delta), delta, {}, {}))
+
+    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
+        """The deltas."""
+        return exactly(count(params))

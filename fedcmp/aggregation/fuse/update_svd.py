@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -14,7 +15,8 @@ from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.traffic import Exchanged, affine_shapes, between, count, exactly, together
 from fedcmp.types import Metrics, Params
 
 TOLERANCE = 1e-5
@@ -69,14 +71,33 @@ class UpdateSvd:
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The merged delta."""
         layers = affine_layers(params)
-        inside = {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
-        merge = Ties(self.density) if self.merge == "ties" else Mean()
+        inside, merge = _inside(layers), self._merge
         grams = cohort.sum(partial(_grams, layers))
         factors = cohort.share(cohort.on_server(_factorise, grams))
         cores = merge.fuse(MappedCohort(cohort, partial(self._core, layers, factors)), params, {}) if layers else None
         mean = Mean().fuse(cohort, params, {})
         rest = merge.fuse(MappedCohort(cohort, partial(_outside, inside)), params, {}) if inside < set(params) else None
         return cohort.on_server(self._finish, layers, factors, cores, rest, mean)
+
+    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
+        """Deltas and Grams; U and S back; the merge of ``r x N'`` cores, whose r the data decide, and of the rest."""
+        layers = affine_shapes(params)
+        rest = {name: value for name, value in params.items() if name not in _inside(layers)}
+
+        def with_ranks(ranks: dict[str, int]) -> Exchanged:
+            cores = {name: torch.empty(ranks[name], n, device="meta") for name, (_, n) in layers.items()}
+            own = exactly(
+                count(params) + sum(m * m for m, _ in layers.values()),
+                sum((m + 1) * ranks[name] for name, (m, _) in layers.items()),
+            )
+            return together(own, *(self._merge.exchanged(part, num_clients) for part in (cores, rest)))
+
+        most = {name: min(m, num_clients * n) for name, (m, n) in layers.items()}
+        return between(with_ranks(dict.fromkeys(layers, 1)), with_ranks(most))
+
+    @property
+    def _merge(self) -> Fuse:
+        return Ties(self.density) if self.merge == "ties" else Mean()
 
     def _core(self, layers: list[str], factors: Params, contribution: Contribution) -> Contribution:
         cores = {}
@@ -118,6 +139,10 @@ def _factorise(grams: Params) -> Params:
         rank = max(1, int((squares > TOLERANCE**2 * squares[0]).sum()))
         factors[f"{name}/U"], factors[f"{name}/S"] = vectors[:, :rank].contiguous(), squares[:rank].sqrt()
     return factors
+
+
+def _inside(layers: Iterable[str]) -> set[str]:
+    return {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
 
 
 def _outside(inside: set[str], contribution: Contribution) -> Contribution:

@@ -1,0 +1,104 @@
+"""Order-free summation: the same bits for any order and any grouping of the terms.
+
+Floating-point sums depend on the order of their terms; sums of integers do not. So every value becomes an int64 at a
+power-of-two scale, the same for all terms of a tensor, chosen from the largest magnitude and the number of terms such
+that no partial sum can overflow::
+
+    s     = 62 - ceil(log2 K) - e,   2^(e-1) <= max_k |x_k| < 2^e
+    total = sum_k round(2^s x_k)     (exact, in int64),     result = 2^-s total     (float64)
+
+Accuracy: before the one rounding of the result to float64, a sum of K terms is off by at most
+``K max_k |x_k| 2^-(62 - ceil(log2 K))`` at every entry of a tensor, however many terms cancel. The error is absolute:
+it is measured by the tensor's largest entry, so quantities of very different size belong into tensors of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from fedcmp.errors import AggregationError
+from fedcmp.types import Params
+
+BITS = 62
+"""A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
+CHUNK = 2**16
+"""Entries that are turned into integers at a time on a CPU, so that they stay in its cache."""
+
+
+def largest_magnitude(value: Tensor) -> float:
+    """``max |x|`` over all entries; 0 for no entries, not finite if any entry is not.
+
+    >>> largest_magnitude(torch.tensor([1.0, -3.0])), largest_magnitude(torch.tensor([1.0, float("nan")]))
+    (3.0, nan)
+    """
+    if not value.numel():
+        return 0.0
+    low, high = value.aminmax()  # both are nan if any entry is
+    return max(-float(low), float(high))
+
+
+def scale_exponents(largest: Mapping[str, float], num_terms: int) -> dict[str, int]:
+    """The exponent s of each tensor's scale 2^s.
+
+    Args:
+        largest: the largest magnitude of each tensor, over all terms wherever they are.
+        num_terms: K, all terms wherever they are.
+
+    Raises:
+        AggregationError: a tensor holds a value that is not finite, or values whose sum may leave float64.
+
+    >>> scale_exponents({"w": 1.0, "b": 0.25, "zero": 0.0}, num_terms=4)
+    {'w': 59, 'b': 61, 'zero': 0}
+    """
+    for name, value in largest.items():
+        if not math.isfinite(value):
+            raise AggregationError(f"the sum over clients of {name!r} has a term that is not finite")
+        if not math.isfinite(value * num_terms):
+            raise AggregationError(f"the sum over clients of {name!r} may leave float64: a term is as large as {value}")
+    room = BITS - (num_terms - 1).bit_length()
+    return {name: room - math.frexp(value)[1] if value else 0 for name, value in largest.items()}
+
+
+def sum_fixed(terms: Iterable[Params], exponents: Mapping[str, int]) -> Params:
+    """The sum of the terms as int64, each tensor at its own scale; empty for no terms. Sums of sums are sums.
+
+    >>> sum_fixed([{"w": torch.tensor([0.5])}, {"w": torch.tensor([-2.0])}], {"w": 3})
+    {'w': tensor([-12])}
+    """
+    totals: Params = {}
+    for term in terms:
+        for name, value in term.items():
+            if name not in totals:
+                totals[name] = torch.zeros(value.shape, dtype=torch.int64, device=value.device)
+            _add(totals[name], value, exponents[name])
+    return totals
+
+
+def from_fixed(total: Tensor, exponent: int) -> Tensor:
+    """``2^-s total``, float64, rounded once.
+
+    >>> from_fixed(torch.tensor([-12]), 3)
+    tensor([-1.5000], dtype=torch.float64)
+    """
+    return _scale(total.double(), -exponent)
+
+
+def _add(total: Tensor, value: Tensor, exponent: int) -> None:
+    entries, sums = value.reshape(-1), total.view(-1)
+    step = CHUNK if value.device.type == "cpu" else max(1, value.numel())
+    for begin in range(0, value.numel(), step):
+        scaled = _scale(entries[begin : begin + step].to(torch.float64, copy=True), exponent)
+        sums[begin : begin + step] += scaled.round_().long()
+
+
+def _scale(values: Tensor, exponent: int) -> Tensor:
+    """``2^exponent values``, in place; in two steps where the factor itself would leave float64."""
+    first = max(-1000, min(1000, exponent))
+    values *= math.ldexp(1.0, first)
+    if first != exponent:
+        values *= math.ldexp(1.0, exponent - first)
+    return values

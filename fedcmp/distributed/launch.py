@@ -1,0 +1,117 @@
+"""From a small config to ranks: alone, under ``fabric run``, torchrun or ``srun``, or by starting torchrun itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning import Fabric
+from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
+
+from fedcmp.distributed.starter import started_by
+from fedcmp.distributed.step import StepEnvironment
+from fedcmp.distributed.strategy import ClientGroupStrategy, close
+from fedcmp.distributed.team import Groups, Solo, Team
+from fedcmp.errors import ConfigError
+
+
+@dataclass
+class LaunchConfig:
+    """Processes of a run. How many there are may also be said by `fabric run`, torchrun or srun."""
+
+    devices: int = 1
+    """Processes that `fedcmp train` itself starts on this machine; under a launcher, the launcher's number counts."""
+    group_size: int = 1
+    """Ranks that train one client together, splitting its batches; must divide the number of ranks."""
+    timeout: int = 1800
+    """Seconds after which a collective without an answer ends the run, >= 60; bounds the rendezvous, too."""
+    shard_llm: bool = False
+    """Spread the frozen language model's decoder layers over the ranks of a group."""
+    share_gpu: bool = False
+    """Allow two ranks on one GPU."""
+
+    def validate(self, prefix: str = "launch") -> None:
+        for key, least in (("devices", 1), ("group_size", 1), ("timeout", 60)):
+            if getattr(self, key) < least:
+                raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
+        if self.shard_llm and self.group_size == 1:
+            raise ConfigError(f"{prefix}.shard_llm needs groups of several ranks, but {prefix}.group_size is 1")
+
+
+def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> None:
+    """Becomes a torchrun of ``config.devices`` processes that run ``fedcmp`` with the same arguments; does not return.
+
+    The rendezvous picks a free port itself, so that runs on one host cannot meet.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is meant for the ranks: torchrun would die of it and leave them
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(config.timeout))  # SIGTERM: a round may take longer
+    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.devices}", "-m", "fedcmp"]
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *command, *arguments])
+
+
+@contextmanager
+def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
+    """The ranks of this run; the process group ends with the block.
+
+    Args:
+        config: how many ranks make a group, and how long they wait.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: groups do not fill the ranks, or ranks outnumber the GPUs of this node.
+    """
+    starter = started_by()
+    if starter == "nobody":
+        if config.group_size > 1:
+            raise ConfigError(f"launch.group_size={config.group_size}, but this run has one rank; raise launch.devices")
+        yield Solo(device)
+        return
+    for name in ("lightning.fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # ranks introduce themselves at length
+    step = StepEnvironment()
+    local = (
+        step.tasks_here() if starter == "srun" else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    )
+    options = _gpus(config, local) if device.type == "cuda" else {}
+    strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
+    try:
+        fabric = _fabric(strategy, step if starter == "srun" else TorchElasticEnvironment(), device, local)
+        if os.environ.get("LT_CLI_USED") != "1":  # `fabric run` has Fabric set up its ranks in the constructor
+            fabric.launch()
+        yield Groups(strategy, config.shard_llm)
+    finally:
+        close()
+
+
+def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
+    """What the strategy must know where a node's ranks see fewer GPUs than there are ranks."""
+    seen = torch.cuda.device_count()
+    if local <= seen:
+        return {}
+    own = seen == 1 and any(
+        name in os.environ for name in ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND")
+    )
+    if not own and not config.share_gpu:
+        raise ConfigError(
+            f"{local} ranks on this node, but it has {seen} GPUs; start fewer ranks, or say launch.share_gpu=true"
+        )
+    placed = {"parallel_devices": [torch.device("cuda", rank % seen) for rank in range(local)]}
+    return placed if own else {**placed, "process_group_backend": "gloo"}  # nccl refuses two ranks on one GPU
+
+
+def _fabric(strategy: ClientGroupStrategy, environment: ClusterEnvironment, device: torch.device, local: int) -> Fabric:
+    options: dict[str, Any] = {"strategy": strategy, "plugins": [environment]}
+    if os.environ.get("LT_CLI_USED") != "1":
+        devices = min(local, torch.cuda.device_count()) if device.type == "cuda" else local
+        nodes = max(1, environment.world_size() // local)
+        options |= {"accelerator": device.type, "devices": devices, "num_nodes": nodes}
+    return Fabric(**options)

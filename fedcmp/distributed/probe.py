@@ -1,0 +1,90 @@
+"""Whether ranks can meet on this machine: a few processes, started as ``launch.devices`` starts them, add up ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What launchers tell their ranks, and what makes a process without one wait for others."""
+
+
+class Meeting(NamedTuple):
+    """How it went."""
+
+    met: bool
+    seconds: float
+    reason: str
+    """Why they did not meet, in one line; empty if they did."""
+
+
+def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meeting:
+    """Starts ranks that meet, add and part. No process is left behind.
+
+    Args:
+        backend: ``gloo``, or ``nccl`` with a GPU for each rank.
+        num_ranks: how many.
+        timeout: seconds for everything, imports among them.
+    """
+    t0 = time.perf_counter()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    process = subprocess.Popen(
+        [*launcher, "-m", "fedcmp.distributed.probe", backend, str(timeout)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
+        | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        output, late = process.communicate(timeout=timeout)[0], False
+    except subprocess.TimeoutExpired:
+        process.terminate()  # the launcher ends its ranks; those that it cannot end have an alarm of their own
+        try:
+            output, late = process.communicate(timeout=5)[0], True
+        except subprocess.TimeoutExpired:
+            process.kill()
+            output, late = process.communicate()[0], True
+    seconds = time.perf_counter() - t0
+    if process.returncode == 0:
+        return Meeting(True, seconds, "")
+    return Meeting(False, seconds, f"they did not meet within {timeout} seconds" if late else _reason(output))
+
+
+def _reason(output: str) -> str:
+    """The line in which a rank says what went wrong, among all that a launcher prints.
+
+    >>> _reason("[rank0]: Traceback\\n[rank0]: RuntimeError: no interface eth7\\nE1 torch/run.py failed (exitcode: 1)")
+    'RuntimeError: no interface eth7'
+    """
+    lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in output.splitlines()]
+    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b.*", line)]
+    return (told or [line for line in lines if line] or ["the launcher ended without a word"])[0 if told else -1]
+
+
+def _rank(backend: str, timeout: int) -> None:
+    signal.alarm(timeout)
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    device = torch.device("cpu")
+    if backend == "nccl":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    ones = torch.ones(1, device=device)
+    dist.all_reduce(ones)
+    if int(ones) != dist.get_world_size():
+        raise RuntimeError(f"{dist.get_world_size()} ones were added up to {float(ones)}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    _rank(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,81 @@
+"""Clients as process groups: a Fabric strategy whose gradients and samplers stay inside the client's group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+from typing_extensions import override
+
+from fedcmp.distributed.shard import shard_layers
+from fedcmp.distributed.topology import Topology, make_topology
+
+
+class ClientGroupStrategy(DDPStrategy):
+    """W ranks as G groups of R; a group trains clients, and nothing but projectors ever crosses between groups.
+
+    Groups are made once, by all ranks in the same order and with a timeout. Modules are moved to their device and not
+    wrapped: a frozen model has nothing to synchronise, and the projector's gradient is summed by ``sum_in_group``.
+
+    Args:
+        group_size: R.
+        timeout: after so long a collective without an answer fails; also bounds the rendezvous.
+        options: as for ``DDPStrategy``.
+    """
+
+    def __init__(self, group_size: int = 1, timeout: timedelta = timedelta(minutes=30), **options: Any) -> None:
+        super().__init__(timeout=timeout, **options)
+        self.group_size = group_size
+        self.topology = Topology()
+        self._own: dist.ProcessGroup | None = None
+
+    @override
+    def setup_environment(self) -> None:
+        super().setup_environment()
+        self.topology = make_topology(dist.get_world_size(), self.group_size)
+        if self.group_size == 1:
+            return  # a group of one needs no collectives
+        for group in range(self.topology.num_groups):
+            made = dist.new_group(list(self.topology.members(group)), timeout=self._timeout)
+            if group == self.topology.group(self.global_rank):
+                self._own = made
+
+    @property
+    @override
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        return {"num_replicas": self.group_size, "rank": self.topology.place(self.global_rank)}
+
+    @override
+    def setup_module(self, module: nn.Module) -> nn.Module:
+        return module
+
+    @override
+    def all_reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
+        """Over the client's group, where Fabric's default would be the world."""
+        if group is None and self.group_size == 1:
+            return tensor
+        return super().all_reduce(tensor, self._own if group is None else group, reduce_op)
+
+    def shard(self, layers: Iterable[nn.Module]) -> None:
+        """Spreads the weights of frozen layers over this rank's group."""
+        if self._own is not None:
+            shard_layers(layers, self._own, self.root_device.type)
+
+    def sum_in_group(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over the ranks of this rank's group, in place."""
+        if self._own is not None:
+            dist.all_reduce(tensor, group=self._own)
+        return tensor
+
+
+def close() -> None:
+    """Ends the process group; without it a gloo process may abort at exit."""
+    if dist.is_available() and dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        dist.destroy_process_group()

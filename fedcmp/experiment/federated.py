@@ -1,0 +1,196 @@
+"""A federated run, from its config to its summary, and one that goes on after it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fedcmp.build import build_federation, pick_device
+from fedcmp.config import Config, differences, load_config
+from fedcmp.distributed.launch import open_team
+from fedcmp.distributed.signals import stop_on_signal
+from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.team import is_server
+from fedcmp.errors import CheckpointError, FedcmpError, RunFolderError
+from fedcmp.experiment.base import Experiment
+from fedcmp.federation.checkpoint import load_checkpoint
+from fedcmp.federation.evaluate import Evaluation
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.folder import RunFolder
+from fedcmp.federation.loop import run, start
+from fedcmp.federation.state import FederationState
+from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import Tracker
+
+MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "wandb")
+"""Parts of the config that may differ when a run goes on: they do not touch what is computed."""
+
+
+def train(
+    config: Config, label: str = "run", progress: Progress | None = None, *, resume_from: Path | None = None
+) -> dict[str, Any]:
+    """A federated run.
+
+    Returns:
+        The content of summary.json, with the run folder under ``"folder"``; empty on ranks other than 0. A run that was
+        asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``.
+    """
+    with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
+        method = config.aggregator.name
+        experiment = Experiment(config, method, label, progress or Progress(), team, resume_from)
+
+        def rounds(self: Experiment) -> dict[str, Any]:
+            recorder = _Recorder(self.tracker)
+            federation = build_federation(
+                config, self.data, self.parts, recorder, self.progress, self.folder.checkpoints
+            )
+            federation = replace(federation, stop=stop, team=team)
+            state = start(federation, self.parts.params)
+            if resume_from is not None:
+                state, recorder.records = _last_state(federation, state, self.folder)
+            state = run(federation, state)
+            if state.rounds_done < len(self.data.plan.rounds):
+                return _stopped(self, state)
+            for phase in ("train", "aggregate", "evaluate", "save"):
+                self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
+            begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
+            return self.finish(state.params, begin, state.best_loss, state.samples_seen, rounds=state.rounds_done)
+
+        summary = experiment.run(rounds)
+        return {**summary, "folder": str(experiment.folder.path)} if summary else {}
+
+
+def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) -> Config:
+    """The config with which a run goes on.
+
+    Args:
+        path: the run folder.
+        overrides: of what may change, ``MAY_CHANGE``; others only if they say what the run has already.
+        file: the config file that the run began with; None: what the run folder holds.
+
+    Raises:
+        RunFolderError: no such run.
+        CheckpointError: the settings would change what is computed.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise RunFolderError(f"{path} is no run: it has no {folder.config.name}")
+    config = load_config(file or folder.config, overrides)
+    changed = [
+        change for change in differences(load_config(folder.config), config)
+        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
+    ]  # fmt: skip
+    if changed:
+        raise CheckpointError(f"{path} cannot go on with other settings: {'; '.join(changed)}; start a new run instead")
+    return config
+
+
+def resume(
+    path: Path, overrides: Sequence[str] = (), progress: Progress | None = None, *, file: Path | None = None
+) -> dict[str, Any]:
+    """Goes on with a run that was stopped or killed, from its last checkpoint, to the bits of an uninterrupted run.
+
+    Args:
+        path, overrides, file: as for ``reopen``.
+
+    Returns:
+        As ``train``; of a run that is finished already, its summary.
+
+    Raises:
+        RunFolderError: no such run.
+        CheckpointError: other settings would change what is computed, or no checkpoint can be read.
+    """
+    config, folder = reopen(path, overrides, file), RunFolder(path)
+    if folder.summary.is_file():
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        if summary.get("exit") == "finished":
+            return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
+    return train(config, progress=progress, resume_from=path)
+
+
+def _last_state(
+    federation: Federation, fresh: FederationState, folder: RunFolder
+) -> tuple[FederationState, list[dict[str, Any]]]:
+    """The last checkpoint that can be read, on every rank; metrics.jsonl is cut back to it. Without one: the start."""
+    team, state, error = federation.team, fresh, None
+    records: list[dict[str, Any]] = []
+    if is_server(team):
+        try:
+            state, records = _last_kept(fresh, folder)
+        except FedcmpError as caught:
+            error = caught
+    team.agree(error)
+    counts = team.share((state.rounds_done, state.samples_seen, state.best_loss))
+    params, local = team.share((state.params, state.aggregator["local"]))
+    records = team.share(records)
+    device = team.device
+    params = {name: value.to(device) for name, value in params.items()}
+    kept = _to(state.aggregator, device) if is_server(team) else fresh.aggregator
+    whole = FederationState(params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device))
+    return whole, records
+
+
+def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationState, list[dict[str, Any]]]:
+    """A process that is killed may leave a checkpoint that was not logged yet, or, on some disks, half of one."""
+    first: CheckpointError | None = None
+    for path in sorted(folder.checkpoints.glob("round-*.pt"), reverse=True):
+        try:
+            state = load_checkpoint(path)
+            return state, _cut(folder, state.rounds_done)
+        except CheckpointError as error:
+            first = first or error
+    if first is not None:
+        raise first
+    folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
+    return fresh, []
+
+
+def _cut(folder: RunFolder, rounds_done: int) -> list[dict[str, Any]]:
+    """The records up to a round; later ones are removed from the file, they will be made again."""
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines() if folder.metrics.is_file() else []
+    records = []
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            break  # the process was killed while it wrote this line
+        if record["round"] <= rounds_done:
+            records.append(record)
+    if not records or records[-1]["round"] < rounds_done:
+        raise CheckpointError(f"{folder.metrics} has no record of round {rounds_done}, which a checkpoint has")
+    folder.write_text(folder.metrics, "".join(json.dumps(record) + "\n" for record in records))
+    return records
+
+
+def _to(value: Any, device: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to(one, device) for key, one in value.items()}
+    return value.to(device) if hasattr(value, "to") else value
+
+
+def _stopped(self: Experiment, state: FederationState) -> dict[str, Any]:
+    """A short summary: whoever asked to stop gives little time."""
+    if not is_server(self.team):
+        return {}
+    summary = {**self.head(), "rounds": state.rounds_done, "samples_seen": state.samples_seen, "exit": "stopped"}
+    self.folder.write_json(self.folder.summary, summary)
+    self.tracker.close(summary)
+    return summary
+
+
+class _Recorder:
+    """A tracker that remembers."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.records: list[dict[str, Any]] = []
+
+    def log(self, record: Any) -> None:
+        self.records.append(dict(record))
+        self.tracker.log(record)
+
+    def close(self, summary: Any, files: Sequence[Path] = ()) -> None:
+        self.tracker.close(summary, files)

@@ -1,0 +1,39 @@
+"""All that a run is made of, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.distributed.team import Solo, Team
+from fedcmp.federation.client import Fetch
+from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.evaluate import EvalData
+from fedcmp.federation.sampling import RunPlan
+from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True)
+class Federation:
+    """All that a run is made of; ``build.py`` makes it from the config, or a script of yours by hand."""
+
+    module: ProjectorAlignment
+    aggregator: Aggregator
+    plan: RunPlan
+    fetch: Fetch
+    """Training sample indices to a batch."""
+    eval_data: EvalData
+    config: FederationConfig
+    optimizer: OptimizerConfig
+    tracker: Tracker
+    progress: Progress
+    checkpoints: Path | None = None
+    """Folder for checkpoints; None: none are written."""
+    stop: Callable[[], bool] = lambda: False
+    """Asked at each round's end; one rank that says yes stops all."""
+    team: Team = field(default_factory=Solo)
+    """The ranks of this run."""

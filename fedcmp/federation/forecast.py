@@ -1,0 +1,112 @@
+"""What a run will do, from its plan and its shapes: who trains what, how often, and what crosses the network. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.distributed.topology import Topology
+from fedcmp.federation.sampling import RunPlan, deal_waves
+from fedcmp.types import Params
+
+
+class GroupForecast(NamedTuple):
+    """A group of ranks in the first round."""
+
+    ranks: tuple[int, ...]
+    """They train each client together; the first one speaks for them."""
+    waves: tuple[tuple[int, ...], ...]
+    """Its clients by wave; those of a wave train at once, stacked."""
+
+
+class RoundForecast(NamedTuple):
+    """A round."""
+
+    num_clients: int
+    num_waves: int
+    """Over all groups."""
+    busiest: int
+    """The most clients that one group trains."""
+    num_samples: int
+    least: dict[str, int]
+    """``bytes/...`` as in metrics.jsonl, at least, if every client is accepted; empty where shapes are unknown."""
+    most: dict[str, int]
+    """The same, at most."""
+
+
+class ClientForecast(NamedTuple):
+    """A client in the whole run."""
+
+    client: int
+    held: int
+    """Samples that it holds."""
+    rounds: int
+    """Rounds in which it trains."""
+    steps: int
+    """Its local steps."""
+    samples: int
+    """Samples that it uses, each as often as it does."""
+
+
+class Forecast(NamedTuple):
+    """The whole run."""
+
+    groups: tuple[GroupForecast, ...]
+    rounds: tuple[RoundForecast, ...]
+    clients: tuple[ClientForecast, ...]
+    num_samples: int
+    """Samples used, each as often as it is."""
+    share_used: float
+    """Share of the training samples that is used at all, in [0, 1]."""
+
+
+def forecast(
+    held: Sequence[Sequence[int]],
+    plan: RunPlan,
+    slots: int,
+    topology: Topology,
+    aggregator: Aggregator,
+    params: Params | None,
+) -> Forecast:
+    """What a run will do.
+
+    Args:
+        held: the sample indices of each client.
+        plan: as the round loop follows it.
+        slots: clients that one group trains at once.
+        topology: the ranks.
+        aggregator: the rule.
+        params: the projector, of which only names and shapes are read; None: unknown.
+    """
+    rounds = []
+    for one in plan.rounds:
+        dealt = deal_waves(one.tasks, slots, topology)
+        num_clients, num_waves = len(one.tasks), sum(map(len, dealt))
+        busiest = max(sum(map(len, waves)) for waves in dealt)
+        least, most = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
+        rounds.append(RoundForecast(num_clients, num_waves, busiest, one.num_samples, least, most))
+    first = deal_waves(plan.rounds[0].tasks, slots, topology)
+    groups = tuple(
+        GroupForecast(topology.members(group), tuple(tuple(task.client_id for task in wave) for wave in waves))
+        for group, waves in enumerate(first)
+    )
+    used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
+    share = len(used) / sum(len(indices) for indices in held)
+    return Forecast(groups, tuple(rounds), _clients(held, plan), plan.num_samples, share)
+
+
+def _clients(held: Sequence[Sequence[int]], plan: RunPlan) -> tuple[ClientForecast, ...]:
+    rounds: Counter[int] = Counter()
+    steps: Counter[int] = Counter()
+    samples: Counter[int] = Counter()
+    for one in plan.rounds:
+        for task in one.tasks:
+            rounds[task.client_id] += 1
+            steps[task.client_id] += len(task.batches)
+            samples[task.client_id] += task.num_samples
+    return tuple(
+        ClientForecast(client, len(indices), rounds[client], steps[client], samples[client])
+        for client, indices in enumerate(held)
+    )

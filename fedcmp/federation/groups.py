@@ -1,0 +1,91 @@
+"""A round's local training: waves of clients, dealt to the groups of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.distributed.team import leads
+from fedcmp.errors import ClientError, FedcmpError
+from fedcmp.federation.client import LocalStates, train_wave
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.keeping import hand_out
+from fedcmp.federation.sampling import ClientTask, RoundPlan, deal_waves
+from fedcmp.federation.state import FederationState
+
+
+def train_round(
+    federation: Federation, state: FederationState, plan: RoundPlan
+) -> tuple[list[Contribution], LocalStates]:
+    """Trains the waves of this rank's group, one after the other.
+
+    Returns:
+        The contributions that this rank speaks for, by client id (empty where it does not lead its group), and what
+        those clients keep.
+
+    Raises:
+        ClientError: a client failed, here or in another group; every rank raises it.
+    """
+    team = federation.team
+    mine = deal_waves(plan.tasks, federation.config.slots, team.topology)[team.topology.group(team.rank)]
+    clients = frozenset(task.client_id for wave in mine for task in wave)
+    before = hand_out(team, state.local, [task.client_id for task in plan.tasks], clients)
+    contributions: list[Contribution] = []
+    kept: LocalStates = {}
+    error: Exception | None = None
+    samples = sum(task.num_samples for wave in mine for task in wave)
+    what = f"round {plan.round + 1}, samples of this group"
+    try:
+        with federation.progress.bar(samples, what) as bar:
+            for number, wave in enumerate(mine, 1):
+                done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(contributions)}/{len(clients)}"}
+                found, states = _train(federation, state, plan, wave, before, partial(bar, shown=done))
+                contributions += found
+                kept |= states
+    except FedcmpError as caught:
+        error = caught
+    if error is not None and team.topology.group_size > 1:
+        raise error  # the others of this group wait inside the step: only ending this rank frees them
+    team.agree(error)
+    if not leads(team):
+        return [], {}
+    return sorted(contributions, key=lambda one: one.client_id), kept
+
+
+def _train(
+    federation: Federation,
+    state: FederationState,
+    plan: RoundPlan,
+    wave: tuple[ClientTask, ...],
+    before: LocalStates,
+    on_step: Callable[[int], None],
+) -> tuple[list[Contribution], LocalStates]:
+    total = federation.plan.num_samples
+
+    def progress(share: float) -> float:
+        return (plan.samples_before + share * plan.num_samples) / total
+
+    try:
+        result = train_wave(
+            federation.module,
+            state.params,
+            wave,
+            federation.fetch,
+            federation.optimizer,
+            progress,
+            needs=federation.aggregator.needs,
+            rule=federation.aggregator.local,
+            shared=state.aggregator["local"],
+            states=before,
+            keep_optimizer=federation.config.keep_local_state,
+            team=federation.team,
+            on_step=on_step,
+        )
+    except FedcmpError:
+        raise
+    except Exception as error:
+        together = f" (trained together: {', '.join(str(task.client_id) for task in wave)})" if len(wave) > 1 else ""
+        message = f"{type(error).__name__}: {error}{together}"
+        raise ClientError(wave[0].client_id, f"train, round {plan.round + 1}", message) from error
+    return result.contributions, result.states

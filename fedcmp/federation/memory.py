@@ -1,0 +1,66 @@
+"""What a rank will hold, estimated from shapes. Activations are left out: they depend on captions and batches. Pure."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.base import num_bytes
+from fedcmp.aggregation.traffic import affine_shapes
+from fedcmp.distributed.terms import HELD_BYTES
+from fedcmp.federation.config import FederationConfig
+from fedcmp.module import OptimizerConfig
+from fedcmp.types import Params
+
+
+class MemoryPart(NamedTuple):
+    """Something that is held on the device."""
+
+    what: str
+    server: int | None
+    """Bytes on rank 0; None: unknown."""
+    others: int | None
+    """Bytes on every other rank, at most."""
+
+
+def training_memory(
+    params: Params,
+    aggregator: Aggregator,
+    federation: FederationConfig,
+    optimizer: OptimizerConfig,
+    *,
+    busiest: int,
+    population: int,
+) -> list[MemoryPart]:
+    """Everything but the frozen models.
+
+    Args:
+        params: the projector, of which only names and shapes are read.
+        aggregator: the rule.
+        federation: slots, and whether clients keep their optimizer.
+        optimizer: that of the local steps.
+        busiest: the most clients that a group trains in one round.
+        population: clients that train in the run.
+    """
+    size, slots = num_bytes(params), min(federation.slots, busiest)
+    moments = size * (2 if optimizer.name == "adamw" else int(optimizer.momentum > 0))
+    evidence = 4 * sum(n * n for _, n in affine_shapes(params).values())
+    message = aggregator.local.exchanged(params).most.up
+    needs = aggregator.needs
+    # parameters and gradients, each once more in the stack; what is recorded while they train
+    slot = 4 * size + moments + size * ("gradient" in needs) + 3 * size * ("start_gradient" in needs)
+    slot += evidence * ("evidence" in needs)
+    update = size * (1 + ("halfway" in needs)) + evidence * ("evidence" in needs) + message
+    # float64, and one more that is being made; the total is int64
+    up = 2 * aggregator.fuse.exchanged(params, population).most.up
+    sums = up * (busiest if up * busiest <= HELD_BYTES else 1) + up
+    basis = evidence if aggregator.fuse.finds_basis else 0
+    kept = num_bytes(aggregator.local.client_init(params)) + (moments if federation.keep_local_state else 0)
+    # the rule's state beside the last step, and what clients keep from round to round
+    state = num_bytes(aggregator.init(params)) + size + basis + population * kept
+    return [
+        MemoryPart(f"{slots} projector{'s' * (slots > 1)} in training", slots * slot, slots * slot),
+        MemoryPart(f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * update] * 2),
+        MemoryPart("sums over clients while they are added, at most", sums, sums),
+        MemoryPart("global projector, and at the server the rule's state", size + state, size),
+    ]

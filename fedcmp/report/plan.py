@@ -1,0 +1,126 @@
+"""The page of ``fedcmp plan``."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.federation.forecast import Forecast, GroupForecast
+from fedcmp.federation.memory import MemoryPart
+from fedcmp.report.table import table
+
+LISTED = 32
+"""Up to so many clients are shown one by one."""
+
+
+class PlanPage(NamedTuple):
+    """What the page tells."""
+
+    forecast: Forecast
+    name: str
+    """The rule's name."""
+    rule: Aggregator
+    devices: tuple[str, ...]
+    """Where each rank computes."""
+    memory: tuple[MemoryPart, ...]
+    """What a rank holds on its device; empty where the projector's shape is unknown."""
+    features: int | None
+    """Bytes of main memory for the image features on every rank; None: unknown."""
+    notes: tuple[str, ...]
+    """What the user should know before starting."""
+
+
+def describe_plan(page: PlanPage) -> str:
+    """Plain text."""
+    parts = [_topology(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast)]
+    parts += [_traffic(page.forecast), _memory(page), *(f"note: {note}" for note in page.notes)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _topology(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
+    rows = []
+    for number, group in enumerate(groups):
+        waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "nobody"
+        for rank in group.ranks:
+            who = f"{rank} (server)" if rank == 0 else f"{rank}"
+            rows.append(
+                [who, devices[rank], number, waves if rank == group.ranks[0] else "the same, its share of rows"]
+            )
+    return table(rows, header=["rank", "device", "group", "clients of round 1, by wave"])
+
+
+def _schedule(page: PlanPage) -> str:
+    forecast, rule = page.forecast, page.rule
+    sees = "sums over clients only" if rule.sums_only else "the update of every client"
+    if rule.pairwise > 1:
+        sees += f"; for diagnostics, updates of up to {rule.pairwise} clients (aggregator.pairwise=0: none)"
+    facts = [
+        ["rounds", f"{len(forecast.rounds):,}"],
+        ["clients in a round", f"{_span(one.num_clients for one in forecast.rounds)} of {len(forecast.clients):,}"],
+        ["waves in a round", _span(one.num_waves for one in forecast.rounds)],
+        ["samples in a round", _span(one.num_samples for one in forecast.rounds)],
+        ["samples in all", f"{forecast.num_samples:,}; {forecast.share_used:.1%} of the training samples are used"],
+        ["samples of a client", _spread([one.samples for one in forecast.clients])],
+        ["steps of a client", _spread([one.steps for one in forecast.clients])],
+        ["rule", page.name],
+        ["clients record", ", ".join(sorted(rule.needs)) or "nothing but their update"],
+        ["the server sees", sees],
+        ["clients needed", f"{rule.fuse.least_clients:,} or more in every round"],
+    ]
+    return table(facts)
+
+
+def _clients(forecast: Forecast) -> str:
+    if len(forecast.clients) > LISTED:
+        return ""
+    rows = [[one.client, one.held, one.samples, one.steps, one.rounds] for one in forecast.clients]
+    return table(rows, header=["client", "samples held", "samples used", "steps", "rounds"])
+
+
+def _traffic(forecast: Forecast) -> str:
+    if not forecast.rounds[0].most:
+        return "bytes: unknown, because the widths of the models are not known before they are loaded"
+    rows = []
+    for what, key in (("up", "bytes/up"), ("down", "bytes/down"), ("up, diagnostics", "bytes/diagnostics")):
+        low, high = [one.least[key] for one in forecast.rounds], [one.most[key] for one in forecast.rounds]
+        total = f"{human(sum(low))} .. {human(sum(high))}" if low != high else human(sum(low))
+        rows.append([what, _span([*low, *high]), total])
+    lines = [table(rows, header=["bytes of all clients", "in a round", "in the run"])]
+    if any(one.least != one.most for one in forecast.rounds):
+        lines.append("from .. to: how many directions or iterations this rule needs, the data decide")
+    return "\n".join(lines)
+
+
+def _memory(page: PlanPage) -> str:
+    rows = [[part.what, human(part.server), human(part.others)] for part in page.memory]
+    if page.memory:
+        more = "more than " if any(part.server is None for part in page.memory) else ""
+        sums = [sum(part.server or 0 for part in page.memory), sum(part.others or 0 for part in page.memory)]
+        rows.append(["together, without activations", *(f"{more}{human(size)}" for size in sums)])
+    rows.append(["image features (main memory)", human(page.features), human(page.features)])
+    return table(rows, header=["memory of a rank (estimate)", "rank 0", "others"])
+
+
+def _span(values: Iterable[int]) -> str:
+    numbers = sorted(values)
+    return f"{numbers[0]:,}" if numbers[0] == numbers[-1] else f"{numbers[0]:,} .. {numbers[-1]:,}"
+
+
+def _spread(values: Sequence[int]) -> str:
+    return f"{min(values):,} / {statistics.median(values):,g} / {max(values):,} (min / median / max)"
+
+
+def human(size: int | None) -> str:
+    """Bytes for people, in powers of ten.
+
+    >>> human(1_234_567), human(999), human(None)
+    ('1.2 MB', '999 B', 'unknown')
+    """
+    if size is None:
+        return "unknown"
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"

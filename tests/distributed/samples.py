@@ -1,0 +1,55 @@
+"""Contributions of seven clients, and how they may be dealt to ranks."""
+
+from __future__ import annotations
+
+import torch
+
+from fedcmp.aggregation.base import Contribution
+
+SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
+NUM_CLIENTS = 7
+
+
+def random_params(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: scale * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+
+
+def evidence(seed: int) -> dict[str, torch.Tensor]:
+    """Second moments of random inputs, a constant 1 with them, for both layers."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for layer, width in (("linear_1", 3), ("linear_2", 4)):
+        rows = torch.cat([torch.randn(20, width, generator=generator), torch.ones(20, 1)], dim=1)
+        found[layer] = rows.T @ rows / 20
+    return found
+
+
+def contribution(client: int, round_: int = 0) -> Contribution:
+    """A client that recorded everything that a rule may ask for."""
+    seed = 100 * round_ + client
+    delta, noise = random_params(seed, 0.1), random_params(seed + 50, 0.02)
+    return Contribution(
+        client,
+        delta,
+        halfway={name: value / 2 + noise[name] for name, value in delta.items()},
+        evidence=evidence(seed),
+        message=random_params(seed + 70),
+        num_samples=10 + 7 * client,
+        num_tokens=31 + 5 * client,
+        num_steps=2 + client,
+    )
+
+
+def contributions(round_: int = 0) -> list[Contribution]:
+    return [contribution(client, round_) for client in range(NUM_CLIENTS)]
+
+
+def deal(world_size: int, round_: int = 0) -> list[list[int]]:
+    """The clients of each rank: shuffled, uneven, dealt anew each round; one rank of several has none."""
+    order = torch.randperm(NUM_CLIENTS, generator=torch.Generator().manual_seed(round_)).tolist()
+    idle = round_ % world_size if world_size > 1 else None
+    busy = [rank for rank in range(world_size) if rank != idle]
+    dealt: list[list[int]] = [[] for _ in range(world_size)]
+    for place, client in enumerate(order):
+        dealt[busy[place * place % len(busy)]].append(client)
+    return dealt

@@ -1,0 +1,258 @@
+"""Many ranks give the same bits as one process, for every rule; and nobody hangs where one fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from samples import NUM_CLIENTS, contribution, contributions, deal, random_params
+
+from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.rules import Aggregated
+from fedcmp.distributed import terms
+from fedcmp.distributed.cohort import GroupCohort, LocalCohort
+from fedcmp.distributed.wire import Wire
+from fedcmp.errors import ClientError
+from fedcmp.types import Params
+
+ROUNDS = 3
+# cosines of all pairs are many small messages, and the same for every rule
+CASES = {name: AggregatorConfig(name, pairwise=64 if name == "fedcmp" else 0) for name in sorted(PRESETS)}
+CASES["fedcmp, clipped"] = AggregatorConfig("fedcmp", clip_norm=0.3, pairwise=3)
+CASES["median, normalised"] = AggregatorConfig("median", normalise=True, weights="tokens")
+CASES["fedcmp, basis from the evidence"] = AggregatorConfig("fedcmp", fuse={"basis": "evidence", "tau_from": "each"})
+
+
+def rounds(config: AggregatorConfig, cohort: Callable[[int], Cohort]) -> list[Aggregated]:
+    aggregator, params = build_aggregator(config), random_params(1)
+    state, results = aggregator.init(params), []
+    for round_ in range(ROUNDS):
+        result = aggregator.aggregate(cohort(round_), params, state)
+        params, state = result.params, result.state
+        results.append(result)
+    return results
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {place: one for key, inner in value.items() for place, one in flat(inner, f"{prefix}/{key}").items()}
+    return {prefix: (value.dtype, value.shape, value.tolist()) if isinstance(value, torch.Tensor) else value}
+
+
+def difference(one: Any, two: Any) -> str:
+    """The first place where two nested values differ in a bit; empty: nowhere."""
+    left, right = flat(one), flat(two)
+    if left.keys() != right.keys():
+        return f"keys {sorted(left.keys() ^ right.keys())}"
+    return next((key for key in left if repr(left[key]) != repr(right[key])), "")
+
+
+def here(round_: int) -> list[Contribution]:
+    """The clients of this rank; those of rank 2 are shuffled, too."""
+    mine = deal(dist.get_world_size(), round_)[dist.get_rank()]
+    return [contribution(client, round_) for client in (mine[::-1] if dist.get_rank() == 2 else mine)]
+
+
+def everybody(round_: int, weighting: str) -> LocalCohort:
+    return LocalCohort(contributions(round_), weighting, NUM_CLIENTS + 2)
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, list[Aggregated]]:
+    """What one process finds."""
+    return {name: rounds(config, partial(everybody, weighting=config.weights)) for name, config in CASES.items()}
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4])
+def differences(request: pytest.FixtureRequest, expected: dict[str, list[Aggregated]]) -> list[dict[str, str]]:
+    """Where each rank differs from one process, by rule."""
+
+    def compare() -> dict[str, str]:
+        wire, found = Wire(), {}
+        if wire.rank % 2:
+            terms.HELD_BYTES = 0  # one rank reads its terms twice, another holds them
+        for name, config in CASES.items():
+            results = rounds(config, lambda r, how=config.weights: GroupCohort(here(r), wire, how, NUM_CLIENTS + 2))
+            for round_, (one, two) in enumerate(zip(results, expected[name], strict=True)):
+                kept = ("fuse", "server", "diagnostics", "local") if wire.rank == 0 else ("local",)
+                parts = {
+                    "params": (one.params, two.params),
+                    "metrics": (one.metrics, two.metrics),
+                    "state": tuple({key: state[key] for key in kept} for state in (one.state, two.state)),
+                }
+                for part, (ours, theirs) in parts.items():
+                    if place := difference(ours, theirs):
+                        found.setdefault(name, f"round {round_}, {part}{place}")
+        return found
+
+    return run_ranks(compare, request.param)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_any_number_of_ranks_gives_the_bits_of_one_process(name: str, differences: list[dict[str, str]]) -> None:
+    assert [one.get(name, "") for one in differences] == [""] * len(differences)
+
+
+def test_clients_are_dealt_so_that_one_of_several_ranks_has_none() -> None:
+    for world_size in (2, 4):
+        idle = [deal(world_size, round_).index([]) for round_ in range(ROUNDS)]
+        assert idle == [round_ % world_size for round_ in range(ROUNDS)]  # the server is idle, too
+    assert sorted(client for rank in deal(4, 1) for client in rank) == list(range(NUM_CLIENTS))
+
+
+def everything(cohort: Cohort) -> dict[str, Any]:
+    found: dict[str, Any] = {"clients": cohort.clients, "weights": cohort.weights, "population": cohort.population}
+    found["sum"] = cohort.sum(lambda one: {"d": one.delta["linear_1.bias"], "n": torch.tensor(one.num_steps)})
+    found["stacked"] = cohort.gather(lambda one: {"w": one.delta["linear_2.weight"].T, "one": torch.tensor(True)})
+    found["some"] = cohort.gather(lambda one: {"id": torch.tensor([one.client_id])}, [5, 0, 3])
+    found["shared"] = cohort.share(cohort.on_server(lambda: ({"x": torch.arange(3)}, [1.5], (None, "text"))))
+    found["server"] = cohort.on_server(lambda a, b: a * b, 6, 7)
+    found["traffic"] = cohort.traffic
+    return found
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_each_method_is_that_of_the_local_cohort(world_size: int) -> None:
+    expected = everything(LocalCohort(contributions()))
+    for rank, found in enumerate(run_ranks(lambda: everything(GroupCohort(here(0), Wire())), world_size)):
+        for what, value in expected.items():
+            if rank and what in ("sum", "stacked", "some", "server"):
+                assert found[what] in ({}, None), what
+            else:
+                assert type(found[what]) is type(value), what
+                assert difference({"": value}, {"": found[what]}) == "", what
+
+
+def message(step: Callable[[], Any]) -> str:
+    try:
+        step()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def bad_cohorts() -> dict[str, str]:
+    wire = Wire()
+
+    def build(clients: list[list[Contribution]], weighting: str = "samples") -> str:
+        return message(lambda: GroupCohort(clients[wire.rank], wire, weighting))
+
+    weightless, broken = contribution(1)._replace(num_samples=0), contribution(2)._replace(num_samples="many")  # type: ignore[arg-type]
+    return {
+        "none": build([[], [], []]),
+        "twice": build([[contribution(1)], [], [contribution(1)]]),
+        "weightless": build([[], [weightless], []]),
+        "negative": build([[contribution(0)], [], [contribution(1)._replace(num_samples=-1)]]),
+        "broken": build([[contribution(0)], [], [broken]]),
+        "fine": build([[contribution(0)], [], [contribution(1)]]),
+    }
+
+
+def test_impossible_cohorts_are_named_on_every_rank() -> None:
+    first, second, third = run_ranks(bad_cohorts, 3)
+    assert first == second
+    assert first.pop("broken") == third.pop("broken") + " (on rank 2)"
+    assert first == third
+    assert first == {
+        "none": "AggregationError: a cohort needs at least one client",
+        "twice": "AggregationError: a client sent two updates in one round: (1, 1)",
+        "weightless": "AggregationError: the weights of the clients must be 0 or more and not all 0, got [0.0]",
+        "negative": "AggregationError: the weights of the clients must be 0 or more and not all 0, got [10.0, -1.0]",
+        "fine": "nothing",
+    }
+
+
+def failing() -> dict[str, str]:
+    """Each step fails on one rank; the sum at the end shows that the ranks are still in step."""
+    wire = Wire()
+    cohort = GroupCohort([[contribution(0), contribution(4)], [], [contribution(1), contribution(3)]][wire.rank], wire)
+
+    def spoil(value: float, client: int = 3) -> Callable[[Contribution], Params]:
+        return lambda one: {"fine": one.delta["linear_1.bias"], "w": torch.full((2,), value)[one.client_id != client :]}
+
+    def bad(one: Contribution) -> Params:
+        if one.client_id == 3:
+            raise ClientError(3, "aggregate", "cannot")
+        return {"w": torch.ones(2) * one.client_id}
+
+    calls: list[int] = []
+
+    def later(one: Contribution) -> Params:
+        calls.append(one.client_id)
+        if calls.count(3) == 2:  # the second reading, where terms are not held
+            raise MemoryError("full")
+        return {"w": torch.ones(2)}
+
+    def huge(one: Contribution) -> Params:
+        return {"w": torch.full((1,), 1e308, dtype=torch.float64)}
+
+    def reread() -> Params:
+        held, terms.HELD_BYTES = terms.HELD_BYTES, 0
+        try:
+            return cohort.sum(later)
+        finally:
+            terms.HELD_BYTES = held
+
+    found = {
+        "fn of sum": message(lambda: cohort.sum(bad)),
+        "fn of sum, second reading": message(reread),
+        "fn of gather": message(lambda: cohort.gather(bad)),
+        "fn of gather, first client": message(lambda: cohort.gather(bad, [3, 0])),
+        "server": message(lambda: cohort.on_server(lambda: [][1])),
+        "nan": message(lambda: cohort.sum(lambda one: {"w": torch.tensor(math.nan if one.client_id == 3 else 1.0)})),
+        "inf": message(lambda: cohort.sum(lambda one: {"w": torch.tensor(math.inf if one.client_id == 0 else 1.0)})),
+        "huge": message(lambda: cohort.sum(huge)),
+        "shapes in a sum": message(lambda: cohort.sum(spoil(1.0))),
+        "shapes in a sum, across ranks": message(lambda: cohort.sum(lambda one: {"w": torch.ones(wire.rank + 1)})),
+        "shapes in a gather": message(lambda: cohort.gather(spoil(1.0))),
+        "unknown client": message(lambda: cohort.gather(bad, [0, 2])),
+        "nobody": message(lambda: cohort.gather(bad, [])),
+    }
+    total = cohort.sum(lambda one: {"id": torch.tensor([one.client_id])})
+    assert total == ({"id": torch.tensor([8.0])} if wire.rank == 0 else {})
+    return found
+
+
+EXPECTED = {
+    "fn of sum": (2, "ClientError: client 3 failed in aggregate: cannot"),
+    "fn of sum, second reading": (2, "MemoryError: full"),
+    "fn of gather": (2, "ClientError: client 3 failed in aggregate: cannot"),
+    "fn of gather, first client": (2, "ClientError: client 3 failed in aggregate: cannot"),
+    "server": (0, "IndexError: list index out of range"),
+    "nan": (2, "AggregationError: client 3 brings a value that is not finite into the sum of 'w'"),
+    "inf": (0, "AggregationError: client 0 brings a value that is not finite into the sum of 'w'"),
+    "huge": (None, "AggregationError: the sum over clients of 'w' may leave float64: a term is as large as 1e+308"),
+    "shapes in a sum": (
+        2,
+        "AggregationError: clients 1 and 3 send different tensors: 'w' is float32 [1] and float32 [2]",
+    ),
+    "shapes in a sum, across ranks": (
+        None,
+        "AggregationError: clients 0 and 1 send different tensors: 'w' is float32 [1] and float32 [3]",
+    ),
+    "shapes in a gather": (
+        2,
+        "AggregationError: clients 0 and 3 send different tensors: 'w' is float32 [1] and float32 [2]",
+    ),
+    "unknown client": (
+        None,
+        "AggregationError: gathered must be one or more of the clients [0, 1, 3, 4], got [0, 2]",
+    ),
+    "nobody": (None, "AggregationError: gathered must be one or more of the clients [0, 1, 3, 4], got []"),
+}
+
+
+def test_every_rank_raises_what_one_has_met_and_goes_on() -> None:
+    by_rank = run_ranks(failing, 3)
+    assert by_rank[0].keys() == EXPECTED.keys()
+    for what, (source, text) in EXPECTED.items():
+        for rank, found in enumerate(by_rank):
+            where = "" if source is None or rank == source else f" (on rank {source})"
+            assert found[what] == text + where, what

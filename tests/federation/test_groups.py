@@ -1,0 +1,131 @@
+"""A federation on several ranks: any number of groups gives the bits of one process, groups of two its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "distributed"))
+from ranks import run_ranks
+from test_loop import PARAMS, federation, fetch
+
+from fedcmp.distributed.shard import shard_layers
+from fedcmp.distributed.team import Groups
+from fedcmp.distributed.topology import make_topology
+from fedcmp.errors import ClientError
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.loop import run, start
+from fedcmp.federation.state import params_sha256
+from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
+
+RULES = ("fedcmp", "scaffold", "median")
+
+
+class Ranks(Groups):
+    """A team on a process group that the test has made."""
+
+    def __init__(self, group_size: int, in_step: bool = False) -> None:
+        import torch.distributed as dist
+
+        strategy: Any = type("Strategy", (), {})()
+        strategy.topology = make_topology(dist.get_world_size(), group_size)
+        strategy.global_rank, strategy.root_device = dist.get_rank(), torch.device("cpu")
+        own = None
+        for group in range(strategy.topology.num_groups):
+            made = dist.new_group(list(strategy.topology.members(group)))
+            own = made if group == strategy.topology.group(strategy.global_rank) else own
+        strategy.sum_in_group = lambda tensor: (dist.all_reduce(tensor, group=own), tensor)[1]
+        strategy.shard = lambda layers: shard_layers(layers, own, "cpu")
+        super().__init__(strategy, in_step)
+
+
+def build(llm: LanguageModel, rule: str, **changes: Any) -> Federation:
+    whole = federation(llm, rule=rule)
+    config = dataclasses.replace(whole.config, slots=1, keep_local_state=True)
+    return dataclasses.replace(whole, config=config, **changes)
+
+
+def outcome(whole: Federation) -> dict[str, Any]:
+    state = run(whole, start(whole, PARAMS))
+    records = [
+        {key: value for key, value in record.items() if not key.startswith("seconds/")}
+        for record in whole.tracker.records
+    ]
+    return {
+        "sha": params_sha256(state.params),
+        "params": state.params,
+        "records": records,
+        "local": sorted(state.local),
+    }
+
+
+def on_rank(llm: LanguageModel, group_size: int) -> dict[str, dict[str, Any]]:
+    return {rule: outcome(build(llm, rule, team=Ranks(group_size))) for rule in RULES}
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_groups_gives_the_bits_of_one_process(llm: LanguageModel, world_size: int) -> None:
+    alone = {rule: outcome(build(llm, rule)) for rule in RULES}
+    server, *others = run_ranks(lambda: on_rank(llm, 1), world_size)
+    for rule in RULES:
+        assert server[rule]["sha"] == alone[rule]["sha"], rule
+        assert server[rule]["records"] == alone[rule]["records"], rule
+        assert server[rule]["local"] == alone[rule]["local"] == [0, 1, 2], "what clients keep is at the server"
+        for other in others:
+            assert other[rule]["sha"] == alone[rule]["sha"]
+            assert other[rule]["records"] == []
+            assert other[rule]["local"] == []
+
+
+def test_two_ranks_train_one_client_as_one_does(llm: LanguageModel) -> None:
+    alone = {rule: outcome(build(llm, rule)) for rule in RULES}
+    server, other = run_ranks(lambda: on_rank(llm, 2), 2)
+    for rule in RULES:
+        assert server[rule]["sha"] == other[rule]["sha"], "both ranks hold the same projector"
+        for name, value in alone[rule]["params"].items():
+            torch.testing.assert_close(server[rule]["params"][name], value, rtol=2e-3, atol=1e-3)
+        assert server[rule]["records"][-1]["val/loss"] == pytest.approx(
+            alone[rule]["records"][-1]["val/loss"], rel=1e-3
+        )
+
+
+def test_a_llm_that_two_ranks_hold_together_trains_as_a_whole_one(llm: LanguageModel) -> None:
+    def on_this_rank() -> dict[str, Any]:
+        team, own = Ranks(2, in_step=True), load_llm(ModelConfig())
+        whole = sum(value.numel() for value in own.layers.parameters())
+        team.shard(own.layers)
+        kept = sum(value.to_local().numel() for value in own.layers.parameters())
+        return {**outcome(build(own, "fedcmp", team=team)), "share": kept / whole}
+
+    alone = outcome(build(llm, "fedcmp"))
+    server, other = run_ranks(on_this_rank, 2)
+    assert server["sha"] == other["sha"]
+    assert server["share"] == pytest.approx(0.5, abs=0.02)
+    for name, value in alone["params"].items():
+        torch.testing.assert_close(server["params"][name], value, rtol=2e-3, atol=1e-3)
+    assert server["records"][-1]["val/loss"] == pytest.approx(alone["records"][-1]["val/loss"], rel=1e-3)
+
+
+def failing(positions: list[int]) -> dict[str, torch.Tensor]:
+    if any(8 <= position < 20 for position in positions):
+        raise OSError("the disk of client 1 is gone")
+    return fetch(positions)
+
+
+def test_a_failing_client_ends_the_run_on_every_rank(llm: LanguageModel) -> None:
+    def on_this_rank() -> str:
+        whole = build(llm, "fedavg", team=Ranks(1), fetch=failing)
+        try:
+            run(whole, start(whole, PARAMS))
+        except ClientError as error:
+            return f"{error.client_id}: {error}"
+        return "nothing happened"
+
+    for told in run_ranks(on_this_rank, 2):
+        assert told.startswith("1: ")
+        assert "client 1 failed in train, round 1: OSError: the disk of client 1 is gone" in told

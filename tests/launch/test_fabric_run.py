@@ -1,0 +1,78 @@
+"""Runs of several ranks, started as users start them: the bits of one rank alone, and an end in any case."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
+
+from fedcmp.config import load_config
+from fedcmp.experiment import train
+
+BROKEN = """\
+import os, sys
+import fedcmp.federation.groups as groups
+from fedcmp.cli import main
+
+def broken(*arguments):
+    raise OSError("the disk is gone")
+
+if os.environ["RANK"] == "1":
+    groups.train_wave = broken
+sys.exit(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The projector of one rank that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
+
+
+def test_a_stopped_run_goes_on_under_another_number_of_ranks(tmp_path: Path, alone: str) -> None:
+    run = tmp_path / "run"
+    with started(fabric_run(2, [*SMALL, f"run.dir={run}"], port=free_port()), tmp_path) as launcher:
+        until((run / "config.yaml").exists)
+        for rank in processes.children(launcher.pid):
+            os.kill(rank, signal.SIGUSR1)
+        assert launcher.wait(60) == 0
+    assert summary(run)["exit"] == "stopped"
+    assert 0 < summary(run)["rounds"] < ROUNDS
+    assert "it goes on with: fedcmp train --resume" in (tmp_path / "log").read_text()
+    command = [sys.executable, "-m", "fedcmp", "train", "--resume", str(run), "launch.devices=3"]
+    code, said = finished(command, tmp_path)
+    assert code == 0, said
+    assert summary(run)["exit"] == "finished"
+    assert summary(run)["device"].startswith("3 x cpu")
+    assert summary(run)["projector_sha256"] == alone
+
+
+def test_two_nodes_give_the_bits_of_one_rank(tmp_path: Path, alone: str) -> None:
+    words, port = [*SMALL, f"run.dir={tmp_path / 'run'}"], free_port()
+    with (
+        started(fabric_run(1, words, port=port, node=0), tmp_path) as first,
+        started(fabric_run(1, words, port=port, node=1), tmp_path) as second,
+    ):
+        assert (first.wait(90), second.wait(90)) == (0, 0), (tmp_path / "log").read_text()
+    assert summary(tmp_path / "run")["projector_sha256"] == alone
+
+
+def test_a_failure_of_one_rank_ends_all_and_is_told_once(tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(BROKEN)
+    run = tmp_path / "run"
+    with started(fabric_run(2, [*SMALL, f"run.dir={run}"], script=str(script), port=free_port()), tmp_path) as launcher:
+        assert launcher.wait(60) == 1
+        assert not processes.naming(tmp_path), "a rank outlived its launcher"
+    said = (tmp_path / "log").read_text()
+    told = [line for line in said.splitlines() if "the disk is gone" in line]
+    assert len(told) == 1, said
+    assert told[0].startswith("rank 1: fedcmp: error: client ")
+    assert summary(run)["exit"] == "failed"
+    assert "(on rank 1)" in summary(run)["error"]

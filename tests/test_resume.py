@@ -1,0 +1,95 @@
+"""A run that was stopped or killed goes on to the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+import fedcmp.federation.loop as loop
+from fedcmp.config import Config, load_config
+from fedcmp.errors import CheckpointError, RunFolderError
+from fedcmp.experiment import resume, train
+
+SMALL = [
+    "data.scenes_per_camera=8",
+    "data.val_scenes_per_camera=2",
+    "federation.rounds=4",
+    "federation.local_steps=1",
+    "federation.batch_size=2",
+    "federation.clients_per_round=5",
+    "evaluation.captions=0",
+    "evaluation.examples=0",
+    "wandb.mode=disabled",
+]
+
+
+def small(folder: Path, *overrides: str) -> Config:
+    return load_config(None, [*SMALL, f"run.dir={folder}", *overrides])
+
+
+def records(folder: Path) -> list[dict]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in found]
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, how: str) -> None:
+    """Signals, or dies, when round ``after`` has been logged."""
+    whole = loop.run_round
+
+    def round_then_interrupt(federation, state, plan):
+        if how == "killed" and plan.round == after:
+            raise KeyboardInterrupt
+        result = whole(federation, state, plan)
+        if how == "asked" and plan.round + 1 == after:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return result
+
+    monkeypatch.setattr(loop, "run_round", round_then_interrupt)
+
+
+@pytest.mark.parametrize("rule", ["fedcmp", "scaffold", "fedadam"])
+@pytest.mark.parametrize("how", ["asked", "killed"])
+def test_going_on_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, how: str) -> None:
+    options = [f"aggregator={rule}", "federation.keep_local_state=true"]
+    whole = train(small(tmp_path / "whole", *options))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, how)
+        if how == "asked":
+            summary = train(small(tmp_path / "part", *options))
+            assert (summary["exit"], summary["rounds"]) == ("stopped", 2)
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                train(small(tmp_path / "part", *options))
+            with (tmp_path / "part" / "metrics.jsonl").open("a") as file:
+                file.write('{"round": 3, "val/lo')  # it died while it wrote
+    done = resume(tmp_path / "part")
+    assert done["projector_sha256"] == whole["projector_sha256"]
+    assert records(tmp_path / "part") == records(tmp_path / "whole")
+    assert done["val/loss"] == whole["val/loss"]
+    assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"], "a finished run is left alone"
+
+
+def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(small(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 0, "killed")
+        with pytest.raises(KeyboardInterrupt):
+            train(small(tmp_path / "part"))
+    assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
+
+
+def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, "asked")
+        train(small(tmp_path / "part"))
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr: 0\.005 -> 0\.1; start a new run instead"):
+        resume(tmp_path / "part", ["optimizer.lr=0.1"])
+    with pytest.raises(RunFolderError, match="is no run: it has no config"):
+        resume(tmp_path / "none")
+    (tmp_path / "part" / "checkpoints" / "round-0001.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match="damaged"):
+        resume(tmp_path / "part")
