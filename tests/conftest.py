@@ -30,6 +30,9 @@ def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         changed = {key for key in changed if not key.startswith(("PL_", "KMP_", "TORCHINDUCTOR_", "PYTORCH_NVML"))}
         assert not changed, f"the test changed the environment: {sorted(changed)}"
     left = {thread for thread in threading.enumerate() if not thread.daemon} - threads
+    for thread in left:
+        thread.join(timeout=5)  # a loader's pool may still be on its way out
+    left = {thread for thread in left if thread.is_alive()}
     assert not left, f"the test left threads behind: {left}"
 
 

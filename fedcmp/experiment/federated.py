@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,10 @@ from fedcmp.federation.checkpoint import load_checkpoint
 from fedcmp.federation.evaluate import Evaluation
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
+from fedcmp.federation.forecast import first_groups
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import FederationState
+from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 
@@ -41,6 +44,9 @@ def train(
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
         method = config.aggregator.name
         experiment = Experiment(config, method, label, progress or Progress(), team, resume_from)
+
+        if team.topology.world_size > 1:
+            _tell_ranks(experiment)
 
         def rounds(self: Experiment) -> dict[str, Any]:
             recorder = _Recorder(self.tracker)
@@ -169,6 +175,14 @@ def _to(value: Any, device: Any) -> Any:
     if isinstance(value, dict):
         return {key: _to(one, device) for key, one in value.items()}
     return value.to(device) if hasattr(value, "to") else value
+
+
+def _tell_ranks(self: Experiment) -> None:
+    """Rank 0 says on standard error who trains whom."""
+    devices = self.team.collect(str(self.team.device))
+    if is_server(self.team):
+        groups = first_groups(self.data.plan, self.config.federation.slots, self.team.topology)
+        print(describe_ranks(groups, devices), file=sys.stderr, flush=True)
 
 
 def _stopped(self: Experiment, state: FederationState) -> dict[str, Any]:

@@ -87,14 +87,18 @@ def forecast(
         busiest = max(sum(map(len, waves)) for waves in dealt)
         least, most = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
         rounds.append(RoundForecast(num_clients, num_waves, busiest, one.num_samples, least, most))
+    used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
+    share = len(used) / sum(len(indices) for indices in held)
+    return Forecast(first_groups(plan, slots, topology), tuple(rounds), _clients(held, plan), plan.num_samples, share)
+
+
+def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupForecast, ...]:
+    """Who trains whom in the first round, by group."""
     first = deal_waves(plan.rounds[0].tasks, slots, topology)
-    groups = tuple(
+    return tuple(
         GroupForecast(topology.members(group), tuple(tuple(task.client_id for task in wave) for wave in waves))
         for group, waves in enumerate(first)
     )
-    used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
-    share = len(used) / sum(len(indices) for indices in held)
-    return Forecast(groups, tuple(rounds), _clients(held, plan), plan.num_samples, share)
 
 
 def _clients(held: Sequence[Sequence[int]], plan: RunPlan) -> tuple[ClientForecast, ...]:

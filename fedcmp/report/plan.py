@@ -34,12 +34,18 @@ class PlanPage(NamedTuple):
 
 def describe_plan(page: PlanPage) -> str:
     """Plain text."""
-    parts = [_topology(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast)]
+    parts = [describe_ranks(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast)]
     parts += [_traffic(page.forecast), _memory(page), *(f"note: {note}" for note in page.notes)]
     return "\n\n".join(part for part in parts if part)
 
 
-def _topology(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
+def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
+    """rank -> device -> group -> clients of the first round.
+
+    Args:
+        groups: as forecast.
+        devices: where each rank computes.
+    """
     rows = []
     for number, group in enumerate(groups):
         waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "nobody"

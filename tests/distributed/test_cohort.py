@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from samples import contributions
+from samples_of_clients import contributions
 
 from fedcmp.aggregation.base import Contribution, weighted_sum
 from fedcmp.distributed import terms

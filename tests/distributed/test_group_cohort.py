@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
-from samples import NUM_CLIENTS, contribution, contributions, deal, random_params
+from samples_of_clients import NUM_CLIENTS, contribution, contributions, deal, random_params
 
 from fedcmp.aggregation.base import Cohort, Contribution
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator

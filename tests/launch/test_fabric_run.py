@@ -19,7 +19,7 @@ import os, sys
 import fedcmp.federation.groups as groups
 from fedcmp.cli import main
 
-def broken(*arguments):
+def broken(*arguments, **options):
     raise OSError("the disk is gone")
 
 if os.environ["RANK"] == "1":

@@ -1,0 +1,122 @@
+"""Jobs and steps on a real SLURM: ``launch/check --slurm`` starts a private one around these tests."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from processes import FEDCMP, SCRIPTS, SMALL, environment, summary, until
+
+from fedcmp.config import load_config
+from fedcmp.experiment import train
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def why_not() -> str:
+    """Why these tests cannot run here; empty if they can."""
+    missing = [command for command in ("sbatch", "srun", "scontrol") if shutil.which(command) is None]
+    if missing:
+        return f"needs SLURM, and there is no {', '.join(missing)}"
+    if not os.environ.get("FEDCMP_SLURM"):
+        return "would use the SLURM of this machine: run launch/check --slurm, or set FEDCMP_SLURM=1"
+    return ""
+
+
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(why_not()), reason=why_not())]
+
+
+def slurm(*command: str, folder: Path | None = None) -> str:
+    """The output of a SLURM command, under an environment in which no ``fedcmp`` is on the path."""
+    path = os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != SCRIPTS)
+    # nodes of the private SLURM have names that lead nowhere; all of them are this host
+    here = {"PATH": path, "MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+    lab = {key: value for key, value in os.environ.items() if key == "SLURM_CONF"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment(**here, **lab), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+class Job(NamedTuple):
+    """A job of ``launch/slurm.sbatch``."""
+
+    id: str
+    folder: Path
+
+    @property
+    def log(self) -> str:
+        return (self.folder / f"fedcmp-{self.id}.log").read_text()
+
+    def told(self, key: str) -> str:
+        """What SLURM says of it, for example its ``JobState``."""
+        words = slurm("scontrol", "--oneliner", "show", "job", self.id).split()
+        return next(word.partition("=")[2] for word in words if word.startswith(f"{key}="))
+
+    def over(self) -> bool:
+        return self.told("JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The projector of one rank that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A checkout whose path has a space in it, with an environment that nobody activated."""
+    folder = tmp_path / "a checkout"
+    folder.mkdir()
+    (folder / ".venv").symlink_to(SCRIPTS.parent)
+    (folder / "launch").symlink_to(ROOT / "launch")
+    return folder
+
+
+@pytest.fixture
+def submit(checkout: Path) -> Iterator[list[Job]]:
+    """Where a test notes its jobs, so that none outlives it."""
+    jobs: list[Job] = []
+    yield jobs
+    for job in jobs:
+        slurm("scancel", "--quiet", job.id)
+
+
+def sbatch(jobs: list[Job], folder: Path, options: Sequence[str], words: Sequence[str]) -> Job:
+    script = "launch/slurm.sbatch"
+    jobs.append(Job(slurm("sbatch", "--parsable", *options, script, *words, folder=folder), folder))
+    return jobs[-1]
+
+
+def test_a_job_goes_on_after_its_time_limit_and_a_job_that_fails_does_not(
+    checkout: Path, submit: list[Job], alone: str
+) -> None:
+    job = sbatch(submit, checkout, ["--nodes=2", "--job-name=bash"], SMALL)
+    run = checkout / "runs" / f"slurm-{job.id}"
+    until((run / "config.yaml").exists)
+    slurm("scancel", "--signal=USR1", job.id)  # as SLURM does before a time limit, the least of which is a minute
+    wrong = sbatch(submit, checkout, ["--nodes=1", "--time=5"], ["nonsense=1", "run.dir=my run"])
+    until(wrong.over)
+    assert (wrong.told("JobState"), wrong.told("Restarts")) == ("FAILED", "0"), wrong.log
+    assert "unknown key `nonsense`" in wrong.log
+    until(job.over)
+    assert (job.told("JobState"), job.told("Restarts")) == ("COMPLETED", "1"), job.log
+    assert "stopped before its end: back into the queue" in job.log
+    assert summary(run)["exit"] == "finished"
+    assert summary(run)["device"].startswith("2 x cpu")
+    assert summary(run)["projector_sha256"] == alone
+
+
+def test_tasks_of_a_step_are_ranks(tmp_path: Path, alone: str) -> None:
+    step = ["srun", "--nodes=2", "--ntasks=2", "--job-name=bash", "--kill-on-bad-exit=1", FEDCMP, "train", *SMALL]
+    said = slurm(*step, f"run.dir={tmp_path / 'run'}")
+    assert said.count("validation loss per token") == 1, said
+    assert summary(tmp_path / "run")["device"].startswith("2 x cpu")
+    assert summary(tmp_path / "run")["projector_sha256"] == alone
