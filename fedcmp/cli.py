@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
 
 if TYPE_CHECKING:
     from fedcmp.config import Config
@@ -67,7 +67,8 @@ def _speaker(error: Exception) -> str | None:
     if here is None:
         return ""
     rank, local = here
-    read_alike = not ranks and isinstance(error, ConfigError)  # ranks read the same words: one on each node speaks
+    # before ranks meet they read the same words and the same folder: one on each node speaks
+    read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
     if (ranks and rank != ranks[0]) or (read_alike and local > 0):
         time.sleep(SILENCE)
         return None
@@ -133,7 +134,6 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 def _compare_folders(parsed: argparse.Namespace) -> int:
     import json
 
-    from fedcmp.errors import RunFolderError
     from fedcmp.report.summary import compare_runs
 
     summaries = []

@@ -12,7 +12,7 @@ import pytest
 import fedcmp.federation.loop as loop
 from fedcmp.config import Config, load_config
 from fedcmp.errors import CheckpointError, RunFolderError
-from fedcmp.experiment import resume, train
+from fedcmp.experiment import reopen, resume, train
 
 SMALL = [
     "data.scenes_per_camera=8",
@@ -80,6 +80,34 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pyt
         with pytest.raises(KeyboardInterrupt):
             train(small(tmp_path / "part"))
     assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
+    assert records(tmp_path / "part") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("left", ["half a checkpoint", "a checkpoint without a record"])
+def test_what_a_kill_may_leave_costs_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+    whole = train(small(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, "asked")
+        train(small(tmp_path / "part"))
+    if left == "half a checkpoint":
+        (tmp_path / "part" / "checkpoints" / "round-0003.pt").write_bytes(b"half")
+    else:
+        lines = (tmp_path / "part" / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "part" / "metrics.jsonl").write_text("".join(lines[:-1]))
+    assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
+    assert records(tmp_path / "part") == records(tmp_path / "whole")
+
+
+def test_a_run_goes_on_with_the_file_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, words = tmp_path / "mine.yaml", [word for word in SMALL if not word.startswith("federation.rounds")]
+    file.write_text("federation: {rounds: 3}")
+    whole = train(load_config(file, [*words, f"run.dir={tmp_path / 'whole'}"]))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, "asked")
+        train(load_config(file, [*words, f"run.dir={tmp_path / 'part'}"]))
+    with pytest.raises(CheckpointError, match=r"federation\.rounds: 3 -> 4; start a new run"):
+        reopen(tmp_path / "part", SMALL, file)
+    assert resume(tmp_path / "part", words, file=file)["projector_sha256"] == whole["projector_sha256"]
 
 
 def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +116,8 @@ def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytes
         train(small(tmp_path / "part"))
     with pytest.raises(CheckpointError, match=r"optimizer\.lr: 0\.005 -> 0\.1; start a new run instead"):
         resume(tmp_path / "part", ["optimizer.lr=0.1"])
+    with pytest.raises(CheckpointError, match=r"run\.seed: 0 -> 1"):
+        resume(tmp_path / "part", ["run.seed=1", "run.device=cpu"])
     with pytest.raises(RunFolderError, match="is no run: it has no config"):
         resume(tmp_path / "none")
     (tmp_path / "part" / "checkpoints" / "round-0001.pt").write_bytes(b"half")

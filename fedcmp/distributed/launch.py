@@ -81,7 +81,8 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     local = (
         step.tasks_here() if starter == "srun" else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     )
-    options = _gpus(config, local) if device.type == "cuda" else {}
+    on_gpus = device.type == "cuda" and os.environ.get("LT_ACCELERATOR") != "cpu"
+    options = _gpus(config, local) if on_gpus else {}
     strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
     try:
         fabric = _fabric(strategy, step if starter == "srun" else TorchElasticEnvironment(), device, local)
@@ -97,9 +98,7 @@ def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
     seen = torch.cuda.device_count()
     if local <= seen:
         return {}
-    own = seen == 1 and any(
-        name in os.environ for name in ("SLURM_GPUS_PER_TASK", "SLURM_TRES_PER_TASK", "SLURM_GPU_BIND")
-    )
+    own = seen == 1 and int(os.environ.get("SLURM_GPUS_ON_NODE", "0")) >= local  # srun --gpus-per-task=1
     if not own and not config.share_gpu:
         raise ConfigError(
             f"{local} ranks on this node, but it has {seen} GPUs; start fewer ranks, or say launch.share_gpu=true"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fedcmp.distributed import launch
-from fedcmp.distributed.launch import LaunchConfig, open_team, started_by
+from fedcmp.distributed.launch import LaunchConfig, open_team
 from fedcmp.distributed.signals import stop_on_signal
+from fedcmp.distributed.starter import rank_of, started_by
 from fedcmp.distributed.team import Solo, is_server, leads
 from fedcmp.errors import ConfigError
 
@@ -26,6 +27,22 @@ from fedcmp.errors import ConfigError
 ], ids=str)  # fmt: skip
 def test_the_launcher_is_told_by_what_it_leaves(environment: dict[str, str], starter: str) -> None:
     assert started_by(environment) == starter
+
+
+def test_a_shell_that_srun_opened_is_nobody_and_a_step_inside_it_is_not() -> None:
+    shell = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_PTY_PORT": "40000"}
+    assert started_by(shell, terminal=True) == "nobody"
+    assert started_by(shell, terminal=False) == "srun"
+
+
+@pytest.mark.parametrize(("environment", "ranks"), [
+    ({}, None),
+    ({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, None),
+    ({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}, (3, 1)),
+    ({"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2", "SLURM_LOCALID": "0"}, (2, 0)),
+])  # fmt: skip
+def test_a_rank_is_known_before_ranks_meet(environment: dict[str, str], ranks: tuple[int, int] | None) -> None:
+    assert rank_of(environment) == ranks
 
 
 def test_one_process_is_a_team_of_its_own() -> None:
@@ -53,6 +70,14 @@ def test_two_ranks_on_one_gpu_are_refused_unasked(monkeypatch: pytest.MonkeyPatc
         open_team(LaunchConfig(), torch.device("cuda")),
     ):
         pass
+
+
+def test_ranks_that_see_one_gpu_each_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")  # srun --gpus-per-task=1
+    assert launch._gpus(LaunchConfig(), 2) == {"parallel_devices": [torch.device("cuda", 0)] * 2}
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    assert launch._gpus(LaunchConfig(share_gpu=True), 2)["process_group_backend"] == "gloo"
 
 
 @pytest.mark.parametrize("key", ["devices", "group_size", "timeout"])

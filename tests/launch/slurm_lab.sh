@@ -17,9 +17,11 @@ install_packages() {
   [ -n "$(missing)" ] || return 0
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0
   echo "installing slurmctld, slurmd, slurm-client and munge" >&2
-  # At this runlevel packages do not start their services: the lab has daemons of its own.
-  export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive
-  { apt-get update -qq && apt-get install -qq -y --no-install-recommends slurmctld slurmd slurm-client munge; } >/dev/null || true
+  (
+    # At this runlevel packages do not start their services: the lab has daemons of its own.
+    export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq && apt-get install -qq -y --no-install-recommends slurmctld slurmd slurm-client munge
+  ) >/dev/null || true
 }
 
 # As many free ports as asked for, held together so that they differ.
@@ -39,7 +41,7 @@ write_config() {
   local folder=$1 nodes=$2 cpus=$3 host user ports node
   host=$(uname -n) host=${host%%.*} user=$(id -un)
   read -ra ports <<<"$(free_ports $((nodes + 1)))"
-  # cred_expire is also how long a requeued job waits; 120 seconds unless told otherwise.
+  # cred_expire is also how long a requeued job waits, 120 seconds unless told otherwise; linuxproc needs no cgroups.
   cat <<CONF
 ClusterName=lab
 SlurmctldHost=$host(127.0.0.1)
@@ -49,11 +51,7 @@ SlurmdUser=$user
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket,cred_expire=5
 CredType=cred/munge
-MpiDefault=none
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-AccountingStorageType=accounting_storage/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1,bf_interval=1,sched_min_interval=200000
@@ -117,9 +115,9 @@ down() {
 with() {
   local lacking status=0
   install_packages
-  lacking=$(missing | xargs)
+  lacking=$(missing | tr '\n' ' ')
   if [ -n "$lacking" ]; then
-    echo "skipped: this machine has no $lacking, and they can only be installed by root with apt-get"
+    echo "skipped: this machine has no ${lacking% }; only root can install them here, with apt-get and a network"
     return 0
   fi
   lab=$(mktemp -d)
