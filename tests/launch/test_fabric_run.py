@@ -14,6 +14,8 @@ from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, s
 from fedcmp.config import load_config
 from fedcmp.experiment import train
 
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+
 BROKEN = """\
 import os, sys
 import fedcmp.federation.groups as groups

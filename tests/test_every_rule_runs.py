@@ -1,0 +1,48 @@
+"""Every rule by name, from a config to a summary: on the demo, and on real pairs where they lie beside the checkout."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from fedcmp.aggregation.presets import PRESETS
+from fedcmp.config import load_config
+from fedcmp.experiment import train
+
+QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled"]
+DEMO = ["data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "federation.rounds=2", "federation.batch_size=4"]
+DOMAIN = Path(__file__).parent.parent / "configs" / "scenarios" / "domain.yaml"
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_on_the_demo(name: str, tmp_path: Path) -> None:
+    summary = train(load_config(None, [*DEMO, *QUIET, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"]))
+    assert (summary["method"], summary["exit"], summary["rounds"]) == (name, "finished", 2)
+    assert math.isfinite(summary["val/loss"]["end"])
+    assert summary["val/loss"]["end"] != summary["val/loss"]["start"]
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) -> None:
+    small = [
+        f"data.root={shared / 'pairs'}",
+        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
+        f"model.llm={shared / 'weights' / 'caption_lm'}",
+        f"data.cache_dir={features}",
+        "data.max_train_per_domain=8",
+        "data.max_val_per_domain=2",
+        "federation.rounds=2",
+        "federation.local_steps=1",
+        "federation.batch_size=4",
+    ]
+    summary = train(load_config(DOMAIN, [*small, *QUIET, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"]))
+    assert (summary["method"], summary["exit"]) == (name, "finished")
+    assert summary["val/loss"]["end"] < summary["val/loss"]["start"] + 0.5
