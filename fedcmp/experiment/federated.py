@@ -17,7 +17,7 @@ from fedcmp.distributed.starter import rank_of
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import CheckpointError, FedcmpError, RunFolderError
 from fedcmp.experiment.base import Experiment
-from fedcmp.federation.checkpoint import load_checkpoint
+from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
 from fedcmp.federation.evaluate import Evaluation
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
@@ -142,7 +142,7 @@ def _last_state(
 def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationState, list[dict[str, Any]]]:
     """A process that is killed may leave a checkpoint that was not logged yet, or, on some disks, half of one."""
     first: CheckpointError | None = None
-    for path in sorted(folder.checkpoints.glob("round-*.pt"), reverse=True):
+    for path in reversed(list_checkpoints(folder.checkpoints)):
         try:
             state = load_checkpoint(path)
             return state, _cut(folder, state.rounds_done)

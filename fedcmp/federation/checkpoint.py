@@ -31,9 +31,14 @@ def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path
         raise RunFolderError(
             f"cannot write the checkpoint {path}: {error}; is there disk space and permission?"
         ) from error
-    for old in sorted(folder.glob("round-*.pt"))[:-keep]:
+    for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest round first, by number: names alone would put round 10000 before 9999."""
+    return sorted(folder.glob("round-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
 
 
 def load_checkpoint(path: Path) -> FederationState:

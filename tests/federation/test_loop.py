@@ -12,7 +12,13 @@ import torch
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
-from fedcmp.federation.checkpoint import load_checkpoint, load_projector, save_checkpoint, save_projector
+from fedcmp.federation.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_projector,
+    save_checkpoint,
+    save_projector,
+)
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.evaluate import EvalData, Evaluation, evaluate
 from fedcmp.federation.federation import Federation
@@ -212,6 +218,13 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "bad.pt")
     with pytest.raises(CheckpointError, match="cannot read the projector"):
         load_projector(tmp_path / "none.safetensors")
+
+
+def test_old_checkpoints_are_told_by_number(llm: LanguageModel, tmp_path: Path) -> None:
+    state = start(federation(llm), PARAMS)
+    for number in (9998, 9999, 10000):
+        save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=number), keep=2)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["round-9999.pt", "round-10000.pt"]
 
 
 def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
