@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fedcmp import cli
+from fedcmp.cli import entry
 from fedcmp.distributed.failures import raise_first, write_failure
 from fedcmp.errors import ConfigError, DataError
 
@@ -21,7 +22,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ra
         raise error
 
     waited: list[float] = []
-    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    monkeypatch.setattr(entry.time, "sleep", waited.append)
     monkeypatch.setitem(cli.COMMANDS, "train", replace(cli.COMMANDS["train"], run=fail))
     for name, value in {**RANKS, "RANK": str(rank), "LOCAL_RANK": str(rank % 2)}.items():
         monkeypatch.setitem(os.environ, name, value)

@@ -1,0 +1,175 @@
+"""What each command does: words to a call, a result to text."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedcmp.errors import ConfigError, FedcmpError, RunFolderError
+
+if TYPE_CHECKING:
+    from fedcmp.config import Config
+
+
+def train(parsed: argparse.Namespace) -> int:
+    """``fedcmp train``; returns the exit code."""
+    from fedcmp.distributed.launch import start_ranks, started_by
+    from fedcmp.experiment import reopen, resume, train
+
+    old = None if parsed.resume is None else Path(parsed.resume)
+    file, overrides = _split(parsed.words)
+    config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
+    if config.launch.devices > 1 and started_by() == "nobody":
+        start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
+    return _tell(train(config, label) if old is None else resume(old, overrides, file=file))
+
+
+def centralized(parsed: argparse.Namespace) -> int:
+    """``fedcmp centralized``; returns the exit code."""
+    from fedcmp.experiment import train_centralized
+
+    config, label = _config(parsed.words)
+    summary = train_centralized(config, label, tune=parsed.tune)
+    if parsed.tune:
+        from fedcmp.report.table import table
+
+        cells = [[str(one["batch_size"]), f"{one['lr']:g}", one["val/loss"]] for one in summary["tuning"]]
+        print(table(cells, ["batch size", "learning rate", "validation loss"]) + "\n")
+    return _tell(summary)
+
+
+def local(parsed: argparse.Namespace) -> int:
+    """``fedcmp local``; returns the exit code."""
+    from fedcmp.experiment import train_local
+    from fedcmp.report.table import table
+
+    config, label = _config(parsed.words)
+    summary = train_local(config, label)
+    rows = [[client, ", ".join(one["domains"]), one["own"], one["all"]] for client, one in summary["clients"].items()]
+    print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
+    return _tell(summary)
+
+
+def evaluate(parsed: argparse.Namespace) -> int:
+    """``fedcmp evaluate``; returns the exit code."""
+    from fedcmp.experiment import evaluate_run
+    from fedcmp.report.table import table
+
+    runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in parsed.words if Path(word) not in runs]
+    if not runs:
+        raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
+    header = ["run", "loss", "shuffled", "image use", "worst domain"]
+    rows, scored = [], False
+    for path in runs:
+        result = evaluate_run(path, overrides)
+        worst = f"{result['worst_domain']['name']} {result['worst_domain']['loss']:.3f}"
+        rows.append([str(path), result["val/loss"], result["val/loss_shuffled"], result["image_use"], worst])
+        scored = scored or "digits_named" in result
+        rows[-1].append(result.get("digits_named"))
+    print(table(rows if scored else [row[:-1] for row in rows], [*header, "digits named"] if scored else header))
+    return 0
+
+
+def compare_folders(parsed: argparse.Namespace) -> int:
+    """``fedcmp table``; returns the exit code."""
+    import json
+
+    from fedcmp.report.summary import compare_runs
+
+    summaries = []
+    for word in parsed.words:
+        path = Path(word) / "summary.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"cannot read {path}: {error}") from error
+        if "val/loss" not in content:
+            raise RunFolderError(f"{word} did not finish: {content.get('error', 'no losses in its summary')}")
+        summaries.append(content)
+    print(compare_runs(summaries))
+    return 0
+
+
+def rules(parsed: argparse.Namespace) -> int:
+    """``fedcmp rules``; returns the exit code."""
+    from fedcmp.aggregation.presets import describe_rules
+    from fedcmp.report.table import markdown, table
+
+    header, rows = describe_rules(parsed.words)
+    print(markdown(rows, header) if parsed.markdown else table(rows, header))
+    return 0
+
+
+def plan(parsed: argparse.Namespace) -> int:
+    """``fedcmp plan``; returns the exit code."""
+    from fedcmp.experiment import plan
+    from fedcmp.report.plan import describe_plan
+
+    print(describe_plan(plan(_config(parsed.words)[0], parsed.ranks)))
+    return 0
+
+
+def doctor(parsed: argparse.Namespace) -> int:
+    """``fedcmp doctor``; returns the exit code."""
+    from fedcmp.doctor import examine
+
+    worst = "ok"
+    for finding in examine(_config(parsed.words)[0]):
+        print(finding.line(), flush=True)
+        worst = "fatal" if "fatal" in (worst, finding.status) else worst
+    return int(worst == "fatal")
+
+
+def validate(parsed: argparse.Namespace) -> int:
+    """``fedcmp validate``; returns the exit code."""
+    from fedcmp.config import load_config
+
+    files: list[Path] = []
+    for word in parsed.words or ["configs"]:
+        path = Path(word)
+        if not path.exists():
+            raise ConfigError(f"no config file or folder {path}")
+        files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"no .yaml file in {', '.join(parsed.words or ['configs'])}")
+    wrong = 0
+    for file in files:
+        try:
+            load_config(file)
+            print(f"ok     {file}")
+        except FedcmpError as error:
+            wrong += 1
+            print(f"wrong  {file}: {error}")
+    print(f"{len(files)} configs, {wrong} wrong")
+    return 2 if wrong else 0
+
+
+def _config(words: Sequence[str]) -> tuple[Config, str]:
+    """The config, and what its runs are called."""
+    from fedcmp.config import load_config
+
+    path, overrides = _split(words)
+    return load_config(path, overrides), path.stem if path else "demo"
+
+
+def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The config file, if one is given, and the overrides."""
+    paths = [word for word in words if "=" not in word or Path(word).is_file()]
+    if len(paths) > 1:
+        raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
+    return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
+
+
+def _tell(summary: dict) -> int:
+    """Rank 0 tells how the run ended; the summary of other ranks is empty."""
+    from fedcmp.report.summary import describe
+
+    if summary.get("exit") == "stopped":
+        folder = summary["folder"]
+        print(f"stopped after round {summary['rounds']}; it goes on with: fedcmp train --resume {folder}")
+    elif summary:
+        print(describe(summary, summary["folder"]))
+    return 0

@@ -1,0 +1,95 @@
+"""From words to a command, and from an error to one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+
+from fedcmp.cli.pages import COMMANDS, OVERRIDES
+from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    logging.basicConfig(level=logging.WARNING, format="fedcmp: %(message)s")
+    parsed = _parser().parse_args(arguments)
+    try:
+        return COMMANDS[parsed.command].run(parsed)
+    except FedcmpError as error:
+        if (who := _speaker(error)) is not None:
+            print(f"{who}fedcmp: error: {error}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ValueError) else 1
+    except KeyboardInterrupt:
+        print("fedcmp: interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if _speaker(error) is None:
+            return 1  # the rank that met it shows its traceback
+        raise
+
+
+SILENCE = 10
+"""Seconds for which a rank that has nothing to add outlives an error: a launcher blames the rank that ends first, and
+ends all others at once, also one that has not said yet what went wrong."""
+
+
+def _speaker(error: Exception) -> str | None:
+    """What an error's line begins with; None: another rank says it. One process alone needs no introduction."""
+    from fedcmp.distributed.failures import met_on
+    from fedcmp.distributed.starter import rank_of
+
+    ranks, here = met_on(error), rank_of()
+    if here is None:
+        return ""
+    rank, local = here
+    # before ranks meet they read the same words and the same folder: one on each node speaks
+    read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
+    if (ranks and rank != ranks[0]) or (read_alike and local > 0):
+        time.sleep(SILENCE)
+        return None
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks or [rank]))}: "
+
+
+def _parser() -> argparse.ArgumentParser:
+    from fedcmp import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="fedcmp",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Federated pre-training of multimodal LLMs: frozen encoder and LLM, a projector trained in rounds.",
+        epilog=_examples(tuple(command.examples[0] for command in COMMANDS.values()))
+        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input.",
+    )
+    parser.add_argument("--version", action="version", version=f"fedcmp {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        page = commands.add_parser(
+            name,
+            help=command.summary,
+            description=textwrap.dedent(
+                command.description.replace(OVERRIDES, textwrap.indent(OVERRIDES, " " * 8)[8:])
+            ),
+            epilog=_examples(command.examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.arguments(page)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Lets overrides and options stand in any order."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        found, rest = super().parse_known_args(args, namespace)
+        words = [word for word in rest if not word.startswith("-")]
+        if words and hasattr(found, "words"):
+            found.words = [*(found.words or []), *words]
+        return found, [word for word in rest if word.startswith("-")]
+
+
+def _examples(examples: Sequence[tuple[str, str]]) -> str:
+    return "examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples)

@@ -1,0 +1,179 @@
+"""The commands by name, each with its manual page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fedcmp.cli import commands
+
+OVERRIDES = """\
+CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
+federation.rounds=20 or run.dir=somewhere; aggregator=NAME is short for aggregator.name=NAME. A wrong key, name or
+value is named together with the nearest valid one, before any model is loaded."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it does, and how its manual page reads."""
+
+    run: Callable[[argparse.Namespace], int]
+    summary: str
+    description: str
+    examples: tuple[tuple[str, str], ...]
+    arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def _words(what: str, help_text: str, least: str = "*") -> Callable[[argparse.ArgumentParser], None]:
+    def add(parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("words", nargs=least, metavar=what, help=help_text)
+
+    return add
+
+
+def _tunable(parser: argparse.ArgumentParser) -> None:
+    _words("CONFIG | key=value", "a config file and overrides")(parser)
+    parser.add_argument("--tune", action="store_true", help="try every batch size and learning rate of `centralized`")
+
+
+def _resumable(parser: argparse.ArgumentParser) -> None:
+    _words("CONFIG | key=value", "a config file and overrides")(parser)
+    parser.add_argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")
+
+
+def _plannable(parser: argparse.ArgumentParser) -> None:
+    _words("CONFIG | key=value", "a config file and overrides")(parser)
+    parser.add_argument("--ranks", metavar="W", type=int, help="how many ranks; without it: launch.devices")
+
+
+def _rule_words(parser: argparse.ArgumentParser) -> None:
+    _words("RULE", "names of rules; none: all")(parser)
+    parser.add_argument("--markdown", action="store_true", help="a Markdown table")
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        commands.train,
+        "train a projector in federated rounds",
+        f"""\
+        Trains the projector between a frozen vision tower and a frozen LLM: each client on its own pairs, fused by the
+        aggregator in rounds. Writes a run folder (runs/NAME, or run.dir) with config.yaml, split.json, metrics.jsonl,
+        summary.json, projector.safetensors, captions.png and checkpoints/, and ends with a table.
+
+        SIGUSR1 or SIGTERM stops a run at the end of its round; --resume goes on from the last checkpoint. Under `fabric
+        run`, torchrun or srun each rank runs the same command, and clients are dealt to groups of ranks.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp train", "the embedded demo: eight clients, digit scenes, about a minute"),
+            ("fedcmp train federation.rounds=4 aggregator=fedadam", "fewer rounds, another rule"),
+            ("fedcmp train configs/scenarios/domain.yaml run.dir=runs/mine", "real pairs, a folder of your choice"),
+            ("fedcmp train --resume runs/mine", "go on after a kill, to the bits of an uninterrupted run"),
+            ("fedcmp train launch.devices=2", "two processes; the same bits"),
+        ),
+        _resumable,
+    ),
+    "centralized": Command(
+        commands.centralized,
+        "train on the union of all clients' data (upper bound)",
+        f"""\
+        Gives the samples that the federation would see, each as often, in one random order to the same module under
+        lightning.Trainer. It is an upper bound only if its batch size and learning rate are tuned: see --tune.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp centralized", "the demo's data in one place"),
+            ("fedcmp centralized configs/scenarios/domain.yaml --tune", "the best of the grid that the config states"),
+        ),
+        _tunable,
+    ),
+    "local": Command(
+        commands.local,
+        "train each client alone (lower bound)",
+        f"""\
+        Each client trains the same module under lightning.Trainer on nothing but its own samples. The losses are means
+        over the clients' projectors; a table shows each client on its own domains and on all.
+
+        {OVERRIDES}""",
+        (("fedcmp local", "the demo's eight clients, each alone"),),
+        _words("CONFIG | key=value", "a config file and overrides"),
+    ),
+    "evaluate": Command(
+        commands.evaluate,
+        "evaluate the projector of finished runs",
+        """\
+        Loads config.yaml and projector.safetensors of each run folder, measures the loss on the held-out samples with
+        right and with shuffled pictures, and writes evaluation.json into the folder. Overrides change the run's config,
+        for example to evaluate on other data.""",
+        (
+            ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
+            ("fedcmp evaluate runs/a runs/b data.val_scenes_per_camera=200", "two runs on more scenes"),
+        ),
+        _words("RUN | key=value", "run folders and overrides", "+"),
+    ),
+    "table": Command(
+        commands.compare_folders,
+        "show finished runs in one table",
+        """\
+        Reads summary.json of each run folder and prints a row for each. Nothing is computed.""",
+        (("fedcmp table runs/domain-*", "all runs of a scenario"),),
+        _words("RUN", "run folders", "+"),
+    ),
+    "rules": Command(
+        commands.rules,
+        "show the table of aggregation rules",
+        """\
+        One row per rule: what clients do differently in their steps, how their updates are fused, the server step, what
+        clients must record, whether the server sees sums only (its memory then does not depend on the number of
+        clients), and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.rule=NAME` and its like exchange a
+        part.""",
+        (("fedcmp rules", "all of them"), ("fedcmp rules fedcmp krum --markdown", "two, for a document")),
+        _rule_words,
+    ),
+    "plan": Command(
+        commands.plan,
+        "say what a run would do, before anything is loaded",
+        f"""\
+        Which rank trains which clients of round 1, where and in which wave; rounds, samples and steps of every client;
+        what the rule needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
+        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no picture and
+        no weight is. What a run would refuse is refused here.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp plan", "the embedded demo on one rank"),
+            ("fedcmp plan configs/scenarios/domain.yaml --ranks 4", "the same run on four"),
+            ("fedcmp plan --ranks 4 launch.group_size=2 federation.slots=4", "two groups of two, four clients at once"),
+        ),
+        _plannable,
+    ),
+    "doctor": Command(
+        commands.doctor,
+        "check machine, environment and config, and say what to do",
+        f"""\
+        A line for each check: `ok`, `warn` (a run works, but not as it could) or `fatal` (it would fail), what was
+        found, and after -> what to do. Python and packages, devices, threads, a process group of two ranks, SLURM,
+        left-overs of launchers, Weights & Biases, disk and permissions, data, the embedded demo, and the folders that
+        CONFIG names. Nothing is changed and no key is shown. The exit code is 1 if anything is fatal.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp doctor", "this machine"),
+            ("fedcmp doctor configs/scenarios/domain.yaml run.device=cuda", "and what this run needs"),
+        ),
+        _words("CONFIG | key=value", "a config file and overrides"),
+    ),
+    "validate": Command(
+        commands.validate,
+        "check config files",
+        """\
+        Reads every .yaml file given, or in the folders given (default: configs), and checks keys, names and values. No
+        data or model is opened.""",
+        (
+            ("fedcmp validate", "everything in configs/"),
+            ("fedcmp validate mine.yaml", "one file"),
+        ),
+        _words("PATH", "config files or folders"),
+    ),
+}
