@@ -81,6 +81,8 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     local = (
         step.tasks_here() if starter == "srun" else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
     )
+    # `fabric run` gives every rank the threads of the whole node, and ranks that contend are many times slower
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // max(1, local))))
     on_gpus = device.type == "cuda" and os.environ.get("LT_ACCELERATOR") != "cpu"
     options = _gpus(config, local) if on_gpus else {}
     strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
