@@ -7,6 +7,7 @@ import io
 
 import pytest
 import torch
+from samples_of_clients import SHAPES, evidence, random_params
 
 from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
@@ -14,21 +15,6 @@ from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.cohort import LocalCohort
 
 NAMES = sorted(PRESETS)
-SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
-
-
-def random_params(seed: int, scale: float = 1.0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return {name: scale * torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-
-
-def evidence(seed: int) -> dict[str, torch.Tensor]:
-    """Second moments of random inputs, a constant 1 with them, for both layers."""
-    generator, found = torch.Generator().manual_seed(seed), {}
-    for layer, width in (("linear_1", 3), ("linear_2", 4)):
-        rows = torch.cat([torch.randn(20, width, generator=generator), torch.ones(20, 1)], dim=1)
-        found[layer] = rows.T @ rows / 20
-    return found
 
 
 def contribution(client: int, seed: int, num_samples: int) -> Contribution:
