@@ -40,22 +40,14 @@ def energy_kept(mean: Params, mean_square: float) -> float:
     return min(1.0, squared_norm(mean) / mean_square)
 
 
-def pairwise_cosines(deltas: Params) -> torch.Tensor:
-    """The cosines between the deltas of K clients, over all parameters together: ``[K, K]``, float64, in [-1, 1].
+def cosines_of(products: torch.Tensor) -> torch.Tensor:
+    """The cosines that belong to the inner products of K vectors: ``[K, K]``, float64, in [-1, 1].
 
-    A client whose delta is zero has cosine 0 to every other one. The diagonal is 1.
+    A vector that is zero has cosine 0 to every other one. The diagonal is 1.
 
-    Args:
-        deltas: stacked deltas ``[K, ...]`` by name, as ``cohort.gather`` returns them.
-
-    >>> pairwise_cosines({"weight": torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]])}).tolist()
+    >>> cosines_of(torch.tensor([[1.0, 0.0, -3.0], [0.0, 4.0, 0.0], [-3.0, 0.0, 9.0]])).tolist()
     [[1.0, 0.0, -1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 1.0]]
     """
-    rows = [value.double().flatten(start_dim=1) for value in deltas.values()]
-    return _cosines(torch.stack([row @ row.T for row in rows]).sum(dim=0))
-
-
-def _cosines(products: torch.Tensor) -> torch.Tensor:
     norms = products.diagonal().sqrt()
     scale = norms[:, None] * norms[None, :]
     cosines = torch.where(scale > 0, products / scale.where(scale > 0, torch.ones_like(scale)), 0.0).clamp(-1.0, 1.0)
@@ -140,7 +132,7 @@ def _add_products(products: torch.Tensor | float, rows: Params) -> torch.Tensor:
 
 
 def _pairs(products: torch.Tensor) -> Metrics:
-    cosines = _cosines(products)
+    cosines = cosines_of(products)
     pairs = cosines[tuple(torch.triu_indices(len(cosines), len(cosines), offset=1))]
     return {
         "aggregator/cosine": mean_cosine(cosines),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcmp.aggregation.diagnostics import energy_kept, mean_cosine, pairwise_cosines, step_cosine
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.diagnostics import cohort_cosines, energy_kept, mean_cosine, step_cosine
+from fedcmp.distributed.cohort import LocalCohort
 
 
 def test_orthogonal_clients_keep_one_kth() -> None:
@@ -18,10 +20,16 @@ def test_orthogonal_clients_keep_one_kth() -> None:
 
 def test_cosines_are_over_all_parameters_together() -> None:
     deltas = {"a": torch.tensor([[1.0], [1.0], [0.0]]), "b": torch.tensor([[0.0], [1.0], [0.0]])}
-    cosines = pairwise_cosines(deltas)
-    assert float(cosines[0, 1]) == pytest.approx(0.5**0.5)
-    assert float(cosines[0, 2]) == 0.0
-    assert mean_cosine(cosines[:2, :2]) == pytest.approx(0.5**0.5)
+    clients = [Contribution(k, {name: value[k] for name, value in deltas.items()}) for k in range(3)]
+    found = cohort_cosines(LocalCohort(clients), clients[0].delta, most=64)
+    assert found["aggregator/cosines"] == pytest.approx([0.5**0.5, 0.0, 0.0], abs=1e-4)  # pairs 01, 02, 12
+    assert found["aggregator/cosine"] == pytest.approx(0.5**0.5 / 3)
+    assert found["aggregator/cosine_min"] == 0.0
+    assert cohort_cosines(LocalCohort(clients), clients[0].delta, most=2)["aggregator/cosines"] == pytest.approx(
+        [0.5**0.5], abs=1e-4
+    ), "a sample of a large cohort"
+    assert cohort_cosines(LocalCohort(clients), clients[0].delta, most=0) == {}
+    assert mean_cosine(torch.tensor([[1.0, 0.5], [0.5, 1.0]])) == 0.5
 
 
 def test_a_step_back_is_minus_one() -> None:
