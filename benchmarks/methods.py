@@ -91,7 +91,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
 
     from fedcmp.build import build_federation, read_data
     from fedcmp.config import load_config
-    from fedcmp.federation.evaluate import evaluate
+    from fedcmp.evaluation.losses import evaluate
     from fedcmp.federation.loop import run, start
     from fedcmp.federation.state import params_sha256
     from fedcmp.tracking.progress import Progress
@@ -104,8 +104,8 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         data, quiet, parts = read_data(config), Progress(enabled=False), parts_of(cell.seed)
         federation = build_federation(config, data, parts, Trackers(), quiet, None)
         state = run(federation, start(federation, parts.params))
-        end = evaluate(parts.module, state.params, parts.eval_data)
-        shuffled = evaluate(parts.module, state.params, parts.eval_data, shuffle_pictures=True)
+        end = evaluate(parts.module, state.params, parts.test_data)
+        shuffled = evaluate(parts.module, state.params, parts.test_data, shuffle_pictures=True)
         record |= {"loss": end.loss, "domains": end.by_domain, "image_use": shuffled.loss - end.loss}
         record |= {"samples": state.samples_seen, "sha256": params_sha256(state.params)}
     except Exception as error:  # the table shows it as failed

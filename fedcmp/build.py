@@ -20,8 +20,8 @@ from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import CheckpointError, ConfigError, DataError
+from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.checkpoint import load_projector
-from fedcmp.federation.evaluate import EvalData
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.sampling import RunPlan, plan_run
@@ -44,6 +44,7 @@ class Data:
     source: Source
     train: list[Sample]
     val: list[Sample]
+    test: list[Sample]
     split: Partition
     plan: RunPlan
 
@@ -57,7 +58,8 @@ class Parts:
     """Where the projector starts."""
     fetch: Batches | None
     """Training positions to batches; None where only evaluation is wanted."""
-    eval_data: EvalData
+    val_data: EvalData
+    test_data: EvalData
 
 
 class Outline(NamedTuple):
@@ -102,7 +104,8 @@ def read_data(config: Config) -> Data:
     source = build_source(config.data, config.run.seed)
     train = subsample(source.samples("train"), config.data.max_train_per_domain, config.run.seed)
     val = subsample(source.samples("val"), config.data.max_val_per_domain, config.run.seed)
-    for name, samples in (("training", train), ("held-out", val)):
+    test = subsample(source.samples("test"), config.data.max_test_per_domain, config.run.seed)
+    for name, samples in (("training", train), ("validation", val), ("test", test)):
         if not samples:
             raise DataError(f"data: there is no {name} sample")
     split = partition(train, config.partition, config.run.seed)
@@ -113,7 +116,7 @@ def read_data(config: Config) -> Data:
             f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
             f"{config.launch.group_size} ranks"
         )
-    return Data(source, train, val, split, plan)
+    return Data(source, train, val, test, split, plan)
 
 
 def check_cohorts(config: Config, plan: RunPlan) -> None:
@@ -170,9 +173,11 @@ def build_parts(
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
     fetch = _batches(config, data.source, data.train, module, progress, "training pictures", team) if training else None
-    held_out = _batches(config, data.source, data.val, module, progress, "held-out pictures", team)
-    eval_data = EvalData(held_out, tuple(sample.domain for sample in data.val), config.evaluation.batch_size)
-    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, eval_data)
+    held_out = []
+    for what, samples in (("validation pictures", data.val), ("test pictures", data.test)):
+        batches = _batches(config, data.source, samples, module, progress, what, team)
+        held_out.append(EvalData(batches, tuple(sample.domain for sample in samples), config.evaluation.batch_size))
+    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, *held_out)
 
 
 def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
@@ -198,7 +203,7 @@ def build_federation(
         ),
         plan=data.plan,
         fetch=parts.fetch,
-        eval_data=parts.eval_data,
+        eval_data=parts.val_data,
         config=config.federation,
         optimizer=config.optimizer,
         tracker=tracker,

@@ -17,7 +17,8 @@ from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.data.config import DataConfig, PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.federation.config import EvaluationConfig, FederationConfig
+from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.federation.config import FederationConfig
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.tracking.wandb import WandbConfig

@@ -5,6 +5,8 @@ Shape legend: K clients, C stacked clients, B rows, T image tokens, D width, L t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 Params = dict[str, torch.Tensor]
@@ -18,6 +20,9 @@ Metrics = dict[str, float | list[float]]
 
 Batch = dict[str, torch.Tensor]
 """``features [B, T, d]`` or ``pixels [B, 3, H, W]``, and ``input_ids [B, L]``, ``labels [B, L]`` (-100: no loss)."""
+
+Fetch = Callable[[Sequence[int]], Batch]
+"""Sample indices to a batch on the device."""
 
 IGNORE = -100
 """The label of a position that carries no loss, as in transformers."""

@@ -30,6 +30,6 @@ def test_a_rule_that_needs_more_clients_than_a_round_has_is_named() -> None:
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.7), ("adamw", 0.0)])
 def test_fednova_knows_the_momentum_of_the_clients(optimizer: str, momentum: float) -> None:
     config = load_config(None, ["aggregator=fednova", f"optimizer.name={optimizer}", "optimizer.momentum=0.7"])
-    parts = type("Parts", (), {"module": None, "fetch": len, "eval_data": None})
+    parts = type("Parts", (), {"module": None, "fetch": len, "val_data": None})
     data = type("Data", (), {"plan": None})
     assert build_federation(config, data, parts, None, None, None).aggregator.fuse == Normalised(Mean(), momentum)

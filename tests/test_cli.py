@@ -13,6 +13,7 @@ from fedcmp.cli import COMMANDS, main
 SMALL = [
     "data.scenes_per_camera=8",
     "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
     "federation.rounds=2",
     "federation.batch_size=4",
     "evaluation.captions=4",

@@ -12,7 +12,13 @@ from fedcmp.config import load_config
 from fedcmp.experiment import train
 
 QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled"]
-DEMO = ["data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "federation.rounds=2", "federation.batch_size=4"]
+DEMO = [
+    "data.scenes_per_camera=8",
+    "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
+    "federation.rounds=2",
+    "federation.batch_size=4",
+]
 DOMAIN = Path(__file__).parent.parent / "configs" / "scenarios" / "domain.yaml"
 
 

@@ -19,6 +19,7 @@ from fedcmp.federation.state import params_sha256
 SMALL = [
     "data.scenes_per_camera=8",
     "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
     "federation.rounds=2",
     "federation.batch_size=4",
     "evaluation.captions=4",
@@ -41,8 +42,8 @@ SUMMARY = {
     "seed",
     "rounds",
     "val/loss",
-    "worst_domain",
-    "image_use",
+    "val/domains",
+    "test",
     "samples_seen",
     "seconds",
     "samples_per_second",
@@ -71,7 +72,9 @@ def test_the_run_folder_is_as_promised(finished: Path) -> None:
     assert (summary["name"], summary["method"], summary["exit"]) == ("a run", "fedcmp", "finished")
     assert summary["samples_seen"] == 64
     assert summary["val/loss"]["best"] <= summary["val/loss"]["start"]
-    assert summary["image_use"] == pytest.approx(summary["val/loss_shuffled"] - summary["val/loss"]["end"])
+    test = summary["test"]
+    assert test["image_use"] == pytest.approx(test["loss_shuffled"] - test["loss"])
+    assert test["loss"] != pytest.approx(summary["val/loss"]["end"], abs=1e-6), "other samples"
     assert summary["projector_sha256"] == params_sha256(load_projector(finished / "projector.safetensors"))
     assert summary["seconds"]["total"] >= summary["seconds"]["train"]
     split = json.loads((finished / "split.json").read_text())
@@ -94,7 +97,7 @@ def test_evaluate_finds_what_the_run_found(finished: Path) -> None:
     result = evaluate_run(finished)
     summary = json.loads((finished / "summary.json").read_text())
     assert result["val/loss"] == pytest.approx(summary["val/loss"]["end"], rel=1e-5)
-    assert result["image_use"] == pytest.approx(summary["image_use"], rel=1e-4)
+    assert result["test"]["loss"] == pytest.approx(summary["test"]["loss"], rel=1e-5)
     assert json.loads((finished / "evaluation.json").read_text())["projector_sha256"] == summary["projector_sha256"]
     (finished / "evaluation.json").unlink()
 

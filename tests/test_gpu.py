@@ -23,6 +23,7 @@ pytestmark = [
 SMALL = [
     "data.scenes_per_camera=32",
     "data.val_scenes_per_camera=4",
+    "data.test_scenes_per_camera=4",
     "federation.rounds=2",
     "evaluation.captions=4",
     "evaluation.examples=0",

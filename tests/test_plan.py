@@ -20,6 +20,7 @@ from fedcmp.tracking.progress import Progress
 SMALL = [
     "data.scenes_per_camera=10",
     "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
     "federation.rounds=3",
     "federation.batch_size=2",
     "evaluation.captions=0",

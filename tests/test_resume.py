@@ -17,6 +17,7 @@ from fedcmp.experiment import reopen, resume, train
 SMALL = [
     "data.scenes_per_camera=8",
     "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
     "federation.rounds=4",
     "federation.local_steps=1",
     "federation.batch_size=2",

@@ -61,14 +61,15 @@ def evaluate(parsed: argparse.Namespace) -> int:
     overrides = [word for word in parsed.words if Path(word) not in runs]
     if not runs:
         raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
-    header = ["run", "loss", "shuffled", "image use", "worst domain"]
+    header = ["run", "validation", "test", "shuffled", "image use", "worst domain"]
     rows, scored = [], False
     for path in runs:
         result = evaluate_run(path, overrides)
-        worst = f"{result['worst_domain']['name']} {result['worst_domain']['loss']:.3f}"
-        rows.append([str(path), result["val/loss"], result["val/loss_shuffled"], result["image_use"], worst])
-        scored = scored or "digits_named" in result
-        rows[-1].append(result.get("digits_named"))
+        test = result["test"]
+        worst = f"{test['worst_domain']['name']} {test['worst_domain']['loss']:.3f}"
+        rows.append([str(path), result["val/loss"], test["loss"], test["loss_shuffled"], test["image_use"], worst])
+        scored = scored or "digits_named" in test
+        rows[-1].append(test.get("digits_named"))
     print(table(rows if scored else [row[:-1] for row in rows], [*header, "digits named"] if scored else header))
     return 0
 

@@ -19,23 +19,30 @@ class DataConfig:
     kind: str = "scenes"
     """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
     root: str | None = None
-    """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl and images.zip or images/."""
+    """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
+    test.jsonl; without it half of val.jsonl, chosen by the pictures' content, is the test set."""
     domains: list[str] = field(default_factory=list)
     """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""
     train: str | None = None
     """For `file`: the .json or .jsonl of training records."""
     val: str | None = None
     """For `file`: the .json or .jsonl of held-out records."""
+    test: str | None = None
+    """For `file`: records for the final report; unset: half of `val`, chosen by the pictures' content."""
     images: str | None = None
     """For `file`: a folder or zip of pictures."""
     max_train_per_domain: int = 0
     """Training samples drawn from each domain; 0: all."""
     max_val_per_domain: int = 0
-    """Held-out samples drawn from each domain; 0: all."""
+    """Validation samples drawn from each domain; 0: all."""
+    max_test_per_domain: int = 0
+    """Test samples drawn from each domain; 0: all."""
     scenes_per_camera: int = 1536
     """For `scenes`: training scenes of each camera."""
     val_scenes_per_camera: int = 48
-    """For `scenes`: held-out scenes of each camera."""
+    """For `scenes`: validation scenes of each camera."""
+    test_scenes_per_camera: int = 48
+    """For `scenes`: test scenes of each camera."""
     on_bad_record: str = "error"
     """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it."""
     lowercase: bool = False
@@ -53,10 +60,15 @@ class DataConfig:
         for key in {"pairs": ("root",), "file": ("train", "val", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
-        for key in ("max_train_per_domain", "max_val_per_domain"):
+        for key in ("max_train_per_domain", "max_val_per_domain", "max_test_per_domain"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 (all) or more, got {getattr(self, key)}")
-        for key, least in (("scenes_per_camera", 1), ("val_scenes_per_camera", 2), ("max_caption_tokens", 2)):
+        for key, least in (
+            ("scenes_per_camera", 1),
+            ("val_scenes_per_camera", 2),
+            ("test_scenes_per_camera", 2),
+            ("max_caption_tokens", 2),
+        ):
             if getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
 

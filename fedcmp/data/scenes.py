@@ -2,8 +2,8 @@
 
 A scene is a 32 x 32 picture with up to four coloured digits, one in each corner, from scikit-learn's copy of the UCI
 handwritten digits. Its caption says what is where and how it looks. Every scene is a pure function of its pool, camera,
-number and seed. The three pools share no digit: ``tower`` is what the embedded vision tower was trained on, ``train``
-what the clients hold, ``val`` what they are judged by.
+number and seed. The pools share no digit: ``tower`` is what the embedded vision tower was trained on, ``train`` what
+the clients hold, ``val`` what methods are tuned by, ``test`` what they are reported on.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CAMERAS = {
     "tilted": "a tilted picture",
     "striped": "a striped picture",
 }
-POOLS = {"tower": (0, 700), "train": (700, 1400), "val": (1400, 1797)}
+POOLS = {"tower": (0, 700), "train": (700, 1400), "val": (1400, 1600), "test": (1600, 1797)}
 """Which of the 1,797 digits each pool may use, after one fixed shuffle."""
 
 
@@ -79,7 +79,7 @@ def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
     """The ``index``-th scene of a camera: one to four digits, drawn from the pool.
 
     Args:
-        pool: ``tower``, ``train`` or ``val``.
+        pool: a key of POOLS.
         camera: a key of CAMERAS.
         index: counts from 0.
         seed: the run's seed.

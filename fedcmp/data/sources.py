@@ -19,14 +19,15 @@ from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.types import Scalars
 
 log = logging.getLogger(__name__)
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
+"""What is trained on, what settings are chosen by, and what is reported."""
 
 
 class Source(Protocol):
     """Samples by split, and their pictures."""
 
     def samples(self, split: str) -> list[Sample]:
-        """The samples of ``"train"`` or ``"val"``."""
+        """The samples of ``"train"``, ``"val"`` or ``"test"``."""
         ...
 
     def digest(self, sample: Sample) -> str:
@@ -73,8 +74,17 @@ class RecordSource:
                 places[sample.id] = sample.origin
                 self._stores[sample.id] = store, resolved[sample.id]
                 self._samples[split].append(sample)
+        if not any(split == "test" for split, *_ in files):
+            self._halve()
         if self.num_skipped:
             log.warning("left out %d bad records (data.on_bad_record=skip)", self.num_skipped)
+
+    def _halve(self) -> None:
+        """Half of the held-out samples become the test set: chosen by content, so that equal pictures stay together."""
+        held_out, self._samples["val"] = self._samples["val"], []
+        for sample in held_out:
+            half = "val" if int(self.digest(sample)[-1], 16) % 2 else "test"
+            self._samples[half].append(sample)
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
@@ -106,7 +116,8 @@ def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
 
 
 def pairs_source(root: Path, domains: Sequence[str] = (), on_bad: str = "error") -> RecordSource:
-    """A folder per domain, each with ``train.jsonl``, ``val.jsonl`` and ``images.zip`` or ``images/``.
+    """A folder per domain, each with ``train.jsonl``, ``val.jsonl``, maybe ``test.jsonl``, and ``images.zip`` or
+    ``images/``.
 
     Raises:
         DataError: the folder is missing or holds no domain.
@@ -125,7 +136,11 @@ def pairs_source(root: Path, domains: Sequence[str] = (), on_bad: str = "error")
         folder = root / domain
         packed = folder / "images.zip"
         store = ImageStore(packed if packed.exists() else folder / "images")
-        files += [(split, folder / f"{split}.jsonl", store, domain) for split in SPLITS]
+        files += [
+            (split, folder / f"{split}.jsonl", store, domain)
+            for split in SPLITS
+            if split != "test" or (folder / "test.jsonl").exists()
+        ]
     return RecordSource(files, on_bad)
 
 
@@ -175,7 +190,11 @@ class SceneSource:
 def build_source(config: DataConfig, seed: int = 0) -> Source:
     """The source that ``data`` describes."""
     if config.kind == "scenes":
-        num = {"train": config.scenes_per_camera, "val": config.val_scenes_per_camera}
+        num = {
+            "train": config.scenes_per_camera,
+            "val": config.val_scenes_per_camera,
+            "test": config.test_scenes_per_camera,
+        }
         return SceneSource(num, config.domains, seed)
     if config.kind == "pairs":
         return pairs_source(expand(config.root or ""), config.domains, config.on_bad_record)
@@ -183,6 +202,7 @@ def build_source(config: DataConfig, seed: int = 0) -> Source:
     files = [
         ("train", expand(config.train or ""), store, "default"),
         ("val", expand(config.val or ""), store, "default"),
+        *([("test", expand(config.test), store, "default")] if config.test else []),
     ]
     return RecordSource(files, config.on_bad_record)
 

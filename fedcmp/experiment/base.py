@@ -17,8 +17,9 @@ from fedcmp.data.partition import manifest
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.errors import FedcmpError
+from fedcmp.evaluation.captions import caption
+from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate, progress_made, quality
 from fedcmp.federation.checkpoint import save_projector
-from fedcmp.federation.evaluate import Evaluation, caption, evaluate, quality
 from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.federation.state import params_sha256
 from fedcmp.report.captions import Example, draw_captions
@@ -103,10 +104,16 @@ class Experiment:
             raise
         return summary
 
-    def evaluate(self, params: Params, *, shuffle: bool = False) -> Evaluation:
-        """Held-out losses of ``params``."""
+    def evaluate(self, params: Params, data: EvalData | None = None, *, shuffle: bool = False) -> Evaluation:
+        """Losses of ``params`` on the validation samples, or on ``data``."""
+        data = data or self.parts.val_data
         with clock(self.seconds, "evaluate"):
-            return evaluate(self.parts.module, params, self.parts.eval_data, shuffle_pictures=shuffle, team=self.team)
+            return evaluate(self.parts.module, params, data, shuffle_pictures=shuffle, team=self.team)
+
+    def tested(self, params: Params) -> dict[str, Any]:
+        """The test losses of ``params``, with right and with shuffled pictures."""
+        data = self.parts.test_data
+        return quality(self.evaluate(params, data), self.evaluate(params, data, shuffle=True))
 
     def finish(
         self,
@@ -120,7 +127,7 @@ class Experiment:
         extra: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluates the end, writes projector, pictures and summary; the summary is empty but at the server."""
-        end, shuffled = self.evaluate(params), self.evaluate(params, shuffle=True)
+        end, tested = self.evaluate(params), self.tested(params)
         speaks = is_server(self.team)
         if speaks:
             save_projector(self.folder.projector, params)
@@ -133,7 +140,8 @@ class Experiment:
         summary = {
             **self.head(),
             "rounds": rounds,
-            **quality(begin, end, shuffled, best, scores),
+            **progress_made(begin, end, best),
+            "test": {**tested, **scores},
             "samples_seen": samples,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "samples_per_second": round(samples / max(1e-9, self.seconds["train"]), 1),
@@ -156,20 +164,20 @@ class Experiment:
         }
 
     def _captions(self, params: Params) -> Scalars:
-        settings, eval_data, val = self.config.evaluation, self.parts.eval_data, self.data.val
+        settings, eval_data, test = self.config.evaluation, self.parts.test_data, self.data.test
         positions = spread(eval_data.domains, max(settings.captions, settings.examples))
         if not positions:
             return {}
         texts = caption(self.parts.module, params, eval_data, positions, settings.max_tokens)
         shown = range(min(settings.examples, len(positions)))
         examples = [
-            Example(self.data.source.image(val[p]), val[p].domain, val[p].caption, texts[place])
+            Example(self.data.source.image(test[p]), test[p].domain, test[p].caption, texts[place])
             for place, p in ((place, positions[place]) for place in shown)
         ]
         if examples and is_server(self.team):
             draw_captions(examples, self.folder.captions)
         scored = min(settings.captions, len(positions))
-        return self.data.source.score(texts[:scored], [val[p] for p in positions[:scored]])
+        return self.data.source.score(texts[:scored], [test[p] for p in positions[:scored]])
 
 
 def spread(domains: Sequence[str], count: int) -> list[int]:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedcmp.config import Config
+from fedcmp.evaluation.losses import Evaluation, evaluate, progress_made, quality
 from fedcmp.experiment.base import Experiment, clock
 from fedcmp.federation.baselines import client_batches, fit, union_batches
 from fedcmp.federation.checkpoint import save_projector
-from fedcmp.federation.evaluate import Evaluation, evaluate, quality
 from fedcmp.module import ProjectorAlignment, lr_factor
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
@@ -65,7 +65,7 @@ def _train_cell(
 
     def point(steps: int, params: Params, loss: float) -> None:
         t1 = time.perf_counter()
-        scores = evaluate(module, params, parts.eval_data)
+        scores = evaluate(module, params, parts.val_data)
         records.append(
             {
                 "round": len(records),
@@ -101,7 +101,10 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
     def clients(self: Experiment) -> dict[str, Any]:
         parts = self.parts
         assert parts.fetch is not None, "these parts were built for training"
-        begin, shuffled, ends, own, samples = self.evaluate(parts.params), [], [], {}, 0
+        begin, own, samples = self.evaluate(parts.params), {}, 0
+        ends: list[Evaluation] = []
+        tests: list[Evaluation] = []
+        shuffled: list[Evaluation] = []
         for client in range(config.partition.clients):
             batches = client_batches(self.data.plan, client)
             if not batches:
@@ -115,7 +118,8 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
             folder.mkdir(parents=True)
             save_projector(folder / "projector.safetensors", params)
             ends.append(self.evaluate(params))
-            shuffled.append(self.evaluate(params, shuffle=True))
+            tests.append(self.evaluate(params, parts.test_data))
+            shuffled.append(self.evaluate(params, parts.test_data, shuffle=True))
             samples += sum(len(batch) for batch in batches)
             domains = {self.data.train[position].domain for batch in batches for position in batch}
             held = [loss for name, loss in ends[-1].by_domain.items() if name in domains]
@@ -125,7 +129,8 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
         summary = {
             **self.head(),
             "rounds": 0,
-            **quality(begin, end, _mean(shuffled), end.loss, {}),
+            **progress_made(begin, end, end.loss),
+            "test": quality(_mean(tests), _mean(shuffled)),
             "clients": own,
             "samples_seen": samples,
             "seconds": {"total": round(time.perf_counter() - self.t0, 3), **self.seconds},

@@ -16,9 +16,9 @@ from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.distributed.starter import rank_of
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import CheckpointError, FedcmpError, RunFolderError
+from fedcmp.evaluation.losses import Evaluation
 from fedcmp.experiment.base import Experiment
 from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
-from fedcmp.federation.evaluate import Evaluation
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups

@@ -34,7 +34,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     found = forecast(data.split.clients, data.plan, config.federation.slots, topology, rule, outline.params)
     features = None
     if outline.tower is not None:  # float16
-        features = 2 * (len(data.train) + len(data.val)) * outline.tower.tokens * outline.tower.width
+        features = 2 * (len(data.train) + len(data.val) + len(data.test)) * outline.tower.tokens * outline.tower.width
     devices, notes = _devices(config, world)
     idle = sum(not group.waves for group in found.groups)
     if idle:

@@ -12,11 +12,10 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from fedcmp.data.datamodule import PairsDataModule
-from fedcmp.federation.client import Fetch
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import numpy_rng
-from fedcmp.types import Params
+from fedcmp.types import Fetch, Params
 
 
 def union_batches(plan: RunPlan, batch_size: int, seed: int) -> list[list[int]]:

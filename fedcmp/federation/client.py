@@ -18,10 +18,7 @@ from fedcmp.federation.recording import Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.projector import Observe
 from fedcmp.module import OptimizerConfig, ProjectorAlignment, build_optimizer, lr_factor
-from fedcmp.types import Batch, Params
-
-Fetch = Callable[[Sequence[int]], Batch]
-"""Sample indices to a batch, on the device."""
+from fedcmp.types import Batch, Fetch, Params
 
 LocalStates = dict[int, dict[str, Any]]
 """What clients keep from round to round, by client id: ``"rule"``, the local rule's own state of the client, and

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.federation.client import Fetch
+from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.evaluate import EvalData
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
+from fedcmp.types import Fetch
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from fedcmp.distributed.team import is_server
+from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
-from fedcmp.federation.evaluate import evaluate
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.gate import Report, gate, report
 from fedcmp.federation.groups import train_round

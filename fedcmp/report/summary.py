@@ -24,16 +24,16 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
     losses = summary["val/loss"]
     rows: list[list[object]] = [[name, one["start"], one["end"]] for name, one in summary["val/domains"].items()]
     rows.append(["mean of domains", losses["start"], losses["end"]])
-    rows.append(["pictures shuffled", None, summary["val/loss_shuffled"]])
     parts = [table(rows, header=["validation loss per token", "start", "end"]), ""]
-    worst = summary["worst_domain"]
+    test = summary["test"]
+    worst = test["worst_domain"]
     facts: list[list[object]] = [
+        ["test loss", f"{test['loss']:.3f} (with shuffled pictures {test['loss_shuffled']:.3f})"],
         ["worst domain", f"{worst['name']} ({worst['loss']:.3f})"],
-        ["image use", f"{summary['image_use']:.3f} nats a token (loss with shuffled minus with right pictures)"],
     ]
-    if "digits_named" in summary:
-        chance = f"{summary['digits_by_chance']:.0%} with another picture's caption"
-        facts.append(["digits named right", f"{summary['digits_named']:.0%} ({chance})"])
+    if "digits_named" in test:
+        chance = f"{test['digits_by_chance']:.0%} with another picture's caption"
+        facts.append(["digits named right", f"{test['digits_named']:.0%} ({chance})"])
     phases = ", ".join(f"{name} {value:.1f}" for name, value in summary["seconds"].items() if name != "total")
     facts += [
         ["seconds", f"{summary['seconds']['total']:.1f} ({phases})"],
@@ -53,11 +53,12 @@ def compare_runs(summaries: Sequence[Mapping[str, Any]]) -> str:
             one["samples_seen"],
             one["val/loss"]["start"],
             one["val/loss"]["end"],
-            f"{one['worst_domain']['name']} {one['worst_domain']['loss']:.3f}",
-            one["image_use"],
+            one["test"]["loss"],
+            f"{one['test']['worst_domain']['name']} {one['test']['worst_domain']['loss']:.3f}",
+            one["test"]["image_use"],
             round(one["seconds"]["total"]),
         ]
         for one in summaries
     ]
-    header = ["run", "method", "seed", "samples", "start", "end", "worst domain", "image use", "seconds"]
+    header = ["run", "method", "seed", "samples", "start", "end", "test", "worst domain", "image use", "seconds"]
     return table(rows, header)

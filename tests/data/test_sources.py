@@ -110,11 +110,13 @@ def test_llavas_own_layout(root: Path) -> None:
 
 
 def test_scenes_are_a_source() -> None:
-    config = DataConfig(scenes_per_camera=3, val_scenes_per_camera=2, domains=["plain", "tilted"])
+    config = DataConfig(
+        scenes_per_camera=3, val_scenes_per_camera=2, test_scenes_per_camera=2, domains=["plain", "tilted"]
+    )
     source = build_source(config, seed=4)
     train, val = source.samples("train"), source.samples("val")
     assert count_domains(train) == {"plain": 3, "tilted": 3}
-    assert len({sample.id for sample in [*train, *val]}) == 10
+    assert len({sample.id for sample in [*train, *val, *source.samples("test")]}) == 14
     assert source.image(train[0]).size == (32, 32)
     references = [sample.caption for sample in val]
     assert source.score(references, val)["digits_named"] == 1.0

@@ -12,6 +12,7 @@ import torch
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
+from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate
 from fedcmp.federation.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -20,7 +21,6 @@ from fedcmp.federation.checkpoint import (
     save_projector,
 )
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.evaluate import EvalData, Evaluation, evaluate
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.sampling import plan_run

@@ -21,6 +21,7 @@ ROUNDS = 6
 SMALL = (
     "data.scenes_per_camera=24",
     "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
     f"federation.rounds={ROUNDS}",
     "federation.batch_size=4",
     "evaluation.captions=0",

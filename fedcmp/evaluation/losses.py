@@ -1,4 +1,4 @@
-"""Validation: loss per token by domain, its mean and worst, the use of the pictures, and greedy captions."""
+"""Loss per token by domain, its mean and worst, and the use of the pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from fedcmp.distributed.team import Solo, Team, leads
-from fedcmp.federation.client import Fetch
 from fedcmp.module import ProjectorAlignment
-from fedcmp.types import Params, Scalars
+from fedcmp.types import Fetch, Params, Scalars
 
 
 @dataclass(frozen=True)
@@ -101,16 +100,23 @@ def evaluate(
     return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
 
 
-def quality(start: Evaluation, end: Evaluation, shuffled: Evaluation, best: float, scores: Scalars) -> dict[str, Any]:
-    """The part of the summary that says how good the projector is; losses in nats per token."""
-    domain, loss = end.worst
+def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, Any]:
+    """The part of the summary that says how far a run came on the validation samples; losses in nats per token."""
     return {
         "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
         "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
+    }
+
+
+def quality(end: Evaluation, shuffled: Evaluation) -> dict[str, Any]:
+    """How good a projector is on samples that chose nothing; losses in nats per token."""
+    domain, loss = end.worst
+    return {
+        "loss": end.loss,
+        "domains": end.by_domain,
         "worst_domain": {"name": domain, "loss": loss},
-        "val/loss_shuffled": shuffled.loss,
+        "loss_shuffled": shuffled.loss,
         "image_use": shuffled.loss - end.loss,
-        **scores,
     }
 
 
@@ -129,16 +135,3 @@ def other_pictures(domains: Sequence[str]) -> list[int]:
         for place, position in enumerate(group):
             others[position] = group[(place + shift) % len(group)]
     return others
-
-
-@torch.no_grad()
-def caption(
-    module: ProjectorAlignment, params: Params, data: EvalData, positions: Sequence[int], max_tokens: int = 48
-) -> list[str]:
-    """Greedy captions of the samples at ``positions`` by the projector ``params``."""
-    module.eval()
-    module.projector.load(params)
-    texts: list[str] = []
-    for begin in range(0, len(positions), data.batch_size):
-        texts += module.captions(data.fetch(list(positions[begin : begin + data.batch_size])), max_tokens)
-    return texts

@@ -1,0 +1,1 @@
+"""What a projector is worth on held-out pairs."""
