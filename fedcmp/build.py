@@ -14,11 +14,13 @@ from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.config import Config, to_dict
 from fedcmp.data.collate import Batches, encode_captions
 from fedcmp.data.config import expand
-from fedcmp.data.features import FeatureTable, compute_features
-from fedcmp.data.partition import Partition, partition, subsample
+from fedcmp.data.features import FeatureTable
+from fedcmp.data.held_out import subsample
 from fedcmp.data.records import Sample
+from fedcmp.data.scenarios import Partition, damage, partition
+from fedcmp.data.scenarios.config import parse_scenario
 from fedcmp.data.sources import Source, build_source
-from fedcmp.distributed.team import Solo, Team
+from fedcmp.distributed.team import Solo, Team, together
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.checkpoint import load_projector
@@ -29,6 +31,7 @@ from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_t
 from fedcmp.models.outline import LlmOutline, TowerOutline, outline_llm, outline_tower
 from fedcmp.models.projector import affine_names, init_params, param_shapes
 from fedcmp.module import ProjectorAlignment
+from fedcmp.pictures import find_clusters, see
 from fedcmp.seeding import torch_rng
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import JsonlTracker, Tracker, Trackers
@@ -39,10 +42,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, who holds them and when they are used; no model is needed for any of it."""
+    """Samples, who holds them and when they are used; no model is needed for it, unless topics are clusters."""
 
     source: Source
     train: list[Sample]
+    """With the captions that their owners have, damaged or not."""
     val: list[Sample]
     test: list[Sample]
     split: Partition
@@ -95,28 +99,69 @@ def check_models(config: Config) -> None:
         _check_projector(_load_init(config), config, *widths)
 
 
-def read_data(config: Config) -> Data:
+def read_data(config: Config, team: Team | None = None, progress: Progress | None = None) -> Data:
     """Records to samples, samples to clients, clients to a plan.
+
+    Args:
+        config: the run's settings, checked.
+        team: the ranks of this run, which share what clusters need. None: this one alone.
+        progress: bars.
 
     Raises:
         ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts.
     """
-    source = build_source(config.data, config.run.seed)
-    train = subsample(source.samples("train"), config.data.max_train_per_domain, config.run.seed)
-    val = subsample(source.samples("val"), config.data.max_val_per_domain, config.run.seed)
-    test = subsample(source.samples("test"), config.data.max_test_per_domain, config.run.seed)
-    for name, samples in (("training", train), ("validation", val), ("test", test)):
-        if not samples:
-            raise DataError(f"data: there is no {name} sample")
-    split = partition(train, config.partition, config.run.seed)
-    plan = plan_run(split.clients, config.federation, config.run.seed)
-    check_cohorts(config, plan)
+    team = team or Solo(pick_device(config.run.device))
+    source, train, val, test = together(team, lambda: _draw(config))
+    topics = None
+    if _by_cluster(config):
+        topics = find_clusters(
+            source,
+            train,
+            config.model,
+            expand(config.data.cache_dir or ""),
+            config.partition.topic.clusters,
+            config.run.seed,
+            team,
+            progress or Progress(),
+        )
+
+    def deal() -> Data:
+        split = partition(train, config.partition, config.run.seed, topics)
+        samples = train
+        if parse_scenario(config.partition.scenario).quality:
+            samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)
+            split = split._replace(damaged=positions)
+        plan = plan_run(split.clients, config.federation, config.run.seed)
+        check_cohorts(config, plan)
+        return Data(source, samples, val, test, split, plan)
+
+    return together(team, deal)
+
+
+def _draw(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
+    """The source, and the samples of each split that are used."""
     if config.federation.batch_size < config.launch.group_size:
         raise ConfigError(
             f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
             f"{config.launch.group_size} ranks"
         )
-    return Data(source, train, val, test, split, plan)
+    if _by_cluster(config) and not config.data.cache_dir:
+        raise ConfigError(
+            "partition.topic.by=cluster needs data.cache_dir: the tower sees the pictures before they are dealt, and a "
+            "run that goes on must find the same clusters"
+        )
+    source, data = build_source(config.data, config.run.seed), config.data
+    train = subsample(source.samples("train"), data.max_train_per_domain, config.run.seed)
+    val = subsample(source.samples("val"), data.max_val_per_domain, config.run.seed)
+    test = subsample(source.samples("test"), data.max_test_per_domain, config.run.seed)
+    for name, samples in (("training", train), ("validation", val), ("test", test)):
+        if not samples:
+            raise DataError(f"data: there is no {name} sample")
+    return source, train, val, test
+
+
+def _by_cluster(config: Config) -> bool:
+    return parse_scenario(config.partition.scenario).dealing == "topic" and config.partition.topic.by == "cluster"
 
 
 def check_cohorts(config: Config, plan: RunPlan) -> None:
@@ -133,6 +178,7 @@ def check_cohorts(config: Config, plan: RunPlan) -> None:
             f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
             f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {config.partition.clients}), "
             "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"
+            + (f"; federation.min_clients={needed} keeps enough of those that drop out" if smallest.dropped else "")
         )
 
 
@@ -228,16 +274,7 @@ def _batches(
 
     def features(part: Sequence[Sample]) -> FeatureTable:
         with progress.bar(len(part), what) as bar:
-            return compute_features(
-                source,
-                part,
-                lambda pictures: tower.encode(tower.preprocess(pictures).to(team.device)),
-                cache=cache,
-                key=tower.fingerprint[:32],
-                # on a CPU large activations cost page faults: 2.4 times slower
-                batch_size=64 if team.device.type == "cuda" else 8,
-                progress=bar,
-            )
+            return see(tower, source, part, team.device, cache, bar)
 
     if cache is not None and ranks > 1:
         features(samples[rank::ranks])

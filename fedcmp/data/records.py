@@ -24,6 +24,8 @@ class Sample:
     """What the picture shows, where the data say."""
     origin: str = ""
     """``file:line`` of the record, for messages."""
+    topic: str | None = None
+    """What topic it belongs to, whatever its domain; None: its label within its domain is its topic."""
 
 
 class Records(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -13,16 +14,16 @@ import torch
 
 from fedcmp.build import Data, Parts, build_parts, build_tracker, check_models, read_data
 from fedcmp.config import Config, to_yaml
-from fedcmp.data.partition import manifest
-from fedcmp.distributed.failures import attempt
-from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.errors import FedcmpError
+from fedcmp.data.scenarios import manifest
+from fedcmp.distributed.team import Solo, Team, is_server, together
+from fedcmp.errors import CheckpointError, FedcmpError
 from fedcmp.evaluation.captions import caption
 from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate, progress_made, quality
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.federation.state import params_sha256
 from fedcmp.report.captions import Example, draw_captions
+from fedcmp.report.split import draw_split
 from fedcmp.report.summary import versions
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
@@ -55,17 +56,10 @@ class Experiment:
         self.config, self.method = config, method
         self.progress = progress if is_server(self.team) else Progress(enabled=False)
         self.seconds: dict[str, float] = defaultdict(float)
-        data, error = attempt(lambda: self._read(config))
-        self.team.agree(error)
-        assert data is not None, "agreed"
-        self.data: Data = data
-        self.folder: RunFolder = self._on_server(lambda: RunFolder(resume) if resume else self._claim(label))
+        together(self.team, lambda: check_models(config))
+        self.data: Data = read_data(config, self.team, self.progress)
+        self.folder: RunFolder = self._on_server(lambda: self._reopen(resume) if resume else self._claim(label))
         self.name = config.run.name or self.folder.path.name
-
-    @staticmethod
-    def _read(config: Config) -> Data:
-        check_models(config)
-        return read_data(config)
 
     def _claim(self, label: str) -> RunFolder:
         config = self.config
@@ -73,8 +67,29 @@ class Experiment:
         named = config.run.name or f"{label}-{self.method}"
         folder = claim(path, named, number=config.run.name is None)
         folder.write_text(folder.config, to_yaml(config))
-        folder.write_json(folder.split, manifest(self.data.split, self.data.train))
+        split = self._split()
+        folder.write_json(folder.split, split)
+        draw_split(split, folder.path / "figures" / "split.png")
         return folder
+
+    def _reopen(self, path: Path) -> RunFolder:
+        """The folder of a run that goes on, if its clients hold today what they held."""
+        folder = RunFolder(path)
+        try:
+            before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot go on: cannot read its {folder.split.name}: {error!r}") from error
+        if before != self._split()["hash"]:
+            raise CheckpointError(
+                f"{path} cannot go on: the data are others than they were, and its clients would not hold what "
+                f"{folder.split.name} says"
+            )
+        return folder
+
+    def _split(self) -> dict[str, Any]:
+        data = self.data
+        splits = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+        return manifest(data.split, data.train, self.config.partition, splits)
 
     def _on_server(self, make: Callable[[], RunFolder]) -> RunFolder:
         """The folder that the server makes, on every rank; so is its error."""
