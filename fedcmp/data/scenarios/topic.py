@@ -17,8 +17,8 @@ from fedcmp.data.records import Sample
 
 LEAST = 16
 """Labels with fewer samples are one topic together, the domain's ``other``: so few cannot be spread over clients."""
-FLOOR = 1e-9
-"""The least probability of a topic at a client: with zeros, no fit to the sizes may exist."""
+SOFT = 100.0
+"""Logarithms of probabilities shrink where they are large beside this: with zeros, no fit to the sizes may exist."""
 
 
 def topics_of(samples: Sequence[Sample], by: str = "label") -> list[str]:
@@ -79,19 +79,21 @@ def topic_counts(totals: np.ndarray, sizes: np.ndarray, alpha: float, rng: np.ra
 
 
 def _dirichlet(concentration: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows from a Dirichlet distribution, ``[rows, T]``, none of their values below FLOOR.
+    """Rows from a Dirichlet distribution, ``[rows, T]``, all of them positive.
 
     Gamma variables of shape a near 0 are smaller than any float: their logarithm is that of Gamma(a + 1) U^(1/a)
-    (Marsaglia and Tsang, ACM TOMS 26(3), 2000).
+    (Marsaglia and Tsang, ACM TOMS 26(3), 2000). A log-probability l becomes -SOFT log(1 - l / SOFT): nearly itself
+    where it matters (-5 becomes -4.9), in the same order and within a float's range where it only says which topic a
+    client takes next when its favourites are used up (-10,000 becomes -462).
     """
     shape = (rows, len(concentration))
     logs = np.log(rng.standard_gamma(concentration + 1, shape)) + np.log1p(-rng.random(shape)) / concentration
-    values = np.exp(logs - logs.max(axis=1, keepdims=True))
-    values = np.maximum(values / values.sum(axis=1, keepdims=True), FLOOR)
-    return values / values.sum(axis=1, keepdims=True)
+    logs -= logs.max(axis=1, keepdims=True)
+    logs -= np.log(np.exp(logs).sum(axis=1, keepdims=True))
+    return np.exp(np.maximum(-SOFT * np.log1p(-logs / SOFT), -600))
 
 
-def _fit(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 1000) -> np.ndarray:
+def _fit(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 3000) -> np.ndarray:
     """The positive matrix scaled to sums of rows and columns (Deming and Stephan, Ann. Math. Stat. 11(4), 1940).
 
     What is still off after ``rounds`` is mended by one term of rank one (Altschuler, Weed and Rigollet, NeurIPS 2017,
