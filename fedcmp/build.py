@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from fedcmp.data.scenarios.config import parse_scenario
 from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team, together
 from fedcmp.errors import CheckpointError, ConfigError, DataError
+from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.checkpoint import load_projector
 from fedcmp.federation.federation import Federation
@@ -29,7 +31,7 @@ from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.sampling import RunPlan, plan_run
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower, width_of
 from fedcmp.models.outline import LlmOutline, TowerOutline, outline_llm, outline_tower
-from fedcmp.models.projector import affine_names, init_params, param_shapes
+from fedcmp.models.projector import ProjectorConfig, affine_names, init_params, param_shapes
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import find_clusters, see
 from fedcmp.seeding import torch_rng
@@ -63,7 +65,8 @@ class Parts:
     fetch: Batches | None
     """Training positions to batches; None where only evaluation is wanted."""
     val_data: EvalData
-    test_data: EvalData
+    test_data: EvalData | None
+    """None where the test samples are not measured (``evaluation.test``)."""
 
 
 class Outline(NamedTuple):
@@ -202,28 +205,86 @@ def outline_parts(config: Config) -> Outline:
     return Outline(params, tower, llm)
 
 
+class Kept:
+    """What one run leaves to the next in the same process: frozen models, and what the tower saw.
+
+    A run with the same models loads none again; one with the same pictures, too, computes no features. Captions may
+    differ: their tokens are made anew. One set of models and one table of training, validation and test features each
+    are kept, the last, so that many runs in a row need no more memory than one. Pictures are the same if they have the
+    same ids, places and source; a file that somebody changes between two runs of one process is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self._models: tuple[object, tuple[VisionTower, LanguageModel]] | None = None
+        self._pictures: object = None
+        self._tables: dict[str, tuple[object, FeatureTable]] = {}
+
+    def models(self, config: Config, device: torch.device) -> tuple[VisionTower, LanguageModel]:
+        """The models that the config names, loaded if the last run used others."""
+        key = (dataclasses.replace(config.model, projector=ProjectorConfig()), device)
+        if self._models is None or self._models[0] != key:
+            self._models = None  # before the next ones are loaded
+            self._models = key, (load_tower(config.model), load_llm(config.model))
+        return self._models[1]
+
+    def table(
+        self, config: Config, tower: VisionTower, samples: Sequence[Sample], what: str, make: Callable[[], FeatureTable]
+    ) -> FeatureTable:
+        """The features of samples: those of the last run under the name ``what``, or what ``make`` computes."""
+        data = config.data
+        places = (data.kind, data.root, data.train, data.val, data.test, data.images)
+        pictures = (tower.fingerprint, places, config.run.seed if data.kind == "scenes" else None)
+        if self._pictures != pictures:
+            self._pictures, self._tables = pictures, {}
+        key = tuple((sample.id, sample.image) for sample in samples)
+        if what not in self._tables or self._tables[what][0] != key:
+            self._tables.pop(what, None)
+            self._tables[what] = key, make()
+        return self._tables[what][1]
+
+
 def build_parts(
-    config: Config, data: Data, progress: Progress, *, training: bool = True, team: Team | None = None
+    config: Config,
+    data: Data,
+    progress: Progress,
+    *,
+    training: bool = True,
+    team: Team | None = None,
+    keep: Kept | None = None,
 ) -> Parts:
     """Loads the models and computes what the frozen tower sees.
 
     Args:
         training: False leaves the training samples out.
         team: the ranks of this run; with ``data.cache_dir`` they share the pictures. None: this one alone.
+        keep: what the last run left and the next one gets; every rank of a team has its own. None: nothing is kept.
     """
     team = team or Solo(pick_device(config.run.device))
     device = team.device
     check_models(config)
-    tower, llm = load_tower(config.model), load_llm(config.model)
+    keep = keep or Kept()
+    # what is spread over the ranks of this run is of no use to the next
+    tower, llm = (Kept() if team.in_step else keep).models(config, device)
     params = _start(config, tower, llm)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
-    fetch = _batches(config, data.source, data.train, module, progress, "training pictures", team) if training else None
-    held_out = []
-    for what, samples in (("validation pictures", data.val), ("test pictures", data.test)):
-        batches = _batches(config, data.source, samples, module, progress, what, team)
-        held_out.append(EvalData(batches, tuple(sample.domain for sample in samples), config.evaluation.batch_size))
-    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, *held_out)
+
+    def batches(samples: list[Sample], what: str) -> Batches:
+        return _batches(config, data.source, samples, module, progress, what, team, keep)
+
+    def held_out(samples: list[Sample], what: str) -> EvalData:
+        return EvalData(batches(samples, what), tuple(one.domain for one in samples), config.evaluation.batch_size)
+
+    fetch = batches(data.train, "training pictures") if training else None
+    val_data = held_out(data.val, "validation pictures")
+    test_data = held_out(data.test, "test pictures") if config.evaluation.test else None
+    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, val_data, test_data)
+
+
+def build_held_out(config: Config, data: Data, parts: Parts) -> HeldOut:
+    """The test samples with all that is known about them; the parts must hold them."""
+    assert parts.test_data is not None, "these parts were built without test samples"
+    return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, config.data.max_caption_tokens)
 
 
 def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
@@ -266,6 +327,7 @@ def _batches(
     progress: Progress,
     what: str,
     team: Team,
+    keep: Kept,
 ) -> Batches:
     tower, llm, settings = module.tower, module.llm, config.data
     assert tower is not None, "parts are built with a tower"
@@ -276,10 +338,13 @@ def _batches(
         with progress.bar(len(part), what) as bar:
             return see(tower, source, part, team.device, cache, bar)
 
-    if cache is not None and ranks > 1:
-        features(samples[rank::ranks])
-        team.collect(None)  # nobody reads before all have written
-    table = features(samples)
+    def whole() -> FeatureTable:
+        if cache is not None and ranks > 1:
+            features(samples[rank::ranks])
+            team.collect(None)  # nobody reads before all have written
+        return features(samples)
+
+    table = keep.table(config, tower, samples, what, whole)
     tokens = encode_captions(
         llm.tokenizer, samples, llm.end_id, lowercase=settings.lowercase, max_tokens=settings.max_caption_tokens
     )

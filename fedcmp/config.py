@@ -40,6 +40,9 @@ class RunConfig:
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
 
+    figures: bool = True
+    """Draw the split at the start."""
+
     def validate(self, prefix: str = "run") -> None:
         if self.device not in DEVICES:
             raise ConfigError(f"{prefix}.device: unknown device {self.device!r}; {nearest(self.device, DEVICES)}")

@@ -55,22 +55,17 @@ def local(parsed: argparse.Namespace) -> int:
 def evaluate(parsed: argparse.Namespace) -> int:
     """``fedcmp evaluate``; returns the exit code."""
     from fedcmp.experiment import evaluate_run
+    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
 
     runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in parsed.words if Path(word) not in runs]
     if not runs:
         raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
-    header = ["run", "validation", "test", "shuffled", "image use", "worst domain"]
-    rows, scored = [], False
-    for path in runs:
-        result = evaluate_run(path, overrides)
-        test = result["test"]
-        worst = f"{test['worst_domain']['name']} {test['worst_domain']['loss']:.3f}"
-        rows.append([str(path), result["val/loss"], test["loss"], test["loss_shuffled"], test["image_use"], worst])
-        scored = scored or "digits_named" in test
-        rows[-1].append(test.get("digits_named"))
-    print(table(rows if scored else [row[:-1] for row in rows], [*header, "digits named"] if scored else header))
+    results = [(path, evaluate_run(path, overrides)) for path in runs]
+    rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
+    header, rows = known_columns(["run", "validation", *QUALITY], rows)
+    print(table(rows, header))
     return 0
 
 

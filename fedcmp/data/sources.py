@@ -43,6 +43,14 @@ class Source(Protocol):
         """What the source can tell about generated captions of ``samples``; empty where it cannot."""
         ...
 
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The names of what the picture shows, among those by which the domain's pictures differ; empty: unknown."""
+        ...
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        """The caption with one object in the place of another; None where the source cannot word it."""
+        ...
+
 
 class RecordSource:
     """LLaVA-style records with their pictures.
@@ -116,6 +124,14 @@ class RecordSource:
 
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
         return {}
+
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The label."""
+        return (sample.label,) if sample.label else ()
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        """A label need not stand in the caption, and a caption may say more than the label."""
+        return None
 
     def _read(self, sample: Sample) -> bytes:
         store, name = self._stores[sample.id]
@@ -217,6 +233,13 @@ class SceneSource:
             "digits_named": scenes.digit_accuracy(captions, references),
             "digits_by_chance": scenes.digit_accuracy(others, references),
         }
+
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The digits, as the caption names them."""
+        return tuple(dict.fromkeys(scenes.DIGITS[digit] for digit in scenes.named_digits(sample.caption).values()))
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        return sample.caption.replace(f" {present} at ", f" {absent} at ", 1)
 
 
 def build_source(config: DataConfig, seed: int = 0) -> Source:
