@@ -69,6 +69,15 @@ def evaluate(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def report(parsed: argparse.Namespace) -> int:
+    """``fedcmp report``; returns the exit code."""
+    from fedcmp.report.page import write_report  # type: ignore[import-not-found, unused-ignore]
+
+    for word in parsed.words:
+        print(write_report(Path(word)))
+    return 0
+
+
 def compare_folders(parsed: argparse.Namespace) -> int:
     """``fedcmp table``; returns the exit code."""
     import json

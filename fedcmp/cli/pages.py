@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands
+from fedcmp.cli import commands, comparison
 
 OVERRIDES = """\
 CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
@@ -98,6 +98,51 @@ COMMANDS: dict[str, Command] = {
         {OVERRIDES}""",
         (("fedcmp local", "the demo's eight clients, each alone"),),
         _words("CONFIG | key=value", "a config file and overrides"),
+    ),
+    "compare": Command(
+        comparison.compare,
+        "compare methods fairly: equal tuning budgets, several seeds, statistics",
+        f"""\
+        Gives every method, and centralized and local as bounds, B tuning runs in every setting on a seed of its own
+        (local learning rate x one option of the method; docs/compare.md has the grid), takes the best by validation
+        loss, runs it on seeds 1 to N and reports the test loss: mean, deviation, recovered fraction, rank, paired
+        t-tests against the reference with Holm's correction.
+
+        A method is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO[:key=value]* or [label=]FILE[:key=value]*,
+        where SCENARIO is a value of partition.scenario and FILE takes CONFIG's place; commas part them. Values with
+        commas or colons stand in brackets or quotes.
+
+        Everything is in one folder: compare.json, runs.jsonl (a line a run), cells/ (run folders), table.md, table.csv,
+        table.tex. Whatever ends a comparison, `fedcmp compare --out DIR` goes on where it was, finished runs are never
+        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5", "three methods on the demo"),
+            (
+                "fedcmp compare configs/scenarios/domain.yaml --scenarios domain,iid --budget 4",
+                "two settings, four tuning runs for everyone in each",
+            ),
+            (
+                "fedcmp compare --methods 'fedcmp,no momentum=fedcmp:aggregator.server.momentum=0' --no-bounds",
+                "an ablation",
+            ),
+            ("fedcmp compare --out runs/compare-demo-1", "go on after a stop, or show the tables again"),
+            ("fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10", "more seeds for the best three"),
+        ),
+        comparison.arguments,
+    ),
+    "report": Command(
+        commands.report,
+        "write the page of a run or comparison",
+        """\
+        Draws what a run folder, or a comparison folder, holds as one page with figures, in the folder, and prints the
+        page's path. Nothing is computed anew.""",
+        (
+            ("fedcmp report runs/demo-fedcmp-1", "a run"),
+            ("fedcmp report runs/compare-demo-1", "a comparison"),
+        ),
+        _words("RUN | COMPARISON", "run folders and comparison folders", "+"),
     ),
     "evaluate": Command(
         commands.evaluate,
