@@ -32,8 +32,9 @@ def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, lab
     hidden = _hidden(llm, image_tokens, input_ids[:, :-1])[:, -input_ids.shape[1] :]
     rows, columns = torch.nonzero(labels != IGNORE, as_tuple=True)
     losses = F.cross_entropy(_logits(llm, hidden[rows, columns]).float(), labels[rows, columns], reduction="none")
-    zeros = torch.zeros(len(labels), dtype=losses.dtype, device=losses.device)
-    return zeros.index_add(0, rows, losses), (labels != IGNORE).sum(1)
+    # each at its own place, then summed: index_add would add in any order on a GPU
+    placed = losses.new_zeros(labels.shape).index_put((rows, columns), losses)
+    return placed.sum(1), (labels != IGNORE).sum(1)
 
 
 def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
