@@ -42,31 +42,31 @@ def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, lab
     Returns:
         The summed loss in nats and the number of labelled tokens, a row each: ``[B]``, ``[B]``.
     """
-    logits, targets, rows = _labelled(llm, image_tokens, input_ids, labels)
+    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
     losses = F.cross_entropy(logits, targets, reduction="none")
-    return _sum_rows(losses, rows, len(labels)), (labels != IGNORE).sum(1)
+    return _sum_rows(losses, places, labels), (labels != IGNORE).sum(1)
 
 
 def caption_scores(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> CaptionScores:
     """Loss and token accuracy of captions after their pictures, in one forward pass; arguments as ``caption_nll``."""
-    logits, targets, rows = _labelled(llm, image_tokens, input_ids, labels)
+    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
     losses = F.cross_entropy(logits, targets, reduction="none")
     hits = (logits.argmax(1) == targets).long()
-    count = len(labels)
-    return CaptionScores(_sum_rows(losses, rows, count), (labels != IGNORE).sum(1), _sum_rows(hits, rows, count))
+    return CaptionScores(_sum_rows(losses, places, labels), (labels != IGNORE).sum(1), _sum_rows(hits, places, labels))
 
 
 def _labelled(
     llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits ``[n, V]`` in float32 where a label is, the labels ``[n]`` and their rows ``[n]``."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Logits ``[n, V]`` in float32 where a label is, the labels ``[n]``, and their rows and columns, ``[n]`` each."""
     hidden = _hidden(llm, image_tokens, input_ids[:, :-1])[:, -input_ids.shape[1] :]
     rows, columns = torch.nonzero(labels != IGNORE, as_tuple=True)
-    return _logits(llm, hidden[rows, columns]).float(), labels[rows, columns], rows
+    return _logits(llm, hidden[rows, columns]).float(), labels[rows, columns], (rows, columns)
 
 
-def _sum_rows(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add(0, rows, values)
+def _sum_rows(values: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Sums by row: each value at its own place first, as index_add would add in any order on a GPU."""
+    return values.new_zeros(labels.shape).index_put(places, values).sum(1)
 
 
 def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
