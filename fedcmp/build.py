@@ -21,11 +21,11 @@ from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.federation.checkpoint import load_projector
+from fedcmp.export.read import read_projector
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.sampling import RunPlan, plan_run
-from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower, width_of
+from fedcmp.models.backbones import load_llm, load_tower, width_of
 from fedcmp.models.outline import LlmOutline, TowerOutline, outline_llm, outline_tower
 from fedcmp.models.projector import affine_names, init_params, param_shapes
 from fedcmp.module import ProjectorAlignment
@@ -169,7 +169,7 @@ def build_parts(
     device = team.device
     check_models(config)
     tower, llm = load_tower(config.model), load_llm(config.model)
-    params = _start(config, tower, llm)
+    params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
     fetch = _batches(config, data.source, data.train, module, progress, "training pictures", team) if training else None
@@ -178,6 +178,24 @@ def build_parts(
         batches = _batches(config, data.source, samples, module, progress, what, team)
         held_out.append(EvalData(batches, tuple(sample.domain for sample in samples), config.evaluation.batch_size))
     return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, *held_out)
+
+
+def start_params(config: Config, in_width: int, out_width: int) -> Params:
+    """Where the projector of a run starts: drawn from the run's seed, or read from ``model.projector.init``.
+
+    Args:
+        in_width: width d of the tower's features.
+        out_width: width D of the LLM's embeddings.
+
+    Raises:
+        ConfigError: ``model.projector.init`` cannot be read or does not fit.
+    """
+    if config.model.projector.init is None:
+        stream = torch_rng(config.run.seed, "projector")
+        return init_params(in_width, out_width, config.model.projector, stream)
+    params = _load_init(config)
+    _check_projector(params, config, in_width, out_width)
+    return params
 
 
 def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
@@ -249,18 +267,9 @@ def _batches(
     return Batches(table, tokens, llm.pad_id, team.device)
 
 
-def _start(config: Config, tower: VisionTower, llm: LanguageModel) -> Params:
-    if config.model.projector.init is None:
-        stream = torch_rng(config.run.seed, "projector")
-        return init_params(tower.width, llm.width, config.model.projector, stream)
-    params = _load_init(config)
-    _check_projector(params, config, tower.width, llm.width)
-    return params
-
-
 def _load_init(config: Config) -> Params:
     try:
-        return load_projector(expand(config.model.projector.init or ""))
+        return read_projector(expand(config.model.projector.init or ""))
     except CheckpointError as error:
         raise ConfigError(f"model.projector.init: {error}") from error
 
