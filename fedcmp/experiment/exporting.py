@@ -71,8 +71,8 @@ def export_run(
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype: unknown type {dtype!r}; {nearest(dtype, DTYPES)}")
     folder, summary = _finished(path)
-    config = _config(folder, overrides)
     params = read_projector(folder.projector)
+    config = _config(folder, overrides)
     _worth_it(folder, summary, config, params)
     dtype = dtype or (config.model.llm_dtype if to == "hf" else "float32")
     with staged(out) as partial:

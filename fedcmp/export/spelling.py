@@ -34,14 +34,16 @@ def tokenizer_config(content: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a tokenizer that is whole in its tokenizer.json, as the class that reads nothing else.
 
     The classes of model families rebuild parts of it, each version in its own way; ``TokenizersBackend`` is unknown to
-    transformers 4, and so is a list of ``extra_special_tokens``.
+    transformers 4, and so is a list of ``extra_special_tokens``; its own default gives ``token_type_ids``, too, which
+    no Llava takes.
 
-    >>> tokenizer_config({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"]})
-    {'tokenizer_class': 'PreTrainedTokenizerFast', 'padding_side': 'left', 'additional_special_tokens': ['<a>']}
+    >>> tokenizer_config({"tokenizer_class": "TokenizersBackend", "extra_special_tokens": ["<a>"]})["tokenizer_class"]
+    'PreTrainedTokenizerFast'
     """
     dropped = (*LOCAL, "add_bos_token", "add_eos_token", "extra_special_tokens")
     result = {key: value for key, value in content.items() if key not in dropped}
     result |= {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"}
+    result["model_input_names"] = ["input_ids", "attention_mask"]
     extra = content.get("extra_special_tokens")
     if isinstance(extra, list):
         result["additional_special_tokens"] = extra
