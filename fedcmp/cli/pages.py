@@ -140,7 +140,7 @@ COMMANDS: dict[str, Command] = {
         What a Llava cannot hold is refused by the name of its setting, and so are unfinished runs and projectors that
         training did not change. See docs/export.md.""",
         (
-            ("fedcmp export runs/demo-fedcmp-1 --to hf --out exported", "for transformers, lmms-eval, vLLM"),
+            ("fedcmp export runs/demo-fedcmp-1 --to hf --out exported", "one folder that transformers loads"),
             ("fedcmp export runs/mine --to llava --out stage1 --license apache-2.0", "for LLaVA's second stage"),
             ("fedcmp export runs/mine model.llm=models/vicuna --to hf --out exported", "the LLM has moved"),
         ),

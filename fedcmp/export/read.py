@@ -74,7 +74,7 @@ def _file(path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise CheckpointError(f"there is no file or folder {path}")
+        raise CheckpointError(f"cannot read the projector {path}: there is no such file or folder")
     for name in FILES:
         if (path / name).is_file():
             return path / name

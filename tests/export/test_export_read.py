@@ -128,7 +128,7 @@ def test_a_pickle_that_holds_code_is_not_run(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_path_without_a_projector(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"there is no file or folder .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"cannot read the projector .*nowhere: there is no such file"):
         read_projector(tmp_path / "nowhere")
     with pytest.raises(CheckpointError, match=r"holds no projector; expected one of projector\.safetensors, mm_proj"):
         read_projector(tmp_path)

@@ -64,7 +64,16 @@ def test_the_command_exports_and_says_how_near(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "new" / "out"
-    words = ["--license", "apache-2.0", "--data-license", "CC BY 4.0"]
+    words = [
+        "--license",
+        "apache-2.0",
+        "--data-license",
+        "CC BY 4.0",
+        "--tower-license",
+        "mit",
+        "--llm-license",
+        "llama2",
+    ]
     assert main(["export", str(finished), "--to", "hf", "--out", str(out), *words]) == 0
     said = capsys.readouterr().out
     assert said == (
@@ -91,7 +100,8 @@ def test_the_command_exports_and_says_how_near(
         f"| validation loss a token, end | {summary['val/loss']['end']:.4f} |",
         f"| test loss a token | {summary['test']['loss']:.4f} |",
         f"| projector sha256 | `{summary['projector_sha256']}` |",
-        "| language model | fedcmp's embedded demo | unknown |",
+        "| vision tower | fedcmp's embedded demo | mit |",
+        "| language model | fedcmp's embedded demo | llama2 |",
         "| training data | scenes | CC BY 4.0 |",
     ):
         assert row in card, row
@@ -111,6 +121,8 @@ def test_a_run_goes_on_from_either_export(finished: Path, tmp_path: Path) -> Non
             f"model.projector.init={tmp_path / to}",
         ]
         assert train(load_config(None, more))["val/loss"]["start"] == pytest.approx(end, rel=1e-5)
+    with pytest.raises(ConfigError, match=r"model\.projector\.kind=linear needs linear\.bias, linear\.weight"):
+        train(load_config(None, [*more, "model.projector.kind=linear", f"run.dir={tmp_path / 'other'}"]))
     card = (tmp_path / "llava" / "README.md").read_text()
     assert "--mm_projector_type mlp2x_gelu" in card
     assert "library_name" not in card
