@@ -25,7 +25,7 @@ from fedcmp.distributed.team import Solo, Team, together
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.federation.checkpoint import load_projector
+from fedcmp.export.read import read_projector
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.sampling import RunPlan, plan_run
@@ -265,7 +265,7 @@ def build_parts(
     keep = keep or Kept()
     # what is spread over the ranks of this run is of no use to the next
     tower, llm = (Kept() if team.in_step else keep).models(config, device)
-    params = _start(config, tower, llm)
+    params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
 
@@ -285,6 +285,24 @@ def build_held_out(config: Config, data: Data, parts: Parts) -> HeldOut:
     """The test samples with all that is known about them; the parts must hold them."""
     assert parts.test_data is not None, "these parts were built without test samples"
     return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, config.data.max_caption_tokens)
+
+
+def start_params(config: Config, in_width: int, out_width: int) -> Params:
+    """Where the projector of a run starts: drawn from the run's seed, or read from ``model.projector.init``.
+
+    Args:
+        in_width: width d of the tower's features.
+        out_width: width D of the LLM's embeddings.
+
+    Raises:
+        ConfigError: ``model.projector.init`` cannot be read or does not fit.
+    """
+    if config.model.projector.init is None:
+        stream = torch_rng(config.run.seed, "projector")
+        return init_params(in_width, out_width, config.model.projector, stream)
+    params = _load_init(config)
+    _check_projector(params, config, in_width, out_width)
+    return params
 
 
 def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
@@ -351,18 +369,9 @@ def _batches(
     return Batches(table, tokens, llm.pad_id, team.device)
 
 
-def _start(config: Config, tower: VisionTower, llm: LanguageModel) -> Params:
-    if config.model.projector.init is None:
-        stream = torch_rng(config.run.seed, "projector")
-        return init_params(tower.width, llm.width, config.model.projector, stream)
-    params = _load_init(config)
-    _check_projector(params, config, tower.width, llm.width)
-    return params
-
-
 def _load_init(config: Config) -> Params:
     try:
-        return load_projector(expand(config.model.projector.init or ""))
+        return read_projector(expand(config.model.projector.init or ""))
     except CheckpointError as error:
         raise ConfigError(f"model.projector.init: {error}") from error
 

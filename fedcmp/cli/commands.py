@@ -78,6 +78,29 @@ def report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def export(parsed: argparse.Namespace) -> int:
+    """``fedcmp export``; returns the exit code."""
+    from fedcmp.experiment.exporting import export_run
+    from fedcmp.export.card import Licences
+
+    runs = [word for word in parsed.words if "=" not in word or Path(word).exists()]
+    if len(runs) != 1:
+        raise ConfigError(f"export needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp export "
+                          "runs/demo-fedcmp-1 --to hf --out exported")  # fmt: skip
+    overrides = [word for word in parsed.words if word not in runs]
+    licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
+    out = Path(parsed.out)
+    done = export_run(Path(runs[0]), parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
+    print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
+    if done.proof is not None:
+        near = (
+            f"differ by {done.proof.difference:.1e} of the largest" if done.proof.difference else "are equal to the bit"
+        )
+        words = "the same" if done.proof.same_caption else "not the same"
+        print(f"read again and asked of a picture: its logits and the run's {near}; its first words are {words}")
+    return 0
+
+
 def compare_folders(parsed: argparse.Namespace) -> int:
     """``fedcmp table``; returns the exit code."""
     import json

@@ -52,6 +52,22 @@ def _rule_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
 
 
+def _exportable(parser: argparse.ArgumentParser) -> None:
+    _words("RUN | key=value", "a run folder; model.tower=... and model.llm=... where the models have moved", "+")(
+        parser
+    )
+    parser.add_argument("--to", required=True, metavar="hf|llava", help="the format")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder")
+    parser.add_argument(
+        "--dtype", metavar="T", help="float32 or bfloat16; without it: model.llm_dtype (llava: float32)"
+    )
+    for part in ("", "tower-", "llm-", "data-"):
+        what = {"": "of the export"}.get(part, f"of the {part[:-1]}")
+        parser.add_argument(
+            f"--{part}license", metavar="L", default="unknown", help=f"licence {what}, for the model card"
+        )
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(
         commands.train,
@@ -156,6 +172,24 @@ COMMANDS: dict[str, Command] = {
             ("fedcmp evaluate runs/a runs/b data.val_scenes_per_camera=200", "two runs on more scenes"),
         ),
         _words("RUN | key=value", "run folders and overrides", "+"),
+    ),
+    "export": Command(
+        commands.export,
+        "write a run's projector in the format of transformers or LLaVA",
+        """\
+        --to hf writes a LlavaForConditionalGeneration folder: tower, projector and LLM in one, processor, tokenizer,
+        chat template, generation config and a model card. It is read again and must give the logits and words that the
+        run's own parts give. --to llava writes mm_projector.bin and config.json as the original LLaVA does after its
+        first stage. DIR appears whole or not at all.
+
+        What a Llava cannot hold is refused by the name of its setting, and so are unfinished runs and projectors that
+        training did not change. See docs/export.md.""",
+        (
+            ("fedcmp export runs/demo-fedcmp-1 --to hf --out exported", "one folder that transformers loads"),
+            ("fedcmp export runs/mine --to llava --out stage1 --license apache-2.0", "for LLaVA's second stage"),
+            ("fedcmp export runs/mine model.llm=models/vicuna --to hf --out exported", "the LLM has moved"),
+        ),
+        _exportable,
     ),
     "table": Command(
         commands.compare_folders,

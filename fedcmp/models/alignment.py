@@ -69,6 +69,17 @@ def _sum_rows(values: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> 
     return values.new_zeros(labels.shape).index_put(places, values).sum(1)
 
 
+@torch.no_grad()
+def sequence_logits(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+    """Logits at every position of [BOS] <image tokens> text: ``[B, S, V]``.
+
+    Args:
+        image_tokens: ``[B, T, D]`` projected image features.
+        input_ids: ``[B, L]`` text tokens; S = T + L, and one more where the family has a BOS.
+    """
+    return _logits(llm, _hidden(llm, image_tokens, input_ids))
+
+
 def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
     table = llm.model.get_input_embeddings()
     parts = [image_tokens.to(table.weight.dtype), table(input_ids)]
