@@ -107,13 +107,13 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
 
     Args:
         config: the run's settings, checked.
-        team: the ranks of this run, which share what clusters need. None: this one alone.
+        team: the ranks of this run, which share what clusters need. None: this one alone, wherever the run will be.
         progress: bars.
 
     Raises:
         ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts.
     """
-    team = team or Solo(pick_device(config.run.device))
+    team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
     source, train, val, test = together(team, lambda: _draw(config))
     topics = None
     if _by_cluster(config):

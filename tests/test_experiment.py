@@ -34,6 +34,9 @@ FILES = {
     "summary.json",
     "projector.safetensors",
     "captions.png",
+    "captions.jsonl",
+    "pictures",
+    "figures",
     "checkpoints",
 }
 SUMMARY = {
@@ -78,8 +81,9 @@ def test_the_run_folder_is_as_promised(finished: Path) -> None:
     assert summary["projector_sha256"] == params_sha256(load_projector(finished / "projector.safetensors"))
     assert summary["seconds"]["total"] >= summary["seconds"]["train"]
     split = json.loads((finished / "split.json").read_text())
-    assert set(split) == {"seed", "hash", "clients"}
-    assert [len(ids) for ids in split["clients"].values()] == [8] * 8
+    assert [len(ids) for ids in split["clients"].values()] == split["sizes"] == [8] * 8
+    assert split["splits"] == {"train": 64, "val": 16, "test": 16}
+    assert {path.name for path in (finished / "figures").iterdir()} >= {"split.png", "split.pdf"}
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
     assert lines[-1]["val/loss"] == pytest.approx(summary["val/loss"]["end"])

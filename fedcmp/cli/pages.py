@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         comparison.compare,
-        "compare methods fairly: equal tuning budgets, several seeds, statistics",
+        "compare methods with equal tuning budgets",
         f"""\
         Gives every method, and centralized and local as bounds, B tuning runs in every setting on a seed of its own
         (local learning rate x one option of the method; docs/compare.md has the grid), takes the best by validation

@@ -70,15 +70,14 @@ class Experiment:
         named = config.run.name or f"{label}-{self.method}"
         folder = claim(path, named, number=config.run.name is None)
         folder.write_text(folder.config, to_yaml(config))
-        split = self._split()
-        folder.write_json(folder.split, split)
-        if config.run.figures:
-            draw_split(split, folder.figures / "split.png")
+        self._write_split(folder)
         return folder
 
     def _reopen(self, path: Path) -> RunFolder:
         """The folder of a run that goes on, if its clients hold today what they held."""
         folder = RunFolder(path)
+        if not folder.split.is_file():  # it was killed before it began
+            self._write_split(folder)
         try:
             before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
         except (OSError, ValueError, KeyError) as error:
@@ -89,6 +88,12 @@ class Experiment:
                 f"{folder.split.name} says"
             )
         return folder
+
+    def _write_split(self, folder: RunFolder) -> None:
+        split = self._split()
+        folder.write_json(folder.split, split)
+        if self.config.run.figures:
+            draw_split(split, folder.figures / "split.png")
 
     def _split(self) -> dict[str, Any]:
         data = self.data
