@@ -164,12 +164,14 @@ COMMANDS: dict[str, Command] = {
         commands.evaluate,
         "evaluate the projector of finished runs",
         """\
-        Loads config.yaml and projector.safetensors of each run folder, measures the loss on the held-out samples with
-        right and with shuffled pictures, and writes evaluation.json into the folder. Overrides change the run's config,
-        for example to evaluate on other data.""",
+        Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
+        summary reports: the loss per token with right and with shuffled pictures, token accuracy, CIDEr-D of greedy
+        captions, and answers to yes/no questions about objects. Writes evaluation.json into the folder. Overrides
+        change the run's config, for example to evaluate on other data.""",
         (
             ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
-            ("fedcmp evaluate runs/a runs/b data.val_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a evaluation.probe=question", "for a language model that follows instructions"),
         ),
         _words("RUN | key=value", "run folders and overrides", "+"),
     ),

@@ -151,7 +151,7 @@ def train_local(
             "exit": "finished",
         }
         self.folder.write_json(self.folder.summary, summary)
-        self.tracker.close(summary)
+        self.tracker.close(summary, self.artefacts())
         return summary
 
     return {**experiment.run(clients), "folder": str(experiment.folder.path)}
