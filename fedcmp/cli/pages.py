@@ -218,8 +218,9 @@ COMMANDS: dict[str, Command] = {
         f"""\
         Which rank trains which clients of round 1, where and in which wave; rounds, samples and steps of every client;
         what the rule needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
-        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no picture and
-        no weight is. What a run would refuse is refused here.
+        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no weight is,
+        and of the pictures none but those that might be both trained on and held out (with partition.topic.by=cluster
+        the tower must see all of them, once). What a run would refuse is refused here.
 
         {OVERRIDES}""",
         (

@@ -99,7 +99,8 @@ def _draw_mixture(figure: Any, axes: Any, mixture: Mixture) -> None:
     axes.set_ylabel("client")
     axes.set_title(f"share of each {mixture.kind} at the client", fontsize=9)
     _client_ticks(axes.yaxis, len(shares))
-    figure.colorbar(image, ax=axes, pad=0.02, aspect=30).ax.tick_params(labelsize=7)
+    ticks = [0, 0.02, 0.1, 0.25, 0.5, 1]
+    figure.colorbar(image, ax=axes, pad=0.02, aspect=30, ticks=ticks).ax.tick_params(labelsize=7)
 
 
 def _draw_sizes(axes: Any, manifest: Mapping[str, Any]) -> None:

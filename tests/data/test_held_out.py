@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fedcmp.data.config import DataConfig
 from fedcmp.data.held_out import find_overlap, halve, subsample
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import RecordSource, pairs_source
+from fedcmp.data.sources import RecordSource, build_source, pairs_source
 from fedcmp.errors import DataError
 
 
@@ -111,6 +112,8 @@ def test_held_out_pictures_leave_training(root: Path, caplog: pytest.LogCaptureF
     with pytest.raises(DataError, match=r"2 training pictures are also held out.*data\.on_overlap=drop"):
         pairs_source(root, on_overlap="error")
     assert len(pairs_source(root, on_overlap="ignore").samples("train")) == 5
+    with pytest.raises(DataError, match=r"2 training pictures"):
+        build_source(DataConfig(kind="pairs", root=str(root), on_overlap="error"))
 
 
 def test_a_domain_with_a_test_file_is_not_halved(root: Path) -> None:
