@@ -20,16 +20,21 @@ from wandb_server import Server
 
 from fedcmp.errors import ConfigError
 from fedcmp.tracking.wandb import WandbConfig, WandbTracker
+from fedcmp.tracking.wandb.media import SPLIT_BYTES, to_artifacts
 from fedcmp.tracking.wandb.records import to_curves
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::UserWarning:wandb.*"
-)
 KEY = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = {
     "aggregator": {"name": "fedcmp"},
     "optimizer": {"lr": 0.01},
     "data": {"path": "https://me:password@example.org/pairs.json"},
+}
+SPLIT = {
+    "seed": 3,
+    "hash": "cd" * 32,
+    "scenario": "topic",
+    "knobs": {"topic": {"alpha": 0.1}},
+    "splits": {"train": 3, "val": 1, "test": 1},
 }
 SUMMARY = {
     "name": "a run",
@@ -81,12 +86,7 @@ def record(number: int, clients: int) -> dict[str, object]:
 
 def fill(folder: Path, clients: int) -> list[Path]:
     """A run folder, and the files that are worth keeping."""
-    split = {
-        "seed": 3,
-        "hash": "cd" * 32,
-        "scenario": "topic",
-        "clients": {str(k): [f"id-{k}"] for k in range(clients)},
-    }
+    split = {**SPLIT, "clients": {str(k): [f"id-{k}"] for k in range(clients)}}
     (folder / "split.json").write_text(json.dumps(split))
     for name in ("captions.png", "figures/split.png", "pictures/one.png"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -140,7 +140,8 @@ def run_process(*words: object, **more: str) -> subprocess.CompletedProcess[str]
 def run_command(command: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
     """Without this process's WANDB_ variables, which would lend its service to the new one."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    return subprocess.run(command, env=kept | more, capture_output=True, text=True, timeout=60, check=False)
+    home = os.environ["HOME"]  # `wandb sync` leaves its logs where it runs
+    return subprocess.run(command, env=kept | more, cwd=home, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_a_wandb_run_says_what_it_is(finished: Part) -> None:
@@ -148,7 +149,7 @@ def test_a_wandb_run_says_what_it_is(finished: Part) -> None:
     assert finished.tags == ["seed 3", "demo"]
     assert finished.config["optimizer"] == {"lr": 0.01}
     assert finished.config["method"] == "fedcmp"
-    assert finished.config["split"] == {"seed": 3, "hash": "cd" * 32, "scenario": "topic"}
+    assert finished.config["split"] == SPLIT
 
 
 def test_the_wandb_step_is_the_round_and_the_end_is_one_more(finished: Part) -> None:
@@ -219,6 +220,12 @@ def test_wandb_has_the_projector_and_the_split_as_artifacts(finished: Part, fail
     assert failed.artifacts == {}
 
 
+def test_wandb_leaves_a_large_split_where_it_is(tmp_path: Path) -> None:
+    split = tmp_path / "split.json"
+    split.write_bytes(b" " * (SPLIT_BYTES + 1))
+    assert to_artifacts("name", [split, tmp_path / "projector.safetensors"], {}) == []
+
+
 def test_the_wandb_summary_is_the_runs_summary_and_flat(finished: Part) -> None:
     expected = {"test/loss": 2.25, "test/worst_domain/name": "noisy", "seconds/train": 3.0, "val/loss/best": 2.0}
     assert finished.summary.items() >= expected.items()
@@ -243,12 +250,17 @@ def test_wandb_keeps_no_secret_and_stays_in_the_run_folder(finished: Part, home:
 
 @pytest.fixture(scope="module")
 def in_parts(tmp_path_factory: pytest.TempPathFactory, home: Path) -> tuple[Path, Server]:
-    """An offline run that was killed twice, went back to round 1, was stopped after round 3, and finished."""
+    """An offline run that was killed, went back to round 1, was stopped after round 3, and finished."""
     folder, server = tmp_path_factory.mktemp("parts"), Server()
     variables = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY}
-    for first, last, how in ((0, 2, "kill"), (3, 3, "kill at once"), (2, 3, "stopped"), (4, 4, "finished")):
+    for first, last, how in ((0, 2, "kill"), (2, 3, "stopped"), (4, 4, "finished")):
         done = run_process(folder, "offline", first, last, how, **variables)
-        assert done.returncode == (-9 if how.startswith("kill") else 0), done.stderr
+        assert done.returncode == (-9 if how == "kill" else 0), done.stderr
+        if how == "kill":  # another start that was killed before the first second was over
+            (full,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+            empty = folder / "wandb" / f"offline-run-20260101_000000-{full.stem.removeprefix('run-')}" / full.name
+            empty.parent.mkdir()
+            empty.write_bytes(full.read_bytes()[:7])
     return folder, server
 
 
@@ -258,6 +270,7 @@ def test_a_resumed_wandb_run_has_each_round_once(in_parts: tuple[Path, Server]) 
     assert first.steps[:2] == [0, 1]
     assert first.steps + second.steps + third.steps == [0, 1, 2, 3, 4]
     assert third.steps == [4]
+    assert (second.summary["exit"], third.summary["exit"]) == ("stopped", "finished")
     assert (first.exit_code, second.exit_code, third.exit_code) == (None, 0, 0)
     assert [row["round"] for part in (first, second, third) for row in part.rows] == [0, 1, 2, 3, 4]
     assert third.summary["val/loss"] == {"min": 0.0, "last": 0.0}, "of this part only"
@@ -274,6 +287,9 @@ def test_wandb_sync_makes_one_run_of_its_parts(in_parts: tuple[Path, Server]) ->
     assert done.returncode == 0, done.stderr
     assert list(server.history) == [(folder / "wandb" / "id").read_text()]
     assert server.steps(read_parts(folder)[0].run_id) == [(number, number) for number in range(5)]
+    again = run_command(command, WANDB_BASE_URL=server.url, WANDB_API_KEY=KEY)
+    assert "Skipped 3 synced run(s)" in again.stderr
+    assert len(server.exit_codes[read_parts(folder)[0].run_id]) == 3
 
 
 def test_wandb_online_is_one_run_and_gets_what_it_missed(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def to_artifacts(name: str, files: Sequence[Path], summary: Mapping[str, Any]) -
     plain = re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII)[:100]
     told = ("method", "seed", "rounds", "projector_sha256", "val/loss", "samples_seen")
     artifacts = []
-    for path in files:
+    for path in filter(Path.is_file, files):
         if path.name == "projector.safetensors":
             metadata = {key: summary[key] for key in told if key in summary}
             artifacts.append(wandb.Artifact(f"projector-{plain}", "projector", metadata=metadata))

@@ -48,9 +48,9 @@ class WandbTracker:
         self.name, self.folder, self.split = name, folder, folder / "split.json"
         split = json.loads(self.split.read_text(encoding="utf-8")) if self.split.is_file() else {}
         self.per_client = len(split.get("clients", ())) <= config.max_client_curves
-        told = {key: split[key] for key in OF_THE_SPLIT if key in split}
-        self.run: Any = _open(config, name, folder, {**public(settings), "split": told})
-        online = config.mode == "online"
+        content = {**public(settings), "split": {key: split[key] for key in OF_THE_SPLIT if key in split}}
+        self.run: Any = _open(config, name, folder, content)
+        online = config.mode == "online"  # then the server knows
         self.last = self.run.starting_step - 1 if online else last_step(folder / "wandb", self.run.id)
         self.defined: set[str] = set()
         self.told: set[str] = set()
@@ -91,7 +91,7 @@ class WandbTracker:
 
     @contextmanager
     def _going_on(self, what: str) -> Iterator[None]:
-        """Tells the first trouble of each kind and goes on."""
+        """Tells the first trouble of each kind; what comes after the block goes on."""
         try:
             yield
         except Exception as error:
@@ -108,7 +108,7 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
 
     mode, run_id = cast(Any, config.mode), _run_id(folder / "wandb" / "id")
     remove_empty_parts(folder / "wandb", run_id)
-    quiet = wandb.Settings(silent=True)
+    quiet = wandb.Settings(silent=True, mode=mode)
     try:
         with inside(folder / "wandb"):
             wandb.setup(settings=quiet)  # before the run: what it says about keys, and its own telemetry when offline
@@ -120,21 +120,20 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
                 tags=list(config.tags) or None,
                 name=name,
                 id=run_id,
-                resume=None,  # offline too: `wandb sync` then appends the parts of a run that went on
+                resume="allow",  # offline too: `wandb sync` then appends the parts of a run that went on
                 dir=str(folder),
                 config=content,
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
                     reinit="create_new",  # whoever calls us may have a W&B run of their own
-                    finish_timeout=0.0,
+                    finish_timeout=config.finish_seconds,
                     x_transaction_log_flush_interval=FLUSH_SECONDS,
                 ),
             )
     except Exception as error:  # its errors have no common base
-        raise ConfigError(
-            f"wandb.mode={config.mode}: W&B did not open the run: {error}; wandb.mode=offline keeps it in the run folder"
-        ) from error
+        hint = "wandb.mode=offline keeps it in the run folder"
+        raise ConfigError(f"wandb.mode={config.mode}: W&B did not open the run: {error}; {hint}") from error
 
 
 def _run_id(path: Path) -> str:
