@@ -4,9 +4,9 @@
     python benchmarks/study.py demo             # one part
     python benchmarks/study.py --write          # run nothing: put tables and figures into benchmarks/STUDY.md
 
-Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of it
-(runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run again, on
-this machine or on another. `pairs`, `parts-pairs` and the like need FEDCMP_DATA (default ../shared/data).
+Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
+it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
+again, on this machine or on another. `pairs`, `parts-pairs` and the like need FEDCMP_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
