@@ -154,8 +154,7 @@ class Experiment:
     ) -> dict[str, Any]:
         """Evaluates the end, writes projector, pictures and summary; the summary is empty but at the server."""
         end, tested = self.evaluate(params), self.measured(params)
-        if is_server(self.team):
-            save_projector(self.folder.projector, params)
+        self._write(lambda: save_projector(self.folder.projector, params))
         if tested is not None:
             with clock(self.seconds, "captions"):
                 tested = {**tested, **self._captions(params)}
@@ -198,16 +197,19 @@ class Experiment:
         """Captions test pictures, writes what there is to see, and returns the scores."""
         held_out = build_held_out(self.config, self.data, self.parts)
         found = caption_pictures(self.parts.module, params, held_out, self.config.evaluation, self.team)
-        error = None
-        if is_server(self.team) and found.captioned:
-            _, error = attempt(lambda: self._show(found.captioned))
-        self.team.agree(error)
+        self._write(lambda: self._show(found.captioned))
         return found.scores
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """The server writes alone; what goes wrong there, every rank raises."""
+        _, error = attempt(write) if is_server(self.team) else (None, None)
+        self.team.agree(error)
 
     def _show(self, captioned: Sequence[Captioned]) -> None:
         shown = captioned[: self.config.evaluation.examples]
         pictures = [self.data.source.image(one.sample) for one in shown]
-        list_captions(captioned, pictures, self.folder)
+        if captioned:
+            list_captions(captioned, pictures, self.folder)
         if shown:
             examples = [
                 Example(picture, one.sample.domain, one.sample.caption, one.generated)
