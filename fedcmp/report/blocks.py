@@ -77,6 +77,8 @@ class Section(NamedTuple):
     pictures: Sequence[Picture] = ()
     grids: Sequence[Grid] = ()
     cards: Sequence[Card] = ()
+    more_cards: Sequence[Card] = ()
+    """Shown only on request."""
     listings: Sequence[Listing] = ()
 
     @property

@@ -168,12 +168,14 @@ def test_the_split_in_full(run: Copy) -> None:
             for client, one in ids.items()
         },
         "splits": {"train": 64, "val": 16, "test": 16},
+        "overlap": 0.26,
     }
     (folder / "split.json").write_text(json.dumps(split))
     page = report(folder)
     assert {"figure-split-sizes", "figure-split-domains", "figure-split-labels"} <= set(page.ids)
     assert "topic+quality (topic alpha 0.3 and quality clients 0.5)" in page.text
     assert "$x_1$ <i>" in page.text, "no mathematics, no markup"
+    assert "overlap by 0.26 on average" in page.text
     assert "Damaged captions" in page.text
     assert "25%" in page.text
 

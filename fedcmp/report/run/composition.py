@@ -10,7 +10,7 @@ from fedcmp.report.blocks import Grid, Picture, Section
 from fedcmp.report.drawing.bars import draw_columns
 from fedcmp.report.drawing.heat import draw_heat
 from fedcmp.report.run.reading import Run
-from fedcmp.report.words import count, is_number, listed
+from fedcmp.report.words import count, is_number, listed, number
 
 MOST = 400
 """Beyond so many clients there is no map."""
@@ -76,6 +76,10 @@ def _words(run: Run, sizes: list[int]) -> str:
         text += f", scenario {scenario}"
     knobs = [f"{key.replace('_', ' ')} {value}" for key, value in _flat(run.split.get("knobs") or {})]
     text += f" ({listed(knobs)})." if knobs else "."
+    if is_number(overlap := run.split.get("overlap")):
+        text += (
+            f" Two clients' mixtures overlap by {number(overlap, 2)} on average (0: nothing in common, 1: the same)."
+        )
     splits = run.split.get("splits") or {}
     if is_number(splits.get("val")) and is_number(splits.get("test")):
         text += f" Held out: {count(splits['val'])} for validation, {count(splits['test'])} for the test."

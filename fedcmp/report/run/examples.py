@@ -11,7 +11,9 @@ from fedcmp.report.blocks import Card, Section
 from fedcmp.report.run.reading import Run
 
 MOST = 24
-"""Up to so many pictures are on the page."""
+"""Up to so many examples are on the page."""
+SHOWN = 8
+"""Up to so many at once; those with a picture come first."""
 SIDE = 224
 """Their longest side, in pixels."""
 SHEET = 1200
@@ -31,10 +33,13 @@ def examples_section(run: Run) -> Section | None:
         )
         for one in sorted(run.examples, key=lambda one: not one.get("picture"))[:MOST]
     ]
+    cards.sort(key=lambda card: not card.source)
     if cards:
         more = len(run.examples) - len(cards)
         text = f"Captions are greedy. {more} more are in captions.jsonl." if more else "Captions are greedy."
-        return Section("examples", "What the model says about test pictures", [text], cards=cards)
+        shown = min(SHOWN, sum(bool(card.source) for card in cards) or SHOWN)
+        title = "What the model says about test pictures"
+        return Section("examples", title, [text], cards=cards[:shown], more_cards=cards[shown:])
     sheet = run.path / "captions.png"
     if not sheet.is_file():
         return None
