@@ -74,7 +74,9 @@ def _words(run: Run, sizes: list[int]) -> str:
     text = f"{count(sum(sizes))} training samples on {len(sizes)} client{'' if len(sizes) == 1 else 's'}"
     if scenario:
         text += f", scenario {scenario}"
-    knobs = [f"{key.replace('_', ' ')} {value}" for key, value in _flat(run.split.get("knobs") or {})]
+    knobs = [
+        f"{key.replace('_', ' ')} {value}" for key, value in _flat(run.split.get("knobs") or {}) if key != "clients"
+    ]
     text += f" ({listed(knobs)})." if knobs else "."
     if is_number(overlap := run.split.get("overlap")):
         text += (
