@@ -1,0 +1,154 @@
+"""The results by setting: a table, dots of the seeds, curves, domains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from fedcmp.report.blocks import Grid, Picture, Section, without_empty
+from fedcmp.report.comparison.curves import curves
+from fedcmp.report.comparison.look import hue
+from fedcmp.report.comparison.reading import Comparison
+from fedcmp.report.drawing.dots import DotRow, draw_dots
+from fedcmp.report.drawing.heat import draw_heat
+from fedcmp.report.words import identifier, is_number, method, number
+
+LOSS = "test loss, nats per token"
+
+
+def results_sections(comparison: Comparison) -> list[Section]:
+    """One section per setting."""
+    return [section for name in comparison.settings if (section := _setting(comparison, name))]
+
+
+def _setting(comparison: Comparison, name: str) -> Section | None:
+    pictures = [_dots(comparison, name), curves(comparison, name, "val/loss"), _domains(comparison, name)]
+    grids = [grid for grid in (_table(comparison, name),) if grid]
+    found = [picture for picture in pictures if picture]
+    if not found and not grids:
+        return None
+    return Section(f"setting-{identifier(name)}", f"Setting: {name}", pictures=found, grids=grids)
+
+
+def _table(comparison: Comparison, name: str) -> Grid | None:
+    rows = comparison.table.get("settings", {}).get(name)
+    return _tested(comparison, name, rows) if rows else _plain(comparison, name)
+
+
+def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
+    ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, _or_last(row.get("mean"))))
+    lines, strong, faint = [], [], []
+    for place, row in enumerate(ordered):
+        failed, seeds = int(row.get("failed") or 0), len(comparison.losses(name, row["method"]))
+        seeds = seeds or len(row.get("seeds") or [])
+        test = row.get("test") or {}
+        recovered = f"{row['recovered']:.0%}" if is_number(row.get("recovered")) else "–"
+        sd = f" ± {number(row['sd'])}" if is_number(row.get("sd")) else ""
+        lines.append(
+            [
+                method(row["method"]),
+                f"{number(row.get('mean'))}{sd}",
+                recovered,
+                number(test.get("image_use")),
+                _rank(row.get("rank")),
+                _p(row, comparison),
+                f"{seeds}" + (f", {failed} failed" if failed else ""),
+            ]
+        )
+        if row["method"] == comparison.reference:
+            strong.append(place)
+        if row["method"] in comparison.bounds or not is_number(row.get("mean")):
+            faint.append(place)
+    header, lines = without_empty(["method", "test loss", "recovered", "image use", "rank", "p (Holm)", "seeds"], lines)
+    title = f"{name}: mean ± standard deviation over seeds"
+    return Grid(title, header, lines, strong=strong, faint=faint)
+
+
+def _p(row: Mapping[str, Any], comparison: Comparison) -> str:
+    if row["method"] == comparison.reference or not is_number(row.get("p_holm")):
+        return "–"
+    return "< 0.001" if row["p_holm"] < 0.0005 else number(row["p_holm"])
+
+
+def _rank(value: Any) -> str:
+    """A mean of ranks; whole ones without decimals."""
+    return number(value, 0 if is_number(value) and value == int(value) else 2)
+
+
+def _or_last(value: Any) -> float:
+    return float(value) if is_number(value) else float("inf")
+
+
+def _plain(comparison: Comparison, name: str) -> Grid | None:
+    """Means only: there is no table yet."""
+    rows = []
+    for one in comparison.methods:
+        losses = comparison.losses(name, one)
+        failed = sum(
+            (cell.setting, cell.method) == (name, one) and not cell.finished for cell in comparison.final
+        )  # fmt: skip
+        if losses or failed:
+            mean = fmean(losses) if losses else None
+            rows.append(
+                (one, mean, [method(one), number(mean), f"{len(losses)}" + (f", {failed} failed" if failed else "")])
+            )
+    rows.sort(key=lambda row: (row[0] in comparison.bounds, _or_last(row[1])))
+    if not rows:
+        return None
+    strong = [place for place, row in enumerate(rows) if row[0] == comparison.reference]
+    faint = [place for place, row in enumerate(rows) if row[0] in comparison.bounds or row[1] is None]
+    return Grid(
+        f"{name}: mean over seeds",
+        ["method", "test loss", "seeds"],
+        [row[2] for row in rows],
+        strong=strong,
+        faint=faint,
+    )
+
+
+def _dots(comparison: Comparison, name: str) -> Picture | None:
+    rows, bounds = [], []
+    tested = {row["method"]: row for row in comparison.table.get("settings", {}).get(name, [])}
+    for one in comparison.methods:
+        losses = comparison.losses(name, one)
+        if not losses:
+            continue
+        if one in comparison.bounds:
+            bounds.append((method(one), fmean(losses)))
+            continue
+        sd = tested.get(one, {}).get("sd")
+        rows.append(
+            DotRow(method(one), losses, hue(comparison, one), fmean(losses), sd if is_number(sd) else None,
+                   strong=one == comparison.reference)
+        )  # fmt: skip
+    if not rows:
+        return None
+    rows.sort(key=lambda row: row.mean or 0.0)
+    alt = f"Test loss in setting {name}: " + ", ".join(f"{row.name} {number(row.mean)}" for row in rows) + "."
+    alt += "".join(f" {bound}: {number(value)}." for bound, value in bounds)
+    bars = " Bars: one standard deviation to each side." if any(row.spread for row in rows) else ""
+    caption = f"Small dots: seeds; large: their mean.{bars}" + (" Dashed: bounds." if bounds else "")
+    figure = draw_dots(rows, LOSS, bounds)
+    return Picture(f"{identifier(name)}-methods", "Test loss by method", figure, alt, caption)
+
+
+def _domains(comparison: Comparison, name: str) -> Picture | None:
+    means: dict[str, dict[str, float]] = {}
+    for one in comparison.methods:
+        found = [(cell.line.get("test") or {}).get("domains") or {} for cell in comparison.of(name, one)]
+        keys = sorted({key for losses in found for key in losses})
+        known = {key: [losses[key] for losses in found if is_number(losses.get(key))] for key in keys}
+        if any(known.values()):
+            means[one] = {key: fmean(values) for key, values in known.items() if values}
+    columns = sorted({key for row in means.values() for key in row})
+    if len(columns) < 2 or not means:
+        return None
+    values = [[row.get(key) for key in columns] for row in means.values()]
+    figure = draw_heat(values, [method(one) for one in means], columns, show=lambda value: f"{value:.2f}")
+    worst = {one: max(row, key=lambda key: row[key]) for one, row in means.items()}
+    alt = "Test loss of each method on each domain; the worst: "
+    alt += ", ".join(f"{method(one)} {worst[one]} {number(means[one][worst[one]], 2)}" for one in means) + "."
+    return Picture(
+        f"{identifier(name)}-domains", "Test loss by domain", figure, alt, "Means over seeds; darker is worse."
+    )

@@ -1,0 +1,128 @@
+"""A run folder as the page needs it, whatever its age and however far it came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fedcmp.report.files import read_object, read_objects, read_settings, read_text
+from fedcmp.report.words import is_number
+
+_CLIENT = re.compile(r"client/(\d+)/")
+_TESTED = ("worst_domain", "image_use", "digits_named", "digits_by_chance")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds; what is missing is empty."""
+
+    path: Path
+    summary: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+    """One a round."""
+    split: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    config: str
+    """The text of config.yaml."""
+    examples: Sequence[Mapping[str, Any]]
+    """Captioned test pictures."""
+
+    @cached_property
+    def kind(self) -> str:
+        """``federated``, ``centralized``, ``local``, or ``unknown`` before the first round."""
+        method = self.summary.get("method")
+        if method in ("centralized", "local"):
+            return str(method)
+        if any("client" in one for one in self.records):
+            return "local"
+        if self.clients or method:
+            return "federated"
+        return "centralized" if any("train/loss" in one for one in self.records) else "unknown"
+
+    @property
+    def method(self) -> str:
+        """The rule's name, or ``centralized`` or ``local``."""
+        if self.kind in ("centralized", "local"):
+            return self.kind
+        return str(self.summary.get("method") or self.setting("aggregator", "name") or "unknown")
+
+    @property
+    def state(self) -> str:
+        """``finished``, ``stopped`` or ``failed``; ``running`` where no summary says how it ended."""
+        state = str(self.summary.get("exit", "running"))
+        return state if state in ("finished", "stopped", "failed") else "running"
+
+    @cached_property
+    def clients(self) -> list[int]:
+        """All that took part in a round so far."""
+        return sorted({int(found[1]) for one in self.records for key in one if (found := _CLIENT.match(key))})
+
+    @cached_property
+    def rounds(self) -> Sequence[Mapping[str, Any]]:
+        """The records after the start."""
+        return [one for one in self.records if one.get("round")]
+
+    @property
+    def tested(self) -> Mapping[str, Any]:
+        """What was measured at the end. Runs before there was a test split: on the validation samples."""
+        if isinstance(test := self.summary.get("test"), dict):
+            return test
+        return {key: self.summary[key] for key in _TESTED if key in self.summary}
+
+    @property
+    def split_name(self) -> str:
+        """Which samples ``tested`` speaks of."""
+        return "test" if isinstance(self.summary.get("test"), dict) else "validation"
+
+    def setting(self, *keys: str) -> Any:
+        """A setting, or None: ``run.setting("federation", "rounds")``."""
+        value: Any = self.settings
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def series(self, key: str) -> tuple[list[int], list[float]]:
+        """Rounds and values of a record where it is a number."""
+        return series(self.records, key)
+
+    def parts(self, key: str) -> list[str]:
+        """What stands after ``key/`` in the records' keys: domains, layers. Histograms are left out."""
+        found: dict[str, None] = {}
+        for one in self.records:
+            for name in one:
+                if name.startswith(f"{key}/") and not name.endswith("/histogram"):
+                    found[name.removeprefix(f"{key}/")] = None
+        return list(found)
+
+
+def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Rounds and values of one record where it is a number."""
+    pairs = [(int(one.get("round", 0)), float(one[key])) for one in records if is_number(one.get(key))]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def is_run(folder: Path) -> bool:
+    """Whether something in the folder says that a run began in it."""
+    return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
+
+
+def read_run(folder: Path) -> Run:
+    """All that the page shows.
+
+    Raises:
+        RunFolderError: a file is there and cannot be read.
+    """
+    config = read_text(folder / "config.yaml")
+    return Run(
+        path=folder,
+        summary=read_object(folder / "summary.json"),
+        records=read_objects(folder / "metrics.jsonl"),
+        split=read_object(folder / "split.json"),
+        settings=read_settings(config, folder / "config.yaml"),
+        config=config,
+        examples=read_objects(folder / "captions.jsonl"),
+    )

@@ -1,0 +1,173 @@
+"""Names and numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeGuard
+
+METHODS = {
+    "fedcmp": "Fed-CMP",
+    "regmean": "RegMean",
+    "fedavg": "FedAvg",
+    "fedavgm": "FedAvgM",
+    "diloco": "DiLoCo",
+    "fedadam": "FedAdam",
+    "fedyogi": "FedYogi",
+    "fedadagrad": "FedAdagrad",
+    "fedprox": "FedProx",
+    "scaffold": "SCAFFOLD",
+    "fedcm": "FedCM",
+    "fednova": "FedNova",
+    "fedexp": "FedExP",
+    "fedmuon": "FedMuon",
+    "ties": "TIES",
+    "knots": "KnOTS",
+    "median": "Median",
+    "trimmed-mean": "Trimmed mean",
+    "krum": "Krum",
+    "multi-krum": "Multi-Krum",
+    "geometric-median": "Geometric median",
+    "centralized": "Centralized",
+    "local": "Local only",
+}
+PHASES = {
+    "prepare": "preparing",
+    "train": "training",
+    "aggregate": "aggregation",
+    "evaluate": "evaluation",
+    "captions": "captions",
+    "save": "saving",
+}
+_PARTS = {"linear": "projector", "linear_1": "layer 1", "linear_2": "layer 2"}
+_RECORDS = {
+    "server_lr": "server learning rate",
+    "iterations": "iterations of the fuse",
+    "objective": "objective of the fuse",
+    "trimmed": "clients trimmed at each end",
+    "clipped": "share of clients clipped",
+    "density": "share of entries kept",
+    "effective_steps": "effective steps",
+    "momentum": "momentum",
+    "rank": "directions in the shared basis",
+    "K_eff": "effective number of clients",
+    "lr": "learning rate",
+}
+
+
+def method(name: str) -> str:
+    """A method's name as its paper writes it.
+
+    >>> method("fedavgm"), method("my-rule")
+    ('FedAvgM', 'my-rule')
+    """
+    return METHODS.get(name, name)
+
+
+def record(key: str) -> str:
+    """A record's key as words, with the part of the projector that it belongs to.
+
+    >>> record("rank/linear_1"), record("new_thing")
+    ('directions in the shared basis, layer 1', 'new thing')
+    """
+    name, _, part = key.partition("/")
+    text = _RECORDS.get(name, name.replace("_", " "))
+    return f"{text}, {layer(part)}" if part else text
+
+
+def layer(name: str) -> str:
+    """A part of the projector.
+
+    >>> layer("linear_2"), layer("visual.0")
+    ('layer 2', 'visual.0')
+    """
+    return _PARTS.get(name, name)
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """Names as a sentence has them.
+
+    >>> listed(["a", "b", "c"]), listed(["a"]), listed(["a", "b", "c", "d"], most=2)
+    ('a, b and c', 'a', 'a, b and 2 more')
+    """
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with so many decimals; a dash where there is none.
+
+    >>> number(1.23456), number(-0.5, 1), number(None), number(float("nan"))
+    ('1.235', '−0.5', '–', '–')
+    """
+    if not is_number(value):
+        return "–"
+    text = f"{value:,.{digits}f}"
+    return text.replace("-", "−") if text.strip("-0.,") else text.lstrip("-")
+
+
+def short(value: float) -> str:
+    """A number in at most five letters or so.
+
+    >>> short(0.0), short(1234.5), short(12.34), short(0.012345), short(0.00012), short(-0.25)
+    ('0', '1,234', '12.3', '0.012', '1.2e−4', '−0.25')
+    """
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 0.001:
+        text = re.sub(r"e([-+])0*", lambda found: "e" + found[1].replace("+", ""), f"{value:.1e}")
+    elif size < 10:
+        text = f"{value:.3g}" if size >= 1 else f"{value:.2g}" if size >= 0.1 else f"{value:.3f}"
+    else:
+        text = f"{value:.1f}" if size < 100 else f"{value:,.0f}"
+    return text.replace("-", "−")
+
+
+def count(value: Any) -> str:
+    """A whole number.
+
+    >>> count(12345), count(None)
+    ('12,345', '–')
+    """
+    return f"{int(value):,}" if is_number(value) else "–"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds for people.
+
+    >>> duration(5.81), duration(0.0123), duration(75), duration(9000), duration(None)
+    ('5.8 s', '12 ms', '1.2 min', '2.5 h', '–')
+    """
+    if not is_number(seconds):
+        return "–"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds / 60:.1f} min" if seconds < 3597 else f"{seconds / 3600:,.1f} h"
+
+
+def chance(p: Any) -> str:
+    """A p-value.
+
+    >>> chance(0.0123), chance(0.0000123), chance(1.0), chance(None)
+    ('p = 0.012', 'p < 0.001', 'p = 1.000', 'p unknown')
+    """
+    if not is_number(p):
+        return "p unknown"
+    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether there is a finite number to show; truth values are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def identifier(name: str) -> str:
+    """Letters, digits and hyphens for a file name or an id.
+
+    >>> identifier("domain/full (mixed) <b>"), identifier("…")
+    ('domain-full-mixed-b', 'x')
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
