@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -20,10 +21,12 @@ from wandb_server import Server
 
 from fedcmp.errors import ConfigError
 from fedcmp.tracking.wandb import WandbConfig, WandbTracker
+from fedcmp.tracking.wandb.file import BEGIN, BLOCK, FIRST, FULL, HEAD, LAST, mend_parts, read_log
 from fedcmp.tracking.wandb.media import SPLIT_BYTES, to_artifacts
 from fedcmp.tracking.wandb.records import to_curves
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
+HALF_A_MESSAGE = struct.pack("<IHB", 0, 1000, 1) + b"the first bytes of a thousand"
 SETTINGS = {
     "aggregator": {"name": "fedcmp"},
     "optimizer": {"lr": 0.01},
@@ -261,6 +264,8 @@ def in_parts(tmp_path_factory: pytest.TempPathFactory, home: Path) -> tuple[Path
             empty = folder / "wandb" / f"offline-run-20260101_000000-{full.stem.removeprefix('run-')}" / full.name
             empty.parent.mkdir()
             empty.write_bytes(full.read_bytes()[:7])
+            with full.open("ab") as file:
+                file.write(HALF_A_MESSAGE)
     return folder, server
 
 
@@ -274,6 +279,26 @@ def test_a_resumed_wandb_run_has_each_round_once(in_parts: tuple[Path, Server]) 
     assert (first.exit_code, second.exit_code, third.exit_code) == (None, 0, 0)
     assert [row["round"] for part in (first, second, third) for row in part.rows] == [0, 1, 2, 3, 4]
     assert third.summary["val/loss"] == {"min": 0.0, "last": 0.0}, "of this part only"
+
+
+def test_wandb_messages_longer_than_a_block_are_read_and_cut_where_they_begin(tmp_path: Path) -> None:
+    from wandb.proto.wandb_internal_pb2 import HistoryRecord, Record, RunRecord
+
+    small = Record(run=RunRecord(run_id="abc")).SerializeToString()
+    large = Record(history=HistoryRecord()).SerializeToString() + Record(uuid="x" * 80_000).SerializeToString()
+    room = BLOCK - BEGIN - 2 * HEAD - len(small)
+    parts = [(FIRST, large[:room]), (3, large[room : room + BLOCK - HEAD]), (LAST, large[room + BLOCK - HEAD :])]
+    content = bytes(BEGIN)
+    for kind, part in [(FULL, small), *parts, (FULL, small)]:
+        content += struct.pack("<IHB", 0, len(part), kind) + part
+    path = tmp_path / "offline-run-1-abc" / "run-abc.wandb"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert [len(record.uuid) for record in read_log(path)] == [0, 80_000, 0]
+    path.write_bytes(content[: 2 * BLOCK])
+    mend_parts(tmp_path, "abc")
+    assert path.stat().st_size == BEGIN + HEAD + len(small)
+    assert [record.run.run_id for record in read_log(path)] == ["abc"]
 
 
 def test_wandb_offline_asks_no_server(in_parts: tuple[Path, Server]) -> None:

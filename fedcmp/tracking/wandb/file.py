@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 from collections.abc import Iterator
@@ -23,7 +24,13 @@ def read_log(path: Path) -> Iterator[Any]:
     """
     from wandb.proto.wandb_internal_pb2 import Record
 
-    content, position, whole = path.read_bytes(), BEGIN, b""
+    for message, _ in _messages(path.read_bytes()):
+        yield Record.FromString(message)
+
+
+def _messages(content: bytes) -> Iterator[tuple[bytes, int]]:
+    """Each whole message and where it ends."""
+    position, whole = BEGIN, b""
     while position + HEAD <= len(content):
         left = BLOCK - position % BLOCK
         _, length, kind = struct.unpack_from("<IHB", content, position) if left >= HEAD else (0, 0, 0)
@@ -36,7 +43,7 @@ def read_log(path: Path) -> Iterator[Any]:
         position += HEAD + length
         whole = part if kind in (FULL, FIRST) else whole + part
         if kind in (FULL, LAST):
-            yield Record.FromString(whole)
+            yield whole, position
 
 
 def last_step(folder: Path, run_id: str) -> int:
@@ -55,8 +62,11 @@ def last_step(folder: Path, run_id: str) -> int:
     return last
 
 
-def remove_empty_parts(folder: Path, run_id: str) -> None:
-    """Removes what a process left that was killed before W&B wrote anything: `wandb sync` would stop there.
+def mend_parts(folder: Path, run_id: str) -> None:
+    """Cuts off what a killed process left half written, for `wandb sync` would send nothing that comes after it.
+
+    A part that never said which run it belongs to is removed, and a file ends after its last whole message. The run
+    must not be running.
 
     Args:
         folder, run_id: as for ``last_step``.
@@ -64,6 +74,10 @@ def remove_empty_parts(folder: Path, run_id: str) -> None:
     for path in _parts(folder, run_id):
         if not any(record.HasField("run") for record in read_log(path)):
             shutil.rmtree(path.parent)
+            continue
+        *_, (_, end) = _messages(path.read_bytes())
+        if end < path.stat().st_size:
+            os.truncate(path, end)
 
 
 def _parts(folder: Path, run_id: str) -> list[Path]:

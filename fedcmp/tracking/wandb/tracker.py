@@ -13,7 +13,7 @@ from typing import Any, cast
 from fedcmp.errors import ConfigError
 from fedcmp.tracking.tracker import read_records
 from fedcmp.tracking.wandb.config import WandbConfig
-from fedcmp.tracking.wandb.file import last_step, remove_empty_parts
+from fedcmp.tracking.wandb.file import last_step, mend_parts
 from fedcmp.tracking.wandb.media import inside, to_artifacts, to_media, to_row
 from fedcmp.tracking.wandb.records import flatten, public, to_curves
 
@@ -107,7 +107,7 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
     import wandb
 
     mode, run_id = cast(Any, config.mode), _run_id(folder / "wandb" / "id")
-    remove_empty_parts(folder / "wandb", run_id)
+    mend_parts(folder / "wandb", run_id)
     quiet = wandb.Settings(silent=True, mode=mode)
     try:
         with inside(folder / "wandb"):
