@@ -10,7 +10,7 @@ and projector float32, as in a run; features are computed once and cached as flo
 tower runs in every step). Reported are samples and positions a second in local training and in whole rounds, the share
 of the device's measured matrix product that training reaches (model FLOPs utilisation; formula in the JSON), seconds
 by phase, peak memory, losses. The first round warms up and does not count where there are more. The LLM's layers are
-checkpointed where the estimate of memory says so (``--checkpointing auto``): 7b keeps 2.7 GB of activations a row, 0.17
+checkpointed where the estimate of memory says so (``--checkpointing auto``): 7b keeps 2.9 GB of activations a row, 0.4
 with it, so that an 80 GB GPU holds about 16 rows without.
 """
 
