@@ -15,6 +15,13 @@ from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, loa
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """GPUs are for ``pytest -m gpu``: the other tests compare bits, and attention on CUDA does not give them twice."""
+    chosen = config.getoption("markexpr") or ""
+    if "gpu" not in chosen or "not gpu" in chosen:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # two contended threads are many times slower

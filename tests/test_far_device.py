@@ -98,7 +98,7 @@ def test_every_rule_stays_on_its_device_alone_and_over_ranks() -> None:
             cohorts.append(lambda round_: LocalCohort([brought(client, round_, FAR) for client in range(NUM_CLIENTS)]))
         return {name: [two_rounds(rule, cohort, FAR) for cohort in cohorts] for name, rule in rules.items()}
 
-    found = run_ranks(there, 2)
+    found = run_ranks(there, 2, timeout=240.0)
     for name, rule in rules.items():
         here = two_rounds(
             rule, lambda round_: LocalCohort([brought(client, round_, "cpu") for client in range(NUM_CLIENTS)]), "cpu"

@@ -88,6 +88,6 @@ class ClientGroupStrategy(DDPStrategy):
 def close() -> None:
     """Ends the process group; without it a gloo process may abort at exit."""
     if dist.is_available() and dist.is_initialized():
-        if torch.cuda.is_available():
+        if torch.cuda.is_initialized():  # a run on the CPU leaves GPUs alone
             torch.cuda.synchronize()
         dist.destroy_process_group()

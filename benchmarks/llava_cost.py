@@ -1,0 +1,146 @@
+"""What a row of LLaVA's shape costs, in operations and in memory, and what a device can do. For ``llava_shape.py``."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from llava_models import Shape, outline_llm
+from torch import nn
+
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.memory import training_memory
+from fedcmp.models.projector import ProjectorConfig, param_shapes
+from fedcmp.module import OptimizerConfig
+
+
+class Sizes(NamedTuple):
+    """What a row is made of, and the parameters that work on it."""
+
+    image_tokens: int
+    """T."""
+    caption_tokens: int
+    """L, the end among them."""
+    layers: int
+    """Parameters in the matrices of the decoder layers."""
+    head: int
+    """Parameters of the output embedding."""
+    projector: int
+    tower: int
+    """Parameters in the matrices of the tower's blocks."""
+
+    @property
+    def positions(self) -> int:
+        """What the LLM reads of a row: BOS, the picture, the caption without its last token."""
+        return self.image_tokens + self.caption_tokens
+
+
+FORMULA = "4 N_layers (T + L) + 4 N_head L + 6 N_projector T [+ 2 N_tower (T + 1) if the tower runs in the step]"
+"""Operations of a row; a multiply-add is two. Frozen matrices: forward and the gradient of their input, 4 N a position;
+trained ones: 6 N; the tower: forward, 2 N. Logits only where labels are. Left out: attention's own products (1 to 2 %
+at 640 positions), what clients record, aggregation, and what activation checkpointing computes again."""
+
+
+def operations_of_row(sizes: Sizes, with_tower: bool) -> float:
+    """Floating-point operations that training on one row needs, by FORMULA."""
+    total = 4.0 * sizes.layers * sizes.positions + 4.0 * sizes.head * sizes.caption_tokens
+    total += 6.0 * sizes.projector * sizes.image_tokens
+    return total + (2.0 * sizes.tower * (sizes.image_tokens + 1) if with_tower else 0.0)
+
+
+def matrices(module: nn.Module) -> int:
+    """Parameters of all linear layers inside."""
+    return sum(one.weight.numel() for one in module.modules() if isinstance(one, nn.Linear))
+
+
+def saved_by_layer(shape: Shape, item: int) -> int:
+    """Bytes that one frozen decoder layer keeps of one position for the backward pass, without checkpointing.
+
+    Two norms keep their input in float32 and its scale; attention keeps q, k, v, its output and a number a head; the
+    MLP keeps the gate, the activated gate and what that is multiplied with. Frozen matrices keep nothing: nobody wants
+    their gradient.
+
+    Args:
+        item: bytes of a number of the LLM.
+    """
+    return 2 * 4 * (shape.width + 1) + item * (4 * shape.width + 3 * shape.inner) + 4 * shape.heads
+
+
+def activation_bytes(shape: Shape, positions: int, labels: int, item: int, checkpointing: bool) -> int:
+    """What the backward pass of one row keeps, an estimate from above.
+
+    The decoder layers as above, or their inputs and one layer with checkpointing; a layer more for gradients on their
+    way; logits twice in float32 and once in the LLM's numbers; the projector's input, inner values and output in
+    float32.
+    """
+    layer = saved_by_layer(shape, item)
+    held = shape.layers * item * shape.width + 2 * layer if checkpointing else (shape.layers + 1) * layer
+    projector = 4 * (shape.tower["hidden_size"] + 5 * shape.width)
+    return positions * (held + projector) + labels * shape.vocabulary * (4 + 4 + item)
+
+
+def memory_estimate(
+    shape: Shape,
+    federation: FederationConfig,
+    optimizer: OptimizerConfig,
+    rules: tuple[str, ...],
+    *,
+    clients: int,
+    caption: int,
+    item: int,
+    checkpointing: bool,
+    with_tower: bool,
+) -> dict[str, int]:
+    """Bytes on the device by part, before anything is built.
+
+    Args:
+        rules: their states lie side by side; one of them trains at a time, or the loop by hand does.
+        item: bytes of a number of the LLM.
+    """
+    tower = shape.tower
+    shapes = param_shapes(tower["hidden_size"], shape.width, ProjectorConfig())
+    params = {name: torch.empty(one, device="meta") for name, one in shapes.items()}
+    projector = 4 * sum(value.numel() for value in params.values())
+    federated, sums = 0, 0
+    for rule in rules:
+        aggregator = build_aggregator(AggregatorConfig(rule))
+        parts = training_memory(params, aggregator, federation, optimizer, busiest=clients, population=clients)
+        sums = max(sums, sum(part.server or 0 for part in parts if part.what.startswith("sums")))
+        federated = max(federated, sum(part.server or 0 for part in parts if not part.what.startswith("sums")))
+    blocks = 4 * tower["hidden_size"] ** 2 + 2 * tower["hidden_size"] * tower["intermediate_size"]
+    image_tokens = (tower["image_size"] // tower["patch_size"]) ** 2
+    rows = min(federation.slots, clients) * federation.batch_size
+    activations = rows * activation_bytes(shape, image_tokens + caption, caption, item, checkpointing)
+    return {
+        "language model": item * sum(value.numel() for value in outline_llm(shape).parameters()),
+        "vision tower": 4 * tower["num_hidden_layers"] * blocks if with_tower else 0,
+        "activations": activations,
+        "sums over clients, beyond activations": max(0, sums - activations),  # those are free by then
+        "clients and states": federated,
+        # parameters, gradients and moments of the loop by hand, and what the other rules keep
+        "beside them": (4 + 3 * len(rules)) * projector,
+    }
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after all work of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, repeats: int = 5) -> dict[str, Any]:
+    """Operations a second of a large square product, the best of some: what the device can do, measured here."""
+    size = size or (8192 if device.type == "cuda" else 1024)
+    each = 20 if device.type == "cuda" else 2
+    stream = torch.Generator(device).manual_seed(0)
+    one, other = (torch.randn(size, size, generator=stream, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):  # the first warms up
+        t0 = now(device)
+        for _ in range(each):
+            one @ other
+        seconds.append((now(device) - t0) / each)
+    return {"per_second": 2.0 * size**3 / min(seconds[1:]), "size": size, "dtype": str(dtype).removeprefix("torch.")}

@@ -1,0 +1,232 @@
+"""LLaVA-1.5 with random weights: what federated rounds cost on a device, beside a loop written by hand.
+
+    python benchmarks/llava_shape.py --shape 7b --slots 4 --clients 8 --batch 4 --rounds 4 --steps 4   # one 80 GB GPU
+    python benchmarks/llava_shape.py --shape 7b --slots 4 --clients 8 --batch 16 --rounds 4 --steps 4  # checkpointed
+    python benchmarks/llava_shape.py --shape tiny --device cpu                  # seconds: shows that it runs
+
+Rounds of Fed-CMP and of FedAvg (``federation.loop.run_round``) take turns with the same number of rows in a centralized
+loop, in one process, on the same few samples in every round, so that all losses must fall. The LLM is bfloat16, tower
+and projector float32, as in a run; features are computed once and cached as float16, as in a run (``--pixels``: the
+tower runs in every step). Reported are samples and positions a second in local training and in whole rounds, the share
+of the device's measured matrix product that training reaches (model FLOPs utilisation; formula in the JSON), seconds
+by phase, peak memory, losses. The first round warms up and does not count where there are more. The LLM's layers are
+checkpointed where the estimate of memory says so (``--checkpointing auto``): 7b keeps 2.9 GB of activations a row, 0.4
+with it, so that an 80 GB GPU holds about 16 rows without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from llava_cost import FORMULA, matmul_peak, memory_estimate, operations_of_row
+from llava_models import SHAPES
+from llava_rounds import (
+    Centralized,
+    Federated,
+    Setting,
+    build,
+    federation_config,
+    make_federation,
+    optimizer_config,
+)
+
+from fedcmp.build import pick_device
+from fedcmp.distributed.team import Solo
+from fedcmp.errors import ConfigError
+from fedcmp.evaluation.losses import evaluate
+from fedcmp.models.backbones import DTYPES
+from fedcmp.report.plan import human
+from fedcmp.report.summary import versions
+from fedcmp.report.table import table
+
+RULES = ("fedavg", "fedcmp")
+CENTRALIZED = "by hand"
+ROOM = 0.9
+"""Share of the device's memory that the estimate may reach."""
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of the device, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def choose_checkpointing(setting: Setting, device: torch.device) -> tuple[bool, dict[str, int]]:
+    """Whether layers are checkpointed, and the estimate with it.
+
+    Raises:
+        ConfigError: it does not fit the device in any case.
+    """
+    room = ROOM * memory_of(device)
+    choices = {"auto": (False, True), "on": (True,), "off": (False,)}[setting.checkpointing]
+    for choice in choices:
+        estimate = memory_estimate(
+            SHAPES[setting.shape],
+            federation_config(setting),
+            optimizer_config(setting),
+            RULES,
+            clients=setting.clients,
+            caption=setting.caption,
+            item=DTYPES[setting.dtype].itemsize,
+            checkpointing=choice,
+            with_tower=setting.pixels,
+        )
+        if sum(estimate.values()) <= room:
+            return choice, estimate
+    parts = ", ".join(f"{what} {human(size)}" for what, size in estimate.items() if size)
+    hint = ", or leave --checkpointing at auto" if setting.checkpointing == "off" else ""
+    raise ConfigError(
+        f"--shape {setting.shape} with --slots {setting.slots} and --batch {setting.batch} needs about "
+        f"{human(sum(estimate.values()))} ({parts}), and {device.type} has {human(memory_of(device))}; lower --slots, "
+        f"--batch or --clients{hint}"
+    )
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """Builds, trains in turns, and tells.
+
+    Raises:
+        ConfigError: there is no such device, or it is too small.
+    """
+    device = pick_device(setting.device)
+    checkpointing, estimate = choose_checkpointing(setting, device)
+    built = build(setting, device, checkpointing)
+    peak = matmul_peak(device, DTYPES[setting.dtype])
+    federations = {rule: make_federation(setting, built, device, rule) for rule in RULES}
+    data = federations[RULES[0]].eval_data
+    before = evaluate(built.module, built.params, data, team=Solo(device)).loss
+    runners: dict[str, Federated | Centralized] = {
+        rule: Federated(federation, built.params, device) for rule, federation in federations.items()
+    }
+    runners[CENTRALIZED] = Centralized(built, federations[RULES[0]], setting.lr, device)
+    for number in range(setting.rounds):
+        for runner in runners.values():
+            runner.go(number)
+    rows = setting.clients * setting.steps * setting.batch
+    each = operations_of_row(built.sizes, setting.pixels)
+    methods = {}
+    for name, runner in runners.items():
+        rate = rows / runner.typical("train")
+        methods[name] = {
+            "samples_per_second": rate,
+            "positions_per_second": rate * built.sizes.positions,
+            "mfu": rate * each / peak["per_second"],
+            "round_samples_per_second": rows / runner.typical("round"),
+            "to_by_hand": runners[CENTRALIZED].typical("train") / runner.typical("train"),
+            "round_to_by_hand": runners[CENTRALIZED].typical("round") / runner.typical("round"),
+            "seconds": runner.seconds,
+            "peak_memory": runner.peak,
+            "loss": {"before": before, "after": evaluate(built.module, runner.params(), data, team=Solo(device)).loss},
+        }
+    return {
+        "setting": setting._asdict(),
+        "rows_in_a_round": rows,
+        "sizes": {**built.sizes._asdict(), "positions": built.sizes.positions},
+        "operations": {"formula": FORMULA, "row": each},
+        "matmul_peak": peak,
+        "memory": {"estimate": estimate, "device": memory_of(device), "checkpointing": checkpointing},
+        "seconds": built.seconds,
+        "methods": methods,
+        "machine": machine(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What it ran on."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {"device": name, "cuda": torch.version.cuda, "cores": cores, "threads": torch.get_num_threads()}
+
+
+def commit() -> str | None:
+    """The commit of the code; None outside a repository."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What people read."""
+    memory, peak = result["memory"], result["matmul_peak"]
+    rows = [
+        [
+            name,
+            one["samples_per_second"],
+            one["positions_per_second"],
+            f"{one['mfu']:.1%}",
+            one["to_by_hand"],
+            one["round_to_by_hand"],
+            human(one["peak_memory"]),
+            one["loss"]["before"],
+            one["loss"]["after"],
+        ]
+        for name, one in result["methods"].items()
+    ]
+    header = ["", "samples/s", "positions/s", "MFU", "to by hand", "whole round", "peak memory", "loss before", "after"]
+    estimate = ", ".join(f"{what} {human(size)}" for what, size in memory["estimate"].items() if size)
+    checkpointing = "on" if memory["checkpointing"] else "off"
+    lines = [
+        f"{result['machine']['device']}; product of {peak['size']} in {peak['dtype']}: "
+        f"{peak['per_second'] / 1e12:.3f} TFLOP/s; activation checkpointing {checkpointing}",
+        f"memory, estimated: {human(sum(memory['estimate'].values()))}: {estimate}",
+        "",
+        table(rows, header),
+        "",
+        f"operations of a row: {result['operations']['formula']} = {result['operations']['row']:.4g}",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Setting()
+    parser.add_argument("--shape", choices=list(SHAPES), default=default.shape)
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default=default.device)
+    parser.add_argument("--dtype", choices=list(DTYPES), default=default.dtype, help="of the LLM")
+    parser.add_argument("--slots", type=int, default=default.slots, help="clients that train at once")
+    parser.add_argument("--clients", type=int, default=default.clients)
+    parser.add_argument("--rounds", type=int, default=default.rounds)
+    parser.add_argument("--steps", type=int, default=default.steps, help="local steps of a client in a round")
+    parser.add_argument("--batch", type=int, default=default.batch, help="rows of one client's step")
+    parser.add_argument("--caption", type=int, default=default.caption, help="tokens of a caption, its end among them")
+    parser.add_argument("--checkpointing", choices=["auto", "on", "off"], default=default.checkpointing)
+    parser.add_argument("--pixels", action="store_true", help="run the tower in every step, too")
+    parser.add_argument("--lr", type=float, default=default.lr)
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--out", type=Path, help="write the JSON here")
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    for name in ("slots", "clients", "rounds", "steps", "batch"):
+        if options[name] < 1:
+            parser.error(f"--{name} must be at least 1, got {options[name]}")
+    if options["device"] == "cuda" and not torch.cuda.is_available():
+        parser.error("--device is cuda, but torch finds no CUDA device; use auto or cpu")
+    if options["caption"] < 2:
+        parser.error(f"--caption must be at least 2, got {options['caption']}")
+    try:
+        result = measure(Setting(**options))
+    except ConfigError as error:
+        parser.error(str(error))
+    print(describe(result))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The benchmark of LLaVA's shape at its tiny size, and what it rests on: operations, memory, the loop by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedcmp.models.alignment import caption_nll, greedy_captions
+from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
+from fedcmp.types import Batch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import llava_cost
+import llava_models
+import llava_rounds
+import llava_shape
+
+SHAPE = llava_models.SHAPES["tiny"]
+CPU = torch.device("cpu")
+TINY = llava_rounds.Setting(shape="tiny", device="cpu", clients=2, caption=24)
+
+
+def built(**changes: Any) -> tuple[llava_rounds.Built, Batch]:
+    setting = TINY._replace(**changes)
+    parts = llava_rounds.build(setting, CPU, setting.checkpointing == "on")
+    return parts, parts.fetch(range(4))
+
+
+def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "results" / "llava.json"
+    words = "--shape tiny --device cpu --slots 2 --clients 3 --rounds 3 --steps 4 --batch 2 --caption 24 --lr 1e-2"
+    llava_shape.main([*words.split(), "--out", str(out)])
+    result = json.loads(out.read_text())
+    assert {"setting", "machine", "versions", "commit", "matmul_peak", "memory", "seconds"} <= set(result)
+    assert result["rows_in_a_round"] == 24
+    assert result["sizes"]["positions"] == 16 + 24
+    assert result["operations"]["row"] > 0
+    assert "N_layers" in result["operations"]["formula"]
+    assert set(result["methods"]) == {"fedavg", "fedcmp", "by hand"}
+    for name, one in result["methods"].items():
+        assert one["loss"]["after"] < one["loss"]["before"] - 0.1, name
+        assert 0 < one["mfu"] < 1
+        assert one["positions_per_second"] == pytest.approx(40 * one["samples_per_second"])
+        assert one["round_samples_per_second"] <= one["samples_per_second"]
+        assert len(one["seconds"]) == 3
+        assert all(row["round"] >= row["train"] > 0 for row in one["seconds"])
+        assert name == "by hand" or all(row["aggregate"] > 0 for row in one["seconds"])
+        assert one["peak_memory"] > sum(result["memory"]["estimate"].values())
+    assert result["methods"]["by hand"]["to_by_hand"] == 1
+    assert "MFU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    ("--slots 0", "--slots must be at least 1, got 0"),
+    ("--caption 1", "--caption must be at least 2, got 1"),
+    ("--shape 13b --device cpu --batch 4096", r"--shape 13b with --slots 2 and --batch 4096 needs about .*activations"),
+    ("--checkpointing off --batch 10000000", "or leave --checkpointing at auto"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_the_words_of_the_user(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        llava_shape.main(words.split())
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_the_loop_by_hand_and_the_module_compute_the_same(pixels: bool) -> None:
+    parts, batch = built(pixels=pixels, dtype="float32")
+    nll, tokens = parts.module.nll(batch)
+    by_hand = llava_models.ByHand(parts.module.llm, parts.params, 1e-3, parts.module.tower)
+    loss = by_hand.loss(batch)
+    torch.testing.assert_close(loss, nll.sum() / tokens.sum(), rtol=1e-5, atol=1e-5)
+    loss.backward()
+    (nll.sum() / tokens.sum()).backward()
+    ours = dict(parts.module.projector.named_parameters())
+    theirs = dict(zip(by_hand.params(), by_hand.projector.parameters(), strict=True))
+    for name, value in theirs.items():
+        assert value.grad is not None
+        torch.testing.assert_close(value.grad, ours[name].grad, rtol=1e-3, atol=1e-7)
+    assert {name: value.shape for name, value in by_hand.params().items()} == {
+        name: value.shape for name, value in parts.params.items()
+    }
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_operations_are_those_that_torch_counts(pixels: bool) -> None:
+    parts, batch = built(pixels=pixels)
+    by_hand = llava_models.ByHand(parts.module.llm, parts.params, 1e-3, parts.module.tower)
+    with FlopCounterMode(display=False) as counter:
+        by_hand.loss(batch).backward()
+    products = ("mm", "addmm", "bmm", "baddbmm")
+    counted = sum(
+        count for kind, count in counter.get_flop_counts()["Global"].items() if str(kind).split(".")[-1] in products
+    )
+    first = parts.params["linear_1.weight"].numel()
+    unneeded = 2 * first * parts.sizes.image_tokens  # nobody wants the gradient of the features
+    biases = 6 * sum(value.numel() for value in parts.params.values() if value.dim() == 1) * parts.sizes.image_tokens
+    expected = 4 * (llava_cost.operations_of_row(parts.sizes, pixels) - unneeded - biases)
+    assert counted == pytest.approx(expected, rel=1e-3)
+
+
+def kept_bytes(run: Callable[[], torch.Tensor], frozen: set[int]) -> int:
+    """What autograd keeps, each storage once."""
+    kept: dict[int, int] = {}
+    alive: list[torch.Tensor] = []  # or a later tensor might take a place that one of before had
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_layer_keeps_what_the_formula_says(dtype: str) -> None:
+    parts, _ = built(dtype=dtype)
+    llm, item = parts.module.llm, 2 if dtype == "bfloat16" else 4
+    frozen = {value.untyped_storage().data_ptr() for value in (*llm.model.parameters(), *llm.model.buffers())}
+    sizes = []
+    for layers in (2, 1):
+        del llm.layers[layers:]
+        states = torch.randn(3, 40, SHAPE.width, dtype=llm.model.dtype).requires_grad_()
+        decoder = llm.model.get_decoder()
+        sizes.append(kept_bytes(lambda one=states, deep=decoder: deep(inputs_embeds=one, use_cache=False)[0], frozen))
+    assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, item), rel=0.02)
+
+
+# checkpointed, what layers compute again comes later and is not seen here: much of two layers
+@pytest.mark.parametrize(("checkpointing", "least"), [("off", 0.3), ("on", 0.15)])
+def test_activations_stay_below_their_estimate_and_not_far(checkpointing: str, least: float) -> None:
+    parts, batch = built(checkpointing=checkpointing)
+    held = (*parts.module.parameters(), *parts.module.llm.model.buffers(), *batch.values())
+    frozen = {value.untyped_storage().data_ptr() for value in held}
+    kept = kept_bytes(lambda: parts.module.nll(batch)[0].sum(), frozen)
+    estimate = 4 * llava_cost.activation_bytes(SHAPE, parts.sizes.positions, 24, 2, checkpointing == "on")
+    assert least * estimate < kept < estimate
+
+
+def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memory(llm: LanguageModel) -> None:
+    other = load_llm(ModelConfig(activation_checkpointing=True))
+    stream = torch.Generator().manual_seed(0)
+    image, ids = torch.randn(2, 16, llm.width, generator=stream), torch.randint(5, 200, (2, 12), generator=stream)
+    kept, gradients = [], []
+    for one in (llm, other):
+        start = image.clone().requires_grad_()
+        frozen = {value.untyped_storage().data_ptr() for value in (*one.model.parameters(), *one.model.buffers())}
+        kept.append(kept_bytes(lambda one=one, start=start: caption_nll(one, start, ids, ids)[0].sum(), frozen))
+        caption_nll(one, start, ids, ids)[0].sum().backward()
+        gradients.append(start.grad)
+    assert torch.equal(*gradients)
+    assert kept[1] < 0.5 * kept[0]
+    assert greedy_captions(other, image, 6) == greedy_captions(llm, image, 6)
+
+
+def test_weights_are_drawn_from_their_own_stream() -> None:
+    before = torch.get_rng_state()
+    first, again = (llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=3).model.state_dict() for _ in range(2))
+    other = llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=4).model.state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(first[name], again[name])
+    assert not torch.equal(first[name], other[name])
+    assert {value.dtype for value in first.values()} == {torch.bfloat16}
+
+
+def test_the_large_shapes_are_vicunas() -> None:
+    for name, count in (("7b", 6_738_415_616), ("13b", 13_015_864_320)):
+        shape = llava_models.SHAPES[name]
+        assert sum(value.numel() for value in llava_models.outline_llm(shape).parameters()) == count
+        assert shape.tower["image_size"] // shape.tower["patch_size"] == 24
