@@ -80,8 +80,6 @@ def test_model_folders_are_checked_by_key(tmp_path: Path) -> None:
     assert resolve("openai/clip-vit-large-patch14-336", "tower", "k") == "openai/clip-vit-large-patch14-336"
     with pytest.raises(ConfigError, match=r"feature_layer is -9, but the tower has only 4 blocks"):
         load_tower(ModelConfig(feature_layer=-9))
-    with pytest.raises(ConfigError, match=r"model\.feature_layer counts from the end"):
-        ModelConfig(feature_layer=1).validate()
 
 
 def test_widths_are_read_from_configs(tmp_path: Path) -> None:
