@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from models.tiny import LLMS, TOWERS, llm_config, make_tokenizer
+from models.verdicts import llava_holds
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
@@ -115,40 +116,45 @@ def test_greedy_captions_are_those_of_a_loop_without_a_cache(name: str, llm_fold
 def test_llava_of_transformers_sees_the_same(name: str, llm_folder: Folder) -> None:
     """Pictures enter after the embedding, so a family's scale (Gemma's sqrt(D)) is on words and not on pictures."""
     llm = load(llm_folder, name)
-    text = llm.model.config
-    llava = assemble_llava(llm)
-    if llm.width != text.hidden_size:  # OPT 350M: Llava projects to hidden_size, which is not that of the words
+    verdict, config, head = llava_holds(llm), llm.model.config, llm.model.get_output_embeddings()
+    if "untied" in verdict:
+        with pytest.raises(AttributeError, match="embed_tokens"):
+            make_llava(llm, tied=True)
+    llava = make_llava(llm, tied=config.tie_word_embeddings and verdict == "yes")
+    if "width" in verdict:
         assert llava.model.multi_modal_projector.linear_2.weight.shape[0] != llm.width
         return
+    assert ("bias" in verdict) == (llava.lm_head.bias is None and head.bias is not None)
+    llava.model.language_model, llava.lm_head = llm.model.base_model, head
     pixels = torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(2))
-    projector = llava.model.multi_modal_projector.state_dict()
     with torch.no_grad():
         features = llava.model.vision_tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
+        image = project(llava.model.multi_modal_projector.state_dict(), features)
         for tokens in captions(llm):
             start = [] if llm.bos_id is None else [llm.bos_id]
             ids = torch.tensor([[*start, *[llava.config.image_token_id] * 36, *tokens]])
             logits = llava(input_ids=ids, pixel_values=pixels).logits[0, -len(tokens) - 1 : -1]
-            cap = getattr(text, "final_logit_softcapping", None)
-            if cap is not None:  # Llava leaves Gemma 2's bound out: the order of the words is the same, the loss is not
+            if "bound" in verdict:
+                cap = config.final_logit_softcapping
                 assert float(logits.abs().max()) > cap
                 logits = cap * torch.tanh(logits / cap)
-            nll, _ = caption_nll(llm, project(projector, features), tokens[None], tokens[None])
+            nll, _ = caption_nll(llm, image, tokens[None], tokens[None])
             torch.testing.assert_close(nll[0], F.cross_entropy(logits, tokens, reduction="sum"), rtol=1e-5, atol=1e-4)
 
 
-def assemble_llava(llm: LanguageModel) -> Any:
-    vision = TOWERS["clip"].config(**TOWERS["clip"].options)
+def make_llava(llm: LanguageModel, *, tied: bool) -> Any:
+    """A random Llava for this LLM, as transformers makes it of configs."""
     text = copy.deepcopy(llm.model.config)
-    text.tie_word_embeddings = False  # Llava ties by the name that Llama has for its embedding
+    text.tie_word_embeddings = tied
     config = transformers.LlavaConfig(
-        vision_config=vision, text_config=text, image_token_id=text.vocab_size - 1, tie_word_embeddings=False
+        vision_config=TOWERS["clip"].config(**TOWERS["clip"].options),
+        text_config=text,
+        image_token_id=text.vocab_size - 1,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        llava = transformers.LlavaForConditionalGeneration(config).eval()
-    llava.model.language_model = llm.model.base_model
-    llava.lm_head = llm.model.get_output_embeddings()
-    return llava
+        return transformers.LlavaForConditionalGeneration(config).eval()
 
 
 def test_gemma_2_keeps_both_of_its_bounds(llm_folder: Folder, tmp_path: Path) -> None:

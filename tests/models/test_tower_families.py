@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from models.tiny import MAPS, TOWERS, make_processor, save_tower, vision_model
+from models.verdicts import PREFIX, llava_selects
 from PIL import Image
 
 from fedcmp.errors import ConfigError
@@ -24,7 +25,6 @@ Folder = Callable[[str], Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
 PICTURES = [Image.fromarray(one) for one in PIXELS]
 LAYERS: tuple[int | list[int], ...] = (-1, -2, 0, [-2, -3], [-4, -1, 2])
-PREFIX = {"clip": 1, "dinov2": 1, "dinov2-registers": 4, "dinov3": 5, "vit": 1, "deit": 2, "beit": 1}
 TRANSFORMERS = [name for name in TOWERS if name not in MAPS]
 
 
@@ -94,9 +94,9 @@ def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Fold
         load(tower_folder, name, feature_layer=[-2, -3])
 
 
-@pytest.mark.parametrize("layer", [-2, -1, [-2, -3], [-1, -2, -4]], ids=str)
+@pytest.mark.parametrize("layer", [-2, [-2, -3], [-1, -2, -4]], ids=str)
 @pytest.mark.parametrize("keep_cls", [False, True])
-@pytest.mark.parametrize("name", ["clip", "siglip", "dinov2"])
+@pytest.mark.parametrize("name", TRANSFORMERS)
 def test_llava_selects_the_same(name: str, keep_cls: bool, layer: int | list[int], tower_folder: Folder) -> None:
     tower = load(tower_folder, name, feature_layer=layer, keep_cls=keep_cls)
     config = transformers.LlavaConfig(
@@ -109,13 +109,21 @@ def test_llava_selects_the_same(name: str, keep_cls: bool, layer: int | list[int
     llava = transformers.LlavaModel(config).eval()
     llava.vision_tower = whole_model(tower_folder, name)
     llava.multi_modal_projector = torch.nn.Identity()
-    pixels = tower.preprocess(PICTURES)
-    strategy = "default" if tower.drop_cls else "full"
+    pixels, verdict = tower.preprocess(PICTURES), llava_selects(name)
+
+    def theirs() -> torch.Tensor:
+        strategy = "default" if tower.drop_cls else "full"
+        found = llava.get_image_features(pixels, vision_feature_layer=layer, vision_feature_select_strategy=strategy)
+        return torch.stack(list(found.pooler_output))
+
     with torch.inference_mode():
-        theirs = llava.get_image_features(
-            pixels, vision_feature_layer=layer, vision_feature_select_strategy=strategy
-        ).pooler_output
-        torch.testing.assert_close(tower.encode(pixels), torch.stack(list(theirs)))
+        if verdict.startswith("no"):
+            with pytest.raises(TypeError, match="spatial_shapes"):
+                theirs()
+        elif verdict == "yes" or keep_cls:
+            torch.testing.assert_close(tower.encode(pixels), theirs())
+        else:
+            assert theirs().shape[1] == tower.num_tokens + PREFIX[name] - 1
 
 
 def test_every_family_that_is_said_to_be_tested_is() -> None:
