@@ -11,23 +11,8 @@ from torch import Tensor, nn
 from fedcmp.errors import ConfigError
 from fedcmp.models.blocks import find_blocks
 from fedcmp.models.config import DTYPES, ModelConfig, resolve
+from fedcmp.models.families import TESTED_LLMS
 from fedcmp.models.loading import freeze, loading
-
-TESTED_LLMS = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-)
-"""`model_type` of the families that the tests train through. Others are tried when they load."""
 
 
 @dataclass(frozen=True)

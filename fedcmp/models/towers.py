@@ -13,37 +13,9 @@ from torch import Tensor, nn
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.blocks import count_prefix, find_blocks, read_states
 from fedcmp.models.config import ModelConfig, resolve
+from fedcmp.models.families import VISION_CLASSES, tower_class
 from fedcmp.models.loading import freeze, hash_weights, loading
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
-
-TESTED_TOWERS = (
-    "beit",
-    "clip",
-    "clip_vision_model",
-    "convnext",
-    "deit",
-    "dinov2",
-    "dinov2_with_registers",
-    "dinov3_vit",
-    "mobilenet_v2",
-    "resnet",
-    "siglip",
-    "siglip_vision_model",
-    "siglip2",
-    "siglip2_vision_model",
-    "swin",
-    "vit",
-)
-"""`model_type` of the families that the tests read. Others are tried in the same way."""
-VISION_CLASSES = {
-    "clip": "CLIPVisionModel",
-    "clip_vision_model": "CLIPVisionModel",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "siglip2": "Siglip2VisionModel",
-    "siglip2_vision_model": "Siglip2VisionModel",
-}
-"""Families whose full checkpoints hold a text model, too, which these classes leave out."""
 
 
 class VisionTower(nn.Module):
@@ -161,7 +133,8 @@ class VisionTower(nn.Module):
             features = states[0].flatten(2).transpose(1, 2)
         else:
             skip = self.num_prefix if self.drop_cls else 0
-            features = torch.cat([state[:, skip:] for state in states], dim=-1)
+            parts = [state[:, skip:] for state in states]
+            features = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         grid = self.grid
         if self.token_grid:
             features, grid = average(features, grid, self.token_grid), (self.token_grid, self.token_grid)
@@ -189,13 +162,6 @@ def _depths(layers: Sequence[int], blocks: nn.ModuleList | None) -> list[int]:
 
 def _preprocessing(processor: Any) -> Any:
     return processor.to_json_string() if hasattr(processor, "to_json_string") else processor
-
-
-def tower_class(model_type: str) -> Any:
-    """The class of transformers that reads a tower."""
-    import transformers
-
-    return getattr(transformers, VISION_CLASSES.get(model_type, "AutoModel"))
 
 
 def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:

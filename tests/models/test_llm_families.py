@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from fedcmp.errors import ConfigError
 from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
-from fedcmp.models.llms import TESTED_LLMS
+from fedcmp.models.families import TESTED_LLMS
 from fedcmp.models.outline import outline_llm
 from fedcmp.models.projector import ProjectorConfig, init_params, project
 from fedcmp.types import IGNORE

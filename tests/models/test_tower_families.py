@@ -18,8 +18,8 @@ from PIL import Image
 
 from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
+from fedcmp.models.families import TESTED_TOWERS
 from fedcmp.models.outline import outline_tower
-from fedcmp.models.towers import TESTED_TOWERS
 
 Folder = Callable[[str], Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
