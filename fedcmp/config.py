@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig
-from fedcmp.data.config import DataConfig, PartitionConfig
+from fedcmp.data.config import DataConfig
+from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
@@ -38,6 +39,9 @@ class RunConfig:
     """All random streams derive from it."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
+
+    figures: bool = True
+    """Draw the split at the start."""
 
     def validate(self, prefix: str = "run") -> None:
         if self.device not in DEVICES:
@@ -97,19 +101,51 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: a key, name or value is wrong; the message names key, file and the nearest valid choice.
     """
+    contents = [] if path is None else [(_read(path), str(path))]
+    return _merged(Config(), contents, overrides, path)
+
+
+def amend(config: Config, overrides: Sequence[str]) -> Config:
+    """A config with overrides on top, checked; ``config`` itself stays as it is.
+
+    Raises:
+        ConfigError: as for ``load_config``.
+
+    >>> amend(Config(), ["federation.rounds=3"]).federation.rounds
+    3
+    """
+    return _merged(config, [], overrides, None)
+
+
+def from_yaml(text: str, where: str) -> Config:
+    """What ``to_yaml`` wrote, as a config again, checked.
+
+    Args:
+        text: YAML.
+        where: what errors call it.
+
+    Raises:
+        ConfigError: as for ``load_config``.
+    """
+    return _merged(Config(), [(_parsed(text, where), where)], [], where)
+
+
+def _merged(
+    base: Config, contents: Sequence[tuple[dict[str, Any], str]], overrides: Sequence[str], where: Path | str | None
+) -> Config:
     try:
-        merged = OmegaConf.structured(Config)
-        if path is not None:
-            merged = _merge(merged, _read(path), str(path))
+        merged = OmegaConf.structured(base)
+        for content, name in contents:
+            merged = _merge(merged, content, name)
         for override in overrides:
             merged = _merge(merged, _parse(override), f"override {override}")
         config = typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', '') or path}: {_first_line(error)}") from error
+        raise ConfigError(f"{getattr(error, 'full_key', '') or where}: {_first_line(error)}") from error
     try:
         config.validate()
     except ConfigError as error:
-        raise ConfigError(f"{error}" + (f" (in {path} and overrides)" if path else "")) from error
+        raise ConfigError(f"{error}" + (f" (in {where} and overrides)" if where else "")) from error
     return config
 
 
@@ -144,15 +180,23 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError(f"no config file {path}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    return _parsed(text, str(path))
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{where} cannot be read as YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values, got {type(content).__name__}")
+        raise ConfigError(f"{where}: expected keys and values, got {type(content).__name__}")
     return content
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands
+from fedcmp.cli import commands, comparison
 
 OVERRIDES = """\
 CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
@@ -50,6 +50,22 @@ def _plannable(parser: argparse.ArgumentParser) -> None:
 def _rule_words(parser: argparse.ArgumentParser) -> None:
     _words("RULE", "names of rules; none: all")(parser)
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
+
+
+def _exportable(parser: argparse.ArgumentParser) -> None:
+    _words("RUN | key=value", "a run folder; model.tower=... and model.llm=... where the models have moved", "+")(
+        parser
+    )
+    parser.add_argument("--to", required=True, metavar="hf|llava", help="the format")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder")
+    parser.add_argument(
+        "--dtype", metavar="T", help="float32 or bfloat16; without it: model.llm_dtype (llava: float32)"
+    )
+    for part in ("", "tower-", "llm-", "data-"):
+        what = {"": "of the export"}.get(part, f"of the {part[:-1]}")
+        parser.add_argument(
+            f"--{part}license", metavar="L", default="unknown", help=f"licence {what}, for the model card"
+        )
 
 
 COMMANDS: dict[str, Command] = {
@@ -99,18 +115,83 @@ COMMANDS: dict[str, Command] = {
         (("fedcmp local", "the demo's eight clients, each alone"),),
         _words("CONFIG | key=value", "a config file and overrides"),
     ),
+    "compare": Command(
+        comparison.compare,
+        "compare methods with equal tuning budgets",
+        f"""\
+        Gives every method, and centralized and local as bounds, B tuning runs in every setting on a seed of its own
+        (local learning rate x one option of the method; docs/compare.md has the grid), takes the best by validation
+        loss, runs it on seeds 1 to N and reports the test loss: mean, deviation, recovered fraction, rank, paired
+        t-tests against the reference with Holm's correction.
+
+        A method is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO[:key=value]* or [label=]FILE[:key=value]*,
+        where SCENARIO is a value of partition.scenario and FILE takes CONFIG's place; commas part them. Values with
+        commas or colons stand in brackets or quotes.
+
+        Everything is in one folder: compare.json, runs.jsonl (a line a run), cells/ (run folders), table.md, table.csv,
+        table.tex. Whatever ends a comparison, `fedcmp compare --out DIR` goes on where it was, finished runs are never
+        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed.
+
+        {OVERRIDES}""",
+        (
+            ("fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5", "three methods on the demo"),
+            (
+                "fedcmp compare configs/scenarios/domain.yaml --scenarios domain,iid --budget 4",
+                "two settings, four tuning runs for everyone in each",
+            ),
+            (
+                "fedcmp compare --methods 'fedcmp,no momentum=fedcmp:aggregator.server.momentum=0' --no-bounds",
+                "an ablation",
+            ),
+            ("fedcmp compare --out runs/compare-demo-1", "go on after a stop, or show the tables again"),
+            ("fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10", "more seeds for the best three"),
+        ),
+        comparison.arguments,
+    ),
+    "report": Command(
+        commands.report,
+        "write the page of a run or comparison",
+        """\
+        Draws what a run folder, or a comparison folder, holds as one page with figures, in the folder, and prints the
+        page's path. Nothing is computed anew.""",
+        (
+            ("fedcmp report runs/demo-fedcmp-1", "a run"),
+            ("fedcmp report runs/compare-demo-1", "a comparison"),
+        ),
+        _words("RUN | COMPARISON", "run folders and comparison folders", "+"),
+    ),
     "evaluate": Command(
         commands.evaluate,
         "evaluate the projector of finished runs",
         """\
-        Loads config.yaml and projector.safetensors of each run folder, measures the loss on the held-out samples with
-        right and with shuffled pictures, and writes evaluation.json into the folder. Overrides change the run's config,
-        for example to evaluate on other data.""",
+        Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
+        summary reports: the loss per token with right and with shuffled pictures, token accuracy, CIDEr-D of greedy
+        captions, and answers to yes/no questions about objects. Writes evaluation.json into the folder. Overrides
+        change the run's config, for example to evaluate on other data.""",
         (
             ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
-            ("fedcmp evaluate runs/a runs/b data.val_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a evaluation.probe=question", "for a language model that follows instructions"),
         ),
         _words("RUN | key=value", "run folders and overrides", "+"),
+    ),
+    "export": Command(
+        commands.export,
+        "write a run's projector in the format of transformers or LLaVA",
+        """\
+        --to hf writes a LlavaForConditionalGeneration folder: tower, projector and LLM in one, processor, tokenizer,
+        chat template, generation config and a model card. It is read again and must give the logits and words that the
+        run's own parts give. --to llava writes mm_projector.bin and config.json as the original LLaVA does after its
+        first stage. DIR appears whole or not at all.
+
+        What a Llava cannot hold is refused by the name of its setting, and so are unfinished runs and projectors that
+        training did not change. See docs/export.md.""",
+        (
+            ("fedcmp export runs/demo-fedcmp-1 --to hf --out exported", "one folder that transformers loads"),
+            ("fedcmp export runs/mine --to llava --out stage1 --license apache-2.0", "for LLaVA's second stage"),
+            ("fedcmp export runs/mine model.llm=models/vicuna --to hf --out exported", "the LLM has moved"),
+        ),
+        _exportable,
     ),
     "table": Command(
         commands.compare_folders,

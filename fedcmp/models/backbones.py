@@ -2,7 +2,8 @@
 
 from fedcmp.models.config import DEMO, DTYPES, ModelConfig, resolve, width_of
 from fedcmp.models.llms import LanguageModel, load_llm
-from fedcmp.models.towers import VisionTower, load_tower
+from fedcmp.models.loading import quiet_transformers
+from fedcmp.models.towers import VisionTower, load_tower, read_tower
 
 __all__ = [
     "DEMO",
@@ -12,6 +13,8 @@ __all__ = [
     "VisionTower",
     "load_llm",
     "load_tower",
+    "quiet_transformers",
+    "read_tower",
     "resolve",
     "width_of",
 ]

@@ -90,6 +90,7 @@ def load_llm(config: ModelConfig) -> LanguageModel:
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         end_id = _find_end(tokenizer, config)  # before the weights are read
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
+    model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
     freeze(model)
     llm = LanguageModel(model, tokenizer, end_id)
     if model.config.model_type not in TESTED_LLMS:

@@ -14,7 +14,7 @@ from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.blocks import count_prefix, find_blocks, read_states
 from fedcmp.models.config import ModelConfig, resolve
 from fedcmp.models.families import VISION_CLASSES, tower_class
-from fedcmp.models.loading import freeze, hash_weights, loading
+from fedcmp.models.loading import freeze, hash_weights, loading, quiet_transformers
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
 
 
@@ -91,6 +91,11 @@ class VisionTower(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels to features ``[B, T, d]`` in the tower's dtype."""
         return self._select(self._states(pixels))
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the model is given pictures, and not patches that were cut before."""
+        return not self._naflex_side
 
     @property
     def _naflex_side(self) -> int:
@@ -187,11 +192,11 @@ def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:
     return _tower(model, processor, config)
 
 
-def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in float32, frozen.
+def read_tower(config: ModelConfig) -> tuple[Any, Any]:
+    """The model of transformers that ``model.tower`` names, whole and in float32, and its image processor.
 
     Raises:
-        ConfigError: it cannot be loaded or read; where its configs tell that it does not fit, before a weight is read.
+        ConfigError: it cannot be loaded.
     """
     import transformers
 
@@ -199,14 +204,23 @@ def load_tower(config: ModelConfig) -> VisionTower:
     with loading("model.tower", config.tower):
         processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
         loader = tower_class(transformers.AutoConfig.from_pretrained(path).model_type)
-        try:
+        return loader.from_pretrained(path, dtype=torch.float32), processor
+
+
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in float32, frozen.
+
+    Raises:
+        ConfigError: it cannot be loaded or read; where its configs tell that it does not fit, before a weight is read.
+    """
+    try:
+        with quiet_transformers():
             meta_tower(config, local=False)
-        except FedcmpError:
-            raise
-        except Exception:  # some towers cannot be built without weights: then these tell
-            pass
-        model = loader.from_pretrained(path, dtype=torch.float32)
-    return _tower(model, processor, config)
+    except FedcmpError:
+        raise
+    except Exception:  # it cannot be built without weights, or not at all: loading tells
+        pass
+    return _tower(*read_tower(config), config)
 
 
 def _tower(model: Any, processor: Any, config: ModelConfig) -> VisionTower:

@@ -1,0 +1,114 @@
+"""``fedcmp compare``: its words, and what is said while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+from fedcmp.cli.commands import _split
+from fedcmp.errors import ConfigError
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``fedcmp compare``."""
+    parser.add_argument(
+        "words", nargs="*", metavar="CONFIG | key=value", help="a config file and overrides, for everything alike"
+    )
+    for name, what, text in (
+        ("methods", "WORDS", "what is compared (fedavg,fedadam,fedcmp)"),
+        ("scenarios", "WORDS", "in which settings (CONFIG as it is)"),
+    ):
+        parser.add_argument(f"--{name}", metavar=what, action="append", help=text)
+    for name, what, text in (
+        ("seeds", "N", "every method is reported on seeds 1 to N (5)"),
+        ("budget", "B", "tuning runs of every method and bound in every setting (4); 1: none"),
+        ("extra-seeds", "M", "the reference, its strongest rivals and the bounds: seeds up to M"),
+        ("rivals", "T", "how many rivals of each setting get the extra seeds (2)"),
+        ("workers", "W", "runs at once, each a process (one a GPU, or one a core)"),
+    ):
+        parser.add_argument(f"--{name}", metavar=what, type=int, help=text)
+    parser.add_argument(
+        "--reference", metavar="LABEL", help="whom the others are tested against (fedcmp, or the first)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="the comparison's folder, new or begun (runs/compare-CONFIG-N)")
+    parser.add_argument("--table", choices=("md", "csv", "tex"), help="print the tables in this form")
+    for name, text in (
+        ("retry-failed", "run failed runs again"),
+        ("no-bounds", "leave centralized and local out"),
+        ("keep-projectors", "runs keep their projector.safetensors"),
+    ):
+        parser.add_argument(f"--{name}", action="store_true", help=text)
+
+
+def compare(parsed: argparse.Namespace) -> int:
+    """``fedcmp compare``; returns the exit code."""
+    from fedcmp.distributed.starter import started_by
+    from fedcmp.study import ComparisonEnded, Place, Request, again, ask, compare
+
+    if started_by() != "nobody":
+        raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
+    request = Request(
+        methods=",".join(parsed.methods) if parsed.methods else None,
+        scenarios=",".join(parsed.scenarios) if parsed.scenarios else None,
+        bounds=False if parsed.no_bounds else None,
+        keep_projectors=parsed.keep_projectors or None,
+        **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
+    )
+    out = Path(parsed.out) if parsed.out else None
+    file, overrides = _split(parsed.words)
+    if out is not None and not parsed.words and Place(out).remembers():
+        study = again(Place(out).read(), request)
+    else:
+        study = ask(file, overrides, request)
+    folders: list[Path] = []
+
+    def on_folder(folder: Path) -> None:
+        folders.append(folder)
+        _tell(f"comparison folder: {folder}; whatever ends this, it goes on with: {_onward(folder)}")
+
+    try:
+        done = compare(
+            study,
+            out,
+            workers=parsed.workers,
+            retry_failed=parsed.retry_failed,
+            command=_typed(parsed),
+            tell=_tell,
+            on_folder=on_folder,
+        )
+    except ComparisonEnded as error:
+        raise ComparisonEnded(f"{error}; the comparison goes on with: {_onward(folders[0])}") from error
+    except KeyboardInterrupt:
+        if folders:
+            _tell(f"\nruns that have ended are kept, begun ones go on where they were, with: {_onward(folders[0])}")
+        raise
+    print(done.tables[parsed.table or "text"].rstrip("\n"))
+    if parsed.table is None:
+        print(f"\ntables: {done.folder}/table.md, table.csv, table.tex; every run: {done.folder}/runs.jsonl")
+    if done.failed:
+        _tell(f"{done.failed} runs failed; they are run again by: {_onward(done.folder)} --retry-failed")
+    if done.stopped:
+        _tell(f"stopped; it goes on with: {_onward(done.folder)}")
+    return 0
+
+
+def _tell(line: str) -> None:
+    """Standard output is for the tables."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _onward(folder: Path) -> str:
+    return shlex.join(["fedcmp", "compare", "--out", str(folder)])
+
+
+def _typed(parsed: argparse.Namespace) -> str:
+    """The command line, for the record."""
+    words = ["fedcmp", "compare", *parsed.words]
+    for name, value in sorted(vars(parsed).items()):
+        if name in ("command", "words") or value is None or value is False:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            words += [f"--{name.replace('_', '-')}", *([] if one is True else [str(one)])]
+    return shlex.join(words)

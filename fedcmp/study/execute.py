@@ -1,0 +1,99 @@
+"""One run of a comparison, in whatever process it is given: begun, gone on with, or found done."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shutil
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fedcmp.build
+from fedcmp.errors import CheckpointError, FedcmpError
+from fedcmp.experiment import resume, train, train_centralized, train_local
+from fedcmp.federation.folder import RunFolder
+from fedcmp.study.cells import Job, with_options
+from fedcmp.study.ledger import failed, finished
+from fedcmp.tracking.progress import Progress
+
+
+class Answer(NamedTuple):
+    """How it went: a record for runs.jsonl, or why there is none."""
+
+    record: dict[str, Any] | None
+    stopped: bool = False
+    """A signal asked the run to stop; it can go on."""
+    ended: str | None = None
+    """What makes further runs pointless, for example a full disk."""
+
+
+class Executor:
+    """Runs jobs one after another; what they share (models, features) is kept between them.
+
+    Args:
+        cells: the folder of the runs.
+        group: the W&B group.
+        bars: whether runs draw progress bars on a terminal.
+    """
+
+    def __init__(self, cells: Path, group: str, bars: bool = False) -> None:
+        self.cells, self.group = cells, group
+        self.progress = Progress() if bars else Progress(enabled=False)
+        kept = getattr(fedcmp.build, "Kept", None)
+        self.kept = kept() if kept is not None else None
+
+    def __call__(self, job: Job) -> Answer:
+        """Runs the job. What goes wrong inside the run is a result; what goes wrong with the disk is not."""
+        folder = self.cells / job.id
+        try:
+            summary = _summary(folder)
+            if summary.get("exit") != "finished":
+                summary = self._run(job, folder)
+            if summary["exit"] == "stopped":
+                return Answer(None, stopped=True)
+            return Answer(finished(job, folder, summary))
+        except OSError as error:  # RunFolderError is one
+            return Answer(None, ended=f"{error}" if isinstance(error, FedcmpError) else f"{folder}: {error}")
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            return Answer(failed(job, text))
+
+    def _run(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Begins the run, or goes on with it where a checkpoint of it is left."""
+        places = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.group}
+        config = with_options(job.config, places)
+        begun = RunFolder(folder)
+        bound = {"centralized": train_centralized, "local": train_local}.get(job.cell.method)
+        if bound is None and begun.config.is_file() and begun.split.is_file():
+            try:
+                return self._call(resume, folder)
+            except CheckpointError:
+                pass  # what is left of it cannot be used
+        if folder.exists():
+            shutil.rmtree(folder)
+        return self._call(bound or train, config)
+
+    def _call(self, run: Callable[..., dict[str, Any]], what: Any) -> dict[str, Any]:
+        takes = inspect.signature(run).parameters
+        keep = {"keep": self.kept} if self.kept is not None and "keep" in takes else {}
+        return run(what, progress=self.progress, **keep)
+
+
+def lighten(folder: Path, keep_projectors: bool) -> None:
+    """Removes what nobody needs of a run that has its line: checkpoints, and projectors unless they are to stay."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if not keep_projectors:
+        shutil.rmtree(folder / "clients", ignore_errors=True)
+        (folder / "projector.safetensors").unlink(missing_ok=True)
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,170 @@
+"""What is tuned: for every method as many runs, over the local learning rate and one option of its own.
+
+Both have an order, the likeliest value first, and a budget of B takes the first B pairs of one path through the grid::
+
+    own option      1st  2nd  3rd
+    rate x 1         1    3    7
+    rate x 2         2    4    8
+    rate x 1/2       5    6    9         then rate x 4: 10 11 12, x 1/4: 13 14 15, ...
+
+so that any budget tries about as many values of one as of the other. A method of which CONFIG or its own words set the
+option has it held, and its pairs are learning rates alone, as many.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from fedcmp.aggregation.presets import PRESETS
+from fedcmp.config import Config
+from fedcmp.errors import ConfigError
+
+LR = "optimizer.lr"
+BATCHES = "centralized.batch_sizes"
+FACTORS = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125)
+"""Learning rates that are tried, in units of the config's own."""
+
+Options = Mapping[str, Any]
+"""Override key -> value."""
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Option(NamedTuple):
+    """What is tuned beside the learning rate."""
+
+    key: str
+    """After ``aggregator.``."""
+    values: tuple[float, ...]
+    """The preset's own first."""
+
+
+SERVERS: dict[str, Option] = {
+    "sgd": Option("server.lr", (1.0, 2.0, 0.5)),
+    "momentum": Option("server.beta", (0.5, 0.8, 0.9)),
+    "nesterov": Option("server.lr", (0.7, 0.3, 1.0)),
+    "adam": Option("server.lr", (0.01, 0.03, 0.1)),
+    "yogi": Option("server.lr", (0.01, 0.03, 0.1)),
+    "adagrad": Option("server.lr", (0.01, 0.03, 0.1)),
+    "fedexp": Option("server.eps", (1e-3, 1.0, 0.1)),
+    "muon": Option("server.lr", (0.05, 0.1, 0.02)),
+    "opm": Option("server.momentum", (0.3, 0.0, 0.5)),
+}
+"""Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.rule``), too."""
+
+OPTIONS: dict[str, Option] = {
+    "fedcmp": SERVERS["opm"],
+    "regmean": Option("server.lr", (1.0, 1.5, 0.7)),
+    "fedavg": SERVERS["sgd"],
+    "fedavgm": SERVERS["momentum"],
+    "diloco": SERVERS["nesterov"],
+    "fedadam": SERVERS["adam"],
+    "fedyogi": SERVERS["yogi"],
+    "fedadagrad": SERVERS["adagrad"],
+    "fedprox": Option("local.mu", (0.01, 0.1, 1.0)),
+    "scaffold": SERVERS["sgd"],
+    "fedcm": Option("local.alpha", (0.1, 0.3, 0.9)),
+    "fednova": SERVERS["sgd"],
+    "fedexp": SERVERS["fedexp"],
+    "fedmuon": SERVERS["muon"],
+    "ties": SERVERS["sgd"],
+    "knots": SERVERS["sgd"],
+    "median": SERVERS["sgd"],
+    "trimmed-mean": SERVERS["sgd"],
+    "krum": SERVERS["sgd"],
+    "multi-krum": SERVERS["sgd"],
+    "geometric-median": SERVERS["sgd"],
+}
+"""Preset -> what is tuned."""
+
+MOST = len(FACTORS) * min(len(option.values) for option in OPTIONS.values())
+"""The largest budget that every method can use."""
+
+
+def method_grid(config: Config, budget: int, lr_held: bool, where: str) -> list[Options]:
+    """The tuning runs of a method.
+
+    Args:
+        config: the method's, resolved.
+        budget: how many; 1: the config as it is, there is nothing to choose.
+        lr_held: whether the method's words set the learning rate.
+        where: what errors call the method.
+
+    Raises:
+        ConfigError: a budget above ``MOST``, or one above 1 where the learning rate is held.
+    """
+    if budget == 1:
+        return [{}]
+    if budget > MOST:
+        raise ConfigError(f"--budget {budget} is more than the grid of every method holds; at most {MOST}")
+    if lr_held:
+        raise ConfigError(f"{where} sets {LR}, which --budget {budget} tunes; leave it out, or say --budget 1")
+    option = own_option(config)
+    if option is None:
+        return [{LR: lr} for lr in itertools.islice(rates(config.optimizer.lr), budget)]
+    lrs = [config.optimizer.lr * factor for factor in FACTORS]
+    pairs = path(lrs, option.values)[:budget]
+    return [{LR: lr, f"aggregator.{option.key}": value} for lr, value in pairs]
+
+
+def own_option(config: Config) -> Option | None:
+    """What is tuned beside the learning rate; None where the config sets it."""
+    aggregator = config.aggregator
+    option, row = OPTIONS[aggregator.name], PRESETS[aggregator.name]
+    part, _, name = option.key.partition(".")
+    if getattr(aggregator, part).get("rule", getattr(row, part)) != getattr(row, part):  # its option may be gone
+        option = SERVERS[aggregator.server.get("rule", row.server)]
+        part, _, name = option.key.partition(".")
+    return None if name in getattr(aggregator, part) else option
+
+
+def centralized_grid(config: Config, budget: int) -> list[Options]:
+    """The tuning runs of the upper bound: ``centralized.batch_sizes`` as they stand, with ``centralized.lrs``, those
+    that are near ``optimizer.lr`` first.
+
+    Raises:
+        ConfigError: the two lists hold fewer pairs than the budget.
+    """
+    sizes, own = list(dict.fromkeys(config.centralized.batch_sizes)), config.optimizer.lr
+    if budget == 1:
+        return [{BATCHES: sizes[:1]}]
+    lrs = sorted(set(config.centralized.lrs), key=lambda lr: (round(abs(math.log(lr / own)), 6), -lr))
+    pairs = path(lrs, sizes)
+    if len(pairs) < budget:
+        raise ConfigError(
+            f"--budget {budget}: centralized.batch_sizes and centralized.lrs hold {len(pairs)} pairs; add values, so "
+            "that the upper bound is tuned as often as the methods, or say --no-bounds"
+        )
+    return [{LR: lr, BATCHES: [size]} for lr, size in pairs[:budget]]
+
+
+def local_grid(config: Config, budget: int) -> list[Options]:
+    """The tuning runs of the lower bound: learning rates."""
+    return [{}] if budget == 1 else [{LR: lr} for lr in itertools.islice(rates(config.optimizer.lr), budget)]
+
+
+def rates(own: float) -> Iterator[float]:
+    """Learning rates by powers of two up to eight times ``own`` and down to an eighth, then those between them.
+
+    >>> [round(rate, 3) for rate in itertools.islice(rates(1.0), 9)]
+    [1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125, 1.414, 0.707]
+    """
+    yield from (own * factor for factor in FACTORS)
+    for parts in (2, 4, 8):
+        for number in range(1, 3 * parts, 2):
+            for sign in (1, -1):
+                yield float(f"{own * 2 ** (sign * number / parts):.4g}")
+
+
+def path(first: Sequence[A], second: Sequence[B]) -> list[tuple[A, B]]:
+    """All pairs, square after square from the corner of the likeliest values.
+
+    >>> path(["a", "b", "c"], [1, 2])
+    [('a', 1), ('b', 1), ('a', 2), ('b', 2), ('c', 1), ('c', 2)]
+    """
+    places = itertools.product(range(len(first)), range(len(second)))
+    order = sorted(places, key=lambda one: (max(one), one[1] == max(one), one[1], one[0]))
+    return [(first[row], second[column]) for row, column in order]

@@ -1,0 +1,118 @@
+"""What can be said of numbers by seed. A pair is one (setting, seed), in which two methods met on the same data."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+BySeed = Mapping[int, float]
+"""Seed -> loss in nats per token."""
+EQUAL = 1e-9
+"""Losses that differ by no more than this are a tie."""
+
+
+class Paired(NamedTuple):
+    """Two methods over the same pairs."""
+
+    pairs: int
+    difference: float | None
+    """Mean of one minus other; None: they never met."""
+    p: float | None
+    """Two-sided, of the paired t-test; None for fewer than two pairs."""
+    wins: int
+    """How often the one was lower."""
+    ties: int
+    losses: int
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (divisor n - 1); None for fewer than two values.
+
+    >>> deviation([1.0, 3.0])
+    1.4142135623730951
+    """
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def recovered(method: BySeed, local: BySeed, centralized: BySeed) -> float | None:
+    """The mean over seeds of ``(method - local) / (centralized - local)``: 0 as bad as alone, 1 as good as together.
+
+    Seeds count that all three have, and on which centralized is better than local: else there is nothing to recover.
+    None without any.
+
+    >>> recovered({1: 1.5, 2: 1.0}, {1: 2.0, 2: 2.0}, {1: 1.0, 2: 1.0})
+    0.75
+    """
+    seeds = [seed for seed in method if seed in local and seed in centralized and centralized[seed] < local[seed]]
+    parts = [(method[seed] - local[seed]) / (centralized[seed] - local[seed]) for seed in seeds]
+    return statistics.fmean(parts) if parts else None
+
+
+def paired(ones: Sequence[BySeed], others: Sequence[BySeed]) -> Paired:
+    """Compares two methods over the pairs that both have.
+
+    Over several settings the test takes every (setting, seed) as one pair: its hypothesis is that the two differ by
+    nothing on average over these pairs.
+
+    Args:
+        ones: the losses of the one, by setting.
+        others: of the other, in the same order of settings.
+    """
+    first = [one[seed] for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
+    second = [other[seed] for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
+    gaps = [a - b for a, b in zip(first, second, strict=True)]
+    wins, losses = sum(gap < -EQUAL for gap in gaps), sum(gap > EQUAL for gap in gaps)
+    mean = statistics.fmean(gaps) if gaps else None
+    return Paired(len(gaps), mean, _t_test(first, second, gaps), wins, len(gaps) - wins - losses, losses)
+
+
+def _t_test(first: Sequence[float], second: Sequence[float], gaps: Sequence[float]) -> float | None:
+    if len(gaps) < 2:
+        return None
+    if max(gaps) - min(gaps) <= EQUAL:  # all alike: t is 0 / 0 or infinite
+        return 1.0 if abs(gaps[0]) <= EQUAL else 0.0
+    from scipy import stats
+
+    return float(stats.ttest_rel(first, second).pvalue)
+
+
+def holm(ps: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's step-down correction: p-values that may be held against one level however many tests there were.
+
+    With m of them in rising order, ``p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))``. None: there was no test.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, Scandinavian Journal of Statistics 6 (1979).
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06, 'd': None}
+    """
+    tested = sorted((p, name) for name, p in ps.items() if p is not None)
+    adjusted: dict[str, float | None] = dict.fromkeys(ps)
+    highest = 0.0
+    for place, (p, name) in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - place) * p))
+        adjusted[name] = highest
+    return adjusted
+
+
+def mean_ranks(blocks: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+    """The mean over blocks of each method's rank in them; 1 is the lowest loss.
+
+    Equal losses share the mean of their ranks. None stands for a run that failed: it comes after all others.
+
+    Args:
+        blocks: one a (setting, seed): method -> loss, every method in every block.
+
+    >>> mean_ranks([{"a": 1.0, "b": 2.0, "c": 2.0}, {"a": 3.0, "b": None, "c": 1.0}])
+    {'a': 1.5, 'b': 2.75, 'c': 1.75}
+    """
+    ranks: dict[str, list[float]] = {name: [] for block in blocks for name in block}
+    for block in blocks:
+        losses = {name: math.inf if loss is None else loss for name, loss in block.items()}
+        for name, loss in losses.items():
+            lower = sum(other < loss - EQUAL for other in losses.values())
+            alike = sum(other == loss or abs(other - loss) <= EQUAL for other in losses.values())
+            ranks[name].append(lower + (alike + 1) / 2)
+    return {name: statistics.fmean(found) for name, found in ranks.items()}

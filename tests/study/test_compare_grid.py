@@ -1,0 +1,117 @@
+"""Equal tuning for all: the grid knows every method, and every budget is the same for everyone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedcmp.aggregation.presets import PRESETS, build_aggregator
+from fedcmp.config import Config, load_config
+from fedcmp.study import Request, ask
+from fedcmp.study.cells import Jobs, identity, with_options
+from fedcmp.study.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "compare.md"
+
+
+def config_of(*overrides: str) -> Config:
+    return load_config(None, overrides)
+
+
+def test_the_grid_knows_every_preset_and_the_docs_show_it() -> None:
+    assert set(OPTIONS) == set(PRESETS)
+    assert set(SERVERS) == {row.server for row in PRESETS.values()}
+    docs = DOCS.read_text()
+    for name, option in OPTIONS.items():
+        assert f"| {name} | {option.key} | {', '.join(f'{value:g}' for value in option.values)} |" in docs
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_value_is_valid_and_the_first_is_the_presets_own(name: str) -> None:
+    option, config = OPTIONS[name], config_of(f"aggregator={name}")
+    part, leaf = option.key.split(".")
+    own = build_aggregator(config.aggregator)
+    found = getattr(own.local if part == "local" else own.server, leaf)
+    assert found == option.values[0]
+    for value in option.values:
+        with_options(config, {f"aggregator.{option.key}": value}).validate()
+    assert len(set(option.values)) == len(option.values) >= 3
+
+
+def test_every_budget_is_the_same_for_everyone() -> None:
+    lists = ["centralized.batch_sizes=[8,16,32,64,128]", "centralized.lrs=[1e-3,3e-3,5e-3,1e-2,2e-2]"]
+    for budget in (1, 2, 3, 4, 5, 7, MOST):
+        study = ask(None, lists, Request(methods=",".join(PRESETS), budget=budget))
+        jobs = Jobs(study)
+        sizes = {entrant: len(jobs.grids["demo", entrant]) for entrant in [*PRESETS, "centralized", "local"]}
+        assert set(sizes.values()) == {budget}
+        for entrant, grid in jobs.grids.items():
+            keys = {tuple(sorted((key, str(value)) for key, value in options.items())) for options in grid}
+            assert len(keys) == budget, f"{entrant} has a cell twice"
+
+
+def test_any_prefix_is_balanced() -> None:
+    assert path([1, 2, 3], ["a", "b"]) == [(1, "a"), (2, "a"), (1, "b"), (2, "b"), (3, "a"), (3, "b")]
+    grid = method_grid(config_of("aggregator=fedavg", "optimizer.lr=0.01"), 4, False, "")
+    assert grid == [
+        {LR: 0.01, "aggregator.server.lr": 1.0},
+        {LR: 0.02, "aggregator.server.lr": 1.0},
+        {LR: 0.01, "aggregator.server.lr": 2.0},
+        {LR: 0.02, "aggregator.server.lr": 2.0},
+    ]
+    assert method_grid(config_of("aggregator=fedavg"), 1, False, "") == [{}]
+
+
+def test_a_held_option_leaves_as_many_learning_rates() -> None:
+    held = config_of("aggregator=fedavg", "aggregator.server.lr=0.7", "optimizer.lr=1")
+    assert own_option(held) is None
+    grid = method_grid(held, 8, False, "")
+    assert [options[LR] for options in grid] == [1, 2, 0.5, 4, 0.25, 8, 0.125, 1.414]
+    assert all(set(options) == {LR} for options in grid)
+
+
+def test_an_exchanged_part_brings_its_own_option() -> None:
+    variant = config_of("aggregator=fedcmp", "aggregator.server.rule=adam")
+    assert own_option(variant) == SERVERS["adam"]
+    plain = config_of("aggregator=fedprox", "aggregator.local.rule=plain")
+    assert own_option(plain) == SERVERS["sgd"]
+    ablation = config_of("aggregator=fedcmp", "aggregator.server.momentum=0")
+    assert own_option(ablation) == SERVERS["opm"]
+
+
+def test_centralized_begins_near_the_configs_own_rate() -> None:
+    config = config_of("optimizer.lr=1e-2", "centralized.batch_sizes=[16,32]", "centralized.lrs=[5e-3,1e-2,2e-2]")
+    assert centralized_grid(config, 3) == [
+        {LR: 0.01, BATCHES: [16]},
+        {LR: 0.02, BATCHES: [16]},
+        {LR: 0.01, BATCHES: [32]},
+    ]
+
+
+def test_a_run_is_known_by_what_it_computes() -> None:
+    base = config_of()
+    for key, value in (("run.dir", "x"), ("run.name", "x"), ("wandb.mode", "disabled"), ("launch.devices", 2)):
+        assert identity("", with_options(base, {key: value})) == identity("", base)
+    for key, value in (("run.seed", 1), ("federation.rounds", 3), ("aggregator.server.lr", 1.0), ("optimizer.lr", 1)):
+        assert identity("", with_options(base, {key: value})) != identity("", base)
+    assert identity("local", base) != identity("centralized", base)
+
+
+def test_labels_and_other_methods_options_do_not_make_a_run_another() -> None:
+    one = Jobs(ask(None, (), Request(methods="fedavg,fedcmp", scenarios="domain")))
+    other = Jobs(
+        ask(
+            None,
+            ("centralized.lrs=[0.005,0.01,0.02,0.03]", "aggregator.server.momentum=0.1"),
+            Request(methods="x=fedavg,fedcmp", scenarios="y=domain"),
+        )
+    )
+    assert [job.id for job in one.tuning("domain", "fedavg")] == [job.id for job in other.tuning("y", "x")]
+    assert [job.id for job in one.tuning("domain", "local")] == [job.id for job in other.tuning("y", "local")]
+    common = {job.id for job in one.tuning("domain", "centralized")} & {
+        job.id for job in other.tuning("y", "centralized")
+    }
+    assert common
+    mine, theirs = ({job.id for job in jobs.tuning(s, "fedcmp")} for jobs, s in ((one, "domain"), (other, "y")))
+    assert not mine & theirs, "this one's momentum is another"
