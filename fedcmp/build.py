@@ -30,7 +30,7 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.sampling import RunPlan, plan_run
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower, width_of
-from fedcmp.models.outline import LlmOutline, TowerOutline, outline_llm, outline_tower
+from fedcmp.models.outline import LlmOutline, TowerOutline, feature_width, outline_llm, outline_tower
 from fedcmp.models.projector import ProjectorConfig, affine_names, init_params, param_shapes
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import find_clusters, see
@@ -93,13 +93,15 @@ def check_models(config: Config) -> None:
     """Looks at folders and widths; nothing is loaded.
 
     Raises:
-        ConfigError: a model folder is missing, or the starting projector does not fit the widths in their configs.
+        ConfigError: a model folder is missing, the tower has no such layer or grid, or the starting projector does not
+            fit the widths in their configs.
     """
     pick_device(config.run.device)
     model = config.model
-    widths = [width_of(name, kind, f"model.{kind}") for name, kind in ((model.tower, "tower"), (model.llm, "llm"))]
+    tower, out_width = outline_tower(model), width_of(model.llm, "llm", "model.llm")
     if model.projector.init is not None:
-        _check_projector(_load_init(config), config, *widths)
+        in_width = tower.width if tower else feature_width(model)
+        _check_projector(_load_init(config), config, in_width, out_width)
 
 
 def read_data(config: Config, team: Team | None = None, progress: Progress | None = None) -> Data:
@@ -193,7 +195,7 @@ def outline_parts(config: Config) -> Outline:
     """
     model = config.model
     tower, llm = outline_tower(model), outline_llm(model)
-    in_width = tower.width if tower else width_of(model.tower, "tower", "model.tower")
+    in_width = tower.width if tower else feature_width(model)
     out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
     params = None
     if model.projector.init is not None:

@@ -104,7 +104,7 @@ def _llava_config(
         image_seq_length=int(tower.num_tokens),
         projector_hidden_act=activation(params),
         vision_feature_select_strategy=select_strategy(tower),
-        vision_feature_layer=config.feature_layer,
+        vision_feature_layer=config.layers[0] if len(config.layers) == 1 else list(config.layers),
         architectures=["LlavaForConditionalGeneration"],
         tie_word_embeddings=bool(text.tie_word_embeddings),
         dtype=dtype,

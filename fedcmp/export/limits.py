@@ -25,6 +25,11 @@ def check_projector(config: ModelConfig, params: Params) -> None:
             f"model.token_grid={config.token_grid}: a Llava does not average image tokens; projectors trained with "
             "model.token_grid=0 can be exported"
         )
+    if config.pixel_shuffle > 1:
+        raise ConfigError(
+            f"model.pixel_shuffle={config.pixel_shuffle}: a Llava does not put image tokens side by side; projectors "
+            "trained with model.pixel_shuffle=1 can be exported"
+        )
     if "linear_2.weight" in params:
         width, hidden = params["linear_2.weight"].shape
         if hidden != width:
@@ -43,13 +48,18 @@ def check_tower(name: str, tower: VisionTower, config: Any) -> None:
         config: its configuration in transformers.
 
     Raises:
-        ConfigError: it gives no sequence of hidden states over a grid of patches.
+        ConfigError: it gives no sequence of hidden states over a grid of patches, or other tokens are dropped of it.
     """
-    # hidden states of hierarchical towers (Swin) differ in width, and their config has the last one's
-    if tower.is_map or not isinstance(getattr(config, "patch_size", None), int) or config.hidden_size != tower.width:
+    patches = tower.takes_pixels and isinstance(getattr(config, "patch_size", None), int)
+    if tower.is_map or not patches:
         raise ConfigError(
             f"model.tower={name}: a Llava reads a hidden state of a transformer over patches, and {config.model_type} "
             "has none; runs with towers like CLIP, SigLIP and DINOv2 can be exported"
+        )
+    if tower.drop_cls and tower.num_prefix > 1:
+        raise ConfigError(
+            f"model.tower={name}: {config.model_type} has {tower.num_prefix} tokens before its patches, and a Llava "
+            "drops one or none; projectors trained with model.keep_cls=true can be exported"
         )
 
 
@@ -57,17 +67,21 @@ def check_llm(name: str, model: Any) -> None:
     """Whether transformers' Llava can hold a language model.
 
     Raises:
-        ConfigError: its logits are more than a matrix product.
+        ConfigError: its logits are more than a matrix product, or parts of it have other names or widths.
     """
     head = model.get_output_embeddings()
     if getattr(head, "bias", None) is not None:
         what = "a bias on its logits"
     elif getattr(model.config, "final_logit_softcapping", None) is not None:
         what = "a bound on its logits (final_logit_softcapping)"
+    elif model.get_input_embeddings().weight.shape[1] != model.config.hidden_size:
+        what = "token embeddings of another width than its layers"
+    elif model.config.tie_word_embeddings and not hasattr(model.base_model, "embed_tokens"):
+        what = "a head that is tied to its embedding under another name"
     else:
         return
     raise ConfigError(
-        f"model.llm={name}: {model.config.model_type} has {what}, which a Llava leaves out; runs with LLMs like "
+        f"model.llm={name}: {model.config.model_type} has {what}, which a Llava cannot hold; runs with LLMs like "
         "Llama and Qwen2 can be exported"
     )
 

@@ -39,6 +39,11 @@ def write_llava(folder: Path, config: ModelConfig, params: Params, dtype: str) -
     import transformers
 
     check_projector(config, params)
+    if len(config.layers) > 1:
+        raise ConfigError(
+            f"model.feature_layer={list(config.layers)}: the original LLaVA reads one hidden state; --to hf holds "
+            "several"
+        )
     tower, llm = resolve(config.tower, "tower", "model.tower"), resolve(config.llm, "llm", "model.llm")
     vision = transformers.AutoConfig.from_pretrained(tower)
     if vision.model_type not in TOWERS:
@@ -75,7 +80,7 @@ def _config(config: ModelConfig, tower: str, text: Any, params: Params, dtype: s
         "mm_projector_type": "linear" if "linear.weight" in params else "mlp2x_gelu",
         "mm_hidden_size": next(value.shape[1] for value in params.values() if value.dim() == 2),
         "mm_vision_tower": str(Path(tower).resolve()) if Path(tower).is_dir() else tower,
-        "mm_vision_select_layer": config.feature_layer,
+        "mm_vision_select_layer": config.layers[0],
         "mm_vision_select_feature": "cls_patch" if config.keep_cls else "patch",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,

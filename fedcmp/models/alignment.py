@@ -96,9 +96,7 @@ def _hidden(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tens
 
 
 def _logits(llm: LanguageModel, hidden: Tensor) -> Tensor:
-    logits: Tensor = llm.model.get_output_embeddings()(hidden)
-    cap = getattr(llm.model.config, "final_logit_softcapping", None)  # the Gemma 2 family bounds its logits
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+    return llm.logits(hidden)
 
 
 @torch.no_grad()

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 from fedcmp.errors import FedcmpError
-from fedcmp.models.backbones import DTYPES, ModelConfig, VisionTower, quiet_transformers, resolve, tower_class
+from fedcmp.models.config import DTYPES, ModelConfig, resolve, width_of
+from fedcmp.models.llms import decoder_layers
+from fedcmp.models.loading import quiet_transformers
+from fedcmp.models.towers import meta_tower
 
 
 class TowerOutline(NamedTuple):
@@ -34,7 +37,7 @@ class LlmOutline(NamedTuple):
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
-    """The tower of ``model.tower`` on the meta device, where tensors have shapes and no content.
+    """The tower of ``model.tower``, built without weights.
 
     Returns:
         None where that cannot be: a hub id that is not on this machine, or a model that needs its weights to be built.
@@ -42,18 +45,9 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    import transformers
-
-    path = resolve(config.tower, "tower", "model.tower")
     try:
         with quiet_transformers():
-            found = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-            kind = tower_class(found.model_type)
-            own = getattr(kind, "config_class", None)  # of a full CLIP config, the vision part
-            processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False, local_files_only=True)
-            with torch.device("meta"):
-                model = kind._from_config(own.from_pretrained(path)) if own else kind.from_config(found)
-        tower = VisionTower(model, processor, config.feature_layer, config.keep_cls, config.token_grid)
+            tower = meta_tower(config, local=True)
     except FedcmpError:
         raise
     except Exception:  # whatever a model of this kind wants: it is only a forecast
@@ -62,7 +56,11 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
-    """The language model of ``model.llm`` on the meta device; None and errors as for ``outline_tower``."""
+    """The language model of ``model.llm``, built without weights; None as for ``outline_tower``.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
@@ -71,9 +69,19 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
             found = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
             model = transformers.AutoModelForCausalLM.from_config(found, dtype=DTYPES[config.llm_dtype])
         width = model.get_input_embeddings().weight.shape[1]
-        return LlmOutline(width, _num_bytes(model), _num_bytes(model.get_decoder().layers))
+        return LlmOutline(width, _num_bytes(model), _num_bytes(decoder_layers(model)))
     except Exception:
         return None
+
+
+def feature_width(config: ModelConfig) -> int | None:
+    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
+
+    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
+    768
+    """
+    width = width_of(config.tower, "tower", "model.tower")
+    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2
 
 
 def _num_bytes(module: nn.Module) -> int:

@@ -55,7 +55,7 @@ def test_shared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_demo_loads_and_a_broken_one_is_fatal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert demo().status == "ok"
-    monkeypatch.setattr(backbones, "DEMO", tmp_path)
+    monkeypatch.setattr("fedcmp.models.config.DEMO", tmp_path)
     finding = demo()
     assert finding.status == "fatal"
     assert "install fedcmp anew" in finding.mend

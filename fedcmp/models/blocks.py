@@ -1,0 +1,76 @@
+"""Finding and reading the blocks of a transformer of transformers, whatever its family calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+CLASS_TOKENS = ("class_embedding", "cls_token", "distillation_token")
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList | None:
+    """The list of blocks: as many as ``num_hidden_layers`` says, nearest to the root; None where there is none.
+
+    Families name it ``encoder.layers``, ``encoder.layer``, ``model.layer``, ``layers`` or ``h``; the config tells how
+    many there are, by one name for all.
+    """
+    config: Any = model.config
+    count = getattr(config.get_text_config(), "num_hidden_layers", None)
+    lists = [
+        (name.count("."), module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count
+    ]
+    return min(lists, key=lambda found: found[0])[1] if lists else None
+
+
+def count_prefix(model: nn.Module) -> int:
+    """Tokens before the patches: the class token, DeiT's distillation token, register tokens."""
+    count = 0
+    for name, value in model.named_parameters():
+        leaf = name.rpartition(".")[2]
+        if leaf in CLASS_TOKENS:
+            count += 1
+        elif leaf == "register_tokens":
+            count += value.shape[1]
+    return count
+
+
+def read_states(blocks: Sequence[nn.Module], wanted: Sequence[int], run: Callable[[], object]) -> list[Tensor]:
+    """The hidden states at some depths during one forward pass.
+
+    Depth 0 is what enters the first block, depth i what leaves the i-th: ``hidden_states`` of transformers before any
+    final norm. Only the wanted ones are kept, and hooks see them: some families put the normed output in the place of
+    the last state, which would be another layer's once blocks are dropped.
+
+    Args:
+        blocks: the blocks that ``run`` passes through, at least as many as the deepest state needs.
+        wanted: depths, 0 to the number of blocks.
+        run: the forward pass.
+
+    Returns:
+        ``[B, T, d]`` each, in the order of ``wanted``.
+    """
+    states: dict[int, Tensor] = {}
+
+    def entered(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states[0] = args[0] if args else kwargs["hidden_states"]
+
+    def left(depth: int) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            states[depth] = output if isinstance(output, torch.Tensor) else output[0]
+
+        return keep
+
+    hooks = [blocks[depth - 1].register_forward_hook(left(depth)) for depth in set(wanted) if depth]
+    if 0 in wanted:
+        hooks.append(blocks[0].register_forward_pre_hook(entered, with_kwargs=True))
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [states[depth] for depth in wanted]

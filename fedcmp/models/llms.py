@@ -1,0 +1,132 @@
+"""Frozen causal LLMs of any family of transformers, and what the plain template needs of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.blocks import find_blocks
+from fedcmp.models.checkpointing import checkpoint_layers
+from fedcmp.models.config import DTYPES, ModelConfig, resolve
+from fedcmp.models.families import TESTED_LLMS
+from fedcmp.models.loading import freeze, loading
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A frozen causal LM, its tokenizer and what the plain template needs."""
+
+    model: Any
+    """The transformers causal LM, eval mode, no gradients."""
+    tokenizer: Any
+    """Its tokenizer."""
+    end_id: int
+    """The token that ends a caption."""
+
+    @property
+    def width(self) -> int:
+        """Width D of the token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers.
+
+        Raises:
+            ConfigError: the family has no list of them.
+        """
+        return decoder_layers(self.model)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that opens a sequence, where the family has one."""
+        return self.tokenizer.bos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        """A token for padded positions; they carry no loss and come last, so any will do."""
+        pad = self.tokenizer.pad_token_id
+        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What the decoder gives to logits over the vocabulary: ``[..., D]`` to ``[..., V]``.
+
+        The head, and the bound of the Gemma 2 family: cap * tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118,
+        section 2).
+        """
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The decoder layers of a causal LM, under whichever name its family keeps them (``layers``, ``h``, ...).
+
+    Raises:
+        ConfigError: it has no list of ``num_hidden_layers`` layers.
+    """
+    layers = find_blocks(model)
+    if layers is None:
+        raise ConfigError(f"model.llm: no decoder layers were found in a model of type {model.config.model_type}")
+    return layers
+
+
+def load_llm(config: ModelConfig) -> LanguageModel:
+    """The language model that ``model.llm`` names, in ``model.llm_dtype``, frozen.
+
+    Attention is the fastest that the family may use: PyTorch's scaled dot-product attention, but the eager one for
+    Gemma 2, whose bounded attention logits it cannot compute.
+
+    Raises:
+        ConfigError: it cannot be loaded, its tokenizer has no such end, or its logits are not its head's.
+    """
+    import transformers
+
+    path = resolve(config.llm, "llm", "model.llm")
+    with loading("model.llm", config.llm):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+        end_id = _find_end(tokenizer, config)  # before the weights are read
+        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
+    model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
+    freeze(model)
+    llm = LanguageModel(model, tokenizer, end_id)
+    if model.config.model_type not in TESTED_LLMS:
+        _check_logits(llm, config.llm)
+    if config.activation_checkpointing:
+        checkpoint_layers(llm.layers)
+    return llm
+
+
+def _find_end(tokenizer: Any, config: ModelConfig) -> int:
+    if config.end == "eos":
+        if tokenizer.eos_token_id is None:
+            raise ConfigError(
+                f"model.end=eos, but the tokenizer of {config.llm} has no end-of-sequence token; use newline"
+            )
+        return int(tokenizer.eos_token_id)
+    tokens = tokenizer.encode("a\n", add_special_tokens=False)
+    if not tokens or tokenizer.decode(tokens[-1:]) != "\n":
+        raise ConfigError(f"model.end=newline, but the tokenizer of {config.llm} has no token for a newline; use eos")
+    return int(tokens[-1])
+
+
+@torch.no_grad()
+def _check_logits(llm: LanguageModel, name: str) -> None:
+    """Whether the loss may take logits from the decoder and the head alone: some families scale them afterwards.
+
+    Raises:
+        ConfigError: the model's own logits are other ones.
+    """
+    tokens = torch.tensor([[llm.end_id]], device=next(llm.model.parameters()).device)
+    whole = llm.model(input_ids=tokens, use_cache=False).logits
+    embeds = llm.model.get_input_embeddings()(tokens)
+    ours = llm.logits(llm.model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
+    if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
+        raise ConfigError(
+            f"model.llm: {name} is of type {llm.model.config.model_type}, whose logits are not those of its head "
+            f"alone; families that were tested: {', '.join(TESTED_LLMS)}"
+        )
