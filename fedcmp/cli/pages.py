@@ -101,7 +101,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         comparison.compare,
-        "compare methods fairly: equal tuning budgets, several seeds, statistics",
+        "compare methods at equal tuning budgets",
         f"""\
         Gives every method, and centralized and local as bounds, B tuning runs in every setting on a seed of its own
         (local learning rate x one option of the method; docs/compare.md has the grid), takes the best by validation
@@ -114,7 +114,8 @@ COMMANDS: dict[str, Command] = {
 
         Everything is in one folder: compare.json, runs.jsonl (a line a run), cells/ (run folders), table.md, table.csv,
         table.tex. Whatever ends a comparison, `fedcmp compare --out DIR` goes on where it was, finished runs are never
-        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed.
+        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed. --out takes the
+        place of run.dir.
 
         {OVERRIDES}""",
         (
