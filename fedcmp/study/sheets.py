@@ -25,13 +25,14 @@ class Sheet(NamedTuple):
 
 
 def sheets(jobs: Jobs, found: Results) -> list[Sheet]:
-    """A table of the losses in each setting, one of what else was measured there, and one of all settings."""
+    """A table of the losses in each setting, one of what else was measured there, and one of all settings, where
+    there is something to compare."""
     made = []
     for setting, rows in found.settings.items():
         made.append(_losses(jobs, setting, rows))
         if any(row.measures for row in rows):
             made.append(_measures(jobs, setting, rows))
-    if len(found.settings) > 1:
+    if len(found.settings) > 1 and (len(jobs.methods) > 1 or jobs.bounds):
         made.append(_overall(jobs, found.overall))
     return made
 

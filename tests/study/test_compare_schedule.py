@@ -165,6 +165,9 @@ def test_tables_before_anything_has_run() -> None:
     jobs = jobs_of(scenarios="domain,iid", extra_seeds=3)
     text = as_text(sheets(jobs, results(jobs, {})), legend(jobs))
     assert "0 of 2" in text
+    assert "all settings" in text
+    alone = jobs_of(scenarios="domain,iid", methods="fedavg", bounds=False)
+    assert [sheet.title for sheet in sheets(alone, results(alone, {}))] == ["domain", "iid"]
 
 
 def test_the_same_numbers_in_every_form() -> None:
