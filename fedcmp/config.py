@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig
-from fedcmp.data.config import DataConfig, PartitionConfig
+from fedcmp.data.config import DataConfig
+from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
@@ -38,6 +39,9 @@ class RunConfig:
     """All random streams derive from it."""
     device: str = "auto"
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
+
+    figures: bool = True
+    """Draw the split at the start."""
 
     def validate(self, prefix: str = "run") -> None:
         if self.device not in DEVICES:

@@ -26,6 +26,10 @@ class CheckpointError(FedcmpError):
     """A checkpoint is missing, damaged or belongs to another run."""
 
 
+class ExportError(FedcmpError):
+    """A projector is not worth exporting, or what was written does not do what the run does."""
+
+
 class AggregationError(FedcmpError):
     """A round cannot be aggregated, for example because too few clients remain."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.models.alignment import caption_nll, greedy_captions
+from fedcmp.models.alignment import CaptionScores, caption_nll, caption_scores, greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import Observe, Projector, project
 from fedcmp.types import Batch, Params
@@ -143,15 +143,23 @@ class ProjectorAlignment(lightning.LightningModule):
             params: another projector's parameters, or a stack with a leading axis C; None: the module's own.
             observe: sees what each affine layer of the projector is given.
         """
+        tokens = self._image_tokens(batch, params, observe)
+        return caption_nll(self.llm, tokens, batch["input_ids"], batch["labels"])
+
+    @torch.no_grad()
+    def scores(self, batch: Batch, params: Params | None = None) -> CaptionScores:
+        """Loss, labelled tokens and those that are the likeliest, of each row; arguments as ``nll``."""
+        tokens = self._image_tokens(batch, params)
+        return caption_scores(self.llm, tokens, batch["input_ids"], batch["labels"])
+
+    def _image_tokens(self, batch: Batch, params: Params | None, observe: Observe | None = None) -> Tensor:
         features = self.features(batch)
         live = self.projector.params() if params is None else params
         stack = next(iter(live[name] for name in live if name.endswith("weight") and "norm" not in name))
         if stack.dim() == 3:
             rows = features.reshape(len(stack), -1, *features.shape[1:])
-            tokens = project(live, rows, observe).flatten(0, 1)
-        else:
-            tokens = project(live, features, observe)
-        return caption_nll(self.llm, tokens, batch["input_ids"], batch["labels"])
+            return project(live, rows, observe).flatten(0, 1)
+        return project(live, features, observe)
 
     @torch.no_grad()
     def captions(self, batch: Batch, max_tokens: int = 48) -> list[str]:

@@ -1,4 +1,4 @@
-"""Forked ranks of a gloo group, for tests."""
+"""Forked ranks of a gloo group, and a team of them, for tests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,29 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from fedcmp.distributed.shard import shard_layers
+from fedcmp.distributed.team import Groups
+from fedcmp.distributed.topology import make_topology
+
 
 class RankError(RuntimeError):
     """A rank raised; its traceback is the message."""
+
+
+class Ranks(Groups):
+    """A team on the process group that ``run_ranks`` has made."""
+
+    def __init__(self, group_size: int, in_step: bool = False) -> None:
+        strategy: Any = type("Strategy", (), {})()
+        strategy.topology = make_topology(dist.get_world_size(), group_size)
+        strategy.global_rank, strategy.root_device = dist.get_rank(), torch.device("cpu")
+        own = None
+        for group in range(strategy.topology.num_groups):
+            made = dist.new_group(list(strategy.topology.members(group)))
+            own = made if group == strategy.topology.group(strategy.global_rank) else own
+        strategy.sum_in_group = lambda tensor: (dist.all_reduce(tensor, group=own), tensor)[1]
+        strategy.shard = lambda layers: shard_layers(layers, own, "cpu")
+        super().__init__(strategy, in_step)
 
 
 def run_ranks(fn: Callable[[], Any], world_size: int, timeout: float = 60.0) -> list[Any]:

@@ -19,6 +19,7 @@ LAYERS = {
     "distributed": 2,
     "tracking": 2,
     "module": 3,
+    "pictures": 3,
     "evaluation": 4,
     "federation": 5,
     "report": 6,

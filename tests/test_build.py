@@ -6,7 +6,7 @@ import pytest
 
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.normalised import Normalised
-from fedcmp.build import build_federation, check_cohorts
+from fedcmp.build import build_federation, check_cohorts, read_data
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
 from fedcmp.federation.sampling import plan_run
@@ -25,6 +25,19 @@ def test_a_rule_that_needs_more_clients_than_a_round_has_is_named() -> None:
         r"federation\.clients_per_round \(now 3\) or partition\.clients \(now 4\)",
     ):
         check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
+
+
+def test_damaged_captions_are_trained_on_and_nothing_else_is_touched() -> None:
+    words = ["data.scenes_per_camera=8", "federation.batch_size=4", "federation.rounds=1", "partition.clients=4"]
+    damage = ["partition.scenario=domain+quality", "partition.quality.kind=template"]
+    clean, hurt = read_data(load_config(None, words)), read_data(load_config(None, [*words, *damage]))
+    damaged = {position for client in hurt.split.damaged for position in client}
+    assert len(damaged) == 32
+    for position, (before, after) in enumerate(zip(clean.train, hurt.train, strict=True)):
+        assert (after.caption == "a picture") == (position in damaged)
+        assert (after.caption == before.caption) == (position not in damaged)
+    assert (hurt.val, hurt.test) == (clean.val, clean.test)
+    assert (hurt.split.clients, hurt.plan) == (clean.split.clients, clean.plan)
 
 
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.7), ("adamw", 0.0)])

@@ -15,7 +15,20 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 
 
 def test_every_shipped_config_is_found() -> None:
-    assert [str(path.relative_to(CONFIGS)) for path in FILES] == ["demo/scenes.yaml", "scenarios/domain.yaml"]
+    names = ["demo/scenes", "scenarios/domain"]
+    names += [f"{folder}/{name}" for folder in ("demo", "scenarios") for name in ("topic", "quality", "quantity")]
+    expected = {f"{name}{size}.yaml" for name in names for size in ("", "_32", "_100")}
+    assert {str(path.relative_to(CONFIGS)) for path in FILES} == expected
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_config_is_what_its_name_says(path: Path) -> None:
+    config = load_config(path)
+    name, _, clients = path.stem.partition("_")
+    assert config.partition.clients == int(clients or 8)
+    assert config.partition.scenario == ("domain" if name == "scenes" else name)
+    assert config.data.kind == ("scenes" if path.parent.name == "demo" else "pairs")
+    assert bool(config.federation.dropout) == (name == "quantity")
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -63,6 +76,8 @@ def test_environment_variables_fill_paths(monkeypatch: pytest.MonkeyPatch) -> No
     (["data.kind=scene"], r'data\.kind: unknown kind .scene.; did you mean "scenes"'),
     (["data.kind=pairs"], r"data\.root is needed for data\.kind=pairs"),
     (["data.on_bad_record=ignore"], r"data\.on_bad_record must be"),
+    (["data.on_overlap=dorp"], r'data\.on_overlap: unknown .dorp.; did you mean "drop"'),
+    (["federation.dropout=1"], r"federation\.dropout must be in \[0, 1\), got 1"),
     (["run.device=gpu"], r"run\.device: unknown device"),
     (["run.name=a/b"], r"run\.name must be a plain folder name"),
     (["model.end=eof"], r"model\.end must be"),

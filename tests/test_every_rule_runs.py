@@ -45,6 +45,7 @@ def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) 
         f"data.cache_dir={features}",
         "data.max_train_per_domain=8",
         "data.max_val_per_domain=2",
+        "data.max_test_per_domain=2",
         "federation.rounds=2",
         "federation.local_steps=1",
         "federation.batch_size=4",

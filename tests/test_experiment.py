@@ -10,11 +10,16 @@ import torch
 from PIL import Image
 
 import fedcmp.build
+from fedcmp.build import Kept
 from fedcmp.config import Config, load_config
+from fedcmp.data.sources import build_source
 from fedcmp.errors import ConfigError, DataError, RunFolderError
 from fedcmp.experiment import evaluate_run, train, train_centralized, train_local
+from fedcmp.experiment.base import Experiment
 from fedcmp.federation.checkpoint import load_projector, save_projector
+from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.state import params_sha256
+from fedcmp.report.summary import compare_runs, describe
 
 SMALL = [
     "data.scenes_per_camera=8",
@@ -25,6 +30,7 @@ SMALL = [
     "evaluation.captions=4",
     "evaluation.examples=2",
     "evaluation.max_tokens=12",
+    "evaluation.questions=2",
     "wandb.mode=disabled",
 ]
 FILES = {
@@ -34,7 +40,23 @@ FILES = {
     "summary.json",
     "projector.safetensors",
     "captions.png",
+    "captions.jsonl",
+    "pictures",
+    "figures",
     "checkpoints",
+}
+TEST = {
+    "loss",
+    "domains",
+    "worst_domain",
+    "loss_shuffled",
+    "image_use",
+    "token_accuracy",
+    "token_accuracy_domains",
+    "cider",
+    "probe",
+    "digits_named",
+    "digits_by_chance",
 }
 SUMMARY = {
     "name",
@@ -73,18 +95,39 @@ def test_the_run_folder_is_as_promised(finished: Path) -> None:
     assert summary["samples_seen"] == 64
     assert summary["val/loss"]["best"] <= summary["val/loss"]["start"]
     test = summary["test"]
+    assert set(test) == TEST
+    assert 0 < test["token_accuracy"] < 1
+    assert test["cider"] >= 0
+    assert test["probe"]["questions"] == 12
     assert test["image_use"] == pytest.approx(test["loss_shuffled"] - test["loss"])
     assert test["loss"] != pytest.approx(summary["val/loss"]["end"], abs=1e-6), "other samples"
     assert summary["projector_sha256"] == params_sha256(load_projector(finished / "projector.safetensors"))
     assert summary["seconds"]["total"] >= summary["seconds"]["train"]
     split = json.loads((finished / "split.json").read_text())
-    assert set(split) == {"seed", "hash", "clients"}
-    assert [len(ids) for ids in split["clients"].values()] == [8] * 8
+    assert [len(ids) for ids in split["clients"].values()] == split["sizes"] == [8] * 8
+    assert split["splits"] == {"train": 64, "val": 16, "test": 16}
+    assert {path.name for path in (finished / "figures").iterdir()} >= {"split.png", "split.pdf"}
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines] == [0, 1, 2]
     assert lines[-1]["val/loss"] == pytest.approx(summary["val/loss"]["end"])
     with Image.open(finished / "captions.png") as picture:
         assert picture.size[0] > 400
+
+
+def test_captioned_pictures_are_listed_and_the_first_ones_kept(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [set(line) for line in lines] == [{"id", "domain", "reference", "generated", "picture"}] * 4
+    assert len({line["domain"] for line in lines}) == 4, "one domain after the other"
+    kept = [line["picture"] for line in lines]
+    assert kept[2:] == [None, None]
+    assert {f"pictures/{path.name}" for path in (finished / "pictures").iterdir()} == set(kept[:2])
+    source = build_source(load_config(finished / "config.yaml").data)
+    samples = {sample.id: sample for sample in source.samples("test")}
+    for line in lines:
+        assert line["reference"] == samples[line["id"]].caption
+    for line in lines[:2]:
+        with Image.open(finished / line["picture"]) as picture:
+            assert picture.tobytes() == source.image(samples[line["id"]]).tobytes()
 
 
 def test_the_saved_config_repeats_the_run_bit_by_bit(finished: Path, tmp_path: Path) -> None:
@@ -97,7 +140,7 @@ def test_evaluate_finds_what_the_run_found(finished: Path) -> None:
     result = evaluate_run(finished)
     summary = json.loads((finished / "summary.json").read_text())
     assert result["val/loss"] == pytest.approx(summary["val/loss"]["end"], rel=1e-5)
-    assert result["test"]["loss"] == pytest.approx(summary["test"]["loss"], rel=1e-5)
+    assert result["test"] == summary["test"]
     assert json.loads((finished / "evaluation.json").read_text())["projector_sha256"] == summary["projector_sha256"]
     (finished / "evaluation.json").unlink()
 
@@ -129,6 +172,81 @@ def test_local_trains_each_client_alone(tmp_path: Path) -> None:
     assert summary["val/loss"]["end"] == pytest.approx(sum(one["all"] for one in summary["clients"].values()) / 8)
     hashes = {params_sha256(load_projector(path)) for path in (tmp_path / "l" / "clients").rglob("*.safetensors")}
     assert len(hashes) == 8
+    test = summary["test"]
+    assert set(test) == TEST - {"digits_named", "digits_by_chance"}
+    assert (test["cider"], test["probe"]["questions"]) == (None, 12)
+    assert test["loss"] == pytest.approx(sum(test["domains"].values()) / 8)
+    assert test["worst_domain"]["loss"] == max(test["domains"].values())
+
+
+@pytest.mark.parametrize("kind", [train, train_centralized, train_local])
+def test_the_test_samples_can_wait(tmp_path: Path, kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tracked:
+        def __init__(self, *_: object) -> None: ...
+        def log(self, record: object) -> None: ...
+        def close(self, summary: object, files: list[Path]) -> None:
+            self.files = files
+
+    tracked = Tracked()
+    monkeypatch.setattr("fedcmp.experiment.base.build_tracker", lambda *_: tracked)
+    summary = kind(small(tmp_path / "r", "evaluation.test=false", "federation.rounds=1", "data.scenes_per_camera=4"))
+    assert summary["test"] is None
+    assert summary["val/loss"]["end"] > 0
+    assert not {"captions.png", "captions.jsonl", "pictures"} & {path.name for path in (tmp_path / "r").iterdir()}
+    assert "mean of domains" in describe(summary, "r")
+    assert "fedcmp" in compare_runs([{**summary, "name": "fedcmp"}])
+    if kind is train:
+        split = tmp_path / "r" / "figures" / "split.png"
+        assert tracked.files == [tmp_path / "r" / "projector.safetensors", split]
+        assert evaluate_run(tmp_path / "r")["test"]["loss"] > 0, "whoever asks for it gets it"
+
+
+def test_a_tracker_gets_what_is_worth_keeping(finished: Path) -> None:
+    folder = RunFolder(finished)
+    experiment = Experiment.__new__(Experiment)
+    experiment.folder = folder
+    assert experiment.artefacts() == [folder.captions, folder.captions_list, folder.projector]
+
+
+def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("load_tower", "load_llm", "compute_features"):
+        real = getattr(fedcmp.build, name)
+        monkeypatch.setattr(
+            fedcmp.build, name, lambda *args, _real=real, _name=name, **kw: (calls.append(_name), _real(*args, **kw))[1]
+        )
+
+    def called() -> dict[str, int]:
+        counts = {name: calls.count(name) for name in sorted(set(calls))}
+        calls.clear()
+        return counts
+
+    keep, everything = Kept(), {"compute_features": 3, "load_llm": 1, "load_tower": 1}
+    first = train(small(tmp_path / "1"), keep=keep)
+    assert called() == everything
+    again = train(small(tmp_path / "2"), keep=keep)
+    assert called() == {}
+    alone = json.loads((finished / "summary.json").read_text())
+    for one in (first, again):
+        assert one["projector_sha256"] == alone["projector_sha256"]
+        assert one["test"] == alone["test"]
+    train_local(
+        small(tmp_path / "3", "federation.rounds=1", "data.scenes_per_camera=4", "evaluation.test=false"), keep=keep
+    )
+    assert called() == {"compute_features": 1}, "fewer training pictures, the same validation pictures"
+    other = train(small(tmp_path / "4", "run.seed=1"), keep=keep)
+    assert called() == {"compute_features": 3}, "the scenes of another seed have the same ids and are others"
+    assert other["test"] == train(small(tmp_path / "5", "run.seed=1"))["test"]
+    assert called() == everything, "nothing is kept unasked"
+    train_centralized(small(tmp_path / "6", "run.seed=1", "model.keep_cls=true"), keep=keep)
+    assert called() == everything, "another tower"
+    assert {what: len(table) for what, (_, table) in keep._tables.items()} == {
+        "training pictures": 64,
+        "validation pictures": 16,
+        "test pictures": 16,
+    }
 
 
 def test_runs_without_a_name_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

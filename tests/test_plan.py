@@ -17,6 +17,7 @@ from fedcmp.experiment import plan, train
 from fedcmp.report.plan import describe_plan, human
 from fedcmp.tracking.progress import Progress
 
+CONFIGS = Path(__file__).parent.parent / "configs" / "demo"
 SMALL = [
     "data.scenes_per_camera=10",
     "data.val_scenes_per_camera=2",
@@ -37,6 +38,8 @@ def small(*words: str) -> Config:
 @pytest.mark.parametrize("words", [
     ("aggregator=scaffold", "federation.clients_per_round=3"),
     ("aggregator=fedcmp", "partition.scenario=iid", "partition.clients=3"),
+    ("aggregator=fedavg", "partition.scenario=topic+quality+quantity", "partition.quantity.min_samples=6",
+     "federation.dropout=0.3", "federation.local_steps=1"),
 ], ids=str)  # fmt: skip
 def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path) -> None:
     config = small(*words, f"run.dir={tmp_path / 'run'}")
@@ -45,6 +48,8 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()][1:]
     assert len(records) == len(found.rounds) == 3
     for one, record in zip(found.rounds, records, strict=True):
+        assert record.get("clients_dropped", 0) == one.num_dropped
+        assert sum(key.endswith("/accepted") for key in record) == one.num_clients
         for key in ("bytes/up", "bytes/down", "bytes/diagnostics"):
             assert one.least[key] <= record[key] <= one.most[key]
             assert one.least[key] == one.most[key] or "aggregator=fedcmp" in words
@@ -81,6 +86,25 @@ def test_the_page_says_it_all_and_loads_nothing(
     ):
         assert fact in lines
     assert max(map(len, page.splitlines())) <= 120
+
+
+def test_drop_outs_are_told() -> None:
+    page = describe_plan(plan(small("federation.dropout=0.5", "federation.local_steps=1")))
+    assert "clients that drop out" in page
+    assert "clients that drop out" not in describe_plan(plan(small()))
+    few = ("aggregator=krum", "federation.dropout=0.8", "federation.local_steps=1")
+    with pytest.raises(ConfigError, match=r"federation\.min_clients=5 keeps enough of those that drop out"):
+        plan(small(*few))
+    assert "clients that drop out" in describe_plan(plan(small(*few, "federation.min_clients=5")))
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_demo_config_can_be_planned(path: Path) -> None:
+    """Each client has a few batches, whatever its scenario leaves it."""
+    found = plan(load_config(path, ["run.device=cpu"])).forecast
+    assert min(client.held for client in found.clients) >= 4 * load_config(path).federation.batch_size
+    assert min(client.steps for client in found.clients if client.rounds) >= 2
+    assert found.share_used > 0.8
 
 
 def test_more_clients_than_lines_are_summed_up() -> None:
@@ -130,10 +154,10 @@ def test_idle_ranks_and_missing_gpus_are_noted(monkeypatch: pytest.MonkeyPatch) 
 
 def test_features_that_fit_no_memory_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     size = plan(small()).features
-    assert size == 2 * (80 + 16) * 16 * 96
+    assert size == 2 * (80 + 16 + 16) * 16 * 96
     monkeypatch.setattr(os, "sysconf", lambda name: size * 3 // 2 if name == "SC_PHYS_PAGES" else 1)
     assert plan(small()).notes == ()
-    assert "294.9 kB of main memory on each of 2 ranks" in plan(small(), 2).notes[0]
+    assert "344.1 kB of main memory on each of 2 ranks" in plan(small(), 2).notes[0]
 
 
 def test_a_shared_language_model_is_smaller_on_each_rank() -> None:

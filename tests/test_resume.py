@@ -111,6 +111,23 @@ def test_a_run_goes_on_with_the_file_that_it_began_with(tmp_path: Path, monkeypa
     assert resume(tmp_path / "part", words, file=file)["projector_sha256"] == whole["projector_sha256"]
 
 
+def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, "asked")
+        train(small(tmp_path / "part"))
+    split = tmp_path / "part" / "split.json"
+    kept = split.read_text()
+    split.write_text(json.dumps({**json.loads(kept), "hash": "another"}))
+    with pytest.raises(CheckpointError, match=r"the data are others than they were.*split\.json"):
+        resume(tmp_path / "part")
+    split.write_text("{")
+    with pytest.raises(CheckpointError, match=r"cannot read its split\.json"):
+        resume(tmp_path / "part")
+    split.unlink()
+    resume(tmp_path / "part")
+    assert split.read_text() == kept, "killed before it was written, it is written"
+
+
 def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 1, "asked")

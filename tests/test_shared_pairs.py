@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 
+from fedcmp.build import read_data
 from fedcmp.config import load_config
 from fedcmp.data.sources import count_domains, pairs_source
-from fedcmp.experiment import train
+from fedcmp.experiment import plan, train
 
-CONFIG = Path(__file__).parent.parent / "configs" / "scenarios" / "domain.yaml"
+CONFIGS = Path(__file__).parent.parent / "configs" / "scenarios"
+CONFIG = CONFIGS / "domain.yaml"
 
 
 @pytest.mark.shared
@@ -24,6 +27,48 @@ def test_all_eleven_domains_can_be_read(shared: Path) -> None:
 
 
 @pytest.mark.shared
+def test_validation_and_test_have_the_same_mixture_and_share_no_picture(shared: Path) -> None:
+    source = pairs_source(shared / "pairs")
+    digests = {split: {source.digest(sample) for sample in source.samples(split)} for split in ("val", "test")}
+    assert digests["val"].isdisjoint(digests["test"])
+    val, test = (count_domains(source.samples(split)) for split in ("val", "test"))
+    assert val.keys() == test.keys()
+    assert all(abs(val[name] - test[name]) <= 3 for name in val)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_scenario_can_be_planned(path: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDCMP_DATA", str(shared))
+    found = plan(load_config(path, ["run.device=cpu"])).forecast
+    assert min(client.held for client in found.clients) >= 4 * load_config(path).federation.batch_size
+    assert found.share_used > 0.8
+
+
+@pytest.mark.shared
+def test_clusters_of_real_pictures_are_topics(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tower's clusters know domains without being told."""
+    monkeypatch.setenv("FEDCMP_DATA", str(shared))
+    small = [
+        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
+        f"data.cache_dir={tmp_path}",
+        "data.max_train_per_domain=24",
+        "federation.rounds=1",
+        "federation.local_steps=1",
+        "federation.batch_size=4",
+        "partition.topic.by=cluster",
+        "partition.topic.clusters=12",
+    ]
+    data = read_data(load_config(CONFIGS / "topic.yaml", small))
+    members = defaultdict(Counter)
+    for topic, sample in zip(data.split.topics, data.train, strict=True):
+        members[topic][sample.domain] += 1
+    pure = sum(counts.most_common(1)[0][1] for counts in members.values()) / len(data.train)
+    assert len(members) == 12
+    assert pure > 0.7
+
+
+@pytest.mark.shared
 def test_a_small_domain_run_learns(shared: Path, tmp_path: Path) -> None:
     small = [
         f"run.dir={tmp_path / 'run'}",
@@ -33,6 +78,7 @@ def test_a_small_domain_run_learns(shared: Path, tmp_path: Path) -> None:
         f"data.cache_dir={tmp_path / 'cache'}",
         "data.max_train_per_domain=32",
         "data.max_val_per_domain=8",
+        "data.max_test_per_domain=8",
         "federation.rounds=2",
         "federation.local_steps=2",
         "federation.batch_size=8",

@@ -55,22 +55,17 @@ def local(parsed: argparse.Namespace) -> int:
 def evaluate(parsed: argparse.Namespace) -> int:
     """``fedcmp evaluate``; returns the exit code."""
     from fedcmp.experiment import evaluate_run
+    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
 
     runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in parsed.words if Path(word) not in runs]
     if not runs:
         raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
-    header = ["run", "validation", "test", "shuffled", "image use", "worst domain"]
-    rows, scored = [], False
-    for path in runs:
-        result = evaluate_run(path, overrides)
-        test = result["test"]
-        worst = f"{test['worst_domain']['name']} {test['worst_domain']['loss']:.3f}"
-        rows.append([str(path), result["val/loss"], test["loss"], test["loss_shuffled"], test["image_use"], worst])
-        scored = scored or "digits_named" in test
-        rows[-1].append(test.get("digits_named"))
-    print(table(rows if scored else [row[:-1] for row in rows], [*header, "digits named"] if scored else header))
+    results = [(path, evaluate_run(path, overrides)) for path in runs]
+    rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
+    header, rows = known_columns(["run", "validation", *QUALITY], rows)
+    print(table(rows, header))
     return 0
 
 
@@ -80,6 +75,29 @@ def report(parsed: argparse.Namespace) -> int:
 
     for word in parsed.words:
         print(write_report(Path(word)))
+    return 0
+
+
+def export(parsed: argparse.Namespace) -> int:
+    """``fedcmp export``; returns the exit code."""
+    from fedcmp.experiment.exporting import export_run
+    from fedcmp.export.card import Licences
+
+    runs = [word for word in parsed.words if "=" not in word or Path(word).exists()]
+    if len(runs) != 1:
+        raise ConfigError(f"export needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp export "
+                          "runs/demo-fedcmp-1 --to hf --out exported")  # fmt: skip
+    overrides = [word for word in parsed.words if word not in runs]
+    licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
+    out = Path(parsed.out)
+    done = export_run(Path(runs[0]), parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
+    print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
+    if done.proof is not None:
+        near = (
+            f"differ by {done.proof.difference:.1e} of the largest" if done.proof.difference else "are equal to the bit"
+        )
+        words = "the same" if done.proof.same_caption else "not the same"
+        print(f"read again and asked of a picture: its logits and the run's {near}; its first words are {words}")
     return 0
 
 

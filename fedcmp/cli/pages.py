@@ -52,6 +52,22 @@ def _rule_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
 
 
+def _exportable(parser: argparse.ArgumentParser) -> None:
+    _words("RUN | key=value", "a run folder; model.tower=... and model.llm=... where the models have moved", "+")(
+        parser
+    )
+    parser.add_argument("--to", required=True, metavar="hf|llava", help="the format")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the new folder")
+    parser.add_argument(
+        "--dtype", metavar="T", help="float32 or bfloat16; without it: model.llm_dtype (llava: float32)"
+    )
+    for part in ("", "tower-", "llm-", "data-"):
+        what = {"": "of the export"}.get(part, f"of the {part[:-1]}")
+        parser.add_argument(
+            f"--{part}license", metavar="L", default="unknown", help=f"licence {what}, for the model card"
+        )
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(
         commands.train,
@@ -101,7 +117,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "compare": Command(
         comparison.compare,
-        "compare methods at equal tuning budgets",
+        "compare methods with equal tuning budgets",
         f"""\
         Gives every method, and centralized and local as bounds, B tuning runs in every setting on a seed of its own
         (local learning rate x one option of the method; docs/compare.md has the grid), takes the best by validation
@@ -149,14 +165,34 @@ COMMANDS: dict[str, Command] = {
         commands.evaluate,
         "evaluate the projector of finished runs",
         """\
-        Loads config.yaml and projector.safetensors of each run folder, measures the loss on the held-out samples with
-        right and with shuffled pictures, and writes evaluation.json into the folder. Overrides change the run's config,
-        for example to evaluate on other data.""",
+        Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
+        summary reports: the loss per token with right and with shuffled pictures, token accuracy, CIDEr-D of greedy
+        captions, and answers to yes/no questions about objects. Writes evaluation.json into the folder. Overrides
+        change the run's config, for example to evaluate on other data.""",
         (
             ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
-            ("fedcmp evaluate runs/a runs/b data.val_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200", "two runs on more scenes"),
+            ("fedcmp evaluate runs/a evaluation.probe=question", "for a language model that follows instructions"),
         ),
         _words("RUN | key=value", "run folders and overrides", "+"),
+    ),
+    "export": Command(
+        commands.export,
+        "write a run's projector in the format of transformers or LLaVA",
+        """\
+        --to hf writes a LlavaForConditionalGeneration folder: tower, projector and LLM in one, processor, tokenizer,
+        chat template, generation config and a model card. It is read again and must give the logits and words that the
+        run's own parts give. --to llava writes mm_projector.bin and config.json as the original LLaVA does after its
+        first stage. DIR appears whole or not at all.
+
+        What a Llava cannot hold is refused by the name of its setting, and so are unfinished runs and projectors that
+        training did not change. See docs/export.md.""",
+        (
+            ("fedcmp export runs/demo-fedcmp-1 --to hf --out exported", "one folder that transformers loads"),
+            ("fedcmp export runs/mine --to llava --out stage1 --license apache-2.0", "for LLaVA's second stage"),
+            ("fedcmp export runs/mine model.llm=models/vicuna --to hf --out exported", "the LLM has moved"),
+        ),
+        _exportable,
     ),
     "table": Command(
         commands.compare_folders,
@@ -183,8 +219,9 @@ COMMANDS: dict[str, Command] = {
         f"""\
         Which rank trains which clients of round 1, where and in which wave; rounds, samples and steps of every client;
         what the rule needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
-        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no picture and
-        no weight is. What a run would refuse is refused here.
+        accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no weight is,
+        and of the pictures none but those that might be both trained on and held out (with partition.topic.by=cluster
+        the tower must see all of them, once). What a run would refuse is refused here.
 
         {OVERRIDES}""",
         (

@@ -1,4 +1,4 @@
-"""The settings of data and partition."""
+"""The settings of data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from fedcmp.errors import ConfigError, nearest
 
 KINDS = ("scenes", "pairs", "file")
-SCENARIOS = ("domain", "iid")
+OVERLAPS = ("drop", "error", "ignore")
 
 
 @dataclass
@@ -20,7 +20,7 @@ class DataConfig:
     """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
     root: str | None = None
     """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
-    test.jsonl; without it half of val.jsonl, chosen by the pictures' content, is the test set."""
+    test.jsonl; without it half of val.jsonl, picture by picture, is the test set."""
     domains: list[str] = field(default_factory=list)
     """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""
     train: str | None = None
@@ -28,7 +28,7 @@ class DataConfig:
     val: str | None = None
     """For `file`: the .json or .jsonl of held-out records."""
     test: str | None = None
-    """For `file`: records for the final report; unset: half of `val`, chosen by the pictures' content."""
+    """For `file`: records for the final report; unset: half of `val`, picture by picture."""
     images: str | None = None
     """For `file`: a folder or zip of pictures."""
     max_train_per_domain: int = 0
@@ -45,6 +45,9 @@ class DataConfig:
     """For `scenes`: test scenes of each camera."""
     on_bad_record: str = "error"
     """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it."""
+    on_overlap: str = "drop"
+    """Training samples whose picture (its bytes) is also held out: `drop` leaves them out of training and counts them,
+    `error` stops, `ignore` does not look."""
     lowercase: bool = False
     """Lower-case captions, for language models that know no capitals."""
     max_caption_tokens: int = 64
@@ -57,6 +60,8 @@ class DataConfig:
             raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
         if self.on_bad_record not in ("error", "skip"):
             raise ConfigError(f"{prefix}.on_bad_record must be `error` or `skip`, got {self.on_bad_record!r}")
+        if self.on_overlap not in OVERLAPS:
+            raise ConfigError(f"{prefix}.on_overlap: unknown {self.on_overlap!r}; {nearest(self.on_overlap, OVERLAPS)}")
         for key in {"pairs": ("root",), "file": ("train", "val", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
@@ -71,26 +76,6 @@ class DataConfig:
         ):
             if getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
-
-
-@dataclass
-class PartitionConfig:
-    """How records are dealt to clients."""
-
-    scenario: str = "domain"
-    """`domain` (clients differ by domain) or `iid` (they do not)."""
-    clients: int = 8
-    """Number of clients, >= 1."""
-    mix: float = 0.0
-    """For `domain`: share of each client's samples that is exchanged at random with the others, in [0, 1]; 1 is iid."""
-
-    def validate(self, prefix: str = "partition") -> None:
-        if self.scenario not in SCENARIOS:
-            raise ConfigError(f"{prefix}.scenario: unknown {self.scenario!r}; {nearest(str(self.scenario), SCENARIOS)}")
-        if self.clients < 1:
-            raise ConfigError(f"{prefix}.clients must be at least 1, got {self.clients}")
-        if not 0 <= self.mix <= 1:
-            raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
 
 
 def expand(path: str) -> Path:

@@ -54,6 +54,16 @@ class ImageStore:
             return {name for name in wanted if (self.path / name).is_file()}
         return set(wanted) & set(self._archive().namelist())
 
+    def mark(self, name: str, sample: Sample) -> tuple[int, int | None]:
+        """Bytes of a picture and, in a zip, their CRC-32; the picture is not read."""
+        try:
+            if self.path.is_dir():
+                return (self.path / name).stat().st_size, None
+            entry = self._archive().getinfo(name)
+        except (KeyError, OSError) as error:
+            raise DataError(f"{sample.origin}: cannot find picture {name} in {self.path}: {error}") from error
+        return entry.file_size, entry.CRC
+
     def read(self, name: str, sample: Sample) -> bytes:
         """The bytes of one picture."""
         try:

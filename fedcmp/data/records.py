@@ -24,6 +24,10 @@ class Sample:
     """What the picture shows, where the data say."""
     origin: str = ""
     """``file:line`` of the record, for messages."""
+    topic: str | None = None
+    """What topic it belongs to, whatever its domain; None: its label within its domain is its topic."""
+    captions: tuple[str, ...] = ()
+    """All captions of the picture, where the record lists them; ``caption`` alone is trained on."""
 
 
 class Records(NamedTuple):
@@ -65,7 +69,20 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
     named, label = record.get("domain", domain), record.get("label")
     if not isinstance(named, str) or not named:
         raise DataError(f"{origin}: field `domain` must be a non-empty string, got {named!r} (id {key})")
-    return Sample(str(key), image, caption.strip(), named, None if label is None else str(label), origin)
+    captions = record.get("captions")
+    if captions is None:
+        captions = []
+    if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
+        raise DataError(f"{origin}: field `captions` must be a list of texts, none empty, got {captions!r} (id {key})")
+    return Sample(
+        str(key),
+        image,
+        caption.strip(),
+        named,
+        None if label is None else str(label),
+        origin,
+        captions=tuple(text.strip() for text in captions),
+    )
 
 
 def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> Records:

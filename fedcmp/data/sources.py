@@ -13,6 +13,7 @@ from PIL import Image
 
 from fedcmp.data import scenes
 from fedcmp.data.config import DataConfig, expand
+from fedcmp.data.held_out import find_overlap, halve
 from fedcmp.data.images import ImageStore, decode
 from fedcmp.data.records import Sample, read_records
 from fedcmp.errors import ConfigError, DataError, nearest
@@ -42,6 +43,14 @@ class Source(Protocol):
         """What the source can tell about generated captions of ``samples``; empty where it cannot."""
         ...
 
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The names of what the picture shows, among those by which the domain's pictures differ; empty: unknown."""
+        ...
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        """The caption with one object in the place of another; None where the source cannot word it."""
+        ...
+
 
 class RecordSource:
     """LLaVA-style records with their pictures.
@@ -49,13 +58,19 @@ class RecordSource:
     Args:
         files: ``(split, records file, image store, default domain)``.
         on_bad: ``"error"`` or ``"skip"``, for bad records and missing pictures.
+        on_overlap: ``"drop"``, ``"error"`` or ``"ignore"``, for training samples whose picture is also held out.
     """
 
-    def __init__(self, files: Sequence[tuple[str, Path, ImageStore, str]], on_bad: str = "error") -> None:
+    def __init__(
+        self, files: Sequence[tuple[str, Path, ImageStore, str]], on_bad: str = "error", on_overlap: str = "drop"
+    ) -> None:
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         self._stores: dict[str, tuple[ImageStore, str]] = {}
-        self.num_skipped = 0
+        self._digests: dict[str, str] = {}
+        self.num_skipped = self.num_overlapping = 0
         places: dict[str, str] = {}
+        tested = {domain for split, *_, domain in files if split == "test"}
+        whole: list[Sample] = []
         for split, path, store, domain in files:
             records = read_records(path, on_bad, domain)
             self.num_skipped += records.num_skipped
@@ -73,24 +88,36 @@ class RecordSource:
                     continue
                 places[sample.id] = sample.origin
                 self._stores[sample.id] = store, resolved[sample.id]
-                self._samples[split].append(sample)
-        if not any(split == "test" for split, *_ in files):
-            self._halve()
+                (whole if split == "val" and domain not in tested else self._samples[split]).append(sample)
+        for split, half in zip(("val", "test"), halve(whole, self.digest), strict=True):
+            self._samples[split] += half
         if self.num_skipped:
             log.warning("left out %d bad records (data.on_bad_record=skip)", self.num_skipped)
+        if on_overlap != "ignore":
+            self._part(on_overlap)
 
-    def _halve(self) -> None:
-        """Half of the held-out samples become the test set: chosen by content, so that equal pictures stay together."""
-        held_out, self._samples["val"] = self._samples["val"], []
-        for sample in held_out:
-            half = "val" if int(self.digest(sample)[-1], 16) % 2 else "test"
-            self._samples[half].append(sample)
+    def _part(self, on_overlap: str) -> None:
+        """No picture stands on both sides."""
+        train, held_out = self._samples["train"], [*self._samples["val"], *self._samples["test"]]
+        found = find_overlap(train, held_out, self._mark, self.digest)
+        if not found:
+            return
+        self.num_overlapping = len(found)
+        first = next(sample for sample in train if sample.id in found)
+        twin = found[first.id]
+        told = f"{len(found):,} training pictures are also held out, the first at {first.origin} and {twin.origin}"
+        if on_overlap == "error":
+            raise DataError(f"{told}; take them from one side, or leave them out by data.on_overlap=drop")
+        log.warning("left out of training: %s (data.on_overlap=drop)", told)
+        self._samples["train"] = [sample for sample in train if sample.id not in found]
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
 
     def digest(self, sample: Sample) -> str:
-        return hashlib.sha256(self._read(sample)).hexdigest()
+        if sample.id not in self._digests:
+            self._digests[sample.id] = hashlib.sha256(self._read(sample)).hexdigest()
+        return self._digests[sample.id]
 
     def image(self, sample: Sample) -> Image.Image:
         return decode(self._read(sample), sample)
@@ -98,9 +125,21 @@ class RecordSource:
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
         return {}
 
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The label."""
+        return (sample.label,) if sample.label else ()
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        """A label need not stand in the caption, and a caption may say more than the label."""
+        return None
+
     def _read(self, sample: Sample) -> bytes:
         store, name = self._stores[sample.id]
         return store.read(name, sample)
+
+    def _mark(self, sample: Sample) -> tuple[int, int | None]:
+        store, name = self._stores[sample.id]
+        return store.mark(name, sample)
 
 
 def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
@@ -115,7 +154,9 @@ def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
     return found
 
 
-def pairs_source(root: Path, domains: Sequence[str] = (), on_bad: str = "error") -> RecordSource:
+def pairs_source(
+    root: Path, domains: Sequence[str] = (), on_bad: str = "error", on_overlap: str = "drop"
+) -> RecordSource:
     """A folder per domain, each with ``train.jsonl``, ``val.jsonl``, maybe ``test.jsonl``, and ``images.zip`` or
     ``images/``.
 
@@ -141,11 +182,14 @@ def pairs_source(root: Path, domains: Sequence[str] = (), on_bad: str = "error")
             for split in SPLITS
             if split != "test" or (folder / "test.jsonl").exists()
         ]
-    return RecordSource(files, on_bad)
+    return RecordSource(files, on_bad, on_overlap)
 
 
 class SceneSource:
     """The embedded demo: scenes of real handwritten digits, one domain per camera.
+
+    A scene's label lists all its digits; its topic is the first of them, as its caption reads, in whatever camera.
+    No picture is in two splits: their digits are other images.
 
     Args:
         num: scenes of each camera, by split.
@@ -158,6 +202,7 @@ class SceneSource:
             if camera not in scenes.CAMERAS:
                 raise ConfigError(f"data.domains: no camera {camera!r}; {nearest(camera, scenes.CAMERAS)}")
         self._scenes: dict[str, scenes.Scene] = {}
+        self._digests: dict[str, str] = {}
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         for split in SPLITS:
             for camera in cameras or list(scenes.CAMERAS):
@@ -165,14 +210,17 @@ class SceneSource:
                     scene = scenes.make_scene(split, camera, index, seed)
                     self._scenes[scene.id] = scene
                     label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
-                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, f"scene {scene.id}")
+                    origin, topic = f"scene {scene.id}", f"digit {label[0]}"
+                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, origin, topic)
                     self._samples[split].append(sample)
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
 
     def digest(self, sample: Sample) -> str:
-        return hashlib.sha256(self.image(sample).tobytes()).hexdigest()
+        if sample.id not in self._digests:
+            self._digests[sample.id] = hashlib.sha256(self.image(sample).tobytes()).hexdigest()
+        return self._digests[sample.id]
 
     def image(self, sample: Sample) -> Image.Image:
         return scenes.render(self._scenes[sample.id])
@@ -186,6 +234,13 @@ class SceneSource:
             "digits_by_chance": scenes.digit_accuracy(others, references),
         }
 
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The digits, as the caption names them."""
+        return tuple(dict.fromkeys(scenes.DIGITS[digit] for digit in scenes.named_digits(sample.caption).values()))
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        return sample.caption.replace(f" {present} at ", f" {absent} at ", 1)
+
 
 def build_source(config: DataConfig, seed: int = 0) -> Source:
     """The source that ``data`` describes."""
@@ -197,14 +252,14 @@ def build_source(config: DataConfig, seed: int = 0) -> Source:
         }
         return SceneSource(num, config.domains, seed)
     if config.kind == "pairs":
-        return pairs_source(expand(config.root or ""), config.domains, config.on_bad_record)
+        return pairs_source(expand(config.root or ""), config.domains, config.on_bad_record, config.on_overlap)
     store = ImageStore(expand(config.images or ""))
     files = [
         ("train", expand(config.train or ""), store, "default"),
         ("val", expand(config.val or ""), store, "default"),
         *([("test", expand(config.test), store, "default")] if config.test else []),
     ]
-    return RecordSource(files, config.on_bad_record)
+    return RecordSource(files, config.on_bad_record, config.on_overlap)
 
 
 def count_domains(samples: Sequence[Sample]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.distributed import _init_dist_connection
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -44,6 +45,17 @@ class ClientGroupStrategy(DDPStrategy):
             made = dist.new_group(list(self.topology.members(group)), timeout=self._timeout)
             if group == self.topology.group(self.global_rank):
                 self._own = made
+
+    @override
+    def _setup_distributed(self) -> None:
+        self._process_group_backend = self._get_process_group_backend()
+        if self._process_group_backend != "gloo":
+            super()._setup_distributed()
+            return
+        # bound to a GPU, as Lightning would have it, torch makes groups by splitting, which gloo cannot
+        assert self.cluster_environment is not None, "Fabric has set it"
+        self._set_world_ranks()
+        _init_dist_connection(self.cluster_environment, "gloo", timeout=self._timeout)
 
     @property
     @override

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
 
 from fedcmp.aggregation.base import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
+from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.strategy import ClientGroupStrategy
 from fedcmp.distributed.topology import Topology
 from fedcmp.distributed.wire import Wire
@@ -72,6 +73,13 @@ class Team(Protocol):
 def leads(team: Team) -> bool:
     """Whether this rank speaks for its group."""
     return team.topology.place(team.rank) == 0
+
+
+def together(team: Team, step: Callable[[], T]) -> T:
+    """What ``step`` returns on this rank; if it raises on any rank, all ranks raise. No calls to the team inside."""
+    result, error = attempt(step)
+    team.agree(error)
+    return cast(T, result)
 
 
 def is_server(team: Team) -> bool:

@@ -1,4 +1,4 @@
-"""Loss per token by domain, its mean and worst, and the use of the pictures."""
+"""Loss per token and token accuracy by domain, their mean and worst, and the use of the pictures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedcmp.distributed.team import Solo, Team, leads
+from fedcmp.distributed.team import Solo, Team
+from fedcmp.evaluation.sharing import score_rows
 from fedcmp.module import ProjectorAlignment
-from fedcmp.types import Fetch, Params, Scalars
+from fedcmp.types import Batch, Fetch, Params, Scalars
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,23 @@ class EvalData:
 
 
 class Evaluation(NamedTuple):
-    """Losses in nats per token."""
+    """Losses in nats per token, and token accuracy."""
 
     loss: float
     """Mean over domains: each domain counts alike, whatever its size."""
     by_domain: dict[str, float]
+    accuracy_by_domain: dict[str, float] | None = None
+    """Share of tokens that are the likeliest after the true ones before them; None: not known from a record."""
 
     @property
     def worst(self) -> tuple[str, float]:
         """The domain with the highest loss, and that loss."""
         return max(self.by_domain.items(), key=lambda item: item[1])
+
+    @property
+    def token_accuracy(self) -> float | None:
+        """Mean over domains, in [0, 1]."""
+        return None if self.accuracy_by_domain is None else mean(self.accuracy_by_domain)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
@@ -61,7 +69,7 @@ def evaluate(
     on_batch: Callable[[int], None] | None = None,
     team: Team | None = None,
 ) -> Evaluation:
-    """Loss per token of the projector ``params``.
+    """Loss per token and token accuracy of the projector ``params``.
 
     Args:
         module: the frozen models.
@@ -73,31 +81,34 @@ def evaluate(
     """
     module.eval()
     pictures = other_pictures(data.domains) if shuffle_pictures else None
-    team = team or Solo()
-    found = torch.zeros(2, len(data.domains), dtype=torch.float64, device=team.device)
-    mine, workers = team.rank, team.topology.world_size
-    if team.in_step:  # a group is one worker
-        mine, workers = team.topology.group(team.rank), team.topology.num_groups
-    for number, begin in enumerate(range(0, len(data.domains), data.batch_size)):
-        if number % workers != mine:
-            continue
-        rows = range(begin, min(begin + data.batch_size, len(data.domains)))
+
+    def score(rows: range) -> torch.Tensor:
         batch = data.fetch(list(rows))
         if pictures is not None:
-            images = data.fetch([pictures[row] for row in rows])
-            batch |= {key: images[key] for key in ("features", "pixels") if key in images}
-        nll, tokens = module.nll(batch, params)
-        if leads(team) or not team.in_step:
-            found[:, rows.start : rows.stop] = torch.stack([nll.double(), tokens.double()])
-        if on_batch is not None:
-            on_batch(len(rows))
-    sums: dict[str, float] = defaultdict(float)
-    counts: dict[str, float] = defaultdict(float)
-    for domain, nll_of_row, tokens_of_row in zip(data.domains, *team.total(found).tolist(), strict=True):
-        sums[domain] += nll_of_row
-        counts[domain] += tokens_of_row
-    by_domain = {domain: sums[domain] / counts[domain] for domain in sorted(sums)}
-    return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
+            batch |= images_of(data, [pictures[row] for row in rows])
+        return torch.stack([scores.double() for scores in module.scores(batch, params)])
+
+    found = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3, on_batch)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for domain, *scores in zip(data.domains, *found.tolist(), strict=True):
+        sums[domain] = [total + one for total, one in zip(sums[domain], scores, strict=True)]
+    by_domain = {domain: sums[domain][0] / sums[domain][1] for domain in sorted(sums)}
+    accuracy = {domain: sums[domain][2] / sums[domain][1] for domain in sorted(sums)}
+    return Evaluation(mean(by_domain), by_domain, accuracy)
+
+
+def images_of(data: EvalData, positions: Sequence[int]) -> Batch:
+    """The pictures of samples, without their captions: ``features`` or ``pixels``."""
+    return {key: value for key, value in data.fetch(list(positions)).items() if key in ("features", "pixels")}
+
+
+def mean(by_domain: Mapping[str, float]) -> float:
+    """The mean in which each domain counts alike.
+
+    >>> mean({"drawings": 1.0, "photos": 2.0})
+    1.5
+    """
+    return sum(by_domain.values()) / len(by_domain)
 
 
 def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, Any]:
@@ -117,6 +128,8 @@ def quality(end: Evaluation, shuffled: Evaluation) -> dict[str, Any]:
         "worst_domain": {"name": domain, "loss": loss},
         "loss_shuffled": shuffled.loss,
         "image_use": shuffled.loss - end.loss,
+        "token_accuracy": end.token_accuracy,
+        "token_accuracy_domains": end.accuracy_by_domain,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -11,22 +12,23 @@ from typing import Any
 
 import torch
 
-from fedcmp.build import Data, Parts, build_parts, build_tracker, check_models, read_data
+from fedcmp.build import Data, Kept, Parts, build_held_out, build_parts, build_tracker, check_models, read_data
 from fedcmp.config import Config, to_yaml
-from fedcmp.data.partition import manifest
+from fedcmp.data.scenarios import manifest
 from fedcmp.distributed.failures import attempt
-from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.errors import FedcmpError
-from fedcmp.evaluation.captions import caption
-from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate, progress_made, quality
+from fedcmp.distributed.team import Solo, Team, is_server, together
+from fedcmp.errors import CheckpointError, FedcmpError
+from fedcmp.evaluation.assess import Captioned, caption_pictures, measure
+from fedcmp.evaluation.losses import Evaluation, evaluate, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.federation.state import params_sha256
-from fedcmp.report.captions import Example, draw_captions
+from fedcmp.report.captions import Example, draw_captions, list_captions
+from fedcmp.report.split import draw_split
 from fedcmp.report.summary import versions
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
-from fedcmp.types import Params, Scalars
+from fedcmp.types import Params
 
 
 class Experiment:
@@ -39,6 +41,7 @@ class Experiment:
         progress: bars.
         team: the ranks of this run; rank 0 alone claims and writes the folder.
         resume: the folder of a run that goes on, in place of a new one.
+        keep: what earlier runs of this process left, models and features.
     """
 
     def __init__(
@@ -49,23 +52,17 @@ class Experiment:
         progress: Progress,
         team: Team | None = None,
         resume: Path | None = None,
+        keep: Kept | None = None,
     ) -> None:
         self.t0 = time.perf_counter()
         self.team = team or Solo()
-        self.config, self.method = config, method
+        self.config, self.method, self.keep = config, method, keep
         self.progress = progress if is_server(self.team) else Progress(enabled=False)
         self.seconds: dict[str, float] = defaultdict(float)
-        data, error = attempt(lambda: self._read(config))
-        self.team.agree(error)
-        assert data is not None, "agreed"
-        self.data: Data = data
-        self.folder: RunFolder = self._on_server(lambda: RunFolder(resume) if resume else self._claim(label))
+        together(self.team, lambda: check_models(config))
+        self.data: Data = read_data(config, self.team, self.progress)
+        self.folder: RunFolder = self._on_server(lambda: self._reopen(resume) if resume else self._claim(label))
         self.name = config.run.name or self.folder.path.name
-
-    @staticmethod
-    def _read(config: Config) -> Data:
-        check_models(config)
-        return read_data(config)
 
     def _claim(self, label: str) -> RunFolder:
         config = self.config
@@ -73,8 +70,35 @@ class Experiment:
         named = config.run.name or f"{label}-{self.method}"
         folder = claim(path, named, number=config.run.name is None)
         folder.write_text(folder.config, to_yaml(config))
-        folder.write_json(folder.split, manifest(self.data.split, self.data.train))
+        self._write_split(folder)
         return folder
+
+    def _reopen(self, path: Path) -> RunFolder:
+        """The folder of a run that goes on, if its clients hold today what they held."""
+        folder = RunFolder(path)
+        if not folder.split.is_file():  # it was killed before it began
+            self._write_split(folder)
+        try:
+            before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} cannot go on: cannot read its {folder.split.name}: {error!r}") from error
+        if before != self._split()["hash"]:
+            raise CheckpointError(
+                f"{path} cannot go on: the data are others than they were, and its clients would not hold what "
+                f"{folder.split.name} says"
+            )
+        return folder
+
+    def _write_split(self, folder: RunFolder) -> None:
+        split = self._split()
+        folder.write_json(folder.split, split)
+        if self.config.run.figures:
+            draw_split(split, folder.figures / "split.png")
+
+    def _split(self) -> dict[str, Any]:
+        data = self.data
+        splits = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+        return manifest(data.split, data.train, self.config.partition, splits)
 
     def _on_server(self, make: Callable[[], RunFolder]) -> RunFolder:
         """The folder that the server makes, on every rank; so is its error."""
@@ -91,7 +115,7 @@ class Experiment:
         """Prepares, trains with ``train(self)`` and finishes; a failure leaves a summary that says so."""
         try:
             with clock(self.seconds, "prepare"):
-                self.parts: Parts = build_parts(self.config, self.data, self.progress, team=self.team)
+                self.parts: Parts = build_parts(self.config, self.data, self.progress, team=self.team, keep=self.keep)
                 self.tracker = Trackers()
                 if is_server(self.team):
                     self.tracker = build_tracker(self.config, self.folder, self.name)
@@ -104,16 +128,18 @@ class Experiment:
             raise
         return summary
 
-    def evaluate(self, params: Params, data: EvalData | None = None, *, shuffle: bool = False) -> Evaluation:
-        """Losses of ``params`` on the validation samples, or on ``data``."""
-        data = data or self.parts.val_data
+    def evaluate(self, params: Params) -> Evaluation:
+        """Losses of ``params`` on the validation samples."""
         with clock(self.seconds, "evaluate"):
-            return evaluate(self.parts.module, params, data, shuffle_pictures=shuffle, team=self.team)
+            return evaluate(self.parts.module, params, self.parts.val_data, team=self.team)
 
-    def tested(self, params: Params) -> dict[str, Any]:
-        """The test losses of ``params``, with right and with shuffled pictures."""
-        data = self.parts.test_data
-        return quality(self.evaluate(params, data), self.evaluate(params, data, shuffle=True))
+    def measured(self, params: Params) -> dict[str, Any] | None:
+        """What is reported of ``params`` on the test samples, all but captions; None: they are not to be measured."""
+        if not self.config.evaluation.test:
+            return None
+        held_out = build_held_out(self.config, self.data, self.parts)
+        with clock(self.seconds, "evaluate"):
+            return measure(self.parts.module, params, held_out, self.config.evaluation, self.team)
 
     def finish(
         self,
@@ -127,21 +153,19 @@ class Experiment:
         extra: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluates the end, writes projector, pictures and summary; the summary is empty but at the server."""
-        end, tested = self.evaluate(params), self.tested(params)
-        speaks = is_server(self.team)
-        if speaks:
-            save_projector(self.folder.projector, params)
-        with clock(self.seconds, "captions"):
-            helps = self.team.in_step and self.team.topology.group(self.team.rank) == 0
-            scores = self._captions(params) if speaks or helps else {}
-        if not speaks:
+        end, tested = self.evaluate(params), self.measured(params)
+        self._write(lambda: save_projector(self.folder.projector, params))
+        if tested is not None:
+            with clock(self.seconds, "captions"):
+                tested = {**tested, **self._captions(params)}
+        if not is_server(self.team):
             return {}
         seconds = {"total": time.perf_counter() - self.t0, **self.seconds}
         summary = {
             **self.head(),
             "rounds": rounds,
             **progress_made(begin, end, best),
-            "test": {**tested, **scores},
+            "test": tested,
             "samples_seen": samples,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "samples_per_second": round(samples / max(1e-9, self.seconds["train"]), 1),
@@ -150,8 +174,14 @@ class Experiment:
             "exit": exit_kind,
         }
         self.folder.write_json(self.folder.summary, summary)
-        self.tracker.close(summary, [path for path in (self.folder.captions,) if path.exists()])
+        self.tracker.close(summary, self.artefacts())
         return summary
+
+    def artefacts(self) -> list[Path]:
+        """The files of the run folder that are worth keeping elsewhere."""
+        folder = self.folder
+        files = [folder.captions, folder.captions_list, folder.projector, *sorted(folder.figures.glob("*.png"))]
+        return [path for path in files if path.exists()]
 
     def head(self) -> dict[str, Any]:
         """What every summary begins with."""
@@ -163,35 +193,29 @@ class Experiment:
             "device": _device_name(self.team),
         }
 
-    def _captions(self, params: Params) -> Scalars:
-        settings, eval_data, test = self.config.evaluation, self.parts.test_data, self.data.test
-        positions = spread(eval_data.domains, max(settings.captions, settings.examples))
-        if not positions:
-            return {}
-        texts = caption(self.parts.module, params, eval_data, positions, settings.max_tokens)
-        shown = range(min(settings.examples, len(positions)))
-        examples = [
-            Example(self.data.source.image(test[p]), test[p].domain, test[p].caption, texts[place])
-            for place, p in ((place, positions[place]) for place in shown)
-        ]
-        if examples and is_server(self.team):
+    def _captions(self, params: Params) -> dict[str, Any]:
+        """Captions test pictures, writes what there is to see, and returns the scores."""
+        held_out = build_held_out(self.config, self.data, self.parts)
+        found = caption_pictures(self.parts.module, params, held_out, self.config.evaluation, self.team)
+        self._write(lambda: self._show(found.captioned))
+        return found.scores
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """The server writes alone; what goes wrong there, every rank raises."""
+        _, error = attempt(write) if is_server(self.team) else (None, None)
+        self.team.agree(error)
+
+    def _show(self, captioned: Sequence[Captioned]) -> None:
+        shown = captioned[: self.config.evaluation.examples]
+        pictures = [self.data.source.image(one.sample) for one in shown]
+        if captioned:
+            list_captions(captioned, pictures, self.folder)
+        if shown:
+            examples = [
+                Example(picture, one.sample.domain, one.sample.caption, one.generated)
+                for picture, one in zip(pictures, shown, strict=True)
+            ]
             draw_captions(examples, self.folder.captions)
-        scored = min(settings.captions, len(positions))
-        return self.data.source.score(texts[:scored], [test[p] for p in positions[:scored]])
-
-
-def spread(domains: Sequence[str], count: int) -> list[int]:
-    """``count`` positions, one domain after the other in turn.
-
-    >>> spread(["a", "a", "a", "b", "b"], 4)
-    [0, 3, 1, 4]
-    """
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, domain in enumerate(domains):
-        members[domain].append(position)
-    longest = max((len(group) for group in members.values()), default=0)
-    turns = [group[turn] for turn in range(longest) for group in members.values() if turn < len(group)]
-    return turns[:count]
 
 
 class clock:  # noqa: N801 - reads as a verb

@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from fedcmp.build import Kept
 from fedcmp.config import Config
-from fedcmp.evaluation.losses import Evaluation, evaluate, progress_made, quality
+from fedcmp.evaluation.assess import mean_measure
+from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
 from fedcmp.experiment.base import Experiment, clock
 from fedcmp.federation.baselines import client_batches, fit, union_batches
 from fedcmp.federation.checkpoint import save_projector
@@ -18,14 +20,20 @@ from fedcmp.types import Params
 
 
 def train_centralized(
-    config: Config, label: str = "run", progress: Progress | None = None, *, tune: bool = False
+    config: Config,
+    label: str = "run",
+    progress: Progress | None = None,
+    *,
+    tune: bool = False,
+    keep: Kept | None = None,
 ) -> dict[str, Any]:
     """The same module and samples in one place: an upper bound, if its batch size and learning rate are tuned.
 
     Args:
         tune: try every pair of ``centralized.batch_sizes`` and ``centralized.lrs`` and keep the best.
+        keep: models and features that earlier runs of this process left; this one leaves its own.
     """
-    experiment = Experiment(config, "centralized", label, progress or Progress())
+    experiment = Experiment(config, "centralized", label, progress or Progress(), keep=keep)
     settings = config.centralized
     grid = [(settings.batch_sizes[0], config.optimizer.lr)]
     if tune:
@@ -94,17 +102,22 @@ def _train_cell(
     return records[-1]["val/loss"], params, records, {"batch_size": size, "lr": lr}
 
 
-def train_local(config: Config, label: str = "run", progress: Progress | None = None) -> dict[str, Any]:
-    """Each client alone, on its own samples: the lower bound. Losses are means over the clients' projectors."""
-    experiment = Experiment(config, "local", label, progress or Progress())
+def train_local(
+    config: Config, label: str = "run", progress: Progress | None = None, *, keep: Kept | None = None
+) -> dict[str, Any]:
+    """Each client alone, on its own samples: the lower bound. Figures are means over the clients' projectors.
+
+    Args:
+        keep: models and features that earlier runs of this process left; this one leaves its own.
+    """
+    experiment = Experiment(config, "local", label, progress or Progress(), keep=keep)
 
     def clients(self: Experiment) -> dict[str, Any]:
         parts = self.parts
         assert parts.fetch is not None, "these parts were built for training"
         begin, own, samples = self.evaluate(parts.params), {}, 0
         ends: list[Evaluation] = []
-        tests: list[Evaluation] = []
-        shuffled: list[Evaluation] = []
+        tests: list[dict[str, Any]] = []
         for client in range(config.partition.clients):
             batches = client_batches(self.data.plan, client)
             if not batches:
@@ -118,8 +131,8 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
             folder.mkdir(parents=True)
             save_projector(folder / "projector.safetensors", params)
             ends.append(self.evaluate(params))
-            tests.append(self.evaluate(params, parts.test_data))
-            shuffled.append(self.evaluate(params, parts.test_data, shuffle=True))
+            if (tested := self.measured(params)) is not None:
+                tests.append(tested)
             samples += sum(len(batch) for batch in batches)
             domains = {self.data.train[position].domain for batch in batches for position in batch}
             held = [loss for name, loss in ends[-1].by_domain.items() if name in domains]
@@ -130,7 +143,7 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
             **self.head(),
             "rounds": 0,
             **progress_made(begin, end, end.loss),
-            "test": quality(_mean(tests), _mean(shuffled)),
+            "test": mean_measure(tests) if tests else None,
             "clients": own,
             "samples_seen": samples,
             "seconds": {"total": round(time.perf_counter() - self.t0, 3), **self.seconds},
@@ -138,7 +151,7 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
             "exit": "finished",
         }
         self.folder.write_json(self.folder.summary, summary)
-        self.tracker.close(summary)
+        self.tracker.close(summary, self.artefacts())
         return summary
 
     return {**experiment.run(clients), "folder": str(experiment.folder.path)}
@@ -147,4 +160,4 @@ def train_local(config: Config, label: str = "run", progress: Progress | None = 
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
     names = evaluations[0].by_domain
     by_domain = {name: sum(one.by_domain[name] for one in evaluations) / len(evaluations) for name in names}
-    return Evaluation(sum(by_domain.values()) / len(by_domain), by_domain)
+    return Evaluation(mean(by_domain), by_domain)

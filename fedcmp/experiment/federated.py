@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedcmp.build import build_federation, pick_device
+from fedcmp.build import Kept, build_federation, pick_device
 from fedcmp.config import Config, differences, load_config
 from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.signals import stop_on_signal
@@ -28,14 +28,26 @@ from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 
-MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "wandb")
+MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
 
 
 def train(
-    config: Config, label: str = "run", progress: Progress | None = None, *, resume_from: Path | None = None
+    config: Config,
+    label: str = "run",
+    progress: Progress | None = None,
+    *,
+    resume_from: Path | None = None,
+    keep: Kept | None = None,
 ) -> dict[str, Any]:
     """A federated run.
+
+    Args:
+        config: its settings.
+        label: what its name begins with where the config gives none.
+        progress: bars.
+        resume_from: the folder of a run that goes on.
+        keep: models and features that earlier runs of this process left; this one leaves its own.
 
     Returns:
         The content of summary.json, with the run folder under ``"folder"``; empty on ranks other than 0. A run that was
@@ -43,7 +55,7 @@ def train(
     """
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
         method = config.aggregator.name
-        experiment = Experiment(config, method, label, progress or Progress(), team, resume_from)
+        experiment = Experiment(config, method, label, progress or Progress(), team, resume_from, keep)
 
         if team.topology.world_size > 1:
             _tell_ranks(experiment)
@@ -95,12 +107,18 @@ def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) 
 
 
 def resume(
-    path: Path, overrides: Sequence[str] = (), progress: Progress | None = None, *, file: Path | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    progress: Progress | None = None,
+    *,
+    file: Path | None = None,
+    keep: Kept | None = None,
 ) -> dict[str, Any]:
     """Goes on with a run that was stopped or killed, from its last checkpoint, to the bits of an uninterrupted run.
 
     Args:
         path, overrides, file: as for ``reopen``.
+        keep: as for ``train``.
 
     Returns:
         As ``train``; of a run that is finished already, its summary.
@@ -114,7 +132,7 @@ def resume(
         summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
         if summary.get("exit") == "finished":
             return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
-    return train(config, progress=progress, resume_from=path)
+    return train(config, progress=progress, resume_from=path, keep=keep)
 
 
 def _last_state(

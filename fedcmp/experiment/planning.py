@@ -17,7 +17,7 @@ from fedcmp.report.plan import PlanPage, human
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:
-    """What ``train`` would do. Records are read and dealt as there; no picture and no weight is opened.
+    """What ``train`` would do. Records are read and dealt as there; no weight is opened, unless topics are clusters.
 
     Args:
         config: the run's settings, checked.

@@ -62,7 +62,7 @@ def fit(
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the Trainer introduces itself at length
     callback = _Points(len(batches), points, on_point, on_step)
-    on_gpu = next(module.parameters()).device.type == "cuda"
+    home = next(module.parameters()).device
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
@@ -72,7 +72,7 @@ def fit(
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = lightning.Trainer(
             max_epochs=1,
-            accelerator="gpu" if on_gpu else "cpu",
+            accelerator="gpu" if home.type == "cuda" else "cpu",
             devices=1,
             logger=False,
             enable_checkpointing=False,
@@ -85,6 +85,7 @@ def fit(
         trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
         if checkpoint is not None:
             trainer.save_checkpoint(checkpoint)
+    module.to(home)  # the Trainer leaves it on the CPU, and the frozen models with it, which others use, too
     return {name: value.detach().clone() for name, value in module.projector.params().items()}
 
 

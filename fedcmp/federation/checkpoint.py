@@ -42,13 +42,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path) -> FederationState:
-    """Reads a checkpoint; tensors and plain containers only, no code.
+    """Reads a checkpoint onto the CPU; tensors and plain containers only, no code.
 
     Raises:
         CheckpointError: missing, damaged, or not a checkpoint of fedcmp.
     """
     try:
-        content: dict[str, Any] = torch.load(path, weights_only=True)
+        # where the run goes on there may be no GPU, or another one
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return FederationState(**content)
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error

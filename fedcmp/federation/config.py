@@ -21,6 +21,9 @@ class FederationConfig:
     """How often a client may use each of its samples over the whole run, >= 1."""
     clients_per_round: int = 0
     """Size of the cohort; 0: all clients."""
+    dropout: float = 0.0
+    """Probability with which a chosen client does not report in a round, in [0, 1); the samples that it would have used
+    stay unused in that round. `min_clients` of them always stay."""
     min_clients: int = 1
     """Fewer accepted clients than this end the run with an error."""
     slots: int = 2
@@ -41,6 +44,8 @@ class FederationConfig:
         for key in ("local_steps", "clients_per_round", "max_update_norm"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"{prefix}.dropout must be in [0, 1), got {self.dropout}")
         if 0 < self.clients_per_round < self.min_clients:
             raise ConfigError(
                 f"{prefix}.min_clients is {self.min_clients}, but a round has {prefix}.clients_per_round="

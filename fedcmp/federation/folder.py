@@ -27,6 +27,9 @@ class RunFolder:
         self.projector = path / "projector.safetensors"
         self.checkpoints = path / "checkpoints"
         self.captions = path / "captions.png"
+        self.captions_list = path / "captions.jsonl"
+        self.pictures = path / "pictures"
+        self.figures = path / "figures"
 
     def write_text(self, path: Path, text: str) -> None:
         """Writes a small file whole or not at all.

@@ -25,6 +25,8 @@ class RoundForecast(NamedTuple):
     """A round."""
 
     num_clients: int
+    num_dropped: int
+    """Clients that were chosen and do not report."""
     num_waves: int
     """Over all groups."""
     busiest: int
@@ -86,7 +88,7 @@ def forecast(
         num_clients, num_waves = len(one.tasks), sum(map(len, dealt))
         busiest = max(sum(map(len, waves)) for waves in dealt)
         least, most = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
-        rounds.append(RoundForecast(num_clients, num_waves, busiest, one.num_samples, least, most))
+        rounds.append(RoundForecast(num_clients, len(one.dropped), num_waves, busiest, one.num_samples, least, most))
     used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
     share = len(used) / sum(len(indices) for indices in held)
     return Forecast(first_groups(plan, slots, topology), tuple(rounds), _clients(held, plan), plan.num_samples, share)

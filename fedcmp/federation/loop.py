@@ -74,6 +74,7 @@ def run_round(
         "samples_seen": seen,
         "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
         **_client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))),
+        **({"clients_dropped": len(plan.dropped)} if federation.config.dropout else {}),
         **aggregated.metrics,
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,

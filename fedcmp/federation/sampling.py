@@ -34,6 +34,8 @@ class RoundPlan(NamedTuple):
     round: int
     tasks: tuple[ClientTask, ...]
     samples_before: int
+    dropped: tuple[int, ...] = ()
+    """Clients that were chosen and do not report; they use no samples in this round."""
 
     @property
     def num_samples(self) -> int:
@@ -53,10 +55,11 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
+    Whether a chosen client drops out of a round depends on seed, round and client alone.
 
     Args:
         clients: the sample indices of each client.
-        config: rounds, batch size, cohort size, passes.
+        config: rounds, batch size, cohort size, passes, drop-out.
         seed: the run's seed.
 
     Raises:
@@ -72,17 +75,25 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
             )
     orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
     budgets = [len(order) // size for order in orders]  # local steps that each client has in all
-    expected = max(1, round(config.rounds * cohort_size / num_clients))  # rounds that a client takes part in
+    taking_part = (1 - config.dropout) * cohort_size / num_clients
+    expected = max(1, round(config.rounds * taking_part))  # rounds that a client takes part in
     used, turns, samples = [0] * num_clients, [0] * num_clients, 0
     rounds = []
     for index in range(config.rounds):
-        tasks = []
+        ready: dict[int, int] = {}  # local steps of this round
         for client in _cohort(num_clients, cohort_size, index, seed):
-            turns[client] += 1
-            due = config.local_steps or -(-budgets[client] * turns[client] // expected) - used[client]
+            due = config.local_steps or -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
             steps = max(0, min(due, budgets[client] - used[client]))
-            if steps == 0:
-                continue  # its samples are used up: it rests
+            if steps:
+                ready[client] = steps
+            else:
+                turns[client] += 1  # its samples are used up, or few for its rounds: it rests
+        dropped = _dropped(list(ready), config, index, seed)
+        tasks = []
+        for client, steps in ready.items():
+            if client in dropped:
+                continue
+            turns[client] += 1
             begin = used[client] * size
             batches = tuple(tuple(orders[client][begin + s * size : begin + (s + 1) * size]) for s in range(steps))
             tasks.append(ClientTask(index, client, derive(seed, "client", index, client), batches))
@@ -94,7 +105,7 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
                 f"{most} rounds fit the data: lower federation.rounds or federation.local_steps, or raise "
                 "federation.passes"
             )
-        rounds.append(RoundPlan(index, tuple(tasks), samples))
+        rounds.append(RoundPlan(index, tuple(tasks), samples, dropped))
         samples += rounds[-1].num_samples
     return RunPlan(tuple(rounds), samples, num_clients)
 
@@ -110,6 +121,15 @@ def _cohort(num_clients: int, size: int, index: int, seed: int) -> list[int]:
     if size == num_clients:
         return list(range(num_clients))
     return sorted(numpy_rng(seed, "cohort", index).choice(num_clients, size, replace=False).tolist())
+
+
+def _dropped(chosen: Sequence[int], config: FederationConfig, index: int, seed: int) -> tuple[int, ...]:
+    """Those of a round's clients that do not report; ``min_clients`` stay, the likeliest to do so."""
+    if not config.dropout:
+        return ()
+    luck = {client: float(numpy_rng(seed, "dropout", index, client).random()) for client in chosen}
+    unlucky = sorted((client for client in chosen if luck[client] < config.dropout), key=lambda client: luck[client])
+    return tuple(sorted(unlucky[: max(0, len(chosen) - config.min_clients)]))
 
 
 def plan_waves(tasks: Sequence[ClientTask], slots: int) -> list[tuple[ClientTask, ...]]:

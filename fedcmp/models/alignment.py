@@ -6,12 +6,25 @@ end only, and logits are computed only there.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE
+
+
+class CaptionScores(NamedTuple):
+    """What is said of B captions after their pictures, a row each: ``[B]``."""
+
+    nll: Tensor
+    """Summed loss in nats."""
+    tokens: Tensor
+    """Labelled tokens."""
+    hits: Tensor
+    """Labelled tokens that are the likeliest after the true tokens before them (teacher forcing)."""
 
 
 def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,11 +42,42 @@ def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, lab
     Returns:
         The summed loss in nats and the number of labelled tokens, a row each: ``[B]``, ``[B]``.
     """
+    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    return _sum_rows(losses, places, labels), (labels != IGNORE).sum(1)
+
+
+def caption_scores(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> CaptionScores:
+    """Loss and token accuracy of captions after their pictures, in one forward pass; arguments as ``caption_nll``."""
+    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    hits = (logits.argmax(1) == targets).long()
+    return CaptionScores(_sum_rows(losses, places, labels), (labels != IGNORE).sum(1), _sum_rows(hits, places, labels))
+
+
+def _labelled(
+    llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Logits ``[n, V]`` in float32 where a label is, the labels ``[n]``, and their rows and columns, ``[n]`` each."""
     hidden = _hidden(llm, image_tokens, input_ids[:, :-1])[:, -input_ids.shape[1] :]
     rows, columns = torch.nonzero(labels != IGNORE, as_tuple=True)
-    losses = F.cross_entropy(_logits(llm, hidden[rows, columns]).float(), labels[rows, columns], reduction="none")
-    zeros = torch.zeros(len(labels), dtype=losses.dtype, device=losses.device)
-    return zeros.index_add(0, rows, losses), (labels != IGNORE).sum(1)
+    return _logits(llm, hidden[rows, columns]).float(), labels[rows, columns], (rows, columns)
+
+
+def _sum_rows(values: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
+    """Sums by row: each value at its own place first, as index_add would add in any order on a GPU."""
+    return values.new_zeros(labels.shape).index_put(places, values).sum(1)
+
+
+@torch.no_grad()
+def sequence_logits(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
+    """Logits at every position of [BOS] <image tokens> text: ``[B, S, V]``.
+
+    Args:
+        image_tokens: ``[B, T, D]`` projected image features.
+        input_ids: ``[B, L]`` text tokens; S = T + L, and one more where the family has a BOS.
+    """
+    return _logits(llm, _hidden(llm, image_tokens, input_ids))
 
 
 def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:

@@ -124,7 +124,7 @@ class VisionTower(nn.Module):
         self.drop_cls = self.has_cls and not keep_cls
         if blocks is not None:
             wanted = len(blocks) + 1 + feature_layer
-            if wanted < 0:
+            if wanted < 1:  # transformers reports no hidden state of a tower without blocks
                 raise ConfigError(
                     f"model.feature_layer is {feature_layer}, but the tower has only {len(blocks)} blocks"
                 )
@@ -220,8 +220,8 @@ def tower_class(model_type: str) -> Any:
     return getattr(transformers, classes.get(model_type, "AutoModel"))
 
 
-def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in float32, frozen."""
+def read_tower(config: ModelConfig) -> tuple[Any, Any]:
+    """The model of transformers that ``model.tower`` names, whole and in float32, and its image processor."""
     import transformers
 
     path = resolve(config.tower, "tower", "model.tower")
@@ -229,7 +229,12 @@ def load_tower(config: ModelConfig) -> VisionTower:
     with quiet_transformers():
         model = loader.from_pretrained(path, dtype=torch.float32)
         processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
-    return VisionTower(model, processor, config.feature_layer, config.keep_cls, config.token_grid)
+    return model, processor
+
+
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in float32, frozen."""
+    return VisionTower(*read_tower(config), config.feature_layer, config.keep_cls, config.token_grid)
 
 
 @dataclass(frozen=True)
@@ -274,6 +279,9 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     with quiet_transformers():
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
+    model.generation_config = (
+        transformers.GenerationConfig()
+    )  # captions are greedy: no penalties, no sampling of its own
     _freeze(model)
     end_id = tokenizer.eos_token_id
     if config.end == "newline":

@@ -30,7 +30,8 @@ class ProjectorConfig:
     layer_norm: bool = False
     """Normalise the image features before the first layer (trainable scale and shift)."""
     init: str | None = None
-    """A projector.safetensors to start from; unset: fresh parameters."""
+    """A projector to start from: a run's projector.safetensors, LLaVA's mm_projector.bin, or a folder that holds one of
+    them or a Llava of transformers; unset: fresh parameters."""
 
     def validate(self, prefix: str = "model.projector") -> None:
         if self.kind not in KINDS:

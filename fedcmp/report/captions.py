@@ -1,7 +1,9 @@
-"""Example pictures with their reference and generated captions, as one PNG."""
+"""Captions of pictures: examples as one PNG, all of them as captions.jsonl."""
 
 from __future__ import annotations
 
+import json
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,11 @@ from typing import NamedTuple
 from PIL import Image
 
 from fedcmp.errors import RunFolderError
+from fedcmp.evaluation.assess import Captioned
+from fedcmp.federation.folder import RunFolder
+
+SIDE = 224
+"""Pixels of the longer side of a kept picture."""
 
 
 class Example(NamedTuple):
@@ -44,6 +51,47 @@ def draw_captions(examples: Sequence[Example], path: Path) -> None:
         figure.savefig(path, dpi=110)
     except OSError as error:
         raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
+def list_captions(captioned: Sequence[Captioned], pictures: Sequence[Image.Image], folder: RunFolder) -> None:
+    """Writes captions.jsonl, an object a picture: ``id``, ``domain``, ``reference``, ``generated``, ``picture``.
+
+    Args:
+        captioned: what is listed.
+        pictures: those of the first ones; they are kept as PNG, at most SIDE pixels a side.
+        folder: takes captions.jsonl and pictures/; ``picture`` is the place in it, or null.
+
+    Raises:
+        RunFolderError: something cannot be written.
+    """
+    lines = []
+    for number, one in enumerate(captioned):
+        place = None
+        if number < len(pictures):
+            place = f"{folder.pictures.name}/{number:02d}-{_plain(one.sample.id)}.png"
+            _save(pictures[number], folder.path / place)
+        line = {"id": one.sample.id, "domain": one.sample.domain, "reference": one.sample.caption}
+        lines.append(json.dumps({**line, "generated": one.generated, "picture": place}, ensure_ascii=False))
+    folder.write_text(folder.captions_list, "".join(f"{line}\n" for line in lines))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    small = picture.copy()
+    small.thumbnail((SIDE, SIDE))
+    try:
+        path.parent.mkdir(exist_ok=True)
+        small.save(path)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
+def _plain(name: str) -> str:
+    """A name that every file system takes.
+
+    >>> _plain("train/pets: cat 7")
+    'train_pets_cat_7'
+    """
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name)[:80]
 
 
 def _wrap(label: str, text: str) -> list[str]:

@@ -59,12 +59,14 @@ def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> s
 
 def _schedule(page: PlanPage) -> str:
     forecast, rule = page.forecast, page.rule
+    dropped = [one.num_dropped for one in forecast.rounds]
     sees = "sums over clients only" if rule.sums_only else "the update of every client"
     if rule.pairwise > 1:
         sees += f"; for diagnostics, updates of up to {rule.pairwise} clients (aggregator.pairwise=0: none)"
     facts = [
         ["rounds", f"{len(forecast.rounds):,}"],
         ["clients in a round", f"{_span(one.num_clients for one in forecast.rounds)} of {len(forecast.clients):,}"],
+        *([["clients that drop out", _span(dropped)]] if any(dropped) else []),
         ["waves in a round", _span(one.num_waves for one in forecast.rounds)],
         ["samples in a round", _span(one.num_samples for one in forecast.rounds)],
         ["samples in all", f"{forecast.num_samples:,}; {forecast.share_used:.1%} of the training samples are used"],

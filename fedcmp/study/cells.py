@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.aggregation.presets import AggregatorConfig
-from fedcmp.config import CentralizedConfig, Config, amend, to_dict
+from fedcmp.config import CentralizedConfig, Config, amend, differences
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
 from fedcmp.experiment.federated import MAY_CHANGE
@@ -18,6 +18,8 @@ from fedcmp.study.grid import LR, Options, centralized_grid, local_grid, method_
 from fedcmp.study.words import BOUNDS, Method
 
 TUNE, FINAL = "tune", "final"
+DEFAULTS = 1
+"""The edition of the config's defaults."""
 T = TypeVar("T")
 
 
@@ -142,24 +144,21 @@ def _alike(config: Config) -> Config:
 
 
 def identity(kind: str, config: Config) -> str:
-    """A name for what a run computes: readable, and a hash of the whole config but what does not touch the result.
+    """A name for what a run computes: readable, and a hash of what its config sets beside the defaults, but for what
+    does not touch the result. So a new setting of a new version leaves old runs known, and a changed default does too:
+    who changes one that touches results raises ``DEFAULTS``.
 
     >>> identity("", Config()) == identity("", amend(Config(), ["run.dir=x", "wandb.mode=disabled"]))
     True
     >>> identity("", Config()).rpartition("-")[0], identity("local", Config()).rpartition("-")[0]
     ('domain-fedcmp-seed-0', 'domain-local-seed-0')
     """
-    content = to_dict(config)
-    for key in MAY_CHANGE:
-        _drop(content, key.split("."))
-    digest = hashlib.sha256(json.dumps([kind, content], sort_keys=True).encode()).hexdigest()[:12]
+    content = {
+        change for change in differences(Config(), config)
+        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps([DEFAULTS, kind, sorted(content)]).encode()).hexdigest()[:12]
     return f"{config.partition.scenario}-{kind or config.aggregator.name}-seed-{config.run.seed}-{digest}"
-
-
-def _drop(content: dict[str, Any], path: list[str]) -> None:
-    for part in path[:-1]:
-        content = content[part]
-    content.pop(path[-1], None)
 
 
 def with_options(config: Config, options: Mapping[str, Any]) -> Config:

@@ -51,7 +51,7 @@ SERVERS: dict[str, Option] = {
     "adagrad": Option("server.lr", (0.01, 0.03, 0.1)),
     "fedexp": Option("server.eps", (1e-3, 1.0, 0.1)),
     "muon": Option("server.lr", (0.05, 0.1, 0.02)),
-    "opm": Option("server.lr", (1.0, 1.3, 0.7)),
+    "opm": Option("server.momentum", (0.3, 0.0, 0.5)),
 }
 """Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.rule``), too."""
 

@@ -19,7 +19,7 @@ class Tracker(Protocol):
         ...
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
-        """The end of the run: its summary and files worth keeping."""
+        """The end of the run: its summary, whose ``exit`` says how it ended, and files worth keeping."""
         ...
 
 
@@ -41,6 +41,17 @@ class JsonlTracker:
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         """Nothing to do: every line is on disk."""
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of a metrics.jsonl, up to where its writer was killed; none where there is no file."""
+    records: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
 
 
 class Trackers:

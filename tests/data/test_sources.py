@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +24,8 @@ def png(colour: str) -> bytes:
     return buffer.getvalue()
 
 
-def domain(root: Path, name: str, pictures: dict[str, bytes], packed: bool) -> None:
-    folder = root / name
+def domain(root: Path, name: str, train: dict[str, bytes], held_out: dict[str, bytes], packed: bool) -> None:
+    folder, pictures = root / name, train | held_out
     folder.mkdir(parents=True)
     if packed:
         with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -33,22 +35,24 @@ def domain(root: Path, name: str, pictures: dict[str, bytes], packed: bool) -> N
         (folder / "images").mkdir()
         for file, content in pictures.items():
             (folder / "images" / file).write_bytes(content)
-    for split in ("train", "val"):
+    for split, own in (("train", train), ("val", held_out)):
         rows = [
             {
                 "id": f"{name}-{split}-{file}",
                 "image": f"{name}/{file}",
                 "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a {name}."}],
             }
-            for file in pictures
+            for file in own
         ]
         (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    domain(tmp_path, "red", {"a.png": png("red"), "b.png": png("darkred")}, packed=True)
-    domain(tmp_path, "blue", {"a.png": png("blue")}, packed=False)
+    reds = {"c.png": png("pink"), "d.png": png("salmon"), "e.png": png("pink")}
+    blues = {"c.png": png("navy"), "d.png": png("skyblue")}
+    domain(tmp_path, "red", {"a.png": png("red"), "b.png": png("darkred")}, reds, packed=True)
+    domain(tmp_path, "blue", {"a.png": png("blue")}, blues, packed=False)
     return tmp_path
 
 
@@ -59,11 +63,21 @@ def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path) -> None:
     colours = {sample.id: source.image(sample).getpixel((0, 0)) for sample in samples}
     assert colours["red-train-a.png"] == (255, 0, 0)
     assert colours["blue-train-a.png"] == (0, 0, 255)
-    assert source.digest(samples[0]) == source.digest(source.samples("val")[0])
+    digests = {hashlib.sha256(png(colour)).hexdigest() for colour in ("red", "darkred", "blue")}
+    assert {source.digest(sample) for sample in samples} == digests
+
+
+def test_equal_pictures_are_held_out_on_one_side(root: Path) -> None:
+    source = pairs_source(root)
+    halves = [{sample.id for sample in source.samples(split)} for split in ("val", "test")]
+    assert sum(map(len, halves)) == 5
+    assert all(len([name for name in half if name.startswith("blue")]) == 1 for half in halves)
+    assert any({"red-val-c.png", "red-val-e.png"} <= half for half in halves)
+    assert any({"red-val-d.png"} <= half and "red-val-c.png" not in half for half in halves)
 
 
 def test_domains_are_chosen_and_misspelt_ones_named(root: Path) -> None:
-    assert count_domains(pairs_source(root, ["red"]).samples("val")) == {"red": 2}
+    assert count_domains(pairs_source(root, ["red"]).samples("train")) == {"red": 2}
     with pytest.raises(ConfigError, match=r'data\.domains: no domain .rde.*did you mean "red"'):
         pairs_source(root, ["rde"])
     with pytest.raises(DataError, match=r"data\.root: no folder"):
@@ -78,8 +92,8 @@ def test_a_missing_picture_is_named_or_skipped(root: Path, caplog: pytest.LogCap
         pairs_source(root)
     with caplog.at_level(logging.WARNING):
         source = pairs_source(root, on_bad="skip")
-    assert source.num_skipped == 2
-    assert "left out 2 bad records" in caplog.text
+    assert source.num_skipped == 1
+    assert "left out 1 bad records" in caplog.text
     assert count_domains(source.samples("train")) == {"red": 2}
 
 
@@ -104,7 +118,13 @@ def test_llavas_own_layout(root: Path) -> None:
         images=str(root / "red" / "images.zip"),
     )
     source = build_source(config)
-    assert source.image(source.samples("val")[1]).getpixel((0, 0)) == (139, 0, 0)
+    held_out = {sample.id: sample for split in ("val", "test") for sample in source.samples(split)}
+    assert source.image(held_out["red-val-d.png"]).getpixel((0, 0)) == (250, 128, 114)
+    own_test = replace(config, val=str(root / "red" / "train.jsonl"), test=str(root / "red" / "val.jsonl"))
+    with pytest.raises(DataError, match=r"id 'red-train-a\.png' stands already"):
+        build_source(own_test)
+    source = build_source(replace(own_test, train=str(root / "red" / "val.jsonl"), test=None))
+    assert len(source.samples("val")) == len(source.samples("test")) == 1
     with pytest.raises(ConfigError, match=r"data\.images is needed for data\.kind=file"):
         DataConfig(kind="file", train="a", val="b").validate()
 

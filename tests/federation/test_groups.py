@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from ranks import run_ranks
+from ranks import Ranks, run_ranks
 from test_loop import PARAMS, federation, fetch
 
-from fedcmp.distributed.shard import shard_layers
-from fedcmp.distributed.team import Groups
-from fedcmp.distributed.topology import make_topology
 from fedcmp.errors import ClientError
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, start
@@ -20,24 +17,6 @@ from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 
 RULES = ("fedcmp", "scaffold", "median")
-
-
-class Ranks(Groups):
-    """A team on a process group that the test has made."""
-
-    def __init__(self, group_size: int, in_step: bool = False) -> None:
-        import torch.distributed as dist
-
-        strategy: Any = type("Strategy", (), {})()
-        strategy.topology = make_topology(dist.get_world_size(), group_size)
-        strategy.global_rank, strategy.root_device = dist.get_rank(), torch.device("cpu")
-        own = None
-        for group in range(strategy.topology.num_groups):
-            made = dist.new_group(list(strategy.topology.members(group)))
-            own = made if group == strategy.topology.group(strategy.global_rank) else own
-        strategy.sum_in_group = lambda tensor: (dist.all_reduce(tensor, group=own), tensor)[1]
-        strategy.shard = lambda layers: shard_layers(layers, own, "cpu")
-        super().__init__(strategy, in_step)
 
 
 def build(llm: LanguageModel, rule: str, **changes: Any) -> Federation:

@@ -40,6 +40,62 @@ def test_fixed_steps_and_partial_cohorts() -> None:
     assert len({tuple(t.client_id for t in one.tasks) for one in plan.rounds}) > 1
 
 
+def test_clients_drop_out_and_their_samples_wait() -> None:
+    config = FederationConfig(rounds=40, local_steps=1, batch_size=1, dropout=0.3)
+    clients = [tuple(range(100 * client, 100 * client + 100)) for client in range(10)]
+    plan = plan_run(clients, config, seed=0)
+    seen = used(plan)
+    assert len(seen) == len(set(seen)) == plan.num_samples
+    for one in plan.rounds:
+        trained = {task.client_id for task in one.tasks}
+        assert trained.isdisjoint(one.dropped)
+        assert trained | set(one.dropped) == set(range(10))
+    dropped = sum(len(one.dropped) for one in plan.rounds)
+    assert dropped == pytest.approx(0.3 * 400, rel=0.25)
+    assert plan == plan_run(clients, config, seed=0)
+    assert [one.dropped for one in plan.rounds] != [one.dropped for one in plan_run(clients, config, seed=1).rounds]
+
+
+def test_a_client_goes_on_where_it_dropped_out() -> None:
+    """Batches come in the same order as without drop-outs, none is lost."""
+    full = FederationConfig(rounds=30, local_steps=1, batch_size=4)
+    faulty = FederationConfig(rounds=30, local_steps=1, batch_size=4, dropout=0.5)
+
+    def batches(config: FederationConfig) -> list:
+        tasks = [task for one in plan_run(CLIENTS, config, seed=3).rounds for task in one.tasks if task.client_id == 2]
+        return [batch for task in tasks for batch in task.batches]
+
+    some = batches(faulty)
+    assert 0 < len(some) < 30
+    assert some == batches(full)[: len(some)]
+
+
+def test_steps_are_spread_over_the_rounds_in_which_clients_report() -> None:
+    clients = [tuple(range(1000 * client, 1000 * client + 400)) for client in range(20)]
+    plan = plan_run(clients, FederationConfig(rounds=30, batch_size=4, dropout=0.4), seed=1)
+    assert plan.num_samples > 0.9 * 8000, "what drop-outs leave is used in other rounds"
+
+
+@pytest.mark.parametrize("least", [1, 3])
+def test_some_clients_always_stay(least: int) -> None:
+    config = FederationConfig(rounds=30, local_steps=1, batch_size=1, dropout=0.95, min_clients=least)
+    clients = [tuple(range(100 * client, 100 * client + 100)) for client in range(4)]
+    counts = [len(one.tasks) for one in plan_run(clients, config, seed=2).rounds]
+    assert min(counts) == least
+
+
+def test_who_rests_is_not_counted_as_dropped() -> None:
+    clients = [(0, 1), tuple(range(2, 102))]
+    plan = plan_run(clients, FederationConfig(rounds=20, local_steps=1, batch_size=1, dropout=0.5), seed=0)
+    last = max(one.round for one in plan.rounds if any(task.client_id == 0 for task in one.tasks))
+    assert last < 15, "by then it has used both of its samples"
+    assert all(0 not in one.dropped for one in plan.rounds[last + 1 :])
+
+
+def test_without_drop_outs_nothing_changes() -> None:
+    assert all(one.dropped == () for one in plan_run(CLIENTS, FederationConfig(rounds=3, batch_size=4), seed=0).rounds)
+
+
 def test_too_few_samples_and_too_many_rounds_are_errors() -> None:
     with pytest.raises(DataError, match="client 1 has 3 samples, fewer than one batch"):
         plan_run([(0, 1, 2, 3), (4, 5, 6)], FederationConfig(batch_size=4), seed=0)

@@ -59,10 +59,13 @@ def test_qwen2_reads_a_prefix_too(tmp_path: Path, llm: LanguageModel) -> None:
         num_key_value_heads=1,
         tie_word_embeddings=True,
     )
-    transformers.Qwen2ForCausalLM(config).save_pretrained(tmp_path)
+    model = transformers.Qwen2ForCausalLM(config)
+    model.generation_config.update(do_sample=True, temperature=0.7, repetition_penalty=1.1)
+    model.save_pretrained(tmp_path)
     llm.tokenizer.save_pretrained(tmp_path)
     other = load_llm(ModelConfig(llm=str(tmp_path), end="eos"))
     assert other.width == 16
+    assert other.model.generation_config == transformers.GenerationConfig(), "captions are greedy, and nothing else"
     assert other.end_id == llm.tokenizer.eos_token_id
 
 
@@ -78,8 +81,9 @@ def test_model_folders_are_checked_by_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.llm: .* has no config\.json"):
         resolve(str(tmp_path), "llm", "model.llm")
     assert resolve("openai/clip-vit-large-patch14-336", "tower", "k") == "openai/clip-vit-large-patch14-336"
-    with pytest.raises(ConfigError, match=r"feature_layer is -9, but the tower has only 4 blocks"):
-        load_tower(ModelConfig(feature_layer=-9))
+    for layer in (-5, -9):
+        with pytest.raises(ConfigError, match=rf"feature_layer is {layer}, but the tower has only 4 blocks"):
+            load_tower(ModelConfig(feature_layer=layer))
     with pytest.raises(ConfigError, match=r"model\.feature_layer counts from the end"):
         ModelConfig(feature_layer=1).validate()
 

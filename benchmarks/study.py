@@ -1,0 +1,125 @@
+"""The study: which federated method is best where, and which part of Fed-CMP does what. One command a table.
+
+    python benchmarks/study.py                  # all parts, in order; goes on where it was stopped
+    python benchmarks/study.py demo             # one part
+    python benchmarks/study.py --write          # run nothing: put tables and figures into benchmarks/STUDY.md
+
+Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
+it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
+again, on this machine or on another. `pairs`, `parts-pairs` and the like need FEDCMP_DATA (default ../shared/data).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+KEPT = HERE / "results" / "study"
+FILES = ("compare.json", "runs.jsonl", "table.md", "table.csv", "table.tex", "table.json")
+"""What is kept of a comparison."""
+
+SCENARIOS = (
+    "domain,topic,quality,quantity=quantity:federation.clients_per_round=6:federation.dropout=0.1:federation.rounds=16"
+)
+DEMO = "configs/study/demo.yaml"
+PAIRS = "configs/study/pairs.yaml"
+TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
+EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
+MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
+
+SWITCHES = ",".join(
+    f"{label}=fedcmp:{words}"
+    for label, words in {
+        "fedcmp": "aggregator.server.momentum=0.3",
+        "no evidence": "aggregator.fuse.evidence=false",
+        "no repeatability": "aggregator.fuse.repeatability=false",
+        "no overlap": "aggregator.fuse.overlap=false",
+        "tau 0": "aggregator.fuse.tau=0",
+        "tau 1": "aggregator.fuse.tau=1",
+        "momentum 0": "aggregator.server.momentum=0",
+        "momentum 0.5": "aggregator.server.momentum=0.5",
+        "momentum 0.7": "aggregator.server.momentum=0.7",
+        "momentum not projected": "aggregator.server.momentum=0.3:aggregator.server.projected=false",
+        "basis of evidence": "aggregator.fuse.basis=evidence",
+        "all off": "aggregator.fuse.tau=0:aggregator.fuse.evidence=false:aggregator.server.momentum=0",
+    }.items()
+)
+CONSTANTS = ",".join(
+    f"{label}=fedcmp:{words}"
+    for label, words in {
+        "fedcmp": "aggregator.server.momentum=0.3",
+        "a 0.7": "aggregator.fuse.correlation=0.7",
+        "a 1": "aggregator.fuse.correlation=1",
+        "l 0.003": "aggregator.fuse.ridge=0.003",
+        "l 0.03": "aggregator.fuse.ridge=0.03",
+        "energy 0.9": "aggregator.fuse.energy=0.9",
+        "energy 0.999": "aggregator.fuse.energy=0.999",
+        "server lr 1.3": "aggregator.server.lr=1.3",
+    }.items()
+)
+SHAPES = (
+    "'2 steps'=domain:federation.local_steps=2:federation.rounds=16,"
+    "'8 steps'=domain:federation.local_steps=8:federation.rounds=4,"
+    "'32 steps'=domain:federation.local_steps=32:federation.rounds=1,"
+    "'32 clients'=domain:partition.clients=32,"
+    "'100 clients'=domain:partition.clients=100:federation.batch_size=8:federation.rounds=5,"
+    "half=domain:federation.clients_per_round=4:federation.rounds=24"
+)
+ONE = "--seeds 1 --budget 1 --no-bounds"
+
+PARTS: dict[str, str] = {
+    "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
+    "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
+    "parts-demo": f'{DEMO} --methods "{SWITCHES}" --scenarios domain,iid,topic,quality {ONE}',
+    "parts-pairs": f'{PAIRS} --methods "{SWITCHES}" --scenarios domain,iid {ONE}',
+    "constants-demo": f'{DEMO} --methods "{CONSTANTS}" --scenarios domain,iid {ONE}',
+    "constants-pairs": f'{PAIRS} --methods "{CONSTANTS}" --scenarios domain,iid {ONE}',
+    "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
+}
+"""Part -> the words of its comparison."""
+
+
+def words(part: str) -> list[str]:
+    """The command of a part."""
+    return ["compare", *shlex.split(PARTS[part]), "--out", f"runs/study/{part}"]
+
+
+def run(part: str, workers: int | None) -> int:
+    """Runs what is missing of a part, and keeps what the tables need; returns the exit code."""
+    folder = Path("runs/study") / part
+    begun = KEPT / part / "runs.jsonl"
+    if begun.is_file() and not (folder / "runs.jsonl").is_file():
+        shutil.copytree(KEPT / part, folder, dirs_exist_ok=True)
+    command = [*words(part), *(["--workers", str(workers)] if workers else [])]
+    print(f"\nfedcmp {shlex.join(command)}", flush=True)
+    code = subprocess.run([sys.executable, "-m", "fedcmp", *command]).returncode
+    keep(part)
+    return code
+
+
+def keep(part: str) -> None:
+    """Copies what the tables need beside this script."""
+    (KEPT / part).mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        if (path := Path("runs/study") / part / name).is_file():
+            shutil.copy(path, KEPT / part / name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all")
+    parser.add_argument("--workers", type=int, help="runs at once; without it: one a core, or one a GPU")
+    options = parser.parse_args()
+    for part in options.parts or list(PARTS):
+        if part not in PARTS:
+            parser.error(f"no part {part!r}; choose from {', '.join(PARTS)}")
+    return max(run(part, options.workers) for part in options.parts or list(PARTS))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""The four scenarios: topic, domain, quality, quantity. Pure functions of samples, seed and knobs; they compose.
+
+Their definitions are ours: the abstract that the method comes from says that there are four, and not which.
+"""
+
+from fedcmp.data.scenarios.config import PartitionConfig
+from fedcmp.data.scenarios.manifest import manifest
+from fedcmp.data.scenarios.partition import Partition, partition
+from fedcmp.data.scenarios.quality import damage
+
+__all__ = ["Partition", "PartitionConfig", "damage", "manifest", "partition"]

@@ -1,0 +1,72 @@
+"""Where the pictures come from: a client has one domain, or a share of it; fewer clients than domains have several."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from fedcmp.data.scenarios.quantity import sizes_from
+from fedcmp.errors import DataError
+
+
+def deal_domains(
+    domains: Sequence[str], num_clients: int, shares: np.ndarray | None = None, least: int = 1
+) -> list[list[int]]:
+    """Whole domains to clients in turn; with more clients than domains, a domain is shared by several.
+
+    Args:
+        domains: the domain of each sample, in random order.
+        num_clients: K.
+        shares: how much each client should have, ``[K]``: owners of one domain split it by them, and who owns a domain
+            alone keeps the part share / max(share) of it, the rest being left out. None: everybody has all it can.
+        least: the floor of a client's samples, if there are shares.
+
+    Returns:
+        Places 0 .. n-1 by client.
+
+    Raises:
+        DataError: a domain is too small for the floor.
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for place, domain in enumerate(domains):
+        members[domain].append(place)
+    names = sorted(members)
+    clients: list[list[int]] = [[] for _ in range(num_clients)]
+    alone: dict[int, list[list[int]]] = defaultdict(list)
+    for number, name in enumerate(names):
+        own = members[name]
+        owners = list(range(number, num_clients, len(names))) or [number % num_clients]
+        if shares is None:
+            for turn, place in enumerate(own):
+                clients[owners[turn % len(owners)]].append(place)
+        elif len(owners) == 1:
+            alone[owners[0]].append(own)
+        else:
+            sizes = sizes_from(len(own), shares[owners], least, f"domain {name}")
+            for owner, end, size in zip(owners, np.cumsum(sizes), sizes, strict=True):
+                clients[owner] += own[end - size : end]
+    for client, parts in alone.items():
+        assert shares is not None, "without shares nobody leaves anything out"
+        held = sum(map(len, parts))
+        if held < least:
+            raise DataError(
+                f"the domains of client {client} have {held} samples, fewer than partition.quantity.min_samples={least}"
+            )
+        kept = max(shares[client] / shares.max(), least / held)
+        clients[client] = [place for own in parts for place in own[: math.ceil(kept * len(own) - 1e-9)]]
+    return clients
+
+
+def mix_clients(clients: Sequence[Sequence[int]], share: float, rng: np.random.Generator) -> list[list[int]]:
+    """Each client gives ``share`` of its samples into a common heap and draws as many from it."""
+    given = [round(share * len(client)) for client in clients]
+    heap = [place for client, count in zip(clients, given, strict=True) for place in client[:count]]
+    heap = [heap[place] for place in rng.permutation(len(heap))]
+    mixed = []
+    for client, count in zip(clients, given, strict=True):
+        mixed.append([*client[count:], *heap[:count]])
+        heap = heap[count:]
+    return mixed

@@ -1,0 +1,77 @@
+"""Work that the ranks of a team share: the same batches, and so the same bits, for any number of ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from fedcmp.distributed.team import Team, leads
+
+
+def score_rows(
+    team: Team,
+    num_rows: int,
+    batch_size: int,
+    score: Callable[[range], Tensor],
+    num_scores: int = 1,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Scores of all rows, on every rank.
+
+    Each row is scored by one worker and added to zeros, so that the sum over ranks is exact.
+
+    Args:
+        team: the ranks.
+        num_rows: n.
+        batch_size: rows that are scored together, whoever does it.
+        score: some rows in, their scores ``[num_scores, rows]`` out.
+        num_scores: S.
+        on_batch: told the number of rows done after each batch of this rank.
+
+    Returns:
+        ``[S, n]`` float64.
+    """
+    found = torch.zeros(num_scores, num_rows, dtype=torch.float64, device=team.device)
+    for rows in _own_batches(team, num_rows, batch_size):
+        scores = score(rows)
+        if _speaks(team):
+            found[:, rows.start : rows.stop] = scores
+        if on_batch is not None:
+            on_batch(len(rows))
+    return team.total(found)
+
+
+def write_rows(team: Team, num_rows: int, batch_size: int, write: Callable[[range], list[str]]) -> list[str]:
+    """The texts of all rows in their order, on every rank; arguments as ``score_rows``."""
+    mine = [[rows.start, write(rows)] for rows in _own_batches(team, num_rows, batch_size)]
+    spoken = team.collect(mine if _speaks(team) else [])
+    return [text for _, texts in sorted(batch for part in spoken for batch in part) for text in texts]
+
+
+def _own_batches(team: Team, num_rows: int, batch_size: int) -> Iterator[range]:
+    mine, workers = team.rank, team.topology.world_size
+    if team.in_step:  # a group is one worker
+        mine, workers = team.topology.group(team.rank), team.topology.num_groups
+    for begin in range(mine * batch_size, num_rows, workers * batch_size):
+        yield range(begin, min(begin + batch_size, num_rows))
+
+
+def _speaks(team: Team) -> bool:
+    return leads(team) or not team.in_step
+
+
+def spread(domains: Sequence[str], count: int) -> list[int]:
+    """``count`` positions, one domain after the other in turn.
+
+    >>> spread(["a", "a", "a", "b", "b"], 4)
+    [0, 3, 1, 4]
+    """
+    members: dict[str, list[int]] = defaultdict(list)
+    for position, domain in enumerate(domains):
+        members[domain].append(position)
+    longest = max((len(group) for group in members.values()), default=0)
+    turns = [group[turn] for turn in range(longest) for group in members.values() if turn < len(group)]
+    return turns[:count]

@@ -1,0 +1,179 @@
+"""A finished run's projector in the formats of others."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from fedcmp.build import check_models, start_params
+from fedcmp.config import Config, differences, load_config
+from fedcmp.errors import ConfigError, ExportError, RunFolderError, nearest
+from fedcmp.export.card import Licences, Origin, model_card, shown
+from fedcmp.export.hf import write_hf
+from fedcmp.export.llava import write_llava
+from fedcmp.export.proof import Proof
+from fedcmp.export.read import read_projector
+from fedcmp.export.staging import staged
+from fedcmp.federation.folder import RunFolder, open_run
+from fedcmp.federation.state import params_sha256
+from fedcmp.models.backbones import DTYPES
+from fedcmp.models.projector import affine_names
+from fedcmp.types import Params
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("hf", "llava")
+MAY_CHANGE = ("model.tower", "model.llm")
+"""What an override may change: where the frozen models are now."""
+
+
+class Exported(NamedTuple):
+    """What ``export_run`` wrote."""
+
+    folder: Path
+    to: str
+    dtype: str
+    proof: Proof | None
+    """How near the folder comes to the run; None where only the projector was written."""
+
+
+def export_run(
+    path: Path,
+    to: str,
+    out: Path,
+    overrides: Sequence[str] = (),
+    *,
+    dtype: str | None = None,
+    licences: Licences | None = None,
+) -> Exported:
+    """Writes the projector of a finished run into a new folder, whole or not at all.
+
+    Args:
+        path: the run folder.
+        to: ``hf`` (a Llava of transformers with tower and LLM) or ``llava`` (the original's mm_projector.bin).
+        out: the new folder.
+        overrides: of ``MAY_CHANGE`` only.
+        dtype: of all weights; None: ``model.llm_dtype`` for ``hf``, float32 for ``llava``.
+        licences: for the model card.
+
+    Raises:
+        RunFolderError: no finished run, or ``out`` cannot be used.
+        ConfigError: a word is wrong, or the format cannot hold a part.
+        ExportError: the projector is not worth exporting, or what was written does not answer as the run does.
+    """
+    if to not in FORMATS:
+        raise ConfigError(f"--to: unknown format {to!r}; {nearest(to, FORMATS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype: unknown type {dtype!r}; {nearest(dtype, DTYPES)}")
+    folder, summary = _finished(path)
+    params = read_projector(folder.projector)
+    config = _config(folder, overrides)
+    _worth_it(folder, summary, config, params)
+    dtype = dtype or (config.model.llm_dtype if to == "hf" else "float32")
+    with staged(out) as partial:
+        proof = None
+        if to == "hf":
+            proof = write_hf(partial, config.model, params, dtype, config.evaluation.max_tokens)
+        else:
+            write_llava(partial, config.model, params, dtype)
+        origin = Origin(config.model.tower, config.model.llm, _facts(folder, summary, config, params))
+        card = model_card(origin, licences or Licences(), to, dtype, proof, config.model.projector.kind)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+    return Exported(out, to, dtype, proof)
+
+
+def _finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise RunFolderError(f"no run folder {path}")
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is no finished run: cannot read {folder.summary.name}: {error}") from error
+    if summary.get("exit") != "finished":
+        raise RunFolderError(
+            f"{path} is no finished run: its summary.json says exit {summary.get('exit')!r}; go on with: fedcmp train "
+            f"--resume {path}"
+        )
+    if summary.get("method") == "local":
+        raise RunFolderError(
+            f"{path} is a run of `fedcmp local`: it has a projector for each client and none that is shared; "
+            "export a run of `fedcmp train` or `fedcmp centralized`"
+        )
+    return open_run(path), summary
+
+
+def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
+    """The run's config, with the models where they are now; a device is not needed."""
+    config = load_config(folder.config, overrides)
+    for change in differences(load_config(folder.config), config):
+        if change.partition(":")[0] not in MAY_CHANGE:
+            raise ConfigError(f"export cannot change {change}; expected {' or '.join(MAY_CHANGE)}, or no override")
+    start = f"model.projector.init={json.dumps(str(folder.projector))}"
+    check_models(load_config(folder.config, [*overrides, "run.device=cpu", start]))  # widths, folders
+    return config
+
+
+def _worth_it(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> None:
+    """Whether training changed the projector, and nothing did so since.
+
+    Raises:
+        ExportError: it is as at the start, or not the one that the summary speaks of. (One that is not finite was
+            refused by the reader.)
+    """
+    if params_sha256(params) != summary.get("projector_sha256"):
+        raise ExportError(f"{folder.projector} is not the projector of {folder.summary.name}: their hashes differ")
+    names = affine_names(config.model.projector.kind)
+    in_width, out_width = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
+    try:
+        start = start_params(config, in_width, out_width)
+    except ConfigError as error:
+        log.warning("whether training changed the projector cannot be told: %s", error)
+        return
+    if all(torch.equal(params[name], start[name]) for name in params):
+        raise ExportError(f"{folder.projector} is what the run started from: it was not trained; see {folder.metrics}")
+
+
+def _facts(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> dict[str, Any]:
+    """What the model card tells of a run."""
+    split = json.loads(folder.split.read_text(encoding="utf-8")) if folder.split.is_file() else {}
+    losses, test = summary["val/loss"], summary.get("test") or {}
+    worst = test.get("worst_domain")
+    clients, optimizer = split.get("clients", {}), config.optimizer
+    return {
+        "name": summary["name"],
+        "method": summary["method"],
+        "data": _data(config),
+        "training pairs": sum(len(ids) for ids in clients.values()) or None,
+        "clients": len(clients) or None,
+        "scenario": config.partition.scenario,
+        "split hash": split.get("hash"),
+        "rounds": summary["rounds"] or None,
+        "samples seen": summary["samples_seen"],
+        "optimizer": f"{optimizer.name}, learning rate {optimizer.lr:g}",
+        "seed": summary["seed"],
+        "validation loss a token, start": losses["start"],
+        "validation loss a token, end": losses["end"],
+        "test loss a token": test.get("loss"),
+        "test loss with shuffled pictures": test.get("loss_shuffled"),
+        "worst test domain": f"{worst['name']}, {worst['loss']:.4f}" if worst else None,
+        "vision tower": shown(config.model.tower),
+        "hidden state read": config.model.feature_layer,
+        "language model": shown(config.model.llm),
+        "projector": f"{config.model.projector.kind}, {sum(value.numel() for value in params.values()):,} parameters",
+        "projector sha256": f"`{summary['projector_sha256']}`",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items()) or None,
+    }
+
+
+def _data(config: Config) -> str:
+    """The records by name, without their place on this machine."""
+    data = config.data
+    name = {"file": data.train, "pairs": data.root}.get(data.kind)
+    domains = f" ({', '.join(data.domains)})" if data.domains else ""
+    return f"{Path(name).name if name else data.kind}{domains}"

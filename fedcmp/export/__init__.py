@@ -1,0 +1,1 @@
+"""A trained projector in the formats of others, and theirs as ours."""

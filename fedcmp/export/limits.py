@@ -1,0 +1,89 @@
+"""What a Llava can hold, asked before anything is written. Every refusal names the setting and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.backbones import ModelConfig, VisionTower
+from fedcmp.types import Params
+
+
+def check_projector(config: ModelConfig, params: Params) -> None:
+    """Whether a Llava, of transformers or the original, can hold a projector and the way to it.
+
+    Raises:
+        ConfigError: it has a part that a Llava lacks.
+    """
+    if "norm.weight" in params:
+        raise ConfigError(
+            "model.projector.layer_norm: a Llava has no normalisation in front of its projector; projectors trained "
+            "with model.projector.layer_norm=false can be exported"
+        )
+    if config.token_grid:
+        raise ConfigError(
+            f"model.token_grid={config.token_grid}: a Llava does not average image tokens; projectors trained with "
+            "model.token_grid=0 can be exported"
+        )
+    if "linear_2.weight" in params:
+        width, hidden = params["linear_2.weight"].shape
+        if hidden != width:
+            raise ConfigError(
+                f"model.projector.hidden={hidden}: the hidden width of a Llava's projector is that of the LLM; "
+                f"projectors trained with model.projector.hidden=0 (here {width}) can be exported"
+            )
+
+
+def check_tower(name: str, tower: VisionTower, config: Any) -> None:
+    """Whether transformers' Llava can hold a vision tower.
+
+    Args:
+        name: as ``model.tower`` has it.
+        tower: the tower that the projector was trained on.
+        config: its configuration in transformers.
+
+    Raises:
+        ConfigError: it gives no sequence of hidden states over a grid of patches.
+    """
+    # hidden states of hierarchical towers (Swin) differ in width, and their config has the last one's
+    if tower.is_map or not isinstance(getattr(config, "patch_size", None), int) or config.hidden_size != tower.width:
+        raise ConfigError(
+            f"model.tower={name}: a Llava reads a hidden state of a transformer over patches, and {config.model_type} "
+            "has none; runs with towers like CLIP, SigLIP and DINOv2 can be exported"
+        )
+
+
+def check_llm(name: str, model: Any) -> None:
+    """Whether transformers' Llava can hold a language model.
+
+    Raises:
+        ConfigError: its logits are more than a matrix product.
+    """
+    head = model.get_output_embeddings()
+    if getattr(head, "bias", None) is not None:
+        what = "a bias on its logits"
+    elif getattr(model.config, "final_logit_softcapping", None) is not None:
+        what = "a bound on its logits (final_logit_softcapping)"
+    else:
+        return
+    raise ConfigError(
+        f"model.llm={name}: {model.config.model_type} has {what}, which a Llava leaves out; runs with LLMs like "
+        "Llama and Qwen2 can be exported"
+    )
+
+
+def check_class(key: str, name: str, model: Any) -> None:
+    """Whether transformers makes the same model again from the configuration, as a Llava does.
+
+    Raises:
+        ConfigError: it would make another one.
+    """
+    import transformers
+
+    made = transformers.MODEL_MAPPING.get(type(model.config), None)
+    if made is not type(model):
+        found = getattr(made, "__name__", "no model")
+        raise ConfigError(
+            f"{key}={name}: from its configuration a Llava would make {found}, not {type(model).__name__}; "
+            "it cannot be exported"
+        )

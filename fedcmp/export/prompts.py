@@ -1,0 +1,106 @@
+"""Tokenizer and processor of an export: the prompt ``<image>`` becomes what the projector was trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedcmp.errors import ConfigError
+from fedcmp.export.names import IMAGE_TOKEN
+from fedcmp.models.backbones import VisionTower
+
+_FLATTEN = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+{%- set text -%}
+{%- if message['content'] is string -%}{{ message['content'] }}{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}<image>{%- elif part['type'] == 'text' -%}{{ part['text'] }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endset -%}
+{%- set flat.messages = flat.messages + [dict(message, content=text)] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+PLAIN = _FLATTEN + "{%- for message in messages -%}{{ message['content'] }}{%- endfor -%}"
+"""LLaVA's ``plain``: the contents one after the other, nothing between them; the tokenizer adds the BOS."""
+
+
+def chat_template(own: str | dict[str, str] | None) -> str:
+    """The LLM's own chat template, or LLaVA's ``plain``; both take contents as text and as parts (image, text).
+
+    Args:
+        own: the template of the LLM's tokenizer, which knows text only; of several by name the default one.
+    """
+    if isinstance(own, dict):
+        own = own.get("default")
+    return _FLATTEN + own if own else PLAIN
+
+
+def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
+    """The LLM's tokenizer with an image token, the BOS that training begins with, and padding as generation wants it.
+
+    Args:
+        tokenizer: a fresh one: it is changed.
+        name: as ``model.llm`` has it.
+
+    Raises:
+        ConfigError: it cannot be made to open a text with its BOS alone.
+    """
+    import tokenizers
+    from tokenizers.processors import TemplateProcessing
+
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"model.llm={name}: its tokenizer is not one of the `tokenizers` library; it cannot be exported"
+        )
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) in (None, tokenizer.unk_token_id):
+        token = tokenizers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)
+        tokenizer.add_tokens([token], special_tokens=True)
+    image = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    bos = tokenizer.bos_token_id
+    wanted = [image] if bos is None else [bos, image]
+    if tokenizer(IMAGE_TOKEN)["input_ids"] != wanted:
+        start = [] if bos is None else [tokenizer.bos_token]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=[*start, "$A"], pair=[*start, "$A", "$B"], special_tokens=[] if bos is None else [(*start, bos)]
+        )
+    if tokenizer(IMAGE_TOKEN)["input_ids"] != wanted:
+        raise ConfigError(
+            f"model.llm={name}: its tokenizer turns {IMAGE_TOKEN} into {tokenizer(IMAGE_TOKEN)['input_ids']}, "
+            f"but the projector was trained behind {wanted}"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    tokenizer.chat_template = chat_template(tokenizer.chat_template)
+    return tokenizer
+
+
+def make_processor(tokenizer: Any, image_processor: Any, tower: VisionTower, patch_size: int) -> Any:
+    """The processor of transformers' Llava; it writes as many image tokens as the tower has features.
+
+    Args:
+        tokenizer: prepared.
+        image_processor: the tower's.
+        tower: as the projector was trained on.
+        patch_size: side of a patch in pixels.
+    """
+    import transformers
+    from PIL import Image
+
+    height, width = tower.preprocess([Image.new("RGB", (64, 64))]).shape[2:]
+    patches = (height // patch_size) * (width // patch_size)
+    return transformers.LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy=select_strategy(tower),
+        num_additional_image_tokens=tower.num_tokens + int(tower.drop_cls) - patches,
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def select_strategy(tower: VisionTower) -> str:
+    """``default`` drops a tower's first token, ``full`` keeps all of them."""
+    return "default" if tower.drop_cls else "full"

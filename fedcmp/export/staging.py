@@ -1,0 +1,51 @@
+"""A folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from fedcmp.errors import RunFolderError
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder to write into, beside ``out``; it becomes ``out`` when the block ends, and vanishes when it fails.
+
+    Raises:
+        RunFolderError: ``out`` is a file, is not empty, or cannot be made.
+    """
+    target = out.resolve()
+    if target.exists() and not target.is_dir():
+        raise RunFolderError(f"--out {out} is a file; expected a folder that does not exist yet")
+    if target.is_dir() and any(target.iterdir()):
+        raise RunFolderError(f"--out {out} exists and is not empty; choose another folder, or remove it")
+    partial = target.parent / f".{target.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise RunFolderError(f"cannot make the folder --out {out}: {error}") from error
+    try:
+        yield partial
+        try:
+            os.replace(partial, target)
+        except OSError as error:
+            raise RunFolderError(f"cannot make the folder --out {out}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_space(folder: Path, num_bytes: int) -> None:
+    """Whether a disk has room.
+
+    Raises:
+        RunFolderError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise RunFolderError(
+            f"the export needs {num_bytes / 2**20:,.0f} MiB, but only {free / 2**20:,.0f} are free in {folder.parent}"
+        )

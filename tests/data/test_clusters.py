@@ -1,0 +1,143 @@
+"""Clusters as topics: the same on every rank, at every start, and kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import run_ranks
+
+import fedcmp.pictures
+from fedcmp.build import read_data
+from fedcmp.config import load_config
+from fedcmp.data.features import FeatureTable
+from fedcmp.data.scenarios import Partition, manifest
+from fedcmp.data.scenarios.cluster import cluster, load_clusters, pool, save_clusters
+from fedcmp.distributed.team import Groups
+from fedcmp.distributed.topology import Topology
+from fedcmp.errors import ConfigError, DataError
+from fedcmp.experiment import plan, train
+
+WORDS = [
+    "data.scenes_per_camera=12",
+    "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
+    "data.domains=[plain,paper,noisy,striped]",
+    "partition.scenario=topic",
+    "partition.topic.by=cluster",
+    "partition.topic.clusters=4",
+    "partition.topic.alpha=0.1",
+    "partition.clients=3",
+    "federation.batch_size=4",
+    "federation.rounds=2",
+    "evaluation.captions=0",
+    "evaluation.examples=0",
+    "wandb.mode=disabled",
+    "run.device=cpu",
+]
+
+
+def config(cache: Path, *words: str):
+    return load_config(None, [*WORDS, f"data.cache_dir={cache}", *words])
+
+
+def test_clusters_are_found_and_named_by_size() -> None:
+    rng = np.random.default_rng(0)
+    centres = np.eye(3, 8)
+    parts = [centre + 0.05 * rng.standard_normal((n, 8)) for centre, n in zip(centres, (5, 40, 20), strict=True)]
+    vectors = np.concatenate(parts)
+    names = cluster(vectors.astype(np.float32), 3, seed=1)
+    assert names == ["cluster 02"] * 5 + ["cluster 00"] * 40 + ["cluster 01"] * 20
+    assert names == cluster(vectors.astype(np.float32), 3, seed=1)
+    with pytest.raises(ConfigError, match=r"partition\.topic\.clusters=3, but only 2 training pictures differ"):
+        cluster(np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), 3, seed=1)
+
+
+def test_pooled_features_have_length_one() -> None:
+    table = FeatureTable(torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[2.0, 0.0], [2.0, 0.0]]]).half(), [0, 1, 0])
+    assert pool(table) == pytest.approx(np.array([[0.6, 0.8], [1.0, 0.0], [0.6, 0.8]]), abs=1e-3)
+
+
+def test_kept_clusters_are_found_again_and_damaged_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_clusters(tmp_path / "new", "k" * 64, ["a", "b"])
+    assert load_clusters(tmp_path / "new", "k" * 64, 2) == ["a", "b"]
+    assert load_clusters(tmp_path / "new", "j" * 64, 2) is None
+    (path,) = (tmp_path / "new").iterdir()
+    for harm in ({}, [], {"key": "other", "topics": ["a", "b"]}, {"key": "k" * 64, "topics": ["a"]}):
+        path.write_text(json.dumps(harm) if harm else "{")
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert load_clusters(tmp_path / "new", "k" * 64, 2) is None
+        assert "are not usable" in caplog.text
+
+
+def test_a_second_run_finds_the_same_and_runs_no_tower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = read_data(config(tmp_path))
+    assert 1 < len(set(first.split.topics)) <= 4
+    (kept,) = tmp_path.glob("*/clusters-*.json")
+
+    def run(*args: object, **more: object) -> None:
+        raise AssertionError("the tower ran")
+
+    monkeypatch.setattr(fedcmp.pictures, "compute_features", run)
+    assert read_data(config(tmp_path)).split == first.split
+    monkeypatch.undo()
+    kept.unlink()
+    assert read_data(config(tmp_path)).split == first.split, "without the file they are computed again, to the same"
+    other = read_data(config(tmp_path, "partition.topic.clusters=3"))
+    assert len(set(other.split.topics)) == 3
+    assert len(list(tmp_path.glob("*/clusters-*.json"))) == 2
+
+
+def test_a_cache_is_needed() -> None:
+    with pytest.raises(ConfigError, match=r"partition\.topic\.by=cluster needs data\.cache_dir"):
+        read_data(load_config(None, WORDS))
+
+
+def groups() -> Groups:
+    """The team of this forked rank."""
+    topology = Topology(dist.get_world_size())
+    return Groups(SimpleNamespace(topology=topology, global_rank=dist.get_rank(), root_device=torch.device("cpu")))
+
+
+def test_all_ranks_have_the_same_topics_as_one_process(tmp_path: Path) -> None:
+    alone = read_data(config(tmp_path / "alone")).split
+
+    def deal() -> tuple[Partition, Partition]:
+        first = read_data(config(tmp_path / "together"), groups()).split
+        return first, read_data(config(tmp_path / "together"), groups()).split
+
+    assert run_ranks(deal, 3) == [(alone, alone)] * 3
+
+
+@pytest.mark.parametrize("broken", [0, 2])
+def test_a_rank_whose_tower_fails_ends_all(tmp_path: Path, broken: int) -> None:
+    def fail(*args: object, **more: object) -> None:
+        raise DataError("a picture cannot be decoded")
+
+    def deal() -> str:
+        if dist.get_rank() == broken:
+            fedcmp.pictures.compute_features = fail
+        with pytest.raises(DataError, match="cannot be decoded") as caught:
+            read_data(config(tmp_path), groups())
+        return str(caught.value)
+
+    said = run_ranks(deal, 3)
+    assert [rank for rank, text in enumerate(said) if text == "a picture cannot be decoded"] == [broken]
+
+
+def test_the_plan_and_the_run_agree(tmp_path: Path) -> None:
+    settings = config(tmp_path / "cache", f"run.dir={tmp_path / 'run'}")
+    found = plan(settings).forecast
+    train(settings)
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert [client.held for client in found.clients] == split["sizes"]
+    data = read_data(settings)
+    assert split["hash"] == manifest(data.split, data.train, settings.partition, {})["hash"]
+    assert {name for one in split["composition"].values() for name in one["topics"]} == set(data.split.topics)

@@ -1,0 +1,86 @@
+"""split.json: who holds what, counted right."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from fedcmp.data.records import Sample
+from fedcmp.data.scenarios import Partition, PartitionConfig, damage, manifest, partition
+from fedcmp.data.scenarios.config import QualityConfig, TopicConfig
+from fedcmp.data.scenarios.overlap import mean_overlap, overlap_matrix
+from fedcmp.data.scenarios.topic import LEAST
+
+SAMPLES = [
+    Sample(f"{domain}{n:02}", "x.png", f"a {n}", domain, str(n % 2)) for domain in "ab" for n in range(2 * LEAST)
+]
+SPLITS = {"train": len(SAMPLES), "val": 3, "test": 4}
+
+
+def made(config: PartitionConfig, split: Partition | None = None) -> dict:
+    content = manifest(split or partition(SAMPLES, config, 0), SAMPLES, config, SPLITS)
+    assert json.loads(json.dumps(content)) == content
+    return content
+
+
+def test_it_says_what_the_split_is() -> None:
+    content = made(PartitionConfig("domain", 2))
+    assert set(content) == {
+        "seed", "hash", "clients", "scenario", "knobs", "sizes", "damaged", "composition", "overlap", "splits",
+    }  # fmt: skip
+    assert content["scenario"] == "domain"
+    assert content["knobs"] == {"clients": 2, "mix": 0.0}
+    assert content["sizes"] == [2 * LEAST, 2 * LEAST]
+    assert content["clients"]["1"] == [f"b{n:02}" for n in range(2 * LEAST)]
+    assert content["composition"]["0"] == {
+        "domains": {"a": 2 * LEAST}, "labels": {"a/0": LEAST, "a/1": LEAST},
+    }  # fmt: skip
+    assert content["damaged"] == {}
+    assert content["overlap"] == 0.0
+    assert content["splits"] == SPLITS
+
+
+def test_the_hash_is_of_who_holds_what_alone() -> None:
+    plain = PartitionConfig("iid", 3)
+    split = partition(SAMPLES, plain, 0)
+    spoilt = split._replace(damaged=damage(SAMPLES, split.clients, QualityConfig(), 0).positions)
+    assert made(plain)["hash"] == made(PartitionConfig("quality", 3), spoilt)["hash"]
+    assert made(plain)["hash"] != made(PartitionConfig("iid", 4))["hash"]
+
+
+def test_damaged_captions_are_listed() -> None:
+    config = PartitionConfig("quality", 4, quality=QualityConfig(0.5, 0.25))
+    split = partition(SAMPLES, config, 0)
+    content = made(config, split._replace(damaged=damage(SAMPLES, split.clients, config.quality, 0).positions))
+    assert len(content["damaged"]) == 2
+    for client, ids in content["damaged"].items():
+        assert len(ids) == round(0.25 * content["sizes"][int(client)])
+        assert set(ids) <= set(content["clients"][client])
+
+
+def test_clusters_are_counted_too() -> None:
+    config = PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster"))
+    topics = [f"cluster {n % 2:02}" for n in range(len(SAMPLES))]
+    content = made(config, partition(SAMPLES, config, 0, topics))
+    assert [one["topics"] for one in content["composition"].values()] in (
+        [{"cluster 00": 32}, {"cluster 01": 32}], [{"cluster 01": 32}, {"cluster 00": 32}],
+    )  # fmt: skip
+    assert content["overlap"] == 0.0, "of topics, not of domains"
+    assert content["knobs"]["topic"] == {"alpha": 1e-3, "by": "cluster", "clusters": 20}
+
+
+def test_overlap_against_the_definition() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.integers(0, 9, (5, 7)) * rng.integers(0, 2, (5, 7)) + np.eye(5, 7, dtype=np.int64)
+    found = overlap_matrix(counts)
+    for k, one in enumerate(counts / counts.sum(1, keepdims=True)):
+        for j, two in enumerate(counts / counts.sum(1, keepdims=True)):
+            half = (one + two) / 2
+            to_half = [sum(x * np.log2(x / m) for x, m in zip(p, half, strict=True) if x) for p in (one, two)]
+            assert found[k, j] == pytest.approx(1 - sum(to_half) / 2)
+    assert mean_overlap(counts) == pytest.approx((found.sum() - 5) / 20)
+    assert mean_overlap(counts[:1]) == 1.0
+    with pytest.raises(ValueError, match="without samples"):
+        overlap_matrix(np.array([[1, 2], [0, 0]]))

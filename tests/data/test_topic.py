@@ -1,0 +1,121 @@
+"""Topics: exact margins, mixtures that alpha governs, and names that mean something."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fedcmp.data.config import DataConfig
+from fedcmp.data.records import Sample
+from fedcmp.data.scenarios import PartitionConfig, partition
+from fedcmp.data.scenarios.config import TopicConfig
+from fedcmp.data.scenarios.overlap import mean_overlap
+from fedcmp.data.scenarios.quantity import even_sizes
+from fedcmp.data.scenarios.topic import LEAST, deal_topics, topic_counts, topics_of
+from fedcmp.data.sources import build_source
+
+
+def margins(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Topics and clients of very different sizes, some with a single sample."""
+    rng = np.random.default_rng(seed)
+    num_clients, num_topics = int(rng.integers(1, 40)), int(rng.integers(1, 60))
+    totals = 1 + rng.geometric(0.02, num_topics)
+    totals[rng.integers(num_topics)] = 1
+    cuts = np.sort(rng.choice(np.arange(1, totals.sum()), num_clients - 1, replace=False))
+    return totals, np.diff(cuts, prepend=0, append=totals.sum())
+
+
+@pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0, 1e4])
+@pytest.mark.parametrize("seed", range(12))
+def test_both_margins_are_exact(seed: int, alpha: float) -> None:
+    totals, sizes = margins(seed)
+    counts = topic_counts(totals, sizes, alpha, np.random.default_rng(seed))
+    assert counts.dtype == np.int64
+    assert counts.min() >= 0
+    assert counts.sum(axis=0).tolist() == totals.tolist()
+    assert counts.sum(axis=1).tolist() == sizes.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_alpha_governs_the_mixture(seed: int) -> None:
+    totals, sizes = np.array([500, 300, 100, 50, 50] * 4), np.array([400, 400, 1000, 1000, 1200])
+    overlaps = []
+    for alpha in (0.01, 2.0, 100.0, 1e5):
+        counts = topic_counts(totals, sizes, alpha, np.random.default_rng(seed))
+        overlaps.append(mean_overlap(counts))
+    assert overlaps == sorted(overlaps)
+    assert overlaps[0] < 0.25
+    assert overlaps[-1] > 0.97
+    expected = np.outer(sizes, totals) / totals.sum()
+    assert np.abs(counts - expected).max() < 5, "far above 1 the mixtures are those of all data"
+
+
+def test_small_alpha_gives_a_client_few_topics() -> None:
+    for alpha in (1e-4, 0.01, 0.1):
+        counts = topic_counts(np.full(10, 100), np.full(10, 100), alpha, np.random.default_rng(0))
+        assert (counts > 0).sum(axis=1).mean() < 3, "nor does it get a little of everything when its favourite is gone"
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0, 20.0])
+def test_among_many_clients_the_mixtures_are_dirichlet(alpha: float) -> None:
+    """One of many is not fitted much: mean and spread are those of the distribution."""
+    totals, sizes = np.array([60_000, 30_000, 10_000]), np.full(500, 200)
+    shares = topic_counts(totals, sizes, alpha, np.random.default_rng(0)) / 200
+    prior = totals / totals.sum()
+    assert shares.mean(axis=0) == pytest.approx(prior)
+    assert shares.std(axis=0) == pytest.approx(np.sqrt(prior * (1 - prior) / (alpha + 1)), rel=0.1)
+
+
+def test_single_samples_go_to_anybody() -> None:
+    """Rounding is fair: of topics with one sample each, no client gets more than its share."""
+    counts = topic_counts(np.ones(3000, np.int64), even_sizes(3000, 6), 1e6, np.random.default_rng(1))
+    assert counts.sum(axis=1).tolist() == [500] * 6
+    halves = counts[:, :1500].sum(axis=1)
+    assert halves == pytest.approx(np.full(6, 250), abs=60)
+
+
+def test_many_samples_and_clients() -> None:
+    rng = np.random.default_rng(0)
+    topics = [str(number) for number in rng.zipf(1.5, 60_000) % 50]
+    sizes = even_sizes(len(topics), 100)
+    clients = deal_topics(topics, sizes, 0.5, rng)
+    assert list(map(len, clients)) == sizes.tolist()
+    assert sorted(place for client in clients for place in client) == list(range(len(topics)))
+
+
+def test_margins_that_do_not_agree_are_refused() -> None:
+    with pytest.raises(ValueError, match="10 samples in topics, 11 at clients"):
+        topic_counts(np.array([10]), np.array([11]), 1.0, np.random.default_rng(0))
+
+
+def labelled(domain: str, label: str | None, count: int, start: int = 0) -> list[Sample]:
+    return [Sample(f"{domain}-{label}-{n}", "x.png", "a x", domain, label) for n in range(start, start + count)]
+
+
+def test_a_label_belongs_to_its_domain() -> None:
+    samples = [
+        *labelled("doodles", "cat", LEAST),
+        *labelled("waste", "cat", LEAST),
+        *labelled("waste", "rare", LEAST - 1),
+        *labelled("waste", "rarer", 1),
+        *labelled("shapes", None, 2),
+    ]
+    names = topics_of(samples)
+    assert dict.fromkeys(names) == dict.fromkeys(["doodles/cat", "waste/cat", "waste/other", "shapes/unlabelled"])
+    assert names.count("waste/other") == LEAST
+    assert topics_of(samples[::-1]) == names[::-1]
+    assert set(topics_of(samples, "source")) == {"doodles", "waste", "shapes"}
+
+
+def test_given_topics_are_dealt() -> None:
+    samples = labelled("a", None, 40)
+    topics = ["even" if n % 2 else "odd" for n in range(40)]
+    split = partition(samples, PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster")), 0, topics)
+    assert split.topics == tuple(topics)
+    assert [len({topics[p] for p in client}) for client in split.clients] == [1, 1]
+
+
+def test_scenes_show_a_first_digit() -> None:
+    samples = build_source(DataConfig(scenes_per_camera=20)).samples("train")
+    assert set(topics_of(samples)) <= {f"digit {digit}" for digit in range(10)}
+    assert all(topic == f"digit {sample.label[0]}" for topic, sample in zip(topics_of(samples), samples, strict=True))

@@ -1,0 +1,78 @@
+"""The `test` part of a summary, and what it costs nothing to leave out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedcmp.config import load_config, to_yaml
+from fedcmp.data.records import parse_record
+from fedcmp.errors import ConfigError, DataError
+from fedcmp.evaluation.assess import mean_measure
+from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.report.summary import QUALITY, known_columns, quality_columns
+
+RECORD = {"id": "a", "image": "a.png", "conversations": [{"from": "gpt", "value": "a cat."}]}
+PROBE = {"accuracy": 0.75, "questions": 6, "by_kind": {"random": 0.5}}
+MEASURE = {
+    "loss": 1.5,
+    "domains": {"a": 1.0, "b": 2.0},
+    "worst_domain": {"name": "b", "loss": 2.0},
+    "loss_shuffled": 2.0,
+    "image_use": 0.5,
+    "token_accuracy": 0.5,
+    "cider": None,
+    "probe": PROBE,
+}
+
+
+def test_all_captions_of_a_picture_are_references() -> None:
+    assert parse_record(RECORD, "x:1").captions == ()
+    assert parse_record({**RECORD, "captions": None}, "x:1").captions == ()
+    assert parse_record({**RECORD, "captions": [" a cat. ", "one cat"]}, "x:1").captions == ("a cat.", "one cat")
+    for wrong in ("a cat.", ["a cat.", 7], ["a cat.", " "], {"0": "a cat."}):
+        with pytest.raises(DataError, match=r"x:1: field `captions` must be a list of texts.*\(id a\)"):
+            parse_record({**RECORD, "captions": wrong}, "x:1")
+
+
+def test_the_mean_of_several_projectors() -> None:
+    other = {
+        **MEASURE,
+        "domains": {"a": 5.0, "b": 3.0},
+        "worst_domain": {"name": "a", "loss": 5.0},
+        "probe": {**PROBE, "accuracy": 0.25, "by_kind": {"random": 0.0}},
+    }
+    found = mean_measure([MEASURE, other])
+    assert found["domains"] == {"a": 3.0, "b": 2.5}
+    assert found["worst_domain"] == {"name": "a", "loss": 3.0}
+    assert found["cider"] is None
+    assert found["probe"] == {"accuracy": 0.5, "questions": 6, "by_kind": {"random": 0.25}}
+    assert mean_measure([{**MEASURE, "probe": None}, {**other, "probe": None}])["probe"] is None
+
+
+def test_tables_leave_out_what_nobody_knows() -> None:
+    rows = [["x", *quality_columns(MEASURE)], ["y", *quality_columns(None)]]
+    header, rows = known_columns(["run", *QUALITY], rows)
+    assert header == ["run", "test", "shuffled", "image use", "worst domain", "tokens", "yes/no"]
+    assert rows == [["x", 1.5, 2.0, 0.5, "b 2.000", 0.5, 0.75], ["y", *[None] * 6]]
+
+
+def test_off_is_off_in_yaml_too(tmp_path: Path) -> None:
+    config = load_config(None, ["evaluation.probe=off"])
+    assert config.evaluation.probe == "off"
+    (tmp_path / "off.yaml").write_text("evaluation: {probe: off}\n")
+    assert load_config(tmp_path / "off.yaml").evaluation.probe == "off"
+    (tmp_path / "again.yaml").write_text(to_yaml(config))
+    assert load_config(tmp_path / "again.yaml") == config
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"probe": "statements"}, r'evaluation\.probe: unknown choice .*did you mean "statement"'),
+    ({"questions": -1}, r"evaluation\.questions must be at least 0, got -1"),
+    ({"captions": -1}, r"evaluation\.captions must be at least 0"),
+    ({"batch_size": 0}, r"evaluation\.batch_size must be at least 1"),
+])  # fmt: skip
+def test_bad_settings_name_the_key(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EvaluationConfig(**changes).validate()

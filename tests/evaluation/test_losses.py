@@ -1,0 +1,66 @@
+"""Token accuracy: beside the loss, from the same forward pass."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedcmp.evaluation.losses import EvalData, evaluate, quality
+from fedcmp.models.alignment import caption_nll, caption_scores
+from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import ProjectorAlignment
+from fedcmp.types import IGNORE, Batch
+
+PARAMS = init_params(96, 96, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))
+TEXTS = ("a red two", "a plain picture of a one", "a noisy picture of a blue three at the top left", "a", "a faint one")
+
+
+def tokens(llm: LanguageModel, text: str) -> torch.Tensor:
+    return torch.tensor([*llm.tokenizer.encode(text, add_special_tokens=False), llm.end_id])
+
+
+def fetcher(llm: LanguageModel):
+    def fetch(positions) -> Batch:
+        features = [torch.randn(4, 96, generator=torch.Generator().manual_seed(position)) for position in positions]
+        rows, pad = [tokens(llm, TEXTS[position]) for position in positions], torch.nn.utils.rnn.pad_sequence
+        return {
+            "features": torch.stack(features),
+            "input_ids": pad(rows, batch_first=True),
+            "labels": pad(rows, batch_first=True, padding_value=IGNORE),
+        }
+
+    return fetch
+
+
+def test_hits_are_the_likeliest_tokens_of_the_whole_model(llm: LanguageModel) -> None:
+    module, fetch = ProjectorAlignment(None, llm, PARAMS), fetcher(llm)
+    found = evaluate(module, PARAMS, EvalData(fetch, ("x", "y", "x", "y", "x"), batch_size=2))
+    table = llm.model.get_input_embeddings()
+    hits, counts = [], []
+    with torch.no_grad():
+        for position in range(5):
+            batch = fetch([position])
+            image, ids = module.projector(batch["features"]), batch["input_ids"]
+            start = table(torch.tensor([[llm.bos_id]]))
+            logits = llm.model(inputs_embeds=torch.cat([start, image, table(ids)], 1)).logits[0]
+            guesses = logits[4 : 4 + ids.shape[1]].argmax(1)  # the token after BOS and 4 image tokens stands at 4
+            hits.append(int((guesses == ids[0]).sum()))
+            counts.append(ids.shape[1])
+    assert 0 < sum(hits) < sum(counts)
+    expected = {"x": sum(hits[0::2]) / sum(counts[0::2]), "y": sum(hits[1::2]) / sum(counts[1::2])}
+    assert found.accuracy_by_domain == pytest.approx(expected)
+    assert found.token_accuracy == pytest.approx((expected["x"] + expected["y"]) / 2)
+    told = quality(found, found)
+    assert told["token_accuracy"] == found.token_accuracy
+    assert told["token_accuracy_domains"] == found.accuracy_by_domain
+
+
+def test_the_loss_beside_it_is_that_of_training_to_the_bits(llm: LanguageModel) -> None:
+    batch = fetcher(llm)([0, 1, 2])
+    image = torch.randn(3, 4, llm.width, generator=torch.Generator().manual_seed(1))
+    scores = caption_scores(llm, image, batch["input_ids"], batch["labels"])
+    nll, count = caption_nll(llm, image, batch["input_ids"], batch["labels"])
+    assert torch.equal(scores.nll, nll)
+    assert torch.equal(scores.tokens, count)
+    assert scores.hits.dtype == torch.int64

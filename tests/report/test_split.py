@@ -1,0 +1,77 @@
+"""The picture of a split shows what split.json says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedcmp.data.records import Sample
+from fedcmp.data.scenarios import PartitionConfig, damage, manifest, partition
+from fedcmp.data.scenarios.config import QuantityConfig, TopicConfig
+from fedcmp.data.scenarios.overlap import mean_overlap
+from fedcmp.errors import RunFolderError
+from fedcmp.report.split import COLUMNS, draw_split, shown_mixture
+
+SAMPLES = [
+    Sample(f"{domain}{n:03}", "x.png", f"a $1 {n}", f"domain with a long name {domain}", f"{n % 10}")
+    for domain in "abc"
+    for n in range(300)
+]
+
+
+def made(config: PartitionConfig, topics: list[str] | None = None) -> dict:
+    split = partition(SAMPLES, config, 0, topics)
+    if "quality" in config.scenario:
+        split = split._replace(damaged=damage(SAMPLES, split.clients, config.quality, 0).positions)
+    return manifest(split, SAMPLES, config, {"train": len(SAMPLES)})
+
+
+@pytest.mark.parametrize(("scenario", "clients"), [
+    ("domain", 1), ("domain", 8), ("quality", 8), ("topic+quality+quantity", 32), ("topic", 100),
+])  # fmt: skip
+def test_a_png_and_a_pdf(scenario: str, clients: int, tmp_path: Path) -> None:
+    few = QuantityConfig(min_samples=2)
+    path = tmp_path / "figures" / "split.png"
+    draw_split(made(PartitionConfig(scenario, clients, quantity=few)), path)
+    with Image.open(path) as picture:
+        assert min(picture.size) > 250
+        pixels = np.asarray(picture.convert("RGB"), np.int16)
+    red = (abs(pixels - (0xEE, 0x66, 0x77)).sum(-1) < 30).sum()
+    assert (red > 200) == ("quality" in scenario), "damaged captions are seen"
+    assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_the_heat_map_shows_what_clients_differ_by() -> None:
+    assert shown_mixture(made(PartitionConfig("domain", 3))).kind == "domain"
+    by_label = shown_mixture(made(PartitionConfig("topic", 3)))
+    assert by_label.kind == "label"
+    by_source = shown_mixture(made(PartitionConfig("topic", 3, topic=TopicConfig(by="source"))))
+    assert by_source.kind == "domain"
+    topics = [f"cluster {n % 4:02}" for n in range(len(SAMPLES))]
+    clusters = shown_mixture(made(PartitionConfig("topic", 3, topic=TopicConfig(by="cluster")), topics))
+    assert clusters.kind == "topic"
+    assert clusters.columns == ("cluster 00", "cluster 01", "cluster 02", "cluster 03")
+    alone = [sample for sample in SAMPLES if sample.domain.endswith("a")]
+    config = PartitionConfig("iid", 2)
+    one_domain = manifest(partition(alone, config, 0), alone, config, {})
+    assert shown_mixture(one_domain).kind == "label", "there is but one domain"
+
+
+def test_rare_kinds_share_a_column_and_nothing_is_lost() -> None:
+    content = made(PartitionConfig("topic", 5))
+    mixture = shown_mixture(content)
+    assert len(mixture.columns) == COLUMNS + 1
+    assert mixture.columns[-1] == "10 others"
+    assert mixture.counts.sum(axis=1).tolist() == content["sizes"]
+    pairs = mixture.overlap[np.triu_indices(5, 1)]
+    assert pairs.mean() == pytest.approx(content["overlap"]), "of all kinds, not of the columns"
+    assert mean_overlap(mixture.counts) != pytest.approx(content["overlap"])
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "figures").write_text("")
+    with pytest.raises(RunFolderError, match=r"cannot write .*split\.png"):
+        draw_split(made(PartitionConfig("domain", 2)), tmp_path / "figures" / "split.png")

@@ -1,0 +1,211 @@
+"""What would break on a GPU, found without one: rules, rounds, evaluation, the Trainer, checkpoints, shared GPUs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from far_device import FAR, can_install, install
+from ranks import run_ranks
+from samples_of_clients import NUM_CLIENTS, contribution, deal, random_params
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.config import load_config
+from fedcmp.distributed.cohort import GroupCohort, LocalCohort
+from fedcmp.distributed.strategy import ClientGroupStrategy
+from fedcmp.distributed.wire import Wire
+from fedcmp.experiment import evaluate_run, train
+from fedcmp.federation.checkpoint import load_checkpoint, save_checkpoint
+from fedcmp.federation.state import FederationState
+from fedcmp.types import Params
+
+pytestmark = pytest.mark.skipif(not can_install(), reason="needs a torch in which Python can make a device")
+SMALL = [
+    "data.scenes_per_camera=16",
+    "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
+    "federation.rounds=2",
+    "federation.batch_size=4",
+    "evaluation.captions=2",
+    "evaluation.examples=0",
+    "evaluation.max_tokens=8",
+    "wandb.mode=disabled",
+]
+
+
+def moved(params: Params, device: str) -> Params:
+    return {name: value.to(device) for name, value in params.items()}
+
+
+def brought(client: int, round_: int, device: str) -> Contribution:
+    one = contribution(client, round_)
+    parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
+    return one._replace(**parts)
+
+
+def two_rounds(rule: Aggregator, cohort: Callable[[int], Cohort], device: str) -> Params:
+    """The second round has a state, a basis and a last step to begin with."""
+    params = moved(random_params(1), device)
+    state = rule.init(params)
+    for round_ in range(2):
+        params, state, _ = rule.aggregate(cohort(round_), params, state)
+    assert {value.device for value in params.values()} == {torch.device(device)}
+    return moved(params, "cpu")
+
+
+def test_the_device_refuses_what_cuda_refuses() -> None:
+    def mixtures() -> list[str]:
+        install()
+        here, there, said = torch.ones(2), torch.ones(2, device=FAR), []
+        torch.testing.assert_close((there * 2 + torch.tensor(1.0)).cpu(), torch.full((2,), 3.0))
+        assert there[torch.tensor([0])].device == torch.device(FAR)
+        for mix in (
+            lambda: here + there,
+            lambda: torch.cat([here, there]),
+            lambda: there.numpy(),
+            lambda: torch.rand(2, device=FAR, generator=torch.Generator()),
+            lambda: torch.nn.functional.linear(there, torch.ones(2, 2)),
+        ):
+            with pytest.raises((RuntimeError, TypeError)) as caught:
+                mix()
+            said.append(str(caught.value))
+        return said
+
+    (said,) = run_ranks(mixtures, 1)
+    assert len(said) == 5
+
+
+def test_every_rule_stays_on_its_device_alone_and_over_ranks() -> None:
+    rules = {name: build_aggregator(AggregatorConfig(name)) for name in PRESETS}
+
+    def there() -> dict[str, list[Params]]:
+        install()
+        wire = Wire(device=FAR)
+        mine = [deal(wire.size, round_)[wire.rank] for round_ in range(2)]
+        cohorts: list[Callable[[int], Cohort]] = [
+            lambda round_: GroupCohort([brought(client, round_, FAR) for client in mine[round_]], wire)
+        ]
+        if wire.rank == 0:
+            cohorts.append(lambda round_: LocalCohort([brought(client, round_, FAR) for client in range(NUM_CLIENTS)]))
+        return {name: [two_rounds(rule, cohort, FAR) for cohort in cohorts] for name, rule in rules.items()}
+
+    found = run_ranks(there, 2)
+    for name, rule in rules.items():
+        here = two_rounds(
+            rule, lambda round_: LocalCohort([brought(client, round_, "cpu") for client in range(NUM_CLIENTS)]), "cpu"
+        )
+        for params in (params for rank in found for params in rank[name]):
+            assert all(torch.equal(value, here[key]) for key, value in params.items()), name
+
+
+def test_wide_layers_iterate_for_their_basis_on_the_device() -> None:
+    from fedcmp.aggregation.linalg import DIRECT, leading_eigenvectors
+
+    size = DIRECT + 60
+    left = torch.linalg.qr(torch.randn(size, 8, generator=torch.Generator().manual_seed(0))).Q
+    matrix = (left * torch.arange(8.0, 0.0, -1.0)) @ left.T
+
+    def there() -> tuple[torch.Tensor, str]:
+        install()
+        vectors = leading_eigenvectors(matrix.to(FAR), 0.9, left[:, :2].to(FAR)).vectors
+        return vectors.cpu(), str(vectors.device)
+
+    ((vectors, device),) = run_ranks(there, 1)
+    assert device == FAR
+    torch.testing.assert_close(vectors, leading_eigenvectors(matrix, 0.9, left[:, :2]).vectors)
+
+
+def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    if far:
+        import fedcmp.build
+        import fedcmp.experiment.federated
+
+        install()
+        for module in (fedcmp.build, fedcmp.experiment.federated):
+            module.pick_device = lambda name: torch.device(FAR)
+    summary = train(load_config(None, [*SMALL, *words, f"run.dir={folder}"]))
+    return {"run": summary, "later": evaluate_run(folder)}
+
+
+def test_a_whole_run_and_its_evaluation_stay_on_their_device(tmp_path: Path) -> None:
+    words = ["aggregator=fedcmp", "aggregator.local.rule=control_variates", "aggregator.local.option=1"]
+    words += ["federation.keep_local_state=true", "model.llm_dtype=bfloat16"]  # all that clients may record and keep
+    here = run_and_evaluate(tmp_path / "cpu", words)
+    # not forked: autograd counts the devices once in a process
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        far = pool.apply(run_and_evaluate, (tmp_path / "far", words, True))
+    assert far["run"]["val/loss"]["end"] == pytest.approx(here["run"]["val/loss"]["end"], rel=0.02)
+    assert far["later"]["test"]["loss"] == pytest.approx(far["run"]["test"]["loss"], rel=1e-6)
+
+
+def test_a_checkpoint_of_a_gpu_is_read_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule, params = build_aggregator(AggregatorConfig("fedavgm")), random_params(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        path = save_checkpoint(tmp_path, FederationState(params, rule.init(params), rounds_done=1))
+    assert b"cuda:0" in path.read_bytes()
+    state = load_checkpoint(path)
+    assert all(torch.equal(value, params[name]) and value.device.type == "cpu" for name, value in state.params.items())
+
+
+def test_the_trainer_brings_the_frozen_models_back_to_their_device(tmp_path: Path) -> None:
+    def there() -> set[str]:
+        from test_module import fetch
+
+        from fedcmp.federation.baselines import fit
+        from fedcmp.models.backbones import ModelConfig, load_llm
+        from fedcmp.models.projector import ProjectorConfig, init_params
+        from fedcmp.module import ProjectorAlignment
+
+        install()
+        start = init_params(96, 96, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))
+        module = ProjectorAlignment(None, load_llm(ModelConfig()), start).to(FAR)
+        trained = fit(module, [[0, 1], [2, 3]], fetch, root=str(tmp_path))
+        tensors = [*module.parameters(), *module.buffers(), *trained.values()]
+        assert any(not torch.equal(value.cpu(), start[name]) for name, value in trained.items())
+        return {str(value.device) for value in tensors}
+
+    assert run_ranks(there, 1) == [{FAR}]
+
+
+def test_groups_of_ranks_that_share_a_gpu_meet_over_gloo(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning binds the process group to the rank's GPU; torch would then split it, and gloo cannot be split."""
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: gpu)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+
+    def there() -> tuple[float, list[int]]:
+        import torch.distributed as dist
+        from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+        rank, size = dist.get_rank(), dist.get_world_size()
+        ports = [0]
+        if rank == 0:
+            import socket
+
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                ports = [probe.getsockname()[1]]
+        dist.broadcast_object_list(ports)
+        dist.destroy_process_group()  # the strategy makes its own
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[0]), RANK=str(rank), WORLD_SIZE=str(size))
+        os.environ.update(LOCAL_RANK=str(rank), GROUP_RANK="0", TORCHELASTIC_RUN_ID="test", LOCAL_WORLD_SIZE=str(size))
+        strategy = ClientGroupStrategy(
+            2, timedelta(seconds=60), parallel_devices=[gpu] * size, process_group_backend="gloo"
+        )
+        strategy.cluster_environment = TorchElasticEnvironment()
+        strategy.accelerator = SimpleNamespace(setup_device=lambda device: None)  # type: ignore[assignment]
+        strategy.setup_environment()
+        return float(strategy.sum_in_group(torch.tensor(float(rank)))), list(strategy.topology.members(rank // 2))
+
+    assert run_ranks(there, 4) == [(1.0, [0, 1]), (1.0, [0, 1]), (5.0, [2, 3]), (5.0, [2, 3])]
