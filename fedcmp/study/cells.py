@@ -67,7 +67,7 @@ class Jobs:
         self._configs: dict[tuple[str, str], Config] = {}
         self._jobs: dict[tuple[str, ...], Job] = {}
         for setting in study.settings:
-            if not getattr(setting.config.evaluation, "test", True):
+            if not setting.config.evaluation.test:
                 raise ConfigError(f"setting {setting.label}: evaluation.test=false, but a comparison reports on test")
             for method in study.methods:
                 self._add_method(setting, method)
@@ -114,8 +114,7 @@ class Jobs:
                 config = with_options(config, {"centralized.lrs": [config.optimizer.lr]})
             if stage == TUNE:  # nobody looks at more than its validation loss
                 quiet = {"captions": 0, "examples": 0, "test": False}
-                known = {field.name for field in dataclasses.fields(config.evaluation)}
-                config = with_options(config, {f"evaluation.{k}": v for k, v in quiet.items() if k in known})
+                config = with_options(config, {f"evaluation.{key}": value for key, value in quiet.items()})
             self._jobs[key] = Job(cell, identity(method if method in BOUNDS else "", config), config)
         return self._jobs[key]
 

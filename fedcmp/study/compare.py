@@ -92,7 +92,8 @@ def compare(
             renew()
             crew, count = start_workers(missing, place, workers)
             left = remaining(jobs, ledger.records)
-            tell(f"{len(jobs.settings)} settings x {len(jobs.methods)} methods: {left} runs to do, {count} at once")
+            what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
+            tell(f"{what}; {left} run{'s' * (left != 1)} to do, {count} at once")
             stopped = runner.run(crew, count)
         tables = renew()
         return Compared(place.path, tables, stopped, runner.failed())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import traceback
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import fedcmp.build
+from fedcmp.build import Kept
 from fedcmp.errors import CheckpointError, FedcmpError
 from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation.folder import RunFolder
@@ -41,8 +40,7 @@ class Executor:
     def __init__(self, cells: Path, group: str, bars: bool = False) -> None:
         self.cells, self.group = cells, group
         self.progress = Progress() if bars else Progress(enabled=False)
-        kept = getattr(fedcmp.build, "Kept", None)
-        self.kept = kept() if kept is not None else None
+        self.kept = Kept()
 
     def __call__(self, job: Job) -> Answer:
         """Runs the job. What goes wrong inside the run is a result; what goes wrong with the disk is not."""
@@ -78,9 +76,7 @@ class Executor:
         return self._call(bound or train, config)
 
     def _call(self, run: Callable[..., dict[str, Any]], what: Any) -> dict[str, Any]:
-        takes = inspect.signature(run).parameters
-        keep = {"keep": self.kept} if self.kept is not None and "keep" in takes else {}
-        return run(what, progress=self.progress, **keep)
+        return run(what, progress=self.progress, keep=self.kept)
 
 
 def lighten(folder: Path, keep_projectors: bool) -> None:

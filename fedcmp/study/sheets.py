@@ -25,13 +25,14 @@ class Sheet(NamedTuple):
 
 
 def sheets(jobs: Jobs, found: Results) -> list[Sheet]:
-    """A table of the losses in each setting, one of what else was measured there, and one of all settings."""
+    """A table of the losses in each setting, one of what else was measured there, and one of all settings, where
+    there is something to compare."""
     made = []
     for setting, rows in found.settings.items():
         made.append(_losses(jobs, setting, rows))
         if any(row.measures for row in rows):
             made.append(_measures(jobs, setting, rows))
-    if len(found.settings) > 1:
+    if len(found.settings) > 1 and (len(jobs.methods) > 1 or jobs.bounds):
         made.append(_overall(jobs, found.overall))
     return made
 
@@ -39,9 +40,12 @@ def sheets(jobs: Jobs, found: Results) -> list[Sheet]:
 def legend(jobs: Jobs) -> list[str]:
     """How to read the tables."""
     study = jobs.study
-    seeds = f"seeds 1 to {study.seeds}" if study.seeds > 1 else "seed 1"
     tuned = f"tuned in {study.budget} runs a setting, on another seed, by validation loss"
-    lines = [f"Test loss in nats per token, lower is better: mean and sample standard deviation (sd) over {seeds}."]
+    lines = ["Test loss in nats per token, lower is better"]
+    if study.seeds > 1:
+        lines[0] += f": mean and sample standard deviation (sd) over seeds 1 to {study.seeds}."
+    else:
+        lines[0] += ", of one seed: no sd and no p can be had."
     lines.append(f"Every method and bound was {tuned if study.budget > 1 else 'run as CONFIG says, not tuned'}.")
     if study.extra_seeds > study.seeds:
         lines.append(
@@ -50,12 +54,13 @@ def legend(jobs: Jobs) -> list[str]:
         )
     if jobs.bounds:
         lines.append("recovered: (method - local) / (centralized - local), by seed, then the mean.")
-    if len(jobs.methods) > 1:
+    rivals = len(jobs.methods) - 1
+    if rivals:
         lines.append(
             f"difference: method - {study.reference}, over the seeds that both have; p: paired t-test of it, two-sided,"
-            f" Holm-corrected over {len(jobs.methods) - 1} rivals; w/t/l: how often it was better, equal, worse."
+            f" Holm-corrected over {rivals} rival{'s' * (rivals > 1)}; w/t/l: how often it was better, equal, worse."
         )
-        lines.append(f"rank: mean rank on seeds 1 to {study.seeds}; a failed run is last.")
+        lines.append(f"rank: mean rank on seed{'s 1 to' * (study.seeds > 1)} {study.seeds}; a failed run is last.")
     return lines
 
 

@@ -44,7 +44,7 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
         lines = [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{_tex(sheet.title)}. {_tex(legend[0])}}}",
+            rf"\caption{{{_tex('. '.join([sheet.title, *(legend[:1] if 'test loss' in sheet.header else [])]))}}}",
             rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in numeric)}}}",
             r"\toprule",
             " & ".join(_tex(name) for name in sheet.header) + r" \\",

@@ -99,6 +99,8 @@ class Processes:
         return [worker for worker in range(len(self._shares)) if worker not in self._jobs]
 
     def give(self, worker: int, job: Job) -> None:
+        if worker in self._workers and not self._workers[worker][0].is_alive():
+            self._drop(worker)  # it died with nothing to do
         if worker not in self._workers:
             self._workers[worker] = self._start(worker)
         self._workers[worker][1].send(job)
@@ -137,14 +139,18 @@ class Processes:
             answer = connection.recv()
         except (EOFError, ConnectionResetError):
             process.join()
-            connection.close()
-            del self._workers[worker]
             answer = self._died(worker, process.exitcode)
-            self._ready.discard(worker)
+            self._drop(worker)
         if answer is None:
             self._ready.add(worker)
             return None
         return worker, self._jobs.pop(worker), answer
+
+    def _drop(self, worker: int) -> None:
+        process, connection = self._workers.pop(worker)
+        process.join()
+        connection.close()
+        self._ready.discard(worker)
 
     def _died(self, worker: int, code: int) -> Answer:
         if self._stopping or -code in ASKING:

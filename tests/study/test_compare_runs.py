@@ -1,0 +1,325 @@
+"""Real comparisons on a few scenes: from words to tables, through kills, signals and failures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedcmp.study.execute as execute
+from fedcmp.cli import main
+from fedcmp.errors import AggregationError, RunFolderError
+
+SMALL = [
+    "data.scenes_per_camera=8",
+    "data.val_scenes_per_camera=2",
+    "data.test_scenes_per_camera=2",
+    "federation.rounds=2",
+    "federation.batch_size=4",
+    "evaluation.captions=4",
+    "evaluation.examples=1",
+    "evaluation.max_tokens=12",
+    "wandb.mode=disabled",
+]
+WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
+FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
+FAST += ["--budget", "1", "--seeds", "1"]
+TWO = ["--methods", "fedavg,fedcmp"]
+RECORD = {
+    "cell", "status", "error", "val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256", "folder",
+    "commit", "versions", "device",
+}  # fmt: skip
+
+
+def compare(*words: str | Path) -> int:
+    return main(["compare", *map(str, words)])
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {line["folder"]: line["projector_sha256"] for line in lines(folder)}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study") / "first"
+    assert compare(*WORDS, "--out", folder) == 0
+    return folder
+
+
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
+@pytest.fixture
+def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(*_args: object, **_kwargs: object) -> None:
+        raise RunFolderError("a finished run was run again")
+
+    for name in ("train", "resume", "train_centralized", "train_local"):
+        monkeypatch.setattr(execute, name, again)
+
+
+def test_the_folder_is_as_promised(done: Path) -> None:
+    names = {"compare.json", "runs.jsonl", "cells", "table.md", "table.csv", "table.tex", ".lock"}
+    assert {path.name for path in done.iterdir()} == names
+    records = lines(done)
+    assert len(records) == 4 * (2 + 1)
+    for record in records:
+        assert set(record) == RECORD
+        assert set(record["cell"]) == {"setting", "method", "options", "seed", "stage"}
+        assert (record["status"], record["error"]) == ("finished", None)
+        assert record["cell"]["seed"] == (0 if record["cell"]["stage"] == "tune" else 1)
+        cell = done / record["folder"]
+        kept = {path.name for path in cell.iterdir()}
+        assert {"config.yaml", "split.json", "metrics.jsonl", "summary.json"} <= kept
+        assert not kept & {"checkpoints", "projector.safetensors", "clients"}
+        summary = json.loads((cell / "summary.json").read_text())
+        assert record["val_loss"] == summary["val/loss"]["end"]
+        if record["cell"]["method"] in ("fedavg", "fedcmp"):
+            assert record["bytes"]["up"] > 0
+    finals = {record["cell"]["method"]: record for record in records if record["cell"]["stage"] == "final"}
+    assert set(finals) == {"fedavg", "fedcmp", "centralized", "local"}
+    for method, record in finals.items():
+        tuning = [one for one in records if one["cell"]["method"] == method and one["cell"]["stage"] == "tune"]
+        best = min(tuning, key=lambda one: one["val_loss"])
+        assert len(tuning) == 2
+        assert record["cell"]["options"] == best["cell"]["options"]
+    assert finals["fedcmp"]["test"]["loss"] != finals["fedcmp"]["val_loss"]
+    asked = json.loads((done / "compare.json").read_text())
+    assert (asked["seeds"], asked["budget"], asked["reference"], asked["bounds"]) == (1, 2, "fedcmp", True)
+    assert asked["command"].startswith("fedcmp compare data.scenes_per_camera=8")
+    assert {method: len(cells) for method, cells in asked["grid"]["demo"].items()} == {
+        **dict.fromkeys(("fedavg", "fedcmp", "centralized", "local"), 2)
+    }
+
+
+def test_the_tables_say_what_the_runs_say(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare("--out", done) == 0
+    out = capsys.readouterr().out
+    loss = {line["cell"]["method"]: line["test"]["loss"] for line in lines(done) if line["cell"]["stage"] == "final"}
+    body = [row.replace(" (reference)", "").split() for row in out.splitlines()[3:7]]
+    assert [row[0] for row in body[:1] + body[-1:]] == ["centralized", "local"]
+    assert {row[0]: float(row[1]) for row in body} == pytest.approx(loss, abs=6e-4)
+    with (done / "table.csv").open() as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    for method, row in rows.items():
+        assert float(row["test_loss"]) == loss[method]
+        assert (row["sd"], row["p"], row["p_holm"]) == ("", "", "")
+    part = (loss["fedavg"] - loss["local"]) / (loss["centralized"] - loss["local"])
+    assert float(rows["fedavg"]["recovered"]) == pytest.approx(part)
+    assert "worst domain" in out
+    assert "image use" in out
+
+
+@pytest.mark.usefixtures("no_runs")
+def test_nothing_is_run_twice(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {kind: (copy / f"table.{kind}").read_text() for kind in ("csv", "tex")}
+    runs = (copy / "runs.jsonl").read_bytes()
+    assert compare(*WORDS, "--out", copy) == 0
+    assert compare("--out", copy, "--table", "csv") == 0
+    assert (copy / "runs.jsonl").read_bytes() == runs
+    assert {kind: (copy / f"table.{kind}").read_text() for kind in before} == before
+    assert before["csv"] in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_runs")
+def test_what_a_kill_took_is_taken_from_the_run_itself(copy: Path) -> None:
+    runs = (copy / "runs.jsonl").read_text()
+    (copy / "runs.jsonl").write_text(runs[:-20])
+    (copy / lines_last(runs)["folder"] / "checkpoints").mkdir()
+    assert compare("--out", copy, "--workers", "1") == 0
+    assert (copy / "runs.jsonl").read_text() == runs
+    assert not (copy / lines_last(runs)["folder"] / "checkpoints").exists()
+
+
+def lines_last(runs: str) -> dict[str, Any]:
+    return json.loads(runs.splitlines()[-1])
+
+
+def test_more_methods_and_settings_are_added_and_labels_cost_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--methods", "mean=fedavg,fedcmp,fedprox", "--scenarios", "all=domain", "--workers", "1"]
+    assert compare("--out", copy, *more) == 0
+    assert "3 runs to do" in capsys.readouterr().err
+    added = lines(copy)[12:]
+    ran = [one for one in added if one["folder"] not in {line["folder"] for line in lines(copy)[:12]}]
+    assert [(one["cell"]["method"], one["cell"]["stage"]) for one in ran] == [
+        ("fedprox", "tune"),
+        ("fedprox", "tune"),
+        ("fedprox", "final"),
+    ]
+    shown = {one["cell"]["method"] for one in added if one["cell"]["setting"] == "all"}
+    assert shown == {"mean", "fedcmp", "fedprox", "centralized", "local"}
+    assert "mean" in (copy / "table.md").read_text()
+    assert "fedavg" not in (copy / "table.md").read_text()
+
+
+def test_two_at_once_are_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedcmp.study.lock import locked
+
+    with locked(copy):
+        assert compare("--out", copy) == 1
+    assert f"is being worked on by process {os.getpid()} on" in capsys.readouterr().err
+
+
+def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "new"
+    assert compare(*SMALL, "--methods", "fedavgg", "--out", folder) == 2
+    krum = ["--methods", "fedavg,krum", "partition.clients=4", "--no-bounds"]
+    assert compare(*SMALL, *krum, "--out", folder) == 2
+    error = capsys.readouterr().err
+    assert "setting demo, method krum: aggregator.name=krum needs at least 5 clients in a round" in error
+    assert compare(*SMALL, "--workers", "0", "--out", folder) == 2
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "mine.txt").write_text("")
+    assert compare(*SMALL, "--out", folder) == 1
+    assert f"the comparison folder {folder} exists and is not empty; choose another --out" in capsys.readouterr().err
+
+
+def test_a_failed_run_is_shown_and_can_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, folder = execute.train, tmp_path / "study"
+
+    def breaks(config, **options):
+        if config.aggregator.name == "fedavg" and config.run.seed == 1:
+            raise AggregationError("too few clients sent a usable update")
+        return whole(config, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "train", breaks)
+        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 0
+    said = capsys.readouterr()
+    assert "fedavg [failed 1 of 2 seeds]" in said.out
+    assert "fedavg failed: AggregationError: too few clients sent a usable update" in said.out
+    assert f"--out {folder} --retry-failed" in said.err
+    (bad,) = [line for line in lines(folder) if line["status"] == "failed"]
+    assert bad["test"] is None
+    assert "breaks" in (folder / bad["folder"] / "error.txt").read_text()
+    runs = (folder / "runs.jsonl").read_text()
+    assert compare("--out", folder, "--workers", "1") == 0
+    assert (folder / "runs.jsonl").read_text() == runs, "only asked for is it tried again"
+    assert compare("--out", folder, "--workers", "1", "--retry-failed") == 0
+    assert "[failed" not in (folder / "table.md").read_text()
+    assert lines(folder)[-1]["status"] == "finished"
+    assert lines(folder)[-1]["folder"] == bad["folder"]
+
+
+def test_a_method_that_diverges_in_all_its_tuning_is_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*FAST, "--budget", "2", "--methods", "fedavg,wild=fedavg:aggregator.server.lr=1e38"]
+    assert compare(*words, "--workers", "1", "--out", tmp_path / "study") == 0
+    out = capsys.readouterr().out
+    assert "wild [failed 1 of 1 seeds]" in out
+    assert "wild failed: " in out
+    statuses = {(one["cell"]["method"], one["status"]) for one in lines(tmp_path / "study")}
+    assert statuses == {("fedavg", "finished"), ("wild", "failed")}
+
+
+def test_a_full_disk_ends_it_and_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_args: object, **_options: object) -> None:
+        raise RunFolderError("cannot write the checkpoint: no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "train", full)
+        assert compare(*FAST, *TWO, "--workers", "1", "--out", tmp_path / "study") == 1
+    assert "no space left; the comparison goes on with: fedcmp compare --out" in capsys.readouterr().err
+    assert not (tmp_path / "study" / "runs.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("study") / "whole"
+    assert compare(*FAST, *TWO, "--workers", "1", "--out", folder) == 0
+    return hashes(folder)
+
+
+@pytest.mark.parametrize("how", ["interrupted", "asked"])
+def test_an_interrupt_and_a_signal_say_how_to_go_on(
+    how: str,
+    uninterrupted: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import fedcmp.federation.loop as loop
+
+    whole, folder = loop.run_round, tmp_path / "study"
+
+    def round_then_stop(federation, state, plan):
+        if plan.round == 2:
+            if how == "interrupted":
+                raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGTERM)
+        return whole(federation, state, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run_round", round_then_stop)
+        assert compare(*FAST, *TWO, "--workers", "1", "--out", folder) == (130 if how == "interrupted" else 0)
+    said = [line for line in capsys.readouterr().err.splitlines() if f"with: fedcmp compare --out {folder}" in line]
+    assert len(said) == 2, "at the start and at the end"
+    assert not (folder / "runs.jsonl").exists()
+    assert "0 of 1" in (folder / "table.md").read_text()
+    assert compare("--out", folder, "--workers", "1") == 0
+    assert hashes(folder) == uninterrupted
+
+
+def test_a_kill_at_any_moment_costs_nothing_that_was_done(uninterrupted: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *TWO, "--workers", "2", "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: list(folder.glob("cells/*/checkpoints/round-0001.pt")), process)
+        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    finally:
+        process.kill()
+        process.communicate()
+    assert children
+    wait_for(lambda: not any(alive(pid) for pid in children), None)
+    unfinished = [cell for cell in folder.glob("cells/*") if not (cell / "summary.json").exists()]
+    assert unfinished, "the kill came too late to tell anything"
+    with (folder / "runs.jsonl").open("a") as file:
+        file.write('{"cell": {"setting": "de')
+    assert compare("--out", folder, "--workers", "1") == 0
+    assert hashes(folder) == uninterrupted
+    assert len(lines(folder)) == 2
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(what: Any, process: subprocess.Popen[str] | None, seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not what():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.005)
+
+
+def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    assert compare(*FAST, *TWO, "--workers", "2", "--out", folder, "--keep-projectors") == 0
+    assert hashes(folder) == uninterrupted
+    assert len(list(folder.glob("cells/*/projector.safetensors"))) == 2
+    assert not list(folder.glob("cells/*/checkpoints"))
