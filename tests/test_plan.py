@@ -133,7 +133,7 @@ def test_a_projector_to_start_from_gives_the_shapes(tmp_path: Path) -> None:
     for tower in ("demo", "nobody/no-such-tower"):
         found = plan(small(*words, f"model.tower={tower}"))
         assert found.forecast.rounds[0].least["bytes/down"] == 8 * 4 * size
-    save_projector(tmp_path / "p.safetensors", {"linear.weight": torch.zeros(96, 96)})
+    save_projector(tmp_path / "p.safetensors", {"linear.weight": torch.zeros(96, 96), "linear.bias": torch.zeros(96)})
     with pytest.raises(ConfigError, match="needs linear_1"):
         plan(small(*words))
 

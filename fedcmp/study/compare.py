@@ -17,7 +17,7 @@ from fedcmp.study.results import results
 from fedcmp.study.runner import Runner, Tell, start_workers
 from fedcmp.study.schedule import remaining
 from fedcmp.study.sheets import legend, sheets
-from fedcmp.study.tables import as_csv, as_latex, as_markdown, as_text
+from fedcmp.study.tables import as_csv, as_json, as_latex, as_markdown, as_text
 
 
 class Compared(NamedTuple):
@@ -25,7 +25,7 @@ class Compared(NamedTuple):
 
     folder: Path
     tables: dict[str, str]
-    """By kind: text, md, csv, tex."""
+    """By kind: text, md, csv, tex, json."""
     stopped: bool
     """It was asked to stop before all was done."""
     failed: int
@@ -81,6 +81,7 @@ def compare(
                 "md": as_markdown(f"Comparison {place.name}", drawn, words),
                 "csv": as_csv(jobs, found),
                 "tex": as_latex(drawn, words),
+                "json": as_json(jobs, found),
             }
             place.write_tables(tables)
             return {"text": as_text(drawn, words), **tables}

@@ -21,7 +21,7 @@ class Place:
         self.asked = path / "compare.json"
         self.runs = path / "runs.jsonl"
         self.cells = path / "cells"
-        self.tables = {kind: path / f"table.{kind}" for kind in ("md", "csv", "tex")}
+        self.tables = {kind: path / f"table.{kind}" for kind in ("md", "csv", "tex", "json")}
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ class Place:
         RunFolder(self.path).write_json(self.asked, content)
 
     def write_tables(self, tables: Mapping[str, str]) -> None:
-        """By kind: md, csv, tex."""
+        """By kind: md, csv, tex, json."""
         for kind, text in tables.items():
             RunFolder(self.path).write_text(self.tables[kind], text)
 

@@ -1,15 +1,17 @@
-"""Tables as text, Markdown, LaTeX and CSV."""
+"""Tables as text, Markdown, LaTeX, CSV and JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from fedcmp.report.table import markdown, table
 from fedcmp.study.cells import Jobs
-from fedcmp.study.results import MEASURES, Results
+from fedcmp.study.results import MEASURES, Overall, Results, Row
 from fedcmp.study.sheets import Entry, Sheet, describe_options
 
 
@@ -94,6 +96,38 @@ def as_csv(jobs: Jobs, found: Results) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     return text.getvalue()
+
+
+def as_json(jobs: Jobs, found: Results) -> str:
+    """What the page of a comparison reads: every number of the tables, null where there is none."""
+
+    def against(one: Row | Overall) -> dict[str, float | None]:
+        return {"p": one.against.p if one.against else None, "p_holm": one.p_holm}
+
+    def row(one: Row) -> dict[str, Any]:
+        return {
+            "method": one.method,
+            "mean": one.mean,
+            "sd": one.deviation,
+            "seeds": list(one.losses.values()),
+            "recovered": one.recovered,
+            "rank": one.rank,
+            "failed": len(one.failed),
+            "test": {title.replace(" ", "_"): value for title, value in one.measures.items()},
+            **against(one),
+        }
+
+    def whole(one: Overall) -> dict[str, Any]:
+        counts = {key: getattr(one.against, key) for key in ("wins", "ties", "losses")} if one.against else {}
+        return {"method": one.method, "mean_rank": one.rank, **against(one), **counts}
+
+    content = {
+        "settings": {setting: [row(one) for one in rows] for setting, rows in found.settings.items()},
+        "overall": [whole(one) for one in found.overall],
+        "reference": jobs.study.reference,
+        "bounds": list(jobs.bounds),
+    }
+    return json.dumps(content, indent=2) + "\n"
 
 
 def _gaps(rows: Sequence[Sequence[Entry]]) -> list[list[Entry]]:

@@ -34,7 +34,7 @@ def client(number: int, seed: int = 0, samples: int = 0, noise: float = 0.3) -> 
             halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.1 * noise * randn(*shape)
         rows = torch.cat([randn(30, N) * torch.logspace(0, -number % 3, N), torch.ones(30, 1)], dim=1)
         evidence[name] = rows.T @ rows / 30
-    return Contribution(number, delta, halfway, evidence, num_samples=samples or 5 + 3 * number)
+    return Contribution(number, delta, halfway, evidence, num_samples=samples or 5 + 3 * number, num_steps=8)
 
 
 def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
@@ -267,6 +267,16 @@ def test_noise_is_left_out_and_agreement_kept() -> None:
         np.testing.assert_allclose(
             fuse(rule, steady)[name], join_affine(one.delta, name).double().numpy(), rtol=1e-4, atol=1e-6
         )
+
+
+def test_a_single_step_has_no_halves_to_compare() -> None:
+    """Its halfway says nothing about noise: whatever it holds, the update counts in full."""
+    once = [one._replace(num_steps=1) for one in clients()]
+    nothing = [one._replace(halfway={n: torch.zeros_like(v) for n, v in one.delta.items()}) for one in once]
+    rule = Canonical(tau=1.0)
+    for name in SHAPES:
+        np.testing.assert_array_equal(fuse(rule, once)[name], fuse(rule, nothing)[name])
+        np.testing.assert_array_equal(fuse(rule, once)[name], fuse(Canonical(tau=1.0, repeatability=False), once)[name])
 
 
 @pytest.mark.parametrize("part", ["evidence", "repeatability", "overlap"])

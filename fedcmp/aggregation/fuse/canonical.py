@@ -51,7 +51,7 @@ class Canonical:
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
         s     = max(0, <H_k U, (D_k - H_k) U>),  z = |(2 H_k - D_k) U|^2 / 4  per column
-        w_k   = s / (s + z)
+        w_k   = s / (s + z)                                                   (1 where the client took a single step)
         m     = sum_k p_k w_k C_k,   rho = |m|^2 / sum_k p_k |w_k C_k|^2      clipped to [1 / K_eff, 1]
         D_rep = (m / rho) U^T + (sum_k p_k D_k) (I - U U^T)
 
@@ -205,7 +205,7 @@ class Canonical:
         for name, vectors in basis.items():
             coefficients = (join_affine(contribution.delta, name) @ vectors).double()
             repeatable = torch.ones(vectors.shape[1], dtype=torch.float64, device=vectors.device)
-            if self.repeatability:
+            if self.repeatability and contribution.num_steps > 1:  # one step has no halves to compare
                 assert contribution.halfway is not None, "the client was asked for its halfway delta"
                 half = (join_affine(contribution.halfway, name) @ vectors).double()
                 repeatable = repeatable_share(half, coefficients)
