@@ -205,14 +205,15 @@ def test_a_tracker_gets_what_is_worth_keeping(finished: Path) -> None:
     folder = RunFolder(finished)
     experiment = Experiment.__new__(Experiment)
     experiment.folder = folder
-    assert experiment.artefacts() == [folder.captions, folder.captions_list, folder.projector]
+    split = folder.figures / "split.png"
+    assert experiment.artefacts() == [folder.captions, folder.captions_list, folder.projector, split]
 
 
 def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("load_tower", "load_llm", "compute_features"):
+    for name in ("load_tower", "load_llm", "see"):
         real = getattr(fedcmp.build, name)
         monkeypatch.setattr(
             fedcmp.build, name, lambda *args, _real=real, _name=name, **kw: (calls.append(_name), _real(*args, **kw))[1]
@@ -223,7 +224,7 @@ def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
         calls.clear()
         return counts
 
-    keep, everything = Kept(), {"compute_features": 3, "load_llm": 1, "load_tower": 1}
+    keep, everything = Kept(), {"load_llm": 1, "load_tower": 1, "see": 3}
     first = train(small(tmp_path / "1"), keep=keep)
     assert called() == everything
     again = train(small(tmp_path / "2"), keep=keep)
@@ -235,9 +236,9 @@ def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
     train_local(
         small(tmp_path / "3", "federation.rounds=1", "data.scenes_per_camera=4", "evaluation.test=false"), keep=keep
     )
-    assert called() == {"compute_features": 1}, "fewer training pictures, the same validation pictures"
+    assert called() == {"see": 1}, "fewer training pictures, the same validation pictures"
     other = train(small(tmp_path / "4", "run.seed=1"), keep=keep)
-    assert called() == {"compute_features": 3}, "the scenes of another seed have the same ids and are others"
+    assert called() == {"see": 3}, "the scenes of another seed have the same ids and are others"
     assert other["test"] == train(small(tmp_path / "5", "run.seed=1"))["test"]
     assert called() == everything, "nothing is kept unasked"
     train_centralized(small(tmp_path / "6", "run.seed=1", "model.keep_cls=true"), keep=keep)

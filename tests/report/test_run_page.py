@@ -27,7 +27,8 @@ def report(folder: Path, *, figures: bool = False) -> Seen:
 def test_federated(run: Copy) -> None:
     folder = run("fedcmp")
     page = report(folder, figures=True)
-    expected = [*ALWAYS, "Oscillation between rounds", "Inside the rule", "What the model says", "How to run it again"]
+    expected = [*ALWAYS, "Oscillation between rounds", "Inside the rule", "How to run it again"]
+    expected += ["What the model says about test pictures", "Yes or no: is it in the picture?"]
     assert sorted(page.sections) == sorted(expected)
     summary = json.loads((folder / "summary.json").read_text())
     for number in (
@@ -89,6 +90,7 @@ def test_failed(run: Copy) -> None:
     (folder / "metrics.jsonl").unlink()
     (folder / "split.json").unlink()
     (folder / "captions.png").unlink()
+    (folder / "captions.jsonl").unlink()
     assert report(folder).sections == ["How to run it again"]
 
 
@@ -118,7 +120,7 @@ def test_still_running(run: Copy) -> None:
 
 def test_before_the_first_record(run: Copy) -> None:
     folder = run("fedcmp")
-    for name in ("summary.json", "metrics.jsonl", "captions.png"):
+    for name in ("summary.json", "metrics.jsonl", "captions.png", "captions.jsonl"):
         (folder / name).unlink()
     page = report(folder)
     assert page.sections == ["The split of the data", "How to run it again"]
@@ -203,7 +205,7 @@ def hostile(folder: Path) -> str:
 
 def test_hostile_words(run: Copy) -> None:
     folder = run("fedcmp")
-    (folder / "pictures").mkdir()
+    (folder / "pictures").mkdir(exist_ok=True)
     evil = hostile(folder)
     page = report(folder, figures=True)
     assert page.text.count(evil) >= 5  # title, table, card, config: all as text
@@ -213,7 +215,7 @@ def test_hostile_words(run: Copy) -> None:
 
 def test_large_pictures_become_small(run: Copy) -> None:
     folder = run("fedcmp")
-    (folder / "pictures").mkdir()
+    (folder / "pictures").mkdir(exist_ok=True)
     one = {"id": "1", "domain": "d", "reference": "r", "generated": "g", "picture": "pictures/a.png"}
     Image.effect_noise((1500, 900), 90).save(folder / "pictures" / "a.png")
     (folder / "captions.jsonl").write_text(json.dumps(one) + "\n")
