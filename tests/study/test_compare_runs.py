@@ -74,7 +74,7 @@ def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folder_is_as_promised(done: Path) -> None:
-    names = {"compare.json", "runs.jsonl", "cells", "table.md", "table.csv", "table.tex", ".lock"}
+    names = {"compare.json", "runs.jsonl", "cells", "table.md", "table.csv", "table.tex", "table.json", ".lock"}
     assert {path.name for path in done.iterdir()} == names
     records = lines(done)
     assert len(records) == 4 * (2 + 1)
