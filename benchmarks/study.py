@@ -2,7 +2,7 @@
 
     python benchmarks/study.py                  # all parts, in order; goes on where it was stopped
     python benchmarks/study.py demo             # one part
-    python benchmarks/study.py --write          # run nothing: put tables and figures into benchmarks/STUDY.md
+    python benchmarks/study.py --write          # run nothing: put the tables into benchmarks/STUDY.md
 
 Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
 it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
@@ -12,6 +12,7 @@ again, on this machine or on another. `pairs`, `parts-pairs` and the like need F
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,6 +20,9 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+PAGE = HERE / "STUDY.md"
+MARK = re.compile(r"<!-- (?!end of )([\w-]+): (.+?) -->")
+"""Where a table of a part stands in STUDY.md."""
 KEPT = HERE / "results" / "study"
 FILES = ("compare.json", "runs.jsonl", "table.md", "table.csv", "table.tex", "table.json")
 """What is kept of a comparison."""
@@ -32,36 +36,30 @@ TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffo
 EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
 
-SWITCHES = ",".join(
-    f"{label}=fedcmp:{words}"
-    for label, words in {
-        "fedcmp": "aggregator.server.momentum=0.3",
-        "no evidence": "aggregator.fuse.evidence=false",
-        "no repeatability": "aggregator.fuse.repeatability=false",
-        "no overlap": "aggregator.fuse.overlap=false",
-        "tau 0": "aggregator.fuse.tau=0",
-        "tau 1": "aggregator.fuse.tau=1",
-        "momentum 0": "aggregator.server.momentum=0",
-        "momentum 0.5": "aggregator.server.momentum=0.5",
-        "momentum 0.7": "aggregator.server.momentum=0.7",
-        "momentum not projected": "aggregator.server.momentum=0.3:aggregator.server.projected=false",
-        "basis of evidence": "aggregator.fuse.basis=evidence",
-        "all off": "aggregator.fuse.tau=0:aggregator.fuse.evidence=false:aggregator.server.momentum=0",
-    }.items()
-)
-CONSTANTS = ",".join(
-    f"{label}=fedcmp:{words}"
-    for label, words in {
-        "fedcmp": "aggregator.server.momentum=0.3",
-        "a 0.7": "aggregator.fuse.correlation=0.7",
-        "a 1": "aggregator.fuse.correlation=1",
-        "l 0.003": "aggregator.fuse.ridge=0.003",
-        "l 0.03": "aggregator.fuse.ridge=0.03",
-        "energy 0.9": "aggregator.fuse.energy=0.9",
-        "energy 0.999": "aggregator.fuse.energy=0.999",
-        "server lr 1.3": "aggregator.server.lr=1.3",
-    }.items()
-)
+SWITCHES = {
+    "fedcmp": "aggregator.server.momentum=0.3",
+    "no evidence": "aggregator.fuse.evidence=false",
+    "no repeatability": "aggregator.fuse.repeatability=false",
+    "no overlap": "aggregator.fuse.overlap=false",
+    "tau 0": "aggregator.fuse.tau=0",
+    "tau 1": "aggregator.fuse.tau=1",
+    "momentum 0": "aggregator.server.momentum=0",
+    "momentum 0.5": "aggregator.server.momentum=0.5",
+    "momentum 0.7": "aggregator.server.momentum=0.7",
+    "momentum not projected": "aggregator.server.momentum=0.3:aggregator.server.projected=false",
+    "basis of evidence": "aggregator.fuse.basis=evidence",
+    "all off": "aggregator.fuse.tau=0:aggregator.fuse.evidence=false:aggregator.server.momentum=0",
+}
+CONSTANTS = {
+    "fedcmp": "aggregator.server.momentum=0.3",
+    "a 0.7": "aggregator.fuse.correlation=0.7",
+    "a 1": "aggregator.fuse.correlation=1",
+    "l 0.003": "aggregator.fuse.ridge=0.003",
+    "l 0.03": "aggregator.fuse.ridge=0.03",
+    "energy 0.9": "aggregator.fuse.energy=0.9",
+    "energy 0.999": "aggregator.fuse.energy=0.999",
+    "server lr 1.3": "aggregator.server.lr=1.3",
+}
 SHAPES = (
     "'2 steps'=domain:federation.local_steps=2:federation.rounds=16,"
     "'8 steps'=domain:federation.local_steps=8:federation.rounds=4,"
@@ -72,13 +70,19 @@ SHAPES = (
 )
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
+
+def variants(words: dict[str, str]) -> str:
+    """Fed-CMP with other options, as `--methods` takes them."""
+    return ",".join(f"{label}=fedcmp:{options}" for label, options in words.items())
+
+
 PARTS: dict[str, str] = {
     "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
     "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
-    "parts-demo": f'{DEMO} --methods "{SWITCHES}" --scenarios domain,iid,topic,quality {ONE}',
-    "parts-pairs": f'{PAIRS} --methods "{SWITCHES}" --scenarios domain,iid {ONE}',
-    "constants-demo": f'{DEMO} --methods "{CONSTANTS}" --scenarios domain,iid {ONE}',
-    "constants-pairs": f'{PAIRS} --methods "{CONSTANTS}" --scenarios domain,iid {ONE}',
+    "parts-demo": f'{DEMO} --methods "{variants(SWITCHES)}" --scenarios domain,iid,topic,quality {ONE}',
+    "parts-pairs": f'{PAIRS} --methods "{variants(SWITCHES)}" --scenarios domain,iid {ONE}',
+    "constants-demo": f'{DEMO} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
+    "constants-pairs": f'{PAIRS} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
     "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
 }
 """Part -> the words of its comparison."""
@@ -110,11 +114,37 @@ def keep(part: str) -> None:
             shutil.copy(path, KEPT / part / name)
 
 
+def write() -> None:
+    """Puts the tables of the parts that have been run between their marks in STUDY.md."""
+    text = PAGE.read_text(encoding="utf-8")
+    for part, sheet in dict.fromkeys(MARK.findall(text)):
+        begin, end = f"<!-- {part}: {sheet} -->", f"<!-- end of {part}: {sheet} -->"
+        before, _, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not closed:
+            sys.exit(f"{PAGE}: no {end} after {begin}")
+        text = f"{before}{begin}\n\n{table(part, sheet)}\n\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def table(part: str, sheet: str) -> str:
+    """What stands under a heading of a part's table.md."""
+    text = (KEPT / part / "table.md").read_text(encoding="utf-8")
+    _, found, rest = text.partition(f"## {sheet}\n")
+    if not found:
+        sys.exit(f"{KEPT / part / 'table.md'} has no heading {sheet!r}")
+    return rest.partition("\n## ")[0].strip()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--workers", type=int, help="runs at once; without it: one a core, or one a GPU")
+    parser.add_argument("--write", action="store_true", help="run nothing: put the tables into STUDY.md")
     options = parser.parse_args()
+    if options.write:
+        write()
+        return 0
     for part in options.parts or list(PARTS):
         if part not in PARTS:
             parser.error(f"no part {part!r}; choose from {', '.join(PARTS)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fedcmp.aggregation.base import Contribution
+from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
 NUM_CLIENTS = 7
@@ -38,6 +39,17 @@ def contribution(client: int, round_: int = 0) -> Contribution:
         num_tokens=31 + 5 * client,
         num_steps=2 + client,
     )
+
+
+def moved(params: Params, device: str) -> Params:
+    return {name: value.to(device) for name, value in params.items()}
+
+
+def brought(client: int, round_: int, device: str) -> Contribution:
+    """``contribution`` on another device."""
+    one = contribution(client, round_)
+    parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
+    return one._replace(**parts)
 
 
 def contributions(round_: int = 0) -> list[Contribution]:

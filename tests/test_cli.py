@@ -6,20 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+from small import SMALL
 
 from fedcmp.aggregation.presets import PRESETS
 from fedcmp.cli import COMMANDS, main
-
-SMALL = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-    "evaluation.captions=4",
-    "evaluation.examples=1",
-    "wandb.mode=disabled",
-]
 
 
 def test_help_reads_like_a_manual(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from PIL import Image
 
-import fedcmp.build
+import fedcmp.build.kept
+import fedcmp.build.parts
 from fedcmp.build import Kept
 from fedcmp.config import Config, load_config
 from fedcmp.data.sources import build_source
@@ -21,18 +23,7 @@ from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.state import params_sha256
 from fedcmp.report.summary import compare_runs, describe
 
-SMALL = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-    "evaluation.captions=4",
-    "evaluation.examples=2",
-    "evaluation.max_tokens=12",
-    "evaluation.questions=2",
-    "wandb.mode=disabled",
-]
+SMALL = [*small.SMALL, "evaluation.examples=2"]
 FILES = {
     "config.yaml",
     "split.json",
@@ -213,10 +204,11 @@ def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("load_tower", "load_llm", "see"):
-        real = getattr(fedcmp.build, name)
+    places = {"load_tower": fedcmp.build.kept, "load_llm": fedcmp.build.kept, "see": fedcmp.build.parts}
+    for name, place in places.items():
+        real = getattr(place, name)
         monkeypatch.setattr(
-            fedcmp.build, name, lambda *args, _real=real, _name=name, **kw: (calls.append(_name), _real(*args, **kw))[1]
+            place, name, lambda *args, _real=real, _name=name, **kw: (calls.append(_name), _real(*args, **kw))[1]
         )
 
     def called() -> dict[str, int]:
@@ -261,8 +253,8 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     def loaded(*_args: object) -> None:
         raise AssertionError("a model was loaded before the input was checked")
 
-    monkeypatch.setattr(fedcmp.build, "load_tower", loaded)
-    monkeypatch.setattr(fedcmp.build, "load_llm", loaded)
+    monkeypatch.setattr(fedcmp.build.kept, "load_tower", loaded)
+    monkeypatch.setattr(fedcmp.build.kept, "load_llm", loaded)
 
 
 @pytest.mark.usefixtures("no_models")
@@ -332,3 +324,20 @@ def test_evaluate_wants_a_finished_run(tmp_path: Path) -> None:
         evaluate_run(tmp_path / "none")
     with pytest.raises(RunFolderError, match=r"is no finished run: it has no config\.yaml"):
         evaluate_run(tmp_path)
+
+
+def test_a_failure_is_told_to_the_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict] = []
+
+    class Tracked:
+        def log(self, record: object) -> None:
+            raise RuntimeError("no room for records")
+
+        def close(self, summary: dict, files: object = ()) -> None:
+            told.append(summary)
+
+    monkeypatch.setattr("fedcmp.experiment.base.build_tracker", lambda *_: Tracked())
+    with pytest.raises(RuntimeError, match="no room for records"):
+        train(small(tmp_path / "r"))
+    assert [one["exit"] for one in told] == ["failed"]
+    assert "no room for records" in told[0]["error"]

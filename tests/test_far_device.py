@@ -14,10 +14,10 @@ import pytest
 import torch
 from far_device import FAR, can_install, install
 from ranks import run_ranks
-from samples_of_clients import NUM_CLIENTS, contribution, deal, random_params
+from samples_of_clients import NUM_CLIENTS, brought, deal, moved, random_params
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.base import Cohort
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
@@ -40,16 +40,6 @@ SMALL = [
     "evaluation.max_tokens=8",
     "wandb.mode=disabled",
 ]
-
-
-def moved(params: Params, device: str) -> Params:
-    return {name: value.to(device) for name, value in params.items()}
-
-
-def brought(client: int, round_: int, device: str) -> Contribution:
-    one = contribution(client, round_)
-    parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
-    return one._replace(**parts)
 
 
 def two_rounds(rule: Aggregator, cohort: Callable[[int], Cohort], device: str) -> Params:
@@ -127,11 +117,11 @@ def test_wide_layers_iterate_for_their_basis_on_the_device() -> None:
 def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     if far:
-        import fedcmp.build
-        import fedcmp.experiment.federated
+        import fedcmp.build as build
+        import fedcmp.experiment.federated as federated
 
         install()
-        for module in (fedcmp.build, fedcmp.experiment.federated):
+        for module in (build.data, build.parts, build.shapes, federated):
             module.pick_device = lambda name: torch.device(FAR)
     summary = train(load_config(None, [*SMALL, *words, f"run.dir={folder}"]))
     return {"run": summary, "later": evaluate_run(folder)}

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from samples_of_clients import NUM_CLIENTS, contribution, random_params
+from samples_of_clients import NUM_CLIENTS, brought, moved, random_params
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.linalg import DIRECT, leading_eigenvectors
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
@@ -48,16 +47,6 @@ LLAVA_7B_BYTES = 40e9
 
 def small(folder: Path, *overrides: str) -> dict[str, Any]:
     return train(load_config(None, [*SMALL, f"run.dir={folder}", *overrides]))
-
-
-def moved(params: Params, device: str) -> Params:
-    return {name: value.to(device) for name, value in params.items()}
-
-
-def brought(client: int, round_: int, device: str) -> Contribution:
-    one = contribution(client, round_)
-    parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
-    return one._replace(**parts)
 
 
 def two_rounds(rule: Aggregator, device: str, wire: Wire | None = None) -> Params:

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import fedcmp.build
+import fedcmp.build.kept
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
 from fedcmp.experiment import plan, train
-from fedcmp.report.plan import describe_plan, human
+from fedcmp.report.plan import describe_plan
+from fedcmp.report.words import human
 from fedcmp.tracking.progress import Progress
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "demo"
@@ -65,8 +66,8 @@ def test_the_page_says_it_all_and_loads_nothing(
     def loaded(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(fedcmp.build, "load_tower", loaded)
-    monkeypatch.setattr(fedcmp.build, "load_llm", loaded)
+    monkeypatch.setattr(fedcmp.build.kept, "load_tower", loaded)
+    monkeypatch.setattr(fedcmp.build.kept, "load_llm", loaded)
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0
     page = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in page.splitlines()]

@@ -71,7 +71,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def report(parsed: argparse.Namespace) -> int:
     """``fedcmp report``; returns the exit code."""
-    from fedcmp.report.page import write_report  # type: ignore[import-not-found, unused-ignore]
+    from fedcmp.report.page import write_report
 
     for word in parsed.words:
         print(write_report(Path(word)))

@@ -113,10 +113,10 @@ class Experiment:
 
     def run(self, train: Any) -> dict[str, Any]:
         """Prepares, trains with ``train(self)`` and finishes; a failure leaves a summary that says so."""
+        self.tracker = Trackers()
         try:
             with clock(self.seconds, "prepare"):
                 self.parts: Parts = build_parts(self.config, self.data, self.progress, team=self.team, keep=self.keep)
-                self.tracker = Trackers()
                 if is_server(self.team):
                     self.tracker = build_tracker(self.config, self.folder, self.name)
             summary: dict[str, Any] = train(self)
@@ -125,6 +125,7 @@ class Experiment:
                 failed = {**self.head(), "exit": "failed", "error": f"{type(error).__name__}: {error}"}
                 with suppress(OSError):  # the first error is the one to tell
                     self.folder.write_json(self.folder.summary, failed)
+                self.tracker.close(failed)
             raise
         return summary
 

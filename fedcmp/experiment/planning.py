@@ -13,7 +13,8 @@ from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
-from fedcmp.report.plan import PlanPage, human
+from fedcmp.report.plan import PlanPage
+from fedcmp.report.words import human
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:

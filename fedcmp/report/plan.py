@@ -10,6 +10,7 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.federation.forecast import Forecast, GroupForecast
 from fedcmp.federation.memory import MemoryPart
 from fedcmp.report.table import table
+from fedcmp.report.words import human
 
 LISTED = 32
 """Up to so many clients are shown one by one."""
@@ -118,17 +119,3 @@ def _span(values: Iterable[int]) -> str:
 
 def _spread(values: Sequence[int]) -> str:
     return f"{min(values):,} / {statistics.median(values):,g} / {max(values):,} (min / median / max)"
-
-
-def human(size: int | None) -> str:
-    """Bytes for people, in powers of ten.
-
-    >>> human(1_234_567), human(999), human(None)
-    ('1.2 MB', '999 B', 'unknown')
-    """
-    if size is None:
-        return "unknown"
-    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.95 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"

@@ -171,3 +171,17 @@ def identifier(name: str) -> str:
     ('domain-full-mixed-b', 'x')
     """
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "x"
+
+
+def human(size: int | None) -> str:
+    """Bytes for people, in powers of ten.
+
+    >>> human(1_234_567), human(999), human(None)
+    ('1.2 MB', '999 B', 'unknown')
+    """
+    if size is None:
+        return "unknown"
+    value, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{size} B" if units[0] == "B" else f"{value:.1f} {units[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import traceback
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from fedcmp.federation.folder import RunFolder
 from fedcmp.study.cells import Job, with_options
 from fedcmp.study.ledger import failed, finished
 from fedcmp.tracking.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -69,8 +72,8 @@ class Executor:
         if bound is None and begun.config.is_file() and begun.split.is_file():
             try:
                 return self._call(resume, folder)
-            except CheckpointError:
-                pass  # what is left of it cannot be used
+            except CheckpointError as error:
+                log.warning("%s begins again: what is left of it cannot be used (%s)", folder, error)
         if folder.exists():
             shutil.rmtree(folder)
         return self._call(bound or train, config)

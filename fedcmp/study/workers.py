@@ -18,6 +18,8 @@ from fedcmp.study.execute import Answer
 from fedcmp.study.ledger import failed
 
 Run = Callable[[Job], Answer]
+GOODBYE = 20.0
+"""Seconds that a worker with nothing to do has to end."""
 
 
 class Workers(Protocol):
@@ -117,10 +119,12 @@ class Processes:
             self._workers[worker][0].terminate()
 
     def close(self) -> None:
-        for process, connection in self._workers.values():
+        for worker, (process, connection) in self._workers.items():
+            connection.close()
+            if worker not in self._jobs:
+                process.join(GOODBYE)  # with nothing to do it ends by itself, and tidies up
             process.kill()  # a run is made to survive it
             process.join()
-            connection.close()
         self._workers, self._jobs = {}, {}
 
     def _start(self, worker: int) -> tuple[Any, Connection]:

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import small
 import torch
 import yaml
 from PIL import Image
@@ -26,16 +27,7 @@ from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import torch_rng
 
-SMALL = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-    "evaluation.captions=0",
-    "evaluation.examples=0",
-    "wandb.mode=disabled",
-]
+SMALL = [*small.SMALL, "evaluation.captions=0", "evaluation.examples=0", "evaluation.max_tokens=64"]
 
 
 @pytest.fixture(scope="module")
@@ -280,4 +272,4 @@ def test_base_models_of_the_hub_are_named() -> None:
     assert not is_hub_id("demo")
     assert not is_hub_id("./models/llm")
     assert shown("lmsys/vicuna-7b-v1.5") == "lmsys/vicuna-7b-v1.5"
-    assert shown("/home/me/models/vicuna") == "vicuna (a local folder)"
+    assert shown("./models/vicuna") == "vicuna (a local folder)"

@@ -9,23 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 
 from fedcmp.config import load_config
 from fedcmp.experiment import train, train_centralized, train_local
 
-SMALL = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-    "evaluation.captions=4",
-    "evaluation.examples=2",
-    "evaluation.max_tokens=12",
-    "centralized.batch_sizes=[4,8]",
-    "centralized.lrs=[0.005,0.01]",
-    "wandb.mode=disabled",
-]
+SMALL = [*small.SMALL, "evaluation.examples=2", "centralized.batch_sizes=[4,8]", "centralized.lrs=[0.005,0.01]"]
 
 
 @pytest.fixture(scope="session")

@@ -14,22 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import SMALL
 
 import fedcmp.study.execute as execute
 from fedcmp.cli import main
 from fedcmp.errors import AggregationError, RunFolderError
 
-SMALL = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-    "evaluation.captions=4",
-    "evaluation.examples=1",
-    "evaluation.max_tokens=12",
-    "wandb.mode=disabled",
-]
 WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
 FAST += ["--budget", "1", "--seeds", "1"]

@@ -10,8 +10,7 @@ from fedcmp.report.blocks import Grid, Picture, Section, without_empty
 from fedcmp.report.comparison.look import hue
 from fedcmp.report.comparison.reading import Cell, Comparison
 from fedcmp.report.drawing.dots import DotRow, draw_dots
-from fedcmp.report.plan import human
-from fedcmp.report.words import count, duration, is_number, method
+from fedcmp.report.words import count, duration, human, is_number, method
 
 
 def costs_section(comparison: Comparison) -> Section | None:

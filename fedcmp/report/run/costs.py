@@ -6,9 +6,8 @@ from fedcmp.report.blocks import Picture, Section
 from fedcmp.report.drawing.bars import draw_amounts, draw_stack
 from fedcmp.report.drawing.canvas import colour
 from fedcmp.report.drawing.lines import Line, draw_lines
-from fedcmp.report.plan import human
 from fedcmp.report.run.reading import Run
-from fedcmp.report.words import PHASES, duration, is_number, listed, number
+from fedcmp.report.words import PHASES, duration, human, is_number, listed, number
 
 _WAYS = {"up": "clients to server", "down": "server to clients", "diagnostics": "for diagnostics"}
 

@@ -1,0 +1,25 @@
+"""The composition root: a config becomes objects. No function below this room takes the root config."""
+
+from fedcmp.build.data import Data, check_cohorts, read_data
+from fedcmp.build.device import pick_device
+from fedcmp.build.kept import Kept
+from fedcmp.build.parts import Parts, build_held_out, build_parts
+from fedcmp.build.run import build_federation, build_tracker
+from fedcmp.build.shapes import Outline, check_models, outline_parts, start_params
+
+__all__ = [
+    "Data",
+    "Kept",
+    "Outline",
+    "Parts",
+    "build_federation",
+    "build_held_out",
+    "build_parts",
+    "build_tracker",
+    "check_cohorts",
+    "check_models",
+    "outline_parts",
+    "pick_device",
+    "read_data",
+    "start_params",
+]

@@ -1,0 +1,116 @@
+"""Samples, who holds them and when they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedcmp.aggregation.presets import build_aggregator
+from fedcmp.build.device import pick_device
+from fedcmp.config import Config
+from fedcmp.data.config import expand
+from fedcmp.data.held_out import subsample
+from fedcmp.data.records import Sample
+from fedcmp.data.scenarios import Partition, damage, partition
+from fedcmp.data.scenarios.config import parse_scenario
+from fedcmp.data.sources import Source, build_source
+from fedcmp.distributed.team import Solo, Team, together
+from fedcmp.errors import ConfigError, DataError
+from fedcmp.federation.sampling import RunPlan, plan_run
+from fedcmp.pictures import find_clusters
+from fedcmp.tracking.progress import Progress
+
+
+@dataclass(frozen=True)
+class Data:
+    """Samples, who holds them and when they are used; no model is needed for it, unless topics are clusters."""
+
+    source: Source
+    train: list[Sample]
+    """With the captions that their owners have, damaged or not."""
+    val: list[Sample]
+    test: list[Sample]
+    split: Partition
+    plan: RunPlan
+
+
+def read_data(config: Config, team: Team | None = None, progress: Progress | None = None) -> Data:
+    """Records to samples, samples to clients, clients to a plan.
+
+    Args:
+        config: the run's settings, checked.
+        team: the ranks of this run, which share what clusters need. None: this one alone, wherever the run will be.
+        progress: bars.
+
+    Raises:
+        ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts.
+    """
+    team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
+    source, train, val, test = together(team, lambda: _draw(config))
+    topics = None
+    if _by_cluster(config):
+        topics = find_clusters(
+            source,
+            train,
+            config.model,
+            expand(config.data.cache_dir or ""),
+            config.partition.topic.clusters,
+            config.run.seed,
+            team,
+            progress or Progress(),
+        )
+
+    def deal() -> Data:
+        split = partition(train, config.partition, config.run.seed, topics)
+        samples = train
+        if parse_scenario(config.partition.scenario).quality:
+            samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)
+            split = split._replace(damaged=positions)
+        plan = plan_run(split.clients, config.federation, config.run.seed)
+        check_cohorts(config, plan)
+        return Data(source, samples, val, test, split, plan)
+
+    return together(team, deal)
+
+
+def _draw(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
+    """The source, and the samples of each split that are used."""
+    if config.federation.batch_size < config.launch.group_size:
+        raise ConfigError(
+            f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
+            f"{config.launch.group_size} ranks"
+        )
+    if _by_cluster(config) and not config.data.cache_dir:
+        raise ConfigError(
+            "partition.topic.by=cluster needs data.cache_dir: the tower sees the pictures before they are dealt, and a "
+            "run that goes on must find the same clusters"
+        )
+    source, data = build_source(config.data, config.run.seed), config.data
+    train = subsample(source.samples("train"), data.max_train_per_domain, config.run.seed)
+    val = subsample(source.samples("val"), data.max_val_per_domain, config.run.seed)
+    test = subsample(source.samples("test"), data.max_test_per_domain, config.run.seed)
+    for name, samples in (("training", train), ("validation", val), ("test", test)):
+        if not samples:
+            raise DataError(f"data: there is no {name} sample")
+    return source, train, val, test
+
+
+def _by_cluster(config: Config) -> bool:
+    return parse_scenario(config.partition.scenario).dealing == "topic" and config.partition.topic.by == "cluster"
+
+
+def check_cohorts(config: Config, plan: RunPlan) -> None:
+    """Whether every round has as many clients as the rule needs.
+
+    Raises:
+        ConfigError: a round has too few.
+    """
+    needed = build_aggregator(config.aggregator).fuse.least_clients
+    smallest = min(plan.rounds, key=lambda one: len(one.tasks))
+    if len(smallest.tasks) < needed:
+        raise ConfigError(
+            f"aggregator.name={config.aggregator.name} needs at least {needed} clients in a round, but round "
+            f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
+            f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {config.partition.clients}), "
+            "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"
+            + (f"; federation.min_clients={needed} keeps enough of those that drop out" if smallest.dropped else "")
+        )

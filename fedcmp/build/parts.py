@@ -1,0 +1,114 @@
+"""The models with everything that they need, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedcmp.build.data import Data
+from fedcmp.build.device import pick_device
+from fedcmp.build.kept import Kept
+from fedcmp.build.shapes import check_models, start_params
+from fedcmp.config import Config
+from fedcmp.data.collate import Batches, encode_captions
+from fedcmp.data.config import expand
+from fedcmp.data.features import FeatureTable
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
+from fedcmp.distributed.team import Solo, Team
+from fedcmp.evaluation.assess import HeldOut
+from fedcmp.evaluation.losses import EvalData
+from fedcmp.module import ProjectorAlignment
+from fedcmp.pictures import see
+from fedcmp.tracking.progress import Progress
+from fedcmp.types import Params
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The models with everything that they need, on the device."""
+
+    module: ProjectorAlignment
+    params: Params
+    """Where the projector starts."""
+    fetch: Batches | None
+    """Training positions to batches; None where only evaluation is wanted."""
+    val_data: EvalData
+    test_data: EvalData | None
+    """None where the test samples are not measured (``evaluation.test``)."""
+
+
+def build_parts(
+    config: Config,
+    data: Data,
+    progress: Progress,
+    *,
+    training: bool = True,
+    team: Team | None = None,
+    keep: Kept | None = None,
+) -> Parts:
+    """Loads the models and computes what the frozen tower sees.
+
+    Args:
+        training: False leaves the training samples out.
+        team: the ranks of this run; with ``data.cache_dir`` they share the pictures. None: this one alone.
+        keep: what the last run left and the next one gets; every rank of a team has its own. None: nothing is kept.
+    """
+    team = team or Solo(pick_device(config.run.device))
+    device = team.device
+    check_models(config)
+    keep = keep or Kept()
+    # what is spread over the ranks of this run is of no use to the next
+    tower, llm = (Kept() if team.in_step else keep).models(config, device)
+    params = start_params(config, tower.width, llm.width)
+    module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
+    team.shard(llm.layers)
+
+    def batches(samples: list[Sample], what: str) -> Batches:
+        return _batches(config, data.source, samples, module, progress, what, team, keep)
+
+    def held_out(samples: list[Sample], what: str) -> EvalData:
+        return EvalData(batches(samples, what), tuple(one.domain for one in samples), config.evaluation.batch_size)
+
+    fetch = batches(data.train, "training pictures") if training else None
+    val_data = held_out(data.val, "validation pictures")
+    test_data = held_out(data.test, "test pictures") if config.evaluation.test else None
+    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, val_data, test_data)
+
+
+def build_held_out(config: Config, data: Data, parts: Parts) -> HeldOut:
+    """The test samples with all that is known about them; the parts must hold them."""
+    assert parts.test_data is not None, "these parts were built without test samples"
+    return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, config.data.max_caption_tokens)
+
+
+def _batches(
+    config: Config,
+    source: Source,
+    samples: list[Sample],
+    module: ProjectorAlignment,
+    progress: Progress,
+    what: str,
+    team: Team,
+    keep: Kept,
+) -> Batches:
+    tower, llm, settings = module.tower, module.llm, config.data
+    assert tower is not None, "parts are built with a tower"
+    cache = expand(settings.cache_dir) if settings.cache_dir else None
+    rank, ranks = team.rank, team.topology.world_size
+
+    def features(part: Sequence[Sample]) -> FeatureTable:
+        with progress.bar(len(part), what) as bar:
+            return see(tower, source, part, team.device, cache, bar)
+
+    def whole() -> FeatureTable:
+        if cache is not None and ranks > 1:
+            features(samples[rank::ranks])
+            team.collect(None)  # nobody reads before all have written
+        return features(samples)
+
+    table = keep.table(config, tower, samples, what, whole)
+    tokens = encode_captions(
+        llm.tokenizer, samples, llm.end_id, lowercase=settings.lowercase, max_tokens=settings.max_caption_tokens
+    )
+    return Batches(table, tokens, llm.pad_id, team.device)

@@ -1,0 +1,43 @@
+"""The study: its commands can be given, and its page shows what was measured."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedcmp.cli.comparison import arguments
+from fedcmp.study import Request, ask
+from fedcmp.study.cells import Jobs
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import study
+
+
+@pytest.mark.parametrize("part", study.PARTS)
+def test_every_part_asks_for_something_that_can_be_run(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    parser = argparse.ArgumentParser()
+    arguments(parser)
+    said = parser.parse_args(study.words(part)[1:])
+    request = Request(",".join(said.methods), ",".join(said.scenarios), said.seeds, said.budget)
+    jobs = Jobs(ask(Path(said.words[0]), (), request))
+    assert jobs.study.reference == "fedcmp"
+    assert all(len(jobs.tuning(setting, method)) in (0, 4) for setting in jobs.settings for method in jobs.methods)
+
+
+def test_the_page_shows_the_tables_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = study.PAGE.read_text(encoding="utf-8")
+    parts = {part for part, _ in study.MARK.findall(text)}
+    assert parts == {path.name for path in study.KEPT.iterdir()}, "nothing that was run is left out"
+    copy = tmp_path / "STUDY.md"
+    monkeypatch.setattr(study, "PAGE", copy)
+    copy.write_text(text, encoding="utf-8")
+    study.write()
+    assert copy.read_text(encoding="utf-8") == text, "say `python benchmarks/study.py --write`"
+    copy.write_text(text.replace("| 0.", "| 9."), encoding="utf-8")
+    study.write()
+    assert copy.read_text(encoding="utf-8") == text, "tables are put back"
