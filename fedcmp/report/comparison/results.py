@@ -150,5 +150,5 @@ def _domains(comparison: Comparison, name: str) -> Picture | None:
     alt = "Test loss of each method on each domain; the worst: "
     alt += ", ".join(f"{method(one)} {worst[one]} {number(means[one][worst[one]], 2)}" for one in means) + "."
     return Picture(
-        f"{identifier(name)}-domains", "Test loss by domain", figure, alt, "Means over seeds; darker is worse."
+        f"{identifier(name)}-domains", "Test loss by domain", figure, alt, "Means over seeds; a fuller colour is worse."
     )

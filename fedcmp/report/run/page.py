@@ -130,9 +130,8 @@ def _questions(run: Run) -> Section | None:
     rows.append(["All", number(probe["accuracy"])])
     more = [[name.replace("_", " ").capitalize(), number(probe.get(name))] for name in ("precision", "recall", "f1")]
     more += [["Share of yes", number(probe.get("yes_ratio"))]]
-    text = (
-        f"{count(probe.get('questions'))} questions of the form “Is there a … in the picture?”, asked without training."
-    )
+    asked = count(probe.get("questions"))
+    text = f"{asked} questions about what a picture shows, half of them about objects that are not in it; untrained."
     grids = [
         Grid("Accuracy by kind of absent object", ["kind", "accuracy"], rows, strong=[len(rows) - 1]),
         Grid("Of all questions", ["measure", "value"], more),
