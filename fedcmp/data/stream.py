@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from fedcmp.data.collate import collate
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
-from fedcmp.errors import DataError
+from fedcmp.errors import DataError, FedcmpError
 from fedcmp.types import Batch, Fetch
 
 AHEAD = 2
@@ -53,7 +53,7 @@ class Stream:
         self._pictures = _Pictures(source, samples, preprocess, encode, pad_id)
         self._device, self._workers = device, workers
         self._coming: deque[tuple[int, ...]] = deque()
-        self._ready: Iterator[Batch] = iter(())
+        self._ready: Iterator[Batch | FedcmpError] = iter(())
 
     def expect(self, batches: Sequence[Sequence[int]]) -> None:
         """The batches that will be asked for, in this order; what was announced before is forgotten."""
@@ -62,7 +62,7 @@ class Stream:
             return
         self._coming = deque(tuple(batch) for batch in batches)
         loader = DataLoader(
-            self._pictures,
+            _Told(self._pictures),
             batch_size=None,
             sampler=list(self._coming),
             num_workers=self._workers,
@@ -85,7 +85,7 @@ class Stream:
 
     def _take(self) -> Batch:
         try:
-            return next(self._ready)
+            found = next(self._ready)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -93,6 +93,9 @@ class Stream:
                 f"a process that reads pictures ended ({error}); if memory ran out, lower data.workers (now "
                 f"{self._workers})"
             ) from error
+        if isinstance(found, FedcmpError):
+            raise found
+        return found
 
 
 def announce(fetch: Fetch, batches: Sequence[Sequence[int]]) -> None:
@@ -119,6 +122,19 @@ class _Pictures(Dataset[Batch]):
         samples = [self.samples[position] for position in positions]
         pixels = self.preprocess([self.source.image(sample) for sample in samples])
         return collate(self.encode(samples), self.pad_id, pixels=pixels)
+
+
+class _Told(Dataset[Any]):
+    """The same, with bad data told as a value: an exception would arrive with the traceback of another process."""
+
+    def __init__(self, pictures: _Pictures) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch | FedcmpError:
+        try:
+            return self.pictures[positions]
+        except FedcmpError as error:
+            return error
 
 
 def _begin(worker: int) -> Any:

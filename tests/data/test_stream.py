@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import multiprocessing
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
+from fedcmp.data.images import ImageStore
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import SceneSource
+from fedcmp.data.sources import RecordSource, SceneSource
 from fedcmp.data.stream import Stream, announce
 from fedcmp.errors import DataError
 
@@ -100,8 +105,30 @@ def test_an_error_of_a_picture_is_told_where_it_is_needed(workers: int) -> None:
     told = stream(workers, Broken({"train": 6, "val": 2, "test": 2}, ["plain", "noisy"]))
     told.expect(BATCHES)
     told(BATCHES[0])
-    with pytest.raises(DataError, match="scene 5: picture cannot be decoded"):
+    with pytest.raises(DataError, match=r"^scene 5: picture cannot be decoded$"):
         told(BATCHES[1])
+
+
+def test_processes_that_share_a_zip_do_not_move_each_others_place(tmp_path: Path) -> None:
+    """A forked process shares the place in an open file with its parent and its siblings."""
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for number in range(200):
+            buffer = io.BytesIO()
+            Image.new("RGB", (64, 64), (number, 0, 0)).save(buffer, "PNG")
+            archive.writestr(f"{number}.png", buffer.getvalue() + bytes(20_000))
+    turns = [{"from": "gpt", "value": "a picture."}]
+    rows = [{"id": number, "image": f"{number}.png", "conversations": turns} for number in range(200)]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    store = ImageStore(tmp_path / "images.zip")
+    source = RecordSource([("train", tmp_path / "train.json", store, "a")])
+    assert source.image(source.samples("train")[0]).size == (64, 64), "the zip is open when the processes begin"
+    told = Stream(source, source.samples("train"), pixels, encode, 0, CPU, 2)
+    batches = [[place, 199 - place] for place in range(100)]
+    told.expect(batches)
+    for batch in batches:
+        assert told(batch)["pixels"].flatten().tolist() == batch
+    assert store._file is not None
+    assert os.lseek(store._file, 0, os.SEEK_CUR) == 0, "nobody has moved the place that all share"
 
 
 def slow(samples: Sequence[Sample]) -> list[Tensor]:
