@@ -74,6 +74,8 @@ def _checked(recipe: Recipe) -> Layout:
         if value is not None and name not in layout.options:
             whose = ", ".join(other for other, one in LAYOUTS.items() if name in one.options)
             raise ConfigError(f"--{name.replace('_', '-')} is for layout {whose}, not for {recipe.layout}")
+    if recipe.options.group_column and recipe.test == 0:
+        raise ConfigError("--test 0 leaves halving to the run, which knows no --group-column; give a number")
     if recipe.images is not None and layout.images is None:
         raise ConfigError(f"--images: the pictures of layout {recipe.layout} come with its records")
     return layout

@@ -170,6 +170,8 @@ def test_pictures_of_one_patient_stay_on_one_side(tmp_path: Path) -> None:
     held = [{patients[row["image"]] for row in read_jsonl(tmp_path / "out" / f"{split}.jsonl")}
             for split in ("train", "val", "test")]  # fmt: skip
     assert [len(found) for found in held] == [8, 2, 2]
+    with pytest.raises(ConfigError, match=r"--test 0 leaves halving to the run, which knows no --group-column"):
+        make("csv", path, tmp_path / "none", val=8, test=0, options=CLINIC._replace(group_column="patient"))
     assert len(set.union(*held)) == 12
 
 
