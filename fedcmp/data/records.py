@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fedcmp.data.json_stream import records
 from fedcmp.errors import DataError
 
 
@@ -29,9 +27,6 @@ class Sample:
     """What topic it belongs to, whatever its domain; None: its label within its domain is its topic."""
     captions: tuple[str, ...] = ()
     """All captions of the picture, where the record lists them; ``caption`` alone is trained on."""
-
-
-NO_SPACE = re.compile(r"[^ \t\r\n]")
 
 
 class Records(NamedTuple):
@@ -90,7 +85,7 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
 
 
 def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> Records:
-    """Reads a ``.jsonl`` file (an object a line) or a ``.json`` file (an array).
+    """Reads a JSON array of records, or JSON lines (an object a line), record by record.
 
     Args:
         path: the file.
@@ -105,7 +100,7 @@ def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> 
     samples: list[Sample] = []
     places: dict[str, str] = {}
     num_skipped = 0
-    for origin, record in _objects(path):
+    for origin, record in records(path):
         try:
             if isinstance(record, DataError):
                 raise record
@@ -120,51 +115,3 @@ def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> 
         places[sample.id] = origin
         samples.append(sample)
     return Records(samples, num_skipped)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, object]]:
-    """Each record with its place; a line that is no JSON comes as the error that it is."""
-    if path.suffix == ".json":
-        yield from _array(path)
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            origin = f"{path}:{number}"
-            try:
-                yield origin, json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                yield origin, DataError(f"{origin}: not valid JSON: {error}")
-
-
-def _array(path: Path) -> Iterator[tuple[str, object]]:
-    """The objects of a JSON array one by one: decoded all at once, LLaVA's 558,128 records take over a gigabyte."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        place, decoder = _skip(text, 0), json.JSONDecoder()
-        if text[place : place + 1] != "[":
-            found = type(json.loads(text)).__name__
-            raise DataError(f"{path}: expected a JSON array of records, got {found}")
-        place, number = _skip(text, place + 1), 0
-        while text[place : place + 1] != "]":
-            record, place = decoder.raw_decode(text, place)
-            yield f"{path}: record {number}", record
-            place, number = _skip(text, place), number + 1
-            if text[place : place + 1] == ",":
-                place = _skip(text, place + 1)
-                if text[place : place + 1] == "]":
-                    raise json.JSONDecodeError("a comma after the last record", text, place)
-            elif text[place : place + 1] != "]":
-                raise json.JSONDecodeError("expected a comma or the end of the array", text, place)
-        if _skip(text, place + 1) < len(text):
-            raise json.JSONDecodeError("text after the end of the array", text, place + 1)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        line = getattr(error, "lineno", "?")
-        raise DataError(f"{path}:{line}: not valid JSON: {error}") from error
-
-
-def _skip(text: str, place: int) -> int:
-    """The next place that is no space."""
-    found = NO_SPACE.search(text, place)
-    return found.start() if found else len(text)

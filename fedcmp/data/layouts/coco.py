@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedcmp.data.json_stream import elements
 from fedcmp.data.layouts.base import Item, Layout, Options, each, item, member
-from fedcmp.data.layouts.json_stream import elements
 from fedcmp.errors import DataError
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedcmp.data.json_stream import records
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item, member
-from fedcmp.data.layouts.json_stream import records
 from fedcmp.errors import DataError
 
 TURNS = ("conversations",)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedcmp.data.json_stream import records
 from fedcmp.data.layouts import llava
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each
-from fedcmp.data.layouts.json_stream import records
 from fedcmp.errors import DataError
 
 TURNS = ("conversatons", "conversations")

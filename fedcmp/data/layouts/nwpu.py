@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from fedcmp.data.json_stream import elements
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item, member
-from fedcmp.data.layouts.json_stream import elements
 from fedcmp.errors import DataError
 
 CAPTIONS = ("raw", "raw_1", "raw_2", "raw_3", "raw_4")

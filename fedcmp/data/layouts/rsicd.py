@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from fedcmp.data.json_stream import elements
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item, member
-from fedcmp.data.layouts.json_stream import elements
 from fedcmp.errors import DataError
 
 CLASSES = "txtclasses_rsicd"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.data.layouts import json_stream
-from fedcmp.data.layouts.json_stream import elements, records
+from fedcmp.data import json_stream
+from fedcmp.data.json_stream import elements, records
 from fedcmp.errors import DataError
 
 
