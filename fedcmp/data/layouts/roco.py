@@ -25,7 +25,7 @@ MODALITIES = {
     "C0002978": "angiography",
     "C0032743": "positron emission tomography",
 }
-"""Concept -> modality: the curated ones of ROCOv2 (Rueckert et al., Scientific Data 2024, arXiv 2405.10004)."""
+"""Concept of the Unified Medical Language System -> imaging modality, of those that stand in ROCOv2's ``cui``."""
 
 
 def read(path: Path, options: Options) -> Iterator[Item | DataError]:
