@@ -14,6 +14,7 @@ LAYERS = {
     "errors": -1,  # below everything: all rooms may raise them
     "seeding": 0,
     "staging": 0,
+    "hashing": 0,
     "aggregation": 1,
     "models": 1,
     "data": 1,
