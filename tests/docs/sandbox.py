@@ -121,9 +121,11 @@ def ask_all(words: Sequence[str]) -> None:
 
 
 def compare_less(words: Sequence[str]) -> list[str]:
-    """The first and the last of the methods, and of the scenarios, without tuning and bounds."""
+    """The first and the last of the methods in the last of the scenarios, without tuning and bounds."""
     fewer = []
     for before, word in zip(["", *words], words, strict=False):
-        parts = word.split(",") if before in LISTS else [word]
-        fewer.append(",".join(dict.fromkeys([parts[0], parts[-1]])))
+        if before in LISTS:
+            parts = word.split(",")
+            word = ",".join(dict.fromkeys([parts[0], parts[-1]])) if before == "--methods" else parts[-1]
+        fewer.append(word)
     return [*fewer, *COMPARED]

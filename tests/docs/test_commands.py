@@ -21,7 +21,6 @@ from pathlib import Path
 import pytest
 import sandbox
 from kinds import ELSEWHERE, OWN_TEST, PROGRAMS, Kind, kind_of
-from small import SMALL
 from written import INDENTED, LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands, is_shell
 
 from fedcmp.cli import COMMANDS, main
@@ -41,7 +40,8 @@ def of_kind(*names: str) -> list:
         except AssertionError:
             continue
         if kind.name in names:
-            found.append(pytest.param(command, kind, id=command.text[:80]))
+            heavy = kind.fedcmp[:1] == ("doctor",)  # it starts two ranks; tests/doctor has it at every run
+            found.append(pytest.param(command, kind, id=command.text[:80], marks=[pytest.mark.slow] * heavy))
     return found
 
 
@@ -73,7 +73,7 @@ def test_a_block_says_what_is_in_it(block: Block) -> None:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that commands may read."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert main(["train", *SMALL, f"run.dir={folder}"]) == 0
+    assert main(["train", *sandbox.QUICK, f"run.dir={folder}"]) == 0
     return folder
 
 
