@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from written import PAGES, ROOT, spans
 
-from fedcmp.aggregation.presets import FUSES, LOCALS, SERVERS
+from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS
 from fedcmp.cli import COMMANDS
 from fedcmp.config import Config
 
@@ -80,6 +80,11 @@ def test_every_command_that_is_named_is_one() -> None:
     named = {text.split()[1] for _, text in SPANS if re.match(r"fedcmp [a-z]", text)}
     assert len(named) > 8
     assert named <= COMMANDS.keys()
+
+
+def test_the_first_page_counts_the_rules() -> None:
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    assert f"; {len(PRESETS) - 1} others are" in text
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES[-2:]], ids=lambda one: one.name)
