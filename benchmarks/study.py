@@ -64,7 +64,7 @@ SHAPES = (
     "'2 steps'=domain:federation.local_steps=2:federation.rounds=16,"
     "'8 steps'=domain:federation.local_steps=8:federation.rounds=4,"
     "'32 steps'=domain:federation.local_steps=32:federation.rounds=1,"
-    "'32 clients'=domain:partition.clients=32,"
+    "'32 clients'=domain:partition.clients=32:federation.batch_size=8:federation.rounds=8,"
     "'100 clients'=domain:partition.clients=100:federation.batch_size=8:federation.rounds=5,"
     "half=domain:federation.clients_per_round=4:federation.rounds=24"
 )

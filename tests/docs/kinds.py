@@ -9,9 +9,12 @@ from written import Command
 
 FEDCMP = ("fedcmp", ".venv/bin/fedcmp")
 LAUNCHERS = ("fabric", "torchrun", "srun", "sbatch")
-PROGRAMS = {*FEDCMP, *LAUNCHERS, "python", "wandb", "launch/quickstart", "launch/check"}
+PROGRAMS = {*FEDCMP, *LAUNCHERS, "python", "wandb", "export", "launch/quickstart", "launch/check"}
 """What a block of commands may begin with."""
-OWN_TEST = {"docs/add_a_rule.md": "tests/docs/test_add_a_rule.py"}
+OWN_TEST = {
+    "docs/add_a_rule.md": "tests/docs/test_add_a_rule.py",
+    "docs/own_data.md": "tests/data/layouts/test_prepare_runs.py",
+}
 """Pages whose commands need what the page makes first."""
 ELSEWHERE = {
     "wandb sync": ("tests/tracking/test_wandb.py", '"sync"'),
@@ -25,7 +28,7 @@ class Kind(NamedTuple):
     """How a command is held."""
 
     name: str
-    """`runs`, `pairs`, `ranks`, `script`, `quickstart`, `own` or `elsewhere`."""
+    """`runs`, `pairs`, `ranks`, `script`, `export`, `quickstart`, `own` or `elsewhere`."""
     fedcmp: tuple[str, ...] = ()
     """The words of fedcmp's own command line, from its command on."""
     ranks: int = 1
@@ -46,8 +49,8 @@ def kind_of(command: Command) -> Kind:
         devices = re.search(r"launch\.devices=(\d+)", command.text)
         if devices and words[1] == "train":
             return Kind("ranks", tuple(words[1:]), int(devices[1]))
-        if any(word.startswith("model.") and "=/models/" in word for word in words) and words[1] == "train":
-            return Kind("ranks", tuple(words[1:]))  # shapes alone are known here
+        if words[1] == "train" and re.search(r"=/models/|configs/scale/", command.text):
+            return Kind("ranks", tuple(words[1:]))  # of such models shapes at most are known here
         pairs = any(re.match(r"configs/(scenarios/|study/pairs)", word) for word in words)
         return Kind("pairs" if pairs else "runs", tuple(words[1:]))
     if words[0] in LAUNCHERS:
@@ -60,6 +63,8 @@ def kind_of(command: Command) -> Kind:
         return Kind("ranks", tuple(ours), ranks)
     if words[0] == "python" and words[1].startswith("benchmarks/"):
         return Kind("script")
+    if words[0] == "export":
+        return Kind("export")
     if words[0] == "launch/quickstart":
         return Kind("quickstart")
     raise AssertionError(

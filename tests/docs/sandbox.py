@@ -6,9 +6,10 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from data.layouts import published
 from models.test_page import BIG_LLMS, BIG_TOWERS
 from small import SMALL
 from written import ROOT
@@ -25,6 +26,10 @@ PLACEHOLDERS = {
     "PATH": "runs/mine/projector.safetensors",
     "DIR": "exported",
     "FILE": "configs/demo/scenes.yaml",
+    "LAYOUT": "llava",
+    "SOURCE": "LLaVA-Pretrain",
+    "ROOT/DOMAIN": "data/web",
+    "RSICD": "RSICD",  # a name
 }
 """What stands for a word that the reader replaces."""
 LINKED = ("configs", "benchmarks", "launch", "tests", "docs", "pyproject.toml", "constraints.txt")
@@ -43,6 +48,18 @@ COMPARED = ["--seeds", "1", "--budget", "1", "--no-bounds", "--workers", "1"]
 LISTS = ("--methods", "--scenarios")
 MODELS = {"siglip-so400m": BIG_TOWERS["SigLIP so400m/14-384"], "Qwen2.5-0.5B": (BIG_LLMS["Qwen2.5-0.5B"], None)}
 """Model folders of the pages: their shapes, without weights."""
+SETS: dict[str, Callable[[Path], object]] = {
+    "LLaVA-Pretrain": published.llava,
+    "LLaVA-Med": lambda home: published.llava_med(home / "data"),
+    "ROCOv2-radiology": published.roco,
+    "RSICD": published.rsicd,
+    "NWPU-Captions": published.nwpu,
+    "coco": published.coco,
+    "cc3m": published.shards,
+}
+"""Public sets, as the pages call their folders: a few records in their layouts."""
+SCALE = ["data.held_out_per_domain=8", "data.workers=1"]
+"""For configs/scale/, on such sets."""
 RUN = re.compile(r"runs/[\w*.-]+")
 
 
@@ -69,6 +86,43 @@ def own_data(folder: Path) -> None:
     (folder / "path" / "to" / "llama").symlink_to(DEMO / "llm")
 
 
+def public_set(folder: Path, words: Sequence[str]) -> list[str]:
+    """The set that ``fedcmp prepare`` is to read, and the words that fit its size."""
+    source = words[2].partition("/")[0]
+    if source in SETS:
+        (folder / source).mkdir()
+        SETS[source](folder / source)
+    else:  # a table beside its pictures
+        published.clinic(folder)
+    return [re.sub(r"\{00000\.\.\d+\}", "{00000..00002}", word) for word in words]
+
+
+def prepared(folder: Path, words: Sequence[str]) -> None:
+    """The domains that a run names, as ``fedcmp prepare`` leaves them."""
+    (listed,) = (word for word in words if word.startswith("data.domains="))
+    for place, name in enumerate(re.findall(r"\w+", listed.partition("=")[2])):
+        domain, start = folder / "data" / name, 1000 * place
+        numbers = {"train": range(start, start + 144), "val": range(start + 200, start + 204)}
+        numbers["test"] = range(start + 300, start + 304)
+        for split, those in numbers.items():
+            published.foldered(
+                domain / "images", {f"{number}.png": published.picture(number, "PNG") for number in those}
+            )
+            records = [
+                {"id": f"{name}-{number}", "image": f"{number}.png", "label": f"thing {number % 4}",
+                 "conversations": published.turns(f"thing {number % 4}, number {number}")}
+                for number in those
+            ]  # fmt: skip
+            (domain / f"{split}.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def scale_data(folder: Path) -> tuple[str, str]:
+    """The variable that configs/scale/ read, and the folder that it names."""
+    home = folder / "LLaVA-Pretrain"
+    home.mkdir()
+    return "LLAVA_PRETRAIN", str(published.llava(home, 120))
+
+
 def big_model(folder: Path, name: str) -> str:
     """A model folder that holds the shapes of a real model and no weights."""
     config, processor = MODELS[name]
@@ -87,9 +141,9 @@ def filled(words: Iterable[str], folder: Path) -> list[str]:
         key, equals, value = word.rpartition("=")
         if value.startswith("/models/"):
             value = big_model(folder, value.removeprefix("/models/"))
+        unknown = value not in PLACEHOLDERS and re.fullmatch(r"[A-Z][A-Z_]+", value)
+        assert not unknown, f"{word}: what does {value} stand for? Say it in PLACEHOLDERS of {__file__}"
         found.append(key + equals + PLACEHOLDERS.get(value, value))
-        left = re.fullmatch(r"[A-Z][A-Z_]+", found[-1].rpartition("=")[2])
-        assert not left, f"{word}: what does {left[0]} stand for? Say it in PLACEHOLDERS of {__file__}"  # type: ignore[index]
     return found
 
 

@@ -53,7 +53,7 @@ def test_somebody_runs_it(command: Command) -> None:
 def test_every_page_was_read() -> None:
     assert len(FOUND) > 40
     assert {kind_of(one).name for one in FOUND.values()} == {
-        "runs", "pairs", "ranks", "script", "quickstart", "own", "elsewhere"
+        "runs", "pairs", "ranks", "script", "export", "quickstart", "own", "elsewhere"
     }  # fmt: skip
     ran = {kind_of(one).fedcmp[0] for one in FOUND.values() if kind_of(one).fedcmp}
     assert ran <= COMMANDS.keys()
@@ -95,7 +95,7 @@ def made_small(words: list[str], *more: str) -> list[str]:
     """The same command for a second or two; what is added comes last and wins."""
     if "--resume" in words or words[0] not in ("train", "centralized", "local", "compare", "plan", "doctor"):
         return words
-    words = [*words, *sandbox.QUICK, *more]
+    words = [*words, *sandbox.QUICK, *(sandbox.SCALE if "configs/scale/" in " ".join(words) else []), *more]
     if words[0] == "centralized":
         words += sandbox.TUNING
     return sandbox.compare_less(words) if words[0] == "compare" else words
@@ -117,11 +117,18 @@ def test_on_the_demo(
     place: Path,
     finished: Path,
     request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     if "t.jsonl" in command.text:
         sandbox.own_data(place)
     words = sandbox.filled(kind.fedcmp, place)
+    if words[0] == "prepare":
+        words = sandbox.public_set(place, words)
+    if "data.root=data" in words:
+        sandbox.prepared(place, words)
+    if "configs/scale/" in command.text:
+        monkeypatch.setenv(*sandbox.scale_data(place))
     if any("runs/compare-" in word for word in words):
         finished = request.getfixturevalue("compared")
     if words[0] == "compare":
@@ -153,8 +160,15 @@ def test_on_real_pairs(
 
 @pytest.mark.parametrize(("command", "kind"), of_kind("ranks"))
 def test_for_several_ranks(
-    command: Command, kind: Kind, place: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+    command: Command,
+    kind: Kind,
+    place: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    if "configs/scale/" in command.text:
+        monkeypatch.setenv(*sandbox.scale_data(place))
     READ_BY.get(command.words[0], lambda words: None)(command.words[1:])
     assert kind.fedcmp[0] == "train", "only training has ranks"
     words = sandbox.with_runs(sandbox.filled(kind.fedcmp, place), place, finished)
@@ -183,6 +197,13 @@ def _torchrun(words: list[str]) -> None:
 
 READ_BY: dict[str, Callable[[list[str]], None]] = {"fabric": _fabric, "torchrun": _torchrun}
 """What reads the words of a launcher; SLURM's are read by a real one in tests/launch/test_slurm.py."""
+
+
+@pytest.mark.parametrize(("command", "kind"), of_kind("export"))
+def test_a_variable_is_read(command: Command, kind: Kind) -> None:
+    name = command.words[1].partition("=")[0]
+    configs = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "configs").rglob("*.yaml"))
+    assert f"${{oc.env:{name}," in configs, f"{command.where}: no config reads {name}"
 
 
 class WereRead(Exception):
