@@ -41,7 +41,7 @@ def test_every_step_for_ones_own_data_works_as_written(
     hospital(tmp_path / "south", 100)
     shown = (DOCS / "own_data.md").read_text(encoding="utf-8")
     head = (tmp_path / "north" / "notes.csv").read_text().splitlines()[1:3]
-    assert all(f"    {line.split(',')[0]}," in shown for line in head)
+    assert all(f"\n{line.split(',')[0]}," in shown for line in head)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     done = []
