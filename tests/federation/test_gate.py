@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from fedcmp.aggregation.base import Contribution
-from fedcmp.errors import AggregationError
+from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.gate import gate, report
+from fedcmp.federation.gate import compare_norms, gate, report
 
 
 def update(client: int, value: float, loss: float = 1.0) -> Contribution:
@@ -53,3 +53,40 @@ def test_too_few_ends_the_run_and_names_them() -> None:
         AggregationError, match=r"only 1 of 2 .*federation\.min_clients=2.*client 1: its update is not finite"
     ):
         gate(reports, config)
+
+
+def test_norms_far_above_the_median_are_left_out() -> None:
+    config = FederationConfig(norm_bound=3.0)
+
+    def left(*values: float) -> list[int]:
+        judged = compare_norms([report(update(k, value), config) for k, value in enumerate(values)], config)
+        assert all("norm_bound=3 times the round's median" in one.rejected for one in judged if one.rejected)
+        return [one.client_id for one in judged if one.rejected]
+
+    assert left(1.0, 1.2, 0.9, 3.7) == [3]
+    assert left(1.0, 1.2, 0.9, 3.1) == []
+    assert left(1.0, 100.0) == [], "two do not tell who is wrong"
+    assert left(1.0, 1.0, 1.0, 1e9, 1e9) == [3, 4], "a minority does not move the median"
+    nan = report(update(9, float("nan")), config)
+    judged = compare_norms([nan, *(report(update(k, 1.0), config) for k in range(3))], config)
+    assert judged[0] == nan or "not finite" in str(judged[0].rejected), "what is no number is not in the median"
+    off = [report(update(k, 10.0**k), FederationConfig()) for k in range(4)]
+    assert compare_norms(off, FederationConfig()) == off
+
+
+def test_a_client_beyond_the_deadline_is_left_out() -> None:
+    slow = update(0, 1.0)._replace(scalars={"loss": 1.0, "seconds": 2.5})
+    told = report(slow, FederationConfig(deadline=2.0)).rejected
+    assert told == "it trained for 2.5 s, longer than federation.deadline=2"
+    assert report(slow, FederationConfig(deadline=3.0)).rejected is None
+    assert report(slow, FederationConfig()).rejected is None
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("on_client_error", "skipp", r'federation\.on_client_error: unknown word \'skipp\'; did you mean "skip"'),
+    ("norm_bound", 1.0, r"federation\.norm_bound must be 0 \(no bound\) or above 1"),
+    ("deadline", -1.0, r"federation\.deadline must be 0 or more"),
+])  # fmt: skip
+def test_settings_are_checked(field: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        FederationConfig(**{field: value}).validate()  # type: ignore[arg-type]
