@@ -38,8 +38,8 @@ class FederationConfig:
     max_update_norm: float = 0.0
     """Updates with a larger Euclidean norm are left out; 0: no bound."""
     norm_bound: float = 0.0
-    """Updates whose norm is above so many times the median of the round's usable updates are left out, where there are
-    three or more; 0: no bound, else > 1."""
+    """Clients whose update's norm, or the size of whose evidence, is above so many times the median of the round's
+    usable ones are left out, where there are three or more; 0: no bound, else > 1."""
     deadline: float = 0.0
     """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated."""
     evaluate_every: int = 1

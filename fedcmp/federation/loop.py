@@ -57,7 +57,8 @@ def run_round(
     """One round: train, gate, aggregate, evaluate. Returns the new state and the round's record."""
     team, aggregator, t0 = federation.team, federation.aggregator, time.perf_counter()
     contributions, kept, failed = train_round(federation, state, plan)
-    spoken = team.collect([list(one) for one in [*(report(one, federation.config) for one in contributions), *failed]])
+    judged = [report(one, federation.config, state.params) for one in contributions]
+    spoken = team.collect([list(one) for one in [*judged, *failed]])
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, federation.config)
