@@ -3,7 +3,8 @@
 from fedcmp.models.config import DEMO, DTYPES, ModelConfig, resolve, width_of
 from fedcmp.models.llms import LanguageModel, load_llm
 from fedcmp.models.loading import quiet_transformers
-from fedcmp.models.towers import VisionTower, load_tower, read_tower
+from fedcmp.models.tower_loading import load_tower, read_tower
+from fedcmp.models.towers import VisionTower
 
 __all__ = [
     "DEMO",

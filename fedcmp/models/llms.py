@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcmp.errors import ConfigError
+from fedcmp.models.absent import load_whole, refuse
 from fedcmp.models.blocks import find_blocks
 from fedcmp.models.checkpointing import checkpoint_layers
 from fedcmp.models.config import DTYPES, ModelConfig, resolve
@@ -82,7 +83,8 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     Gemma 2, whose bounded attention logits it cannot compute.
 
     Raises:
-        ConfigError: it cannot be loaded, its tokenizer has no such end, or its logits are not its head's.
+        ConfigError: it cannot be loaded, its files lack weights, its tokenizer has no such end, or its logits are not
+            its head's.
     """
     import transformers
 
@@ -90,7 +92,9 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     with loading("model.llm", config.llm):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
         end_id = _find_end(tokenizer, config)  # before the weights are read
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
+        options = {"dtype": DTYPES[config.llm_dtype], **_attention(transformers.AutoConfig.from_pretrained(path))}
+        model, absent = load_whole(transformers.AutoModelForCausalLM, path, **options)
+    refuse("model.llm", config.llm, model, absent, absent.why)
     model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
     freeze(model)
     llm = LanguageModel(model, tokenizer, end_id)
@@ -99,6 +103,12 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     if config.activation_checkpointing:
         checkpoint_layers(llm.layers)
     return llm
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Attention logits with a bound need eager attention; not every version of transformers chooses it by itself."""
+    bound = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {} if bound is None else {"attn_implementation": "eager"}
 
 
 def _find_end(tokenizer: Any, config: ModelConfig) -> int:

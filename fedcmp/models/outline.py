@@ -11,7 +11,7 @@ from fedcmp.errors import FedcmpError
 from fedcmp.models.config import DTYPES, ModelConfig, resolve, width_of
 from fedcmp.models.llms import decoder_layers
 from fedcmp.models.loading import quiet_transformers
-from fedcmp.models.towers import meta_tower
+from fedcmp.models.tower_loading import meta_tower
 
 
 class TowerOutline(NamedTuple):
