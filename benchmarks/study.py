@@ -36,22 +36,25 @@ TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffo
 EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
 
+MOMENTUM = "aggregator.server.momentum"
+FEDCMP = f"{MOMENTUM}=0.3"
+"""What every variant of Fed-CMP has, but for what it varies."""
 SWITCHES = {
-    "fedcmp": "aggregator.server.momentum=0.3",
+    "fedcmp": "",
     "no evidence": "aggregator.fuse.evidence=false",
     "no repeatability": "aggregator.fuse.repeatability=false",
     "no overlap": "aggregator.fuse.overlap=false",
     "tau 0": "aggregator.fuse.tau=0",
     "tau 1": "aggregator.fuse.tau=1",
-    "momentum 0": "aggregator.server.momentum=0",
-    "momentum 0.5": "aggregator.server.momentum=0.5",
-    "momentum 0.7": "aggregator.server.momentum=0.7",
-    "momentum not projected": "aggregator.server.momentum=0.3:aggregator.server.projected=false",
+    "momentum 0": f"{MOMENTUM}=0",
+    "momentum 0.5": f"{MOMENTUM}=0.5",
+    "momentum 0.7": f"{MOMENTUM}=0.7",
+    "momentum not projected": "aggregator.server.projected=false",
     "basis of evidence": "aggregator.fuse.basis=evidence",
-    "all off": "aggregator.fuse.tau=0:aggregator.fuse.evidence=false:aggregator.server.momentum=0",
+    "all off": f"aggregator.fuse.tau=0:aggregator.fuse.evidence=false:{MOMENTUM}=0",
 }
 CONSTANTS = {
-    "fedcmp": "aggregator.server.momentum=0.3",
+    "fedcmp": "",
     "a 0.7": "aggregator.fuse.correlation=0.7",
     "a 1": "aggregator.fuse.correlation=1",
     "l 0.003": "aggregator.fuse.ridge=0.003",
@@ -64,16 +67,22 @@ SHAPES = (
     "'2 steps'=domain:federation.local_steps=2:federation.rounds=16,"
     "'8 steps'=domain:federation.local_steps=8:federation.rounds=4,"
     "'32 steps'=domain:federation.local_steps=32:federation.rounds=1,"
-    "'32 clients'=domain:partition.clients=32,"
+    "'32 clients'=domain:partition.clients=32:federation.batch_size=8:federation.rounds=8,"
     "'100 clients'=domain:partition.clients=100:federation.batch_size=8:federation.rounds=5,"
     "half=domain:federation.clients_per_round=4:federation.rounds=24"
 )
+SHORT_ROUNDS = (
+    "'domain, 22 x 2'=domain:federation.rounds=22:federation.local_steps=2,"
+    "'iid, 22 x 2'=iid:federation.rounds=22:federation.local_steps=2"
+)
+MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
 
 def variants(words: dict[str, str]) -> str:
     """Fed-CMP with other options, as `--methods` takes them."""
-    return ",".join(f"{label}=fedcmp:{options}" for label, options in words.items())
+    whole = {label: options if MOMENTUM in options else f"{FEDCMP}:{options}" for label, options in words.items()}
+    return ",".join(f"{label}=fedcmp:{options.rstrip(':')}" for label, options in whole.items())
 
 
 PARTS: dict[str, str] = {
@@ -83,6 +92,8 @@ PARTS: dict[str, str] = {
     "parts-pairs": f'{PAIRS} --methods "{variants(SWITCHES)}" --scenarios domain,iid {ONE}',
     "constants-demo": f'{DEMO} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
     "constants-pairs": f'{PAIRS} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
+    "momentum-pairs": f'{PAIRS} --methods "{variants({k: v for k, v in SWITCHES.items() if k in MOMENTA})}"'
+    f' --scenarios "{SHORT_ROUNDS}" {ONE}',
     "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
 }
 """Part -> the words of its comparison."""

@@ -127,13 +127,17 @@ class ProjectorAlignment(lightning.LightningModule):
         return self.projector.load_state_dict(own, strict=strict, assign=assign)
 
     def features(self, batch: Batch) -> Tensor:
-        """The batch's image features ``[B, T, d]``: cached ones, or the tower's."""
+        """The batch's image features ``[B, T, d]``, float32: cached ones, or what the tower sees, rounded like them."""
         if "features" in batch:
             return batch["features"]
         if self.tower is None:
             raise ValueError("the batch holds pixels, but this module was built without a tower")
-        with torch.no_grad():
-            return self.tower.encode(batch["pixels"])
+        return self.tower.look(batch["pixels"]).float()
+
+    def seen(self, batch: Batch) -> Batch:
+        """The batch with features in the place of pixels, for whoever uses it more than once."""
+        rest = {name: value for name, value in batch.items() if name != "pixels"}
+        return {**rest, "features": self.features(batch)}
 
     def nll(self, batch: Batch, params: Params | None = None, observe: Observe | None = None) -> tuple[Tensor, Tensor]:
         """Summed caption loss in nats and number of labelled tokens of each row: ``[B]``, ``[B]``.

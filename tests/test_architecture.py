@@ -11,8 +11,10 @@ ROOT = Path(__file__).parent.parent / "fedcmp"
 LAYERS = {
     "__init__": 0,
     "types": 0,
-    "errors": 0,
+    "errors": -1,  # below everything: all rooms may raise them
     "seeding": 0,
+    "staging": 0,
+    "hashing": 0,
     "aggregation": 1,
     "models": 1,
     "data": 1,

@@ -18,10 +18,14 @@ def test_every_shipped_config_is_found() -> None:
     names = ["demo/scenes", "scenarios/domain"]
     names += [f"{folder}/{name}" for folder in ("demo", "scenarios") for name in ("topic", "quality", "quantity")]
     expected = {f"{name}{size}.yaml" for name in names for size in ("", "_32", "_100")}
-    assert {str(path.relative_to(CONFIGS)) for path in FILES} == expected | {"study/demo.yaml", "study/pairs.yaml"}
+    expected |= {"study/demo.yaml", "study/pairs.yaml"}
+    scale = ["llava15_7b", "llava15_13b", "small_24gb"]
+    scale += [f"federation_{name}" for name in ("domain", "topic", "quality", "quantity")]
+    expected |= {f"scale/{name}.yaml" for name in scale}
+    assert {str(path.relative_to(CONFIGS)) for path in FILES} == expected
 
 
-SCENARIOS = [path for path in FILES if path.parent.name != "study"]
+SCENARIOS = [path for path in FILES if path.parent.name in ("demo", "scenarios")]
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -32,6 +32,12 @@ def small(folder: Path, *overrides: str) -> Config:
     return load_config(None, [*SMALL, f"run.dir={folder}", *overrides])
 
 
+def damage(folder: Path, number: int) -> None:
+    """One checkpoint loses its second half, as a disk may."""
+    (path,) = (folder / "checkpoints").glob(f"round-{number:04d}-*.pt")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
 def records(folder: Path) -> list[dict]:
     found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in found]
@@ -85,18 +91,23 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("left", ["half a checkpoint", "a checkpoint without a record"])
-def test_what_a_kill_may_leave_costs_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str) -> None:
+def test_what_a_kill_may_leave_costs_a_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, left: str
+) -> None:
     whole = train(small(tmp_path / "whole"))
     with monkeypatch.context() as patch:
         interrupt(patch, 3, "asked")
         train(small(tmp_path / "part"))
     if left == "half a checkpoint":
-        (tmp_path / "part" / "checkpoints" / "round-0003.pt").write_bytes(b"half")
+        damage(tmp_path / "part", 3)
     else:
         lines = (tmp_path / "part" / "metrics.jsonl").read_text().splitlines(keepends=True)
         (tmp_path / "part" / "metrics.jsonl").write_text("".join(lines[:-1]))
     assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
     assert records(tmp_path / "part") == records(tmp_path / "whole")
+    said = "is damaged or not a checkpoint" if left == "half a checkpoint" else "has no record of round 3"
+    assert said in caplog.text
+    assert "the run goes on from the one before, round 2" in caplog.text
 
 
 def test_a_run_goes_on_with_the_file_that_it_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +149,6 @@ def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytes
         resume(tmp_path / "part", ["run.seed=1", "run.device=cpu"])
     with pytest.raises(RunFolderError, match="is no run: it has no config"):
         resume(tmp_path / "none")
-    (tmp_path / "part" / "checkpoints" / "round-0001.pt").write_bytes(b"half")
+    damage(tmp_path / "part", 1)
     with pytest.raises(CheckpointError, match="damaged"):
         resume(tmp_path / "part")

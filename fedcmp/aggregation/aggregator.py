@@ -78,12 +78,12 @@ class Aggregator:
                 f"{len(cohort.clients)}"
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        facts = weighted_sum(cohort, _facts)
+        square = weighted_sum(cohort, _square)
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
         measured = cohort.traffic.up - before.up
-        done = cohort.on_server(self._finish, cohort, fused, facts, cosines, params, state)
+        done = cohort.on_server(self._finish, cohort, fused, square, cosines, params, state)
         shared = cohort.share(None if done is None else (done.params, done.metrics))
         up, down = cohort.traffic
         sizes = _sizes(len(cohort.clients), Traffic(up - measured, down), measured)
@@ -99,18 +99,16 @@ class Aggregator:
             params: the projector; only names and shapes are read.
             num_clients: accepted clients of the round.
         """
-        facts = exactly(2, count(params))  # and the new parameters to all
-        rule = together(self.fuse.exchanged(params, num_clients), self.local.exchanged(params), facts)
+        square = exactly(1, count(params))  # and the new parameters to all
+        rule = together(self.fuse.exchanged(params, num_clients), self.local.exchanged(params), square)
         measured = 4 * diagnostics.cosine_numbers(params, num_clients, self.pairwise)
         return _sizes(num_clients, rule.least, measured), _sizes(num_clients, rule.most, measured)
 
     def _finish(
-        self, cohort: Cohort, fused: Fused, facts: Params, cosines: Metrics, params: Params, state: State
+        self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
-        mean_square, num_steps = (float(facts[name]) for name in ("square", "steps"))
-        if fused.mean_square is not None:
-            mean_square = fused.mean_square
-        stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square, num_steps), state["server"])
+        mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
+        stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
         step = {name: value - params[name] for name, value in stepped.params.items()}
         before = state["diagnostics"].get("step")
         metrics: Metrics = {
@@ -132,7 +130,7 @@ def _sizes(num_clients: int, traffic: Traffic, measured: int) -> dict[str, int]:
     return {name: num_clients * size for name, size in sizes.items()}
 
 
-def _facts(contribution: Contribution) -> Params:
+def _square(contribution: Contribution) -> Params:
     device = next(iter(contribution.delta.values())).device
-    numbers = {"square": diagnostics.squared_norm(contribution.delta), "steps": float(contribution.num_steps)}
-    return {name: torch.tensor(value, dtype=torch.float64, device=device) for name, value in numbers.items()}
+    square = diagnostics.squared_norm(contribution.delta)
+    return {"square": torch.tensor(square, dtype=torch.float64, device=device)}

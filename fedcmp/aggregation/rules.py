@@ -25,8 +25,6 @@ class Update(NamedTuple):
     """Per affine layer, the shared alignment basis, ``[N', r]`` with orthonormal columns, from fuses that find one."""
     mean_square: float = 0.0
     """``sum_k p_k |D_k|^2`` over all parameters."""
-    num_steps: float = 0.0
-    """``sum_k p_k n_k``: local steps of a client in this round."""
 
 
 class Fused(NamedTuple):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
 
 from fedcmp.build.data import Data
 from fedcmp.build.device import pick_device
@@ -15,9 +19,11 @@ from fedcmp.data.config import expand
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
+from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
+from fedcmp.models.backbones import LanguageModel
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.tracking.progress import Progress
@@ -31,7 +37,7 @@ class Parts:
     module: ProjectorAlignment
     params: Params
     """Where the projector starts."""
-    fetch: Batches | None
+    fetch: Batches | Stream | None
     """Training positions to batches; None where only evaluation is wanted."""
     val_data: EvalData
     test_data: EvalData | None
@@ -70,7 +76,11 @@ def build_parts(
     def held_out(samples: list[Sample], what: str) -> EvalData:
         return EvalData(batches(samples, what), tuple(one.domain for one in samples), config.evaluation.batch_size)
 
-    fetch = batches(data.train, "training pictures") if training else None
+    fetch = None
+    if training:
+        fetch = (
+            _stream(config, data, module, device) if config.data.stream else batches(data.train, "training pictures")
+        )
     val_data = held_out(data.val, "validation pictures")
     test_data = held_out(data.test, "test pictures") if config.evaluation.test else None
     return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, val_data, test_data)
@@ -108,7 +118,19 @@ def _batches(
         return features(samples)
 
     table = keep.table(config, tower, samples, what, whole)
-    tokens = encode_captions(
-        llm.tokenizer, samples, llm.end_id, lowercase=settings.lowercase, max_tokens=settings.max_caption_tokens
+    return Batches(table, _encoder(config, llm)(samples), llm.pad_id, team.device)
+
+
+def _stream(config: Config, data: Data, module: ProjectorAlignment, device: torch.device) -> Stream:
+    tower, llm = module.tower, module.llm
+    assert tower is not None, "parts are built with a tower"
+    encode = _encoder(config, llm)
+    return Stream(data.source, data.train, tower.preprocess, encode, llm.pad_id, device, config.data.workers)
+
+
+def _encoder(config: Config, llm: LanguageModel) -> Callable[[Sequence[Sample]], list[Tensor]]:
+    """Samples to tokens, as ``data`` says."""
+    data = config.data
+    return partial(
+        encode_captions, llm.tokenizer, end_id=llm.end_id, lowercase=data.lowercase, max_tokens=data.max_caption_tokens
     )
-    return Batches(table, tokens, llm.pad_id, team.device)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands, comparison
+from fedcmp.cli import commands, comparison, preparing
 
 OVERRIDES = """\
 CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
@@ -148,6 +148,36 @@ COMMANDS: dict[str, Command] = {
             ("fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10", "more seeds for the best three"),
         ),
         comparison.arguments,
+    ),
+    "prepare": Command(
+        preparing.prepare,
+        "turn a public set, or your own pictures, into a domain",
+        """\
+        Reads a set as its publishers lay it out and writes the folder of one domain: records by split and images.zip or
+        images. A folder with a folder per domain is data.root of a run with data.kind=pairs.
+
+          llava       LLaVA-Pretrain: blip_laion_cc_sbu_558k.json, images.zip
+          llava-med   LLaVA-Med alignment: llava_med_alignment_500k.json (or JSON lines), images/
+          roco        ROCOv2 of the Hugging Face hub: parquet files (needs pyarrow: pip install 'fedcmp[data]')
+          rsicd       dataset_rsicd.json, RSICD_images/, txtclasses_rsicd/ for labels
+          nwpu        NWPU-Captions: dataset_nwpu.json, NWPU_images/
+          coco        captions_train2017.json (and captions_val2017.json), train2017/; or 2014
+          webdataset  tar shards of .jpg or .png with .txt or .json
+          csv         a table of your own (comma, semicolon or tab) and a folder or zip of pictures
+
+        Pictures are linked where they lie, or packed with --copy; those of roco and webdataset are always packed.
+        Equal pictures are never on both sides of a split. The same files and seed give the same bytes. The folder
+        appears whole or not at all. See docs/data.md, and docs/own_data.md for a table of your own.""",
+        (
+            ("fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'", "a folder as downloaded"),
+            ("fedcmp prepare roco ROCOv2-radiology --out data/radiology", "its own splits, pictures packed"),
+            ("fedcmp prepare webdataset 'cc3m/{00000..00331}.tar' --out data/cc3m --skip-bad", "shards"),
+            (
+                "fedcmp prepare csv notes.csv --caption-column report --label-column organ --out data/clinic",
+                "a table of your own",
+            ),
+        ),
+        preparing.arguments,
     ),
     "report": Command(
         commands.report,

@@ -26,7 +26,10 @@ class DataConfig:
     train: str | None = None
     """For `file`: the .json or .jsonl of training records."""
     val: str | None = None
-    """For `file`: the .json or .jsonl of held-out records."""
+    """For `file`: the .json or .jsonl of held-out records; unset: `held_out_per_domain` samples of `train`."""
+    held_out_per_domain: int = 1024
+    """For `file` without `val`: samples of each domain of `train` that are not trained on, picked by their ids; >= 2.
+    Half of their pictures are for validation, half for the test."""
     test: str | None = None
     """For `file`: records for the final report; unset: half of `val`, picture by picture."""
     images: str | None = None
@@ -54,6 +57,11 @@ class DataConfig:
     """Longer captions are cut, their end marker kept; >= 2."""
     cache_dir: str | None = None
     """Folder for the tower's features; unset: they live in memory only."""
+    stream: bool = False
+    """Training pictures are read when they are needed and nothing of them is kept, for data whose features fit no
+    memory; held-out pictures are seen once and kept. False: all features are computed before the first round."""
+    workers: int = 4
+    """With `stream`: processes a rank that read pictures ahead; 0: they are read between the steps."""
 
     def validate(self, prefix: str = "data") -> None:
         if self.kind not in KINDS:
@@ -62,13 +70,17 @@ class DataConfig:
             raise ConfigError(f"{prefix}.on_bad_record must be `error` or `skip`, got {self.on_bad_record!r}")
         if self.on_overlap not in OVERLAPS:
             raise ConfigError(f"{prefix}.on_overlap: unknown {self.on_overlap!r}; {nearest(self.on_overlap, OVERLAPS)}")
-        for key in {"pairs": ("root",), "file": ("train", "val", "images")}.get(self.kind, ()):
+        for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
         for key in ("max_train_per_domain", "max_val_per_domain", "max_test_per_domain"):
             if getattr(self, key) < 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 (all) or more, got {getattr(self, key)}")
+        if self.test and not self.val:
+            raise ConfigError(f"{prefix}.test is given without {prefix}.val; give both, or neither")
         for key, least in (
+            ("workers", 0),
+            ("held_out_per_domain", 2),
             ("scenes_per_camera", 1),
             ("val_scenes_per_camera", 2),
             ("test_scenes_per_camera", 2),

@@ -24,6 +24,7 @@ from torch import Tensor
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.errors import DataError
+from fedcmp.hashing import sha256_of
 
 log = logging.getLogger(__name__)
 SHARD_BYTES = 256 * 2**20
@@ -126,7 +127,7 @@ class _Store:
                 continue
             shard = path.with_suffix(".safetensors")
             try:
-                if _sha256(shard) != note["sha256"]:
+                if sha256_of(shard) != note["sha256"]:
                     raise ValueError("its checksum is wrong")
                 with safe_open(shard, framework="pt") as file:
                     values = file.get_tensor("features")
@@ -148,17 +149,9 @@ class _Store:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file({"features": values.contiguous()}, partial)
-            digest = _sha256(partial)
+            digest = sha256_of(partial)
             os.replace(partial, shard)
             partial.write_text(json.dumps({"key": self.key, "sha256": digest, "pictures": list(pictures)}))
             os.replace(partial, note)
         except Exception as error:  # safetensors raises its own class for a full disk
             raise DataError(f"cannot write the feature cache {self.folder} (data.cache_dir): {error}") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+import hashlib
+import heapq
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from fedcmp.data.records import Sample
+from fedcmp.errors import DataError
 from fedcmp.seeding import numpy_rng
 
 Digest = Callable[[Sample], str]
 """The hash of a sample's picture."""
 Mark = Callable[[Sample], tuple[int, int | None]]
 """What can be told of a sample's picture unread: its size in bytes, and a checksum of them where there is one."""
+
+
+def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], list[Sample]]:
+    """Samples to train on and, of each domain, ``per_domain`` that are not: those whose ids have the lowest hashes.
+
+    So no seed and no other sample of the domain decides about a sample that is held out.
+
+    Raises:
+        DataError: a domain has no sample left to train on.
+    """
+    members: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
+    for position, sample in enumerate(samples):
+        members[sample.domain].append((hashlib.sha256(sample.id.encode()).digest(), position))
+    chosen: set[int] = set()
+    for domain, ranked in members.items():
+        if len(ranked) <= per_domain:
+            raise DataError(
+                f"domain {domain!r} has {len(ranked):,} samples, and data.held_out_per_domain={per_domain:,} are to be "
+                "held out: lower it, or give data.val"
+            )
+        chosen.update(position for _, position in heapq.nsmallest(per_domain, ranked))
+    train = [sample for position, sample in enumerate(samples) if position not in chosen]
+    return train, [samples[position] for position in sorted(chosen)]
 
 
 def halve(samples: Sequence[Sample], digest: Digest) -> tuple[list[Sample], list[Sample]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,24 +27,28 @@ class ImageStore:
         if not path.exists():
             raise DataError(f"no images at {path}; expected a folder or a zip")
         self._zip: zipfile.ZipFile | None = None
+        self._file: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None}  # an open zip must not be shared between processes
+        return {**self.__dict__, "_zip": None, "_file": None}
 
     def close(self) -> None:
         """Closes the zip; the next read opens it again."""
         if self._zip is not None:
             self._zip.close()
-            self._zip = None
+        if self._file is not None:
+            os.close(self._file)
+        self._zip = self._file = None
 
     def __del__(self) -> None:
-        if getattr(self, "_zip", None) is not None:
+        if getattr(self, "_file", None) is not None:
             self.close()
 
     def _archive(self) -> zipfile.ZipFile:
         if self._zip is None:
             try:
-                self._zip = zipfile.ZipFile(self.path)
+                self._file = os.open(self.path, os.O_RDONLY)
+                self._zip = zipfile.ZipFile(_Positioned(self._file))
             except (zipfile.BadZipFile, OSError) as error:
                 raise DataError(f"{self.path} cannot be read as a zip: {error}") from error
         return self._zip
@@ -70,6 +75,35 @@ class ImageStore:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
         except (KeyError, OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
+
+
+class _Positioned(io.RawIOBase):
+    """An open file with a place of its own in each process: forked ones share the operating system's."""
+
+    def __init__(self, file: int) -> None:
+        self._descriptor, self._place = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: os.fstat(self._descriptor).st_size}[whence]
+        if start + offset < 0:
+            raise OSError(f"no place {start + offset} in a file")
+        self._place = start + offset
+        return self._place
+
+    def readinto(self, buffer: Any) -> int:
+        content = os.pread(self._descriptor, len(buffer), self._place)
+        buffer[: len(content)] = content
+        self._place += len(content)
+        return len(content)
 
 
 def decode(content: bytes, sample: Sample) -> Image.Image:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from fedcmp.data.json_stream import records
 from fedcmp.errors import DataError
 
 
@@ -86,7 +85,7 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
 
 
 def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> Records:
-    """Reads a ``.jsonl`` file (an object a line) or a ``.json`` file (an array).
+    """Reads a JSON array of records, or JSON lines (an object a line), record by record.
 
     Args:
         path: the file.
@@ -101,7 +100,7 @@ def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> 
     samples: list[Sample] = []
     places: dict[str, str] = {}
     num_skipped = 0
-    for origin, record in _objects(path):
+    for origin, record in records(path):
         try:
             if isinstance(record, DataError):
                 raise record
@@ -116,27 +115,3 @@ def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> 
         places[sample.id] = origin
         samples.append(sample)
     return Records(samples, num_skipped)
-
-
-def _objects(path: Path) -> Iterator[tuple[str, object]]:
-    """Each record with its place; a line that is no JSON comes as the error that it is."""
-    if path.suffix == ".json":
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            line = getattr(error, "lineno", "?")
-            raise DataError(f"{path}:{line}: not valid JSON: {error}") from error
-        if not isinstance(content, list):
-            raise DataError(f"{path}: expected a JSON array of records, got {type(content).__name__}")
-        for number, record in enumerate(content):
-            yield f"{path}: record {number}", record
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            origin = f"{path}:{number}"
-            try:
-                yield origin, json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
-                yield origin, DataError(f"{origin}: not valid JSON: {error}")

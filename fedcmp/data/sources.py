@@ -13,7 +13,7 @@ from PIL import Image
 
 from fedcmp.data import scenes
 from fedcmp.data.config import DataConfig, expand
-from fedcmp.data.held_out import find_overlap, halve
+from fedcmp.data.held_out import find_overlap, halve, hold_out
 from fedcmp.data.images import ImageStore, decode
 from fedcmp.data.records import Sample, read_records
 from fedcmp.errors import ConfigError, DataError, nearest
@@ -59,10 +59,15 @@ class RecordSource:
         files: ``(split, records file, image store, default domain)``.
         on_bad: ``"error"`` or ``"skip"``, for bad records and missing pictures.
         on_overlap: ``"drop"``, ``"error"`` or ``"ignore"``, for training samples whose picture is also held out.
+        held_out: without a file of held-out records, so many samples of each domain come from the training records.
     """
 
     def __init__(
-        self, files: Sequence[tuple[str, Path, ImageStore, str]], on_bad: str = "error", on_overlap: str = "drop"
+        self,
+        files: Sequence[tuple[str, Path, ImageStore, str]],
+        on_bad: str = "error",
+        on_overlap: str = "drop",
+        held_out: int = 0,
     ) -> None:
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         self._stores: dict[str, tuple[ImageStore, str]] = {}
@@ -89,6 +94,8 @@ class RecordSource:
                 places[sample.id] = sample.origin
                 self._stores[sample.id] = store, resolved[sample.id]
                 (whole if split == "val" and domain not in tested else self._samples[split]).append(sample)
+        if held_out and all(split == "train" for split, *_ in files):
+            self._samples["train"], whole = hold_out(self._samples["train"], held_out)
         for split, half in zip(("val", "test"), halve(whole, self.digest), strict=True):
             self._samples[split] += half
         if self.num_skipped:
@@ -256,10 +263,10 @@ def build_source(config: DataConfig, seed: int = 0) -> Source:
     store = ImageStore(expand(config.images or ""))
     files = [
         ("train", expand(config.train or ""), store, "default"),
-        ("val", expand(config.val or ""), store, "default"),
+        *([("val", expand(config.val), store, "default")] if config.val else []),
         *([("test", expand(config.test), store, "default")] if config.test else []),
     ]
-    return RecordSource(files, config.on_bad_record, config.on_overlap)
+    return RecordSource(files, config.on_bad_record, config.on_overlap, config.held_out_per_domain)
 
 
 def count_domains(samples: Sequence[Sample]) -> dict[str, int]:

@@ -18,11 +18,11 @@ from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
 from fedcmp.export.read import read_projector
-from fedcmp.export.staging import staged
 from fedcmp.federation.folder import RunFolder, open_run
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import DTYPES
 from fedcmp.models.projector import affine_names
+from fedcmp.staging import staged
 from fedcmp.types import Params
 
 log = logging.getLogger(__name__)

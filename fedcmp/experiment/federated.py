@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,7 @@ from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 
+log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
 
@@ -158,14 +160,18 @@ def _last_state(
 
 
 def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationState, list[dict[str, Any]]]:
-    """A process that is killed may leave a checkpoint that was not logged yet, or, on some disks, half of one."""
+    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one."""
     first: CheckpointError | None = None
     for path in reversed(list_checkpoints(folder.checkpoints)):
         try:
             state = load_checkpoint(path)
-            return state, _cut(folder, state.rounds_done)
+            records = _cut(folder, state.rounds_done)
         except CheckpointError as error:
             first = first or error
+            continue
+        if first is not None:
+            log.warning("%s; the run goes on from the one before, round %d", first, state.rounds_done)
+        return state, records
     if first is not None:
         raise first
     folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records

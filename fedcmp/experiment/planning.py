@@ -34,8 +34,11 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     data, outline, rule = read_data(config), outline_parts(config), build_aggregator(config.aggregator)
     found = forecast(data.split.clients, data.plan, config.federation.slots, topology, rule, outline.params)
     features = None
+    kept = len(data.val)
+    kept += 0 if config.data.stream else len(data.train)
+    kept += len(data.test) if config.evaluation.test else 0
     if outline.tower is not None:  # float16
-        features = 2 * (len(data.train) + len(data.val) + len(data.test)) * outline.tower.tokens * outline.tower.width
+        features = 2 * kept * outline.tower.tokens * outline.tower.width
     devices, notes = _devices(config, world)
     idle = sum(not group.waves for group in found.groups)
     if idle:
@@ -48,7 +51,8 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     if features is not None and here * features > room:
         notes.append(
             f"image features take {human(features)} of main memory on each of {here} ranks, and this machine has "
-            f"{human(room)}: use fewer samples (data.max_train_per_domain) or image tokens (model.token_grid)"
+            f"{human(room)}: read training pictures when they are needed (data.stream=true), or use fewer samples "
+            "(data.max_train_per_domain) or image tokens (model.token_grid, model.pixel_shuffle)"
         )
     memory = _memory(config, outline, topology, found)
     return PlanPage(found, config.aggregator.name, rule, devices, memory, features, tuple(notes))

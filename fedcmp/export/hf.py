@@ -59,7 +59,7 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
         _write_json(folder / "generation_config.json", _generation_config(llm, rows, max_tokens))
         weights = tower_weights(whole) | projector_weights(params) | llm_weights(llm.model, rows)
         save_weights(folder, weights, DTYPES[dtype])
-    exact = dtype == config.llm_dtype == "float32"
+    exact = dtype == config.tower_dtype == config.llm_dtype == "float32"
     del tower, llm, whole, weights
     gc.collect()  # the folder's models take the place of these
     return compare(expected, ask_folder(folder), exact)

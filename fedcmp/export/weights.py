@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedcmp.export.staging import check_space
+from fedcmp.staging import check_space
 from fedcmp.types import Params
 
 Weights = dict[str, Tensor]

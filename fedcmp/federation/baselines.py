@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
 from fedcmp.data.datamodule import PairsDataModule
+from fedcmp.data.stream import announce
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import numpy_rng
@@ -82,6 +83,7 @@ def fit(
             callbacks=[callback],
             plugins=[LightningEnvironment()],  # one process, whatever a SLURM job around it counts
         )
+        announce(fetch, batches)
         trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
         if checkpoint is not None:
             trainer.save_checkpoint(checkpoint)

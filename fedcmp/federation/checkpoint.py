@@ -11,26 +11,39 @@ from safetensors.torch import load_file, save_file
 
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.federation.state import FederationState
+from fedcmp.hashing import sha256_of
 from fedcmp.types import Params
+
+HASH = 16
+"""Hexadecimal digits of a checkpoint's hash that stand in its name."""
 
 
 def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path:
-    """Writes ``round-NNNN.pt`` and removes all but the newest ``keep``.
+    """Writes ``round-NNNN-<hash>.pt`` and removes all but the newest ``keep``.
+
+    The hash is the beginning of the file's SHA-256, so that the name alone tells whether the content is what was
+    written. The file is on the disk before it gets its name, and older ones go only then.
 
     Raises:
         RunFolderError: the folder cannot be written (full disk, no permission).
     """
-    path = folder / f"round-{state.rounds_done:04d}.pt"
-    partial = path.with_suffix(".partial")
+    partial = folder / f"round-{state.rounds_done:04d}.partial"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state.to_dict(), partial)
+        with partial.open("wb") as file:
+            torch.save(state.to_dict(), file)
+            file.flush()
+            os.fsync(file.fileno())
+        path = folder / f"{partial.stem}-{sha256_of(partial)[:HASH]}.pt"
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
         partial.unlink(missing_ok=True)
         raise RunFolderError(
-            f"cannot write the checkpoint {path}: {error}; is there disk space and permission?"
+            f"cannot write the checkpoint {partial.with_suffix('.pt')}: {error}; is there disk space and permission?"
         ) from error
+    for twin in folder.glob(f"{partial.stem}-*.pt"):
+        if twin != path:
+            twin.unlink()  # of the same round, before the run went back to an earlier one
     for old in list_checkpoints(folder)[:-keep]:
         old.unlink()
     return path
@@ -38,7 +51,8 @@ def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest round first, by number: names alone would put round 10000 before 9999."""
-    return sorted(folder.glob("round-*.pt"), key=lambda path: int(path.stem.partition("-")[2]))
+    found = [path for path in folder.glob("round-*-*.pt") if path.stem.split("-")[1].isdigit()]
+    return sorted(found, key=lambda path: (int(path.stem.split("-")[1]), path.name))
 
 
 def load_checkpoint(path: Path) -> FederationState:
@@ -48,6 +62,9 @@ def load_checkpoint(path: Path) -> FederationState:
         CheckpointError: missing, damaged, or not a checkpoint of fedcmp.
     """
     try:
+        digest = sha256_of(path)
+        if not digest.startswith(path.stem.rpartition("-")[2]):
+            raise ValueError(f"its content has the hash {digest[:HASH]}, not that of its name")
         # where the run goes on there may be no GPU, or another one
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return FederationState(**content)

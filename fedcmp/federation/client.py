@@ -82,7 +82,7 @@ def train_wave(
     recorder = Recorder(needs, params, len(tasks))
     for step in range(max(len(task.batches) for task in tasks)):
         active = [slot for slot, task in enumerate(tasks) if step < len(task.batches)]
-        batch = fetch([index for slot in active for index in tasks[slot].batches[step][place::size]])
+        batch = module.seen(fetch(wave_rows(tasks, step, place, size)))
         if starts:
             _backward(module, batch, [starts[slot] for slot in active], team)
             for slot in active:
@@ -114,6 +114,12 @@ def train_wave(
         if own:
             kept[task.client_id] = own
     return WaveResult(contributions, kept)
+
+
+def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> list[int]:
+    """The samples of one step of a wave, client by client: every ``size``-th row of each, from row ``place`` on."""
+    due = (task.batches[step] for task in tasks if step < len(task.batches))
+    return [index for batch in due for index in batch[place::size]]
 
 
 class _Client:

@@ -8,7 +8,7 @@ from functools import partial
 from fedcmp.aggregation.base import Contribution
 from fedcmp.distributed.team import leads
 from fedcmp.errors import ClientError, FedcmpError
-from fedcmp.federation.client import LocalStates, train_wave
+from fedcmp.federation.client import LocalStates, train_wave, wave_rows
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.keeping import hand_out
 from fedcmp.federation.sampling import ClientTask, RoundPlan, deal_waves
@@ -51,6 +51,18 @@ def train_round(
     if not leads(team):
         return [], {}
     return sorted(contributions, key=lambda one: one.client_id), kept
+
+
+def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
+    """The samples that this rank will fetch from a round on, batch by batch, in the order in which it trains them."""
+    topology = federation.team.topology
+    group, place = topology.group(federation.team.rank), topology.place(federation.team.rank)
+    return [
+        wave_rows(wave, step, place, topology.group_size)
+        for plan in federation.plan.rounds[rounds_done:]
+        for wave in deal_waves(plan.tasks, federation.config.slots, topology)[group]
+        for step in range(max(len(task.batches) for task in wave))
+    ]
 
 
 def _train(

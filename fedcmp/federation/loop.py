@@ -7,12 +7,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from fedcmp.data.stream import announce
 from fedcmp.distributed.team import is_server
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.gate import Report, gate, report
-from fedcmp.federation.groups import train_round
+from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.state import FederationState
@@ -37,6 +38,7 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     Raises:
         AggregationError: too few clients sent a usable update.
     """
+    announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
         _log(federation, _evaluated(federation, state.params, {"round": 0, "samples_seen": 0}))
     with federation.progress.bar(len(federation.plan.rounds), "rounds", done=state.rounds_done) as bar:

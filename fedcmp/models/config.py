@@ -24,6 +24,8 @@ class ModelConfig:
     """Folder or hub id of the vision tower (CLIP, SigLIP, DINOv2, MobileNet, ...); `demo`: the embedded one."""
     llm: str = "demo"
     """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
+    tower_dtype: str = "float32"
+    """`float32` or `bfloat16` for the frozen vision tower; features are kept and trained on as float16 in any case."""
     llm_dtype: str = "float32"
     """`float32` or `bfloat16` for the frozen language model; the projector is float32 in any case."""
     activation_checkpointing: bool = False
@@ -50,8 +52,10 @@ class ModelConfig:
 
     def validate(self, prefix: str = "model") -> None:
         _check_layers(f"{prefix}.feature_layer", self.feature_layer, self.layers)
-        if self.llm_dtype not in DTYPES:
-            raise ConfigError(f"{prefix}.llm_dtype: unknown type {self.llm_dtype!r}; {nearest(self.llm_dtype, DTYPES)}")
+        for key in ("tower_dtype", "llm_dtype"):
+            value = getattr(self, key)
+            if value not in DTYPES:
+                raise ConfigError(f"{prefix}.{key}: unknown type {value!r}; {nearest(value, DTYPES)}")
         if self.token_grid < 0 or (self.token_grid and self.keep_cls):
             raise ConfigError(
                 f"{prefix}.token_grid must be 0 or more, and 0 with {prefix}.keep_cls, got {self.token_grid}"

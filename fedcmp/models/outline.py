@@ -22,7 +22,7 @@ class TowerOutline(NamedTuple):
     tokens: int
     """Image tokens T of one picture, as the projector gets them."""
     num_bytes: int
-    """Its weights in memory; blocks that are never read are left out."""
+    """Its weights in memory, in ``model.tower_dtype``; blocks that are never read are left out."""
 
 
 class LlmOutline(NamedTuple):

@@ -9,7 +9,7 @@ from PIL import Image
 
 from fedcmp.errors import FedcmpError
 from fedcmp.models.absent import Absent, load_whole, needed_by, refuse
-from fedcmp.models.config import ModelConfig, resolve
+from fedcmp.models.config import DTYPES, ModelConfig, resolve
 from fedcmp.models.families import tower_class
 from fedcmp.models.loading import loading, quiet_transformers
 from fedcmp.models.towers import VisionTower
@@ -53,7 +53,7 @@ def read_tower(config: ModelConfig) -> tuple[Any, Any]:
 
 
 def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in float32, frozen.
+    """The vision tower that ``model.tower`` names, in ``model.tower_dtype``, frozen.
 
     Raises:
         ConfigError: it cannot be loaded or read, or its files lack weights that are read; where its configs tell that
@@ -86,4 +86,5 @@ def _read(config: ModelConfig) -> tuple[Any, Any, Absent]:
 
 
 def _tower(model: Any, processor: Any, config: ModelConfig) -> VisionTower:
-    return VisionTower(model, processor, config.layers, config.keep_cls, config.token_grid, config.pixel_shuffle)
+    dtype, read = DTYPES[config.tower_dtype], (config.layers, config.keep_cls, config.token_grid, config.pixel_shuffle)
+    return VisionTower(model, processor, *read, dtype=dtype)

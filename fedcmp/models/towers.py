@@ -28,6 +28,7 @@ class VisionTower(nn.Module):
         keep_cls: keep the tokens before the patches.
         token_grid: average the grid to this many a side; 0: no.
         pixel_shuffle: fold r x r tokens into one; 1: no.
+        dtype: of the model's weights and activations.
 
     Raises:
         ConfigError: the tower has no such layer, or its grid does not fit.
@@ -41,6 +42,7 @@ class VisionTower(nn.Module):
         keep_cls: bool = False,
         token_grid: int = 0,
         pixel_shuffle: int = 1,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.model = model
@@ -71,8 +73,11 @@ class VisionTower(nn.Module):
             read.append(f"pixel_shuffle={pixel_shuffle}")
         if states[0].dim() == 3 and model.config.model_type not in VISION_CLASSES:
             read.append(f"prefix={self.num_prefix}")
+        if dtype != torch.float32:
+            read.append(str(dtype))
         self.fingerprint = "" if device.type == "meta" else hash_weights(model, *read)
         """Changes with the weights, the preprocessing, or what is read of the tower: the key of the feature cache."""
+        model.to(dtype)
 
     def train(self, mode: bool = True) -> VisionTower:
         return super().train(False)
@@ -90,6 +95,13 @@ class VisionTower(nn.Module):
     def encode(self, pixels: Tensor) -> Tensor:
         """Pixels to features ``[B, T, d]`` in the tower's dtype."""
         return self._select(self._states(pixels))
+
+    @torch.no_grad()
+    def look(self, pixels: Tensor) -> Tensor:
+        """Pixels to features ``[B, T, d]`` in float16, as a cache keeps them, a few pictures at a time."""
+        # on a CPU large activations cost page faults: 2.4 times slower
+        parts = pixels.split(64 if pixels.is_cuda else 8)
+        return torch.cat([self.encode(part).to(torch.float16) for part in parts])
 
     @property
     def takes_pixels(self) -> bool:

@@ -97,13 +97,6 @@ def test_the_basis_is_orthonormal_after_a_thousand_rounds(size: int) -> None:
         assert float((gram - torch.eye(len(gram))).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize(("steps", "expected"), [(8.0, 0.3), (4.0, 0.5), (1.0, 0.5)])
-def test_short_rounds_remember_longer(steps: float, expected: float) -> None:
-    opm = Opm()
-    stepped = opm.step(PARAMS, Update(random(0), {"linear": basis(0, 2)}, num_steps=steps), opm.init(PARAMS))
-    assert stepped.metrics["aggregator/momentum"] == expected
-
-
 def test_a_fuse_without_a_basis_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"aggregator\.server\.rule=opm .*fuse\.rule=mean finds none"):
         build_aggregator(AggregatorConfig("fedavg", server={"rule": "opm"}))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fedcmp.data.config import DataConfig
-from fedcmp.data.held_out import find_overlap, halve, subsample
+from fedcmp.data.held_out import find_overlap, halve, hold_out, subsample
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import RecordSource, build_source, pairs_source
 from fedcmp.errors import DataError
@@ -146,3 +146,17 @@ def test_subsample_takes_the_same_from_each_domain() -> None:
     assert some == subsample(SAMPLES, 5, seed=1)
     assert some != subsample(SAMPLES, 5, seed=2)
     assert subsample(SAMPLES, 0, seed=1) == SAMPLES
+
+
+def test_what_is_held_out_depends_on_nothing_but_ids() -> None:
+    samples = [sample for sample in SAMPLES if sample.domain in "ab"]
+    train, held = hold_out(samples, 5)
+    assert [s.id for s in samples if s in train or s in held] == [s.id for s in samples]
+    assert [sum(s.domain == domain for s in held) for domain in "ab"] == [5, 5]
+    assert [s.id for s in held] == [s.id for s in samples if s in held], "in their old order"
+    assert {s.id for s in hold_out(samples[::-1], 5)[1]} == {s.id for s in held}
+    assert {s.id for s in hold_out(samples, 3)[1]} < {s.id for s in held}
+    with pytest.raises(
+        DataError, match=r"domain 'b' has 9 samples, and data\.held_out_per_domain=9 are to be held out"
+    ):
+        hold_out(samples, 9)

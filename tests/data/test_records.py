@@ -62,5 +62,15 @@ def test_files_that_are_no_records(tmp_path: Path) -> None:
         read_records(tmp_path / "none.jsonl")
     with pytest.raises(DataError, match=r"r\.json:\d: not valid JSON"):
         read_records(write(tmp_path / "r.json", "{"))
-    with pytest.raises(DataError, match="expected a JSON array"):
+    for text in ("", "17"):
+        with pytest.raises(DataError, match=r"r\.json: expected a JSON array of records, or one record a line"):
+            read_records(write(tmp_path / "r.json", text))
+    with pytest.raises(DataError, match=r"r\.json:1: field `id`"):
         read_records(write(tmp_path / "r.json", "{}"))
+
+
+def test_an_array_may_be_spaced_in_any_way(tmp_path: Path) -> None:
+    for text in ("[]", " [\n]\t", f"\n [ {json.dumps(record('a'))}\r\n ,\t{json.dumps(record('b'))} ] \n"):
+        found = read_records(write(tmp_path / "r.json", text)).samples
+        assert [sample.id for sample in found] == [one["id"] for one in json.loads(text)]
+    assert [sample.origin.rpartition(": ")[2] for sample in found] == ["record 0", "record 1"]

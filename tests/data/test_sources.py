@@ -129,6 +129,24 @@ def test_llavas_own_layout(root: Path) -> None:
         DataConfig(kind="file", train="a", val="b").validate()
 
 
+def test_a_file_without_held_out_records_gives_some_of_its_own(tmp_path: Path) -> None:
+    pictures = {f"{number}.png": png(f"#{number % 7:02d}0000") for number in range(30)}  # some are equal
+    domain(tmp_path, "red", pictures, {}, packed=True)
+    folder = tmp_path / "red"
+    config = DataConfig(
+        kind="file", train=str(folder / "train.jsonl"), images=str(folder / "images.zip"), held_out_per_domain=6
+    )
+    config.validate()
+    source = build_source(config)
+    parts = {split: source.samples(split) for split in ("train", "val", "test")}
+    assert len(parts["val"]) + len(parts["test"]) == 6
+    seen = {split: {source.digest(sample) for sample in samples} for split, samples in parts.items()}
+    assert not seen["val"] & seen["test"]
+    assert not seen["train"] & (seen["val"] | seen["test"]), "pictures that are equal are not trained on, either"
+    with pytest.raises(ConfigError, match=r"data\.test is given without data\.val"):
+        replace(config, test="t.jsonl").validate()
+
+
 def test_scenes_are_a_source() -> None:
     config = DataConfig(
         scenes_per_camera=3, val_scenes_per_camera=2, test_scenes_per_camera=2, domains=["plain", "tilted"]

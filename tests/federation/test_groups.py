@@ -10,8 +10,10 @@ import torch
 from ranks import Ranks, run_ranks
 from test_loop import PARAMS, federation, fetch
 
+from fedcmp.distributed.team import Solo
 from fedcmp.errors import ClientError
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.groups import coming_batches
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
@@ -84,6 +86,29 @@ def test_a_llm_that_two_ranks_hold_together_trains_as_a_whole_one(llm: LanguageM
     for name, value in alone["params"].items():
         torch.testing.assert_close(server["params"][name], value, rtol=2e-3, atol=1e-3)
     assert server["records"][-1]["val/loss"] == pytest.approx(alone["records"][-1]["val/loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("world_size", "group_size"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+def test_each_rank_knows_what_it_will_fetch(llm: LanguageModel, world_size: int, group_size: int) -> None:
+    """Also from a later round on, and where clients have steps of different numbers in a wave."""
+
+    def on_this_rank() -> bool:
+        asked: list[list[int]] = []
+
+        def noting(positions: list[int]) -> dict[str, torch.Tensor]:
+            asked.append(list(positions))
+            return fetch(positions)
+
+        team = Ranks(group_size) if world_size > 1 else Solo()
+        whole = dataclasses.replace(federation(llm, rule="fedavg"), team=team, fetch=noting)
+        run(whole, start(whole, PARAMS))
+        coming, rest = coming_batches(whole, 0), coming_batches(whole, 1)
+        return asked == coming and 0 < len(rest) < len(coming) and coming[-len(rest) :] == rest
+
+    if world_size == 1:
+        assert on_this_rank()
+    else:
+        assert all(run_ranks(on_this_rank, world_size))
 
 
 def failing(positions: list[int]) -> dict[str, torch.Tensor]:

@@ -24,7 +24,7 @@ from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.state import FederationState, params_sha256
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
@@ -92,7 +92,7 @@ def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) ->
     assert keys <= set(records[1])
     assert sum(records[1][f"client/{k}/weight"] for k in range(3)) == pytest.approx(1.0)
     assert records[1]["val/loss"] == pytest.approx((records[1]["val/loss/a"] + records[1]["val/loss/b"]) / 2)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["round-0002.pt", "round-0003.pt"]
+    assert [path.name[:11] for path in sorted(tmp_path.iterdir())] == ["round-0002-", "round-0003-"]
 
 
 def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
@@ -114,7 +114,7 @@ def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: 
     calls = iter([False, True])
     stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
     assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
-    resumed = run(whole, load_checkpoint(tmp_path / "round-0002.pt"))
+    resumed = run(whole, load_checkpoint(list_checkpoints(tmp_path)[-1]))
     assert params_sha256(resumed.params) == params_sha256(expected.params)
 
 
@@ -127,7 +127,7 @@ def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: Lan
     calls = iter([False, True])
     stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
     assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
-    resumed = run(whole, load_checkpoint(tmp_path / "round-0002.pt"))
+    resumed = run(whole, load_checkpoint(list_checkpoints(tmp_path)[-1]))
     assert params_sha256(resumed.params) == params_sha256(expected.params)
     one, other = (state.aggregator["local"]["control"] for state in (resumed, expected))
     assert params_sha256(one) == params_sha256(other)
@@ -216,6 +216,20 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         load_checkpoint(tmp_path / "bad.pt")
+    path = save_checkpoint(tmp_path, FederationState(PARAMS, {}, rounds_done=7))
+    whole = bytearray(path.read_bytes())
+    for place in range(0, len(whole), len(whole) // 97):  # wherever a bit turns
+        changed = whole.copy()
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"its content has the hash [0-9a-f]{16}, not that of its name"):
+            load_checkpoint(path)
+    for length in (0, 100, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match="not that of its name"):
+            load_checkpoint(path)
+    path.write_bytes(whole)
+    assert load_checkpoint(path).rounds_done == 7
     with pytest.raises(CheckpointError, match="cannot read the projector"):
         load_projector(tmp_path / "none.safetensors")
 
@@ -224,7 +238,10 @@ def test_old_checkpoints_are_told_by_number(llm: LanguageModel, tmp_path: Path) 
     state = start(federation(llm), PARAMS)
     for number in (9998, 9999, 10000):
         save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=number), keep=2)
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["round-9999.pt", "round-10000.pt"]
+    assert [path.name.split("-")[1] for path in list_checkpoints(tmp_path)] == ["9999", "10000"]
+    again = dataclasses.replace(state, rounds_done=10000, samples_seen=3)
+    path = save_checkpoint(tmp_path, again)
+    assert [one.name for one in tmp_path.glob("round-10000-*")] == [path.name], "one of each round"
 
 
 def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

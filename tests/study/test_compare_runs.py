@@ -276,7 +276,7 @@ def test_a_kill_at_any_moment_costs_nothing_that_was_done(uninterrupted: dict[st
     command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *TWO, "--workers", "2", "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: list(folder.glob("cells/*/checkpoints/round-0001.pt")), process)
+        wait_for(lambda: list(folder.glob("cells/*/checkpoints/round-0001-*.pt")), process)
         children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     finally:
         process.kill()

@@ -11,9 +11,6 @@ from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
 
-SHORT = 4
-"""Rounds of so few local steps are noisy, and a longer memory pays."""
-
 
 @dataclass(frozen=True)
 class Opm:
@@ -37,14 +34,14 @@ class Opm:
 
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
-    momentum: float | None = None
-    """mu, in [0, 1); unset: 0.3, or 0.5 where clients take 4 local steps or fewer in a round."""
+    momentum: float = 0.3
+    """mu, in [0, 1)."""
     projected: bool = True
     """Carry the velocity by the projector; off: all of it, as the heavy ball does."""
 
     def __post_init__(self) -> None:
         require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.momentum", 0.0 if self.momentum is None else self.momentum)
+        require_fraction("aggregator.server.momentum", self.momentum)
 
     @property
     def needs_basis(self) -> bool:
@@ -57,12 +54,11 @@ class Opm:
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
-        mu = self.momentum if self.momentum is not None else (0.5 if 0 < update.num_steps <= SHORT else 0.3)
         carried: Params = state["velocity"]
         if self.needs_basis:
             carried = {name: torch.zeros_like(value) for name, value in carried.items()}
             for name, basis in update.basis.items():
                 carried |= split_affine((join_affine(state["velocity"], name) @ basis) @ basis.T, name)
-        velocity = {name: value + mu * carried[name] for name, value in update.delta.items()}
+        velocity = {name: value + self.momentum * carried[name] for name, value in update.delta.items()}
         moved = {name: value + self.lr * velocity[name] for name, value in params.items()}
-        return Stepped(moved, {"velocity": velocity}, {"aggregator/momentum": mu})
+        return Stepped(moved, {"velocity": velocity}, {})

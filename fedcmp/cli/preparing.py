@@ -1,0 +1,73 @@
+"""``fedcmp prepare``: its words, and what is said when it is done."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``fedcmp prepare``."""
+    parser.add_argument("layout", metavar="LAYOUT", help="how the set lies on disk; one of the above")
+    parser.add_argument("words", nargs="+", metavar="SOURCE", help="its files, its folder, a glob, or a brace list")
+    parser.add_argument(
+        "--out", required=True, metavar="ROOT/DOMAIN", help="the new folder; ROOT is data.root of a run"
+    )
+    parser.add_argument("--domain", metavar="NAME", help="what the domain is called (the folder's name)")
+    parser.add_argument("--images", metavar="DIR_OR_ZIP", help="where the pictures lie (where the set has them)")
+    for name, text in (
+        ("val", "pictures held out for validation (the set's own; else 512, at most 5 %%)"),
+        ("test", "pictures held out for the test (likewise); 0: half of the validation pictures, at run time"),
+        ("limit", "so many records only, drawn at random: for a trial"),
+    ):
+        parser.add_argument(f"--{name}", metavar="N", type=int, help=text)
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
+    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
+    parser.add_argument("--copy", action="store_true", help="pack the pictures into a new images.zip, do not link them")
+    parser.add_argument("--licence", "--license", metavar="TEXT", help="what the set may be used for, for source.json")
+    for name, text in (
+        ("image-column", "csv: the column with the path of the picture (image)"),
+        ("caption-column", "csv: the column with the caption (caption)"),
+        ("label-column", "csv: a column that says what the picture shows, in a word"),
+        ("id-column", "csv: a column with a unique id (the path is the id)"),
+        ("group-column", "csv: a column, for example of patients, whose pictures stay on one side of a split"),
+        ("caption-key", "webdataset: the key of the .json files with the caption (caption, if there is no .txt)"),
+    ):
+        parser.add_argument(f"--{name}", metavar="NAME", help=text)
+
+
+def prepare(parsed: argparse.Namespace) -> int:
+    """``fedcmp prepare``; returns the exit code."""
+    from fedcmp.data.layouts import Options
+    from fedcmp.data.prepare import prepare
+    from fedcmp.data.recipe import UNKNOWN, Recipe
+
+    recipe = Recipe(
+        parsed.layout,
+        tuple(parsed.words),
+        Path(parsed.out).expanduser(),
+        domain=parsed.domain,
+        images=None if parsed.images is None else Path(parsed.images).expanduser(),
+        val=parsed.val,
+        test=parsed.test,
+        limit=parsed.limit,
+        seed=parsed.seed,
+        skip_bad=parsed.skip_bad,
+        copy=parsed.copy,
+        licence=parsed.licence or UNKNOWN,
+        options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
+    )
+    done = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
+    counts, left, images = done.facts["counts"], done.facts["left_out"], done.facts["images"]
+    whose = "the set's own" if done.facts["splits"] == "own" else "drawn"
+    print(
+        f"wrote {done.folder}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
+        f"samples (splits {whose}); pictures {images['kind']}" + (f" from {images['from']}" if images["from"] else "")
+    )
+    if left["bad"]:
+        print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
+    if left["held_out_elsewhere"]:
+        print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
+    print(f"next: fedcmp plan data.kind=pairs data.root={done.folder.parent}")
+    return 0

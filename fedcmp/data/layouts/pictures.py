@@ -1,0 +1,157 @@
+"""The pictures of a set where they lie: found by name, marked by size and CRC-32, read one at a time."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from types import TracebackType
+
+from PIL import Image
+
+from fedcmp.errors import DataError
+
+Mark = tuple[int, int]
+"""Size in bytes and CRC-32: equal for equal pictures, and for others hardly ever."""
+DICOM = (
+    "DICOM is not read: export the pictures as PNG or JPEG first; which window to show and whether they are anonymous "
+    "is for you to decide"
+)
+
+
+class Pictures:
+    """A folder or a zip of pictures. Nothing outside it is ever read.
+
+    Args:
+        path: the folder or zip.
+
+    Raises:
+        DataError: it is neither.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._zip: zipfile.ZipFile | None = None
+        self._root = path.resolve()
+        self._top = self._root.name
+        if not path.is_dir():
+            try:
+                self._zip = zipfile.ZipFile(path)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise DataError(f"pictures: {path} is no folder and cannot be read as a zip: {error}") from error
+            tops = {name.split("/", 1)[0] for name in self._zip.NameToInfo} - {"__MACOSX"}
+            self._top = min(tops) if len(tops) == 1 else path.stem
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._zip is not None:
+            self._zip.close()
+
+    def find(self, places: Sequence[str], origin: str) -> str:
+        """The name of a picture here: the first of ``places`` that exists, as it is, below the folder that all of a zip
+        lies in, or without a first part that is the name of this folder.
+
+        Raises:
+            DataError: none exists, it is DICOM, or a link leads out of the folder.
+        """
+        tried = []
+        for place in places:
+            first, _, rest = place.partition("/")
+            tried += [place, f"{self._top}/{place}", *([rest] if first == self._top and rest else [])]
+        for name in tried:
+            if PurePosixPath(name).suffix.lower() in (".dcm", ".dicom"):
+                raise DataError(f"{origin}: {name}: {DICOM}")
+            if self._holds(name, origin):
+                return name
+        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}")
+
+    def _holds(self, name: str, origin: str) -> bool:
+        if self._zip is not None:
+            return name in self._zip.NameToInfo and not name.endswith("/")
+        path = self.path / name
+        if not path.is_file():
+            return False
+        if not path.resolve().is_relative_to(self._root):
+            raise DataError(
+                f"{origin}: picture {name} is a link that leads out of {self.path}; give the folder that it leads to"
+            )
+        return True
+
+    def mark(self, name: str, origin: str) -> Mark:
+        """Size and CRC-32. Of a zip they are read from its directory; a file is read, and must be a picture.
+
+        Raises:
+            DataError: it cannot be read, is empty, encrypted, or no picture.
+        """
+        if self._zip is None:
+            content = self.read(name, origin)
+            look(content, name, origin)
+            return mark(content)
+        entry = self._zip.getinfo(name)
+        if entry.flag_bits & 1:
+            raise DataError(f"{origin}: picture {name} in {self.path} is encrypted")
+        if not entry.file_size:
+            raise DataError(f"{origin}: picture {name} is empty")
+        return entry.file_size, entry.CRC
+
+    def read(self, name: str, origin: str) -> bytes:
+        """The bytes of one picture.
+
+        Raises:
+            DataError: they cannot be read.
+        """
+        try:
+            return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
+        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{origin}: cannot read picture {name} in {self.path}: {error}") from error
+
+
+def mark(content: bytes) -> Mark:
+    """Size and CRC-32 of the bytes of a picture."""
+    return len(content), zlib.crc32(content)
+
+
+def look(content: bytes, name: str, origin: str) -> str:
+    """The usual suffix of a picture's format, read from its first bytes; it is not decoded.
+
+    Raises:
+        DataError: Pillow does not know the format, or it is DICOM.
+    """
+    if not content:
+        raise DataError(f"{origin}: picture {name} is empty")
+    if content[128:132] == b"DICM":
+        raise DataError(f"{origin}: {name}: {DICOM}")
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            kind = str(picture.format).lower()
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"{origin}: {name} is no picture that can be read: {error}") from error
+    return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
+
+
+class Pack:
+    """A zip that is written picture by picture; the same pictures give the same bytes.
+
+    Args:
+        path: the new zip.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._zip = zipfile.ZipFile(path, "x", zipfile.ZIP_STORED)
+
+    def __enter__(self) -> Pack:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._zip.close()
+
+    def add(self, name: str, content: bytes) -> None:
+        """Writes a picture, unless one of that name is there."""
+        if name not in self._zip.NameToInfo:
+            entry = zipfile.ZipInfo(name)  # its date is 1980, whatever the day
+            entry.external_attr = 0o644 << 16
+            self._zip.writestr(entry, content)

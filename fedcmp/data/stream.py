@@ -1,0 +1,141 @@
+"""Training pictures that are read when they are needed, by processes that run ahead: nothing is kept of them."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fedcmp.data.collate import collate
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
+from fedcmp.errors import DataError, FedcmpError
+from fedcmp.types import Batch, Fetch
+
+AHEAD = 2
+"""Batches that each process holds ready."""
+
+
+class Stream:
+    """Sample positions to a batch of pixels, on a device.
+
+    One pass over the data uses a picture once, so that nothing is gained by keeping what the tower sees of it; at
+    LLaVA-1.5's size that would be 660 GB. Once told what is coming (``expect``), worker processes read, decode and
+    tokenize it while the device trains, also while a round is fused or evaluated. A batch that was not announced is
+    read on the spot.
+
+    Args:
+        source: gives pictures.
+        samples: by position.
+        preprocess: RGB pictures to pixels ``[n, 3, H, W]``.
+        encode: samples to their tokens, ``[L_i]`` each.
+        pad_id: fills ``input_ids`` to the right.
+        device: where batches go.
+        workers: processes; 0: everything is read on the spot.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        samples: Sequence[Sample],
+        preprocess: Callable[[Sequence[Image.Image]], Tensor],
+        encode: Callable[[Sequence[Sample]], list[Tensor]],
+        pad_id: int,
+        device: torch.device,
+        workers: int = 0,
+    ) -> None:
+        self._pictures = _Pictures(source, samples, preprocess, encode, pad_id)
+        self._device, self._workers = device, workers
+        self._coming: deque[tuple[int, ...]] = deque()
+        self._ready: Iterator[Batch | FedcmpError] = iter(())
+
+    def expect(self, batches: Sequence[Sequence[int]]) -> None:
+        """The batches that will be asked for, in this order; what was announced before is forgotten."""
+        self._coming, self._ready = deque(), iter(())  # the processes of the last announcement end here
+        if self._workers == 0 or not batches:
+            return
+        self._coming = deque(tuple(batch) for batch in batches)
+        loader = DataLoader(
+            _Told(self._pictures),
+            batch_size=None,
+            sampler=list(self._coming),
+            num_workers=self._workers,
+            prefetch_factor=AHEAD,
+            pin_memory=self._device.type == "cuda",
+            worker_init_fn=_begin,
+        )
+        self._ready = iter(loader)
+
+    def __call__(self, positions: Sequence[int]) -> Batch:
+        wanted = tuple(positions)
+        batch = None
+        if wanted in self._coming:
+            while batch is None:
+                found = self._take()
+                batch = found if self._coming.popleft() == wanted else None
+        if batch is None:
+            batch = self._pictures[wanted]
+        return {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
+
+    def _take(self) -> Batch:
+        try:
+            found = next(self._ready)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads pictures ended ({error}); if memory ran out, lower data.workers (now "
+                f"{self._workers})"
+            ) from error
+        if isinstance(found, FedcmpError):
+            raise found
+        return found
+
+
+def announce(fetch: Fetch, batches: Sequence[Sequence[int]]) -> None:
+    """Tells a stream what is coming; other ways to fetch need no telling."""
+    if isinstance(fetch, Stream):
+        fetch.expect(batches)
+
+
+class _Pictures(Dataset[Batch]):
+    """A batch by its positions, on the CPU."""
+
+    def __init__(
+        self,
+        source: Source,
+        samples: Sequence[Sample],
+        preprocess: Callable[[Sequence[Image.Image]], Tensor],
+        encode: Callable[[Sequence[Sample]], list[Tensor]],
+        pad_id: int,
+    ) -> None:
+        self.source, self.samples, self.preprocess = source, samples, preprocess
+        self.encode, self.pad_id = encode, pad_id
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch:
+        samples = [self.samples[position] for position in positions]
+        pixels = self.preprocess([self.source.image(sample) for sample in samples])
+        return collate(self.encode(samples), self.pad_id, pixels=pixels)
+
+
+class _Told(Dataset[Any]):
+    """The same, with bad data told as a value: an exception would arrive with the traceback of another process."""
+
+    def __init__(self, pictures: _Pictures) -> None:
+        self.pictures = pictures
+
+    def __getitem__(self, positions: Sequence[int]) -> Batch | FedcmpError:
+        try:
+            return self.pictures[positions]
+        except FedcmpError as error:
+            return error
+
+
+def _begin(worker: int) -> Any:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is one thread here

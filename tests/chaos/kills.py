@@ -1,0 +1,233 @@
+"""Runs that are killed at any moment and go on, against one that was left alone.
+
+    python tests/chaos/kills.py --trials 100 --ranks 1 2 4
+
+The ranks of a trial are forked from this process, so that a trial is the run and no start-up. It dies by SIGKILL:
+
+* ``clock``: all ranks at a random moment of the time that a whole run takes: in training, evaluation, aggregation;
+* ``file``: the server, when it opens, renames or removes its n-th file for writing: in a save, or between two;
+* ``rank``: one rank at a random moment; the others are left in their collective, and killed as a launcher would.
+
+Then ``resume`` goes on, and may be killed again, until the run is whole. Projector, records and losses must be those of
+the run that was left alone, to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SMALL = (
+    "data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2",
+    "federation.rounds=5", "federation.local_steps=1", "federation.batch_size=2", "federation.clients_per_round=5",
+    "federation.keep_local_state=true", "federation.slots=1", "evaluation.captions=2", "evaluation.examples=1",
+    "evaluation.questions=0", "evaluation.max_tokens=4", "wandb.mode=disabled", "run.figures=false",
+)  # fmt: skip
+HOW = ("clock", "file", "rank")
+MOST_KILLS = 4
+"""A trial is killed up to so often."""
+
+
+class Trial(NamedTuple):
+    """What one trial came to."""
+
+    how: str
+    ranks: int
+    kills: tuple[str, ...]
+    """Where the run stood at each kill."""
+    problem: str | None
+    """What is not as it must be."""
+
+
+def told(folder: Path) -> dict[str, Any]:
+    """What two runs are compared by."""
+    summary = json.loads((folder / "summary.json").read_text())
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timed = [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in records]
+    kept = {key: summary[key] for key in ("projector_sha256", "val/loss", "test", "samples_seen", "exit")}
+    return {**kept, "records": timed}
+
+
+def whole(folder: Path, ranks: int, rule: str) -> tuple[dict[str, Any], float]:
+    """A run that is left alone, and the seconds that it takes."""
+    t0 = time.monotonic()
+    children = start(folder, ranks, rule)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    if any(codes):
+        raise RuntimeError(f"the run that was left alone failed: {codes}")
+    return told(folder), time.monotonic() - t0
+
+
+def trial(seed: int, how: str, ranks: int, rule: str, folder: Path, expected: dict[str, Any], seconds: float) -> Trial:
+    """One run, killed and continued until it is whole."""
+    chance, kills = random.Random(seed), []
+    for attempt in range(MOST_KILLS + 1):
+        last = attempt == MOST_KILLS or (attempt > 0 and chance.random() < 0.4)
+        count = 0 if last or how != "file" else chance.randrange(1, 60)
+        children = start(folder, ranks, rule, count)
+        if last:
+            codes = [os.waitpid(child, 0)[1] for child in children]
+            if any(codes):
+                return Trial(how, ranks, tuple(kills), f"it could not go on: exit codes {codes}")
+            break
+        after = 30 * seconds if how == "file" else chance.uniform(0.02, 1.1) * seconds
+        victim = children[chance.randrange(ranks)] if how == "rank" else children[0]
+        if _kill(children, victim, after, all_at_once=how == "clock"):
+            break
+        kills.append(_place(folder))
+    found = told(folder)
+    different = [key for key, value in expected.items() if found[key] != value]
+    return Trial(how, ranks, tuple(kills), f"other than uninterrupted: {', '.join(different)}" if different else None)
+
+
+def start(folder: Path, ranks: int, rule: str, kill_at_file: int = 0) -> list[int]:
+    """Forks the ranks of a run, or of one that goes on; their process ids."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(ranks):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                if ranks > 1:
+                    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+                    names |= {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "chaos"}
+                    os.environ.update({key: str(value) for key, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
+                if kill_at_file and rank == 0:
+                    _die_at(kill_at_file, folder)
+                _run(folder, rule)
+                code = 0
+            finally:
+                os._exit(code)
+        children.append(child)
+    return children
+
+
+def _run(folder: Path, rule: str) -> None:
+    from fedcmp.config import load_config
+    from fedcmp.experiment import resume, train
+    from fedcmp.tracking.progress import Progress
+
+    sys.stderr = (folder.parent / f"{folder.name}.log").open("a")
+    quiet = Progress(enabled=False)
+    if (folder / "config.yaml").is_file():
+        resume(folder, progress=quiet)
+    else:
+        if folder.exists():
+            shutil.rmtree(folder)  # it died before it had said what it is: nothing is lost
+        train(load_config(None, [*SMALL, f"aggregator={rule}", f"run.dir={folder}"]), progress=quiet)
+
+
+def _die_at(count: int, folder: Path) -> None:
+    """SIGKILL at the n-th time that this process touches a file of the run."""
+    left = count
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        touches = event in ("os.rename", "os.remove") or (event == "open" and str(arguments[1]).startswith(("w", "a")))
+        if touches and str(arguments[0]).startswith(str(folder)):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+def _kill(children: list[int], victim: int, after: float, *, all_at_once: bool) -> bool:
+    """Kills the victim after so many seconds, then the others, as a launcher would; True if all had finished before."""
+    status: dict[int, int] = {}
+    until = time.monotonic() + after
+    while time.monotonic() < until and victim not in status:
+        for child in children:
+            if child not in status:
+                ended, code = os.waitpid(child, os.WNOHANG)
+                status |= {child: code} if ended else {}
+        time.sleep(0.002)
+    for child in [victim, *(child for child in children if child != victim)]:
+        if child not in status:
+            os.kill(child, signal.SIGKILL)
+            status[child] = os.waitpid(child, 0)[1]
+            if not all_at_once:
+                time.sleep(0.05)  # the others notice, and may do something foolish
+    return not any(status.values())
+
+
+def _place(folder: Path) -> str:
+    """Where a run stood when it died, by what it left."""
+    if not (folder / "config.yaml").is_file():
+        return "before its folder was written"
+    if list(folder.rglob("*.partial")):
+        return "in a save"
+    metrics = folder / "metrics.jsonl"
+    rounds = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
+    if rounds == 0:
+        return "before round 1"
+    return f"after record {rounds - 1}"
+
+
+def campaign(trials: int, ranks: list[int], rules: list[str], seed: int, folder: Path) -> list[Trial]:
+    """Trials of every kind in turn; each line is printed as it ends."""
+    import fedcmp.experiment  # noqa: F401 - the ranks are forked from a process that has loaded everything
+
+    alone = {}
+    for rule in rules:
+        for count in ranks:
+            alone[rule, count] = whole(folder / f"alone-{rule}-{count}", count, rule)
+        hashes = {alone[rule, count][0]["projector_sha256"] for count in ranks}
+        assert len(hashes) == 1, f"{rule}: {ranks} ranks give different bits"
+    found = []
+    for number in range(trials):
+        how, count, rule = HOW[number % len(HOW)], ranks[number // len(HOW) % len(ranks)], rules[number % len(rules)]
+        how = "clock" if how == "rank" and count == 1 else how
+        place = folder / f"trial-{number}"
+        one = trial(seed + number, how, count, rule, place, *alone[rule, count])
+        found.append(one)
+        said = one.problem or "the same bits"
+        print(
+            f"{number + 1:4}  {rule:9} {how:6} {count} ranks  killed {'; '.join(one.kills) or 'never'}: {said}",
+            flush=True,
+        )
+        if one.problem is None:
+            shutil.rmtree(place)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rules", nargs="+", default=["fedcmp", "scaffold"])
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="fedcmp-chaos-"))
+    t0 = time.monotonic()
+    found = campaign(options.trials, options.ranks, options.rules, options.seed, folder)
+    places = Counter("after a record" if "record" in place else place for one in found for place in one.kills)
+    bad = [one for one in found if one.problem]
+    print(f"\n{len(found)} trials, {sum(len(one.kills) for one in found)} kills, {time.monotonic() - t0:.0f} s")
+    for place, count in places.most_common():
+        print(f"{count:5}  {place}")
+    print(
+        f"{len(bad)} trials did not end with the bits of the run that was left alone"
+        + (f": see {folder}" if bad else "")
+    )
+    if not bad:
+        shutil.rmtree(folder)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

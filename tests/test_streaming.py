@@ -1,0 +1,99 @@
+"""Runs whose training pictures are read ahead: the same training, with nothing kept of the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small
+import torch
+
+import fedcmp.build.parts
+import fedcmp.data.stream
+from fedcmp.config import Config, load_config
+from fedcmp.errors import ConfigError
+from fedcmp.experiment import resume, train, train_centralized, train_local
+from fedcmp.federation import loop
+from fedcmp.federation.checkpoint import load_projector
+
+QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
+
+
+def config(folder: Path, *overrides: str) -> Config:
+    return load_config(None, [*small.SMALL, *QUICK, f"run.dir={folder}", *overrides])
+
+
+def streamed(folder: Path, *overrides: str) -> Config:
+    return config(folder, "data.stream=true", "data.workers=1", *overrides)
+
+
+def close(one: Path, other: Path) -> None:
+    """Features of other batch shapes may differ in their last bit."""
+    before = load_projector(other / "projector.safetensors")
+    for name, value in load_projector(one / "projector.safetensors").items():
+        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    train(config(folder))
+    return folder
+
+
+@pytest.fixture
+def read_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The batches that were read on the spot, and not ahead."""
+    found: list[int] = []
+    read = fedcmp.data.stream._Pictures.__getitem__
+
+    def noted(self: Any, positions: Any) -> Any:
+        found.append(len(positions))  # a process of its own notes it in its own copy
+        return read(self, positions)
+
+    monkeypatch.setattr(fedcmp.data.stream._Pictures, "__getitem__", noted)
+    return found
+
+
+def test_reading_ahead_trains_the_same_and_keeps_no_picture(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
+) -> None:
+    seen: list[str] = []
+    see = fedcmp.build.parts.see
+    monkeypatch.setattr(fedcmp.build.parts, "see", lambda *args: seen.append(args[2][0].id) or see(*args))
+    train(streamed(tmp_path / "run"))
+    close(tmp_path / "run", kept)
+    assert not any("train" in name for name in seen)
+    assert read_here == [], "every batch was announced"
+
+
+def test_a_run_that_goes_on_reads_the_rest_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
+) -> None:
+    whole = train(streamed(tmp_path / "whole"))
+    run_round = loop.run_round
+
+    def dies(federation: Any, state: Any, plan: Any) -> Any:
+        if plan.round == 1:
+            raise KeyboardInterrupt
+        return run_round(federation, state, plan)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "run_round", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(streamed(tmp_path / "part"))
+    assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
+    assert read_here == []
+
+
+@pytest.mark.parametrize("kind", [train_centralized, train_local])
+def test_training_without_rounds_reads_ahead_too(kind: Any, tmp_path: Path, read_here: list[int]) -> None:
+    found = kind(streamed(tmp_path / "streamed"))
+    assert read_here == []
+    assert found["test"]["loss"] == pytest.approx(kind(config(tmp_path / "kept"))["test"]["loss"], rel=1e-4)
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"data\.workers must be at least 0, got -1"):
+        load_config(None, ["data.workers=-1"])
