@@ -29,14 +29,16 @@ def find_config(path: Path) -> Path:
     Raises:
         ConfigError: there is none; the message has the nearest shipped one.
     """
-    if path.exists():
+    if path.is_file():
         return path
     known = shipped()
     name = _name(Path(*path.parts[1:]) if path.parts[:1] == ("configs",) else path)
-    if name not in known:
-        hint = nearest(name, known, "`fedcmp configs` lists those")
-        raise ConfigError(f"no config file {path}, and no such one comes with fedcmp; {hint}")
-    return known[name]
+    if name in known:
+        return known[name]
+    if path.exists():  # a pipe, or something that reading will complain of
+        return path
+    hint = nearest(name, known, "`fedcmp configs` lists those")
+    raise ConfigError(f"no config file {path}, and no such one comes with fedcmp; {hint}")
 
 
 def about(path: Path) -> str:

@@ -13,6 +13,8 @@ LAYERS = {
     "types": 0,
     "errors": -1,  # below everything: all rooms may raise them
     "seeding": 0,
+    "shipped": 0,
+    "version": 0,
     "staging": 0,
     "hashing": 0,
     "aggregation": 1,

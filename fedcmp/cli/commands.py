@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,12 +155,15 @@ def doctor(parsed: argparse.Namespace) -> int:
 def validate(parsed: argparse.Namespace) -> int:
     """``fedcmp validate``; returns the exit code."""
     from fedcmp.config import load_config
+    from fedcmp.shipped import FOLDER, find_config
 
     files: list[Path] = []
     for word in parsed.words or ["configs"]:
         path = Path(word)
-        if not path.exists():
-            raise ConfigError(f"no config file or folder {path}")
+        if word == "configs" and not path.exists():
+            path = FOLDER
+        if not path.is_dir():
+            find_config(path)  # files that are wrong are counted, one that is not there ends it
         files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"no .yaml file in {', '.join(parsed.words or ['configs'])}")
@@ -173,6 +177,23 @@ def validate(parsed: argparse.Namespace) -> int:
             print(f"wrong  {file}: {error}")
     print(f"{len(files)} configs, {wrong} wrong")
     return 2 if wrong else 0
+
+
+def configs(parsed: argparse.Namespace) -> int:
+    """``fedcmp configs``; returns the exit code."""
+    from fedcmp.shipped import about, find_config, shipped
+
+    for word in parsed.words:
+        print(find_config(Path(word)).read_text(encoding="utf-8"), end="")
+    if not parsed.words:
+        known = shipped()
+        width = max(map(len, known), default=0)
+        lines = [
+            f"{name:{width}}  {textwrap.shorten(about(path), 118 - width, placeholder=' ...')}"
+            for name, path in known.items()
+        ]
+        print("\n".join(lines))
+    return 0
 
 
 def _config(words: Sequence[str]) -> tuple[Config, str]:

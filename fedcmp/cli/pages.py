@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from fedcmp.cli import commands, comparison, preparing
 
 OVERRIDES = """\
-CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
-federation.rounds=20 or run.dir=somewhere; aggregator=NAME is short for aggregator.name=NAME. A wrong key, name or
-value is named together with the nearest valid one, before any model is loaded."""
+CONFIG is a YAML file, or the name of one that comes with fedcmp (`fedcmp configs`); without one the embedded demo is
+run. key=value overrides any setting, for example federation.rounds=20 or run.dir=somewhere; aggregator=NAME is short
+for aggregator.name=NAME. A wrong key, name or value is named together with the nearest valid one, before any model is
+loaded."""
 
 
 @dataclass(frozen=True)
@@ -277,12 +278,24 @@ COMMANDS: dict[str, Command] = {
         ),
         _words("CONFIG | key=value", "a config file and overrides"),
     ),
+    "configs": Command(
+        commands.configs,
+        "list the configs that come with fedcmp, or print one",
+        """\
+        Without NAME a line for each. With it, its YAML, to begin a config of your own with. Wherever a command takes
+        CONFIG, NAME will do; a file of that name in the folder where you are comes first.""",
+        (
+            ("fedcmp configs", "what there is"),
+            ("fedcmp configs demo/topic > mine.yaml", "one to change"),
+        ),
+        _words("NAME", "names of shipped configs; none: list them"),
+    ),
     "validate": Command(
         commands.validate,
         "check config files",
         """\
-        Reads every .yaml file given, or in the folders given (default: configs), and checks keys, names and values. No
-        data or model is opened.""",
+        Reads every .yaml file given, or in the folders given (default: configs, where there is none: those that come
+        with fedcmp), and checks keys, names and values. No data or model is opened.""",
         (
             ("fedcmp validate", "everything in configs/"),
             ("fedcmp validate mine.yaml", "one file"),
