@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +57,13 @@ def local(parsed: argparse.Namespace) -> int:
 
 def evaluate(parsed: argparse.Namespace) -> int:
     """``fedcmp evaluate``; returns the exit code."""
+    if parsed.print_lmms_eval:
+        return _lmms_eval(parsed)
+    for option in ("tasks", "export"):
+        if getattr(parsed, option) is not None:
+            raise ConfigError(f"--{option} says something about --print-lmms-eval, which is not there")
     from fedcmp.experiment import evaluate_run
+    from fedcmp.federation.folder import RunFolder
     from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
 
@@ -67,7 +75,33 @@ def evaluate(parsed: argparse.Namespace) -> int:
     rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
     header, rows = known_columns(["run", "validation", *QUALITY], rows)
     print(table(rows, header))
+    for path, result in results:
+        if result["projector"] != str(RunFolder(path).projector):
+            print(f"{path}: not its own projector, but {result['projector']}")
     return 0
+
+
+def _lmms_eval(parsed: argparse.Namespace) -> int:
+    """Standard output is for a shell; what to know goes to standard error."""
+    from fedcmp.experiment.lmms_eval import TASKS, lmms_eval_commands
+
+    path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval", "runs/demo-fedcmp-1 --print-lmms-eval")
+    tasks = TASKS if parsed.tasks is None else [name.strip() for name in parsed.tasks.split(",")]
+    told = lmms_eval_commands(path, tasks, Path(parsed.export) if parsed.export else None, overrides)
+    for note in told.notes:
+        print(f"# {note}", file=sys.stderr, flush=True)
+    for command in told.commands:
+        print(shlex.join(command))
+    return 0
+
+
+def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:
+    """The one run folder among words, and the overrides."""
+    runs = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(runs) != 1:
+        raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
+                          f"{command.split()[0]} {example}")  # fmt: skip
+    return Path(runs[0]), [word for word in words if word not in runs]
 
 
 def report(parsed: argparse.Namespace) -> int:
@@ -84,14 +118,10 @@ def export(parsed: argparse.Namespace) -> int:
     from fedcmp.experiment.exporting import export_run
     from fedcmp.export.card import Licences
 
-    runs = [word for word in parsed.words if "=" not in word or Path(word).exists()]
-    if len(runs) != 1:
-        raise ConfigError(f"export needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp export "
-                          "runs/demo-fedcmp-1 --to hf --out exported")  # fmt: skip
-    overrides = [word for word in parsed.words if word not in runs]
+    path, overrides = _one_run(parsed.words, "export", "runs/demo-fedcmp-1 --to hf --out exported")
     licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
     out = Path(parsed.out)
-    done = export_run(Path(runs[0]), parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
+    done = export_run(path, parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
     print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
     if done.proof is not None:
         near = (

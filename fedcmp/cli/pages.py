@@ -53,6 +53,13 @@ def _rule_words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
 
 
+def _evaluable(parser: argparse.ArgumentParser) -> None:
+    _words("RUN | key=value", "run folders and overrides", "+")(parser)
+    parser.add_argument("--print-lmms-eval", action="store_true", help="print how lmms-eval scores RUN; nothing is run")
+    parser.add_argument("--tasks", metavar="NAMES", help="its tasks, with commas; without it: those that need no judge")
+    parser.add_argument("--export", metavar="DIR", help="the export of RUN, made or to be made (RUN/hf)")
+
+
 def _exportable(parser: argparse.ArgumentParser) -> None:
     _words("RUN | key=value", "a run folder; model.tower=... and model.llm=... where the models have moved", "+")(
         parser
@@ -199,13 +206,18 @@ COMMANDS: dict[str, Command] = {
         Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
         summary reports: the loss per token with right and with shuffled pictures, token accuracy, CIDEr-D of greedy
         captions, and answers to yes/no questions about objects. Writes evaluation.json into the folder. Overrides
-        change the run's config, for example to evaluate on other data.""",
+        change the run's config, for example to evaluate on other data, or another projector on the run's.
+
+        --print-lmms-eval prints the commands that export RUN (where DIR is not there yet) and have lmms-eval score the
+        export on public benchmarks. See docs/export.md.""",
         (
             ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
             ("fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200", "two runs on more scenes"),
             ("fedcmp evaluate runs/a evaluation.probe=question", "for a language model that follows instructions"),
+            ("fedcmp evaluate runs/a model.projector.init=runs/b", "the projector of b, as a was evaluated"),
+            ("fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme", "how to score its export on benchmarks"),
         ),
-        _words("RUN | key=value", "run folders and overrides", "+"),
+        _evaluable,
     ),
     "export": Command(
         commands.export,

@@ -76,6 +76,25 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return layers
 
 
+def meta_llm(config: ModelConfig, *, local: bool) -> Any:
+    """The causal LM of ``model.llm`` on the meta device, where tensors have shapes and no content.
+
+    Args:
+        config: names the LLM and its type of numbers.
+        local: look on this machine only.
+
+    Raises:
+        ConfigError: there is no such folder.
+        Exception: whatever an LLM raises that cannot be built without its weights, or is not there.
+    """
+    import transformers
+
+    path = resolve(config.llm, "llm", "model.llm")
+    with torch.device("meta"):
+        found = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+        return transformers.AutoModelForCausalLM.from_config(found, dtype=DTYPES[config.llm_dtype])
+
+
 def load_llm(config: ModelConfig) -> LanguageModel:
     """The language model that ``model.llm`` names, in ``model.llm_dtype``, frozen.
 
