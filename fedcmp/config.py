@@ -20,6 +20,7 @@ from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.hostile import AttackConfig
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.shipped import find_config
@@ -79,6 +80,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)

@@ -61,6 +61,7 @@ SUMMARY = {
     "val/domains",
     "test",
     "samples_seen",
+    "updates_left_out",
     "seconds",
     "samples_per_second",
     "projector_sha256",

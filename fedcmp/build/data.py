@@ -79,6 +79,11 @@ def _draw(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Samp
             f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
             f"{config.launch.group_size} ranks"
         )
+    if config.federation.on_client_error != "raise" and config.launch.group_size > 1:
+        raise ConfigError(
+            f"federation.on_client_error={config.federation.on_client_error} needs launch.group_size=1: where "
+            f"{config.launch.group_size} ranks train a client together, one that fails leaves the others in its step"
+        )
     if _by_cluster(config) and not config.data.cache_dir:
         raise ConfigError(
             "partition.topic.by=cluster needs data.cache_dir: the tower sees the pictures before they are dealt, and a "

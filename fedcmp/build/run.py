@@ -10,6 +10,7 @@ from fedcmp.build.parts import Parts
 from fedcmp.config import Config, to_dict
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
+from fedcmp.federation.hostile import plan_attack
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import JsonlTracker, Tracker, Trackers
 
@@ -43,4 +44,5 @@ def build_federation(
         tracker=tracker,
         progress=progress,
         checkpoints=checkpoints,
+        attack=plan_attack(config.attack, config.partition.clients, config.run.seed),
     )

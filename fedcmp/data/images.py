@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,11 @@ from PIL import Image
 
 from fedcmp.data.records import Sample
 from fedcmp.errors import DataError
+
+LARGEST_FILE = 256 * 2**20
+"""Bytes of a picture's file; a small zip can claim to hold terabytes."""
+LARGEST_PICTURE = 2**27
+"""Pixels of a picture, 134 million; a small file can claim to hold more than memory."""
 
 
 class ImageStore:
@@ -71,6 +77,11 @@ class ImageStore:
 
     def read(self, name: str, sample: Sample) -> bytes:
         """The bytes of one picture."""
+        size, _ = self.mark(name, sample)
+        if size > LARGEST_FILE:
+            raise DataError(
+                f"{sample.origin}: picture {name} in {self.path} has {size:,} bytes, more than {LARGEST_FILE:,}"
+            )
         try:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
         except (KeyError, OSError, zipfile.BadZipFile) as error:
@@ -109,6 +120,11 @@ class _Positioned(io.RawIOBase):
 def decode(content: bytes, sample: Sample) -> Image.Image:
     """An RGB picture from the bytes of a file."""
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at here
+            picture = Image.open(io.BytesIO(content))
+        if picture.width * picture.height > LARGEST_PICTURE:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are more than {LARGEST_PICTURE:,}")
+        return picture.convert("RGB")
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {error}") from error

@@ -77,7 +77,15 @@ def train(
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
-            return self.finish(state.params, begin, state.best_loss, state.samples_seen, rounds=state.rounds_done)
+            left_out = sum(record.get("clients_left_out", 0) for record in recorder.records)
+            return self.finish(
+                state.params,
+                begin,
+                state.best_loss,
+                state.samples_seen,
+                rounds=state.rounds_done,
+                extra={"updates_left_out": left_out},
+            )
 
         summary = experiment.run(rounds)
         return {**summary, "folder": str(experiment.folder.path)} if summary else {}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, nearest
+
+ON_ERROR = ("raise", "skip", "retry")
 
 
 @dataclass
@@ -30,8 +32,16 @@ class FederationConfig:
     """Clients that one group of ranks trains at once, stacked, >= 1."""
     keep_local_state: bool = False
     """Carry each client's optimizer state from round to round instead of starting it fresh."""
+    on_client_error: str = "raise"
+    """When a client fails: `raise` ends the run, `skip` leaves the client out of the round, `retry` trains it once more
+    before that. Its traceback is logged; others of its wave are trained again, one by one."""
     max_update_norm: float = 0.0
     """Updates with a larger Euclidean norm are left out; 0: no bound."""
+    norm_bound: float = 0.0
+    """Clients whose update's norm, or the size of whose evidence, is above so many times the median of the round's
+    usable ones are left out, where there are three or more; 0: no bound, else > 1."""
+    deadline: float = 0.0
+    """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated."""
     evaluate_every: int = 1
     """Rounds between evaluations; the start and the last round are always evaluated."""
     keep_checkpoints: int = 2
@@ -41,9 +51,16 @@ class FederationConfig:
         for key in ("rounds", "batch_size", "passes", "min_clients", "slots", "evaluate_every", "keep_checkpoints"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{prefix}.{key} must be at least 1, got {getattr(self, key)}")
-        for key in ("local_steps", "clients_per_round", "max_update_norm"):
+        for key in ("local_steps", "clients_per_round", "max_update_norm", "norm_bound", "deadline"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+        if self.on_client_error not in ON_ERROR:
+            raise ConfigError(
+                f"{prefix}.on_client_error: unknown word {self.on_client_error!r}; "
+                f"{nearest(str(self.on_client_error), ON_ERROR)}"
+            )
+        if 0 < self.norm_bound <= 1:
+            raise ConfigError(f"{prefix}.norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"{prefix}.dropout must be in [0, 1), got {self.dropout}")
         if 0 < self.clients_per_round < self.min_clients:

@@ -10,6 +10,7 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.hostile import Attack
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
@@ -37,3 +38,5 @@ class Federation:
     """Asked at each round's end; one rank that says yes stops all."""
     team: Team = field(default_factory=Solo)
     """The ranks of this run."""
+    attack: Attack | None = None
+    """Hostile clients, simulated; None: there are none."""

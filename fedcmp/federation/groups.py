@@ -2,55 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from fedcmp.aggregation.base import Contribution
 from fedcmp.distributed.team import leads
 from fedcmp.errors import ClientError, FedcmpError
-from fedcmp.federation.client import LocalStates, train_wave, wave_rows
+from fedcmp.federation.client import LocalStates, WaveResult, train_wave, wave_rows
+from fedcmp.federation.faults import Survived, train_survivors
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.hostile import lie
 from fedcmp.federation.keeping import hand_out
 from fedcmp.federation.sampling import ClientTask, RoundPlan, deal_waves
 from fedcmp.federation.state import FederationState
 
 
-def train_round(
-    federation: Federation, state: FederationState, plan: RoundPlan
-) -> tuple[list[Contribution], LocalStates]:
+def train_round(federation: Federation, state: FederationState, plan: RoundPlan) -> Survived:
     """Trains the waves of this rank's group, one after the other.
 
     Returns:
-        The contributions that this rank speaks for, by client id (empty where it does not lead its group), and what
-        those clients keep.
+        The contributions that this rank speaks for, by client id (empty where it does not lead its group), what those
+        clients keep, and who failed.
 
     Raises:
-        ClientError: a client failed, here or in another group; every rank raises it.
+        ClientError: a client failed, here or in another group, and ``federation.on_client_error`` is ``raise``; every
+            rank raises it.
     """
     team = federation.team
     mine = deal_waves(plan.tasks, federation.config.slots, team.topology)[team.topology.group(team.rank)]
     clients = frozenset(task.client_id for wave in mine for task in wave)
     before = hand_out(team, state.local, [task.client_id for task in plan.tasks], clients)
-    contributions: list[Contribution] = []
-    kept: LocalStates = {}
+    trained = Survived([], {}, [])
+    tries = {"raise": 0, "skip": 1, "retry": 2}[federation.config.on_client_error]
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
     what = f"round {plan.round + 1}, samples of this group"
     try:
         with federation.progress.bar(samples, what) as bar:
             for number, wave in enumerate(mine, 1):
-                done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(contributions)}/{len(clients)}"}
-                found, states = _train(federation, state, plan, wave, before, partial(bar, shown=done))
-                contributions += found
-                kept |= states
+                done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
+                train = partial(_train, federation, state, plan, before, partial(bar, shown=done))
+                found = train_survivors(train, wave, tries) if tries else Survived(*train(wave), [])
+                trained.contributions.extend(found.contributions)
+                trained.states.update(found.states)
+                trained.failed.extend(found.failed)
     except FedcmpError as caught:
         error = caught
     if error is not None and team.topology.group_size > 1:
         raise error  # the others of this group wait inside the step: only ending this rank frees them
     team.agree(error)
-    if not leads(team):
-        return [], {}
-    return sorted(contributions, key=lambda one: one.client_id), kept
+    ordered = sorted(trained.contributions, key=lambda one: one.client_id)
+    found = trained._replace(contributions=ordered) if leads(team) else Survived([], {}, [])
+    if federation.attack is None:
+        return found
+    return lie(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
 
 
 def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
@@ -69,17 +73,17 @@ def _train(
     federation: Federation,
     state: FederationState,
     plan: RoundPlan,
-    wave: tuple[ClientTask, ...],
     before: LocalStates,
     on_step: Callable[[int], None],
-) -> tuple[list[Contribution], LocalStates]:
+    wave: Sequence[ClientTask],
+) -> WaveResult:
     total = federation.plan.num_samples
 
     def progress(share: float) -> float:
         return (plan.samples_before + share * plan.num_samples) / total
 
     try:
-        result = train_wave(
+        return train_wave(
             federation.module,
             state.params,
             wave,
@@ -100,4 +104,3 @@ def _train(
         together = f" (trained together: {', '.join(str(task.client_id) for task in wave)})" if len(wave) > 1 else ""
         message = f"{type(error).__name__}: {error}{together}"
         raise ClientError(wave[0].client_id, f"train, round {plan.round + 1}", message) from error
-    return result.contributions, result.states

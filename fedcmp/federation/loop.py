@@ -12,7 +12,7 @@ from fedcmp.distributed.team import is_server
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.gate import Report, gate, report
+from fedcmp.federation.gate import Report, compare_norms, gate, report
 from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
 from fedcmp.federation.sampling import RoundPlan
@@ -56,10 +56,12 @@ def run_round(
 ) -> tuple[FederationState, dict[str, Any]]:
     """One round: train, gate, aggregate, evaluate. Returns the new state and the round's record."""
     team, aggregator, t0 = federation.team, federation.aggregator, time.perf_counter()
-    contributions, kept = train_round(federation, state, plan)
-    spoken = team.collect([list(report(one, federation.config)) for one in contributions])
+    contributions, kept, failed = train_round(federation, state, plan)
+    judged = [report(one, federation.config, state.params) for one in contributions]
+    spoken = team.collect([list(one) for one in [*judged, *failed]])
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
-    reports = sorted(Report(*one) for part in spoken for one in part)
+    reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
+    reports = compare_norms(reports, federation.config)
     accepted = gate(reports, federation.config)
     for one in reports:
         if one.rejected and is_server(team):
@@ -77,6 +79,7 @@ def run_round(
         "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
         **_client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))),
         **({"clients_dropped": len(plan.dropped)} if federation.config.dropout else {}),
+        "clients_left_out": sum(one.rejected is not None for one in reports),
         **aggregated.metrics,
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,

@@ -6,13 +6,16 @@ import hashlib
 import io
 import json
 import logging
+import struct
 import zipfile
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import fedcmp.data.images
 from fedcmp.data.config import DataConfig
 from fedcmp.data.sources import build_source, count_domains, pairs_source
 from fedcmp.errors import ConfigError, DataError
@@ -102,6 +105,21 @@ def test_an_unreadable_picture_is_named(root: Path) -> None:
     source = pairs_source(root, ["blue"])
     with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded"):
         source.image(source.samples("train")[0])
+
+
+def test_bombs_are_refused_before_they_are_unpacked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pairs_source(root, ["red"])
+    sample = source.samples("train")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(fedcmp.data.images, "LARGEST_FILE", 10)
+        with pytest.raises(DataError, match=r"picture a\.png in .*images\.zip has \d+ bytes, more than 10"):
+            source.image(sample)
+    for size in (2**14, 2**20):  # Pillow warns of the one and refuses the other
+        parts = (b"IHDR" + struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9)))
+        chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
+        bomb = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+        with pytest.raises(DataError, match=r"picture red/a\.png cannot be decoded.*pixels"):
+            fedcmp.data.images.decode(bomb, sample)
 
 
 def test_a_broken_zip_is_named(root: Path) -> None:

@@ -1,0 +1,66 @@
+"""Clients that fail while they train: who they are, and what becomes of the others of their wave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.federation.client import LocalStates, WaveResult
+from fedcmp.federation.gate import Report
+from fedcmp.federation.sampling import ClientTask
+
+log = logging.getLogger(__name__)
+
+
+class Survived(NamedTuple):
+    """What is left of a wave."""
+
+    contributions: list[Contribution]
+    states: LocalStates
+    failed: list[Report]
+
+
+def train_survivors(
+    train: Callable[[Sequence[ClientTask]], WaveResult], wave: Sequence[ClientTask], tries: int
+) -> Survived:
+    """Trains a wave; where it fails, its clients one by one, up to ``tries`` times each.
+
+    An error in a stack of clients does not tell whose it is. Trained alone, a client meets its own errors only, and has
+    the numbers of a stack of one.
+
+    Args:
+        train: trains clients together, and raises what goes wrong in one of them.
+        wave: the clients.
+        tries: how often a client is trained alone before it is left out, >= 1.
+    """
+    try:
+        return Survived(*train(wave), [])
+    except Exception as error:
+        if len(wave) > 1:
+            log.warning("%s; its clients are trained again, one by one", error)
+        first = error
+    found = Survived([], {}, [])
+    for task in wave:
+        done, problem = _alone(train, task, tries if len(wave) > 1 else tries - 1, first)
+        if done is None:
+            log.warning("round %d: client %d is left out", task.round + 1, task.client_id, exc_info=problem)
+            told = str(problem.__cause__ or problem).splitlines() or [""]
+            kind = type(problem.__cause__ or problem).__name__
+            found.failed.append(Report(task.client_id, float("nan"), 0, 0, 0, f"it failed: {kind}: {told[0]}"))
+            continue
+        found.contributions.extend(done.contributions)
+        found.states.update(done.states)
+    return found
+
+
+def _alone(
+    train: Callable[[Sequence[ClientTask]], WaveResult], task: ClientTask, tries: int, error: Exception
+) -> tuple[WaveResult | None, Exception]:
+    for _ in range(tries):
+        try:
+            return train([task]), error
+        except Exception as again:
+            error = again
+    return None, error
