@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.fuse.own import Own, Rule
+from fedcmp.aggregation.own import Own, Rule
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
