@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,55 +51,6 @@ def local(parsed: argparse.Namespace) -> int:
     rows = [[client, ", ".join(one["domains"]), one["own"], one["all"]] for client, one in summary["clients"].items()]
     print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
     return _tell(summary)
-
-
-def evaluate(parsed: argparse.Namespace) -> int:
-    """``fedcmp evaluate``; returns the exit code."""
-    if parsed.print_lmms_eval:
-        return _lmms_eval(parsed)
-    for option in ("tasks", "export"):
-        if getattr(parsed, option) is not None:
-            raise ConfigError(f"--{option} says something about --print-lmms-eval, which is not there")
-    from fedcmp.experiment import evaluate_run
-    from fedcmp.federation.folder import RunFolder
-    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
-    from fedcmp.report.table import table
-
-    runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
-    overrides = [word for word in parsed.words if Path(word) not in runs]
-    if not runs:
-        raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
-    results = [(path, evaluate_run(path, overrides)) for path in runs]
-    rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
-    header, rows = known_columns(["run", "validation", *QUALITY], rows)
-    print(table(rows, header))
-    for path, result in results:
-        if result["projector"] != str(RunFolder(path).projector):
-            print(f"{path}: not its own projector, but {result['projector']}")
-    return 0
-
-
-def _lmms_eval(parsed: argparse.Namespace) -> int:
-    """Standard output is for a shell; what to know goes to standard error."""
-    from fedcmp.experiment.lmms_eval import TASKS, lmms_eval_commands
-
-    path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval", "runs/demo-fedcmp-1 --print-lmms-eval")
-    tasks = TASKS if parsed.tasks is None else [name.strip() for name in parsed.tasks.split(",")]
-    told = lmms_eval_commands(path, tasks, Path(parsed.export) if parsed.export else None, overrides)
-    for note in told.notes:
-        print(f"# {note}", file=sys.stderr, flush=True)
-    for command in told.commands:
-        print(shlex.join(command))
-    return 0
-
-
-def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:
-    """The one run folder among words, and the overrides."""
-    runs = [word for word in words if "=" not in word or Path(word).exists()]
-    if len(runs) != 1:
-        raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
-                          f"{command.split()[0]} {example}")  # fmt: skip
-    return Path(runs[0]), [word for word in words if word not in runs]
 
 
 def report(parsed: argparse.Namespace) -> int:
@@ -240,6 +189,15 @@ def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     if len(paths) > 1:
         raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
     return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
+
+
+def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:
+    """The one run folder among words, and the overrides."""
+    runs = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(runs) != 1:
+        raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
+                          f"{command.split()[0]} {example}")  # fmt: skip
+    return Path(runs[0]), [word for word in words if word not in runs]
 
 
 def _tell(summary: dict) -> int:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands, comparison, preparing
+from fedcmp.cli import commands, comparison, evaluating, preparing
 
 OVERRIDES = """\
 CONFIG is a YAML file, or the name of one that comes with fedcmp (`fedcmp configs`); without one the embedded demo is
@@ -51,13 +51,6 @@ def _plannable(parser: argparse.ArgumentParser) -> None:
 def _rule_words(parser: argparse.ArgumentParser) -> None:
     _words("RULE", "names of rules; none: all")(parser)
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
-
-
-def _evaluable(parser: argparse.ArgumentParser) -> None:
-    _words("RUN | key=value", "run folders and overrides", "+")(parser)
-    parser.add_argument("--print-lmms-eval", action="store_true", help="print how lmms-eval scores RUN; nothing is run")
-    parser.add_argument("--tasks", metavar="NAMES", help="its tasks, with commas; without it: those that need no judge")
-    parser.add_argument("--export", metavar="DIR", help="the export of RUN, made or to be made (RUN/hf)")
 
 
 def _exportable(parser: argparse.ArgumentParser) -> None:
@@ -200,7 +193,7 @@ COMMANDS: dict[str, Command] = {
         _words("RUN | COMPARISON", "run folders and comparison folders", "+"),
     ),
     "evaluate": Command(
-        commands.evaluate,
+        evaluating.evaluate,
         "evaluate the projector of finished runs",
         """\
         Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
@@ -217,7 +210,7 @@ COMMANDS: dict[str, Command] = {
             ("fedcmp evaluate runs/a model.projector.init=runs/b", "the projector of b, as a was evaluated"),
             ("fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme", "how to score its export on benchmarks"),
         ),
-        _evaluable,
+        evaluating.arguments,
     ),
     "export": Command(
         commands.export,
