@@ -23,6 +23,7 @@ from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import AttackConfig
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
+from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -96,7 +97,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     """Defaults, then the file, then the overrides; checked.
 
     Args:
-        path: a YAML file; None: defaults only.
+        path: a YAML file, or the name of a shipped one (``demo/scenes``); None: defaults only.
         overrides: ``key=value``, for example ``federation.rounds=20``; ``aggregator=NAME`` is short for
             ``aggregator.name=NAME``.
 
@@ -182,9 +183,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"no config file {path}") from error
+        text = find_config(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     return _parsed(text, str(path))

@@ -27,7 +27,7 @@ from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import FederationState
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Tracker
+from fedcmp.tracking.tracker import Recorder
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
@@ -63,7 +63,7 @@ def train(
             _tell_ranks(experiment)
 
         def rounds(self: Experiment) -> dict[str, Any]:
-            recorder = _Recorder(self.tracker)
+            recorder = Recorder(self.tracker)
             federation = build_federation(
                 config, self.data, self.parts, recorder, self.progress, self.folder.checkpoints
             )
@@ -225,18 +225,3 @@ def _stopped(self: Experiment, state: FederationState) -> dict[str, Any]:
     self.folder.write_json(self.folder.summary, summary)
     self.tracker.close(summary)
     return summary
-
-
-class _Recorder:
-    """A tracker that remembers."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.records: list[dict[str, Any]] = []
-
-    def log(self, record: Any) -> None:
-        self.records.append(dict(record))
-        self.tracker.log(record)
-
-    def close(self, summary: Any, files: Sequence[Path] = ()) -> None:
-        self.tracker.close(summary, files)

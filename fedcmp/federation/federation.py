@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
@@ -12,6 +13,7 @@ from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import Attack
 from fedcmp.federation.sampling import RunPlan
+from fedcmp.federation.state import FederationState
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
@@ -36,6 +38,8 @@ class Federation:
     """Folder for checkpoints; None: none are written."""
     stop: Callable[[], bool] = lambda: False
     """Asked at each round's end; one rank that says yes stops all."""
+    on_round: Callable[[FederationState, Mapping[str, Any]], bool] = lambda state, record: False
+    """Told at the server what each round led to, and its record; True stops."""
     team: Team = field(default_factory=Solo)
     """The ranks of this run."""
     attack: Attack | None = None

@@ -32,8 +32,8 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     """Runs the rounds that ``state`` has not seen yet.
 
     Returns:
-        The state after the last round, or after the round in which ``federation.stop`` asked to stop. Parameters are
-        the same on every rank; what the server keeps is valid there.
+        The state after the last round, or after the round in which ``federation.stop`` or ``federation.on_round`` asked
+        to stop. Parameters are the same on every rank; what the server keeps is valid there.
 
     Raises:
         AggregationError: too few clients sent a usable update.
@@ -44,9 +44,9 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     with federation.progress.bar(len(federation.plan.rounds), "rounds", done=state.rounds_done) as bar:
         for plan in federation.plan.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
-            _log(federation, record, state)
+            enough = _log(federation, record, state)
             bar(1, {"loss": record.get("val/loss")})
-            if any(federation.team.collect(federation.stop())):
+            if any(federation.team.collect(enough or federation.stop())):
                 break
     return state
 
@@ -105,9 +105,10 @@ def _evaluated(federation: Federation, params: Params, record: dict[str, Any]) -
     return {**record, **scores.scalars(), "seconds/evaluate": time.perf_counter() - t0}
 
 
-def _log(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> None:
-    """The server saves and logs; what goes wrong there ends the run on every rank."""
+def _log(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> bool:
+    """The server saves, logs and tells; what goes wrong there ends the run on every rank. Whether it is enough."""
     error: Exception | None = None
+    enough = False
     if is_server(federation.team):
         t0 = time.perf_counter()
         try:
@@ -115,9 +116,12 @@ def _log(federation: Federation, record: dict[str, Any], state: FederationState 
                 save_checkpoint(federation.checkpoints, state, federation.config.keep_checkpoints)
             saved = {"seconds/save": time.perf_counter() - t0} if state is not None else {}
             federation.tracker.log({**record, **saved})
+            if state is not None:
+                enough = federation.on_round(state, record)
         except Exception as caught:
             error = caught
     federation.team.agree(error)
+    return enough
 
 
 def _client_records(reports: list[Report], weights: dict[int, float]) -> dict[str, Any]:
