@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from fedcmp.aggregation.base import Cohort, Contribution
 from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
-from fedcmp.errors import AggregationError, ConfigError
+from fedcmp.errors import ConfigError
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.secure import draw_lost
@@ -38,7 +38,7 @@ def fuse_round(
     with their weights brought to sum 1: the result is that of a round in which the others never were.
 
     Raises:
-        AggregationError: too few clients for the rule, for a secure sum, or for ``federation.min_clients``.
+        AggregationError: too few clients for the rule, or for a secure sum.
         ConfigError: secure sums on several ranks.
     """
     config, aggregator = federation.config, federation.aggregator
@@ -53,10 +53,6 @@ def fuse_round(
         aggregated = aggregator.aggregate(first, state.params, state.aggregator)
     except ClientsLost as loss:
         log.warning("round %d: %s; it begins again over the other %d", plan.round + 1, loss, len(loss.survivors))
-        if len(loss.survivors) < config.min_clients:
-            raise AggregationError(
-                f"{loss}, which leaves fewer than federation.min_clients={config.min_clients}"
-            ) from loss
         left = [one for one in contributions if one.client_id in loss.survivors]
         tried = _cohort(federation, left)
         aggregated = aggregator.aggregate(tried, state.params, state.aggregator)

@@ -17,7 +17,7 @@ def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ran
         ranks: W, of the whole run.
 
     Raises:
-        ConfigError: the rule looks at single clients, cosines between clients are asked for, or there are several ranks.
+        ConfigError: the rule looks at single clients, cosines between them are asked for, or there are several ranks.
     """
     if federation.secure == "none":
         return
