@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -81,11 +82,7 @@ def test_the_server_gets_messages_of_the_protocol_and_no_term() -> None:
     clients = contributions()
     cohort = SecureCohort(clients, watch=seen.append)
     cohort.sum(lambda one: one.delta)
-    counts = {
-        kind: sum(isinstance(one, kind) for one in seen) for kind in (Sizes, Advertisement, Shares, Masked, Answer)
-    }
-    assert counts == dict.fromkeys(counts, NUM_CLIENTS)
-    assert len(seen) == 5 * NUM_CLIENTS
+    assert Counter(map(type, seen)) == dict.fromkeys((Sizes, Advertisement, Shares, Masked, Answer), NUM_CLIENTS)
     assert cohort.costs.up == sum(map(num_bytes, seen))
     exponents = [np.max([one.exponents for one in seen if isinstance(one, Sizes)], axis=0)][0]
     for one in seen:
