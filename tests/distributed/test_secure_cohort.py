@@ -84,7 +84,7 @@ def test_the_server_gets_messages_of_the_protocol_and_no_term() -> None:
     cohort.sum(lambda one: one.delta)
     assert Counter(map(type, seen)) == dict.fromkeys((Sizes, Advertisement, Shares, Masked, Answer), NUM_CLIENTS)
     assert cohort.costs.up == sum(map(num_bytes, seen))
-    exponents = [np.max([one.exponents for one in seen if isinstance(one, Sizes)], axis=0)][0]
+    exponents = np.max([one.exponents for one in seen if isinstance(one, Sizes)], axis=0)
     for one in seen:
         if isinstance(one, Masked):
             (client,) = (client for client in clients if client.client_id == one.client)
