@@ -3,8 +3,8 @@
     python benchmarks/secure_sums.py                                  # a projector of LLaVA-1.5, a minute or two
     python benchmarks/secure_sums.py --clients 8 32 128 --words 1000  # what keys and shares alone cost
 
-The true messages of ``fedcmp.secure``, all parties in one process, one after the other: a client's seconds are the mean
-of those of all clients. Each row is measured twice: once with all clients, once with a third of them lost after they
+The true messages of ``fedcmp.secure``, all parties in one process, one after the other, on one thread. Seconds are
+processor time; a client's are the mean of those of all clients. Each row is measured twice: once with all clients, once with a third of them lost after they
 have shared their keys, the dearest case for the server. Beside it the bytes of the same numbers in float32, in the
 clear. A line of JSON follows the table.
 """
