@@ -21,6 +21,7 @@ from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import AttackConfig
+from fedcmp.federation.secure import check_secure
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.shipped import find_config
@@ -91,6 +92,7 @@ class Config:
         """Checks every value; no file is opened."""
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
+        check_secure(self.federation, self.aggregator, self.launch.devices)
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

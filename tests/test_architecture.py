@@ -18,6 +18,7 @@ LAYERS = {
     "staging": 0,
     "hashing": 0,
     "aggregation": 1,
+    "secure": 1,
     "models": 1,
     "data": 1,
     "distributed": 2,

@@ -24,6 +24,7 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups
 from fedcmp.federation.loop import run, start
+from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
@@ -56,6 +57,7 @@ def train(
         asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``.
     """
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
+        check_secure(config.federation, config.aggregator, team.topology.world_size)
         method = config.aggregator.name
         experiment = Experiment(config, method, label, progress or Progress(), team, resume_from, keep)
 

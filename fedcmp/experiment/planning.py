@@ -13,6 +13,7 @@ from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
+from fedcmp.federation.secure import check_secure
 from fedcmp.report.plan import PlanPage
 from fedcmp.report.words import human
 
@@ -30,6 +31,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     world = config.launch.devices if ranks is None else ranks
     if world < 1:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
+    check_secure(config.federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
     data, outline, rule = read_data(config), outline_parts(config), build_aggregator(config.aggregator)
     found = forecast(data.split.clients, data.plan, config.federation.slots, topology, rule, outline.params)

@@ -12,6 +12,7 @@ from fedcmp.distributed.team import is_server
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.fusing import fuse_round
 from fedcmp.federation.gate import Report, compare_norms, gate, report
 from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
@@ -55,7 +56,7 @@ def run_round(
     federation: Federation, state: FederationState, plan: RoundPlan
 ) -> tuple[FederationState, dict[str, Any]]:
     """One round: train, gate, aggregate, evaluate. Returns the new state and the round's record."""
-    team, aggregator, t0 = federation.team, federation.aggregator, time.perf_counter()
+    team, t0 = federation.team, time.perf_counter()
     contributions, kept, failed = train_round(federation, state, plan)
     judged = [report(one, federation.config, state.params) for one in contributions]
     spoken = team.collect([list(one) for one in [*judged, *failed]])
@@ -68,9 +69,8 @@ def run_round(
             log.warning("round %d: client %d was left out: %s", plan.round + 1, one.client_id, one.rejected)
     t1 = time.perf_counter()
     mine = [one for one in contributions if one.client_id in accepted]
-    cohort = team.cohort(mine, aggregator.weighting, federation.plan.num_clients)
-    aggregated = aggregator.aggregate(cohort, state.params, state.aggregator)
-    new = bring_back(team, kept, {client: owners[client] for client in accepted})
+    cohort, aggregated, secured = fuse_round(federation, mine, plan, state)
+    new = bring_back(team, kept, {client: owners[client] for client in cohort.clients})
     t2 = time.perf_counter()
     seen = plan.samples_before + plan.num_samples
     record: dict[str, Any] = {
@@ -81,6 +81,7 @@ def run_round(
         **({"clients_dropped": len(plan.dropped)} if federation.config.dropout else {}),
         "clients_left_out": sum(one.rejected is not None for one in reports),
         **aggregated.metrics,
+        **secured,
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,
     }
