@@ -177,6 +177,11 @@ def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params
     return cohort.sum(term)
 
 
+def scaled(values: Params, factor: float) -> Params:
+    """All tensors times ``factor``; at 1 the very same tensors."""
+    return values if factor == 1.0 else {name: value * factor for name, value in values.items()}
+
+
 def message_of(contribution: Contribution) -> Params:
     """What the local rule sent, for rules whose clients always send."""
     assert contribution.message is not None, "the local rule's clients send a message"

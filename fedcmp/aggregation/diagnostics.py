@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -103,12 +104,17 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
     if count == 0:
         return {}
     chosen = [cohort.clients[place * len(cohort.clients) // count] for place in range(count)]
+    return cohort.on_server(_pairs, cohort_products(cohort, params, chosen))
+
+
+def cohort_products(cohort: Cohort, params: Params, clients: Sequence[int]) -> torch.Tensor | float:
+    """Inner products of the deltas of any two ``clients``, gathered in pieces: ``[K, K]`` float64, at the server."""
     products: torch.Tensor | float = 0.0
     for name, value in params.items():
         for begin in range(0, value.numel(), CHUNK):
-            rows = cohort.gather(partial(piece, name, begin), chosen)
+            rows = cohort.gather(partial(piece, name, begin), clients)
             products = cohort.on_server(_add_products, products, rows)
-    return cohort.on_server(_pairs, products)
+    return products
 
 
 def cosine_numbers(params: Params, num_clients: int, most: int) -> int:

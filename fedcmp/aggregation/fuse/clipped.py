@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, shares
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
 from fedcmp.aggregation.checks import require_positive
 from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.aggregation.rules import Fuse, Fused, State
@@ -82,7 +82,7 @@ class Clipped:
             return contribution
         factor, halfway = self.norm / norm, contribution.halfway
         return contribution._replace(
-            delta=_scaled(contribution.delta, factor), halfway=None if halfway is None else _scaled(halfway, factor)
+            delta=scaled(contribution.delta, factor), halfway=None if halfway is None else scaled(halfway, factor)
         )
 
     def _facts(self, share: dict[int, float], contribution: Contribution) -> Params:
@@ -96,7 +96,3 @@ class Clipped:
         metrics = {**fused.metrics, "aggregator/clipped": clipped / num_clients}
         known = fused.mean_square  # an inner wrapper that changes deltas further
         return fused._replace(metrics=metrics, mean_square=mean_square if known is None else known)
-
-
-def _scaled(values: Params, factor: float) -> Params:
-    return {name: value * factor for name, value in values.items()}
