@@ -87,7 +87,10 @@ ATTACKED = ",".join(
     ]
 )
 """Malformed updates never enter: what is left without the hostile clients, and the best that any rule can reach."""
-ROBUST = "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,trimmed-mean,multi-krum,geometric-median"
+ROBUST = (
+    "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
+    "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
+)
 MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
