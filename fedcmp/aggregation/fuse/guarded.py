@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, weighted_sum
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, squared_norm
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, count, exactly, together
 from fedcmp.types import Metrics, Params
 
@@ -34,7 +35,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Guarded:
+class Guarded(Wrapper):
     """``inner`` with weights p_k t_k, and deltas and evidence of bounded size. With cosines c of every two deltas::
 
         a_k = median over j != k of c_kj                 what most others say of client k
@@ -53,32 +54,10 @@ class Guarded:
     Differs from the paper: medians in the place of its clustering, no noise.
     """
 
-    inner: Fuse
-    """The fuse that sees the trusted clients; it must weigh clients by p_k."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The inner fuse's."""
-        return self.inner.needs
-
     @property
     def sums_only(self) -> bool:
         """False: the products of deltas are measured."""
         return False
-
-    @property
-    def least_clients(self) -> int:
-        """The inner fuse's."""
-        return self.inner.least_clients
-
-    @property
-    def finds_basis(self) -> bool:
-        """The inner fuse's."""
-        return self.inner.finds_basis
-
-    def init(self, params: Params) -> State:
-        """The inner fuse's."""
-        return self.inner.init(params)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the trusted, with what each is trusted."""
