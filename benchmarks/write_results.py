@@ -24,6 +24,7 @@ SECTIONS = (
     "demo_losses",
     "canonical_scale",
     "server_memory",
+    "startup",
     "llava_tiny",
 )
 """In the page's order."""
@@ -33,8 +34,8 @@ HEAD = """\
 <!-- written by benchmarks/write_results.py from benchmarks/results/: change those -->
 
 Each section names its command, the commit of the code that was measured, and the machine. Machines are shared and
-noisy: trust ratios within a table. A figure with a spread is a median with the quartiles in brackets, of fewer than four
-repeats the extremes.
+noisy: trust ratios within a table. A figure with a spread is a median with the quartiles in brackets, of fewer than
+four repeats with the extremes.
 """
 
 
