@@ -77,10 +77,10 @@ def _train(
     on_step: Callable[[int], None],
     wave: Sequence[ClientTask],
 ) -> WaveResult:
-    total = federation.plan.num_samples
+    total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not at every step
 
     def progress(share: float) -> float:
-        return (plan.samples_before + share * plan.num_samples) / total
+        return (plan.samples_before + share * of_round) / total
 
     try:
         return train_wave(
