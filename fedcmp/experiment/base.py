@@ -81,7 +81,7 @@ class Experiment:
             self._write_split(folder)
         try:
             before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot go on: cannot read its {folder.split.name}: {error!r}") from error
         if before != self._split()["hash"]:
             raise CheckpointError(

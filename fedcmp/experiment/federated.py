@@ -26,9 +26,10 @@ from fedcmp.federation.forecast import first_groups
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
+from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder
+from fedcmp.tracking.tracker import Recorder, read_records
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
@@ -141,10 +142,17 @@ def resume(
     """
     config, folder = reopen(path, overrides, file), RunFolder(path)
     if folder.summary.is_file():
-        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = _summary(folder)
         if summary.get("exit") == "finished":
             return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
     return train(config, progress=progress, resume_from=path, keep=keep)
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return read_object(folder.summary)
+    except RunFolderError as error:
+        raise CheckpointError(f"{folder.path} cannot go on: {error}") from error
 
 
 def _last_state(
@@ -190,15 +198,10 @@ def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationSta
 
 def _cut(folder: RunFolder, rounds_done: int) -> list[dict[str, Any]]:
     """The records up to a round; later ones are removed from the file, they will be made again."""
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines() if folder.metrics.is_file() else []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # the process was killed while it wrote this line
-        if record["round"] <= rounds_done:
-            records.append(record)
+    try:
+        records = [one for one in read_records(folder.metrics) if one["round"] <= rounds_done]
+    except (OSError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read {folder.metrics}: {error!r}") from error
     if not records or records[-1]["round"] < rounds_done:
         raise CheckpointError(f"{folder.metrics} has no record of round {rounds_done}, which a checkpoint has")
     folder.write_text(folder.metrics, "".join(json.dumps(record) + "\n" for record in records))
