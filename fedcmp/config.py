@@ -144,6 +144,17 @@ def _merged(
     base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
 ) -> Config:
     try:
+        return _whole(base, contents, overrides, where)
+    except ConfigError as error:
+        if (masked := mask(str(error))) != str(error):
+            raise ConfigError(masked) from None  # what it comes from repeats the secret
+        raise
+
+
+def _whole(
+    base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
+) -> Config:
+    try:
         merged = OmegaConf.structured(base)
         for content, name in contents:
             merged = _merge(merged, content, name)

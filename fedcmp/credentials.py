@@ -52,6 +52,9 @@ def find_secret(text: str, environment: Mapping[str, str] = os.environ) -> str |
     for name, value in environment.items():
         if len(value) >= LEAST and value in text and holds_secret(name):
             return f"the value of {name}"
+    for name in re.findall(r"\$\{?(\w+)", text):  # paths are filled in where they are used
+        if holds_secret(name):
+            return f"a reference to {name}"
     return next((what for what, form in FORMS if form.search(text)), None)
 
 
@@ -69,8 +72,15 @@ def mask(text: str, environment: Mapping[str, str] = os.environ) -> str:
     return text
 
 
-class MaskingFormatter(logging.Formatter):
+class Masked(logging.Formatter):
     """What is logged, tracebacks too, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
         return mask(super().format(record))
+
+
+def log_to_stderr() -> None:
+    """Warnings of this process go to standard error, masked; a program that has handlers keeps them."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(Masked("fedcmp: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -115,9 +115,7 @@ def test_links_that_lead_out_of_the_folder_are_not_followed(root: Path, tmp_path
     (images / "inside.png").symlink_to(images / "b.png")
     (images / "a.png").unlink()
     (images / "a.png").symlink_to(outside)
-    with pytest.raises(
-        DataError, match=r"picture blue/a\.png is no file, or a link that leads out of .*give the folder"
-    ):
+    with pytest.raises(DataError, match=r"picture blue/a\.png is no file, or a link that leads out of .*give"):
         pairs_source(root, ["blue"])
     store = fedcmp.data.images.ImageStore(images)
     (images / "away").symlink_to(tmp_path)
