@@ -23,6 +23,7 @@ from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups
+from fedcmp.federation.kinds import FAULTS
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
@@ -80,18 +81,32 @@ def train(
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
-            left_out = sum(record.get("clients_left_out", 0) for record in recorder.records)
             return self.finish(
                 state.params,
                 begin,
                 state.best_loss,
                 state.samples_seen,
                 rounds=state.rounds_done,
-                extra={"updates_left_out": left_out},
+                extra=_counted(recorder.records),
             )
 
         summary = experiment.run(rounds)
         return {**summary, "folder": str(experiment.folder.path)} if summary else {}
+
+
+def _counted(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What went wrong with clients over the whole run: all in all, by kind, and what cost nothing in the end."""
+
+    def total(key: str) -> int:
+        return sum(record.get(key, 0) for record in records)
+
+    kinds = {kind: total(f"left_out/{kind}") for kind in FAULTS}
+    return {
+        "updates_left_out": total("clients_left_out"),
+        "left_out": {kind: count for kind, count in kinds.items() if count},
+        "clients_retried": total("clients_retried"),
+        "clients_dropped": total("clients_dropped"),
+    }
 
 
 def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) -> Config:
