@@ -204,15 +204,17 @@ def _build(
 ) -> Any:
     """The part ``name`` of the row, or the one that ``options["rule"]`` puts in its place, with its options."""
     chosen = options.get("rule", name)
-    if chosen not in table:
+    if not isinstance(chosen, str) or chosen not in table:
         raise ConfigError(f"{prefix}.rule: unknown rule {chosen!r}; {nearest(str(chosen), table)}")
     own = {key: value for key, value in options.items() if key != "rule"}
     kind = table[chosen]
-    known = [one.name for one in dataclasses.fields(kind)]
-    for option in own:
+    known = {one.name: one.type for one in dataclasses.fields(kind)}
+    for option, value in own.items():
         if option not in known:
             hint = nearest(str(option), known) if known else "it has none"
             raise ConfigError(f"{prefix}.{option}: unknown option of {chosen}; {hint}")
+        if known[option] in (bool, "bool") and not isinstance(value, bool):
+            raise ConfigError(f"{prefix}.{option} must be true or false, got {value!r}")
     return kind(**{**(defaults if chosen == name else {}), **own})
 
 

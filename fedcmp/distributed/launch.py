@@ -22,6 +22,9 @@ from fedcmp.distributed.strategy import ClientGroupStrategy, close
 from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
 
+LONGEST = 30 * 24 * 3600
+"""Seconds that a collective may wait."""
+
 
 @dataclass
 class LaunchConfig:
@@ -32,7 +35,8 @@ class LaunchConfig:
     group_size: int = 1
     """Ranks that train one client together, splitting its batches; must divide the number of ranks."""
     timeout: int = 1800
-    """Seconds after which a collective without an answer ends the run, >= 60; bounds the rendezvous, too."""
+    """Seconds after which a collective without an answer ends the run, from 60 to 2592000 (30 days); bounds the
+    rendezvous, too."""
     shard_llm: bool = False
     """Spread the frozen language model's decoder layers over the ranks of a group."""
     share_gpu: bool = False
@@ -42,6 +46,8 @@ class LaunchConfig:
         for key, least in (("devices", 1), ("group_size", 1), ("timeout", 60)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
+        if self.timeout > LONGEST:
+            raise ConfigError(f"{prefix}.timeout must be at most {LONGEST} (30 days), got {self.timeout}")
         if self.shard_llm and self.group_size == 1:
             raise ConfigError(f"{prefix}.shard_llm needs groups of several ranks, but {prefix}.group_size is 1")
 
