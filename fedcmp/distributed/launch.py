@@ -16,6 +16,7 @@ import torch
 from lightning import Fabric
 from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 
+from fedcmp.distributed.pulse import Pulse
 from fedcmp.distributed.starter import started_by
 from fedcmp.distributed.step import StepEnvironment
 from fedcmp.distributed.strategy import ClientGroupStrategy, close
@@ -92,12 +93,17 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     on_gpus = device.type == "cuda" and os.environ.get("LT_ACCELERATOR") != "cpu"
     options = _gpus(config, local) if on_gpus else {}
     strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
+    pulse: Pulse | None = None
     try:
         fabric = _fabric(strategy, step if starter == "srun" else TorchElasticEnvironment(), device, local)
         if os.environ.get("LT_CLI_USED") != "1":  # `fabric run` has Fabric set up its ranks in the constructor
             fabric.launch()
-        yield Groups(strategy, config.shard_llm)
+        if strategy.topology.world_size > 1:
+            pulse = Pulse(strategy.global_rank, strategy.topology.world_size, config.group_size)
+        yield Groups(strategy, config.shard_llm, pulse)
     finally:
+        if pulse is not None:
+            pulse.stop()
         close()
 
 
