@@ -34,6 +34,8 @@ ROWS = 16
 """Rows of a forward pass, but for 8 clients in 16 slots, who bring two each."""
 FORWARDS = 12
 """Forward passes of a round, at least."""
+STEPS = 4
+"""Local steps of a client, at least; of 512 clients one."""
 GOAL, SWEEP_GOAL = 0.97, 5.0
 CPU = torch.device("cpu")
 
@@ -41,7 +43,7 @@ CPU = torch.device("cpu")
 def setting(shape: str, clients: int, slots: int, repeats: int) -> Setting:
     """Rows and steps such that a round has ROWS a pass and FORWARDS passes or more; long rounds have fewer repeats."""
     together = min(slots, clients)
-    steps = max(1, -(-FORWARDS * together // clients))
+    steps = max(STEPS if clients <= 64 else 1, -(-FORWARDS * together // clients))
     rounds = 2 + (repeats if clients * steps // together <= 4 * FORWARDS else min(repeats, 2))
     return Setting(
         shape, "cpu", "float32", slots, clients, rounds, steps, ROWS // together, caption=24, checkpointing="off"
@@ -138,7 +140,7 @@ def main() -> None:
     for shape in options.shapes:
         cells = []
         for clients in options.clients if shape == "tiny" else options.clients[:2]:
-            for slots in options.slots:
+            for slots in options.slots if shape == "tiny" else options.slots[::2]:
                 one = setting(shape, clients, slots, options.repeats)
                 cells.append(rounds(one, build(one, CPU, False)))
                 print(shape, clients, slots, shown(cells[-1]["processor ratio"], 3), flush=True)
