@@ -56,7 +56,7 @@ def save(
     record = {
         "name": name,
         "command": command,
-        "commit": commit(),
+        "commit": COMMIT,
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": {**versions(), **(extra_versions or {})},
@@ -69,6 +69,11 @@ def save(
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nwrote {path}; `python benchmarks/write_results.py` puts it into RESULTS.md")
     return path
+
+
+def read(name: str, folder: Path = RESULTS) -> Any:
+    """A record that was written before."""
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def machine() -> dict[str, Any]:
@@ -98,6 +103,10 @@ def commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return said[0].strip() + ("-dirty" if said[1].strip() else "")
+
+
+COMMIT = commit()
+"""When this process began: what is edited while it measures does not change what it measures."""
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:

@@ -9,15 +9,14 @@ A section is ``results/NAME.md.j2``; in it ``about`` is the line that says comma
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from record import RESULTS, read
 
 from fedcmp.report.table import markdown
 
-RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (
     "methods",
@@ -62,11 +61,6 @@ def section(name: str, folder: Path = RESULTS) -> str:
     return environment.from_string(words).render(
         about=about(one), table=table, found=one["found"], record=lambda other: read(other, folder)
     )
-
-
-def read(name: str, folder: Path = RESULTS) -> Any:
-    """A benchmark's record."""
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def about(one: dict[str, Any]) -> str:

@@ -12,6 +12,8 @@ from fedcmp.types import Metrics, Params
 
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
+CACHED = 2**16
+"""Entries that are turned into float64 at a time on a CPU."""
 
 
 def squared_norm(params: Params) -> float:
@@ -20,7 +22,13 @@ def squared_norm(params: Params) -> float:
     >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
     25.0
     """
-    return sum(float(value.double().square().sum()) for value in params.values())
+    return sum(float(part.double().square().sum()) for value in params.values() for part in _parts(value))
+
+
+def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
+    whole = value.numel() <= CACHED or value.device.type != "cpu"
+    return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
 def energy_kept(mean: Params, mean_square: float) -> float:

@@ -74,7 +74,8 @@ def train_wave(
         on_step: told after each step how many samples its clients have used in it.
     """
     t0 = time.perf_counter()
-    module.eval()
+    if module.training:
+        module.eval()  # it walks through every layer of the LLM: not for every wave
     team = team or Solo()
     place, size = team.topology.place(team.rank), team.topology.group_size
     needs, states = needs | rule.needs, states or {}
