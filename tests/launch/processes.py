@@ -29,6 +29,8 @@ SMALL = (
     "wandb.mode=disabled",
     "run.device=cpu",
 )
+PATIENCE = float(os.environ.get("FEDCMP_PATIENCE", "1"))
+"""How many times as long as on an idle machine a test waits: ``FEDCMP_PATIENCE=5`` for one that others use, too."""
 LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PET_", "LT_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_")
 
 
@@ -98,7 +100,7 @@ def variable(pid: int, name: str) -> str:
 
 def until(condition: Callable[[], Any], seconds: float = 90) -> None:
     """Waits until something is true."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + PATIENCE * seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.05)

@@ -92,7 +92,7 @@ def lost(tmp_path: Path, command: list[str], number: int, seconds: float) -> str
         until(lambda: (run / "metrics.jsonl").is_file() and len((run / "metrics.jsonl").read_text().splitlines()) > 1)
         (rank,) = [pid for pid in processes.children(launcher.pid) if processes.variable(pid, "RANK") == "1"]
         os.kill(rank, number)
-        assert launcher.wait(seconds) != 0
+        assert launcher.wait(processes.PATIENCE * seconds) != 0
         assert not processes.naming(tmp_path), "a rank outlived its launcher"
     assert summary(run)["exit"] == "failed"
     assert summary(run)["error"].startswith("RankLost: rank 1 was lost: ")
