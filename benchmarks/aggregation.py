@@ -1,7 +1,7 @@
 """What each rule costs at the sizes of LLaVA-1.5's projector: milliseconds and bytes, beside what memory allows.
 
-    python benchmarks/aggregation.py                              # the rules of RULES, 7B, K = 4; some minutes
-    python benchmarks/aggregation.py --shapes 7b 13b --clients 8  # both sizes; tens of minutes for the decompositions
+    python benchmarks/aggregation.py                              # the rules of RULES, 7B, K = 8; some minutes
+    python benchmarks/aggregation.py --shapes 7b 13b              # both sizes; tens of minutes for the decompositions
     python benchmarks/aggregation.py --rules fedavg median        # some; the record keeps what it has of others
     python benchmarks/aggregation.py --device cuda
 
@@ -111,7 +111,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["7b"])
     parser.add_argument("--rules", nargs="+", choices=list(PRESETS), default=list(RULES))
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()

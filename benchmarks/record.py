@@ -1,6 +1,6 @@
 """What a benchmark leaves behind: one JSON file of what it found, and where, when and with which code.
 
-    benchmarks/results/NAME.json    {"name", "command", "commit", "date", "machine", "versions", "found", "tables"}
+    benchmarks/results/NAME.json    {"name", "command", "commit", "date", "machine", "versions", ..., "found", "tables"}
     benchmarks/results/NAME.md.j2   the words around its tables (``write_results.py`` joins both to RESULTS.md)
 
 ``found`` holds raw numbers, ``tables`` what is printed and shown: a name, a header, rows.
@@ -48,7 +48,7 @@ def save(
         command: the words that repeat it.
         found: raw numbers, whatever JSON can hold.
         tables: by name.
-        extra_versions: of packages that are not fedcmp's own.
+        extra_versions: of packages that are not fedcmp's own; they are shown beside torch's.
         folder: where to.
     """
     for title, one in tables.items():
@@ -60,6 +60,7 @@ def save(
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
         "versions": {**versions(), **(extra_versions or {})},
+        "shown_versions": list(extra_versions or {}),
         "found": found,
         "tables": {title: {"header": list(one.header), "rows": [list(row) for row in one.rows]}
                    for title, one in tables.items()},

@@ -1,0 +1,117 @@
+"""The benchmarks compare like with like: the same work on both sides, the same arithmetic in every framework."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "peers"))
+
+import aggregation
+import growth
+import limit
+import peers
+import task
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+CPU = torch.device("cpu")
+
+
+def test_one_client_is_the_loop_by_hand() -> None:
+    one = limit.Setting("tiny", "cpu", "float32", 1, 1, 2, 3, 4, caption=8, checkpointing="off")
+    federated, by_hand = limit.pair(one, limit.build(one, CPU, False))
+    start = by_hand.params()
+    federated._round(0)
+    by_hand._round(0)
+    for name, value in federated.params().items():
+        torch.testing.assert_close(value, by_hand.params()[name], rtol=1e-3, atol=1e-5)
+        assert float((value - start[name]).abs().max()) > 1e-3, "three steps of AdamW"
+
+
+@pytest.mark.parametrize(("clients", "slots"), [(8, 16), (64, 4), (512, 1)])
+def test_both_sides_put_as_many_rows_through_the_llm(clients: int, slots: int) -> None:
+    one = limit.setting("tiny", clients, slots, 3)
+    assert min(slots, clients) * one.batch == limit.ROWS
+    assert clients * one.steps // min(slots, clients) >= limit.FORWARDS
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("peers") / "train"
+    peers.write_training(folder, rounds=2, steps=2, batch=2, clients=2)
+    return folder
+
+
+def run_fedcmp(folder: Path, out: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    out.mkdir()
+    script = BENCHMARKS / "peers" / "fedcmp_peer.py"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS / "peers"), str(BENCHMARKS.parent)])}
+    done = subprocess.run(
+        [sys.executable, script, str(folder), str(out)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads((out / "found.json").read_text()), task.load_file(out / "end.safetensors")
+
+
+def test_fedcmp_ends_where_the_task_says(training: Path, tmp_path: Path) -> None:
+    """Averaging by hand what the frameworks' clients are given to do."""
+    found, end = run_fedcmp(training, tmp_path / "out")
+    one = task.Task(training)
+    params, data = one.start(), one.data()
+    before = one.loss(params)
+    for number in range(one.rounds):
+        made = [one.train(params, client, number, data) for client in range(one.clients)]
+        params = {name: torch.stack([other[name] for other in made]).mean(0) for name in params}
+    for name, value in params.items():
+        torch.testing.assert_close(end[name], value, rtol=2e-3, atol=2e-4)
+    assert one.loss(end) == pytest.approx(one.loss(params), abs=1e-3)
+    assert one.loss(end) < before - 0.1
+    assert len(found["seconds"]) == one.rounds
+    assert found["server_mib"] > 10
+
+
+def test_without_training_fedcmp_ends_at_the_mean(tmp_path: Path) -> None:
+    folder = tmp_path / "overhead"
+    peers.write(folder, {f"linear_{n}.{leaf}": torch.zeros((3, 3) if leaf == "weight" else (3,))
+                         for n in (1, 2) for leaf in ("weight", "bias")}, [], 1, 3, 4)  # fmt: skip
+    found, end = run_fedcmp(folder, tmp_path / "out")
+    assert len(found["seconds"]) == 3
+    for value in end.values():
+        torch.testing.assert_close(value, torch.full_like(value, 3 * 1e-3 * 2.5))
+    params = task.Task(folder).start()
+    assert float(task.Task(folder).train(params, 2, 0, None)["linear_1.bias"][0]) == pytest.approx(3e-3)
+
+
+def test_a_peer_that_fails_is_listed_with_its_error(tmp_path: Path) -> None:
+    folder = tmp_path / "task"
+    peers.write(folder, {"linear_1.weight": torch.zeros(1, 1)}, [], 1, 1, 9)
+    one = peers.run("flower", Path(sys.executable), folder, tmp_path / "out", 1, 60)  # it is not installed here
+    assert "No module named 'flwr'" in one["error"]
+    made = peers.rows("train", {"flower": {"train": one}, "pfl": {}})
+    assert made.rows == [["flower", one["error"], None, None, None, None, None]]
+    assert len(made.header) == 7
+
+
+@pytest.mark.parametrize("rule", aggregation.RULES)
+def test_what_a_rule_costs_is_measured_at_any_size(rule: str) -> None:
+    one = aggregation.measure("tiny", rule, 5, CPU, 1)
+    size = 4 * (64 * 32 + 64 + 64 * 64 + 64)
+    assert one["bytes"] == size
+    assert one["up"] >= size, "at least the update"
+    assert one["seconds"] > one["bound"] > 0
+
+
+def test_slopes_are_those_of_the_logarithms() -> None:
+    assert growth.slope([1, 2, 4], [5, 10, 20]) == pytest.approx(1)
+    assert growth.slope([1, 2, 4], [8, 4, 2]) == pytest.approx(-1)
+    assert growth.slope([1, 2, 4], [3, 3, 3]) == pytest.approx(0)
+    built = growth.build(growth.BASE._replace(rounds=2), CPU, False)
+    made = growth.widened(built, 100_000)
+    assert sum(value.numel() for value in made.params.values()) == pytest.approx(100_000, rel=0.01)
