@@ -13,15 +13,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedcmp.aggregation.presets import AggregatorConfig
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.data.config import DataConfig
 from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.privacy import check_privacy
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
+from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.tracking.wandb import WandbConfig
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -78,6 +80,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
@@ -88,6 +91,7 @@ class Config:
         """Checks every value; no file is opened."""
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
+        check_privacy(self.privacy, build_aggregator(self.aggregator), self.federation)
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

@@ -53,7 +53,8 @@ def train(
 
     Returns:
         The content of summary.json, with the run folder under ``"folder"``; empty on ranks other than 0. A run that was
-        asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``.
+        asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``; one whose budget of
+        privacy allows fewer rounds than are planned ends with ``"exit": "budget"``.
     """
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
         method = config.aggregator.name
@@ -72,19 +73,22 @@ def train(
             if resume_from is not None:
                 state, recorder.records = _last_state(federation, state, self.folder)
             state = run(federation, state)
-            if state.rounds_done < len(self.data.plan.rounds):
+            if state.rounds_done < len(federation.rounds):
                 return _stopped(self, state)
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
             left_out = sum(record.get("clients_left_out", 0) for record in recorder.records)
+            protection = federation.privacy
+            spent = protection.summary(state.rounds_done) if protection else None
             return self.finish(
                 state.params,
                 begin,
                 state.best_loss,
                 state.samples_seen,
                 rounds=state.rounds_done,
-                extra={"updates_left_out": left_out},
+                exit_kind="finished" if state.rounds_done == len(self.data.plan.rounds) else "budget",
+                extra={"updates_left_out": left_out} if protection is None else {"privacy": spent},
             )
 
         summary = experiment.run(rounds)
@@ -140,7 +144,7 @@ def resume(
     config, folder = reopen(path, overrides, file), RunFolder(path)
     if folder.summary.is_file():
         summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-        if summary.get("exit") == "finished":
+        if summary.get("exit") in ("finished", "budget"):
             return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
     return train(config, progress=progress, resume_from=path, keep=keep)
 
@@ -159,11 +163,14 @@ def _last_state(
     team.agree(error)
     counts = team.share((state.rounds_done, state.samples_seen, state.best_loss))
     params, local = team.share((state.params, state.aggregator["local"]))
+    privacy = team.share(state.privacy)
     records = team.share(records)
     device = team.device
     params = {name: value.to(device) for name, value in params.items()}
     kept = _to(state.aggregator, device) if is_server(team) else fresh.aggregator
-    whole = FederationState(params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device))
+    whole = FederationState(
+        params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device), privacy=privacy
+    )
     return whole, records
 
 

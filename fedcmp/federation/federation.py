@@ -10,7 +10,8 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.sampling import RunPlan
+from fedcmp.federation.privacy import Protection
+from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
@@ -37,3 +38,10 @@ class Federation:
     """Asked at each round's end; one rank that says yes stops all."""
     team: Team = field(default_factory=Solo)
     """The ranks of this run."""
+    privacy: Protection | None = None
+    """What protects the clients; None: nothing does."""
+
+    @property
+    def rounds(self) -> tuple[RoundPlan, ...]:
+        """The rounds that will run: all that are planned, or as many as the budget of privacy allows."""
+        return self.plan.rounds[: self.privacy.affordable] if self.privacy else self.plan.rounds

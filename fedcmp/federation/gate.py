@@ -43,6 +43,13 @@ def report(contribution: Contribution, config: FederationConfig) -> Report:
     )
 
 
+def unjudged(contribution: Contribution) -> Report:
+    """The report on a contribution that nobody judges: clipping makes harmless what others are rejected for."""
+    return Report(
+        contribution.client_id, 0.0, contribution.num_samples, contribution.num_tokens, contribution.num_steps
+    )
+
+
 def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[Report]:
     """The reports, those rejected too whose norm is above ``federation.norm_bound`` times the median.
 

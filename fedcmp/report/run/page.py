@@ -79,6 +79,8 @@ def _alarm(run: Run) -> str:
     if run.state == "failed":
         error = str(run.summary.get("error", "its summary does not say why"))
         return f"The run failed: {error if len(error) <= LONGEST else error[:LONGEST] + ' …'}"
+    if run.state == "budget":
+        return f"The budget of privacy allowed no round after round {run.summary.get('rounds', len(run.rounds))}."
     if run.state == "stopped":
         return f"The run was asked to stop and did so after round {run.summary.get('rounds', len(run.rounds))}."
     if run.state == "running":
