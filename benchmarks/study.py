@@ -75,6 +75,16 @@ SHORT_ROUNDS = (
     "'domain, 22 x 2'=domain:federation.rounds=22:federation.local_steps=2,"
     "'iid, 22 x 2'=iid:federation.rounds=22:federation.local_steps=2"
 )
+KINDS = ("noise", "scale", "sign", "little", "inner", "replay", "evidence_huge", "evidence_rank_one")
+ATTACKED = ",".join(
+    [
+        "clean=iid",
+        *(f"'{kind}, 2 of 8'=iid:attack.kind={kind}:attack.share=0.25" for kind in KINDS),
+        *(f"'{kind}, 1 of 8'=iid:attack.kind={kind}:attack.share=0.125" for kind in ("sign", "little")),
+        *(f"'{kind}, 3 of 8'=iid:attack.kind={kind}:attack.share=0.375" for kind in ("sign", "little")),
+    ]
+)
+ROBUST = "fedcmp,checked=fedcmp:federation.norm_bound=3,fedavg,median,trimmed-mean,krum,multi-krum,geometric-median"
 MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
@@ -94,6 +104,7 @@ PARTS: dict[str, str] = {
     "constants-pairs": f'{PAIRS} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
     "momentum-pairs": f'{PAIRS} --methods "{variants({k: v for k, v in SWITCHES.items() if k in MOMENTA})}"'
     f' --scenarios "{SHORT_ROUNDS}" {ONE}',
+    "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
     "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
 }
 """Part -> the words of its comparison."""

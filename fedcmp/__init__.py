@@ -1,7 +1,61 @@
 """fedcmp: federated pre-training of multimodal LLMs.
 
 The vision tower and the language model are frozen; data owners ("clients") train the projector between them on
-their own pairs, and a server fuses the projectors in rounds. See README.md for the commands.
+their own pairs, and a server fuses the projectors in rounds. See README.md for the commands and docs/python.md for the
+names below, which are what a script needs. Importing fedcmp imports none of them: each is when it is first used.
+
+>>> import fedcmp
+>>> fedcmp.load_config(None, ["federation.rounds=3"]).federation.rounds
+3
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedcmp.aggregation import Aggregator as Aggregator
+    from fedcmp.aggregation import Cohort as Cohort
+    from fedcmp.api import Federated as Federated
+    from fedcmp.api import Pairs as Pairs
+    from fedcmp.api import Round as Round
+    from fedcmp.api import federate as federate
+    from fedcmp.config import Config as Config
+    from fedcmp.config import load_config as load_config
+    from fedcmp.errors import FedcmpError as FedcmpError
+    from fedcmp.experiment import evaluate_run as evaluate_run
+    from fedcmp.experiment import train as train
+    from fedcmp.experiment.exporting import export_run as export_run
+    from fedcmp.models.backbones import LanguageModel as LanguageModel
+    from fedcmp.models.backbones import VisionTower as VisionTower
+    from fedcmp.types import Params as Params
+
 __version__ = "0.1.0"
+
+PUBLIC = {
+    "Aggregator": "fedcmp.aggregation",
+    "Cohort": "fedcmp.aggregation",
+    "Config": "fedcmp.config",
+    "Federated": "fedcmp.api",
+    "FedcmpError": "fedcmp.errors",
+    "LanguageModel": "fedcmp.models.backbones",
+    "Pairs": "fedcmp.api",
+    "Params": "fedcmp.types",
+    "Round": "fedcmp.api",
+    "VisionTower": "fedcmp.models.backbones",
+    "evaluate_run": "fedcmp.experiment",
+    "export_run": "fedcmp.experiment.exporting",
+    "federate": "fedcmp.api",
+    "load_config": "fedcmp.config",
+    "train": "fedcmp.experiment",
+}
+"""Each name, and where it lives."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'fedcmp' has no attribute {name!r}")
+    return getattr(import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -20,10 +20,13 @@ from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.hostile import AttackConfig
 from fedcmp.federation.privacy import check_privacy
+from fedcmp.federation.secure import check_secure
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.privacy.config import PrivacyConfig
+from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -81,6 +84,7 @@ class Config:
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     centralized: CentralizedConfig = field(default_factory=CentralizedConfig)
@@ -91,6 +95,7 @@ class Config:
         """Checks every value; no file is opened."""
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
+        check_secure(self.federation, self.aggregator, self.launch.devices)
         check_privacy(self.privacy, build_aggregator(self.aggregator), self.federation)
 
 
@@ -98,7 +103,7 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     """Defaults, then the file, then the overrides; checked.
 
     Args:
-        path: a YAML file; None: defaults only.
+        path: a YAML file, or the name of a shipped one (``demo/scenes``); None: defaults only.
         overrides: ``key=value``, for example ``federation.rounds=20``; ``aggregator=NAME`` is short for
             ``aggregator.name=NAME``.
 
@@ -184,9 +189,7 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"no config file {path}") from error
+        text = find_config(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     return _parsed(text, str(path))

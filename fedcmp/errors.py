@@ -48,14 +48,19 @@ class ClientError(FedcmpError):
         self.stage = stage
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], listed: str | None = None) -> str:
     """A hint for a misspelt name, or the list of choices.
+
+    Args:
+        name: as typed.
+        choices: what would have been right.
+        listed: what stands in place of the list where it is long.
 
     >>> nearest("fedavgM", ["fedavg", "fedavgm", "fedadam"])
     'did you mean "fedavgm"? (choices: fedadam, fedavg, fedavgm)'
     """
     known = sorted(choices)
-    listed = f"choices: {', '.join(known)}"
+    listed = listed or f"choices: {', '.join(known)}"
     by_lower = {choice.lower(): choice for choice in known}
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f'did you mean "{by_lower[match[0]]}"? ({listed})' if match else listed

@@ -9,15 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedcmp"
 LAYERS = {
-    "__init__": 0,
+    "__init__": 12,  # the front door: names of all rooms, none of which it opens by itself
     "types": 0,
     "errors": -1,  # below everything: all rooms may raise them
     "seeding": 0,
+    "shipped": 0,
+    "version": 0,
     "staging": 0,
     "hashing": 0,
     "aggregation": 1,
+    "secure": 1,
     "models": 1,
     "data": 1,
+    "privacy": 2,
     "distributed": 2,
     "tracking": 2,
     "module": 3,
@@ -29,6 +33,7 @@ LAYERS = {
     "config": 6,
     "build": 7,
     "experiment": 8,
+    "api": 8,
     "study": 9,
     "doctor": 9,
     "cli": 10,

@@ -13,6 +13,7 @@ from PIL import Image
 import fedcmp.build.kept
 import fedcmp.build.parts
 from fedcmp.build import Kept
+from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.data.sources import build_source
 from fedcmp.errors import ConfigError, DataError, RunFolderError
@@ -21,7 +22,9 @@ from fedcmp.experiment.base import Experiment
 from fedcmp.federation.checkpoint import load_projector, save_projector
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.state import params_sha256
+from fedcmp.models.projector import init_params
 from fedcmp.report.summary import compare_runs, describe
+from fedcmp.seeding import torch_rng
 
 SMALL = [*small.SMALL, "evaluation.examples=2"]
 FILES = {
@@ -134,6 +137,26 @@ def test_evaluate_finds_what_the_run_found(finished: Path) -> None:
     assert result["val/loss"] == pytest.approx(summary["val/loss"]["end"], rel=1e-5)
     assert result["test"] == summary["test"]
     assert json.loads((finished / "evaluation.json").read_text())["projector_sha256"] == summary["projector_sha256"]
+    (finished / "evaluation.json").unlink()
+
+
+def test_evaluate_can_be_given_another_projector(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The start of the run, which scores as the run's own first record says."""
+    shape = load_config(finished / "config.yaml").model.projector
+    start = init_params(96, 96, shape, torch_rng(load_config(finished / "config.yaml").run.seed, "projector"))
+    other = tmp_path / "other.safetensors"
+    save_projector(other, start)
+    result = evaluate_run(finished, [f"model.projector.init={other}"])
+    summary = json.loads((finished / "summary.json").read_text())
+    assert result["projector"] == str(other)
+    assert result["projector_sha256"] == params_sha256(start) != summary["projector_sha256"]
+    assert result["val/loss"] == pytest.approx(summary["val/loss"]["start"], rel=1e-5)
+    assert main(["evaluate", str(finished), f"model.projector.init={other}"]) == 0
+    assert f"{finished}: not its own projector, but {other}" in capsys.readouterr().out
+    assert main(["evaluate", str(finished)]) == 0
+    assert "not its own" not in capsys.readouterr().out
     (finished / "evaluation.json").unlink()
 
 

@@ -86,7 +86,8 @@ def test_the_loop_by_hand_and_the_module_compute_the_same(pixels: bool) -> None:
     theirs = dict(zip(by_hand.params(), by_hand.projector.parameters(), strict=True))
     for name, value in theirs.items():
         assert value.grad is not None
-        torch.testing.assert_close(value.grad, ours[name].grad, rtol=1e-3, atol=1e-7)
+        # ours rounds what the tower sees to float16, as the cache does
+        torch.testing.assert_close(value.grad, ours[name].grad, rtol=1e-3, atol=5e-6 if pixels else 1e-7)
     assert {name: value.shape for name, value in by_hand.params().items()} == {
         name: value.shape for name, value in parts.params.items()
     }

@@ -170,6 +170,15 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     return Aggregator(fuse, server, local, config.weights, config.pairwise)
 
 
+def sums_only_rules() -> list[str]:
+    """The rules whose server sees sums over clients only, so that they work under a secure sum.
+
+    >>> "fedcmp" in sums_only_rules(), "krum" in sums_only_rules()
+    (True, False)
+    """
+    return [name for name in sorted(PRESETS) if build_aggregator(AggregatorConfig(name)).sums_only]
+
+
 def _build(
     table: Mapping[str, Any], name: str, defaults: Mapping[str, Any], options: Mapping[str, Any], prefix: str
 ) -> Any:

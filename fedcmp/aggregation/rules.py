@@ -58,7 +58,8 @@ class Aggregated(NamedTuple):
     state: State
     metrics: Metrics
     """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``K_eff`` and ``oscillation``, and ``energy_kept``
-    where it is measured; and ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a number."""
+    where it is measured; and ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a
+    number."""
 
 
 class Fuse(Protocol):

@@ -23,7 +23,7 @@ from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.tracking.progress import Progress
@@ -52,6 +52,7 @@ def build_parts(
     training: bool = True,
     team: Team | None = None,
     keep: Kept | None = None,
+    models: tuple[VisionTower, LanguageModel] | None = None,
 ) -> Parts:
     """Loads the models and computes what the frozen tower sees.
 
@@ -59,13 +60,16 @@ def build_parts(
         training: False leaves the training samples out.
         team: the ranks of this run; with ``data.cache_dir`` they share the pictures. None: this one alone.
         keep: what the last run left and the next one gets; every rank of a team has its own. None: nothing is kept.
+        models: in place of those that the config names.
     """
     team = team or Solo(pick_device(config.run.device))
     device = team.device
-    check_models(config)
     keep = keep or Kept()
-    # what is spread over the ranks of this run is of no use to the next
-    tower, llm = (Kept() if team.in_step else keep).models(config, device)
+    if models is None:
+        check_models(config)
+        # what is spread over the ranks of this run is of no use to the next
+        models = (Kept() if team.in_step else keep).models(config, device)
+    tower, llm = models
     params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)

@@ -10,6 +10,7 @@ from fedcmp.build.privacy import build_protection, build_rule
 from fedcmp.config import Config, to_dict
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
+from fedcmp.federation.hostile import plan_attack
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import JsonlTracker, Tracker, Trackers
 
@@ -42,4 +43,5 @@ def build_federation(
         progress=progress,
         checkpoints=checkpoints,
         privacy=build_protection(config, data.plan),
+        attack=plan_attack(config.attack, config.partition.clients, config.run.seed),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,23 +53,6 @@ def local(parsed: argparse.Namespace) -> int:
     return _tell(summary)
 
 
-def evaluate(parsed: argparse.Namespace) -> int:
-    """``fedcmp evaluate``; returns the exit code."""
-    from fedcmp.experiment import evaluate_run
-    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
-    from fedcmp.report.table import table
-
-    runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
-    overrides = [word for word in parsed.words if Path(word) not in runs]
-    if not runs:
-        raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
-    results = [(path, evaluate_run(path, overrides)) for path in runs]
-    rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
-    header, rows = known_columns(["run", "validation", *QUALITY], rows)
-    print(table(rows, header))
-    return 0
-
-
 def report(parsed: argparse.Namespace) -> int:
     """``fedcmp report``; returns the exit code."""
     from fedcmp.report.page import write_report
@@ -83,14 +67,10 @@ def export(parsed: argparse.Namespace) -> int:
     from fedcmp.experiment.exporting import export_run
     from fedcmp.export.card import Licences
 
-    runs = [word for word in parsed.words if "=" not in word or Path(word).exists()]
-    if len(runs) != 1:
-        raise ConfigError(f"export needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp export "
-                          "runs/demo-fedcmp-1 --to hf --out exported")  # fmt: skip
-    overrides = [word for word in parsed.words if word not in runs]
+    path, overrides = _one_run(parsed.words, "export", "runs/demo-fedcmp-1 --to hf --out exported")
     licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
     out = Path(parsed.out)
-    done = export_run(Path(runs[0]), parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
+    done = export_run(path, parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
     print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
     if done.proof is not None:
         near = (
@@ -154,12 +134,15 @@ def doctor(parsed: argparse.Namespace) -> int:
 def validate(parsed: argparse.Namespace) -> int:
     """``fedcmp validate``; returns the exit code."""
     from fedcmp.config import load_config
+    from fedcmp.shipped import FOLDER, find_config
 
     files: list[Path] = []
     for word in parsed.words or ["configs"]:
         path = Path(word)
-        if not path.exists():
-            raise ConfigError(f"no config file or folder {path}")
+        if word == "configs" and not path.exists():
+            path = FOLDER
+        if not path.is_dir():
+            find_config(path)  # files that are wrong are counted, one that is not there ends it
         files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"no .yaml file in {', '.join(parsed.words or ['configs'])}")
@@ -173,6 +156,23 @@ def validate(parsed: argparse.Namespace) -> int:
             print(f"wrong  {file}: {error}")
     print(f"{len(files)} configs, {wrong} wrong")
     return 2 if wrong else 0
+
+
+def configs(parsed: argparse.Namespace) -> int:
+    """``fedcmp configs``; returns the exit code."""
+    from fedcmp.shipped import about, find_config, shipped
+
+    for word in parsed.words:
+        print(find_config(Path(word)).read_text(encoding="utf-8"), end="")
+    if not parsed.words:
+        known = shipped()
+        width = max(map(len, known), default=0)
+        lines = [
+            f"{name:{width}}  {textwrap.shorten(about(path), 118 - width, placeholder=' ...')}"
+            for name, path in known.items()
+        ]
+        print("\n".join(lines))
+    return 0
 
 
 def _config(words: Sequence[str]) -> tuple[Config, str]:
@@ -189,6 +189,15 @@ def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     if len(paths) > 1:
         raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
     return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
+
+
+def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:
+    """The one run folder among words, and the overrides."""
+    runs = [word for word in words if "=" not in word or Path(word).exists()]
+    if len(runs) != 1:
+        raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
+                          f"{command.split()[0]} {example}")  # fmt: skip
+    return Path(runs[0]), [word for word in words if word not in runs]
 
 
 def _tell(summary: dict) -> int:

@@ -55,8 +55,6 @@ def _speaker(error: Exception) -> str | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from fedcmp import __version__
-
     parser = argparse.ArgumentParser(
         prog="fedcmp",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_examples(tuple(command.examples[0] for command in COMMANDS.values()))
         + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input.",
     )
-    parser.add_argument("--version", action="version", version=f"fedcmp {__version__}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say version and commit, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, command in COMMANDS.items():
         page = commands.add_parser(
@@ -78,6 +76,17 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.arguments(page)
     return parser
+
+
+class _Version(argparse.Action):
+    """The commit is looked for only where somebody asks."""
+
+    def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
+        from fedcmp import __version__
+        from fedcmp.version import commit, described
+
+        print(described(__version__, commit()))
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):

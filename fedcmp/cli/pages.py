@@ -6,12 +6,13 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands, comparison, preparing
+from fedcmp.cli import commands, comparison, evaluating, preparing
 
 OVERRIDES = """\
-CONFIG is a YAML file; without one the embedded demo is run. key=value overrides any setting, for example
-federation.rounds=20 or run.dir=somewhere; aggregator=NAME is short for aggregator.name=NAME. A wrong key, name or
-value is named together with the nearest valid one, before any model is loaded."""
+CONFIG is a YAML file, or the name of one that comes with fedcmp (`fedcmp configs`); without one the embedded demo is
+run. key=value overrides any setting, for example federation.rounds=20 or run.dir=somewhere; aggregator=NAME is short
+for aggregator.name=NAME. A wrong key, name or value is named together with the nearest valid one, before any model is
+loaded."""
 
 
 @dataclass(frozen=True)
@@ -192,19 +193,24 @@ COMMANDS: dict[str, Command] = {
         _words("RUN | COMPARISON", "run folders and comparison folders", "+"),
     ),
     "evaluate": Command(
-        commands.evaluate,
+        evaluating.evaluate,
         "evaluate the projector of finished runs",
         """\
         Loads config.yaml and projector.safetensors of each run folder and measures on the test samples what the run's
         summary reports: the loss per token with right and with shuffled pictures, token accuracy, CIDEr-D of greedy
         captions, and answers to yes/no questions about objects. Writes evaluation.json into the folder. Overrides
-        change the run's config, for example to evaluate on other data.""",
+        change the run's config, for example to evaluate on other data, or another projector on the run's.
+
+        --print-lmms-eval prints the commands that export RUN (where DIR is not there yet) and have lmms-eval score the
+        export on public benchmarks. See docs/export.md.""",
         (
             ("fedcmp evaluate runs/demo-fedavg-1", "one run"),
             ("fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200", "two runs on more scenes"),
             ("fedcmp evaluate runs/a evaluation.probe=question", "for a language model that follows instructions"),
+            ("fedcmp evaluate runs/a model.projector.init=runs/b", "the projector of b, as a was evaluated"),
+            ("fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme", "how to score its export on benchmarks"),
         ),
-        _words("RUN | key=value", "run folders and overrides", "+"),
+        evaluating.arguments,
     ),
     "export": Command(
         commands.export,
@@ -277,12 +283,24 @@ COMMANDS: dict[str, Command] = {
         ),
         _words("CONFIG | key=value", "a config file and overrides"),
     ),
+    "configs": Command(
+        commands.configs,
+        "list the configs that come with fedcmp, or print one",
+        """\
+        Without NAME a line for each. With it, its YAML, to begin a config of your own with. Wherever a command takes
+        CONFIG, NAME will do; a file of that name in the folder where you are comes first.""",
+        (
+            ("fedcmp configs", "what there is"),
+            ("fedcmp configs demo/topic > mine.yaml", "one to change"),
+        ),
+        _words("NAME", "names of shipped configs; none: list them"),
+    ),
     "validate": Command(
         commands.validate,
         "check config files",
         """\
-        Reads every .yaml file given, or in the folders given (default: configs), and checks keys, names and values. No
-        data or model is opened.""",
+        Reads every .yaml file given, or in the folders given (default: configs, where there is none: those that come
+        with fedcmp), and checks keys, names and values. No data or model is opened.""",
         (
             ("fedcmp validate", "everything in configs/"),
             ("fedcmp validate mine.yaml", "one file"),

@@ -61,7 +61,7 @@ class LocalCohort:
         """
         terms = Terms(self._contributions, fn)
         layout = terms.scan()
-        self.traffic = _sent(self.traffic, layout)
+        self.traffic = sent(self.traffic, layout)
         exponents = scale_exponents(terms.largest, len(self.clients))
         totals = sum_fixed(terms, exponents)
         return {name: from_fixed(totals.pop(name), exponents[name]) for name in layout}
@@ -78,7 +78,7 @@ class LocalCohort:
         layout = layout_of(parts[0])
         for client, part in zip(chosen, parts, strict=True):
             require_same_layout(chosen[0], layout, client, layout_of(part))
-        self.traffic = _sent(self.traffic, layout)
+        self.traffic = sent(self.traffic, layout)
         return {name: torch.stack([part[name] for part in parts]) for name in layout}
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
@@ -138,7 +138,7 @@ class GroupCohort:
         layout = layouts[self._home[first]]
         for client in self.clients:
             require_same_layout(first, layout, client, layouts[self._home[client]])
-        self.traffic = _sent(self.traffic, layout)
+        self.traffic = sent(self.traffic, layout)
         here = torch.tensor([terms.largest.get(name, 0.0) for name in layout], dtype=torch.float64)
         exponents = scale_exponents(dict(zip(layout, wire.largest(here).tolist(), strict=True)), len(self.clients))
         totals = wire.together(lambda: sum_fixed(terms, exponents))
@@ -162,7 +162,7 @@ class GroupCohort:
         by_id, first = {one.client_id: one for one in self._contributions}, chosen[0]
         # the server must know what it will get before it gets it
         layout = wire.collect_from(lambda: layout_of(fn(by_id[first])) if first in by_id else {})[self._home[first]]
-        self.traffic = _sent(self.traffic, layout)
+        self.traffic = sent(self.traffic, layout)
         stacked = wire.together(lambda: zeros_like_layout(layout, len(chosen) if wire.rank == 0 else 0, wire.device))
         failure: BaseException | None = None
         for place, client in enumerate(chosen):
@@ -202,7 +202,8 @@ def _checked(fn: Callable[[Contribution], Params], contribution: Contribution, f
     return part
 
 
-def _sent(traffic: Traffic, layout: Layout) -> Traffic:
+def sent(traffic: Traffic, layout: Layout) -> Traffic:
+    """The traffic after each client has sent such tensors into a sum or a gather."""
     return traffic._replace(up=traffic.up + 4 * sum(sizes_of(layout).values()))  # as num_bytes
 
 

@@ -30,6 +30,8 @@ class Terms:
         self._held: list[Params] | None = None
         self.largest: dict[str, float] = {}
         """After ``scan``: the largest magnitude of each tensor over the clients here."""
+        self.largest_of: dict[int, dict[str, float]] = {}
+        """The same, by client."""
 
     def scan(self) -> Layout:
         """The first reading. Returns what each client here sends; empty without clients.
@@ -56,6 +58,7 @@ class Terms:
             if not math.isfinite(largest):
                 raise AggregationError(f"client {client} brings a value that is not finite into the sum of {name!r}")
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
+            self.largest_of.setdefault(client, {})[name] = largest
 
     def __iter__(self) -> Iterator[Params]:
         """The second reading; held terms are let go as they are read."""

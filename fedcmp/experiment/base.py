@@ -29,6 +29,7 @@ from fedcmp.report.summary import versions
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
+from fedcmp.version import commit
 
 
 class Experiment:
@@ -191,6 +192,7 @@ class Experiment:
             "method": self.method,
             "seed": self.config.run.seed,
             "versions": versions(),
+            "commit": commit(),
             "device": _device_name(self.team),
         }
 

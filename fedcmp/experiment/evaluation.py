@@ -1,4 +1,4 @@
-"""Evaluation of a finished run's projector."""
+"""Evaluation of a finished run's projector, or of another one on the same samples."""
 
 from __future__ import annotations
 
@@ -11,32 +11,39 @@ from fedcmp.build import build_held_out, build_parts, check_models, read_data
 from fedcmp.config import load_config
 from fedcmp.evaluation.assess import caption_pictures, measure
 from fedcmp.evaluation.losses import evaluate
-from fedcmp.federation.checkpoint import load_projector
 from fedcmp.federation.folder import open_run
 from fedcmp.federation.state import params_sha256
 from fedcmp.tracking.progress import Progress
+
+PROJECTOR = "model.projector.init"
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> dict[str, Any]:
     """Evaluates the projector of a run on the test samples of its config; writes evaluation.json.
 
+    Args:
+        path: the run folder.
+        overrides: for example other data; ``model.projector.init`` names a projector in place of the run's.
+        progress: bars.
+
     Returns:
-        What it writes: ``val/loss``, ``test`` as in summary.json (whether the run itself was to be tested or not), and
-        ``projector_sha256``.
+        What it writes: ``val/loss``, ``test`` as in summary.json (whether the run itself was to be tested or not),
+        ``projector``, where the projector came from, and ``projector_sha256``.
     """
     folder = open_run(path)
-    projector = f"model.projector.init={json.dumps(str(folder.projector))}"
-    config = load_config(folder.config, [*overrides, projector, "evaluation.test=true", "evaluation.examples=0"])
+    chosen = [override for override in overrides if override.partition("=")[0] == PROJECTOR]
+    projector = [] if chosen else [f"{PROJECTOR}={json.dumps(str(folder.projector))}"]
+    config = load_config(folder.config, [*overrides, *projector, "evaluation.test=true", "evaluation.examples=0"])
     check_models(config)
     data = read_data(config)
     parts = build_parts(config, data, progress or Progress(), training=False)
-    params = {name: value.to(next(iter(parts.params.values())).device) for name, value in parts.params.items()}
     held_out, settings = build_held_out(config, data, parts), config.evaluation
-    measured = measure(parts.module, params, held_out, settings)
+    measured = measure(parts.module, parts.params, held_out, settings)
     result = {
-        "val/loss": evaluate(parts.module, params, parts.val_data).loss,
-        "test": {**measured, **caption_pictures(parts.module, params, held_out, settings).scores},
-        "projector_sha256": params_sha256(load_projector(folder.projector)),
+        "val/loss": evaluate(parts.module, parts.params, parts.val_data).loss,
+        "test": {**measured, **caption_pictures(parts.module, parts.params, held_out, settings).scores},
+        "projector": config.model.projector.init or "untrained, as the run's seed draws it",
+        "projector_sha256": params_sha256(parts.params),
     }
     folder.write_json(folder.path / "evaluation.json", result)
     return result

@@ -42,6 +42,35 @@ class Exported(NamedTuple):
     """How near the folder comes to the run; None where only the projector was written."""
 
 
+class Exportable(NamedTuple):
+    """A finished run whose projector is worth exporting."""
+
+    folder: RunFolder
+    summary: dict[str, Any]
+    config: Config
+    """With the models where they are now."""
+    params: Params
+
+
+def open_exportable(path: Path, overrides: Sequence[str] = ()) -> Exportable:
+    """A run that may be exported; whether a format can hold it, the format says.
+
+    Args:
+        path: the run folder.
+        overrides: of ``MAY_CHANGE`` only.
+
+    Raises:
+        RunFolderError: no finished run.
+        ConfigError: an override is another one, or a model is not there.
+        ExportError: the projector is not worth exporting.
+    """
+    folder, summary = _finished(path)
+    params = read_projector(folder.projector)
+    config = _config(folder, overrides)
+    _worth_it(folder, summary, config, params)
+    return Exportable(folder, summary, config, params)
+
+
 def export_run(
     path: Path,
     to: str,
@@ -70,10 +99,7 @@ def export_run(
         raise ConfigError(f"--to: unknown format {to!r}; {nearest(to, FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype: unknown type {dtype!r}; {nearest(dtype, DTYPES)}")
-    folder, summary = _finished(path)
-    params = read_projector(folder.projector)
-    config = _config(folder, overrides)
-    _worth_it(folder, summary, config, params)
+    folder, summary, config, params = open_exportable(path, overrides)
     dtype = dtype or (config.model.llm_dtype if to == "hf" else "float32")
     with staged(out) as partial:
         proof = None

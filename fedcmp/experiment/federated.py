@@ -24,10 +24,11 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups
 from fedcmp.federation.loop import run, start
+from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Tracker
+from fedcmp.tracking.tracker import Recorder
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
@@ -57,6 +58,7 @@ def train(
         privacy allows fewer rounds than are planned ends with ``"exit": "budget"``.
     """
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
+        check_secure(config.federation, config.aggregator, team.topology.world_size)
         method = config.aggregator.name
         experiment = Experiment(config, method, label, progress or Progress(), team, resume_from, keep)
 
@@ -64,7 +66,7 @@ def train(
             _tell_ranks(experiment)
 
         def rounds(self: Experiment) -> dict[str, Any]:
-            recorder = _Recorder(self.tracker)
+            recorder = Recorder(self.tracker)
             federation = build_federation(
                 config, self.data, self.parts, recorder, self.progress, self.folder.checkpoints
             )
@@ -72,15 +74,17 @@ def train(
             state = start(federation, self.parts.params)
             if resume_from is not None:
                 state, recorder.records = _last_state(federation, state, self.folder)
+                if federation.privacy:
+                    federation = replace(federation, privacy=federation.privacy.continued(state.privacy))
             state = run(federation, state)
+            protection = federation.privacy
+            spent = {"privacy": protection.summary(state.rounds_done)} if protection else {}
             if state.rounds_done < len(federation.rounds):
-                return _stopped(self, state)
+                return _stopped(self, state, spent)
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
             left_out = sum(record.get("clients_left_out", 0) for record in recorder.records)
-            protection = federation.privacy
-            spent = protection.summary(state.rounds_done) if protection else None
             return self.finish(
                 state.params,
                 begin,
@@ -88,7 +92,7 @@ def train(
                 state.samples_seen,
                 rounds=state.rounds_done,
                 exit_kind="finished" if state.rounds_done == len(self.data.plan.rounds) else "budget",
-                extra={"updates_left_out": left_out} if protection is None else {"privacy": spent},
+                extra=spent or {"updates_left_out": left_out},
             )
 
         summary = experiment.run(rounds)
@@ -157,7 +161,8 @@ def _last_state(
     records: list[dict[str, Any]] = []
     if is_server(team):
         try:
-            state, records = _last_kept(fresh, folder)
+            again = federation.privacy is None or federation.privacy.repeatable
+            state, records = _last_kept(fresh, folder, again)
         except FedcmpError as caught:
             error = caught
     team.agree(error)
@@ -174,13 +179,16 @@ def _last_state(
     return whole, records
 
 
-def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationState, list[dict[str, Any]]]:
-    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one."""
+def _last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[FederationState, list[dict[str, Any]]]:
+    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one.
+
+    ``again``: whether a round that has a record may run a second time.
+    """
     first: CheckpointError | None = None
     for path in reversed(list_checkpoints(folder.checkpoints)):
         try:
             state = load_checkpoint(path)
-            records = _cut(folder, state.rounds_done)
+            records = _cut(folder, state.rounds_done, again)
         except CheckpointError as error:
             first = first or error
             continue
@@ -189,11 +197,12 @@ def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationSta
         return state, records
     if first is not None:
         raise first
+    _cut(folder, 0, again)
     folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
     return fresh, []
 
 
-def _cut(folder: RunFolder, rounds_done: int) -> list[dict[str, Any]]:
+def _cut(folder: RunFolder, rounds_done: int, again: bool) -> list[dict[str, Any]]:
     """The records up to a round; later ones are removed from the file, they will be made again."""
     lines = folder.metrics.read_text(encoding="utf-8").splitlines() if folder.metrics.is_file() else []
     records = []
@@ -202,8 +211,15 @@ def _cut(folder: RunFolder, rounds_done: int) -> list[dict[str, Any]]:
             record = json.loads(line)
         except ValueError:
             break  # the process was killed while it wrote this line
+        if record["round"] > rounds_done and not again:
+            raise RunFolderError(
+                f"{folder.path} cannot go on from round {rounds_done}: round {record['round']} was released, and with "
+                "privacy.stream=system its noise cannot be drawn again; a second release would cost more than is counted"
+            )
         if record["round"] <= rounds_done:
             records.append(record)
+    if not rounds_done:
+        return []
     if not records or records[-1]["round"] < rounds_done:
         raise CheckpointError(f"{folder.metrics} has no record of round {rounds_done}, which a checkpoint has")
     folder.write_text(folder.metrics, "".join(json.dumps(record) + "\n" for record in records))
@@ -224,26 +240,12 @@ def _tell_ranks(self: Experiment) -> None:
         print(describe_ranks(groups, devices), file=sys.stderr, flush=True)
 
 
-def _stopped(self: Experiment, state: FederationState) -> dict[str, Any]:
+def _stopped(self: Experiment, state: FederationState, extra: dict[str, Any]) -> dict[str, Any]:
     """A short summary: whoever asked to stop gives little time."""
     if not is_server(self.team):
         return {}
-    summary = {**self.head(), "rounds": state.rounds_done, "samples_seen": state.samples_seen, "exit": "stopped"}
+    done = {"rounds": state.rounds_done, "samples_seen": state.samples_seen}
+    summary = {**self.head(), **done, **extra, "exit": "stopped"}
     self.folder.write_json(self.folder.summary, summary)
     self.tracker.close(summary)
     return summary
-
-
-class _Recorder:
-    """A tracker that remembers."""
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.records: list[dict[str, Any]] = []
-
-    def log(self, record: Any) -> None:
-        self.records.append(dict(record))
-        self.tracker.log(record)
-
-    def close(self, summary: Any, files: Sequence[Path] = ()) -> None:
-        self.tracker.close(summary, files)

@@ -13,6 +13,7 @@ from fedcmp.errors import ConfigError
 from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
 from fedcmp.federation.privacy import Protection
+from fedcmp.federation.secure import check_secure
 from fedcmp.report.plan import PlanPage
 from fedcmp.report.words import human
 
@@ -30,6 +31,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     world = config.launch.devices if ranks is None else ranks
     if world < 1:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
+    check_secure(config.federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
     data, outline, rule = read_data(config), outline_parts(config), build_rule(config)
     protection, coming = build_protection(config, data.plan), data.plan
@@ -63,7 +65,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     told: tuple[tuple[str, str], ...] = ()
     if protection is not None:
         told = tuple(_privacy(protection, len(found.rounds)))
-        notes += _privacy_notes(protection, len(found.rounds), len(found.clients))
+        notes += _privacy_notes(protection, len(found.rounds), len(found.clients), config.federation.secure)
     return PlanPage(found, config.aggregator.name, rule, devices, memory, features, tuple(notes), told)
 
 
@@ -85,7 +87,7 @@ def _privacy(protection: Protection, rounds: int) -> list[tuple[str, str]]:
 _WHO = {"central": "the server", "distributed": "the clients, each its share"}
 
 
-def _privacy_notes(protection: Protection, rounds: int, clients: int) -> list[str]:
+def _privacy_notes(protection: Protection, rounds: int, clients: int, secure: str) -> list[str]:
     config, planned, notes = protection.config, len(protection.taking), []
     if rounds < planned:
         notes.append(
@@ -94,6 +96,11 @@ def _privacy_notes(protection: Protection, rounds: int, clients: int) -> list[st
         )
     if config.delta * clients >= 1:
         notes.append(f"privacy.delta={config.delta:g} should be well below one over the number of clients, 1/{clients}")
+    if config.kind == "distributed" and secure == "none":
+        notes.append(
+            "whoever adds up what clients send sees each of them with its own share of noise only: with "
+            "federation.secure=masks nobody does"
+        )
     if config.stream == "seeded":
         notes.append("noise is drawn from run.seed: a simulation of privacy, which protects nobody who meets the seed")
     return notes

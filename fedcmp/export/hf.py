@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fedcmp.errors import FedcmpError
 from fedcmp.export.limits import check_class, check_llm, check_projector, check_tower
 from fedcmp.export.names import IMAGE_TOKEN
 from fedcmp.export.prompts import make_processor, prepare_tokenizer, select_strategy
@@ -23,6 +24,8 @@ from fedcmp.models.backbones import (
     VisionTower,
     load_llm,
     load_tower,
+    meta_llm,
+    meta_tower,
     quiet_transformers,
     read_tower,
     resolve,
@@ -47,10 +50,7 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
     check_projector(config, params)
     tower, llm = load_tower(config), load_llm(config)
     whole, image_processor = read_tower(config)
-    check_tower(config.tower, tower, whole.config)
-    check_llm(config.llm, llm.model)
-    check_class("model.tower", config.tower, whole)
-    check_class("model.llm", config.llm, llm.model.base_model)
+    _check_parts(config, tower, llm.model)
     expected = ask_parts(tower, llm, params)
     with quiet_transformers():
         image_token, rows = _write_processor(folder, config, tower, image_processor, whole, llm)
@@ -63,6 +63,30 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
     del tower, llm, whole, weights
     gc.collect()  # the folder's models take the place of these
     return compare(expected, ask_folder(folder), exact)
+
+
+def check_hf(config: ModelConfig, params: Params) -> None:
+    """Whether a Llava of transformers can hold a run, as far as configs tell: no weight is read.
+
+    Raises:
+        ConfigError: it cannot; the message names the setting.
+    """
+    check_projector(config, params)
+    try:
+        with quiet_transformers():
+            tower, llm = meta_tower(config, local=False), meta_llm(config, local=False)
+    except FedcmpError:
+        raise
+    except Exception:  # they cannot be built without weights: writing will tell
+        return
+    _check_parts(config, tower, llm)
+
+
+def _check_parts(config: ModelConfig, tower: VisionTower, llm: Any) -> None:
+    check_tower(config.tower, tower, tower.model.config)
+    check_llm(config.llm, llm)
+    check_class("model.tower", config.tower, tower.model)
+    check_class("model.llm", config.llm, llm.base_model)
 
 
 def _write_processor(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fedcmp.errors import ConfigError, nearest
 
 ON_ERROR = ("raise", "skip", "retry")
+SECURE = ("none", "masks")
 
 
 @dataclass
@@ -38,10 +39,16 @@ class FederationConfig:
     max_update_norm: float = 0.0
     """Updates with a larger Euclidean norm are left out; 0: no bound."""
     norm_bound: float = 0.0
-    """Updates whose norm is above so many times the median of the round's usable updates are left out, where there are
-    three or more; 0: no bound, else > 1."""
+    """Clients whose update's norm, or the size of whose evidence, is above so many times the median of the round's
+    usable ones are left out, where there are three or more; 0: no bound, else > 1."""
     deadline: float = 0.0
     """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated."""
+    secure: str = "none"
+    """How the server adds up what clients send: `none`, it sees every term, or `masks`, secure sums, of whose terms it
+    sees nothing; for rules that see sums only, with `aggregator.pairwise=0`, on one rank."""
+    secure_dropout: float = 0.0
+    """Probability with which a client is lost in the middle of a round's first secure sum, in [0, 1); its masks are
+    recovered from the others, and the round goes on without it. At most a third of the clients are lost."""
     evaluate_every: int = 1
     """Rounds between evaluations; the start and the last round are always evaluated."""
     keep_checkpoints: int = 2
@@ -61,8 +68,21 @@ class FederationConfig:
             )
         if 0 < self.norm_bound <= 1:
             raise ConfigError(f"{prefix}.norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"{prefix}.dropout must be in [0, 1), got {self.dropout}")
+        if self.secure not in SECURE:
+            raise ConfigError(f"{prefix}.secure: unknown word {self.secure!r}; {nearest(str(self.secure), SECURE)}")
+        for key in ("dropout", "secure_dropout"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
+        if self.secure_dropout and self.secure == "none":
+            raise ConfigError(
+                f"{prefix}.secure_dropout={self.secure_dropout} loses clients in secure sums, and there are none: set "
+                f"{prefix}.secure=masks, or use {prefix}.dropout"
+            )
+        if self.secure != "none" and self.clients_per_round == 1:
+            raise ConfigError(
+                f"{prefix}.secure={self.secure} needs at least 2 clients in a round, and "
+                f"{prefix}.clients_per_round is 1"
+            )
         if 0 < self.clients_per_round < self.min_clients:
             raise ConfigError(
                 f"{prefix}.min_clients is {self.min_clients}, but a round has {prefix}.clients_per_round="

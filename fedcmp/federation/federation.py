@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.hostile import Attack
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
+from fedcmp.federation.state import FederationState
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
@@ -36,10 +39,14 @@ class Federation:
     """Folder for checkpoints; None: none are written."""
     stop: Callable[[], bool] = lambda: False
     """Asked at each round's end; one rank that says yes stops all."""
+    on_round: Callable[[FederationState, Mapping[str, Any]], bool] = lambda state, record: False
+    """Told at the server what each round led to, and its record; True stops."""
     team: Team = field(default_factory=Solo)
     """The ranks of this run."""
     privacy: Protection | None = None
     """What protects the clients; None: nothing does."""
+    attack: Attack | None = None
+    """Hostile clients, simulated; None: there are none."""
 
     @property
     def rounds(self) -> tuple[RoundPlan, ...]:

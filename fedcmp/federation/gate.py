@@ -7,10 +7,13 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+
 from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.errors import AggregationError
 from fedcmp.federation.config import FederationConfig
+from fedcmp.types import Params
 
 
 class Report(NamedTuple):
@@ -26,48 +29,61 @@ class Report(NamedTuple):
     """Why its update may not enter; None: it may."""
     norm: float = 0.0
     """Euclidean norm of its update."""
+    evidence: float = 0.0
+    """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
 
 
-def report(contribution: Contribution, config: FederationConfig) -> Report:
-    """Judges a contribution alone: all that it sends must be finite, its norm within ``federation.max_update_norm``,
-    its time within ``federation.deadline``."""
-    norm = math.sqrt(squared_norm(contribution.delta))
+def report(contribution: Contribution, config: FederationConfig, params: Params | None = None) -> Report:
+    """Judges a contribution alone: it must have the shapes and types of ``params`` (None: that is not looked at), all
+    that it sends must be finite, its norm within ``federation.max_update_norm``, its time within
+    ``federation.deadline``."""
+    malformed = _malformed(contribution, params) if params is not None else None
+    norm = 0.0 if malformed else math.sqrt(squared_norm(contribution.delta))
     return Report(
         contribution.client_id,
         contribution.scalars.get("loss", 0.0),
         contribution.num_samples,
         contribution.num_tokens,
         contribution.num_steps,
-        _reason(contribution, norm, config),
+        malformed or _reason(contribution, norm, config),
         norm,
+        0.0 if malformed else _mean_square(contribution),
     )
 
 
-def unjudged(contribution: Contribution) -> Report:
-    """The report on a contribution that nobody judges: clipping makes harmless what others are rejected for."""
+def unjudged(contribution: Contribution, params: Params) -> Report:
+    """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
+    what others are rejected for, and whoever is left out would show something of its data."""
     return Report(
-        contribution.client_id, 0.0, contribution.num_samples, contribution.num_tokens, contribution.num_steps
+        contribution.client_id,
+        0.0,
+        contribution.num_samples,
+        contribution.num_tokens,
+        contribution.num_steps,
+        _malformed(contribution, params),
     )
 
 
 def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[Report]:
-    """The reports, those rejected too whose norm is above ``federation.norm_bound`` times the median.
+    """The reports, those rejected too whose norm, or evidence, is above ``federation.norm_bound`` times the median.
 
     The median is of the updates that are usable so far, three or more; with fewer it says nothing about who is wrong.
     Up to half of the clients cannot move it beyond the norms of the others.
     """
-    norms = [one.norm for one in reports if one.rejected is None]
-    if not config.norm_bound or len(norms) < 3:
-        return list(reports)
-    middle = statistics.median(norms)
-    bound = config.norm_bound * middle
-    words = f"above federation.norm_bound={config.norm_bound:g} times the round's median {middle:.3g}"
-    return [
-        one._replace(rejected=f"the norm of its update is {one.norm:.3g}, {words}")
-        if one.rejected is None and one.norm > bound
-        else one
-        for one in reports
-    ]
+    judged = list(reports)
+    for what, of in (("the norm of its update", "norm"), ("the size of its evidence", "evidence")):
+        usable = [getattr(one, of) for one in judged if one.rejected is None]
+        if not config.norm_bound or len(usable) < 3:
+            break
+        middle = statistics.median(usable)
+        words = f"above federation.norm_bound={config.norm_bound:g} times the round's median {middle:.3g}"
+        judged = [
+            one._replace(rejected=f"{what} is {value:.3g}, {words}")
+            if one.rejected is None and (value := getattr(one, of)) > config.norm_bound * middle
+            else one
+            for one in judged
+        ]
+    return judged
 
 
 def gate(reports: Sequence[Report], config: FederationConfig) -> frozenset[int]:
@@ -86,12 +102,33 @@ def gate(reports: Sequence[Report], config: FederationConfig) -> frozenset[int]:
     return accepted
 
 
+def _malformed(contribution: Contribution, params: Params) -> str | None:
+    for what in ("delta", "halfway"):
+        part: Params | None = getattr(contribution, what)
+        if part is None:
+            continue
+        if part.keys() != params.keys():
+            return f"its {what} has other parameters: {', '.join(sorted(part.keys() ^ params.keys()))}"
+        for name, value in part.items():
+            if value.shape != params[name].shape or value.dtype != torch.float32:
+                found, wanted = list(value.shape), list(params[name].shape)
+                return f"its {what} {name} is {value.dtype} {found}, not torch.float32 {wanted}"
+    for name, value in (contribution.evidence or {}).items():
+        size = params[f"{name}.weight"].shape[-1] + 1 if f"{name}.weight" in params else -1
+        if list(value.shape) != [size, size] or value.dtype != torch.float32:
+            return f"its evidence {name} is {value.dtype} {list(value.shape)}, not torch.float32 {[size, size]}"
+    return None
+
+
 def _reason(contribution: Contribution, norm: float, config: FederationConfig) -> str | None:
     loss = contribution.scalars.get("loss", 0.0)
     if not math.isfinite(loss):
         return f"its loss is {loss}"
     if not math.isfinite(norm):
         return "its update is not finite"
+    for name, value in (contribution.evidence or {}).items():
+        if not _may_be_second_moment(value):
+            return f"its evidence {name} is no second moment: not symmetric, or not positive semi-definite"
     others = {
         "halfway update": contribution.halfway,
         "evidence": contribution.evidence,
@@ -106,3 +143,23 @@ def _reason(contribution: Contribution, norm: float, config: FederationConfig) -
     if config.deadline and seconds > config.deadline:
         return f"it trained for {seconds:.3g} s, longer than federation.deadline={config.deadline:g}"
     return None
+
+
+def _mean_square(contribution: Contribution) -> float:
+    parts = [float(value.diagonal().double().mean()) for value in (contribution.evidence or {}).values()]
+    return sum(parts) / max(1, len(parts))
+
+
+def _may_be_second_moment(value: torch.Tensor) -> bool:
+    """Whether ``[N', N']`` passes what any ``mean x x^T`` does, entry by entry: symmetric, ``|g_ij|^2 <= g_ii g_jj``.
+
+    A full test needs a decomposition; this one costs a look at each entry, and what passes it moves a fuse by no more
+    than its trace, which ``federation.norm_bound`` bounds. What is not finite passes: it is named elsewhere.
+    """
+    if not bool(value.isfinite().all()):
+        return True
+    diagonal = value.diagonal()
+    room = 1e-3 * float(diagonal.abs().max() if len(diagonal) else 0.0)
+    bound = diagonal.clamp_min(0).sqrt()
+    symmetric = bool(torch.allclose(value, value.T, rtol=1e-3, atol=room + 1e-30))
+    return symmetric and bool((value.abs() <= torch.outer(bound, bound) * 1.001 + room).all())

@@ -10,6 +10,7 @@ from fedcmp.errors import ClientError, FedcmpError
 from fedcmp.federation.client import LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.faults import Survived, train_survivors
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.hostile import lie
 from fedcmp.federation.keeping import hand_out
 from fedcmp.federation.sampling import ClientTask, RoundPlan, deal_waves
 from fedcmp.federation.state import FederationState
@@ -49,9 +50,11 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     if error is not None and team.topology.group_size > 1:
         raise error  # the others of this group wait inside the step: only ending this rank frees them
     team.agree(error)
-    if not leads(team):
-        return Survived([], {}, [])
-    return trained._replace(contributions=sorted(trained.contributions, key=lambda one: one.client_id))
+    ordered = sorted(trained.contributions, key=lambda one: one.client_id)
+    found = trained._replace(contributions=ordered) if leads(team) else Survived([], {}, [])
+    if federation.attack is None:
+        return found
+    return lie(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
 
 
 def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:

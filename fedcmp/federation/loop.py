@@ -12,6 +12,7 @@ from fedcmp.distributed.team import is_server
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.fusing import fuse_round
 from fedcmp.federation.gate import Report, compare_norms, gate, report, unjudged
 from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
@@ -33,9 +34,9 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     """Runs the rounds that ``state`` has not seen yet.
 
     Returns:
-        The state after the last round that the plan has and the budget of privacy allows, or after the round in which
-        ``federation.stop`` asked to stop. Parameters are
-        the same on every rank; what the server keeps is valid there.
+        The state after the last round that is planned and that the budget of privacy allows, or after the round in
+        which ``federation.stop`` or ``federation.on_round`` asked to stop. Parameters are the same on every rank; what
+        the server keeps is valid there.
 
     Raises:
         AggregationError: too few clients sent a usable update.
@@ -47,9 +48,9 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     with federation.progress.bar(len(federation.rounds), "rounds", done=state.rounds_done) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
-            _log(federation, record, state)
+            enough = _log(federation, record, state)
             bar(1, {"loss": record.get("val/loss")})
-            if any(federation.team.collect(federation.stop())):
+            if any(federation.team.collect(enough or federation.stop())):
                 break
     return state
 
@@ -58,10 +59,13 @@ def run_round(
     federation: Federation, state: FederationState, plan: RoundPlan
 ) -> tuple[FederationState, dict[str, Any]]:
     """One round: train, gate, aggregate, evaluate. Returns the new state and the round's record."""
-    team, aggregator, t0 = federation.team, federation.aggregator, time.perf_counter()
+    team, t0 = federation.team, time.perf_counter()
     contributions, kept, failed = train_round(federation, state, plan)
-    privacy = federation.privacy
-    judged = [unjudged(one) if privacy else report(one, federation.config) for one in contributions]
+    private = federation.privacy is not None
+    judged = [
+        unjudged(one, state.params) if private else report(one, federation.config, state.params)
+        for one in contributions
+    ]
     spoken = team.collect([list(one) for one in [*judged, *failed]])
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
@@ -72,10 +76,8 @@ def run_round(
             log.warning("round %d: client %d was left out: %s", plan.round + 1, one.client_id, one.rejected)
     t1 = time.perf_counter()
     mine = [one for one in contributions if one.client_id in accepted]
-    cohort = team.cohort(mine, aggregator.weighting, federation.plan.num_clients)
-    guarded = privacy.guard(cohort, aggregator, state.params, plan, state.privacy) if privacy else None
-    aggregated = aggregator.aggregate(guarded or cohort, state.params, state.aggregator)
-    new = bring_back(team, kept, {client: owners[client] for client in accepted})
+    cohort, aggregated, secured, carried = fuse_round(federation, mine, plan, state)
+    new = bring_back(team, kept, {client: owners[client] for client in cohort.clients})
     t2 = time.perf_counter()
     seen = plan.samples_before + plan.num_samples
     record: dict[str, Any] = {
@@ -83,11 +85,12 @@ def run_round(
         "samples_seen": seen,
         "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
         **(
-            {} if privacy else _client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True)))
+            {} if private else _client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True)))
         ),
         **({"clients_dropped": len(plan.dropped)} if federation.config.dropout else {}),
         **_privacy_record(federation, state, plan.round + 1),
         **aggregated.metrics,
+        **secured,
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,
     }
@@ -102,7 +105,7 @@ def run_round(
         samples_seen=seen,
         best_loss=min(state.best_loss, record.get("val/loss", float("inf"))),
         local=state.local | new,
-        privacy=privacy.after(guarded, state.privacy) if privacy and guarded else state.privacy,
+        privacy=carried,
     )
     return state, record
 
@@ -113,9 +116,10 @@ def _evaluated(federation: Federation, params: Params, record: dict[str, Any]) -
     return {**record, **scores.scalars(), "seconds/evaluate": time.perf_counter() - t0}
 
 
-def _log(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> None:
-    """The server saves and logs; what goes wrong there ends the run on every rank."""
+def _log(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> bool:
+    """The server saves, logs and tells; what goes wrong there ends the run on every rank. Whether it is enough."""
     error: Exception | None = None
+    enough = False
     if is_server(federation.team):
         t0 = time.perf_counter()
         try:
@@ -123,9 +127,12 @@ def _log(federation: Federation, record: dict[str, Any], state: FederationState 
                 save_checkpoint(federation.checkpoints, state, federation.config.keep_checkpoints)
             saved = {"seconds/save": time.perf_counter() - t0} if state is not None else {}
             federation.tracker.log({**record, **saved})
+            if state is not None:
+                enough = federation.on_round(state, record)
         except Exception as caught:
             error = caught
     federation.team.agree(error)
+    return enough
 
 
 def _client_records(reports: list[Report], weights: dict[int, float]) -> dict[str, Any]:

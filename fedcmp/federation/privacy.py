@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Cohort
 from fedcmp.errors import ConfigError
 from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.guard import Guard
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.privacy.accountant import epsilon_of, solve_noise
-from fedcmp.privacy.adaptive import next_clip
-from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.privacy.config import PrivacyConfig
-from fedcmp.privacy.noise import Draw, make_draw
+from fedcmp.privacy.noise import Draw, Noising, make_draw
 from fedcmp.privacy.rules import obstacles, release_of
 from fedcmp.types import Params, Scalars
 
@@ -49,32 +47,32 @@ class Protection:
             fits, exceeds = (middle, exceeds) if self.epsilon(middle) <= self.config.epsilon else (fits, middle)
         return fits
 
-    def start(self) -> dict[str, float]:
-        """What is carried from round to round."""
-        return {"clip": self.config.clip}
+    @property
+    def repeatable(self) -> bool:
+        """Whether a round that runs twice releases the same bits, so that it costs once."""
+        return self.config.stream != "system"
 
-    def guard(
-        self, cohort: Cohort, rule: Aggregator, params: Params, plan: RoundPlan, state: dict[str, Any]
-    ) -> PrivateCohort:
-        """The cohort of a round as the server may see it. Collective, as the cohort's constructor is."""
+    def start(self) -> dict[str, Any]:
+        """What is carried from round to round."""
+        return {"clip": self.config.clip, "noise": self.noise}
+
+    def continued(self, state: dict[str, Any]) -> Protection:
+        """The same for a run that goes on: the noise stays what it began with, whatever the library would say now."""
+        return replace(self, noise=state["noise"])
+
+    def guard(self, rule: Aggregator, params: Params, plan: RoundPlan, state: dict[str, Any]) -> Guard:
+        """What stands between the clients of a round and the rule.
+
+        Args:
+            rule: one that ``check_privacy`` lets pass.
+            params: the projector; only names and shapes are read.
+            plan: the round.
+            state: what was carried into it.
+        """
         config, invited = self.config, len(plan.tasks)
         helpers = min(config.honest or invited, invited) if config.kind == "distributed" else None
-        return PrivateCohort(
-            cohort,
-            release_of(rule, params, config, state["clip"]),
-            self.noise,
-            self.draw,
-            plan.round,
-            invited,
-            helpers,
-            state["clip"] if config.quantile else None,
-        )
-
-    def after(self, cohort: PrivateCohort, state: dict[str, Any]) -> dict[str, float]:
-        """What is carried into the next round; the same on every rank."""
-        if cohort.below is None:
-            return state
-        return {"clip": next_clip(state["clip"], cohort.below, self.config.quantile, self.config.quantile_rate)}
+        noising = Noising(release_of(rule, params, config, state["clip"]), self.noise, invited, helpers)
+        return Guard(config, noising, self.draw, plan.round, state)
 
     def record(self, rounds: int, clip: float) -> Scalars:
         """What the record of a round tells: computed from what was released, and from settings.
@@ -154,6 +152,8 @@ def check_privacy(config: PrivacyConfig, rule: Aggregator, federation: Federatio
     ):
         if getattr(federation, key):
             found.append(f"federation.{key} must be 0: {why}")
+    if federation.secure_dropout and config.kind == "distributed" and not config.honest:
+        found.append("privacy.honest must say how many clients stay: federation.secure_dropout loses some")
     if found:
         raise ConfigError(f"privacy.kind={config.kind} is not possible here: {'; '.join(found)}")
     release_of(rule, {}, config, config.clip)  # names of shares

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedcmp.errors import ConfigError
+from fedcmp.models.absent import load_whole, refuse
 from fedcmp.models.blocks import find_blocks
 from fedcmp.models.checkpointing import checkpoint_layers
 from fedcmp.models.config import DTYPES, ModelConfig, resolve
@@ -26,6 +27,21 @@ class LanguageModel:
     """Its tokenizer."""
     end_id: int
     """The token that ends a caption."""
+
+    @classmethod
+    def wrap(cls, model: Any, tokenizer: Any, end: str = "newline") -> LanguageModel:
+        """A causal LM of transformers and its tokenizer as they are in memory; the model is frozen in place.
+
+        Args:
+            model: any causal LM; its generation config gives way to the plain one, so that captions are greedy.
+            tokenizer: its tokenizer.
+            end: what ends a caption, as ``model.end``: ``newline`` or ``eos``.
+
+        Raises:
+            ConfigError: the tokenizer has no such end, or the model's logits are not its head's.
+        """
+        name = type(model).__name__
+        return _finished(model, tokenizer, find_end(tokenizer, end, name), name)
 
     @property
     def width(self) -> int:
@@ -75,6 +91,25 @@ def decoder_layers(model: Any) -> nn.ModuleList:
     return layers
 
 
+def meta_llm(config: ModelConfig, *, local: bool) -> Any:
+    """The causal LM of ``model.llm`` on the meta device, where tensors have shapes and no content.
+
+    Args:
+        config: names the LLM and its type of numbers.
+        local: look on this machine only.
+
+    Raises:
+        ConfigError: there is no such folder.
+        Exception: whatever an LLM raises that cannot be built without its weights, or is not there.
+    """
+    import transformers
+
+    path = resolve(config.llm, "llm", "model.llm")
+    with torch.device("meta"):
+        found = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+        return transformers.AutoModelForCausalLM.from_config(found, dtype=DTYPES[config.llm_dtype])
+
+
 def load_llm(config: ModelConfig) -> LanguageModel:
     """The language model that ``model.llm`` names, in ``model.llm_dtype``, frozen.
 
@@ -82,35 +117,61 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     Gemma 2, whose bounded attention logits it cannot compute.
 
     Raises:
-        ConfigError: it cannot be loaded, its tokenizer has no such end, or its logits are not its head's.
+        ConfigError: it cannot be loaded, its files lack weights, its tokenizer has no such end, or its logits are not
+            its head's.
     """
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
     with loading("model.llm", config.llm):
         tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        end_id = _find_end(tokenizer, config)  # before the weights are read
-        model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[config.llm_dtype])
-    model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
-    freeze(model)
-    llm = LanguageModel(model, tokenizer, end_id)
-    if model.config.model_type not in TESTED_LLMS:
-        _check_logits(llm, config.llm)
+        end_id = find_end(tokenizer, config.end, config.llm)  # before the weights are read
+        options = {"dtype": DTYPES[config.llm_dtype], **_attention(transformers.AutoConfig.from_pretrained(path))}
+        model, absent = load_whole(transformers.AutoModelForCausalLM, path, **options)
+    refuse("model.llm", config.llm, model, absent, absent.why)
+    llm = _finished(model, tokenizer, end_id, config.llm)
     if config.activation_checkpointing:
         checkpoint_layers(llm.layers)
     return llm
 
 
-def _find_end(tokenizer: Any, config: ModelConfig) -> int:
-    if config.end == "eos":
+def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageModel:
+    import transformers
+
+    model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
+    freeze(model)
+    llm = LanguageModel(model, tokenizer, end_id)
+    if model.config.model_type not in TESTED_LLMS:
+        _check_logits(llm, name)
+    return llm
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Attention logits with a bound need eager attention; not every version of transformers chooses it by itself."""
+    bound = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {} if bound is None else {"attn_implementation": "eager"}
+
+
+def find_end(tokenizer: Any, end: str, name: str) -> int:
+    """The token that ends a caption.
+
+    Args:
+        tokenizer: of the LLM.
+        end: ``newline`` or ``eos``.
+        name: what errors call the LLM.
+
+    Raises:
+        ConfigError: the tokenizer has none.
+    """
+    if end not in ("newline", "eos"):
+        raise ConfigError(f'model.end must be "newline" or "eos", got {end!r}')
+    if end == "eos":
         if tokenizer.eos_token_id is None:
-            raise ConfigError(
-                f"model.end=eos, but the tokenizer of {config.llm} has no end-of-sequence token; use newline"
-            )
+            raise ConfigError(f"model.end=eos, but the tokenizer of {name} has no end-of-sequence token; use newline")
         return int(tokenizer.eos_token_id)
     tokens = tokenizer.encode("a\n", add_special_tokens=False)
     if not tokens or tokenizer.decode(tokens[-1:]) != "\n":
-        raise ConfigError(f"model.end=newline, but the tokenizer of {config.llm} has no token for a newline; use eos")
+        raise ConfigError(f"model.end=newline, but the tokenizer of {name} has no token for a newline; use eos")
     return int(tokens[-1])
 
 

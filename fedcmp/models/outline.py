@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from fedcmp.errors import FedcmpError
-from fedcmp.models.config import DTYPES, ModelConfig, resolve, width_of
-from fedcmp.models.llms import decoder_layers
+from fedcmp.models.config import ModelConfig, resolve, width_of
+from fedcmp.models.llms import decoder_layers, meta_llm
 from fedcmp.models.loading import quiet_transformers
-from fedcmp.models.towers import meta_tower
+from fedcmp.models.tower_loading import meta_tower
 
 
 class TowerOutline(NamedTuple):
@@ -61,13 +60,10 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
     Raises:
         ConfigError: there is no such folder.
     """
-    import transformers
-
-    path = resolve(config.llm, "llm", "model.llm")
+    resolve(config.llm, "llm", "model.llm")
     try:
-        with quiet_transformers(), torch.device("meta"):
-            found = transformers.AutoConfig.from_pretrained(path, local_files_only=True)
-            model = transformers.AutoModelForCausalLM.from_config(found, dtype=DTYPES[config.llm_dtype])
+        with quiet_transformers():
+            model = meta_llm(config, local=True)
         width = model.get_input_embeddings().weight.shape[1]
         return LlmOutline(width, _num_bytes(model), _num_bytes(decoder_layers(model)))
     except Exception:

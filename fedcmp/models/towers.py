@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.errors import ConfigError
 from fedcmp.models.blocks import count_prefix, find_blocks, read_states
-from fedcmp.models.config import DTYPES, ModelConfig, resolve
-from fedcmp.models.families import VISION_CLASSES, tower_class
-from fedcmp.models.loading import freeze, hash_weights, loading, quiet_transformers
+from fedcmp.models.families import VISION_CLASSES
+from fedcmp.models.loading import freeze, hash_weights
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
 
 
@@ -179,62 +178,3 @@ def _depths(layers: Sequence[int], blocks: nn.ModuleList | None) -> list[int]:
 
 def _preprocessing(processor: Any) -> Any:
     return processor.to_json_string() if hasattr(processor, "to_json_string") else processor
-
-
-def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:
-    """The tower of ``model.tower`` on the meta device, where tensors have shapes and no content.
-
-    Args:
-        config: names the tower and what is read of it.
-        local: look on this machine only.
-
-    Raises:
-        ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
-        Exception: whatever a tower raises that cannot be built without its weights, or is not there.
-    """
-    import transformers
-
-    path = resolve(config.tower, "tower", "model.tower")
-    found = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
-    kind = tower_class(found.model_type)
-    own = getattr(kind, "config_class", None)  # of a full CLIP config, the vision part
-    processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False, local_files_only=local)
-    with torch.device("meta"):
-        model = kind._from_config(own.from_pretrained(path)) if own else kind.from_config(found)
-    return _tower(model, processor, config)
-
-
-def read_tower(config: ModelConfig) -> tuple[Any, Any]:
-    """The model of transformers that ``model.tower`` names, whole and in float32, and its image processor.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
-    import transformers
-
-    path = resolve(config.tower, "tower", "model.tower")
-    with loading("model.tower", config.tower):
-        processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
-        loader = tower_class(transformers.AutoConfig.from_pretrained(path).model_type)
-        return loader.from_pretrained(path, dtype=torch.float32), processor
-
-
-def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in ``model.tower_dtype``, frozen.
-
-    Raises:
-        ConfigError: it cannot be loaded or read; where its configs tell that it does not fit, before a weight is read.
-    """
-    try:
-        with quiet_transformers():
-            meta_tower(config, local=False)
-    except FedcmpError:
-        raise
-    except Exception:  # it cannot be built without weights, or not at all: loading tells
-        pass
-    return _tower(*read_tower(config), config)
-
-
-def _tower(model: Any, processor: Any, config: ModelConfig) -> VisionTower:
-    dtype, read = DTYPES[config.tower_dtype], (config.layers, config.keep_cls, config.token_grid, config.pixel_shuffle)
-    return VisionTower(model, processor, *read, dtype=dtype)

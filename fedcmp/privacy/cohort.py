@@ -13,8 +13,8 @@ from torch import Tensor
 from fedcmp.aggregation.base import Cohort, Contribution, Traffic
 from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.errors import AggregationError
-from fedcmp.privacy.noise import Draw
-from fedcmp.privacy.release import Release, clip_parts
+from fedcmp.privacy.noise import Draw, Noising
+from fedcmp.privacy.release import clip_parts
 from fedcmp.types import Params
 
 T = TypeVar("T")
@@ -30,40 +30,27 @@ class PrivateCohort:
 
     Args:
         inner: the cohort. All that differs between clients beyond their contributions stays unread.
-        release: what may be asked, and within which bounds.
-        noise: the noise multiplier z of everything that is released in this round together, > 0.
+        noising: what may be asked, within which bounds, and how much noise it gets.
         draw: where noise comes from.
         round: counted from 0; names the noise.
-        invited: by how much sums are divided: the clients that were to report, whether they do or not.
-        helpers: None: the server adds the noise. Else each client adds its share, and so many are surely honest and
-            report: the noise of that many is what is promised.
         counted: a clip; whether a client's norm is within it is asked beside the part ``delta``, as the part ``below``
             (1/2 or -1/2). None: it is not.
 
     Raises:
-        AggregationError: fewer clients report than must add their share.
+        AggregationError: fewer clients report than must add their share, or more than were invited.
     """
 
-    def __init__(
-        self,
-        inner: Cohort,
-        release: Release,
-        noise: float,
-        draw: Draw,
-        round: int,
-        invited: int,
-        helpers: int | None = None,
-        counted: float | None = None,
-    ) -> None:
-        if not noise > 0 or len(inner.clients) > invited:  # no assert: it must hold under python -O, too
-            raise AggregationError(f"no privacy with noise={noise}, or {len(inner.clients)} of {invited} clients")
-        if helpers is not None and len(inner.clients) < helpers:
+    def __init__(self, inner: Cohort, noising: Noising, draw: Draw, round: int, counted: float | None = None) -> None:
+        if len(inner.clients) > noising.invited:  # no assert: it must hold under python -O, too
+            raise AggregationError(f"{len(inner.clients)} clients report, and {noising.invited} were invited")
+        if noising.helpers is not None and len(inner.clients) < noising.helpers:
             raise AggregationError(
                 f"round {round + 1}: {len(inner.clients)} clients report, and the promised noise needs the shares of "
-                f"{helpers} (privacy.honest)"
+                f"{noising.helpers} (privacy.honest)"
             )
-        self._inner, self._release, self._noise, self._draw = inner, release, noise, draw
-        self._round, self._invited, self._helpers, self._counted = round, invited, helpers, counted
+        self._inner, self._noising, self._draw = inner, noising, draw
+        self._release, self._invited = noising.release, noising.invited
+        self._round, self._counted = round, counted
         self._answered: set[str] = set()
         self.below: float | None = None
         """The noisy share of clients whose norm is within the clip, once it was asked; the same on every rank."""
@@ -87,10 +74,6 @@ class PrivateCohort:
     def traffic(self) -> Traffic:
         """The inner cohort's."""
         return self._inner.traffic
-
-    def deviation(self, part: str) -> float:
-        """The standard deviation of the noise in every entry of a part's sum."""
-        return self._release.multiplier(part, self._noise) * self._release.parts[part].bound / self._invited
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """The noisy sum of clipped terms, float64.
@@ -123,33 +106,26 @@ class PrivateCohort:
             norm = math.sqrt(squared_norm(contribution.delta))
             term = {**term, BELOW: _half(norm <= self._counted, term) / self._invited}
         clipped = clip_parts(term, self._release, 1.0 / self._invited)
-        if self._helpers is None:
+        if self._noising.helpers is None:
             return clipped
-        share = 1.0 / math.sqrt(self._helpers)
-        return {
-            name: self._noisy(name, value, share, "client", contribution.client_id) for name, value in clipped.items()
-        }
+        return {name: self._noisy(name, value, "client", contribution.client_id) for name, value in clipped.items()}
 
     def _finish(self, total: Params) -> tuple[Params, float | None]:
         """At the server, once the sums are there."""
-        parts = {self._part(name) for name in total}
+        parts = {self._release.require_part(name) for name in total}
         again = parts & self._answered
         if again:
             raise AggregationError(f"{sorted(again)} were answered in this round already: the budget counts them once")
         self._answered |= parts
-        if self._helpers is None:
+        if self._noising.helpers is None:
             total = {name: self._noisy(name, value) for name, value in total.items()}
         below = total.get(BELOW)
         rest = {name: value for name, value in total.items() if name != BELOW}
-        cleaned = self._release.clean(rest, lambda name: self.deviation(self._part(name)), 1.0 / self._invited)
+        cleaned = self._release.clean(rest, self._noising.deviation, 1.0 / self._invited)
         return cleaned, None if below is None else min(1.0, max(0.0, float(below) + 0.5))
 
-    def _noisy(self, name: str, value: Tensor, factor: float = 1.0, *path: str | int) -> Tensor:
-        drawn = self._draw(value.shape, self._round, name, *path).to(value.device)
-        return value + factor * self.deviation(self._part(name)) * drawn
-
-    def _part(self, name: str) -> str:
-        return self._release.require_part(name)
+    def _noisy(self, name: str, value: Tensor, *path: str | int) -> Tensor:
+        return self._noising.add(name, value, self._draw, self._round, name, *path)
 
 
 def _half(above: bool, beside: Params) -> Tensor:

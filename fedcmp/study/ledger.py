@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -93,21 +92,6 @@ def failed(job: Job, error: str) -> dict[str, Any]:
     nothing = dict.fromkeys(("val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256"))
     last = {"folder": f"cells/{job.id}", "versions": versions(), "device": None}
     return {**_head(job, "failed", error), **nothing, **last}
-
-
-def commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` where files differ from it; None: no checkout."""
-    here = Path(__file__)
-    try:
-        for words in (
-            ["ls-files", "--error-unmatch", here.name],  # an installed copy may lie inside somebody else's repository
-            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        ):
-            command = ["git", "-C", str(here.parent), *words]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
 
 
 def _head(job: Job, status: str, error: str | None) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
 from fedcmp.study.cells import FINAL, Job, Jobs
 from fedcmp.study.execute import Answer, Executor, lighten
-from fedcmp.study.ledger import Ledger, commit
+from fedcmp.study.ledger import Ledger
 from fedcmp.study.place import Place
 from fedcmp.study.schedule import remaining, wanted
 from fedcmp.study.sheets import describe_options
 from fedcmp.study.workers import Here, Processes, Share, Workers
+from fedcmp.version import commit
 
 Tell = Callable[[str], None]
 

@@ -54,6 +54,25 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+class Recorder:
+    """A tracker that remembers, in front of another.
+
+    Args:
+        tracker: gets everything, too.
+    """
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+        self.records: list[dict[str, Any]] = []
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+        self.tracker.log(record)
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        self.tracker.close(summary, files)
+
+
 class Trackers:
     """Several trackers as one."""
 

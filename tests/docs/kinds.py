@@ -9,7 +9,8 @@ from written import Command
 
 FEDCMP = ("fedcmp", ".venv/bin/fedcmp")
 LAUNCHERS = ("fabric", "torchrun", "srun", "sbatch")
-PROGRAMS = {*FEDCMP, *LAUNCHERS, "python", "wandb", "export", "launch/quickstart", "launch/check"}
+PYTHONS = ("python", "python3", ".venv/bin/python")
+PROGRAMS = {*FEDCMP, *LAUNCHERS, *PYTHONS, "wandb", "export", "launch/quickstart", "launch/check"}
 """What a block of commands may begin with."""
 OWN_TEST = {
     "docs/add_a_rule.md": "tests/docs/test_add_a_rule.py",
@@ -17,6 +18,13 @@ OWN_TEST = {
 }
 """Pages whose commands need what the page makes first."""
 ELSEWHERE = {
+    ".venv/bin/fedcmp --version": ("tests/test_shipped.py", '"--version"'),
+    ".venv/bin/python -m pip install --no-index": ("tests/test_wheel.py", '"--no-index"'),
+    ".venv/bin/python -m pip install -c": ("launch/pythons", "-m pip install"),
+    "python examples/own_everything.py": ("tests/test_python_api.py", "own_everything"),
+    "python3 -m pip download": ("tests/test_wheel.py", '"download"'),
+    "python3 -m pip wheel": ("launch/pythons", "-m pip wheel"),
+    "python3 -m venv": ("launch/pythons", "-m venv"),
     "wandb sync": ("tests/tracking/test_wandb.py", '"sync"'),
     "python -m pytest": (".ci/run", "check"),
     "python launch/site/settings.py": ("tests/docs/test_settings_page.py", "settings.py"),

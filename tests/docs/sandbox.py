@@ -32,7 +32,7 @@ PLACEHOLDERS = {
     "RSICD": "RSICD",  # a name
 }
 """What stands for a word that the reader replaces."""
-LINKED = ("configs", "benchmarks", "launch", "tests", "docs", "pyproject.toml", "constraints.txt")
+LINKED = ("configs", "examples", "benchmarks", "launch", "tests", "docs", "pyproject.toml", "constraints.txt")
 QUICK = [*SMALL, "federation.rounds=1", "federation.local_steps=0", "partition.quantity.min_samples=4"]
 """The demo in a second."""
 TUNING = ["centralized.batch_sizes=[8]", "centralized.lrs=[1e-2]"]

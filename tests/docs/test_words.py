@@ -16,7 +16,7 @@ from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS
 from fedcmp.cli import COMMANDS
 from fedcmp.config import Config
 
-FOLDERS = ("fedcmp", "tests", "docs", "configs", "benchmarks", "launch", ".ci")
+FOLDERS = ("fedcmp", "tests", "docs", "configs", "examples", "benchmarks", "launch", ".ci")
 NAMED = re.compile(rf"(?:{'|'.join(map(re.escape, FOLDERS))})/[\w./*-]+")
 PARTS = {"local": LOCALS, "fuse": FUSES, "server": SERVERS}
 SPANS = [(where, text) for page in PAGES for where, text in spans(page)]

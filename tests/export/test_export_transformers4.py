@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 import transformers
 from tiny_models import make_llm, make_params, make_tower, pictures
+from venvs import install, make_python
 
 from fedcmp.export.hf import write_hf
 from fedcmp.models.backbones import ModelConfig
@@ -28,17 +27,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def python4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with transformers 4 in front of the packages of this one."""
-    folder = tmp_path_factory.mktemp("transformers4")
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
-    behind = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (Path(site) / "behind.pth").write_text("".join(f"{path}\n" for path in sorted(behind)))
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", f"transformers=={VERSION}"]
-    done = subprocess.run(install, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"transformers {VERSION} cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    python = make_python(tmp_path_factory.mktemp("transformers4"))
+    wrong = install(python, f"transformers=={VERSION}")
+    if wrong:
+        pytest.skip(f"transformers {VERSION} cannot be installed here: {wrong}")
     return python
 
 

@@ -58,7 +58,7 @@ def test_what_is_kept_is_counted(llm: LanguageModel, rule: str) -> None:
     whole = federation(llm, rule=rule)
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
     state = start(whole, PARAMS)
-    contributions, _ = train_round(whole, state, whole.plan.rounds[0])
+    contributions, *_ = train_round(whole, state, whole.plan.rounds[0])
     parts = {
         part.what.split(",")[0]: part
         for part in training_memory(OUTLINE, whole.aggregator, whole.config, whole.optimizer, busiest=3, population=3)

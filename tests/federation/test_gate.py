@@ -40,8 +40,8 @@ def test_the_unfit_are_left_out_with_a_reason() -> None:
 ])  # fmt: skip
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_all_that_a_client_sends_must_be_finite(field: str, reason: str, value: float) -> None:
-    good = {name: {"w": torch.ones(2)} for name in ("halfway", "evidence", "message")}
-    bad = {**good, field: {"v": torch.ones(1), "w": torch.tensor([1.0, value])}}
+    good = {name: {"w": torch.eye(2)} for name in ("halfway", "evidence", "message")}
+    bad = {**good, field: {"v": torch.ones(1, 1), "w": torch.tensor([[1.0, value], [value, 1.0]])}}
     updates = [update(0, 1.0)._replace(**good), update(1, 1.0)._replace(**bad)]
     assert [report(one, FederationConfig()).rejected for one in updates] == [None, reason]
 
@@ -72,6 +72,34 @@ def test_norms_far_above_the_median_are_left_out() -> None:
     assert judged[0] == nan or "not finite" in str(judged[0].rejected), "what is no number is not in the median"
     off = [report(update(k, 10.0**k), FederationConfig()) for k in range(4)]
     assert compare_norms(off, FederationConfig()) == off
+
+
+def seen(client: int, factor: float = 1.0) -> Contribution:
+    inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(client))
+    return update(client, 1.0)._replace(evidence={"linear": factor * inputs.T @ inputs / 40})
+
+
+def test_evidence_that_no_data_give_is_left_out() -> None:
+    config = FederationConfig()
+    assert report(seen(0), config).rejected is None
+    ones = seen(0)._replace(evidence={"linear": torch.ones(6, 6)})
+    assert report(ones, config).rejected is None, "the same input every time has rank one"
+    assert report(seen(0, 0.0), config).rejected is None, "inputs may be zero"
+    skew = seen(0).evidence["linear"].clone()  # type: ignore[index]
+    skew[0, 1] += 1
+    apart = skew.clone()
+    apart[1, 0] = apart[0, 1] = 50.0
+    for bad in (-seen(0).evidence["linear"], skew, apart):  # type: ignore[index]
+        told = report(seen(0)._replace(evidence={"linear": bad}), config).rejected
+        assert told == "its evidence linear is no second moment: not symmetric, or not positive semi-definite"
+
+
+def test_evidence_far_above_the_median_is_left_out() -> None:
+    config = FederationConfig(norm_bound=3.0)
+    reports = [report(seen(k, 1e3 if k == 2 else 1.0), config) for k in range(4)]
+    judged = compare_norms(reports, config)
+    assert [one.client_id for one in judged if one.rejected] == [2]
+    assert "the size of its evidence is" in str(judged[2].rejected)
 
 
 def test_a_client_beyond_the_deadline_is_left_out() -> None:

@@ -1,0 +1,70 @@
+"""A rule given as a function: what a script has of its own, without a row in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fedcmp.aggregation.base import Cohort, single, weighted_sum
+from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.errors import AggregationError
+from fedcmp.types import Params
+
+Rule = Callable[[Params, Tensor], Params]
+"""Deltas (local minus global) of K clients, stacked ``[K, ...]`` float32, and weights ``[K]`` float64 of sum 1, to one
+delta."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """``D = rule(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
+
+    Args:
+        rule: pure, and without memory; a rule with memory, or of sums only, is a class (``docs/add_a_rule.md``).
+
+    >>> import torch
+    >>> from fedcmp.aggregation.base import Contribution
+    >>> from fedcmp.distributed.cohort import LocalCohort
+    >>> cohort = LocalCohort([Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 5.0])])
+    >>> Own(lambda deltas, weights: {name: value.amax(0) for name, value in deltas.items()}).fuse(
+    ...     cohort, {"bias": torch.zeros(1)}, {}
+    ... ).delta
+    {'bias': tensor([5.])}
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    sums_only: ClassVar[bool] = False
+    least_clients: ClassVar[int] = 1
+    finds_basis: ClassVar[bool] = False
+
+    rule: Rule
+
+    def init(self, params: Params) -> State:
+        """A function has no memory."""
+        return {}
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        """What the function makes of the deltas.
+
+        Raises:
+            AggregationError: its names or shapes are not those of the projector.
+        """
+        mean = weighted_sum(cohort, lambda contribution: contribution.delta)
+        deltas = cohort.gather(lambda contribution: contribution.delta)
+        return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)
+
+    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
+        """The deltas, into their mean and again one by one."""
+        return exactly(2 * count(params))
+
+    def _fused(self, deltas: Params, weights: Tensor, mean: Params, params: Params) -> Fused:
+        delta = self.rule(single(deltas), weights)
+        wanted = {name: tuple(value.shape) for name, value in params.items()}
+        found = {name: tuple(value.shape) for name, value in delta.items()}
+        if found != wanted:
+            raise AggregationError(f"the rule returned {found}; expected a delta of the projector: {wanted}")
+        return Fused(single(delta), mean, {}, {})

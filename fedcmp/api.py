@@ -1,0 +1,200 @@
+"""A federation of one's own parts, from a script: data sets, frozen models, a rule, a look at every round."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.own import Own, Rule
+from fedcmp.aggregation.server.sgd import Sgd
+from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
+from fedcmp.config import Config, load_config
+from fedcmp.data.given import GivenSource, Pairs
+from fedcmp.data.scenarios import Partition
+from fedcmp.distributed.launch import open_team
+from fedcmp.errors import ConfigError, nearest
+from fedcmp.federation.checkpoint import save_projector
+from fedcmp.federation.loop import run, start
+from fedcmp.federation.sampling import plan_run
+from fedcmp.federation.state import FederationState
+from fedcmp.models.alignment import greedy_captions
+from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
+from fedcmp.models.projector import project
+from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import Recorder, Trackers
+from fedcmp.types import Params
+
+SETTINGS = (
+    "aggregator",
+    "data.lowercase",
+    "data.max_caption_tokens",
+    "evaluation.batch_size",
+    "federation",
+    "launch",
+    "model.projector",
+    "optimizer",
+    "run.device",
+)
+"""What ``settings`` may say, and all that is under it: the rest is said by arguments, or is of run folders."""
+
+
+class Round(NamedTuple):
+    """What a callback is told at the end of a round, at the server."""
+
+    number: int
+    """1 to ``of``."""
+    of: int
+    """Rounds of the whole run."""
+    loss: float
+    """Validation loss in nats a token, mean of the domains; of a round before where this one is not evaluated."""
+    record: Mapping[str, Any]
+    """What metrics.jsonl would hold: the clients' losses and weights, what the rule measured, bytes, seconds."""
+    params: Params
+    """The global projector after this round."""
+
+
+OnRound = Callable[[Round], bool | None]
+"""Called after every round; True ends the run."""
+
+
+@dataclass(frozen=True)
+class Federated:
+    """What a federation led to."""
+
+    params: Params
+    """The global projector, float32, on the device."""
+    records: tuple[Mapping[str, Any], ...]
+    """One record a round, and one of the start; under a launcher: at the server."""
+    tower: VisionTower
+    llm: LanguageModel
+
+    @property
+    def rounds(self) -> int:
+        """Rounds that were done: fewer than asked for where the callback ended the run."""
+        return len(self.records) - 1
+
+    def caption(self, pictures: Sequence[Image.Image], max_tokens: int = 48) -> list[str]:
+        """Greedy captions, each of at most ``max_tokens`` tokens."""
+        device = next(iter(self.params.values())).device
+        pixels = self.tower.preprocess([picture.convert("RGB") for picture in pictures]).to(device)
+        features = self.tower.look(pixels).float()  # as training saw them
+        return greedy_captions(self.llm, project(self.params, features), max_tokens)
+
+    def save(self, path: str | Path) -> None:
+        """Writes a projector.safetensors, which ``model.projector.init`` and ``fedcmp evaluate`` take."""
+        save_projector(Path(path), self.params)
+
+
+def federate(
+    clients: Mapping[str, Pairs] | Sequence[Pairs],
+    val: Mapping[str, Pairs] | Pairs,
+    *,
+    tower: VisionTower | None = None,
+    llm: LanguageModel | None = None,
+    aggregator: str | Aggregator | Rule = "fedcmp",
+    rounds: int = 12,
+    seed: int = 0,
+    settings: Mapping[str, object] | None = None,
+    on_round: OnRound | None = None,
+    progress: bool | None = None,
+) -> Federated:
+    """Trains a projector between a frozen tower and a frozen LLM, each client on its own pairs, fused in rounds.
+
+    Nothing is written. The same arguments give the same bits, for any number of ranks: under ``fabric run``, torchrun
+    or srun the script is one rank of them.
+
+    Args:
+        clients: a data set for each client, by name or in order. Pictures are looked at once; one that is in ``val``,
+            too, is not found.
+        val: held-out pairs; by name, each is a domain that counts alike.
+        tower: the frozen vision tower; None: the embedded demo's.
+        llm: the frozen LLM; None: the embedded demo's.
+        aggregator: a row of the table of rules; parts put together; or a function of the clients' deltas ``[K, ...]``
+            and weights ``[K]``, followed by a plain server step.
+        rounds: aggregations, at least 1.
+        seed: all random streams derive from it.
+        settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
+        on_round: told after every round; True ends the run.
+        progress: bars on standard error; None: where that is a terminal.
+
+    Raises:
+        ConfigError: a setting is wrong, or models do not fit.
+        DataError: an item is no picture with a caption, or the pairs do not suffice for the rounds.
+        AggregationError: too few clients for the rule.
+
+    >>> from PIL import Image
+    >>> pairs = [(Image.new("RGB", (32, 32), name), f"a plain picture of a {name} one") for name in ("red", "blue")]
+    >>> done = federate([pairs, pairs], pairs, rounds=1, settings={"federation.batch_size": 2})
+    >>> sorted(done.params), done.rounds
+    (['linear_1.bias', 'linear_1.weight', 'linear_2.bias', 'linear_2.weight'], 1)
+    """
+    rule, name = _rule(aggregator)
+    config = _config(settings or {}, rounds, seed, name)
+    held_out = val if isinstance(val, Mapping) else {"val": val}
+    source = GivenSource({"train": _named(clients), "val": held_out})
+    split = Partition(source.owned("train"), seed)
+    plan = plan_run(split.clients, config.federation, seed)
+    if rule is None:
+        check_cohorts(config, plan)
+    data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
+    recorder, bars = Recorder(Trackers()), Progress(progress)
+    models = _models(tower, llm, config)
+
+    def told(state: FederationState, record: Mapping[str, Any]) -> bool:
+        loss = next(one["val/loss"] for one in reversed(recorder.records) if "val/loss" in one)
+        done = Round(state.rounds_done, rounds, loss, record, state.params)
+        return on_round is not None and on_round(done) is True
+
+    with open_team(config.launch, pick_device(config.run.device)) as team:
+        parts = build_parts(config, data, bars, team=team, models=models)
+        federation = build_federation(config, data, parts, recorder, bars, None)
+        federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)
+        state = run(federation, start(federation, parts.params))
+    return Federated(state.params, tuple(recorder.records), *models)
+
+
+def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:
+    """One's own rule, and the row of the table that the config names."""
+    if isinstance(aggregator, str):
+        return None, aggregator
+    if isinstance(aggregator, Aggregator):
+        return aggregator, "fedavg"
+    if callable(aggregator):
+        return Aggregator(Own(aggregator), Sgd()), "fedavg"
+    raise ConfigError(
+        "aggregator must be the name of a rule, an Aggregator, or a function of deltas and weights, got "
+        f"{type(aggregator).__name__}"
+    )
+
+
+def _models(tower: VisionTower | None, llm: LanguageModel | None, config: Config) -> tuple[VisionTower, LanguageModel]:
+    if not isinstance(tower, VisionTower | None):
+        raise ConfigError(f"tower must be a VisionTower(model, image processor), got {type(tower).__name__}")
+    if not isinstance(llm, LanguageModel | None):
+        raise ConfigError(f"llm must be a LanguageModel.wrap(model, tokenizer), got {type(llm).__name__}")
+    return tower or load_tower(config.model), llm or load_llm(config.model)
+
+
+def _named(clients: Mapping[str, Pairs] | Sequence[Pairs]) -> Mapping[str, Pairs]:
+    named = clients if isinstance(clients, Mapping) else {str(number): one for number, one in enumerate(clients)}
+    if not named:
+        raise ConfigError("clients: expected at least one data set, got none")
+    return named
+
+
+def _config(settings: Mapping[str, object], rounds: int, seed: int, name: str) -> Config:
+    own = {"federation.rounds": rounds, "run.seed": seed, "aggregator.name": name}
+    said_elsewhere = {"federation.rounds": "rounds", "run.seed": "seed", "aggregator.name": "aggregator"}
+    for key in settings:
+        if key in said_elsewhere or key == "aggregator":
+            raise ConfigError(f"settings: {key} is said by the argument {said_elsewhere.get(key, 'aggregator')}")
+        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in SETTINGS):
+            raise ConfigError(f"settings: {key} cannot be said here; {nearest(key, SETTINGS)}")
+    words = [f"{key}={json.dumps(value)}" for key, value in {**settings, **own}.items()]
+    return load_config(None, [*words, "evaluation.test=false"])

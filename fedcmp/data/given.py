@@ -1,0 +1,101 @@
+"""Pairs that a script holds: any object with a length and (picture, caption) items is a data set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from fedcmp.data.records import Sample
+from fedcmp.errors import DataError
+from fedcmp.types import Scalars
+
+
+class Pairs(Protocol):
+    """A data set of n pairs, as torch has them: items 0 to n - 1 are a picture and its caption each.
+
+    An item is asked for more than once, and must be the same each time.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, str]: ...
+
+
+class GivenSource:
+    """Data sets by split and name; a sample's domain is the name of its data set.
+
+    Args:
+        sets: by split (``"train"``, ``"val"``, ``"test"``) and name.
+
+    Raises:
+        DataError: a data set is empty, or an item is no picture with a caption.
+
+    >>> source = GivenSource({"train": {"mine": [(Image.new("L", (8, 8)), "a grey square")]}})
+    >>> source.samples("train")[0].caption, source.image(source.samples("train")[0]).mode
+    ('a grey square', 'RGB')
+    """
+
+    def __init__(self, sets: Mapping[str, Mapping[str, Pairs]]) -> None:
+        self._sets = sets
+        self._samples = {
+            split: [sample for name, pairs in named.items() for sample in _read(split, name, pairs)]
+            for split, named in sets.items()
+        }
+
+    def samples(self, split: str) -> list[Sample]:
+        """One data set after the other."""
+        return self._samples.get(split, [])
+
+    def owned(self, split: str) -> tuple[tuple[int, ...], ...]:
+        """The positions of each data set's samples among those of the split."""
+        places: dict[str, list[int]] = {name: [] for name in self._sets[split]}
+        for position, sample in enumerate(self.samples(split)):
+            places[sample.domain].append(position)
+        return tuple(map(tuple, places.values()))
+
+    def digest(self, sample: Sample) -> str:
+        """Of the decoded picture: there are no bytes of a file."""
+        picture = self.image(sample)
+        return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
+
+    def image(self, sample: Sample) -> Image.Image:
+        """The picture, RGB."""
+        split, index = sample.image.split("/")
+        return self._sets[split][sample.domain][int(index)][0].convert("RGB")
+
+    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
+        """Nothing but the captions is known."""
+        return {}
+
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """Unknown."""
+        return ()
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        """It cannot be worded."""
+        return None
+
+
+def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
+    where = f"the {split} data set {name!r}"
+    if not len(pairs):
+        raise DataError(f"{where} is empty")
+    samples = []
+    for index in range(len(pairs)):
+        item = pairs[index]
+        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
+            raise DataError(f"{where}, item {index}: expected (PIL picture, caption), got {_kind(item)}")
+        if not isinstance(item[1], str) or not item[1].strip():
+            raise DataError(f"{where}, item {index}: the caption must be a text that is not empty, got {item[1]!r}")
+        origin = f"{where}, item {index}"
+        samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", item[1].strip(), name, origin=origin))
+    return samples
+
+
+def _kind(item: object) -> str:
+    if isinstance(item, tuple):
+        return f"({', '.join(type(part).__name__ for part in item)})"
+    return type(item).__name__

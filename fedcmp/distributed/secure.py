@@ -1,0 +1,185 @@
+"""A cohort whose server sees sums and nothing else: masks in the ring of ``exact.py``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+
+from fedcmp.aggregation.base import Contribution, Traffic
+from fedcmp.aggregation.presets import sums_only_rules
+from fedcmp.distributed.cohort import LocalCohort, sent
+from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
+from fedcmp.distributed.layout import Layout, flatten, unflatten
+from fedcmp.distributed.terms import Terms
+from fedcmp.errors import AggregationError
+from fedcmp.secure import Costs, Losses, num_bytes, secure_sum
+from fedcmp.secure.masks import Words
+from fedcmp.types import Params
+
+T = TypeVar("T")
+
+
+NOTHING = -2000
+"""Below every exponent that float64 has."""
+
+
+class Sizes(NamedTuple):
+    """Before the sum, client to server: what the scale is agreed from. The largest of all goes back to every client."""
+
+    client: int
+    exponents: tuple[int, ...]
+    """For each tensor the least e with ``|x| < 2^e`` for all its entries x, and NOTHING for one that is all zeros."""
+
+
+class ClientsLost(AggregationError):
+    """Clients were lost in the first sum of a round: it can begin again over the survivors."""
+
+    def __init__(self, survivors: tuple[int, ...], lost: tuple[int, ...]) -> None:
+        super().__init__(f"clients {list(lost)} were lost in the first sum of the round")
+        self.survivors, self.lost = survivors, lost
+
+
+class SecureCohort:
+    """All clients in one process, each sum by the true messages of a secure sum (``fedcmp.secure``).
+
+    Sums have the bits of a ``LocalCohort``: masks cancel exactly in integers. With a client its weight is lost, too,
+    and a sum does not say which of its terms were weighted. So a loss in the *first* sum ends it with ``ClientsLost``,
+    and a new cohort of the survivors begins again: the server then has the same sum over the same clients twice, with
+    weights that differ by one factor that it knows. In a *later* sum, to begin again would give it sums over two sets
+    of clients, whose difference is the term of the lost one: that is an error.
+
+    Args:
+        contributions, weighting, population: as for ``LocalCohort``.
+        rule: what errors call the rule that works with this cohort.
+        losses: called with the number of a sum, 0, 1, ...: who is lost in it, and when.
+        watch: is shown every message that the server gets, as it comes: its whole view.
+        largest: by the name of a tensor, what bounds the magnitude of its entries in every term, where that is known
+            beforehand; None: clients tell how large their entries are, and a scale is agreed from that.
+        least: so many clients must stay to the end of a sum, if that is more than two thirds.
+
+    Raises:
+        AggregationError: as ``LocalCohort``.
+    """
+
+    def __init__(
+        self,
+        contributions: Sequence[Contribution],
+        weighting: str = "samples",
+        population: int | None = None,
+        *,
+        rule: str = "the rule",
+        losses: Callable[[int], Losses] = lambda number: Losses(),
+        watch: Callable[[Any], None] = lambda message: None,
+        largest: Callable[[str], float] | None = None,
+        least: int = 0,
+    ) -> None:
+        self._plain = LocalCohort(contributions, weighting, population)
+        self._contributions = sorted(contributions, key=lambda one: one.client_id)
+        self.clients, self.weights, self.population = self._plain.clients, self._plain.weights, self._plain.population
+        self._rule, self._losses, self._watch = rule, losses, watch
+        self._largest, self._least = largest, least
+        self._up = 0
+        self.costs = Costs()
+        """Of all sums so far."""
+        self.num_sums = 0
+
+    @property
+    def traffic(self) -> Traffic:
+        """As the plain cohort's: four bytes for each number. What masks add is in ``costs``."""
+        return self._plain.traffic._replace(up=self._up)
+
+    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+        """The sum, in the bits of a ``LocalCohort``; all that the server gets are the messages of the protocol.
+
+        Raises:
+            ClientsLost: in the first sum, up to a third of the clients were lost.
+            AggregationError: clients were lost in a later sum, more than a third in any, or there is only one; or as
+                for a ``LocalCohort``.
+        """
+        terms = Terms(self._contributions, fn)
+        layout = terms.scan()
+        self._up = sent(Traffic(self._up), layout).up
+        exponents = self._agree(layout, terms.largest_of) if self._largest is None else self._known(terms.largest)
+        if not layout:
+            return {}
+        losses = self._losses(self.num_sums)
+        summed = secure_sum(
+            self.clients, _words(terms, layout, exponents), losses, least=self._least, watch=self._watch
+        )
+        self.costs = self.costs.plus(summed.costs)
+        self.num_sums += 1
+        self._require(summed.survivors)
+        total = torch.from_numpy(summed.total.view(np.int64))
+        device = next(iter(self._contributions[0].delta.values())).device
+        parts = unflatten(layout, list(layout), total.to(device))
+        return {name: from_fixed(part, exponents[name]) for name, part in parts.items()}
+
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        """Refused: nobody may see a single client's term.
+
+        Raises:
+            AggregationError: always.
+        """
+        raise AggregationError(
+            f"{self._rule} asks for what single clients sent, and under a secure sum the server has sums only; rules "
+            f"that work: {', '.join(sums_only_rules())}; cosines between clients need aggregator.pairwise=0"
+        )
+
+    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
+        """Calls ``fn``; there is one process."""
+        return self._plain.on_server(fn, *args)
+
+    def share(self, value: T) -> T:
+        """The value; there is one process."""
+        return self._plain.share(value)
+
+    def _agree(self, layout: Layout, largest_of: Mapping[int, Mapping[str, float]]) -> dict[str, int]:
+        """The exponents of the scales, from messages of their own."""
+        told = [Sizes(one, tuple(_size(largest_of[one][name]) for name in layout)) for one in self.clients]
+        for message in told:
+            self._watch(message)
+        most = [max(sizes) for sizes in zip(*(one.exponents for one in told), strict=True)]
+        self.costs = self.costs.plus(Costs(sum(map(num_bytes, told)), len(told) * num_bytes(tuple(most))))
+        # the largest number of that size: the same scale as the largest value itself gives
+        bounds = {
+            name: math.ldexp(1 - 2.0**-53, size) if size > NOTHING else 0.0
+            for name, size in zip(layout, most, strict=True)
+        }
+        return scale_exponents(bounds, len(self.clients))
+
+    def _known(self, largest: Mapping[str, float]) -> dict[str, int]:
+        """The exponents of the scales, from bounds that nobody had to tell."""
+        assert self._largest is not None, "asked for"
+        bounds = {name: self._largest(name) for name in largest}
+        for name, value in largest.items():
+            if value > bounds[name]:
+                raise AggregationError(
+                    f"a client brings {value} into the sum of {name!r}, above its bound {bounds[name]}"
+                )
+        return scale_exponents(bounds, len(self.clients))
+
+    def _require(self, survivors: tuple[int, ...]) -> None:
+        """All are there, or it is the first sum."""
+        missing = tuple(one for one in self.clients if one not in survivors)
+        if missing and self.num_sums == 1:
+            raise ClientsLost(survivors, missing)
+        if missing:
+            raise AggregationError(
+                f"clients {list(missing)} were lost after the first sum of the round: going on would give the server "
+                "sums over two sets of clients, whose difference is what the lost ones sent; begin a new round"
+            )
+
+
+def _size(largest: float) -> int:
+    return math.frexp(largest)[1] if largest else NOTHING
+
+
+def _words(terms: Terms, layout: Layout, exponents: Mapping[str, int]) -> Iterator[Words]:
+    """The terms as words of the ring, one client after the other."""
+    for term in terms:
+        flat = flatten(layout, list(layout), sum_fixed([term], exponents), torch.device("cpu"))
+        yield flat.numpy().view(np.uint64)

@@ -1,0 +1,96 @@
+"""The commands with which lmms-eval scores a run's export on public benchmarks. It is neither imported nor needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fedcmp.config import load_config
+from fedcmp.errors import ConfigError, RunFolderError
+from fedcmp.experiment.exporting import open_exportable
+from fedcmp.export.hf import check_hf
+
+VERSION = "0.7.3"
+"""The lmms-eval that the tests run."""
+TASKS = ("pope", "mme", "mmbench_en_dev_static", "scienceqa_img", "coco2017_cap_val", "nocaps_val")
+"""Benchmarks of its that are scored without another model as judge."""
+FOLDER = "hf"
+"""The export's folder inside the run folder, where nobody named another."""
+
+
+class LmmsEval(NamedTuple):
+    """What to type."""
+
+    commands: tuple[tuple[str, ...], ...]
+    """In this order: the export, where it is not there yet, then the evaluation."""
+    notes: tuple[str, ...]
+    """What to know before."""
+
+
+def lmms_eval_commands(
+    path: Path, tasks: Sequence[str] = TASKS, export: Path | None = None, overrides: Sequence[str] = ()
+) -> LmmsEval:
+    """How to have a finished run scored by the ``llava_hf`` of lmms-eval.
+
+    Args:
+        path: the run folder.
+        tasks: names that lmms-eval knows.
+        export: the folder of the run's export for transformers, made or to be made; None: ``hf`` in the run folder.
+        overrides: ``model.tower`` and ``model.llm`` where they have moved, and ``run.device``.
+
+    Raises:
+        RunFolderError: no finished run, or the folder holds something else than its export.
+        ConfigError: a word is wrong, or a Llava cannot hold a part of the run.
+        ExportError: the run's projector is not worth exporting.
+    """
+    if not tasks or not all(tasks):
+        raise ConfigError(f"--tasks: expected names with commas between them, for example {','.join(TASKS)}")
+    out = export or path / FOLDER
+    if "," in str(out):
+        raise ConfigError(f"--export: lmms-eval parts its words by commas, and {out} has one; choose another folder")
+    devices = [word for word in overrides if word.partition("=")[0] == "run.device"]
+    moved = [word for word in overrides if word not in devices]
+    run = open_exportable(path, moved)
+    commands: list[tuple[str, ...]] = []
+    if not _is_there(out, path, run.summary["projector_sha256"]):
+        check_hf(run.config.model, run.params)
+        commands.append(("fedcmp", "export", str(path), *moved, "--to", "hf", "--out", str(out)))
+    device = load_config(run.folder.config, devices).run.device
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    # its own default, an empty device_map, is refused by transformers 5
+    where = "device_map=auto" if cuda else "device=cpu,device_map=cpu"
+    words = ["python", "-m", "lmms_eval", "--model", "llava_hf", "--model_args", f"pretrained={out},{where}"]
+    words += ["--tasks", ",".join(tasks), "--batch_size", "1"]
+    commands.append((*words, "--output_path", str(path / "lmms-eval"), "--log_samples"))
+    return LmmsEval(tuple(commands), tuple(_notes(cuda, run.config.model.end)))
+
+
+def _is_there(out: Path, path: Path, digest: str) -> bool:
+    """Whether a folder is the run's export; one that is not there, or empty, is still to be made."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    card = out / "README.md"
+    if (out / "processor_config.json").is_file() and card.is_file() and digest in card.read_text(encoding="utf-8"):
+        return True
+    raise RunFolderError(
+        f"{out} is no export of {path} for transformers (its README.md would name the projector {digest[:12]}...); "
+        "name another folder with --export"
+    )
+
+
+def _notes(cuda: bool, end: str) -> list[str]:
+    kind, other = ("a GPU", "cpu") if cuda else ("CPUs", "cuda")
+    notes = [
+        f"for {kind}; run.device={other} prints them for the other kind",
+        f"lmms-eval wants an environment of its own: pip install lmms-eval=={VERSION} decord",
+        "it fetches its data sets from the Hugging Face hub, some after `hf auth login` only; caption scores need Java",
+    ]
+    if end == "newline":
+        notes.append(
+            "it ends an answer at the LLM's end of sequence, not at the newline that ends this run's captions: answers "
+            "may go on behind it; runs with model.end=eos end by themselves"
+        )
+    return notes

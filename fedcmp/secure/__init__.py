@@ -1,0 +1,28 @@
+"""Secure sums: a server learns the sum of its clients' integers and nothing else of them.
+
+The protocol of Bonawitz et al., "Practical Secure Aggregation for Privacy-Preserving Machine Learning", CCS 2017
+(eprint 2017/281), in its form for parties that are honest but curious, over the integers modulo 2^64. Integers in,
+integers out: nothing here knows models, ranks or rounds. docs/secure_sums.md states what it protects and what not.
+
+Differs from the paper: a client commits to its self mask by a hash, so that a wrong share is noticed at the server.
+"""
+
+from fedcmp.secure.client import Client
+from fedcmp.secure.messages import Advertisement, Answer, Masked, Shares, num_bytes
+from fedcmp.secure.protocol import Costs, Losses, Summed, secure_sum
+from fedcmp.secure.server import Server, threshold
+
+__all__ = [
+    "Advertisement",
+    "Answer",
+    "Client",
+    "Costs",
+    "Losses",
+    "Masked",
+    "Server",
+    "Shares",
+    "Summed",
+    "num_bytes",
+    "secure_sum",
+    "threshold",
+]

@@ -1,0 +1,144 @@
+"""A secure sum from its first message to its result, all parties in one process."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from fedcmp.secure.client import Client
+from fedcmp.secure.masks import Words
+from fedcmp.secure.messages import num_bytes
+from fedcmp.secure.server import Server, threshold
+from fedcmp.secure.shamir import Entropy
+
+
+class Losses(NamedTuple):
+    """The clients that are heard of no more, by the step before which they are lost."""
+
+    shares: frozenset[int] = frozenset()
+    words: frozenset[int] = frozenset()
+    """Others have added masks for them; those are recovered from shares."""
+    answer: frozenset[int] = frozenset()
+    """Their words count."""
+
+
+class Costs(NamedTuple):
+    """What a secure sum took; costs of several add up."""
+
+    up: int = 0
+    """Bytes from all clients to the server."""
+    down: int = 0
+    """Bytes from the server to all clients."""
+    client_seconds: float = 0.0
+    """Processor time of all clients, one after the other; on machines of their own they would work at once."""
+    server_seconds: float = 0.0
+    """Processor time of the server."""
+
+    def plus(self, other: Costs) -> Costs:
+        """Both."""
+        return Costs(
+            self.up + other.up,
+            self.down + other.down,
+            self.client_seconds + other.client_seconds,
+            self.server_seconds + other.server_seconds,
+        )
+
+
+class Summed(NamedTuple):
+    """The result."""
+
+    total: Words
+    """The sum over the survivors, modulo 2^64."""
+    survivors: tuple[int, ...]
+    costs: Costs
+
+
+def secure_sum(
+    clients: Sequence[int],
+    terms: Iterable[Words],
+    losses: Losses | None = None,
+    *,
+    least: int = 0,
+    entropy: Entropy = os.urandom,
+    watch: Callable[[Any], None] = lambda message: None,
+) -> Summed:
+    """``sum_k x_k`` modulo 2^64 over the clients that are not lost, by the messages of the protocol.
+
+    Args:
+        clients: K different ids, K at least 2.
+        terms: x_k ``[n]`` in their order, one for each client, whether it is lost or not; read one by one, so that
+            memory does not depend on K.
+        losses: who is lost, and when; None: nobody.
+        least: so many must stay to the end for anything to be opened, if that is more than two thirds; at most K.
+        entropy: where all keys come from.
+        watch: is shown every message that the server gets, as it comes: its whole view.
+
+    Raises:
+        AggregationError: more than a third is lost, or fewer than ``least`` stay.
+
+    >>> import numpy as np
+    >>> summed = secure_sum([2, 5, 7], [np.array([term], np.uint64) for term in (1, 20, 300)])
+    >>> summed.total.tolist(), summed.survivors
+    ([321], (2, 5, 7))
+    """
+    losses = losses or Losses()
+    gone: frozenset[int] = losses.shares
+    clock = _Clock()
+    up = down = 0
+
+    def sent(message: Any) -> Any:
+        nonlocal up
+        up += num_bytes(message)
+        watch(message)
+        return message
+
+    server = Server(len(clients), least)
+    needed = max(threshold(len(clients)), least)
+    with clock.client():
+        parties = {one: Client(one, needed, entropy) for one in clients}
+        advertised = [sent(party.advertise()) for party in parties.values()]
+    with clock.server():
+        roster = server.roster(advertised)
+    down += num_bytes(roster) * len(parties.keys() - gone)
+    with clock.client():
+        shares = [sent(party.share(roster)) for one, party in parties.items() if one not in gone]
+    with clock.server():
+        letters = server.deliver(shares)
+    gone |= losses.words
+    down += sum(num_bytes(letters[one]) for one in letters.keys() - gone)
+    for one, words in zip(clients, terms, strict=True):
+        if one not in gone:
+            with clock.client():
+                masked = parties[one].mask(letters[one], words)
+            sent(masked)
+            with clock.server():
+                server.add(masked)
+            del masked
+    survivors = server.survivors()
+    down += num_bytes(survivors) * len(survivors)
+    answering = [one for one in survivors if one not in losses.answer]
+    with clock.client():
+        answers = [sent(parties[one].answer(survivors)) for one in answering]
+    with clock.server():
+        total = server.finish(answers)
+    return Summed(total, survivors, Costs(up, down, clock.client_seconds, clock.server_seconds))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.client_seconds = self.server_seconds = 0.0
+
+    @contextmanager
+    def client(self) -> Iterator[None]:
+        t0 = time.thread_time()
+        yield
+        self.client_seconds += time.thread_time() - t0
+
+    @contextmanager
+    def server(self) -> Iterator[None]:
+        t0 = time.thread_time()
+        yield
+        self.server_seconds += time.thread_time() - t0

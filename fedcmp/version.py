@@ -1,0 +1,43 @@
+"""What code runs here: its version and, where it can be known, its commit."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import cache
+from pathlib import Path
+
+STAMP = "_commit.txt"
+"""In this folder: the commit of a built package, written by setup.py. A checkout has none and asks git."""
+
+
+@cache
+def commit() -> str | None:
+    """The commit of the code that runs, with ``-dirty`` where files differ from it; None: unknown."""
+    here = Path(__file__)
+    stamp = here.with_name(STAMP)
+    if stamp.is_file():
+        return stamp.read_text(encoding="utf-8").strip() or None
+    try:
+        for words in (
+            ["ls-files", "--error-unmatch", here.name],  # an installed copy may lie inside somebody else's repository
+            ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+        ):
+            command = ["git", "-C", str(here.parent), *words]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def described(version: str, found: str | None) -> str:
+    """What ``fedcmp --version`` says.
+
+    >>> described("0.1.0", "0123456789abcdef0123456789abcdef01234567-dirty")
+    'fedcmp 0.1.0 (commit 0123456-dirty)'
+    >>> described("0.1.0", None)
+    'fedcmp 0.1.0'
+    """
+    if found is None:
+        return f"fedcmp {version}"
+    digest, dash, state = found.partition("-")
+    return f"fedcmp {version} (commit {digest[:7]}{dash}{state})"

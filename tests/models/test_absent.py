@@ -1,0 +1,127 @@
+"""Files that lack weights are refused by name; transformers would fill them with noise and warn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from models.tiny import save_tower
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.backbones import DEMO, ModelConfig, load_llm, load_tower, read_tower
+
+Weights = dict[str, Tensor]
+PICTURES = [Image.effect_noise((32, 32), 80).convert("RGB") for _ in range(2)]
+
+
+def changed(source: Path, folder: Path, change: Callable[[Weights], object]) -> str:
+    """A model folder with other weights."""
+    folder.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def without(*parts: str) -> Callable[[Weights], object]:
+    def change(weights: Weights) -> None:
+        for name in [name for name in weights if any(part in name for part in parts)]:
+            del weights[name]
+
+    return change
+
+
+def renamed(weights: Weights) -> None:
+    for name in list(weights):
+        weights[f"backbone.{name}"] = weights.pop(name)
+
+
+def widened(weights: Weights) -> None:
+    name = next(name for name in weights if "layers.1.mlp" in name and weights[name].dim() == 2)
+    weights[name] = torch.cat([weights[name], weights[name][:1]])
+
+
+@pytest.mark.parametrize("load", [load_tower, read_tower])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            without("layers.1.mlp.fc1.bias"),
+            r"its CLIPVisionModel: encoder\.layers\.1\.mlp\.fc1\.bias;",
+        ),
+        (without("layers.1."), r"encoder\.layers\.1\.layer_norm1\.bias, .* and 12 more; expected every weight"),
+        (without("position_embedding"), r"embeddings\.position_embedding\.weight;"),
+        (renamed, r"and \d+ more; its files hold backbone\.embeddings\.class_embedding, .* has no place for; expected"),
+        (widened, r"encoder\.layers\.1\.mlp\.fc1\.weight \(\[193, 96\] where \[192, 96\] is needed\);"),
+    ],
+    ids=["a bias", "a block", "the positions", "other names", "another shape"],
+)
+def test_a_tower_that_lacks_what_is_read(
+    load: Callable[[ModelConfig], object], change: Callable[[Weights], object], message: str, tmp_path: Path
+) -> None:
+    folder = changed(DEMO / "tower", tmp_path / "tower", change)
+    with pytest.raises(ConfigError, match=rf"^model\.tower: {folder} .*{message}"):
+        load(ModelConfig(tower=folder))
+
+
+def test_what_no_feature_depends_on_may_be_absent(tmp_path: Path) -> None:
+    config = ModelConfig(tower=changed(DEMO / "tower", tmp_path / "tower", without("layers.3.", "post_layernorm")))
+    whole, tower = load_tower(ModelConfig()), load_tower(config)
+    pixels = whole.preprocess(PICTURES)
+    with torch.inference_mode():
+        assert torch.equal(tower.encode(pixels), whole.encode(pixels)), "layer -2 of four blocks reads three"
+    assert read_tower(config)[0].config.num_hidden_layers == 4
+    with pytest.raises(ConfigError, match=r"encoder\.layers\.3\."):
+        load_tower(ModelConfig(tower=config.tower, feature_layer=-1))
+
+
+def test_a_classifier_has_no_pooler_and_one_fingerprint(tmp_path: Path) -> None:
+    options = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(**options, image_size=32, patch_size=8)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    first, again = (load_tower(ModelConfig(tower=str(tmp_path))) for _ in range(2))
+    assert any("pooler" in name for name in first.model.state_dict())
+    assert first.fingerprint == again.fingerprint, "noise in the pooler would make a new cache with every run"
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+
+
+def test_statistics_of_a_feature_map_are_needed(tmp_path: Path) -> None:
+    save_tower("mobilenet", tmp_path / "whole")
+    folder = changed(tmp_path / "whole", tmp_path / "tower", without("conv_stem.first_conv.normalization.running_var"))
+    with pytest.raises(ConfigError, match=r"conv_stem\.first_conv\.normalization\.running_var;"):
+        load_tower(ModelConfig(tower=folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("layers.1.mlp.up_proj"), r"lacks weights of its LlamaForCausalLM: model\.layers\.1\.mlp\.up_proj\."),
+        (without("embed_tokens"), r"lm_head\.weight, model\.embed_tokens\.weight;"),
+        (widened, r"model\.layers\.1\.mlp\.down_proj\.weight \(\[97, 256\] where \[96, 256\] is needed\)"),
+    ],
+    ids=["a matrix", "the embedding", "another shape"],
+)
+def test_an_llm_lacks_nothing(change: Callable[[Weights], object], message: str, tmp_path: Path) -> None:
+    folder = changed(DEMO / "llm", tmp_path / "llm", change)
+    with pytest.raises(ConfigError, match=rf"^model\.llm: {folder} .*{message}"):
+        load_llm(ModelConfig(llm=folder))
+
+
+def test_only_a_tied_head_may_be_absent(tmp_path: Path) -> None:
+    assert "lm_head.weight" not in load_file(DEMO / "llm" / "model.safetensors")
+    llm = load_llm(ModelConfig())
+    assert llm.model.get_output_embeddings().weight is llm.model.get_input_embeddings().weight
+    folder = Path(changed(DEMO / "llm", tmp_path / "llm", lambda weights: None))
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
+    with pytest.raises(ConfigError, match=r"lacks weights of its LlamaForCausalLM: lm_head\.weight;"):
+        load_llm(ModelConfig(llm=str(folder)))
