@@ -214,7 +214,7 @@ def _cut(folder: RunFolder, rounds_done: int, again: bool) -> list[dict[str, Any
         if record["round"] > rounds_done and not again:
             raise RunFolderError(
                 f"{folder.path} cannot go on from round {rounds_done}: round {record['round']} was released, and with "
-                "privacy.stream=system its noise cannot be drawn again; a second release would cost more than is counted"
+                "privacy.stream=system its noise cannot be drawn again; a second release would not be counted"
             )
         if record["round"] <= rounds_done:
             records.append(record)

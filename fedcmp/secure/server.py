@@ -144,5 +144,6 @@ class Server:
             spare = self._asked - self._needed
             most = f"at most a third, {spare}," if self._needed == threshold(self._asked) else f"at most {spare}"
             raise AggregationError(
-                f"only {here} of {self._asked} clients {what}, and a secure sum needs {self._needed}: {most} may be lost"
+                f"only {here} of {self._asked} clients {what}, and a secure sum needs {self._needed}: {most} may be "
+                "lost"
             )
