@@ -12,7 +12,7 @@ from fedcmp.errors import ConfigError
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.guard import Guard
 from fedcmp.federation.sampling import RoundPlan, RunPlan
-from fedcmp.privacy.accountant import epsilon_of, solve_noise
+from fedcmp.privacy.accountant import epsilon_of, require_library, solve_noise
 from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.privacy.noise import Draw, Noising, make_draw
 from fedcmp.privacy.rules import obstacles, release_of
@@ -107,6 +107,7 @@ def make_protection(config: PrivacyConfig, plan: RunPlan, seed: int) -> Protecti
     """
     if not config.on:
         return None
+    require_library()
     taking = most_invited(plan.rounds)
     smallest = min(len(one.tasks) for one in plan.rounds)
     if config.honest > smallest:

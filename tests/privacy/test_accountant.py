@@ -60,7 +60,7 @@ def test_the_closed_form_is_right_by_integration(noise: float, epsilon: float) -
     (1.0, 1.0, 0.12693674), (1 / 3, 1.0, 0.78760074), (1.0, 2.0, 0.02092364),
 ])  # fmt: skip
 def test_values_that_the_library_publishes(noise: float, epsilon: float, delta: float) -> None:
-    """Of one Gaussian mechanism, in google/differential-privacy, python/dp_accounting/pld/privacy_loss_mechanism_test.py."""
+    """One Gaussian mechanism, by google/differential-privacy, dp_accounting/pld/privacy_loss_mechanism_test.py."""
     assert exact(noise, 1, delta) == pytest.approx(epsilon, rel=1e-6)
     assert epsilon_of("pld", noise, 1, delta) == pytest.approx(epsilon, rel=1e-3)
 

@@ -72,7 +72,7 @@ def test_rules_of_ones_own_have_no_bound() -> None:
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["aggregator.weights=samples"], r"aggregator\.weights must be uniform, not samples: other weights depend on the d"),
+    (["aggregator.weights=samples"], r"aggregator\.weights must be uniform, not samples: other weights depend"),
     (["aggregator.pairwise=8"], r"aggregator\.pairwise must be 0: cosines are measured from single updates"),
     (["aggregator.clip_norm=1"], r"aggregator\.clip_norm must be 0: privacy\.clip bounds updates"),
     (["aggregator=fedcmp"], r"privacy\.evidence_clip must be set: the rule records evidence"),

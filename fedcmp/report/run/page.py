@@ -112,6 +112,9 @@ def _facts(run: Run) -> list[Fact]:
         facts.append(Fact("Digits named", f"{tested['digits_named']:.0%}", note))
     if isinstance(worst := tested.get("worst_domain"), dict) and is_number(worst.get("loss")):
         facts.append(Fact("Worst domain", number(worst["loss"]), str(worst.get("name", ""))))
+    _, spent = run.series("privacy/epsilon")
+    if spent:
+        facts.append(Fact("Epsilon", number(spent[-1]), f"of each client, at delta {run.setting('privacy', 'delta')}"))
     samples = summary.get("samples_seen", run.records[-1].get("samples_seen") if run.records else None)
     if is_number(samples):
         facts.append(Fact("Samples seen", count(samples)))
