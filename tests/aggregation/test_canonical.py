@@ -87,10 +87,12 @@ def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=Non
         mean = sum(p[k] * D[k] for k in range(K))
         rep = mean @ (np.eye(n) - U @ U.T)
         for i in range(r):
-            m = sum(p[k] * w[k, i] * D[k] @ U[:, i] for k in range(K))
-            squares = sum(p[k] * float(((w[k, i] * D[k] @ U[:, i]) ** 2).sum()) for k in range(K))
+            trust = sum(p[k] * w[k, i] for k in range(K))
+            q = [p[k] * w[k, i] / trust if trust else p[k] for k in range(K)]
+            m = sum(q[k] * D[k] @ U[:, i] for k in range(K))
+            squares = sum(q[k] * float(((D[k] @ U[:, i]) ** 2).sum()) for k in range(K))
             rho = min(1.0, max(sum(x * x for x in p), float(m @ m) / squares)) if squares else 1.0
-            rep = rep + np.outer(m / rho, U[:, i])
+            rep = rep + np.outer(m * max(1.0, trust / rho), U[:, i])
         Gs = sum(p[k] * G[k] for k in range(K))
         p2 = sum(x * x for x in p)
         taus.append(
@@ -255,18 +257,51 @@ def test_one_client_is_returned_as_it_is() -> None:
         assert all(torch.equal(result.delta[name], one.delta[name]) for name in PARAMS)
 
 
-def test_noise_is_left_out_and_agreement_kept() -> None:
-    """Halves that contradict each other: the direction is dropped; halves that repeat: kept."""
-    one = client(0)
-    against = {name: torch.zeros_like(value) for name, value in one.delta.items()}
-    noisy = [one._replace(client_id=k, halfway=against) for k in range(3)]
-    steady = [one._replace(client_id=k, halfway={n: v / 2 for n, v in one.delta.items()}) for k in range(3)]
-    rule = Canonical(tau=1.0, energy=1.0)
+def halves(one: Contribution, number: int, share: float) -> Contribution:
+    """The same update as client ``number``, of which ``share`` was there after half of the steps."""
+    return one._replace(client_id=number, halfway={name: share * value for name, value in one.delta.items()})
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
+def test_alike_clients_are_taken_at_their_word(share: float) -> None:
+    """K identical clients give that client, however their halves stood to each other."""
+    same = [halves(client(0), number, share) for number in range(3)]
     for name in SHAPES:
-        assert np.abs(fuse(rule, noisy)[name]).max() < 1e-6
-        np.testing.assert_allclose(
-            fuse(rule, steady)[name], join_affine(one.delta, name).double().numpy(), rtol=1e-4, atol=1e-6
-        )
+        expected = join_affine(client(0).delta, name).double().numpy()
+        np.testing.assert_allclose(fuse(Canonical(tau=1.0), same)[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_who_contradicts_itself_is_not_heard_where_others_repeat() -> None:
+    same = [one._replace(num_samples=1) for one in clients(2)]
+    steady, noisy = halves(same[0], 0, 0.5), halves(same[1], 1, 0.0)
+    found = fuse(Canonical(tau=1.0, energy=1.0, overlap=False), [steady, noisy])
+    for name in SHAPES:
+        expected = join_affine(steady.delta, name).double().numpy()
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_where_nobody_repeats_the_mean_stands() -> None:
+    noise = [halves(one, number, 0.0) for number, one in enumerate(clients())]
+    for name, expected in fedavg(noise).items():
+        np.testing.assert_allclose(fuse(Canonical(tau=1.0), noise)[name], expected, rtol=1e-5, atol=1e-8)
+
+
+def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
+    """Two orthogonal clients, overlap 1/2: twice the mean if their halves repeat, the mean if w is 1/2 or less."""
+    params = {"linear.weight": torch.zeros(2, 1), "linear.bias": torch.zeros(2)}
+
+    def one(number: int, share: float) -> Contribution:
+        weight = torch.zeros(2, 1)
+        weight[number] = 1.0
+        delta = {"linear.weight": weight, "linear.bias": torch.zeros(2)}
+        return halves(Contribution(number, delta, None, None, num_samples=1, num_steps=2), number, share)
+
+    rule = Canonical(tau=1.0)
+    # w of halves a and 1 - a of one direction: a (1 - a) / (a (1 - a) + (2 a - 1)^2 / 4)
+    for share, w in ((0.5, 1.0), (0.25, 0.75), (0.1, 0.36), (0.0, 0.0)):
+        cohort = LocalCohort([one(0, share), one(1, share)])
+        found = rule.fuse(cohort, params, {}).delta["linear.weight"]
+        assert found.flatten().tolist() == [pytest.approx(0.5 * max(1.0, 2 * w))] * 2
 
 
 def test_a_single_step_has_no_halves_to_compare() -> None:

@@ -35,7 +35,7 @@ def test_wrong_and_missing_packages_have_a_line_each() -> None:
 
     found = {finding.what: finding for finding in packages(version_of)}
     assert len(found) == 2
-    assert found["torch is 1.0, outside >=2.6"].status == "warn"
+    assert found["torch is 1.0, outside >=2.7"].status == "warn"
     assert found["safetensors is missing; fedcmp needs safetensors>=0.4.5"].status == "fatal"
     assert all("pip install" in finding.mend for finding in found.values())
 

@@ -51,9 +51,10 @@ class Canonical:
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
         s     = max(0, <H_k U, (D_k - H_k) U>),  z = |(2 H_k - D_k) U|^2 / 4  per column
-        w_k   = s / (s + z)                                                   (1 where the client took a single step)
-        m     = sum_k p_k w_k C_k,   rho = |m|^2 / sum_k p_k |w_k C_k|^2      clipped to [1 / K_eff, 1]
-        D_rep = (m / rho) U^T + (sum_k p_k D_k) (I - U U^T)
+        w_k   = s / (s + z),  w = sum_k p_k w_k                               (w_k = 1 where the client took a single step)
+        q_k   = p_k w_k / w                                                   (p_k where w = 0)
+        m     = sum_k q_k C_k,   rho = |m|^2 / sum_k q_k |C_k|^2              clipped to [1 / K_eff, 1]
+        D_rep = (m max(1, w / rho)) U^T + (sum_k p_k D_k) (I - U U^T)
 
         tau   = (|sum p G_k|^2 - sum p^2 |G_k|^2) / ((1 - sum p^2) sum p |G_k|^2)
         D     = (1 - tau) D_evi + tau D_rep
@@ -63,8 +64,8 @@ class Canonical:
     tau is fixed at 0.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi for two
-    models is RegMean (Jin et al., ICLR 2023, arXiv 2212.09849); rho is akin to FedExP's ratio (Jhunjhunwala et al.,
-    ICLR 2023, arXiv 2301.09604), per direction.
+    models is RegMean (Jin et al., ICLR 2023, arXiv 2212.09849); max(1, w / rho) is FedExP's step (Jhunjhunwala et al.,
+    ICLR 2023, arXiv 2301.09604) per direction, with the measured w in the place of its constant 1/2.
     Differs from the paper: unknown, derived from the abstract.
     """
 
@@ -209,10 +210,10 @@ class Canonical:
                 assert contribution.halfway is not None, "the client was asked for its halfway delta"
                 half = (join_affine(contribution.halfway, name) @ vectors).double()
                 repeatable = repeatable_share(half, coefficients)
-            kept = repeatable * coefficients
-            terms[f"{name}/m"] = p * kept
-            terms[f"{name}/squares"] = p * kept.square().sum(0)
-            terms[f"{name}/repeatable"] = p * repeatable
+            weight = p * repeatable
+            terms[f"{name}/m"] = weight * coefficients
+            terms[f"{name}/squares"] = weight * coefficients.square().sum(0)
+            terms[f"{name}/repeatable"] = weight
         return terms
 
     def _finish(
@@ -255,12 +256,16 @@ class Canonical:
         return (1 - tau) * layer.by_evidence + tau * by_repeats, metrics
 
     def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
-        vectors, m, squares = layer.basis.vectors.double(), second[f"{name}/m"], second[f"{name}/squares"]
+        vectors, repeatable = layer.basis.vectors.double(), second[f"{name}/repeatable"]
+        mean, heard = layer.mean @ vectors, repeatable > 0
+        total = repeatable.where(heard, 1.0)
+        m, squares = (second[f"{name}/m"] / total).where(heard, mean), second[f"{name}/squares"] / total
         overlap = torch.ones_like(squares)
         if self.overlap:
             ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
             overlap = ratio.where(squares > 0, 1.0).clamp(1.0 / effective_clients(weights), 1.0)
-        inside = m / overlap - layer.mean @ vectors
+        # never less than the mean: clients whose halves differ have said less in that direction, not nothing
+        inside = m * (repeatable / overlap).clamp(min=1.0) - mean
         return layer.mean + inside @ vectors.T, overlap
 
 
