@@ -27,6 +27,8 @@ SHARES = {
     "repeatable": 0.01,
 }
 """Of a round's budget: most for what moves the parameters directly, little for what only steers."""
+SURE = 3.0
+"""Standard deviations of noise that a number must be above to be believed."""
 
 
 def release_canonical(rule: Aggregator, params: Params, config: PrivacyConfig, clip: float) -> Release:
@@ -41,7 +43,7 @@ def release_canonical(rule: Aggregator, params: Params, config: PrivacyConfig, c
         norms       (|G_l|^2, p |G_l|^2) of every layer      sqrt(2) E^2
         weighed     |D_l A(G_l)|_F <= |D_l|_F |G_l|_F        C E
         m           |w C_k|_F <= |D_k U|_F <= |D_k|_F        C
-        squares     columns of |w C_k|^2                     C^2
+        squares     columns of w |C_k|^2                     C^2
         repeatable  w in [0, 1], for each direction          sqrt(sum of N'), as U may have all directions
 
     These only say that clipping a part to its bound changes nothing more; the clipping is done all the same.
@@ -111,10 +113,17 @@ def _cleaned(total: Params, deviation: Callable[[str], float], weight: float, la
     Symmetrised noise has eigenvalues up to about ``sqrt(2) sigma sqrt(N')``. ``G_k + f I`` in place of ``G_k``, with
     ``f = 2 sigma sqrt(N')``, lifts the sum above it. All that comes from G_k changes with it, so that the more noise
     there is, the nearer the evidence part comes to the mean (as for a large ridge), and tau to 1. Of the deltas' second
-    moments, directions that noise alone may show are dropped. All of it is computed from what was released.
+    moments, directions that noise alone may show are dropped; so are what is repeatable and what would extrapolate, as
+    far as noise alone may show them: there the rule falls back to the mean. All of it is computed from what was
+    released.
     """
     found = dict(total)
     for name in layers:
+        if f"{name}/repeatable" in total:  # the second exchange
+            repeatable, squares = total[f"{name}/repeatable"], total[f"{name}/squares"]
+            least = SURE * deviation(f"{name}/repeatable")
+            found[f"{name}/repeatable"] = repeatable.where(repeatable > least, 0.0).clamp(max=1.0)
+            found[f"{name}/squares"] = (squares - SURE * deviation(f"{name}/squares")).clamp(min=0.0)
         gram, moments = total.get(f"{name}/gram"), total.get(f"{name}/evidence")
         if gram is not None:
             found[f"{name}/gram"] = _denoised(gram, deviation(f"{name}/gram"))
