@@ -10,6 +10,8 @@ from fedcmp.errors import ConfigError, nearest
 KINDS = ("none", "central", "distributed")
 ACCOUNTANTS = ("pld", "rdp")
 STREAMS = ("seeded", "system")
+LEAST_NOISE = 1e-6
+"""Of a noise multiplier: with less, epsilon is a number with more than a dozen digits."""
 
 
 @dataclass
@@ -67,6 +69,8 @@ class PrivacyConfig:
         for key in ("noise", "epsilon", "evidence_clip", "honest"):
             if not 0 <= getattr(self, key) < math.inf:
                 raise ConfigError(f"{prefix}.{key} must be in [0, inf), got {getattr(self, key)}")
+        if 0 < self.noise < LEAST_NOISE:
+            raise ConfigError(f"{prefix}.noise must be 0 (solved for) or at least {LEAST_NOISE}, got {self.noise}")
         if not 0 < self.delta < 1:
             raise ConfigError(f"{prefix}.delta must be in (0, 1), got {self.delta}")
         if not 0 <= self.quantile < 1:

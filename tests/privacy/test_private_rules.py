@@ -87,6 +87,7 @@ def test_rules_of_ones_own_have_no_bound() -> None:
     (["privacy.stream=os"], r"privacy\.stream: unknown word .os."),
     (["privacy.epsilon=0"], r"privacy\.kind=central needs privacy\.epsilon \(a budget\) or privacy\.noise"),
     (["privacy.epsilon=-1"], r"privacy\.epsilon must be in \[0, inf\), got -1"),
+    (["privacy.noise=1e-9"], r"privacy\.noise must be 0 \(solved for\) or at least 1e-06, got 1e-09"),
     (["privacy.epsilon=nan"], r"privacy\.epsilon must be in \[0, inf\), got nan"),
     (["privacy.clip=0"], r"privacy\.clip must be in \(0, inf\), got 0"),
     (["privacy.delta=1"], r"privacy\.delta must be in \(0, 1\), got 1"),
