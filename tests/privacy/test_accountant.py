@@ -87,7 +87,7 @@ def test_rounds_add_up_as_gaussians_do() -> None:
 def test_no_noise_is_too_small_or_too_large_to_be_told(noise: float) -> None:
     tight, loose = (epsilon_of(name, noise, 1, 1e-5) for name in ("pld", "rdp"))
     assert 0 <= tight <= loose
-    if 1e-3 <= noise:
+    if noise >= 1e-3:
         assert tight >= (0 if noise > 1e3 else exact(noise, 1, 1e-5) * (1 - 1e-6))
 
 
