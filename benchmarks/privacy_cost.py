@@ -4,8 +4,8 @@
     python benchmarks/privacy_cost.py --rules fedavg --epsilons 8 --seeds 0  # less of it
 
 The same samples are dealt to few clients or to many, at random, and used once. Noise of a round has the norm
-``z C sqrt(d) / K`` for d numbers, K clients, clip C and noise multiplier z; the mean update does not shrink with K. Each
-row is told as JSON, too.
+``z C sqrt(d) / K`` for d numbers, K clients, clip C and noise multiplier z; the mean update does not shrink with K.
+Each row is told as JSON, too.
 """
 
 from __future__ import annotations

@@ -54,14 +54,8 @@ def report(contribution: Contribution, config: FederationConfig, params: Params 
 def unjudged(contribution: Contribution, params: Params) -> Report:
     """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
     what others are rejected for, and whoever is left out would show something of its data."""
-    return Report(
-        contribution.client_id,
-        0.0,
-        contribution.num_samples,
-        contribution.num_tokens,
-        contribution.num_steps,
-        _malformed(contribution, params),
-    )
+    rejected = _malformed(contribution, params)
+    return Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps, rejected)
 
 
 def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[Report]:
