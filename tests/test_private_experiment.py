@@ -19,6 +19,8 @@ from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.report.page import write_report
 from fedcmp.report.plan import describe_plan
 from fedcmp.report.summary import describe
+from fedcmp.study.cells import baseline, method_config
+from fedcmp.study.words import Method
 from fedcmp.tracking.progress import Progress
 
 PRIVATE = ["privacy.kind=central", "aggregator.weights=uniform", "aggregator.pairwise=0", "privacy.accountant=rdp"]
@@ -127,6 +129,15 @@ def test_training_without_rounds_has_no_privacy(tmp_path: Path) -> None:
     for begin, name in ((train_centralized, "centralized"), (train_local, "local")):
         with pytest.raises(ConfigError, match=f"protects clients in rounds, and fedcmp {name} has none"):
             begin(config)
+
+
+def test_a_comparison_protects_every_method_and_bounds_none(tmp_path: Path) -> None:
+    config = asked(tmp_path / "run", "aggregator=fedavg", "privacy.noise=1")
+    for bound in ("centralized", "local"):
+        assert baseline(config, bound).privacy.kind == "none"
+    assert method_config(config, Method("adam", "fedadam", ())).privacy == config.privacy
+    with pytest.raises(ConfigError, match="the rule reads the update of every client"):
+        method_config(config, Method("krum", "krum", ()))
 
 
 def test_plan_says_who_sees_what(tmp_path: Path) -> None:
