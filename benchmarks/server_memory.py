@@ -6,7 +6,7 @@
 Two ranks over gloo on this machine: the server holds one client, the other rank the rest. Measured is the growth of
 the server's peak resident memory during ``aggregate`` (Linux: VmHWM after a reset), beyond what it holds before: its
 own client, the parameters, the state. Clients beyond the fourth share the tensors of the first four, so that the other
-rank fits into any machine; the server cannot tell. A line of JSON follows the table.
+rank fits into any machine; the server cannot tell.
 """
 
 from __future__ import annotations
@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import multiprocessing
-import platform
-import subprocess
 import tempfile
 import time
 from multiprocessing.connection import Connection
@@ -25,13 +22,13 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from record import Table, save
 
 from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import GroupCohort
 from fedcmp.distributed.wire import Wire
-from fedcmp.report.table import table
 from fedcmp.types import Params
 
 SHAPES = {"linear_1": (768, 512), "linear_2": (768, 768)}
@@ -77,7 +74,7 @@ def resident(field: str) -> float:
 
 
 def one_rank(rank: int, folder: str, config: AggregatorConfig, count: int, held: int, answer: Connection) -> None:
-    """A rank's part; the server answers with MiB and seconds."""
+    """A rank's part; it answers with MiB and seconds."""
     torch.set_num_threads(1)
     terms.HELD_BYTES = held
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
@@ -95,14 +92,13 @@ def one_rank(rank: int, folder: str, config: AggregatorConfig, count: int, held:
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
     before, t0 = resident("VmRSS"), time.perf_counter()
     aggregator.aggregate(cohort, params, state)
-    if rank == 0:
-        answer.send({"MiB": resident("VmHWM") - before, "seconds": time.perf_counter() - t0})
+    answer.send((rank, {"MiB": resident("VmHWM") - before, "seconds": time.perf_counter() - t0}))
     dist.barrier()
     dist.destroy_process_group()
 
 
-def measure(config: AggregatorConfig, count: int, held: int) -> dict[str, float]:
-    """One round of ``count`` clients in two fresh processes."""
+def measure(config: AggregatorConfig, count: int, held: int) -> dict[int, dict[str, float]]:
+    """One round of ``count`` clients in two fresh processes: what each rank took."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,7 +110,7 @@ def measure(config: AggregatorConfig, count: int, held: int) -> dict[str, float]
             process.start()
         sender.close()
         try:
-            return receiver.recv()
+            return dict(receiver.recv() for _ in ranks)
         finally:
             for process in ranks:
                 process.join(timeout=60)
@@ -125,33 +121,21 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
     parser.add_argument("--held", type=int, default=1024, help="MiB of terms that a rank may hold (terms.HELD_BYTES)")
-    parser.add_argument("--out", type=Path, help="append the JSON here")
     options = parser.parse_args()
     found = {
         rule: {count: measure(RULES[rule], count, options.held * MIB) for count in options.clients}
         for rule in options.rules
     }
     sizes = sum(M * (N + 1) for M, N in SHAPES.values())
-    header = [
-        "rule",
-        *(f"K = {count}" for count in options.clients),
-        *(f"seconds, K = {count}" for count in options.clients),
-    ]
-    rows = [
-        [rule, *(round(one["MiB"], 1) for one in by_count.values()), *(one["seconds"] for one in by_count.values())]
-        for rule, by_count in found.items()
-    ]
-    print(f"MiB that a round adds to the server; {sizes:,} parameters, {4 * sizes / MIB:.1f} MiB an update\n")
-    print(table(rows, header))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = f"{platform.machine()}, 1 thread a rank"
-    line = json.dumps(
-        {"added": found, "parameters": sizes, "machine": machine, "torch": torch.__version__, "commit": commit}
-    )
-    print("\n" + line)
-    if options.out:
-        with options.out.open("a") as file:
-            file.write(line + "\n")
+    header = ["rule", *(f"K = {count}" for count in options.clients)]
+    tables = {
+        title: Table(
+            header,
+            [[rule, *(f"{one[rank]['MiB']:,.1f}" for one in by_count.values())] for rule, by_count in found.items()],
+        )
+        for rank, title in enumerate(("server", "the other rank"))
+    }
+    save("server_memory", "python benchmarks/server_memory.py", {"added": found, "parameters": sizes}, tables)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.credentials import MASK, find_secret, holds_secret, mask
 from fedcmp.data.config import DataConfig
 from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
@@ -23,13 +23,17 @@ from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import AttackConfig
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.secure import check_secure
+from fedcmp.fields import MISSING, SECRETS_BELONG, as_fields
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
+from fedcmp.plain_yaml import Parsed, parse_yaml
 from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
 DEVICES = ("auto", "cpu", "cuda")
+LONGEST_SHOWN = 200
+"""Messages have so many characters of an override."""
 
 
 @dataclass
@@ -93,6 +97,7 @@ class Config:
 
     def validate(self) -> None:
         """Checks every value; no file is opened."""
+        _check_text(self, "")
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
         check_secure(self.federation, self.aggregator, self.launch.devices)
@@ -136,21 +141,34 @@ def from_yaml(text: str, where: str) -> Config:
     Raises:
         ConfigError: as for ``load_config``.
     """
-    return _merged(Config(), [(_parsed(text, where), where)], [], where)
+    return _merged(Config(), [(_mapping(text, where), where)], [], where)
 
 
 def _merged(
-    base: Config, contents: Sequence[tuple[dict[str, Any], str]], overrides: Sequence[str], where: Path | str | None
+    base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
+) -> Config:
+    try:
+        return _whole(base, contents, overrides, where)
+    except ConfigError as error:
+        if (masked := mask(str(error))) != str(error):
+            raise ConfigError(masked) from None  # what it comes from repeats the secret
+        raise
+
+
+def _whole(
+    base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
 ) -> Config:
     try:
         merged = OmegaConf.structured(base)
         for content, name in contents:
             merged = _merge(merged, content, name)
         for override in overrides:
-            merged = _merge(merged, _parse(override), f"override {override}")
+            shown = _shown(override)
+            merged = _merge(merged, _parse(override, shown), shown)
         config = typing.cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{getattr(error, 'full_key', '') or where}: {_first_line(error)}") from error
+        key = getattr(error, "full_key", "") or "a value"
+        raise ConfigError(f"{key}: {_first_line(error)}" + (f" (in {where} and overrides)" if where else "")) from error
     try:
         config.validate()
     except ConfigError as error:
@@ -187,81 +205,71 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Parsed:
     try:
         text = find_config(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no UTF-8; a path with a zero in it
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    return _parsed(text, str(path))
+    return _mapping(text, str(path))
 
 
-def _parsed(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} cannot be read as YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{where}: expected keys and values, got {type(content).__name__}")
-    return content
+def _mapping(text: str, where: str) -> Parsed:
+    parsed = parse_yaml(text, where)
+    if parsed.values is None:
+        return Parsed({}, {})
+    if not isinstance(parsed.values, dict):
+        raise ConfigError(f"{where}: expected keys and values, got {type(parsed.values).__name__}")
+    return parsed
 
 
-def _parse(override: str) -> dict[str, Any]:
+def _parse(override: str, where: str) -> Parsed:
     key, equals, text = override.partition("=")
     if not equals or not key or any(not part for part in key.split(".")):
-        raise ConfigError(f"{override!r} is no override; expected key=value, for example federation.rounds=20")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override}: the value cannot be read as YAML: {error}") from error
-    if isinstance(value, str):
-        value = _number(value)
+        raise ConfigError(f"{mask(override)!r} is no override; expected key=value, for example federation.rounds=20")
+    values, words = parse_yaml(text, f"{where}: the value") if text else Parsed(None, None)
     for part in reversed(key.split(".")):
-        value = {part: value}
-    return typing.cast(dict[str, Any], value)
+        values, words = {part: values}, {part: words}
+    return Parsed(values, words)
 
 
-def _number(text: str) -> str | float:
-    """YAML reads ``1e-3`` as text; people mean a number."""
+def _shown(override: str) -> str:
+    """An override as messages may have it."""
+    key, _, text = override.partition("=")
+    text = MASK if holds_secret(key.split(".")[-1]) else mask(text)
+    return f"override {key}={text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + ' ...'}"
+
+
+def _merge(base: Any, content: Parsed, where: str) -> Any:
+    values = content.values
+    if isinstance(values.get("aggregator"), str):
+        values = {**values, "aggregator": {"name": values["aggregator"]}}
+    fields = as_fields(Config, values, content.words, where)
     try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _merge(base: Any, content: dict[str, Any], where: str) -> Any:
-    content = _numbers(content)
-    if isinstance(content.get("aggregator"), str):
-        content = {**content, "aggregator": {"name": content["aggregator"]}}
-    _check_keys(Config, content, "", where)
-    try:
-        return OmegaConf.merge(base, content)
+        return OmegaConf.merge(base, fields)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {getattr(error, 'full_key', None) or 'value'}: {_first_line(error)}") from error
 
 
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    looks = isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower()
-    return _number(value) if looks else value
-
-
-def _check_keys(kind: type, content: Mapping[Any, Any], prefix: str, where: str) -> None:
-    hints = typing.get_type_hints(kind)
-    known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key `{name}`; {nearest(str(key), known)}")
-        if dataclasses.is_dataclass(known[key]):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{where}: `{name}` holds keys of its own, got {value!r}")
-            _check_keys(typing.cast(type, known[key]), value, f"{name}.", where)
+def _check_text(value: Any, key: str) -> None:
+    """All texts of a config, wherever it comes from, can be written down, read back, and shown to others."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            _check_text(one, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            _check_text(one, key)
+    elif isinstance(value, str):
+        if what := find_secret(value):
+            raise ConfigError(f"{key} holds {what}: {SECRETS_BELONG}")
+        if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in value):
+            raise ConfigError(f"{key} holds a character that cannot be written down, got {value!r}")
+        if "${" in value or value == MISSING:
+            raise ConfigError(f"{key} would be read as a reference to another value, got {value!r}")
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -48,6 +48,25 @@ class ClientError(FedcmpError):
         self.stage = stage
 
 
+class RankLost(FedcmpError, RuntimeError):
+    """A process of the run died or hangs; the others cannot go on without it.
+
+    Args:
+        lost: rank -> what is known of it.
+        cause: how the others noticed.
+    """
+
+    def __init__(self, lost: dict[int, str], cause: str) -> None:
+        ranks = ", ".join(map(str, sorted(lost)))
+        known = "; ".join(dict.fromkeys(lost[rank] for rank in sorted(lost)))
+        were = "ranks {} were lost" if len(lost) > 1 else "rank {} was lost"
+        super().__init__(
+            f"{were.format(ranks)}: {known} (noticed by: {cause}); the run goes on from its last checkpoint with: "
+            "fedcmp train --resume RUN"
+        )
+        self.lost = tuple(sorted(lost))
+
+
 def nearest(name: str, choices: Iterable[str], listed: str | None = None) -> str:
     """A hint for a misspelt name, or the list of choices.
 

@@ -12,8 +12,11 @@ LAYERS = {
     "__init__": 12,  # the front door: names of all rooms, none of which it opens by itself
     "types": 0,
     "errors": -1,  # below everything: all rooms may raise them
+    "credentials": -1,
     "seeding": 0,
     "shipped": 0,
+    "plain_yaml": 0,
+    "fields": 0,
     "version": 0,
     "staging": 0,
     "hashing": 0,

@@ -62,7 +62,7 @@ def num_bytes(value: Any) -> int:
     if isinstance(value, torch.Tensor):
         return 4 * value.numel()
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
-    return sum(num_bytes(one) for one in inside)
+    return sum(num_bytes(one) for one in inside if not isinstance(one, float))  # lists of cosines are long
 
 
 class Cohort(Protocol):
@@ -172,9 +172,15 @@ def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params
 
     def term(contribution: Contribution) -> Params:
         weight = share[contribution.client_id]
-        return {name: weight * value.double() for name, value in fn(contribution).items()}
+        terms = fn(contribution).items()
+        return {name: value.to(torch.float64, copy=True).mul_(weight) for name, value in terms}
 
     return cohort.sum(term)
+
+
+def scaled(values: Params, factor: float) -> Params:
+    """All tensors times ``factor``; at 1 the very same tensors."""
+    return values if factor == 1.0 else {name: value * factor for name, value in values.items()}
 
 
 def message_of(contribution: Contribution) -> Params:

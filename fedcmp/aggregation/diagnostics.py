@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,6 +12,8 @@ from fedcmp.types import Metrics, Params
 
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
+CACHED = 2**16
+"""Entries that are turned into float64 at a time on a CPU."""
 
 
 def squared_norm(params: Params) -> float:
@@ -19,7 +22,13 @@ def squared_norm(params: Params) -> float:
     >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
     25.0
     """
-    return sum(float(value.double().square().sum()) for value in params.values())
+    return sum(float(part.double().square().sum()) for value in params.values() for part in _parts(value))
+
+
+def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
+    whole = value.numel() <= CACHED or value.device.type != "cpu"
+    return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
 def energy_kept(mean: Params, mean_square: float) -> float:
@@ -103,12 +112,17 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
     if count == 0:
         return {}
     chosen = [cohort.clients[place * len(cohort.clients) // count] for place in range(count)]
+    return cohort.on_server(_pairs, cohort_products(cohort, params, chosen))
+
+
+def cohort_products(cohort: Cohort, params: Params, clients: Sequence[int]) -> torch.Tensor | float:
+    """Inner products of the deltas of any two ``clients``, gathered in pieces: ``[K, K]`` float64, at the server."""
     products: torch.Tensor | float = 0.0
     for name, value in params.items():
         for begin in range(0, value.numel(), CHUNK):
-            rows = cohort.gather(partial(piece, name, begin), chosen)
+            rows = cohort.gather(partial(piece, name, begin), clients)
             products = cohort.on_server(_add_products, products, rows)
-    return cohort.on_server(_pairs, products)
+    return products
 
 
 def cosine_numbers(params: Params, num_clients: int, most: int) -> int:

@@ -13,6 +13,7 @@ from fedcmp.aggregation.base import WEIGHTINGS
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.clipped import Clipped
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
+from fedcmp.aggregation.fuse.guarded import Guarded
 from fedcmp.aggregation.fuse.krum import Krum
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.median import Median
@@ -51,6 +52,8 @@ FUSES: dict[str, Any] = {
     "krum": Krum,
     "geometric_median": GeometricMedian,
 }
+UNWEIGHTED = ("median", "trimmed_mean", "krum")
+"""Fuses that do not ask for weights p_k."""
 SERVERS: dict[str, Any] = {
     "sgd": Sgd,
     "momentum": Momentum,
@@ -119,6 +122,8 @@ class AggregatorConfig:
     """Cosines between the updates of up to this many clients are measured each round; 0: none."""
     clip_norm: float = 0.0
     """Largest norm of a client's update, over all parameters; longer ones are scaled down to it; 0: no limit."""
+    guard: bool = False
+    """Weigh clients by how far most others agree with them, and bound norms and evidence by medians (`Guarded`)."""
     normalise: bool | None = None
     """Fuse updates per local step (FedNova), so that clients with more steps do not pull harder; unset: as the row."""
     fuse: dict[str, Any] = field(default_factory=dict)
@@ -167,7 +172,22 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
         fuse = Normalised(fuse, momentum)
     if config.clip_norm:
         fuse = Clipped(fuse, config.clip_norm)
+    if config.guard:
+        _check_guard(config.fuse.get("rule", row.fuse), config.local.get("rule", row.local), prefix)
+        fuse = Guarded(fuse)
     return Aggregator(fuse, server, local, config.weights, config.pairwise)
+
+
+def _check_guard(fuse: str, local: str, prefix: str) -> None:
+    """A guard acts by weights, on updates and evidence; where those do not count it would promise too much."""
+    if fuse in UNWEIGHTED:
+        raise ConfigError(
+            f"{prefix}.guard weighs clients, and {prefix}.fuse.rule={fuse} counts them alike; leave it off"
+        )
+    if local not in ("plain", "proximal"):
+        raise ConfigError(
+            f"{prefix}.guard does not cover what clients of {prefix}.local.rule={local} send beside their update"
+        )
 
 
 def sums_only_rules() -> list[str]:
@@ -184,15 +204,17 @@ def _build(
 ) -> Any:
     """The part ``name`` of the row, or the one that ``options["rule"]`` puts in its place, with its options."""
     chosen = options.get("rule", name)
-    if chosen not in table:
+    if not isinstance(chosen, str) or chosen not in table:
         raise ConfigError(f"{prefix}.rule: unknown rule {chosen!r}; {nearest(str(chosen), table)}")
     own = {key: value for key, value in options.items() if key != "rule"}
     kind = table[chosen]
-    known = [one.name for one in dataclasses.fields(kind)]
-    for option in own:
+    known = {one.name: one.type for one in dataclasses.fields(kind)}
+    for option, value in own.items():
         if option not in known:
             hint = nearest(str(option), known) if known else "it has none"
             raise ConfigError(f"{prefix}.{option}: unknown option of {chosen}; {hint}")
+        if known[option] in (bool, "bool") and not isinstance(value, bool):
+            raise ConfigError(f"{prefix}.{option} must be true or false, got {value!r}")
     return kind(**{**(defaults if chosen == name else {}), **own})
 
 

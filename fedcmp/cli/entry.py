@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import textwrap
 import time
 from collections.abc import Sequence
 
 from fedcmp.cli.pages import COMMANDS, OVERRIDES
+from fedcmp.credentials import log_to_stderr, mask
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
-    logging.basicConfig(level=logging.WARNING, format="fedcmp: %(message)s")
+    log_to_stderr()
     parsed = _parser().parse_args(arguments)
     try:
         return COMMANDS[parsed.command].run(parsed)
     except FedcmpError as error:
         if (who := _speaker(error)) is not None:
-            print(f"{who}fedcmp: error: {error}", file=sys.stderr, flush=True)
+            print(f"{who}fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         print("fedcmp: interrupted", file=sys.stderr)

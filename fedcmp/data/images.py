@@ -1,9 +1,10 @@
-"""Pictures of a folder or a zip; they stay in the zip."""
+"""Pictures of a folder or a zip; they stay in the zip, and nothing outside the folder is read."""
 
 from __future__ import annotations
 
 import io
 import os
+import stat
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -22,10 +23,10 @@ LARGEST_PICTURE = 2**27
 
 
 class ImageStore:
-    """Pictures of one folder or one zip; they stay in the zip.
+    """Pictures of one folder or one zip; they stay in the zip, and nothing outside the folder is read.
 
     Args:
-        path: a folder, or a ``.zip``.
+        path: a folder, which may be a link itself, or a ``.zip``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,6 +35,8 @@ class ImageStore:
             raise DataError(f"no images at {path}; expected a folder or a zip")
         self._zip: zipfile.ZipFile | None = None
         self._file: int | None = None
+        self._root = os.path.realpath(path)
+        self._within: dict[str, bool] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_file": None}
@@ -55,15 +58,38 @@ class ImageStore:
             try:
                 self._file = os.open(self.path, os.O_RDONLY)
                 self._zip = zipfile.ZipFile(_Positioned(self._file))
-            except (zipfile.BadZipFile, OSError) as error:
+            except Exception as error:  # zipfile raises many kinds for damaged directories
                 raise DataError(f"{self.path} cannot be read as a zip: {error}") from error
         return self._zip
 
     def names(self, wanted: Sequence[str]) -> set[str]:
-        """Those of ``wanted`` that exist."""
+        """Those of ``wanted`` that exist; links that lead out of the folder are not among them."""
         if self.path.is_dir():
-            return {name for name in wanted if (self.path / name).is_file()}
+            return {name for name in wanted if self._holds(name)}
         return set(wanted) & set(self._archive().namelist())
+
+    def why_not(self, wanted: Sequence[str]) -> str:
+        """Why none of ``wanted`` is among ``names``, in words."""
+        if self.path.is_dir() and any(os.path.lexists(self.path / name) for name in wanted):
+            return f"is no file, or a link that leads out of {self.path}; give the folder that it leads to"
+        return f"is not in {self.path}"
+
+    def _holds(self, name: str) -> bool:
+        """One look at a file, and one at each folder: a data set may have millions."""
+        path = os.path.join(self.path, name)
+        try:
+            mode = os.lstat(path).st_mode
+        except (OSError, ValueError):
+            return False
+        if stat.S_ISLNK(mode):
+            return os.path.isfile(path) and self._leads_inside(os.path.realpath(path))
+        folder = os.path.dirname(path)
+        if folder not in self._within:
+            self._within[folder] = self._leads_inside(os.path.realpath(folder))
+        return stat.S_ISREG(mode) and self._within[folder]
+
+    def _leads_inside(self, real: str) -> bool:
+        return real == self._root or real.startswith(os.path.join(self._root, ""))
 
     def mark(self, name: str, sample: Sample) -> tuple[int, int | None]:
         """Bytes of a picture and, in a zip, their CRC-32; the picture is not read."""
@@ -84,7 +110,7 @@ class ImageStore:
             )
         try:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
-        except (KeyError, OSError, zipfile.BadZipFile) as error:
+        except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
             raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
 
 

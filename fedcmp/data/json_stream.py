@@ -11,7 +11,7 @@ from fedcmp.errors import DataError
 
 CHUNK = 1 << 20
 LARGEST = 1 << 26
-"""Characters of the longest single record."""
+"""Characters of the longest single record; bytes, where each has a line."""
 _DECODER = json.JSONDecoder()
 
 
@@ -65,14 +65,16 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
             return
     if start != "{":
         raise DataError(f"{path}: expected a JSON array of records, or one record a line")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST), b""), start=1):
             if not line.strip():
                 continue
             origin = f"{path}:{number}"
+            if len(line) == LARGEST:
+                raise DataError(f"{origin}: a record is longer than {LARGEST:,} bytes, or damaged")
             try:
                 yield origin, json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            except (ValueError, RecursionError) as error:  # also UTF-8, and numbers of too many digits
                 yield origin, DataError(f"{origin}: not valid JSON: {error}")
 
 
@@ -129,8 +131,8 @@ class _Text:
         while True:
             try:
                 found, end = _DECODER.raw_decode(self._window, self._at)
-            except (json.JSONDecodeError, RecursionError) as error:
-                if self._ended or isinstance(error, RecursionError):
+            except (ValueError, RecursionError) as error:
+                if self._ended or not isinstance(error, json.JSONDecodeError):  # too deep, or a number of many digits
                     raise self.error(str(error)) from error
             else:
                 if end + 3 <= len(self._window) or self._ended:  # 1 may go on as 1e-8 behind the window

@@ -50,10 +50,10 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
     if not isinstance(record, dict):
         raise DataError(f"{origin}: expected a JSON object, got {type(record).__name__}")
     key = record.get("id")
-    if not isinstance(key, (str, int)) or str(key).strip() == "":
+    if isinstance(key, bool) or not isinstance(key, (str, int)) or str(key).strip() == "":
         raise DataError(f"{origin}: field `id` must be a non-empty string or a number, got {key!r}")
     image = record.get("image")
-    if not isinstance(image, str) or not image:
+    if not isinstance(image, str) or not image.strip() or "\0" in image:
         raise DataError(f"{origin}: field `image` must be the path of a picture, got {image!r} (id {key})")
     if image.startswith(("/", "\\")) or ".." in image.replace("\\", "/").split("/"):
         raise DataError(f"{origin}: field `image` must stay inside the image folder, got {image!r} (id {key})")
@@ -65,7 +65,7 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
         raise DataError(f'{origin}: field `conversations` has no turn with "from": "gpt" and a text (id {key})')
     if not caption.strip():
         raise DataError(f"{origin}: the caption is empty (id {key})")
-    named, label = record.get("domain", domain), record.get("label")
+    named = record.get("domain", domain)
     if not isinstance(named, str) or not named:
         raise DataError(f"{origin}: field `domain` must be a non-empty string, got {named!r} (id {key})")
     captions = record.get("captions")
@@ -73,15 +73,32 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
         captions = []
     if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
         raise DataError(f"{origin}: field `captions` must be a list of texts, none empty, got {captions!r} (id {key})")
+    label = None if record.get("label") is None else str(record["label"])
+    for field, text in (("id", str(key)), ("image", image), ("caption", caption), ("domain", named), ("label", label)):
+        check_text(text or "", f"{origin}: field `{field}`")
+    for text in captions:
+        check_text(text, f"{origin}: field `captions`")
     return Sample(
         str(key),
         image,
         caption.strip(),
         named,
-        None if label is None else str(label),
+        label,
         origin,
         captions=tuple(text.strip() for text in captions),
     )
+
+
+def check_text(text: str, what: str) -> None:
+    """A text must be one that can be written down.
+
+    Raises:
+        DataError: it holds half of a character, as ``"\\ud83d"`` in JSON.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what} holds half of a character: {error}") from error
 
 
 def read_records(path: Path, on_bad: str = "error", domain: str = "default") -> Records:

@@ -83,7 +83,7 @@ class RecordSource:
             for sample in records.samples:
                 problem = None
                 if sample.id not in resolved:
-                    problem = f"{sample.origin}: picture {sample.image} is not in {store.path}"
+                    problem = f"{sample.origin}: picture {sample.image} {store.why_not(_places(sample))}"
                 elif sample.id in places:
                     problem = f"{sample.origin}: id {sample.id!r} stands already at {places[sample.id]}"
                 if problem and on_bad == "error":
@@ -151,14 +151,17 @@ class RecordSource:
 
 def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
     """The name of each sample's picture in the store: as the record says, or without its first folder."""
-    short = {sample.id: sample.image.split("/", 1)[-1] for sample in samples}
-    present = store.names([*(sample.image for sample in samples), *short.values()])
+    present = store.names([name for sample in samples for name in _places(sample)])
     found = {}
     for sample in samples:
-        name = next((name for name in (sample.image, short[sample.id]) if name in present), None)
+        name = next((name for name in _places(sample) if name in present), None)
         if name is not None:
             found[sample.id] = name
     return found
+
+
+def _places(sample: Sample) -> tuple[str, str]:
+    return sample.image, sample.image.split("/", 1)[-1]
 
 
 def pairs_source(

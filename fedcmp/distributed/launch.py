@@ -16,11 +16,15 @@ import torch
 from lightning import Fabric
 from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 
+from fedcmp.distributed.pulse import Pulse
 from fedcmp.distributed.starter import started_by
 from fedcmp.distributed.step import StepEnvironment
 from fedcmp.distributed.strategy import ClientGroupStrategy, close
 from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
+
+LONGEST = 30 * 24 * 3600
+"""Seconds that a collective may wait."""
 
 
 @dataclass
@@ -32,7 +36,8 @@ class LaunchConfig:
     group_size: int = 1
     """Ranks that train one client together, splitting its batches; must divide the number of ranks."""
     timeout: int = 1800
-    """Seconds after which a collective without an answer ends the run, >= 60; bounds the rendezvous, too."""
+    """Seconds after which a collective without an answer ends the run, from 60 to 2592000 (30 days); bounds the
+    rendezvous, too."""
     shard_llm: bool = False
     """Spread the frozen language model's decoder layers over the ranks of a group."""
     share_gpu: bool = False
@@ -42,6 +47,8 @@ class LaunchConfig:
         for key, least in (("devices", 1), ("group_size", 1), ("timeout", 60)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
+        if self.timeout > LONGEST:
+            raise ConfigError(f"{prefix}.timeout must be at most {LONGEST} (30 days), got {self.timeout}")
         if self.shard_llm and self.group_size == 1:
             raise ConfigError(f"{prefix}.shard_llm needs groups of several ranks, but {prefix}.group_size is 1")
 
@@ -86,12 +93,17 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     on_gpus = device.type == "cuda" and os.environ.get("LT_ACCELERATOR") != "cpu"
     options = _gpus(config, local) if on_gpus else {}
     strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
+    pulse: Pulse | None = None
     try:
         fabric = _fabric(strategy, step if starter == "srun" else TorchElasticEnvironment(), device, local)
         if os.environ.get("LT_CLI_USED") != "1":  # `fabric run` has Fabric set up its ranks in the constructor
             fabric.launch()
-        yield Groups(strategy, config.shard_llm)
+        if strategy.topology.world_size > 1:
+            pulse = Pulse(strategy.global_rank, strategy.topology.world_size, config.group_size)
+        yield Groups(strategy, config.shard_llm, pulse)
     finally:
+        if pulse is not None:
+            pulse.stop()
         close()
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from fedcmp.aggregation.base import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.failures import attempt
+from fedcmp.distributed.pulse import Pulse, watched
 from fedcmp.distributed.strategy import ClientGroupStrategy
 from fedcmp.distributed.topology import Topology
 from fedcmp.distributed.wire import Wire
@@ -131,15 +132,16 @@ class Groups:
     Args:
         strategy: knows the groups.
         in_step: ``shard`` spreads layers over a group; its ranks then call them together.
+        pulse: names the rank that was lost where an exchange fails; None: nobody does.
     """
 
-    def __init__(self, strategy: ClientGroupStrategy, in_step: bool = False) -> None:
+    def __init__(self, strategy: ClientGroupStrategy, in_step: bool = False, pulse: Pulse | None = None) -> None:
         self.in_step = in_step
         self.topology = strategy.topology
         self.rank = strategy.global_rank
         self.device = strategy.root_device
-        self._strategy = strategy
-        self._wire = Wire(device=self.device)
+        self._strategy, self.pulse = strategy, pulse
+        self._wire = Wire(device=self.device, pulse=pulse)
 
     def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
         """The clients of all groups; only the rank that leads its group may bring contributions."""
@@ -150,6 +152,7 @@ class Groups:
         if self.in_step:
             self._strategy.shard(layers)
 
+    @watched("inner")
     def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
         """One all_reduce inside the group."""
         return self._strategy.sum_in_group(tensor)

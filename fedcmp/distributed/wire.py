@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedcmp.distributed.envelope import Packed, as_bytes, pack, unpack
 from fedcmp.distributed.failures import attempt, raise_first, write_failure
+from fedcmp.distributed.pulse import Pulse, watched
 
 T = TypeVar("T")
 
@@ -29,10 +30,16 @@ class Wire:
     Args:
         group: a process group; None: the world. Ranks are those of the group.
         device: where received tensors are placed; None: where the group's backend keeps tensors.
+        pulse: names the rank that was lost where a collective fails; None: nobody does.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None, device: torch.device | str | None = None) -> None:
-        self._group = group
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        device: torch.device | str | None = None,
+        pulse: Pulse | None = None,
+    ) -> None:
+        self._group, self.pulse = group, pulse
         self.rank = dist.get_rank(group)
         self.size = dist.get_world_size(group)
         wanted = None if device is None else torch.device(device)
@@ -52,6 +59,7 @@ class Wire:
         """
         return self._reduced(tensor, dist.ReduceOp.SUM, everywhere=not to_server)
 
+    @watched("world")
     def share(self, value: T, source: int = 0) -> T:
         """The value of rank ``source`` on every rank, its tensors on ``device``; elsewhere ``value`` is ignored.
 
@@ -100,11 +108,13 @@ class Wire:
         self.agree(error)
         return cast(T, result)
 
+    @watched()
     def send(self, tensor: Tensor, target: int = 0) -> None:
         """Sends to rank ``target``, which calls ``receive``."""
         for piece in _pieces(as_bytes(tensor)):
             dist.send(piece.to(self._transport), self._global(target), group=self._group)
 
+    @watched()
     def receive(self, into: Tensor, source: int) -> None:
         """Fills a contiguous tensor with what rank ``source`` sends: one of the same dtype and shape."""
         assert into.is_contiguous(), "a copy would be filled in place of the tensor"
@@ -115,6 +125,7 @@ class Wire:
             if here is not piece:
                 piece.copy_(here)
 
+    @watched("world")
     def _reduced(self, tensor: Tensor, op: Any, everywhere: bool) -> Tensor:
         sent = torch.empty(tensor.shape, dtype=tensor.dtype, device=self._transport).copy_(tensor.detach())
         if not sent.numel():
@@ -140,6 +151,7 @@ class Wire:
             dist.broadcast(rest, self._global(source), group=self._group)
         return start + _read(rest)
 
+    @watched("world")
     def _gather_text(self, text: str) -> list[str]:
         frames = [self._frame("") for _ in range(self.size)]
         dist.all_gather(frames, self._frame(text), group=self._group)

@@ -14,6 +14,7 @@ import torch
 
 from fedcmp.build import Data, Kept, Parts, build_held_out, build_parts, build_tracker, check_models, read_data
 from fedcmp.config import Config, to_yaml
+from fedcmp.credentials import mask
 from fedcmp.data.scenarios import manifest
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.team import Solo, Team, is_server, together
@@ -81,7 +82,7 @@ class Experiment:
             self._write_split(folder)
         try:
             before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot go on: cannot read its {folder.split.name}: {error!r}") from error
         if before != self._split()["hash"]:
             raise CheckpointError(
@@ -123,7 +124,7 @@ class Experiment:
             summary: dict[str, Any] = train(self)
         except BaseException as error:
             if is_server(self.team):
-                failed = {**self.head(), "exit": "failed", "error": f"{type(error).__name__}: {error}"}
+                failed = {**self.head(), "exit": "failed", "error": mask(f"{type(error).__name__}: {error}")}
                 with suppress(OSError):  # the first error is the one to tell
                     self.folder.write_json(self.folder.summary, failed)
                 self.tracker.close(failed)

@@ -23,12 +23,14 @@ from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups
+from fedcmp.federation.kinds import FAULTS
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
+from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder
+from fedcmp.tracking.tracker import Recorder, read_records
 
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
@@ -84,7 +86,6 @@ def train(
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
-            left_out = sum(record.get("clients_left_out", 0) for record in recorder.records)
             return self.finish(
                 state.params,
                 begin,
@@ -92,11 +93,26 @@ def train(
                 state.samples_seen,
                 rounds=state.rounds_done,
                 exit_kind="finished" if state.rounds_done == len(self.data.plan.rounds) else "budget",
-                extra=spent or {"updates_left_out": left_out},
+                extra=spent or _counted(recorder.records),
             )
 
         summary = experiment.run(rounds)
         return {**summary, "folder": str(experiment.folder.path)} if summary else {}
+
+
+def _counted(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What went wrong with clients over the whole run: all in all, by kind, and what cost nothing in the end."""
+
+    def total(key: str) -> int:
+        return sum(record.get(key, 0) for record in records)
+
+    kinds = {kind: total(f"left_out/{kind}") for kind in FAULTS}
+    return {
+        "updates_left_out": total("clients_left_out"),
+        "left_out": {kind: count for kind, count in kinds.items() if count},
+        "clients_retried": total("clients_retried"),
+        "clients_dropped": total("clients_dropped"),
+    }
 
 
 def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) -> Config:
@@ -147,10 +163,17 @@ def resume(
     """
     config, folder = reopen(path, overrides, file), RunFolder(path)
     if folder.summary.is_file():
-        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+        summary = _summary(folder)
         if summary.get("exit") in ("finished", "budget"):
             return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
     return train(config, progress=progress, resume_from=path, keep=keep)
+
+
+def _summary(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return read_object(folder.summary)
+    except RunFolderError as error:
+        raise CheckpointError(f"{folder.path} cannot go on: {error}") from error
 
 
 def _last_state(
@@ -204,20 +227,16 @@ def _last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[
 
 def _cut(folder: RunFolder, rounds_done: int, again: bool) -> list[dict[str, Any]]:
     """The records up to a round; later ones are removed from the file, they will be made again."""
-    lines = folder.metrics.read_text(encoding="utf-8").splitlines() if folder.metrics.is_file() else []
-    records = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break  # the process was killed while it wrote this line
-        if record["round"] > rounds_done and not again:
-            raise RunFolderError(
-                f"{folder.path} cannot go on from round {rounds_done}: round {record['round']} was released, and with "
-                "privacy.stream=system its noise cannot be drawn again; a second release would not be counted"
-            )
-        if record["round"] <= rounds_done:
-            records.append(record)
+    try:
+        recorded = read_records(folder.metrics)
+        records = [one for one in recorded if one["round"] <= rounds_done]
+    except (OSError, KeyError, TypeError) as error:
+        raise CheckpointError(f"cannot read {folder.metrics}: {error!r}") from error
+    if len(recorded) > len(records) and not again:
+        raise RunFolderError(
+            f"{folder.path} cannot go on from round {rounds_done}: round {rounds_done + 1} was released, and with "
+            "privacy.stream=system its noise cannot be drawn again; a second release would not be counted"
+        )
     if not rounds_done:
         return []
     if not records or records[-1]["round"] < rounds_done:

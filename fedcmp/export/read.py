@@ -98,9 +98,15 @@ def _tensors(file: Path) -> tuple[dict[str, Tensor], set[str]]:
 
 def _index(file: Path) -> dict[str, str]:
     try:
-        places: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError) as error:
+        places = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"cannot read {file}: {error}; expected a weight_map") from error
+    if not isinstance(places, dict):
+        raise CheckpointError(f"cannot read {file}: its weight_map is no object")
+    for place in places.values():
+        beside = isinstance(place, str) and Path(place).name == place and place not in ("", "..")
+        if not beside or place.endswith(".index.json"):
+            raise CheckpointError(f"cannot read {file}: expected files beside it, got {place!r}")
     return places
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from fedcmp.types import Params
 
 HASH = 16
 """Hexadecimal digits of a checkpoint's hash that stand in its name."""
+NAME = re.compile(rf"round-([0-9]+)-([0-9a-f]{{{HASH}}})\.pt")
 
 
 def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path:
@@ -51,8 +54,8 @@ def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest round first, by number: names alone would put round 10000 before 9999."""
-    found = [path for path in folder.glob("round-*-*.pt") if path.stem.split("-")[1].isdigit()]
-    return sorted(found, key=lambda path: (int(path.stem.split("-")[1]), path.name))
+    found = [(int(match[1]), path) for path in folder.glob("round-*-*.pt") if (match := NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
 
 
 def load_checkpoint(path: Path) -> FederationState:
@@ -62,16 +65,34 @@ def load_checkpoint(path: Path) -> FederationState:
         CheckpointError: missing, damaged, or not a checkpoint of fedcmp.
     """
     try:
-        digest = sha256_of(path)
-        if not digest.startswith(path.stem.rpartition("-")[2]):
+        digest, match = sha256_of(path), NAME.fullmatch(path.name)
+        if match is None or not digest.startswith(match[2]):
             raise ValueError(f"its content has the hash {digest[:HASH]}, not that of its name")
         # where the run goes on there may be no GPU, or another one
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return FederationState(**content)
+        state = FederationState(**content)
+        _check(state, int(match[1]))
+        return state
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error
     except Exception as error:
         raise CheckpointError(f"{path} is damaged or not a checkpoint of fedcmp: {error}") from error
+
+
+def _check(state: FederationState, rounds: int) -> None:
+    """Whether a state is one: a file may be whole, and something else.
+
+    Raises:
+        ValueError: it is not.
+    """
+    params = isinstance(state.params, dict) and all(isinstance(value, torch.Tensor) for value in state.params.values())
+    counts = all(type(count) is int and count >= 0 for count in (state.rounds_done, state.samples_seen))
+    loss = isinstance(state.best_loss, float) and not math.isnan(state.best_loss)
+    parts = isinstance(state.aggregator, dict) and isinstance(state.local, dict)
+    if not (params and counts and loss and parts):
+        raise ValueError("it holds no state of a federation")
+    if state.rounds_done != rounds:
+        raise ValueError(f"it holds the state after round {state.rounds_done}, not that of its name")
 
 
 def save_projector(path: Path, params: Params) -> None:

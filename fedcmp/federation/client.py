@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +13,11 @@ from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import LocalRule, State
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.federation.recording import Recorder
+from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
+from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, build_optimizer, lr_factor
+from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
 from fedcmp.types import Batch, Fetch, Params
 
 LocalStates = dict[int, dict[str, Any]]
@@ -25,6 +25,8 @@ LocalStates = dict[int, dict[str, Any]]
 ``"optimizer"``; only what is used."""
 
 PLAIN = Plain()
+PASSIVE = OptimizerConfig(name="sgd")
+"""Of projectors that are never stepped: it keeps nothing."""
 
 
 class WaveResult(NamedTuple):
@@ -72,47 +74,73 @@ def train_wave(
         on_step: told after each step how many samples its clients have used in it.
     """
     t0 = time.perf_counter()
-    module.eval()
+    if module.training:
+        module.eval()  # it walks through every layer of the LLM: not for every wave
     team = team or Solo()
     place, size = team.topology.place(team.rank), team.topology.group_size
     needs, states = needs | rule.needs, states or {}
     shared = rule.init(params) if shared is None else shared
-    clients = [_Client(task, params, optimizer, rule, states.get(task.client_id, {})) for task in tasks]
-    starts = [_leaves(params) for _ in tasks] if "start_gradient" in needs else []
+    own = [states.get(task.client_id, {}) for task in tasks]
+    kept_by_rule = [state["rule"] if "rule" in state else rule.client_init(params) for state in own]
+    stack = Stack(params, optimizer, [state.get("optimizer") for state in own])
+    starts = Stack(params, PASSIVE, [None] * len(tasks)) if "start_gradient" in needs else None
     recorder = Recorder(needs, params, len(tasks))
-    for step in range(max(len(task.batches) for task in tasks)):
-        active = [slot for slot, task in enumerate(tasks) if step < len(task.batches)]
+    halfway: dict[int, Params] = {}
+    notes = Notes(len(tasks))
+    totals = [len(task.batches) for task in tasks]
+    for step in range(max(totals)):
+        active = [slot for slot, total in enumerate(totals) if step < total]
         batch = module.seen(fetch(wave_rows(tasks, step, place, size)))
-        if starts:
-            _backward(module, batch, [starts[slot] for slot in active], team)
-            for slot in active:
-                recorder.add("start_gradient", slot, _take_gradient(starts[slot], optimizer.clip_norm)[0])
-        local = [clients[slot].local for slot in active]
-        loss, count = _backward(module, batch, local, team, recorder.observer(active))
-        for slot, one_loss, one_count in zip(active, loss, count, strict=True):
-            client, total = clients[slot], len(tasks[slot].batches)
-            gradient, norm = _take_gradient(client.local, optimizer.clip_norm)
-            recorder.add("gradient", slot, gradient)
-            with torch.no_grad():
-                gradient = rule.correct(gradient, client.local, params, shared, client.state)
-            client.step(gradient, optimizer.lr * lr_factor(progress((step + 0.5) / total), optimizer))
-            client.note(one_loss, one_count, norm)
-            if "halfway" in needs and step + 1 == (total + 1) // 2:
-                client.halfway = _delta(client.local, params)
+        if starts is not None:
+            _, _, stacked = _gradients(module, batch, starts.leaves(active), team)
+            clip(stacked, optimizer.clip_norm)
+            for slot, gradient in zip(active, by_client(stacked), strict=True):
+                recorder.add("start_gradient", slot, gradient)
+        loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, recorder.observer(active))
+        notes.add(active, loss, count, clip(stacked, optimizer.clip_norm))
+        gradients = by_client(stacked)
+        with torch.no_grad():
+            for slot, gradient in zip(active, gradients, strict=True):
+                recorder.add("gradient", slot, gradient)
+            corrected = [
+                rule.correct(gradient, stack.rows[slot], params, shared, kept_by_rule[slot])
+                for slot, gradient in zip(active, gradients, strict=True)
+            ]
+        same = all(one is gradient for one, gradient in zip(corrected, gradients, strict=True))
+        shares = [progress((step + 0.5) / totals[slot]) for slot in active]
+        rates = [optimizer.lr * lr_factor(share, optimizer) for share in shares]
+        stack.step(active, corrected, stacked if same else None, rates)
+        for slot in active if "halfway" in needs else ():
+            if step + 1 == (totals[slot] + 1) // 2:
+                halfway[slot] = _delta(stack.rows[slot], params)
         on_step(sum(len(tasks[slot].batches[step]) for slot in active))
     if size > 1:
         recorder.merge(team.sum_in_group)
+    kept_by_optimizer = [stack.keeps(slot) if keep_optimizer else None for slot in range(len(tasks))]
+    deltas, noted = stack.deltas(params), notes.scalars()
     seconds = (time.perf_counter() - t0) / len(tasks)
     contributions, kept = [], {}
-    for slot, client in enumerate(clients):
-        task = client.task
-        finished = rule.finish(recorder.means(slot, len(task.batches)), shared, client.state)
-        contributions.append(client.contribution(params, recorder.evidence(slot), finished.message, seconds))
-        own = {"rule": finished.client} if finished.client else {}
-        if keep_optimizer:
-            own["optimizer"] = client.optimizer.state_dict()["state"]
-        if own:
-            kept[task.client_id] = own
+    for slot, task in enumerate(tasks):
+        finished = rule.finish(recorder.means(slot, totals[slot]), shared, kept_by_rule[slot])
+        scalars, num_tokens = noted[slot]
+        contributions.append(
+            Contribution(
+                client_id=task.client_id,
+                delta=deltas[slot],
+                halfway=halfway.get(slot),
+                evidence=recorder.evidence(slot),
+                message=finished.message,
+                num_samples=task.num_samples,
+                num_tokens=num_tokens,
+                num_steps=totals[slot],
+                scalars={**scalars, "seconds": seconds},
+            )
+        )
+        keeps: dict[str, Any] = {"rule": finished.client} if finished.client else {}
+        if kept_by_optimizer[slot] is not None:
+            keeps["optimizer"] = kept_by_optimizer[slot]
+        if keeps:
+            kept[task.client_id] = keeps
     return WaveResult(contributions, kept)
 
 
@@ -122,104 +150,36 @@ def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> 
     return [index for batch in due for index in batch[place::size]]
 
 
-class _Client:
-    """One client of a wave: its projector, its optimizer and what its steps have shown."""
-
-    def __init__(
-        self, task: ClientTask, params: Params, optimizer: OptimizerConfig, rule: LocalRule, kept: dict[str, Any]
-    ) -> None:
-        self.task = task
-        self.local = _leaves(params)
-        self.optimizer = build_optimizer([{"params": list(self.local.values())}], optimizer)
-        if "optimizer" in kept:
-            state = copy.deepcopy(kept["optimizer"])  # steps change it; the rejected keep theirs
-            self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.state: State = kept["rule"] if "rule" in kept else rule.client_init(params)
-        self.halfway: Params | None = None
-        self._losses: list[Tensor] = []
-        self._tokens: list[Tensor] = []
-        self._norms: list[Tensor] = []
-
-    def step(self, gradient: Params, lr: float) -> None:
-        """One optimizer step."""
-        for name, value in self.local.items():
-            value.grad = gradient[name]
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def note(self, loss: Tensor, tokens: Tensor, norm: Tensor | None) -> None:
-        """The loss per token, the tokens and the gradient's norm of one step; no number is fetched from the device."""
-        self._losses.append(loss)
-        self._tokens.append(tokens)
-        if norm is not None:
-            self._norms.append(norm)
-
-    def contribution(
-        self, params: Params, evidence: Params | None, message: Params | None, seconds: float
-    ) -> Contribution:
-        """What the client did in this round."""
-        path, counts = torch.stack(self._losses).double(), torch.stack(self._tokens)
-        scalars = {
-            "loss": float((path * counts).sum() / counts.sum()),
-            "loss_first": float(path[0]),
-            "loss_last": float(path[-1]),
-            "seconds": seconds,
-        }
-        if self._norms:
-            scalars["grad_norm"] = float(torch.stack(self._norms).mean())
-        return Contribution(
-            client_id=self.task.client_id,
-            delta=_delta(self.local, params),
-            halfway=self.halfway,
-            evidence=evidence,
-            message=message,
-            num_samples=self.task.num_samples,
-            num_tokens=int(counts.sum()),
-            num_steps=len(self.task.batches),
-            scalars=scalars,
-        )
-
-
-def _leaves(params: Params) -> Params:
-    return {name: value.detach().clone().requires_grad_() for name, value in params.items()}
-
-
-def _backward(
-    module: ProjectorAlignment, batch: Batch, local: Sequence[Params], team: Team, observe: Observe | None = None
-) -> tuple[Tensor, Tensor]:
-    """Leaves every client's gradient at its parameters; returns loss per token and tokens, ``[C]`` each."""
-    stack = {name: torch.stack([own[name] for own in local]) for name in local[0]}
-    nll, count = (part.view(len(local), -1).sum(1) for part in module.nll(batch, stack, observe))
+def _gradients(
+    module: ProjectorAlignment, batch: Batch, stack: Params, team: Team, observe: Observe | None = None
+) -> tuple[Tensor, Tensor, Params]:
+    """Loss per token and tokens, ``[n]`` each, and every client's gradient, ``[n, ...]`` by name."""
+    num = len(next(iter(stack.values())))
+    nll, count = (part.view(num, -1).sum(1) for part in module.nll(batch, stack, observe))
     if team.topology.group_size > 1:
-        return _backward_in_group(nll, count, local, team)
+        return _gradients_of_group(nll, count, stack, team)
     loss = nll / count
     loss.sum().backward()
-    return loss.detach(), count
+    return loss.detach(), count, _taken(stack)
 
 
-def _backward_in_group(nll: Tensor, count: Tensor, local: Sequence[Params], team: Team) -> tuple[Tensor, Tensor]:
+def _gradients_of_group(nll: Tensor, count: Tensor, stack: Params, team: Team) -> tuple[Tensor, Tensor, Params]:
     """The same over a group's ranks: one flat sum of gradients, losses and tokens; then each client's are divided."""
     nll.sum().backward()
-    grads = [value.grad for own in local for value in own.values() if value.grad is not None]
-    flat = torch.cat([nll.detach().float(), count.float(), *(grad.flatten() for grad in grads)])
+    gradients, num = _taken(stack), len(nll)
+    flat = torch.cat([nll.detach().float(), count.float(), *(value.flatten() for value in gradients.values())])
     team.sum_in_group(flat)
-    losses, tokens = flat[: len(local)], flat[len(local) : 2 * len(local)]
-    place, each = 2 * len(local), len(grads) // len(local)
-    for number, grad in enumerate(grads):
-        grad.copy_(flat[place : place + grad.numel()].view_as(grad) / tokens[number // each])
-        place += grad.numel()
-    return losses / tokens, tokens.round().long()
+    losses, tokens = flat[:num], flat[num : 2 * num]
+    place = 2 * num
+    for value in gradients.values():
+        total = flat[place : place + value.numel()].view_as(value)
+        torch.div(total, tokens.view(-1, *[1] * (value.dim() - 1)), out=value)
+        place += value.numel()
+    return losses / tokens, tokens.round().long(), gradients
 
 
-def _take_gradient(local: Params, limit: float) -> tuple[Params, Tensor | None]:
-    """One client's gradient, scaled down to norm ``limit`` (0: as it is), and its norm before; it is taken away."""
-    norm = torch.nn.utils.clip_grad_norm_(local.values(), limit).detach() if limit else None
-    gradient = {name: value.grad for name, value in local.items() if value.grad is not None}
-    for value in local.values():
-        value.grad = None
-    return gradient, norm
+def _taken(stack: Params) -> Params:
+    return {name: value.grad for name, value in stack.items() if value.grad is not None}
 
 
 def _delta(local: Params, params: Params) -> Params:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from fedcmp.aggregation.base import Contribution
+from fedcmp.credentials import mask
 from fedcmp.federation.client import LocalStates, WaveResult
 from fedcmp.federation.gate import Report
 from fedcmp.federation.sampling import ClientTask
@@ -41,26 +42,30 @@ def train_survivors(
         if len(wave) > 1:
             log.warning("%s; its clients are trained again, one by one", error)
         first = error
-    found = Survived([], {}, [])
+    found, its_own = Survived([], {}, []), int(len(wave) == 1)
     for task in wave:
-        done, problem = _alone(train, task, tries if len(wave) > 1 else tries - 1, first)
+        done, problem, failures = _alone(train, task, tries - its_own, first)
+        failures += its_own
         if done is None:
             log.warning("round %d: client %d is left out", task.round + 1, task.client_id, exc_info=problem)
             told = str(problem.__cause__ or problem).splitlines() or [""]
             kind = type(problem.__cause__ or problem).__name__
-            found.failed.append(Report(task.client_id, float("nan"), 0, 0, 0, f"it failed: {kind}: {told[0]}"))
+            words = mask(f"it failed: {kind}: {told[0]}")
+            gone = Report(task.client_id, float("nan"), 0, 0, 0, words, fault="failed", failures=failures)
+            found.failed.append(gone)
             continue
-        found.contributions.extend(done.contributions)
+        (sent,) = done.contributions
+        found.contributions.append(sent._replace(scalars={**sent.scalars, "failures": failures}))
         found.states.update(done.states)
     return found
 
 
 def _alone(
     train: Callable[[Sequence[ClientTask]], WaveResult], task: ClientTask, tries: int, error: Exception
-) -> tuple[WaveResult | None, Exception]:
-    for _ in range(tries):
+) -> tuple[WaveResult | None, Exception, int]:
+    for failures in range(tries):
         try:
-            return train([task]), error
+            return train([task]), error, failures
         except Exception as again:
             error = again
-    return None, error
+    return None, error, tries

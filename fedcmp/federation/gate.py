@@ -31,6 +31,10 @@ class Report(NamedTuple):
     """Euclidean norm of its update."""
     evidence: float = 0.0
     """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
+    fault: str | None = None
+    """One of ``fedcmp.federation.kinds.FAULTS`` where it is rejected."""
+    failures: int = 0
+    """How often it failed in this round before it was done, or left out."""
 
 
 def report(contribution: Contribution, config: FederationConfig, params: Params | None = None) -> Report:
@@ -39,23 +43,27 @@ def report(contribution: Contribution, config: FederationConfig, params: Params 
     ``federation.deadline``."""
     malformed = _malformed(contribution, params) if params is not None else None
     norm = 0.0 if malformed else math.sqrt(squared_norm(contribution.delta))
+    fault, reason = ("malformed", malformed) if malformed else _reason(contribution, norm, config)
     return Report(
         contribution.client_id,
         contribution.scalars.get("loss", 0.0),
         contribution.num_samples,
         contribution.num_tokens,
         contribution.num_steps,
-        malformed or _reason(contribution, norm, config),
+        reason,
         norm,
         0.0 if malformed else _mean_square(contribution),
+        fault,
+        int(contribution.scalars.get("failures", 0)),
     )
 
 
 def unjudged(contribution: Contribution, params: Params) -> Report:
     """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
     what others are rejected for, and whoever is left out would show something of its data."""
-    rejected = _malformed(contribution, params)
-    return Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps, rejected)
+    malformed = _malformed(contribution, params)
+    found = Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps)
+    return found._replace(rejected=malformed, fault="malformed") if malformed else found
 
 
 def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[Report]:
@@ -72,7 +80,7 @@ def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[R
         middle = statistics.median(usable)
         words = f"above federation.norm_bound={config.norm_bound:g} times the round's median {middle:.3g}"
         judged = [
-            one._replace(rejected=f"{what} is {value:.3g}, {words}")
+            one._replace(rejected=f"{what} is {value:.3g}, {words}", fault="norm")
             if one.rejected is None and (value := getattr(one, of)) > config.norm_bound * middle
             else one
             for one in judged
@@ -114,15 +122,15 @@ def _malformed(contribution: Contribution, params: Params) -> str | None:
     return None
 
 
-def _reason(contribution: Contribution, norm: float, config: FederationConfig) -> str | None:
+def _reason(contribution: Contribution, norm: float, config: FederationConfig) -> tuple[str, str] | tuple[None, None]:
     loss = contribution.scalars.get("loss", 0.0)
     if not math.isfinite(loss):
-        return f"its loss is {loss}"
+        return "not_finite", f"its loss is {loss}"
     if not math.isfinite(norm):
-        return "its update is not finite"
+        return "not_finite", "its update is not finite"
     for name, value in (contribution.evidence or {}).items():
         if not _may_be_second_moment(value):
-            return f"its evidence {name} is no second moment: not symmetric, or not positive semi-definite"
+            return "evidence", f"its evidence {name} is no second moment: not symmetric, or not positive semi-definite"
     others = {
         "halfway update": contribution.halfway,
         "evidence": contribution.evidence,
@@ -130,13 +138,14 @@ def _reason(contribution: Contribution, norm: float, config: FederationConfig) -
     }
     for what, part in others.items():
         if part is not None and not all(bool(value.isfinite().all()) for value in part.values()):
-            return f"its {what} is not finite"
+            return "not_finite", f"its {what} is not finite"
     if config.max_update_norm and norm > config.max_update_norm:
-        return f"the norm of its update is {norm:.3g}, above federation.max_update_norm={config.max_update_norm:g}"
+        bound = f"federation.max_update_norm={config.max_update_norm:g}"
+        return "norm", f"the norm of its update is {norm:.3g}, above {bound}"
     seconds = contribution.scalars.get("seconds", 0.0)
     if config.deadline and seconds > config.deadline:
-        return f"it trained for {seconds:.3g} s, longer than federation.deadline={config.deadline:g}"
-    return None
+        return "slow", f"it trained for {seconds:.3g} s, longer than federation.deadline={config.deadline:g}"
+    return None, None
 
 
 def _mean_square(contribution: Contribution) -> float:

@@ -35,12 +35,17 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     tries = {"raise": 0, "skip": 1, "retry": 2}[federation.config.on_client_error]
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
+    total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
+
+    def progress(share: float) -> float:
+        return (plan.samples_before + share * of_round) / total
+
     what = f"round {plan.round + 1}, samples of this group"
     try:
         with federation.progress.bar(samples, what) as bar:
             for number, wave in enumerate(mine, 1):
                 done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
-                train = partial(_train, federation, state, plan, before, partial(bar, shown=done))
+                train = partial(_train, federation, state, plan, progress, before, partial(bar, shown=done))
                 found = train_survivors(train, wave, tries) if tries else Survived(*train(wave), [])
                 trained.contributions.extend(found.contributions)
                 trained.states.update(found.states)
@@ -73,15 +78,11 @@ def _train(
     federation: Federation,
     state: FederationState,
     plan: RoundPlan,
+    progress: Callable[[float], float],
     before: LocalStates,
     on_step: Callable[[int], None],
     wave: Sequence[ClientTask],
 ) -> WaveResult:
-    total = federation.plan.num_samples
-
-    def progress(share: float) -> float:
-        return (plan.samples_before + share * plan.num_samples) / total
-
     try:
         return train_wave(
             federation.module,

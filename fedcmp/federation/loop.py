@@ -143,6 +143,11 @@ def _client_records(reports: list[Report], weights: dict[int, float]) -> dict[st
         record[f"{key}/loss"] = one.loss
         record[f"{key}/samples"], record[f"{key}/steps"] = one.num_samples, one.num_steps
         record[f"{key}/weight"], record[f"{key}/accepted"] = weights.get(one.client_id, 0.0), accepted
+        if one.fault:
+            record[f"{key}/left_out"] = one.fault
+            record[f"left_out/{one.fault}"] = record.get(f"left_out/{one.fault}", 0) + 1
+        if one.failures and accepted:
+            record["clients_retried"] = record.get("clients_retried", 0) + 1
         if accepted:
             loss += one.loss * one.num_tokens
             tokens += one.num_tokens

@@ -8,7 +8,7 @@ import torch
 
 from fedcmp.aggregation.evidence import Evidence
 from fedcmp.models.projector import Observe
-from fedcmp.types import Params
+from fedcmp.types import Params, Scalars
 
 GRADIENTS = ("gradient", "start_gradient")
 """What is summed over a client's steps, on its path and at the global parameters."""
@@ -66,3 +66,51 @@ class Recorder:
     def evidence(self, slot: int) -> Params | None:
         """The evidence of one client; None where nobody asked."""
         return None if self._meter is None else self._meter.means(slot)
+
+
+class Notes:
+    """Losses, tokens and gradient norms of C stacked clients; nothing is fetched from the device before the end.
+
+    >>> notes = Notes(num_slots=2)
+    >>> notes.add([0, 1], torch.tensor([2.0, 4.0]), torch.tensor([1, 1]), None)
+    >>> notes.add([1], torch.tensor([1.0]), torch.tensor([2]), None)
+    >>> notes.scalars()[1]
+    ({'loss': 2.0, 'loss_first': 4.0, 'loss_last': 1.0}, 3)
+
+    Args:
+        num_slots: C.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._active: list[int] = []
+        self._losses: list[torch.Tensor] = []
+        self._tokens: list[torch.Tensor] = []
+        self._norms: list[torch.Tensor] = []
+
+    def add(self, active: Sequence[int], loss: torch.Tensor, tokens: torch.Tensor, norms: torch.Tensor | None) -> None:
+        """One step's losses per token, tokens and gradient norms, ``[n]`` each, of the slots that it trained."""
+        self._active += active
+        self._losses.append(loss)
+        self._tokens.append(tokens)
+        if norms is not None:
+            self._norms.append(norms)
+
+    def scalars(self) -> list[tuple[Scalars, int]]:
+        """Of each slot: mean loss per token, that of the first and of the last step, mean gradient norm; its tokens."""
+        slots = torch.tensor(self._active)
+        losses, tokens = torch.cat(self._losses).cpu().double(), torch.cat(self._tokens).cpu()
+        norms = torch.cat(self._norms).cpu() if self._norms else None
+        found: list[tuple[Scalars, int]] = []
+        for slot in range(self._num_slots):
+            own = slots == slot
+            path, counts = losses[own], tokens[own]
+            scalars = {
+                "loss": float((path * counts).sum() / counts.sum()),
+                "loss_first": float(path[0]),
+                "loss_last": float(path[-1]),
+            }
+            if norms is not None:
+                scalars["grad_norm"] = float(norms[own].mean())
+            found.append((scalars, int(counts.sum())))
+        return found

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from fedcmp.errors import RunFolderError
+from fedcmp.errors import ConfigError, RunFolderError
+from fedcmp.plain_yaml import parse_yaml
 
 
 def read_text(path: Path) -> str:
@@ -69,9 +68,9 @@ def read_settings(text: str, path: Path) -> dict[str, Any]:
         RunFolderError: it is no YAML mapping.
     """
     try:
-        content = yaml.safe_load(text) if text.strip() else {}
-    except yaml.YAMLError as error:
-        raise RunFolderError(f"{path} cannot be read as YAML: {error}") from error
+        content = parse_yaml(text, str(path)).values if text.strip() else {}
+    except ConfigError as error:
+        raise RunFolderError(str(error)) from error
     if not isinstance(content, dict):
         raise RunFolderError(f"{path} is damaged: expected keys and values, got {type(content).__name__}")
     return content

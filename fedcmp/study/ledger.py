@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedcmp.credentials import mask
 from fedcmp.errors import RunFolderError
 from fedcmp.report.summary import versions
 from fedcmp.study.cells import FINAL, Cell, Job
@@ -95,7 +96,7 @@ def failed(job: Job, error: str) -> dict[str, Any]:
 
 
 def _head(job: Job, status: str, error: str | None) -> dict[str, Any]:
-    return {"cell": job.cell._asdict(), "status": status, "error": error}
+    return {"cell": job.cell._asdict(), "status": status, "error": None if error is None else mask(error)}
 
 
 def _traffic(metrics: Path) -> dict[str, float | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
+from fedcmp.credentials import log_to_stderr
 from fedcmp.distributed.signals import ASKING
 from fedcmp.study.cells import Job
 from fedcmp.study.execute import Answer
@@ -177,7 +177,7 @@ def _serve(connection: Connection, make: Callable[[], Run], share: Share) -> Non
     import torch
 
     torch.set_num_threads(max(1, min(torch.get_num_threads(), share.threads)))
-    logging.basicConfig(level=logging.WARNING, format="fedcmp: %(message)s")
+    log_to_stderr()
     run = make()
     connection.send(None)  # ready
     while True:

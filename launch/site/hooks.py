@@ -23,6 +23,8 @@ ELSEWHERE = {
     "changelog.md": "CHANGELOG.md",
 }
 """Pages that live beside the code that they are about: their place in the site, and in the repository."""
+FIGURES = "benchmarks/results"
+"""Where the figures of results.md lie; the site has them under the last part of this, as the page names them."""
 
 
 PARTS = {"mfrac": 2, "mroot": 2, "msub": 2, "msup": 2, "msubsup": 3, "munder": 2, "mover": 2, "munderover": 3}
@@ -32,9 +34,12 @@ MATHS = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages from elsewhere."""
+    """Adds the pages from elsewhere, and their figures."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for path in sorted((ROOT / FIGURES).glob("*.png")):
+        place = path.relative_to((ROOT / FIGURES).parent).as_posix()
+        files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
 
 

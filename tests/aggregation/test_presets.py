@@ -13,7 +13,7 @@ from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, Aggregat
 from fedcmp.errors import ConfigError
 
 ROOT = Path(presets.__file__).parent
-HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "normalised"}
+HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "guarded", "normalised", "wrapper"}
 
 
 @pytest.mark.parametrize(("folder", "table"), [("fuse", FUSES), ("server", SERVERS), ("local", LOCALS)])

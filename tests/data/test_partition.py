@@ -118,7 +118,7 @@ def test_words_of_a_scenario() -> None:
     ("quality.captions=-1", r"partition\.quality\.captions must be in \[0, 1\]"),
     ("quality.kind=shufled", r'partition\.quality\.kind.*did you mean "shuffled"'),
     ("quantity.kind=zip", r'partition\.quantity\.kind.*did you mean "zipf"'),
-    ("quantity.sigma=-1", r"partition\.quantity\.sigma must be 0 or more"),
+    ("quantity.sigma=-1", r"partition\.quantity\.sigma must be in \[0, 20\]"),
     ("quantity.min_samples=0", r"partition\.quantity\.min_samples must be at least 1"),
 ])  # fmt: skip
 def test_bad_knobs_are_named(override: str, message: str) -> None:

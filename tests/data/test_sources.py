@@ -17,6 +17,7 @@ from PIL import Image
 
 import fedcmp.data.images
 from fedcmp.data.config import DataConfig
+from fedcmp.data.records import Sample
 from fedcmp.data.sources import build_source, count_domains, pairs_source
 from fedcmp.errors import ConfigError, DataError
 
@@ -105,6 +106,35 @@ def test_an_unreadable_picture_is_named(root: Path) -> None:
     source = pairs_source(root, ["blue"])
     with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded"):
         source.image(source.samples("train")[0])
+
+
+def test_links_that_lead_out_of_the_folder_are_not_followed(root: Path, tmp_path: Path) -> None:
+    images, outside = root / "blue" / "images", tmp_path / "outside.png"
+    outside.write_bytes((images / "a.png").read_bytes())
+    (images / "b.png").write_bytes(png("blue"))
+    (images / "inside.png").symlink_to(images / "b.png")
+    (images / "a.png").unlink()
+    (images / "a.png").symlink_to(outside)
+    with pytest.raises(DataError, match=r"picture blue/a\.png is no file, or a link that leads out of .*give"):
+        pairs_source(root, ["blue"])
+    store = fedcmp.data.images.ImageStore(images)
+    (images / "away").symlink_to(tmp_path)
+    assert store.names(["inside.png", "a.png", "away/outside.png", "../outside.png", "b.png", "", "."]) == {
+        "inside.png", "b.png",
+    }  # fmt: skip
+    linked = tmp_path / "linked"
+    linked.symlink_to(images)
+    assert fedcmp.data.images.ImageStore(linked).names(["b.png"]) == {"b.png"}, "the folder may be a link: prepare's is"
+
+
+def test_an_encrypted_zip_is_named(root: Path) -> None:
+    path = root / "red" / "images.zip"
+    content = path.read_bytes().replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00")
+    path.write_bytes(content.replace(b"PK\x03\x04\x14\x00\x00\x00", b"PK\x03\x04\x14\x00\x01\x00"))
+    store, sample = fedcmp.data.images.ImageStore(path), Sample("1", "a.png", "a", "red", origin="a.jsonl:1")
+    with pytest.raises(DataError, match=r"a\.jsonl:1: cannot read picture a\.png in .*images\.zip: .*encrypted"):
+        store.read("a.png", sample)
+    store.close()
 
 
 def test_bombs_are_refused_before_they_are_unpacked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

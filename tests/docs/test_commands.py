@@ -233,7 +233,8 @@ def test_the_quickstart_trains(command: Command, kind: Kind, place: Path) -> Non
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    wanted = subprocess.run("cat pyproject.toml constraints.txt | cksum", shell=True, capture_output=True, check=True)
+    pinned = Path("pyproject.toml").read_bytes() + Path("constraints.txt").read_bytes()
+    wanted = subprocess.run(["cksum"], input=pinned, capture_output=True, check=True)
     (place / ".venv" / ".fedcmp-installed").write_bytes(wanted.stdout)
     words = ["bash", *command.words, *sandbox.QUICK, "run.dir=runs/mine"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

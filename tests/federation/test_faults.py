@@ -64,6 +64,7 @@ def test_a_client_that_fails_is_left_out_of_every_round(
         assert record["clients_left_out"] == 1
         assert record["client/1/accepted"] is False
         assert record["client/1/weight"] == 0
+        assert (record["client/1/left_out"], record["left_out/failed"]) == ("failed", 1)
         weights = [record[f"client/{k}/weight"] for k in (0, 2) if f"client/{k}/weight" in record]
         assert sum(weights) == pytest.approx(1.0)
     assert "round 1: client 1 is left out" in caplog.text
@@ -78,6 +79,7 @@ def test_one_more_try_may_be_enough(llm: LanguageModel) -> None:
     whole = build(llm, "retry", fetch=failing(OSError("once"), times=1))
     assert params_sha256(run(whole, start(whole, PARAMS)).params) == sha, "the same samples, the same bits"
     assert all(record.get("clients_left_out", 0) == 0 for record in whole.tracker.records)
+    assert [record.get("clients_retried") for record in whole.tracker.records[1:]] == [1, None, None], "it is counted"
     whole = build(llm, "skip", fetch=failing(OSError("once"), times=1))
     run(whole, start(whole, PARAMS))
     assert [record["clients_left_out"] for record in whole.tracker.records[1:]] == [1, 0, 0]

@@ -9,6 +9,7 @@ from fedcmp.aggregation.base import Contribution
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.gate import compare_norms, gate, report
+from fedcmp.federation.kinds import FAULTS
 
 
 def update(client: int, value: float, loss: float = 1.0) -> Contribution:
@@ -31,6 +32,9 @@ def test_the_unfit_are_left_out_with_a_reason() -> None:
     assert "not finite" in reasons[1]
     assert "loss is inf" in reasons[2]
     assert "federation.max_update_norm=10" in reasons[3]
+    kinds = [one.fault for one in reports]
+    assert kinds == [None, "not_finite", "not_finite", "norm", "not_finite"]
+    assert set(kinds) - {None} <= set(FAULTS)
 
 
 @pytest.mark.parametrize(("field", "reason"), [
@@ -106,6 +110,7 @@ def test_a_client_beyond_the_deadline_is_left_out() -> None:
     slow = update(0, 1.0)._replace(scalars={"loss": 1.0, "seconds": 2.5})
     told = report(slow, FederationConfig(deadline=2.0)).rejected
     assert told == "it trained for 2.5 s, longer than federation.deadline=2"
+    assert report(slow, FederationConfig(deadline=2.0)).fault == "slow"
     assert report(slow, FederationConfig(deadline=3.0)).rejected is None
     assert report(slow, FederationConfig()).rejected is None
 

@@ -87,6 +87,15 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def variable(pid: int, name: str) -> str:
+    """A variable of a process's environment as it began; empty where it has none."""
+    with suppress(OSError):
+        for one in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if one.startswith(f"{name}=".encode()):
+                return one.partition(b"=")[2].decode()
+    return ""
+
+
 def until(condition: Callable[[], Any], seconds: float = 90) -> None:
     """Waits until something is true."""
     end = time.monotonic() + seconds

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from processes import FEDCMP, SCRIPTS, SMALL, environment, summary, until
+from processes import FEDCMP, SCRIPTS, SMALL, environment, naming, summary, until, variable
 
 from fedcmp.config import load_config
 from fedcmp.experiment import train
@@ -112,6 +114,53 @@ def test_a_job_goes_on_after_its_time_limit_and_a_job_that_fails_does_not(
     assert summary(run)["exit"] == "finished"
     assert summary(run)["device"].startswith("2 x cpu")
     assert summary(run)["projector_sha256"] == alone
+
+
+def rank_of_job(folder: Path, number: str) -> int:
+    """The process that is this rank of the run in a folder; it has begun to train."""
+    until(lambda: (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) > 1)
+    (rank,) = [pid for pid in naming(folder) if variable(pid, "RANK") == number and variable(pid, "LOCAL_RANK")]
+    return rank
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_job_that_loses_a_rank_goes_on(checkout: Path, submit: list[Job], alone: str, rank: str) -> None:
+    run = checkout / "my run"
+    job = sbatch(submit, checkout, ["--nodes=2", "--job-name=bash"], [*SMALL, f"run.dir={run}"])
+    os.kill(rank_of_job(run, rank), signal.SIGKILL)
+    until(job.over, 240)
+    assert (job.told("JobState"), job.told("Restarts")) == ("COMPLETED", "1"), job.log
+    assert "a rank was lost, 1 of at most 3 times without a new round: back into the queue" in job.log
+    assert summary(run)["exit"] == "finished"
+    assert summary(run)["projector_sha256"] == alone
+
+
+def test_a_job_that_loses_its_ranks_every_time_is_given_up(checkout: Path, submit: list[Job], monkeypatch: Any) -> None:
+    run = checkout / "run"
+    monkeypatch.setenv("FEDCMP_RETRIES", "1")
+    words = ["--nodes=1", "--job-name=bash", "--export=ALL,FEDCMP_RETRIES=1"]
+    job = sbatch(submit, checkout, words, [*SMALL, f"run.dir={run}", "federation.rounds=1"])
+    until((run / "config.yaml").exists)
+    for start in (1, 2):
+        until(lambda found=start: job.log.count(": start ") == found)
+        until(lambda: [pid for pid in naming(run) if variable(pid, "RANK") == "0"])
+        time.sleep(1)
+        for pid in naming(run):
+            if variable(pid, "RANK") == "0":
+                os.kill(pid, signal.SIGKILL)
+    until(job.over, 240)
+    assert (job.told("JobState"), job.told("Restarts")) == ("FAILED", "1"), job.log
+    assert "a rank was lost 2 times without a new round: given up" in job.log
+
+
+def test_a_job_that_was_cancelled_stays_out(checkout: Path, submit: list[Job]) -> None:
+    run = checkout / "run"
+    job = sbatch(submit, checkout, ["--nodes=1", "--job-name=bash"], [*SMALL, f"run.dir={run}"])
+    until((run / "config.yaml").exists)
+    slurm("scancel", job.id)
+    until(job.over)
+    time.sleep(8)  # a job that requeues itself would be pending by now
+    assert (job.told("JobState"), job.told("Restarts")) == ("CANCELLED", "0"), job.log
 
 
 def test_tasks_of_a_step_are_ranks(tmp_path: Path, alone: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fedcmp.errors import RunFolderError
+from fedcmp.federation.kinds import FAULTS
 from fedcmp.report.page import write_report
 from tests.report.pages import Seen, look
 
@@ -293,3 +294,18 @@ def test_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "report").write_text("in the way")
     with pytest.raises(RunFolderError, match="cannot write"):
         write_report(tmp_path)
+
+
+def test_why_clients_were_left_out_is_told_and_counted(run: Copy) -> None:
+    folder = run("fedavgm")
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record, (client, fault) in zip(records[1:], [(1, "failed"), (2, "slow")], strict=True):
+        record |= {f"client/{client}/accepted": False, f"client/{client}/left_out": fault, "clients_dropped": 2}
+    records[1] |= {"clients_retried": 1, "client/3/accepted": False}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    text = report(folder).text
+    assert "3 updates were left out, and the others weigh more." in text
+    assert "4 times a chosen client dropped out" in text
+    assert "1 time a client that had failed was trained again" in text
+    for words in (FAULTS["failed"], FAULTS["slow"], "not told"):
+        assert words in text

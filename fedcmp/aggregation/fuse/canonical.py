@@ -51,7 +51,7 @@ class Canonical:
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
         s     = max(0, <H_k U, (D_k - H_k) U>),  z = |(2 H_k - D_k) U|^2 / 4  per column
-        w_k   = s / (s + z),  w = sum_k p_k w_k                               (w_k = 1 after a single step)
+        w_k   = s / (s + z),  w = sum_k p_k w_k                               (w_k = 1 if the client took one step)
         q_k   = p_k w_k / w                                                   (p_k where w = 0)
         m     = sum_k q_k C_k,   rho = |m|^2 / sum_k q_k |C_k|^2              clipped to [1 / K_eff, 1]
         D_rep = (m max(1, w / rho)) U^T + (sum_k p_k D_k) (I - U U^T)

@@ -7,16 +7,17 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, shares
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
 from fedcmp.aggregation.checks import require_positive
 from fedcmp.aggregation.diagnostics import squared_norm
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Clipped:
+class Clipped(Wrapper):
     """``D_k <- D_k min(1, c / |D_k|)`` before ``inner`` fuses, the norm over all parameters together.
 
     The halfway delta is scaled by the same factor, so that how it stands to the delta does not change; evidence is left
@@ -33,37 +34,11 @@ class Clipped:
     {'bias': tensor([0.6000, 0.8000])}
     """
 
-    inner: Fuse
-    """The fuse that sees the clipped deltas."""
     norm: float
     """c, in (0, inf), in units of a delta's norm."""
 
     def __post_init__(self) -> None:
         require_positive("aggregator.clip_norm", self.norm)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The inner fuse's."""
-        return self.inner.needs
-
-    @property
-    def sums_only(self) -> bool:
-        """The inner fuse's."""
-        return self.inner.sums_only
-
-    @property
-    def least_clients(self) -> int:
-        """The inner fuse's."""
-        return self.inner.least_clients
-
-    @property
-    def finds_basis(self) -> bool:
-        """The inner fuse's."""
-        return self.inner.finds_basis
-
-    def init(self, params: Params) -> State:
-        """The inner fuse's."""
-        return self.inner.init(params)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the clipped deltas, with the share of clients that were clipped."""
@@ -82,7 +57,7 @@ class Clipped:
             return contribution
         factor, halfway = self.norm / norm, contribution.halfway
         return contribution._replace(
-            delta=_scaled(contribution.delta, factor), halfway=None if halfway is None else _scaled(halfway, factor)
+            delta=scaled(contribution.delta, factor), halfway=None if halfway is None else scaled(halfway, factor)
         )
 
     def _facts(self, share: dict[int, float], contribution: Contribution) -> Params:
@@ -96,7 +71,3 @@ class Clipped:
         metrics = {**fused.metrics, "aggregator/clipped": clipped / num_clients}
         known = fused.mean_square  # an inner wrapper that changes deltas further
         return fused._replace(metrics=metrics, mean_square=mean_square if known is None else known)
-
-
-def _scaled(values: Params, factor: float) -> Params:
-    return {name: value * factor for name, value in values.items()}

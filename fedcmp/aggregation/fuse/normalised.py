@@ -9,13 +9,14 @@ import torch
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.checks import require_fraction
 from fedcmp.aggregation.diagnostics import squared_norm
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Normalised:
+class Normalised(Wrapper):
     """``D = tau_eff fuse(D_k / a_k)``, ``tau_eff = sum_k p_k a_k``: with the mean, FedNova.
 
     ``a_k`` counts the gradients that are in client k's delta, each as often as it was applied: for SGD without momentum
@@ -39,37 +40,11 @@ class Normalised:
     rounds (``federation.keep_local_state``).
     """
 
-    inner: Fuse
-    """The fuse that sees the normalised deltas."""
     momentum: float = 0.0
     """rho, the momentum of the clients' SGD, in [0, 1)."""
 
     def __post_init__(self) -> None:
         require_fraction("optimizer.momentum", self.momentum)
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """The inner fuse's."""
-        return self.inner.needs
-
-    @property
-    def sums_only(self) -> bool:
-        """The inner fuse's: normalising adds one sum of two numbers."""
-        return self.inner.sums_only
-
-    @property
-    def least_clients(self) -> int:
-        """The inner fuse's."""
-        return self.inner.least_clients
-
-    @property
-    def finds_basis(self) -> bool:
-        """The inner fuse's."""
-        return self.inner.finds_basis
-
-    def init(self, params: Params) -> State:
-        """The inner fuse's state; normalising has no memory."""
-        return self.inner.init(params)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the normalised deltas, and its plain mean, times ``tau_eff``."""

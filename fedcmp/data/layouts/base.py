@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fedcmp.data.records import check_text
 from fedcmp.errors import DataError, nearest
 
 SPLITS = {"train": "train", "restval": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -87,15 +88,14 @@ def item(
     for text in captions:
         if not isinstance(text, str) or not text.strip():
             raise DataError(f"{origin}: field `{caption}` must be a text that is not empty, got {text!r}")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(f"{origin}: field `{caption}` holds half of a character: {error}") from error
+        check_text(text, f"{origin}: field `{caption}`")
         texts.append(text.strip())
     if not texts:
         raise DataError(f"{origin}: no caption in field `{caption}`")
     if split is not None and split not in SPLITS:
         raise DataError(f"{origin}: field `split` is {split!r}; {nearest(str(split), SPLITS)}")
+    for field, value in ((name, record_id), ("label", label), ("group", group), *((image, one) for one in places)):
+        check_text(str(value), f"{origin}: field `{field}`")
     return Item(
         str(record_id).strip(),
         tuple(inside(place, origin, image) for place in places),
@@ -124,6 +124,8 @@ def inside(path: object, origin: str, field: str) -> str:
     if not isinstance(path, str) or not path.strip() or "\0" in path:
         raise DataError(f"{origin}: field `{field}` must be the path of a picture, got {path!r}")
     parts = [part for part in path.strip().replace("\\", "/").split("/") if part != "."]
+    if not parts:
+        raise DataError(f"{origin}: field `{field}` must be the path of a picture, got {path!r}")
     if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
         raise DataError(f"{origin}: field `{field}` must stay inside the folder of pictures, got {path!r}")
     return "/".join(part for part in parts if part)

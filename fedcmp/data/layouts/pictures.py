@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from types import TracebackType
 
 from PIL import Image
 
+from fedcmp.data.images import LARGEST_FILE
 from fedcmp.errors import DataError
 
 Mark = tuple[int, int]
@@ -39,7 +41,7 @@ class Pictures:
         if not path.is_dir():
             try:
                 self._zip = zipfile.ZipFile(path)
-            except (OSError, zipfile.BadZipFile) as error:
+            except Exception as error:  # zipfile raises many kinds for damaged directories
                 raise DataError(f"pictures: {path} is no folder and cannot be read as a zip: {error}") from error
             tops = {name.split("/", 1)[0] for name in self._zip.NameToInfo} - {"__MACOSX"}
             self._top = min(tops) if len(tops) == 1 else path.stem
@@ -102,11 +104,14 @@ class Pictures:
         """The bytes of one picture.
 
         Raises:
-            DataError: they cannot be read.
+            DataError: they cannot be read, or are more than LARGEST_FILE.
         """
         try:
+            size = (self.path / name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
+            if size > LARGEST_FILE:
+                raise ValueError(f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
             return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
-        except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
             raise DataError(f"{origin}: cannot read picture {name} in {self.path}: {error}") from error
 
 
@@ -126,7 +131,10 @@ def look(content: bytes, name: str, origin: str) -> str:
     if content[128:132] == b"DICM":
         raise DataError(f"{origin}: {name}: {DICOM}")
     try:
-        with Image.open(io.BytesIO(content)) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
+            picture = Image.open(io.BytesIO(content))
+        with picture:
             kind = str(picture.format).lower()
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{origin}: {name} is no picture that can be read: {error}") from error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fedcmp.data.images import LARGEST_FILE
 from fedcmp.data.layouts.base import SPLITS, Item, Layout, Options, each, item
 from fedcmp.errors import ConfigError, DataError, nearest
 
@@ -103,6 +104,8 @@ class _Pictures:
         content = cell.get("bytes") if isinstance(cell, dict) else None
         if not isinstance(content, bytes):
             raise DataError(f"{origin}: column `image` holds no `bytes` of a picture")
+        if len(content) > LARGEST_FILE:
+            raise DataError(f"{origin}: the picture has {len(content):,} bytes, more than {LARGEST_FILE:,}")
         return content
 
 

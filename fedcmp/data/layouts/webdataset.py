@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from fedcmp.data.images import LARGEST_FILE
+from fedcmp.data.json_stream import LARGEST
 from fedcmp.data.layouts.base import Item, Layout, Options, each, inside, item, member
 from fedcmp.errors import DataError
 
@@ -54,6 +56,8 @@ def _samples(shard: tarfile.TarFile) -> Iterator[tuple[str, Parts]]:
             parts[suffix] = unsafe
         elif suffix in parts:
             parts[suffix] = DataError(f"member {entry.name!r} stands twice")
+        elif suffix in PICTURES + TEXTS and entry.size > (LARGEST if suffix in TEXTS else LARGEST_FILE):
+            parts[suffix] = DataError(f"member {entry.name!r} has {entry.size:,} bytes, too many to be read")
         elif suffix in PICTURES + TEXTS:
             content = shard.extractfile(entry)
             assert content is not None  # of a regular file
@@ -103,7 +107,7 @@ def _captions(parts: dict[str, bytes], caption_key: str | None, origin: str) -> 
         if "json" not in parts:
             raise DataError(f"{origin}: no caption; expected a .json file" + ("" if caption_key else " or a .txt file"))
         found = member(json.loads(parts["json"]), caption_key or "caption", origin)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{origin}: its caption cannot be read: {error}") from error

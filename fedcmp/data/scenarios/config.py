@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +14,10 @@ ADDED = ("quality", "quantity")
 TOPICS = ("label", "source", "cluster")
 DAMAGES = ("shuffled", "truncated", "template", "foreign")
 SIZES = ("lognormal", "zipf")
+ALPHAS = (1e-6, 1e9)
+"""Beyond them a client's distribution is one topic, or that of all data, to the last bit."""
+MOST_UNEQUAL = 20.0
+"""Of ``sigma`` and ``s``: far beyond it, shares are outside of a float's range; long before, one client has all."""
 
 
 class Scenario(NamedTuple):
@@ -60,16 +63,18 @@ class TopicConfig:
     """For `topic`: what the pictures of a client show."""
 
     alpha: float = 1.0
-    """Concentration of the Dirichlet distribution over all topics together, > 0: near 0 a client sees few topics, at
-    100 all see the same. Where others say 0.5 for each of 10 classes, that is 5 here."""
+    """Concentration of the Dirichlet distribution over all topics together, from 1e-6 to 1e9: near 0 a client sees
+    few topics, at 100 all see the same. Where others say 0.5 for each of 10 classes, that is 5 here."""
     by: str = "label"
     """`label` (of its domain), `source` (the domain itself) or `cluster` (k-means over the frozen tower's features)."""
     clusters: int = 20
     """For `cluster`: how many, >= 2."""
 
     def validate(self, prefix: str) -> None:
-        if not 0 < self.alpha < math.inf:
-            raise ConfigError(f"{prefix}.alpha must be a number above 0, got {self.alpha}")
+        if not ALPHAS[0] <= self.alpha <= ALPHAS[1]:
+            raise ConfigError(
+                f"{prefix}.alpha must be a number above 0, from {ALPHAS[0]:g} to {ALPHAS[1]:g}, got {self.alpha}"
+            )
         if self.by not in TOPICS:
             raise ConfigError(f"{prefix}.by: unknown kind {self.by!r}; {nearest(str(self.by), TOPICS)}")
         if self.clusters < 2:
@@ -104,9 +109,9 @@ class QuantityConfig:
     """`lognormal` (the logarithm of a share is normal with deviation `sigma`) or `zipf` (the r-th largest share is
     proportional to r^-s)."""
     sigma: float = 1.0
-    """For `lognormal`, >= 0; 0: all alike."""
+    """For `lognormal`, in [0, 20]; 0: all alike."""
     s: float = 1.0
-    """For `zipf`, >= 0; 0: all alike."""
+    """For `zipf`, in [0, 20]; 0: all alike."""
     min_samples: int = 32
     """No client gets fewer, >= 1."""
 
@@ -114,8 +119,8 @@ class QuantityConfig:
         if self.kind not in SIZES:
             raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), SIZES)}")
         for key in ("sigma", "s"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+            if not 0 <= getattr(self, key) <= MOST_UNEQUAL:
+                raise ConfigError(f"{prefix}.{key} must be in [0, {MOST_UNEQUAL:g}], got {getattr(self, key)}")
         if self.min_samples < 1:
             raise ConfigError(f"{prefix}.min_samples must be at least 1, got {self.min_samples}")
 

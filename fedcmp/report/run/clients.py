@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 
+from fedcmp.federation.kinds import FAULTS
 from fedcmp.report.blocks import Grid, Picture, Section
 from fedcmp.report.drawing.canvas import COOL, INK, colour, dash
 from fedcmp.report.drawing.heat import draw_heat
@@ -28,8 +30,14 @@ def clients_section(run: Run) -> Section | None:
     text = [_who(run, clients, len(rejected))]
     grids = []
     if rejected:
-        rows = [[str(client), str(number_of_round)] for number_of_round, client in rejected]
-        grids.append(Grid("Updates that were left out", ["client", "round"], rows, folded=len(rows) > 12))
+        why = [run.faults.get(place, "") for place in rejected]
+        rows = [
+            [FAULTS.get(fault, "not told"), str(client), str(number_of_round)]
+            for (number_of_round, client), fault in zip(rejected, why, strict=True)
+        ]
+        counts = Counter(row[0] for row in rows).most_common()
+        grids.append(Grid("Why updates were left out", ["why", "updates"], [[name, str(n)] for name, n in counts]))
+        grids.append(Grid("Updates that were left out", ["why", "client", "round"], rows, folded=len(rows) > 12))
     return Section("clients", "Clients", text, pictures, grids)
 
 
@@ -137,9 +145,10 @@ def _who(run: Run, clients: Sequence[int], rejected: int) -> str:
     sizes = [size for size in sizes if size] or [0]
     cohort = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
     text = f"{len(clients)} clients took part, {cohort} in a round. "
+    if dropped := int(sum(run.series("clients_dropped")[1])):
+        text += f"{dropped} time{'s' if dropped > 1 else ''} a chosen client dropped out and used no samples. "
+    if retried := int(sum(run.series("clients_retried")[1])):
+        text += f"{retried} time{'s' if retried > 1 else ''} a client that had failed was trained again, and was done. "
     if rejected:
-        return (
-            text
-            + f"{rejected} update{'s were' if rejected > 1 else ' was'} left out by the gate: not finite or too large."
-        )
-    return text + "Every update was finite and small enough to enter."
+        return text + f"{rejected} update{'s were' if rejected > 1 else ' was'} left out, and the others weigh more."
+    return text + "Every update was fit to enter."

@@ -66,6 +66,16 @@ class Run:
         """The records after the start."""
         return [one for one in self.records if one.get("round")]
 
+    @cached_property
+    def faults(self) -> dict[tuple[int, int], str]:
+        """(round, client) -> the word for why its update was left out, where the records say it."""
+        return {
+            (int(one["round"]), client): str(one[f"client/{client}/left_out"])
+            for one in self.rounds
+            for client in self.clients
+            if f"client/{client}/left_out" in one
+        }
+
     @property
     def tested(self) -> Mapping[str, Any]:
         """What was measured at the end. Runs before there was a test split: on the validation samples."""

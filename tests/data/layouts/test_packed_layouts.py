@@ -172,6 +172,14 @@ def test_shards_never_lead_out(tmp_path: Path) -> None:
         assert re.search(pattern, message)
 
 
+def test_members_that_are_too_large_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = published.shards(tmp_path)
+    monkeypatch.setattr("fedcmp.data.layouts.webdataset.LARGEST_FILE", 10)
+    found = read("webdataset", files)
+    assert not good(found)
+    assert all(re.search(r"member '\d+\.jpg' has [\d,]+ bytes, too many to be read", message) for message in bad(found))
+
+
 def test_bad_samples(tmp_path: Path) -> None:
     def more(archive: tarfile.TarFile, shard: int) -> None:
         if shard == 0:

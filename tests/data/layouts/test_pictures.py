@@ -67,6 +67,17 @@ def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
             assert pictures.find(["top.jpg"], "here") == "top.jpg"
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
+    """A small zip can claim to hold terabytes."""
+    monkeypatch.setattr("fedcmp.data.layouts.pictures.LARGEST_FILE", 100)
+    path = published.zipped(tmp_path / "scans.zip", FILES) if packed else published.foldered(tmp_path / "scans", FILES)
+    with Pictures(path) as pictures:
+        name = pictures.find(["top.jpg"], "a.json: record 0")
+        with pytest.raises(DataError, match=r"a\.json: record 0: cannot read picture .*top\.jpg in .*more than 100"):
+            pictures.read(name, "a.json: record 0")
+
+
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     files = {"text.jpg": b"no picture at all", "empty.jpg": b""}
     with Pictures(published.foldered(tmp_path / "scans", files)) as pictures:

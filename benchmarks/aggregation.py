@@ -1,0 +1,141 @@
+"""What each rule costs at the sizes of LLaVA-1.5's projector: milliseconds and bytes, beside what memory allows.
+
+    python benchmarks/aggregation.py                              # the rules of RULES, 7B, K = 4; some minutes
+    python benchmarks/aggregation.py --shapes 7b 13b --clients 8  # both sizes; tens of minutes for the decompositions
+    python benchmarks/aggregation.py --rules fedavg median        # some; the record keeps what it has of others
+    python benchmarks/aggregation.py --device cuda
+
+``Aggregator.aggregate`` of one process on synthetic updates (one thread on a CPU), with ``aggregator.pairwise=0``; a
+round warms up where a rule keeps a basis. No rule can be faster than reading the K updates once: the bound is their
+bytes over the bandwidth with which this machine reads a large tensor (its largest magnitude), measured in turns with
+the rules. Bytes are what a client sends and gets, as the round's record has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import time
+from typing import Any
+
+import torch
+from record import RESULTS, Table, read, save
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.types import Params
+
+SHAPES = {
+    "7b": {"linear_1": (4096, 1024), "linear_2": (4096, 4096)},
+    "13b": {"linear_1": (5120, 1024), "linear_2": (5120, 5120)},
+    "tiny": {"linear_1": (64, 32), "linear_2": (64, 64)},
+}
+RULES = ("fedavg", "fedavgm", "fedadam", "fedmuon", "median", "trimmed-mean", "krum", "geometric-median", "ties",
+         "regmean", "fedcmp")  # fmt: skip
+"""One of every kind of work."""
+
+
+def now(device: torch.device) -> float:
+    """Processor seconds on a CPU, which others disturb least; on a GPU, wall seconds after all is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def draw(shapes: dict[str, tuple[int, int]], stream: torch.Generator, device: torch.device, scale: float) -> Params:
+    """Normal weights and biases."""
+    found: Params = {}
+    for name, (rows, columns) in shapes.items():
+        found[f"{name}.weight"] = scale * torch.randn(rows, columns, generator=stream, device=device)
+        found[f"{name}.bias"] = scale * torch.randn(rows, generator=stream, device=device)
+    return found
+
+
+def contributions(
+    shapes: dict[str, tuple[int, int]], count: int, needs: frozenset[str], device: torch.device
+) -> list[Contribution]:
+    """K clients with what the rule asks for; updates share half of their energy."""
+    stream = torch.Generator(device).manual_seed(0)
+    common, found = draw(shapes, stream, device, 1e-2), []
+    for client in range(count):
+        own = draw(shapes, stream, device, 1e-2)
+        delta = {name: value + common[name] for name, value in own.items()}
+        halfway = {name: 0.5 * value for name, value in delta.items()} if "halfway" in needs else None
+        evidence = None
+        if "evidence" in needs:
+            evidence = {}
+            for name, (_, columns) in shapes.items():
+                rows = torch.randn(2 * columns, columns + 1, generator=stream, device=device)
+                evidence[name] = rows.T @ rows / len(rows)
+        message = own if needs & {"gradient", "start_gradient"} else None
+        found.append(Contribution(client, delta, halfway, evidence, message, 100, 1000, 8))
+    return found
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes a second with which a tensor of 256 MB is read: the best of three."""
+    value, seconds = torch.ones(2**26, device=device), []
+    for _ in range(3):
+        t0 = now(device)
+        value.aminmax()
+        seconds.append(now(device) - t0)
+    return 4 * value.numel() / min(seconds)
+
+
+def measure(shape: str, rule: str, count: int, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds of a warm round (the best), its bytes, and the bound measured beside it."""
+    aggregator = build_aggregator(AggregatorConfig(rule, pairwise=0))
+    clients = contributions(SHAPES[shape], count, aggregator.needs, device)
+    params = draw(SHAPES[shape], torch.Generator(device).manual_seed(1), device, 1e-2)
+    state, seconds, rates = aggregator.init(params), [], []
+    for _ in range(repeats + bool(aggregator.fuse.finds_basis)):
+        gc.collect()
+        rates.append(bandwidth(device))
+        t0 = now(device)
+        done = aggregator.aggregate(LocalCohort(clients, aggregator.weighting), params, state)
+        seconds.append(now(device) - t0)
+        state = done.state
+    size = 4 * sum(value.numel() for value in params.values())
+    best, rate = min(seconds[-repeats:]), max(rates)
+    return {
+        "seconds": best, "bound": count * size / rate, "bandwidth": rate, "clients": count, "bytes": size,
+        "up": done.metrics["bytes/up"] / count, "down": done.metrics["bytes/down"] / count,
+        "sums_only": float(aggregator.sums_only),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Prints the tables and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["7b"])
+    parser.add_argument("--rules", nargs="+", choices=list(PRESETS), default=list(RULES))
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    device = torch.device(options.device)
+    there = (RESULTS / "aggregation.json").exists()
+    found: dict[str, Any] = read("aggregation")["found"] if there else {}
+    for shape in options.shapes:
+        for rule in options.rules:
+            one = measure(shape, rule, options.clients, device, options.repeats)
+            found.setdefault(f"{shape}, {device.type}", {})[rule] = one
+            print(shape, rule, {key: round(value, 3) for key, value in one.items()}, flush=True)
+    tables = {
+        name: Table(
+            ("rule", "K", "ms", "bound, ms", "times the bound", "MB up, a client", "MB down", "sums only"),
+            [[rule, int(one["clients"]), f"{1000 * one['seconds']:,.0f}", f"{1000 * one['bound']:,.0f}",
+              f"{one['seconds'] / one['bound']:,.0f}", f"{one['up'] / 1e6:,.0f}", f"{one['down'] / 1e6:,.0f}",
+              "yes" if one["sums_only"] else "no"]
+             for rule, one in sorted(by_rule.items(), key=lambda item: item[1]["seconds"] / item[1]["clients"])],
+        )
+        for name, by_rule in found.items()
+    }  # fmt: skip
+    save("aggregation", "python benchmarks/aggregation.py", found, tables)
+
+
+if __name__ == "__main__":
+    main()

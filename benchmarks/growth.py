@@ -1,0 +1,176 @@
+"""How cost grows with clients, local steps, ranks and the projector: a round's time and memory on log scales.
+
+    python benchmarks/growth.py                 # about a minute on an idle core; draws results/growth.png
+
+Every point is a process of its own (a gloo group of them where there are ranks) that runs rounds of FedAvg of the tiny
+LLM of ``llava_models``. Time is the median of a round's processor seconds, of the busiest rank: what the round would
+take if nobody else used the machine and every rank had a core. Memory is what the rounds add to the peak of the rank
+that adds most. Beside each curve stands the slope that is expected and the one that was found (least squares of the
+logarithms, the last three points).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import dataclasses
+import gc
+import math
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from llava_rounds import Built, Setting, build, make_federation
+from record import RESULTS, Table, save
+from server_memory import resident
+
+from fedcmp.distributed.team import Solo
+from fedcmp.federation.loop import run_round, start
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import ProjectorAlignment
+from fedcmp.seeding import torch_rng
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+
+from ranks import Ranks, run_ranks
+
+CPU = torch.device("cpu")
+BASE = Setting("tiny", "cpu", "float32", slots=4, clients=8, steps=2, batch=4, caption=24, checkpointing="off")
+
+
+class Axis(NamedTuple):
+    """One thing that is varied, and the slopes that theory expects of seconds and of memory."""
+
+    points: tuple[int, ...]
+    seconds: float
+    memory: float
+    why: str
+
+
+AXES = {
+    "clients": Axis((4, 8, 16, 32, 64), 1.0, 1.0, "a rank trains its clients wave by wave and holds their updates"),
+    "local steps": Axis((1, 2, 4, 8, 16), 1.0, 0.0, "steps follow one another and leave nothing behind"),
+    "ranks": Axis((1, 2, 4), -1.0, -1.0, "clients are dealt to ranks"),
+    "projector parameters": Axis(
+        (100_000, 400_000, 1_600_000, 6_400_000), 1.0, 1.0, "all that is sent, held and added grows with it"
+    ),
+}
+
+
+def point(axis: str, value: int, rounds: int) -> list[dict[str, float]]:
+    """One point: what each rank took."""
+    changed = {"clients": {"clients": value, "steps": 1}, "local steps": {"steps": value},
+               "ranks": {"clients": 16}, "projector parameters": {"steps": 1}}[axis]  # fmt: skip
+    setting = BASE._replace(rounds=rounds + 2, **changed)
+
+    def on_rank() -> dict[str, float]:
+        built = build(setting, CPU, False)
+        if axis == "projector parameters":
+            built = widened(built, value)
+        federation = make_federation(setting, built, CPU, "fedavg")
+        aggregator = dataclasses.replace(federation.aggregator, pairwise=0)
+        team: Any = Ranks(1) if axis == "ranks" and value > 1 else Solo()
+        federation = dataclasses.replace(federation, aggregator=aggregator, team=team)
+        state, seconds, parts = start(federation, built.params), [], []
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on
+        before = resident("VmRSS")
+        for number in range(rounds + 1):
+            c0 = time.process_time()
+            state, record = run_round(federation, state, federation.plan.rounds[number])
+            seconds.append(time.process_time() - c0)
+            parts.append(record["seconds/aggregate"] / (record["seconds/train"] + record["seconds/aggregate"]))
+        return {"seconds": statistics.median(seconds[1:]), "mib": resident("VmHWM") - before,
+                "aggregate": statistics.median(parts[1:])}  # fmt: skip
+
+    return run_ranks(on_rank, value if axis == "ranks" else 1, timeout=1200)
+
+
+def widened(built: Built, parameters: int) -> Built:
+    """With a projector of about so many parameters."""
+    into, out = (built.params[name].shape[side] for name, side in (("linear_1.weight", 1), ("linear_2.weight", 0)))
+    hidden = round((parameters - out) / (into + out + 1))
+    params = init_params(into, out, ProjectorConfig(hidden=hidden), torch_rng(0, "projector"))
+    return built._replace(params=params, module=ProjectorAlignment(None, built.module.llm, params))
+
+
+def slope(xs: list[float], ys: list[float]) -> float:
+    """Least squares of log y over log x.
+
+    >>> round(slope([1, 2, 4], [3, 6, 12]), 6)
+    1.0
+    """
+    a, b = [math.log(x) for x in xs], [math.log(max(y, 1e-9)) for y in ys]
+    middle = statistics.mean(a)
+    return sum((x - middle) * y for x, y in zip(a, b, strict=True)) / sum((x - middle) ** 2 for x in a)
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Four panels, both axes logarithmic: points found, dashed the expected slope through the last point."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(2, len(AXES), figsize=(11, 5), dpi=80, layout="constrained")
+    for column, (name, axis) in enumerate(AXES.items()):
+        one = found[name]
+        for row, (what, unit, expected) in enumerate((("seconds", "s a round", axis.seconds),
+                                                      ("mib", "MiB added", axis.memory))):  # fmt: skip
+            panel = panels[row][column]
+            panel.loglog(one["x"], one[what], "o-", color="#00796b", base=10)
+            last = one[what][-1]
+            line = [last * (x / one["x"][-1]) ** expected for x in one["x"]]
+            panel.loglog(one["x"], line, "--", color="#9e9e9e", label=f"slope {expected:g}")
+            panel.set_xlabel(name)
+            panel.set_ylabel(unit if column == 0 else "")
+            panel.legend(frameon=False, fontsize=8)
+            panel.grid(alpha=0.3)
+    figure.savefig(path)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Prints the tables, draws and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="that count; one more warms up")
+    options = parser.parse_args()
+    found: dict[str, Any] = {}
+    for name, axis in AXES.items():
+        found[name] = {"x": list(axis.points), "seconds": [], "mib": [], "aggregate": []}
+        for value in axis.points:
+            ranks = point(name, value, options.rounds)
+            for what in ("seconds", "mib", "aggregate"):
+                found[name][what].append(max(rank[what] for rank in ranks))
+            print(name, value, {what: round(found[name][what][-1], 3) for what in ("seconds", "mib")}, flush=True)
+        for what in ("seconds", "mib"):
+            found[name][f"slope of {what}"] = slope(one_of(found[name]["x"]), one_of(found[name][what]))
+    draw(found, RESULTS / "growth.png")
+    rows = [
+        [name, f"{axis.seconds:g}", f"{found[name]['slope of seconds']:.2f}", f"{axis.memory:g}",
+         f"{found[name]['slope of mib']:.2f}", axis.why]
+        for name, axis in AXES.items()
+    ]  # fmt: skip
+    points = []
+    for name, one in found.items():
+        for place, x in enumerate(one["x"]):
+            took, added = 1000 * one["seconds"][place], one["mib"][place]
+            points.append([name, f"{x:,}", f"{took:,.0f}", f"{added:,.1f}", f"{one['aggregate'][place]:.0%}"])
+    header = ("over", "slope of seconds: expected", "found", "of memory: expected", "found", "because")
+    save("growth", "python benchmarks/growth.py", found, {
+        "slopes": Table(header, rows),
+        "points": Table(("over", "value", "ms a round", "MiB added", "share of aggregation"), points),
+    })  # fmt: skip
+
+
+def one_of(values: list[float]) -> list[float]:
+    """The last three points, where what is constant weighs least."""
+    return values[-3:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""fedcmp beside pfl-research, Flower and NVFlare: the same task, and what a round costs where nothing is trained.
+
+    python benchmarks/peers.py --make DIR          # first: an environment for each peer below DIR, some GB
+    python benchmarks/peers.py --envs DIR          # then: run them; without --only, all tasks and frameworks
+    python benchmarks/peers.py --envs DIR --only flower
+
+``train``: the embedded demo's frozen LLM and scenes, 8 clients, FedAvg of AdamW steps; every framework is given the
+same features, captions, start, rows and steps (``peers/task.py``), and the loss of the projector that it ends with is
+computed by the same code for all. ``overhead-8`` and ``overhead-64``: a projector of 84 MB that each client sends back
+moved by a constant; every framework must end at the same numbers. Each has one core's worth of workers (``--workers``)
+and one thread. Seconds of a round are the server's, without the first; processor seconds and memory are those of all
+processes of the command together, from its start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+import venv
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from record import Table, read, save, spread
+from safetensors.torch import load_file, save_file
+
+HERE = Path(__file__).parent / "peers"
+sys.path.append(str(HERE))
+PEERS = {"pfl": "pfl[pytorch]", "flower": "flwr[simulation]", "nvflare": "nvflare"}
+"""What the registry calls them."""
+DISTRIBUTIONS = {"pfl": "pfl", "flower": "flwr", "nvflare": "nvflare"}
+SHARED = ("torch", "transformers", "safetensors", "numpy")
+"""What all use, in the versions that are installed here."""
+KEPT_ALIVE = 8
+"""Up to so many clients, NVFlare has a process for each: with fewer it would start one for every client and round."""
+
+
+def make(folder: Path) -> None:
+    """An environment for each peer; what goes wrong is kept beside it and reported in its place."""
+    pins = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in SHARED]
+    for name, requirement in PEERS.items():
+        home = folder / name
+        venv.create(home, with_pip=False)
+        command = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", requirement, *pins]
+        done = subprocess.run(command, capture_output=True, text=True)
+        (folder / f"{name}.error").write_text(done.stderr[-2000:] if done.returncode else "")
+        print(name, "failed" if done.returncode else "installed", flush=True)
+
+
+def version_of(name: str, envs: Path) -> str:
+    """The peer's version in its environment."""
+    ask = f"from importlib.metadata import version; print(version({DISTRIBUTIONS[name]!r}))"
+    done = subprocess.run([envs / name / "bin" / "python", "-c", ask], capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def write_training(folder: Path, rounds: int, steps: int, batch: int, clients: int = 8) -> None:
+    """The demo, as a task."""
+    from fedcmp.build import build_parts, read_data
+    from fedcmp.config import load_config
+    from fedcmp.models.backbones import DEMO
+    from fedcmp.tracking.progress import Progress
+
+    words = [f"data.scenes_per_camera={rounds * steps * batch}", "data.val_scenes_per_camera=4",
+             "evaluation.test=false", f"partition.clients={clients}", f"federation.rounds={rounds}",
+             f"federation.local_steps={steps}",
+             f"federation.batch_size={batch}", "run.device=cpu"]  # fmt: skip
+    config = load_config(None, words)
+    data = read_data(config)
+    parts = build_parts(config, data, Progress(enabled=False))
+    assert parts.fetch is not None, "these parts are for training"
+    batch_of_all = parts.fetch(range(len(data.train)))
+    by_round = [[[list(b) for b in task.batches] for task in plan.tasks] for plan in data.plan.rounds]
+    write(folder, parts.params, by_round, batch, rounds, clients, llm=str(DEMO / "llm"), bos=parts.module.llm.bos_id)
+    tensors = {"features": batch_of_all["features"].half(), **{n: batch_of_all[n] for n in ("input_ids", "labels")}}
+    save_file({name: value.contiguous() for name, value in tensors.items()}, folder / "data.safetensors")
+
+
+def write_overhead(folder: Path, clients: int, rounds: int) -> None:
+    """A projector of LLaVA-1.5's size, which nobody trains."""
+    shapes = {"linear_1.weight": (4096, 1024), "linear_1.bias": (4096,),
+              "linear_2.weight": (4096, 4096), "linear_2.bias": (4096,)}  # fmt: skip
+    write(folder, {name: torch.zeros(shape) for name, shape in shapes.items()}, [], 1, rounds, clients)
+
+
+def write(folder: Path, start: Any, batches: Any, batch: int, rounds: int, clients: int, **more: Any) -> None:
+    """The files of a task."""
+    folder.mkdir(parents=True)
+    save_file({name: value.cpu().contiguous() for name, value in start.items()}, folder / "start.safetensors")
+    said = {"clients": clients, "rounds": rounds, "batches": batches, "batch_size": batch, "lr": 5e-3, "clip": 1.0}
+    (folder / "task.json").write_text(json.dumps({**said, **more}))
+
+
+def run(name: str, python: Path, task: Path, out: Path, workers: int, limit: float) -> dict[str, Any]:
+    """One framework, one task; what it took, or its error."""
+    from task import Watch
+
+    out.mkdir(parents=True)
+    mark = f"PEER_MARK={uuid.uuid4().hex}"
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)]), "OMP_NUM_THREADS": "1",
+        "PEER_WORKERS": str(workers), "RAY_DEDUP_LOGS": "0", "FLWR_TELEMETRY_ENABLED": "0",
+        "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        mark.partition("=")[0]: mark.partition("=")[2],
+    }  # fmt: skip
+    watch, t0 = Watch(mark), time.perf_counter()
+    watch.start()
+    if name == "nvflare" and json.loads((task / "task.json").read_text())["clients"] <= KEPT_ALIVE:
+        environment["PEER_WORKERS"] = str(KEPT_ALIVE)
+    command = [str(python), str(HERE / f"{name}_peer.py"), str(task), str(out)]
+    with (out / "log.txt").open("w") as log:
+        try:
+            code = subprocess.run(
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, timeout=limit, cwd=out
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+    wall, used = time.perf_counter() - t0, watch.stop()
+    if code or not (out / "found.json").exists():
+        said = [line for line in (out / "log.txt").read_text(errors="replace").splitlines() if line.strip()]
+        why = f"not done after {limit:.0f} s" if code == -1 else f"exit code {code}: {said[-1][:300] if said else ''}"
+        return {"error": why}
+    found = json.loads((out / "found.json").read_text())
+    return {**found, "wall": wall, "processor": used, "all_mib": watch.peak_mib, "processes": watch.processes}
+
+
+def verdict(task: Path, out: Path) -> float:
+    """The loss of the projector that a framework ended with; where nothing is trained, its mean."""
+    from task import Task
+
+    one, end = Task(task), load_file(out / "end.safetensors")
+    return one.loss(end) if one.trains else sum(float(v.double().sum()) for v in end.values()) / sum(
+        v.numel() for v in end.values())  # fmt: skip
+
+
+def rows(task: str, results: dict[str, Any]) -> Table:
+    """A task's table."""
+    last = "loss a token" if task == "train" else "mean of the projector"
+    made: list[list[object]] = []
+    for name, by_task in results.items():
+        one = by_task.get(task)
+        if one is None:
+            continue
+        if "error" in one:
+            made.append([name, one["error"], *[None] * 5])
+            continue
+        made.append([
+            name, f"{spread(one['seconds'][1:] or one['seconds'])[0]:.2f}", f"{one['wall']:.0f}",
+            f"{one['processor']:.0f}", f"{one['server_mib']:,.0f}", f"{one['all_mib']:,.0f}", f"{one['end']:.4f}"
+        ])  # fmt: skip
+    header = ("framework", "s a round", "s in all", "of a processor", "server, MiB", "all processes, MiB", last)
+    return Table(header, made)
+
+
+def main() -> None:
+    """Makes environments, or runs the tasks and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--make", type=Path, metavar="DIR", help="install the peers below this folder, and stop")
+    parser.add_argument("--envs", type=Path, metavar="DIR", help="where --make has put them")
+    parser.add_argument("--only", nargs="+", choices=("fedcmp", *PEERS), help="others keep what the record has of them")
+    parser.add_argument("--tasks", nargs="+", default=["train", "overhead-8", "overhead-64"])
+    parser.add_argument("--workers", type=int, default=1, help="processes among which a framework deals its clients")
+    parser.add_argument("--limit", type=float, default=1800, help="seconds after which a command is given up")
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=8)
+    options = parser.parse_args()
+    if options.make:
+        make(options.make)
+        return
+    if options.envs is None:
+        parser.error("say --envs DIR (after --make DIR)")
+    results: dict[str, Any] = read("peers")["found"]["results"] if options.only else {}
+    names = options.only or ["fedcmp", *PEERS]
+    with tempfile.TemporaryDirectory() as made:
+        for task in options.tasks:
+            folder = Path(made) / task
+            if task == "train":
+                write_training(folder, options.rounds, options.steps, options.batch)
+            else:
+                write_overhead(folder, int(task.partition("-")[2]), 3)
+            for name in names:
+                python = Path(sys.executable) if name == "fedcmp" else options.envs / name / "bin" / "python"
+                out = Path(made) / f"{task}-{name}"
+                failed = options.envs / f"{name}.error"
+                if failed.exists() and failed.read_text():
+                    one = {"error": "not installed: " + failed.read_text().strip().splitlines()[-1][:300]}
+                else:
+                    one = run(name, python, folder, out, options.workers, options.limit)
+                if "error" not in one:
+                    one["end"] = verdict(folder, out)
+                results.setdefault(name, {})[task] = one
+                print(task, name, {key: value for key, value in one.items() if key != "seconds"}, flush=True)
+    found = {"results": results, "rounds": options.rounds, "steps": options.steps, "batch": options.batch,
+             "workers": options.workers}  # fmt: skip
+    peers = {DISTRIBUTIONS[name]: version_of(name, options.envs) for name in PEERS}
+    save(
+        "peers",
+        "python benchmarks/peers.py --envs DIR",
+        found,
+        {task: rows(task, results) for task in options.tasks},
+        peers,
+    )
+
+
+if __name__ == "__main__":
+    main()

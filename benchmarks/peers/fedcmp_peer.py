@@ -1,0 +1,94 @@
+"""The task in fedcmp: its round loop as it is, all clients of a round in one stack; one process.
+
+python benchmarks/peers/fedcmp_peer.py TASK OUT
+"""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from task import Clock, Task
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.data.collate import Batches
+from fedcmp.distributed.team import Solo
+from fedcmp.evaluation.losses import EvalData
+from fedcmp.federation import loop
+from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.faults import Survived
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
+from fedcmp.models.backbones import ModelConfig, load_llm
+from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import Trackers
+
+CPU = torch.device("cpu")
+
+
+def plan_of(task: Task) -> RunPlan:
+    """The task's rows, and a round more, for the last one is always evaluated and is not run."""
+    rounds, seen = [], 0
+    for number in range(task.rounds + 1):
+        by_client = task.batches[number % task.rounds] if task.trains else [[[0]]] * task.clients
+        tasks = tuple(
+            ClientTask(number, client, 0, tuple(tuple(batch) for batch in batches))
+            for client, batches in enumerate(by_client)
+        )
+        rounds.append(RoundPlan(number, tasks, seen))
+        seen += rounds[-1].num_samples
+    return RunPlan(tuple(rounds), seen, task.clients)
+
+
+def moved(federation: Federation, state: Any, plan: RoundPlan) -> Survived:
+    """In place of training: each client's projector moves a little."""
+    found = [
+        Contribution(
+            one.client_id,
+            {name: torch.full_like(value, 1e-3 * (one.client_id + 1)) for name, value in state.params.items()},
+            num_samples=1,
+            num_tokens=1,
+            num_steps=1,
+        )
+        for one in plan.tasks
+    ]
+    return Survived(found, {}, [])
+
+
+def main(folder: str, out: str) -> None:
+    """Trains, and writes what it took."""
+    task, clock = Task(folder), Clock()
+    if task.trains:
+        llm, data = load_llm(ModelConfig()), task.data()
+        lengths = [row[row != -100] for row in data["labels"]]
+        fetch = Batches(data["features"], lengths, llm.pad_id, CPU)
+    else:
+        llm = SimpleNamespace(model=torch.nn.Identity())
+        fetch, loop.train_round = Batches(None, [], 0, CPU), moved
+    optimizer = OptimizerConfig(lr=task.lr, clip_norm=task.clip, schedule="constant", warmup=0.0)
+    federation = Federation(
+        module=ProjectorAlignment(None, llm, task.start(), optimizer),  # type: ignore[arg-type]
+        aggregator=build_aggregator(AggregatorConfig("fedavg", pairwise=0)),
+        plan=plan_of(task),
+        fetch=fetch,
+        eval_data=EvalData(fetch, ()),
+        config=FederationConfig(rounds=task.rounds + 1, slots=task.clients, evaluate_every=task.rounds + 2),
+        optimizer=optimizer,
+        tracker=Trackers(),
+        progress=Progress(enabled=False),
+        team=Solo(CPU),
+    )
+    state = loop.start(federation, task.start())
+    clock.mark()
+    for plan in federation.plan.rounds[: task.rounds]:
+        state, _ = loop.run_round(federation, state, plan)
+        clock.mark()
+    clock.write(out, state.params)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""How long fedcmp takes to start: commands from the shell to their exit, and what an import costs.
+
+    python benchmarks/startup.py                       # about a minute
+    python benchmarks/startup.py --repeats 3
+
+Commands take turns, so that all meet the same load. Processor time (user and system, of the process and its children)
+stands beside wall time: it is what remains when the machine is shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from collections import defaultdict
+
+from record import Table, save, shown, spread
+
+WORDS = {
+    "python -c pass": ["-c", "pass"],
+    "fedcmp --help": ["-m", "fedcmp", "--help"],
+    "fedcmp train --help": ["-m", "fedcmp", "train", "--help"],
+    "fedcmp --version": ["-m", "fedcmp", "--version"],
+    "fedcmp configs": ["-m", "fedcmp", "configs"],
+    "fedcmp rules": ["-m", "fedcmp", "rules"],
+    "python -c 'import torch'": ["-c", "import torch"],
+    "fedcmp validate": ["-m", "fedcmp", "validate", "configs/demo/scenes.yaml"],
+    "fedcmp plan": ["-m", "fedcmp", "plan"],
+}
+"""What is shown, and what Python is given."""
+PACKAGES = (
+    "torch",
+    "lightning",
+    "transformers",
+    "torchmetrics",
+    "wandb",
+    "matplotlib",
+    "sklearn",
+    "scipy",
+    "omegaconf",
+)
+GOAL = 0.5
+"""Seconds in which ``fedcmp --help`` must be there."""
+
+
+def run(words: list[str]) -> tuple[float, float]:
+    """Wall and processor seconds of one process."""
+    before, t0 = os.times(), time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, capture_output=True)
+    wall, after = time.perf_counter() - t0, os.times()
+    used = after.children_user + after.children_system - before.children_user - before.children_system
+    return wall, used
+
+
+def imported(words: list[str]) -> dict[str, float]:
+    """Seconds that importing takes, by package: the sum over its own modules (``-X importtime``)."""
+    done = subprocess.run([sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True)
+    seconds: dict[str, float] = defaultdict(float)
+    for own, name in re.findall(r"^import time:\s+(\d+) \|\s+\d+ \|\s+([\w.]+)$", done.stderr, re.MULTILINE):
+        seconds[name.partition(".")[0]] += int(own) / 1e6
+    return dict(seconds)
+
+
+def main() -> None:
+    """Prints the tables and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    times: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for number in range(options.repeats + 1):
+        for name, words in WORDS.items():
+            one = run(words)
+            if number:  # the first brings files into memory
+                times[name].append(one)
+    rows = [
+        [f"`{name}`", shown([wall for wall, _ in found]), shown([used for _, used in found])]
+        for name, found in times.items()
+    ]
+    helped, planned = imported(WORDS["fedcmp --help"]), imported(WORDS["fedcmp plan"])
+    names = sorted({*PACKAGES, "fedcmp"}, key=lambda name: -planned.get(name, 0.0))
+    by_package = [[name, helped.get(name), planned.get(name)] for name in names if planned.get(name, 0) > 0.005]
+    save(
+        "startup",
+        "python benchmarks/startup.py",
+        {
+            "seconds": {name: {"wall": [a for a, _ in found], "processor": [b for _, b in found]}
+                        for name, found in times.items()},
+            "imports": {"fedcmp --help": helped, "fedcmp plan": planned},
+            "help": spread([wall for wall, _ in times["fedcmp --help"]])[0],
+            "goal": GOAL,
+        },
+        {
+            "start": Table(("command", "seconds", "of a processor"), rows),
+            "imports": Table(("package", "fedcmp --help", "fedcmp plan"), by_package),
+        },
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

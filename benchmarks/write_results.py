@@ -1,0 +1,94 @@
+"""Writes RESULTS.md from the benchmarks' JSON files and the words beside them; measures nothing.
+
+    python benchmarks/write_results.py
+
+A section is ``results/NAME.md.j2``; in it ``about`` is the line that says command, commit, date and machine,
+``table("NAME")`` one of the record's tables, ``found`` its raw numbers, ``record("NAME")`` another benchmark's file.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from record import RESULTS, read
+
+from fedcmp.report.table import markdown
+
+PAGE = Path(__file__).parent / "RESULTS.md"
+SECTIONS = (
+    "methods",
+    "demo_losses",
+    "canonical_scale",
+    "server_memory",
+    "startup",
+    "llava_tiny",
+)
+"""In the page's order."""
+HEAD = """\
+# Results
+
+<!-- written by benchmarks/write_results.py from benchmarks/results/: change those -->
+
+Each section names its command, the commit of the code that was measured, and the machine. Machines are shared and
+noisy: trust ratios within a table. A figure with a spread is a median with the quartiles in brackets, of fewer than
+four repeats with the extremes.
+"""
+
+
+def page(folder: Path = RESULTS) -> str:
+    """The whole page.
+
+    Raises:
+        FileNotFoundError: a section lacks its JSON or its words.
+        jinja2.UndefinedError: words name a figure that was not found.
+    """
+    return "\n".join([HEAD, *(section(name, folder) for name in SECTIONS)]).rstrip("\n") + "\n"
+
+
+def section(name: str, folder: Path = RESULTS) -> str:
+    """One section, from its heading on."""
+    one = read(name, folder)
+
+    def table(title: str) -> str:
+        found = one["tables"][title]
+        return markdown(found["rows"], found["header"])
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
+    words = (folder / f"{name}.md.j2").read_text(encoding="utf-8")
+    return environment.from_string(words).render(
+        about=about(one), table=table, found=one["found"], record=lambda other: read(other, folder)
+    )
+
+
+def about(one: dict[str, Any]) -> str:
+    """Command, commit, date, machine and versions in a line.
+
+    >>> about({"command": "python x.py", "commit": "0123456", "date": "2026-01-31", "versions": {"torch": "2.13.0"},
+    ...        "machine": {"processor": "CPU", "cores": 2, "threads": 1, "gpu": None, "load": 2.5}})
+    '`python x.py`; commit 0123456, 2026-01-31; CPU, 2 cores, 1 thread, load 2.5; torch 2.13.0.'
+    """
+    where = one["machine"]
+    parts = [where.get("processor"), _count(where.get("cores"), "core"), _count(where.get("threads"), "thread")]
+    parts += [where.get("gpu"), f"load {where['load']}" if "load" in where else None]
+    when = f"commit {one['commit']}" + (f", {one['date']}" if one.get("date") else "")
+    named = ", ".join(f"{name} {one['versions'][name]}" for name in ("torch", *one.get("shown_versions", ()))
+                      if name in one["versions"])  # fmt: skip
+    place = ", ".join(part for part in parts if part)
+    return "; ".join(part for part in (f"`{one['command']}`", when, place, named) if part) + "."
+
+
+def _count(number: int | None, what: str) -> str | None:
+    return None if number is None else f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE} from {len(SECTIONS)} benchmarks")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""Trust by agreement: clients that most others contradict are not heard; a wrapper of any fuse that weighs clients."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, weighted_sum
+from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, squared_norm
+from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.traffic import Exchanged, count, exactly, together
+from fedcmp.types import Metrics, Params
+
+log = logging.getLogger(__name__)
+
+BOUND = 2.0
+"""How many times the median a client's norm and the size of its evidence may be."""
+
+
+class Verdict(NamedTuple):
+    """What the guard thinks of each client, float64 ``[K]``."""
+
+    trust: Tensor
+    """t_k in [0, 1], by which its weight is multiplied."""
+    update: Tensor
+    """By what its delta is scaled, in (0, 1]."""
+    evidence: Tensor
+    """By what its evidence is scaled, in (0, 1]."""
+
+
+@dataclass(frozen=True)
+class Guarded(Wrapper):
+    """``inner`` with weights p_k t_k, and deltas and evidence of bounded size. With cosines c of every two deltas::
+
+        a_k = median over j != k of c_kj                 what most others say of client k
+        t_k = min(1, max(0, 2 a_k / median_j a_j))       full trust from half of the usual agreement on, none at 0
+        D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)      and G_k alike, by the mean of its diagonals
+
+    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. Where
+    even the usual agreement is not above 0 nobody can be told from a liar, and all are trusted, with a warning. Rounds
+    of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k afterwards.
+
+    It needs the deltas' products, so the server sees pieces of single updates: no rule under it is sums-only. Clients
+    cannot be asked to measure their own trust: those for whom it is made would lie.
+
+    Source: ours, for the trust t_k of Fed-CMP; cosines that tell hostile clients and clipping at the median norm are
+    FLAME's (Nguyen et al., USENIX Security 2022, arXiv 2101.02281).
+    Differs from the paper: medians in the place of its clustering, no noise.
+    """
+
+    @property
+    def sums_only(self) -> bool:
+        """False: the products of deltas are measured."""
+        return False
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        """The inner fuse of the trusted, with what each is trusted."""
+        if len(cohort.clients) < 3:
+            return self.inner.fuse(cohort, params, state)
+        products = cohort_products(cohort, params, cohort.clients)
+        sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
+        verdict = cohort.share(cohort.on_server(judge, products, sizes.get("size") if sizes else None))
+        verdict = Verdict(*(value.cpu() for value in verdict))
+        weights = cohort.weights * verdict.trust
+        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
+        square = weighted_sum(trusted, _square)
+        fused = self.inner.fuse(trusted, params, state)
+        return cohort.on_server(_finish, fused, square, verdict, trusted.weights)
+
+    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
+        """The inner fuse's; the deltas in pieces, two numbers, and the verdict."""
+        inner = self.inner.exchanged(params, num_clients)
+        if num_clients < 3:
+            return inner
+        up = count(params) + 1 + ("evidence" in self.needs)
+        return together(inner, exactly(up, 3 * num_clients))
+
+
+@dataclass(frozen=True)
+class Trusted(MappedCohort):
+    """A cohort whose clients have other weights, and whose contributions are changed."""
+
+    trusted: Tensor
+    """The weights: float64 ``[K]``, at least 0, sum 1."""
+
+    @property
+    def weights(self) -> Tensor:
+        """The trusted ones."""
+        return self.trusted
+
+
+def judge(products: Tensor, sizes: Tensor | None) -> Verdict:
+    """The verdict on K clients.
+
+    Args:
+        products: inner products of their deltas, ``[K, K]`` float64.
+        sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
+
+    >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
+    >>> verdict = judge(deltas @ deltas.T, None)
+    >>> verdict.trust.tolist(), [round(value, 2) for value in verdict.update.tolist()]
+    ([1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.22])
+    """
+    num_clients = len(products)
+    others = ~torch.eye(num_clients, dtype=torch.bool, device=products.device)
+    cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
+    agreement = cosines.quantile(0.5, dim=1)
+    usual = float(agreement.quantile(0.5))
+    if usual <= 0.0:
+        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); all of them are trusted", usual)
+    trust = (2 * agreement / usual).clamp(0.0, 1.0) if usual > 0.0 else torch.ones_like(agreement)
+    norms = products.diagonal().sqrt()
+    return Verdict(trust, _within(norms), _within(sizes) if sizes is not None else torch.ones_like(trust))
+
+
+def _within(sizes: Tensor) -> Tensor:
+    values = sizes.double()
+    most = BOUND * values.quantile(0.5)
+    return torch.where(values > most, most / values, 1.0)
+
+
+def _evidence_size(contribution: Contribution) -> Params:
+    assert contribution.evidence is not None, "the client was asked for evidence"
+    means = [moments.double().diagonal().mean() for moments in contribution.evidence.values()]
+    return {"size": torch.stack(means).mean()}
+
+
+def _square(contribution: Contribution) -> Params:
+    device = next(iter(contribution.delta.values())).device
+    return {"square": torch.tensor(squared_norm(contribution.delta), dtype=torch.float64, device=device)}
+
+
+def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribution) -> Contribution:
+    place = clients.index(contribution.client_id)
+    update, evidence = float(verdict.update[place]), float(verdict.evidence[place])
+    return contribution._replace(
+        delta=scaled(contribution.delta, update),
+        halfway=None if contribution.halfway is None else scaled(contribution.halfway, update),
+        evidence=None if contribution.evidence is None else scaled(contribution.evidence, evidence),
+    )
+
+
+def _finish(fused: Fused, square: Params, verdict: Verdict, weights: Tensor) -> Fused:
+    metrics: Metrics = {
+        **fused.metrics,
+        "aggregator/trust": [round(value, 4) for value in verdict.trust.tolist()],
+        "aggregator/trusted": effective_clients(weights),
+    }
+    known = fused.mean_square
+    return fused._replace(metrics=metrics, mean_square=float(square["square"]) if known is None else known)

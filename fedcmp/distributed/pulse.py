@@ -1,0 +1,161 @@
+"""Who was lost, when a collective fails: every rank shows a pulse, and how far it has come."""
+
+from __future__ import annotations
+
+import functools
+import json
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch.distributed as dist
+
+from fedcmp.errors import RankLost
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BEAT = 2.0
+"""Seconds between two beats of a rank."""
+PATIENCE = 2.5
+"""Beats that a rank may miss before it counts as gone."""
+SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe", "socket")
+"""What the message of a broken collective has in it; errors of our own have not."""
+
+
+class Sign(NamedTuple):
+    """What a rank shows."""
+
+    beats: int
+    world: int
+    """Exchanges between all ranks that it has begun."""
+    inner: int
+    """Exchanges inside its group that it has begun."""
+
+
+class Pulse:
+    """Shows this rank's pulse to the others, and reads theirs when a collective fails.
+
+    A rank that waits for others in a collective goes on beating, and so does one that hangs elsewhere; what tells them
+    apart is how many collectives each has begun. The beats go through the store by which the ranks met, every BEAT
+    seconds; the collectives themselves cost a counter.
+
+    Args:
+        store: by which the ranks met; None: that of the world.
+        rank, size: of this process, and how many there are.
+        group_size: neighbouring ranks that also exchange among themselves.
+        beat: seconds.
+    """
+
+    def __init__(self, rank: int, size: int, group_size: int = 1, store: Any = None, beat: float = BEAT) -> None:
+        self.rank, self.size, self.group_size, self.beat = rank, size, group_size, beat
+        self.world = self.inner = 0
+        own: Any = dist.distributed_c10d._get_default_store() if store is None else store
+        self._store = dist.PrefixStore(
+            "fedcmp-pulse", own.clone()
+        )  # a connection of its own: others may wait in theirs
+        self._store.set_timeout(timedelta(seconds=10 * beat))
+        self._ended = threading.Event()
+        self._show(0)
+        self._thread = threading.Thread(target=self._go_on, name="fedcmp pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The rank ends, and its pulse with it."""
+        self._ended.set()
+        self._thread.join(timeout=10 * self.beat)
+
+    def lost(self) -> dict[int, str]:
+        """Ranks that are gone, or that did not come where this one waited, with words for it; this takes some beats."""
+        first = self._signs()
+        time.sleep(PATIENCE * self.beat)
+        second = self._signs()
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        gone = {
+            rank: "it died, or was stopped: it has no pulse"
+            for rank in others
+            if second[rank] is None or second[rank] == first[rank]
+        }
+        if gone:
+            return gone
+        mine = Sign(0, self.world, self.inner)
+        signs = {rank: one for rank, one in enumerate(second) if one is not None and self._is_behind(one, rank, mine)}
+        least = min((sign.world for sign in signs.values()), default=0)
+        why = "it hangs: it has a pulse, but did not come where the others waited"
+        return {rank: why for rank, sign in signs.items() if sign.world == least}  # others may wait for these
+
+    def verdict(self, error: BaseException) -> RankLost | None:
+        """What to raise in the place of a broken collective: all ranks name those that the first one found.
+
+        None: no rank is lost, as far as can be seen.
+        """
+        try:
+            lost = self.lost()
+            words = {"by": self.rank, "lost": {str(rank): why for rank, why in lost.items()}}
+            told = json.loads(self._store.compare_set("verdict", "", json.dumps(words)))
+        except (RuntimeError, ValueError):
+            told = {"by": self.rank, "lost": {"0": "it died, or its host did: the store that it keeps does not answer"}}
+        if not told["lost"] or str(self.rank) in told["lost"]:
+            return None
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
+        found = RankLost({int(rank): why for rank, why in told["lost"].items()}, cause)
+        vars(found)["met_on"] = (told["by"],)
+        return found
+
+    def _is_behind(self, sign: Sign, rank: int, mine: Sign) -> bool:
+        if rank // self.group_size == self.rank // self.group_size:
+            return (sign.world, sign.inner) < (mine.world, mine.inner)
+        return sign.world < mine.world
+
+    def _go_on(self) -> None:
+        beats = 0
+        while not self._ended.wait(self.beat):
+            beats += 1
+            try:
+                self._show(beats)
+            except RuntimeError:  # whoever keeps the store is gone: the next collective tells
+                return
+
+    def _show(self, beats: int) -> None:
+        self._store.set(f"rank-{self.rank}", json.dumps([beats, self.world, self.inner]))
+
+    def _signs(self) -> list[Sign | None]:
+        keys = [f"rank-{rank}" for rank in range(self.size)]
+        return [Sign(*json.loads(self._store.get(key))) if self._store.check([key]) else None for key in keys]
+
+
+def is_broken(error: BaseException) -> bool:
+    """Whether an error says that a collective failed, because a rank was lost or did not come in time."""
+    named = isinstance(error, dist.DistError)
+    return isinstance(error, RuntimeError) and (named or any(sign in str(error).lower() for sign in SIGNS))
+
+
+def watched(counter: str = "") -> Callable[[F], F]:
+    """A method that exchanges something between ranks: where that fails, the rank that was lost is named.
+
+    The object has ``pulse``, a Pulse or None.
+
+    Args:
+        counter: ``"world"`` where all ranks make the call, ``"inner"`` where those of a group do; it is counted.
+    """
+
+    def wrap(method: F) -> F:
+        @functools.wraps(method)
+        def call(self: Any, *arguments: Any, **options: Any) -> Any:
+            pulse: Pulse | None = self.pulse
+            if pulse is not None and counter:
+                setattr(pulse, counter, getattr(pulse, counter) + 1)
+            try:
+                return method(self, *arguments, **options)
+            except RuntimeError as error:
+                if pulse is None or isinstance(error, RankLost) or not is_broken(error):
+                    raise
+                found = pulse.verdict(error)
+                if found is None:
+                    raise
+                raise found from error
+
+        return cast(F, call)
+
+    return wrap

@@ -1,0 +1,89 @@
+"""What a user wrote, against the fields that it is meant for: each scalar becomes what its field says that it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from fedcmp.credentials import holds_secret
+from fedcmp.errors import ConfigError, nearest
+
+MISSING = "???"
+"""OmegaConf's word for a value that is yet to come; merging it would change nothing without a word."""
+SECRETS_BELONG = (
+    "keys and passwords do not belong in a config, which is written to the run folder: put them into the environment"
+)
+
+
+def as_fields(kind: type, values: Mapping[Any, Any], words: Any, where: str, prefix: str = "") -> dict[str, Any]:
+    """The keys and values of a dataclass, as YAML containers: texts as they are written, ``1e-3`` as a number.
+
+    Args:
+        kind: the dataclass.
+        values: what YAML makes of the text.
+        words: the same with every scalar as it is written; what it lacks is taken from ``values``.
+        where: what errors call the text.
+        prefix: what stands before the keys.
+
+    Raises:
+        ConfigError: a key is unknown, or holds a scalar where keys or a list are due, or the other way round.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in known:
+            hint = SECRETS_BELONG if holds_secret(str(key)) else nearest(str(key), known)
+            raise ConfigError(f"{where}: unknown key `{name}`; {hint}")
+        word = words.get(key, value) if isinstance(words, Mapping) else value
+        if dataclasses.is_dataclass(known[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: `{name}` holds keys of its own, got {value!r}")
+            found[key] = as_fields(typing.cast(type, known[key]), value, word, where, f"{name}.")
+        else:
+            found[key] = _as(known[key], value, word, name, where)
+    return found
+
+
+def _as(hint: Any, value: Any, word: Any, name: str, where: str) -> Any:
+    if value == MISSING:
+        raise ConfigError(f"{where}: {name} has no value, got {MISSING}")
+    kinds = [one for one in typing.get_args(hint) if one is not type(None)] or [hint]
+    if typing.get_origin(hint) is list:
+        if not isinstance(value, list | str):
+            raise ConfigError(f"{where}: {name} is a list and given whole, as in {name}=[...], got {value!r}")
+        if isinstance(value, str):
+            return value
+        same = isinstance(word, list) and len(word) == len(value)
+        texts = word if same else value
+        return [_as(kinds[0], one, text, name, where) for one, text in zip(value, texts, strict=True)]
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise ConfigError(f"{where}: `{name}` holds keys of its own, got {value!r}")
+        return _numbers(value)
+    if kinds == [str]:
+        scalar = value is not None and not isinstance(value, str | dict | list)
+        return word if scalar and isinstance(word, str) else value
+    if hint is Any:
+        return _numbers(value)
+    return _number(value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> str | float:
+    """YAML reads ``1e-3`` as text; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _numbers(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_numbers(one) for one in value]
+    looks = isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower()
+    return _number(value) if looks else value

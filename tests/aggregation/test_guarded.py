@@ -1,0 +1,134 @@
+"""The guard: who it hears, that it changes nothing where all agree, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.fuse.guarded import Guarded, judge
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.errors import ConfigError
+from fedcmp.types import Params
+
+SHAPES = {"linear.weight": (6, 9), "linear.bias": (6,)}
+PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+
+
+def honest(number: int, noise: float = 1.0) -> Contribution:
+    """A client that says what all say, with noise of its own."""
+    shared, own = torch.Generator().manual_seed(99), torch.Generator().manual_seed(number)
+    delta = {
+        name: torch.randn(shape, generator=shared) + noise * torch.randn(shape, generator=own)
+        for name, shape in SHAPES.items()
+    }
+    rows = torch.cat([torch.randn(40, 9, generator=own), torch.ones(40, 1)], dim=1)
+    half = {name: 0.5 * value for name, value in delta.items()}
+    return Contribution(number, delta, half, {"linear": rows.T @ rows / 40}, num_samples=10, num_steps=4)
+
+
+def times(one: Contribution, factor: float) -> Contribution:
+    assert one.halfway is not None
+    return one._replace(
+        delta={name: factor * value for name, value in one.delta.items()},
+        halfway={name: factor * value for name, value in one.halfway.items()},
+    )
+
+
+def fused(rule, clients: list[Contribution]) -> Params:
+    return rule.fuse(LocalCohort(clients), PARAMS, rule.init(PARAMS)).delta
+
+
+def distance(one: Params, other: Params) -> float:
+    square = sum(float((one[name] - other[name]).square().sum()) for name in one)
+    return (square / sum(float(value.square().sum()) for value in other.values())) ** 0.5
+
+
+@pytest.mark.parametrize("inner", [Mean(), Canonical(), Canonical(tau=0.0), Canonical(tau=1.0)], ids=str)
+@pytest.mark.parametrize("factor", [-1.0, -9.0], ids=["flipped", "flipped and scaled"])
+def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> None:
+    cohort = [honest(number) for number in range(8)]
+    hostile = [times(one, factor) if one.client_id in (1, 4, 6) else one for one in cohort]
+    rest = [one for one in cohort if one.client_id not in (1, 4, 6)]
+    assert (
+        distance(fused(Guarded(inner), hostile), fused(inner, rest)) < 0.12
+    )  # trust of honest ones may differ a little
+    assert distance(fused(inner, hostile), fused(inner, rest)) > 0.5
+
+
+def test_noise_is_not_heard() -> None:
+    cohort = [honest(number) for number in range(8)]
+    noise = {
+        number: {
+            name: 3 * torch.randn(shape, generator=torch.Generator().manual_seed(50 + number))
+            for name, shape in SHAPES.items()
+        }
+        for number in (0, 3, 7)
+    }
+    hostile = [one._replace(delta=noise.get(one.client_id, one.delta)) for one in cohort]
+    result = Guarded(Mean()).fuse(LocalCohort(hostile), PARAMS, {})
+    trust = result.metrics["aggregator/trust"]
+    assert (
+        max(trust[number] for number in noise) < 0.7 < min(trust[number] for number in range(8) if number not in noise)
+    )
+
+
+@pytest.mark.parametrize("inner", [Mean(), Canonical()], ids=str)
+def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
+    cohort = [honest(number, noise=0.3) for number in range(6)]
+    plain, guarded = inner.fuse(LocalCohort(cohort), PARAMS, {}), Guarded(inner).fuse(LocalCohort(cohort), PARAMS, {})
+    assert guarded.metrics["aggregator/trust"] == [1.0] * 6
+    assert guarded.metrics["aggregator/trusted"] == pytest.approx(6.0)
+    assert distance(guarded.delta, plain.delta) < 1e-6
+
+
+def test_a_large_update_and_large_evidence_are_cut_to_twice_the_median() -> None:
+    cohort = [honest(number, noise=0.2) for number in range(5)]
+    loud = [times(cohort[0], 50.0)._replace(evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
+    rule = Guarded(Canonical(tau=0.0))
+    assert distance(fused(rule, loud), fused(rule, cohort)) < 1.0
+    assert distance(fused(Canonical(tau=0.0), loud), fused(rule, cohort)) > 10.0
+    deltas = torch.stack([torch.cat([value.flatten() for value in one.delta.values()]) for one in loud]).double()
+    sizes = torch.tensor([5.0, 1.0, 1.0, 1.0, 1.0])
+    verdict = judge(deltas @ deltas.T, sizes)
+    norms = deltas.norm(dim=1) * verdict.update
+    assert float(norms[0]) == pytest.approx(2 * float(deltas.norm(dim=1).median()))
+    assert verdict.evidence.tolist() == pytest.approx([0.4, 1.0, 1.0, 1.0, 1.0])
+
+
+def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    apart = torch.eye(5, dtype=torch.float64) * 1.2 - 0.2
+    assert judge(apart, None).trust.tolist() == [1.0] * 5
+    assert "clients do not agree" in caplog.text
+
+
+def test_two_clients_cannot_outvote_each_other() -> None:
+    pair = [honest(0), times(honest(1), -1.0)]
+    assert distance(fused(Guarded(Mean()), pair), fused(Mean(), pair)) == 0.0
+
+
+def test_traffic_is_what_it_says() -> None:
+    cohort = LocalCohort([honest(number) for number in range(5)])
+    rule = Guarded(Canonical(energy=1.0))
+    result = rule.fuse(cohort, PARAMS, {})
+    assert result.basis["linear"].shape[1] == 10
+    least, most = rule.exchanged(PARAMS, 5)
+    assert cohort.traffic == most == least
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    (AggregatorConfig("median", guard=True), r"guard weighs clients, and aggregator\.fuse\.rule=median counts"),
+    (AggregatorConfig("krum", guard=True), "rule=krum counts them alike"),
+    (AggregatorConfig("scaffold", guard=True), r"clients of aggregator\.local\.rule=control_variates"),
+])  # fmt: skip
+def test_what_it_cannot_guard_is_refused(config: AggregatorConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_aggregator(config)
+
+
+def test_it_is_not_sums_only() -> None:
+    assert build_aggregator(AggregatorConfig("fedcmp")).sums_only
+    assert not build_aggregator(AggregatorConfig("fedcmp", guard=True)).sums_only

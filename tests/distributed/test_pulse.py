@@ -1,0 +1,136 @@
+"""A rank that dies or hangs is named by the others, in real process groups."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from fedcmp.distributed.pulse import Pulse, is_broken
+from fedcmp.distributed.wire import Wire
+from fedcmp.errors import DataError, RankLost
+
+BEAT = 0.2
+
+
+def told(folder: Path, size: int, act: Callable[[Wire, Pulse], Any], seconds: float = 6.0) -> dict[int, str]:
+    """What each rank of a group that dares an exchange ends with, by rank; of one that is lost, nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    keeper = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps it
+    children = []
+    for rank in range(size):
+        child = os.fork()
+        if child == 0:
+            try:
+                os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+                store = dist.TCPStore("127.0.0.1", port, is_master=False)
+                long, short = timedelta(seconds=60), timedelta(seconds=seconds)
+                dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=long)
+                group = dist.new_group(timeout=short)
+                pulse = Pulse(rank, size, store=store, beat=BEAT)
+                try:
+                    act(Wire(group, pulse=pulse), pulse)
+                    said = "nothing happened"
+                except RankLost as error:
+                    said = f"{error.lost} by {vars(error)['met_on']}: {error}"
+                except BaseException as error:
+                    said = f"{type(error).__name__}: {error}"
+                (folder / f"{rank}.said").write_text(said)
+                pulse.stop()
+                time.sleep(60)  # whoever ends first breaks the connections of those who are still looking
+            finally:
+                os._exit(0)
+        children.append(child)
+    end = time.monotonic() + 60
+    while time.monotonic() < end and len(list(folder.glob("*.said"))) < size - 1:
+        time.sleep(0.05)
+    time.sleep(1)
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    del keeper
+    return {int(path.stem): path.read_text() for path in folder.glob("*.said")}
+
+
+def meet(wire: Wire) -> None:
+    for _ in range(3):
+        wire.total(torch.ones(2))
+        wire.collect(wire.rank)
+
+
+def test_a_rank_that_died_is_named_by_all_others(tmp_path: Path) -> None:
+    def die(wire: Wire, pulse: Pulse) -> None:
+        meet(wire)
+        if wire.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        meet(wire)
+
+    said = told(tmp_path, 3, die)
+    assert set(said) == {0, 2}
+    for one in said.values():
+        assert one.startswith("(1,) by ("), one
+        assert "rank 1 was lost: it died, or was stopped: it has no pulse (noticed by: " in one
+        assert "fedcmp train --resume" in one
+    assert len({one.split(":")[0] for one in said.values()}) == 1, "one of them found it out, and all say so"
+
+
+@pytest.mark.parametrize("where", ["between", "before"])
+def test_a_rank_that_hangs_is_named_by_all_others(tmp_path: Path, where: str) -> None:
+    def hang(wire: Wire, pulse: Pulse) -> None:
+        if where == "between":
+            meet(wire)
+        if wire.rank == 2:
+            time.sleep(60)
+        meet(wire)
+
+    said = told(tmp_path, 4, hang)
+    assert set(said) == {0, 1, 3}
+    for one in said.values():
+        assert one.startswith("(2,) by ("), one
+        assert "rank 2 was lost: it hangs: it has a pulse, but did not come where the others waited" in one
+
+
+def test_a_rank_that_is_stopped_is_named(tmp_path: Path) -> None:
+    def stop(wire: Wire, pulse: Pulse) -> None:
+        meet(wire)
+        if wire.rank == 0:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        meet(wire)
+
+    said = told(tmp_path, 3, stop)
+    assert set(said) == {1, 2}
+    assert all(one.startswith("(0,) by (") and "it has no pulse" in one for one in said.values()), said
+
+
+def test_errors_of_ours_pass_at_once(tmp_path: Path) -> None:
+    def fail(wire: Wire, pulse: Pulse) -> None:
+        t0 = time.monotonic()
+        try:
+            wire.together(lambda: (_ for _ in ()).throw(DataError("torn")) if wire.rank == 1 else None)
+        except DataError as error:
+            assert time.monotonic() - t0 < 2
+            raise DataError(f"as it was: {error}") from error
+
+    said = told(tmp_path, 2, fail)
+    assert {one.split(" (")[0] for one in said.values()} == {"DataError: as it was: torn"}
+
+
+@pytest.mark.parametrize(("error", "broken"), [
+    (RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:7"), True),
+    (RuntimeError("Timed out waiting 60000ms for recv operation to complete"), True),
+    (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    (DataError("gloo"), False),
+])  # fmt: skip
+def test_only_broken_exchanges_are_looked_into(error: Exception, broken: bool) -> None:
+    assert is_broken(error) == broken

@@ -1,0 +1,133 @@
+"""Stacked optimizers against ``torch.optim``, one client at a time; clipping against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fedcmp.federation.stack import Stack, by_client, clip
+from fedcmp.module import OptimizerConfig, build_optimizer
+from fedcmp.types import Params
+
+SHAPES = {"linear_1.weight": (24, 17), "linear_1.bias": (24,), "linear_2.weight": (16, 24), "linear_2.bias": (16,)}
+CONFIGS = {
+    "adamw": OptimizerConfig(lr=1e-2),
+    "adamw, decay": OptimizerConfig(lr=1e-2, weight_decay=0.1, betas=[0.8, 0.95]),
+    "sgd": OptimizerConfig(name="sgd", lr=0.1),
+    "sgd, momentum, decay": OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.1),
+}
+
+
+def random(seed: int, num: int | None = None) -> Params:
+    stream = torch.Generator().manual_seed(seed)
+    lead = () if num is None else (num,)
+    return {name: torch.randn(*lead, *shape, generator=stream) for name, shape in SHAPES.items()}
+
+
+class Alone:
+    """One client with torch's optimizer."""
+
+    def __init__(self, config: OptimizerConfig) -> None:
+        self.params = {name: value.clone().requires_grad_() for name, value in random(0).items()}
+        self.optimizer = build_optimizer([{"params": list(self.params.values())}], config)
+
+    def step(self, gradient: Params, lr: float) -> None:
+        for name, value in self.params.items():
+            value.grad = gradient[name].clone()
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+
+
+SCHEDULES = {
+    "together": [(0, 1, 2)] * 4,
+    "the later ones end first": [(0, 1, 2), (0, 1, 2), (0, 1), (0,)],
+    "others end first": [(0, 1, 2), (1, 2), (0, 2), (2,)],
+}
+
+
+@pytest.mark.parametrize("same_rate", [True, False])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_client_is_stepped_as_torch_would_alone(name: str, schedule: str, same_rate: bool) -> None:
+    config, start = CONFIGS[name], random(0)
+    stack, alone = Stack(start, config, [None] * 3), [Alone(config) for _ in range(3)]
+    for number, active in enumerate(SCHEDULES[schedule]):
+        stacked = random(10 + number, len(active))
+        rates = [0.01 if same_rate else 0.01 / (1 + slot) for slot in active]
+        leaves = stack.leaves(active)
+        for place, slot in enumerate(active):
+            for key, value in alone[slot].params.items():
+                torch.testing.assert_close(leaves[key][place], value, rtol=1e-6, atol=1e-7)
+            alone[slot].step(by_client(stacked)[place], rates[place])
+        stack.step(active, by_client(stacked), stacked, rates)
+    kept = [stack.keeps(slot) for slot in range(3)]
+    for slot, delta in enumerate(stack.deltas(start)):
+        for key, value in alone[slot].params.items():
+            torch.testing.assert_close(delta[key], value.detach() - start[key], rtol=1e-5, atol=1e-6)
+        theirs = {place: {what: value for what, value in own.items() if value is not None}
+                  for place, own in alone[slot].optimizer.state_dict()["state"].items()}  # fmt: skip
+        torch.testing.assert_close(
+            kept[slot], {place: own for place, own in theirs.items() if own}, rtol=1e-6, atol=1e-7
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_clients_of_different_rates_have_torchs_bits(name: str) -> None:
+    config = CONFIGS[name]
+    stack, alone = Stack(random(0), config, [None] * 2), [Alone(config) for _ in range(2)]
+    for number in range(3):
+        gradients = by_client(random(20 + number, 2))
+        for slot, one in enumerate(alone):
+            one.step(gradients[slot], 0.01 * (slot + 1))
+        stack.step((0, 1), gradients, None, [0.01, 0.02])
+    for row, one in zip(stack.rows, alone, strict=True):
+        assert all(torch.equal(row[key], value) for key, value in one.params.items())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_what_is_kept_goes_on_where_it_stopped(name: str) -> None:
+    config, start = CONFIGS[name], random(0)
+    whole = Stack(start, config, [None] * 2)
+    gradients = [random(30 + number, 2) for number in range(4)]
+    for one in gradients[:2]:
+        whole.step((0, 1), by_client(one), one, [0.01, 0.01])
+    kept = [whole.keeps(slot) for slot in range(2)]
+    again = Stack(start, config, kept)
+    for name_, row in again._values.items():
+        row.copy_(whole._values[name_])
+    for one in gradients[2:]:
+        for stack in (whole, again):
+            stack.step((0, 1), by_client(one), one, [0.01, 0.01])
+    assert all(torch.equal(whole._values[key], again._values[key]) for key in start)
+    if config.name == "adamw":
+        assert float(kept[0][0]["step"]) == 2, "what was given is not changed"
+
+
+def test_the_start_is_copied_and_views_follow() -> None:
+    start = random(0)
+    before = {name: value.clone() for name, value in start.items()}
+    for num in (1, 3):
+        stack = Stack(start, CONFIGS["sgd"], [None] * num)
+        gradients = random(1, num)
+        stack.step(range(num), by_client(gradients), gradients, [0.1] * num)
+        assert all(torch.equal(start[name], before[name]) for name in start)
+        assert not torch.equal(stack.rows[-1]["linear_1.bias"], start["linear_1.bias"])
+        leaves = stack.leaves(range(num))
+        assert all(leaves[name].data_ptr() == value.data_ptr() for name, value in stack._values.items()), "no copies"
+
+
+def test_clipping_is_torchs_client_by_client() -> None:
+    stacked = random(3, 3)
+    for value in stacked.values():
+        value[1] *= 1e-3  # below the limit: it stays as it is
+    expected = [{name: value.clone() for name, value in one.items()} for one in by_client(stacked)]
+    leaves = [{name: torch.zeros_like(value).requires_grad_() for name, value in one.items()} for one in expected]
+    for one, gradient in zip(leaves, expected, strict=True):
+        for name, value in one.items():
+            value.grad = gradient[name]
+    norms = torch.stack([torch.nn.utils.clip_grad_norm_(one.values(), 0.5) for one in leaves])
+    torch.testing.assert_close(clip(stacked, 0.5), norms)
+    for one, other in zip(by_client(stacked), leaves, strict=True):
+        for name, value in other.items():
+            torch.testing.assert_close(one[name], value.grad)
+    assert clip(stacked, 0.0) is None

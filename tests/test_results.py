@@ -1,0 +1,66 @@
+"""RESULTS.md is what its script writes from the benchmarks' files, and each of these says where it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import record
+import write_results
+
+FILES = sorted(write_results.RESULTS.glob("*.json"))
+
+
+def test_the_page_is_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = write_results.PAGE.read_text(encoding="utf-8")
+    monkeypatch.setattr(write_results, "PAGE", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(sys, "argv", ["write_results.py"])
+    write_results.main()
+    assert write_results.PAGE.read_text(encoding="utf-8") == text, "say `python benchmarks/write_results.py`"
+
+
+def test_nothing_that_was_measured_is_left_out() -> None:
+    words = {path.name.partition(".")[0] for path in write_results.RESULTS.glob("*.md.j2")}
+    assert set(write_results.SECTIONS) == words
+    named = "".join(path.read_text(encoding="utf-8") for path in write_results.RESULTS.glob("*.md.j2"))
+    for path in FILES:
+        assert path.stem in words or f'record("{path.stem}")' in named, f"no words name {path.name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda one: one.stem)
+def test_a_record_says_where_it_comes_from(path: Path) -> None:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert found["name"] == path.stem
+    assert re.fullmatch(r"[0-9a-f]{7}", found["commit"]), "measure what is committed"
+    assert found["command"].startswith(("python benchmarks/", "fedcmp "))
+    assert {"processor", "cores", "threads"} <= found["machine"].keys()
+    assert found["versions"]["torch"]
+    words = (
+        (path.parent / f"{path.stem}.md.j2").read_text(encoding="utf-8") if path.stem in write_results.SECTIONS else ""
+    )
+    for title, one in found["tables"].items():
+        assert all(len(row) == len(one["header"]) for row in one["rows"])
+        assert not words or f'table("{title}")' in words, f"the words of {path.stem} do not show its table {title!r}"
+
+
+def test_a_record_makes_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = record.Table(("what", "seconds"), (("all", 1.5), ("half", None)))
+    record.save("speed", "python benchmarks/speed.py", {"seconds": 1.5}, {"main": one}, {"peer": "1.0"}, tmp_path)
+    assert "half        -" in capsys.readouterr().out
+    words = '## Speed\n\n{{ about }}\n\n{{ table("main") }}\n\nIt took {{ found.seconds }} s.\n'
+    (tmp_path / "speed.md.j2").write_text(words)
+    text = write_results.section("speed", tmp_path)
+    assert "| all | 1.500 |" in text
+    assert text.endswith("It took 1.5 s.\n")
+    assert "`python benchmarks/speed.py`; commit " in text
+    assert json.loads((tmp_path / "speed.json").read_text())["versions"]["peer"] == "1.0"
+    (tmp_path / "speed.md.j2").write_text("{{ found.minutes }}")
+    with pytest.raises(jinja2.UndefinedError):
+        write_results.section("speed", tmp_path)
