@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedcmp.aggregation.presets import AggregatorConfig
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.credentials import MASK, find_secret, holds_secret, mask
 from fedcmp.data.config import DataConfig
 from fedcmp.data.scenarios.config import PartitionConfig
@@ -21,11 +21,13 @@ from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import AttackConfig
+from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.secure import check_secure
 from fedcmp.fields import MISSING, SECRETS_BELONG, as_fields
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.plain_yaml import Parsed, parse_yaml
+from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
@@ -85,6 +87,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     aggregator: AggregatorConfig = field(default_factory=AggregatorConfig)
     federation: FederationConfig = field(default_factory=FederationConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
@@ -98,6 +101,7 @@ class Config:
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
         check_secure(self.federation, self.aggregator, self.launch.devices)
+        check_privacy(self.privacy, build_aggregator(self.aggregator), self.federation)
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

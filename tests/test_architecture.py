@@ -24,6 +24,7 @@ LAYERS = {
     "secure": 1,
     "models": 1,
     "data": 1,
+    "privacy": 2,
     "distributed": 2,
     "tracking": 2,
     "module": 3,

@@ -28,6 +28,8 @@ class Aggregator:
         weighting: what the weights p_k of a cohort count: ``samples``, ``tokens`` or ``uniform``.
         pairwise: cosines between the deltas of up to this many clients are measured each round; 0: none, so that the
             server of a sums-only rule sees nothing but sums.
+        measures: whether the mean square of the deltas is summed for ``energy_kept`` and for server steps that read it;
+            off, the server gets what the fuse and the local rule ask for and nothing beside.
 
     >>> from fedcmp.aggregation import Mean, Sgd
     >>> aggregator = Aggregator(Mean(), Sgd(lr=0.5))
@@ -40,6 +42,7 @@ class Aggregator:
     local: LocalRule = field(default_factory=Plain)
     weighting: str = "samples"
     pairwise: int = 64
+    measures: bool = True
 
     @property
     def needs(self) -> frozenset[str]:
@@ -78,7 +81,7 @@ class Aggregator:
                 f"{len(cohort.clients)}"
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        square = weighted_sum(cohort, _square)
+        square = weighted_sum(cohort, _square) if self.measures else {}
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
@@ -99,7 +102,7 @@ class Aggregator:
             params: the projector; only names and shapes are read.
             num_clients: accepted clients of the round.
         """
-        square = exactly(1, count(params))  # and the new parameters to all
+        square = exactly(int(self.measures), count(params))  # and the new parameters to all
         rule = together(self.fuse.exchanged(params, num_clients), self.local.exchanged(params), square)
         measured = 4 * diagnostics.cosine_numbers(params, num_clients, self.pairwise)
         return _sizes(num_clients, rule.least, measured), _sizes(num_clients, rule.most, measured)
@@ -107,14 +110,16 @@ class Aggregator:
     def _finish(
         self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
-        mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
+        mean_square = float(square["square"]) if self.measures else 0.0
+        mean_square = mean_square if fused.mean_square is None else fused.mean_square
+        kept = {"aggregator/energy_kept": diagnostics.energy_kept(fused.mean, mean_square)} if self.measures else {}
         stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
         step = {name: value - params[name] for name, value in stepped.params.items()}
         before = state["diagnostics"].get("step")
         metrics: Metrics = {
             "aggregator/delta_norm": diagnostics.squared_norm(fused.delta) ** 0.5,
             "aggregator/step_norm": diagnostics.squared_norm(step) ** 0.5,
-            "aggregator/energy_kept": diagnostics.energy_kept(fused.mean, mean_square),
+            **kept,
             "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
             "aggregator/oscillation": diagnostics.step_cosine(before, step) if before else 0.0,
             **cosines,

@@ -57,8 +57,9 @@ class Aggregated(NamedTuple):
     """The new global parameters."""
     state: State
     metrics: Metrics
-    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``energy_kept``, ``K_eff`` and ``oscillation``; and
-    ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a number."""
+    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``K_eff`` and ``oscillation``, and ``energy_kept``
+    where it is measured; and ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a
+    number."""
 
 
 class Fuse(Protocol):

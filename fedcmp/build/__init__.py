@@ -4,6 +4,7 @@ from fedcmp.build.data import Data, check_cohorts, read_data
 from fedcmp.build.device import pick_device
 from fedcmp.build.kept import Kept
 from fedcmp.build.parts import Parts, build_held_out, build_parts
+from fedcmp.build.privacy import build_protection, build_rule
 from fedcmp.build.run import build_federation, build_tracker
 from fedcmp.build.shapes import Outline, check_models, outline_parts, start_params
 
@@ -15,6 +16,8 @@ __all__ = [
     "build_federation",
     "build_held_out",
     "build_parts",
+    "build_protection",
+    "build_rule",
     "build_tracker",
     "check_cohorts",
     "check_models",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.build.device import pick_device
+from fedcmp.build.privacy import build_protection
 from fedcmp.config import Config
 from fedcmp.data.config import expand
 from fedcmp.data.held_out import subsample
@@ -42,7 +43,8 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
         progress: bars.
 
     Raises:
-        ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts.
+        ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts; or the
+            privacy that is asked for cannot be had with this plan.
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
     source, train, val, test = together(team, lambda: _draw(config))
@@ -67,6 +69,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             split = split._replace(damaged=positions)
         plan = plan_run(split.clients, config.federation, config.run.seed)
         check_cohorts(config, plan)
+        build_protection(config, plan)  # what it would refuse is told before a model is loaded
         return Data(source, samples, val, test, split, plan)
 
     return together(team, deal)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.build.data import Data
 from fedcmp.build.parts import Parts
+from fedcmp.build.privacy import build_protection, build_rule
 from fedcmp.config import Config, to_dict
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
@@ -33,9 +33,7 @@ def build_federation(
         raise ValueError("these parts were built for evaluation only")
     return Federation(
         module=parts.module,
-        aggregator=build_aggregator(
-            config.aggregator, momentum=config.optimizer.momentum if config.optimizer.name == "sgd" else 0.0
-        ),
+        aggregator=build_rule(config),
         plan=data.plan,
         fetch=parts.fetch,
         eval_data=parts.val_data,
@@ -44,5 +42,6 @@ def build_federation(
         tracker=tracker,
         progress=progress,
         checkpoints=checkpoints,
+        privacy=build_protection(config, data.plan),
         attack=plan_attack(config.attack, config.partition.clients, config.run.seed),
     )

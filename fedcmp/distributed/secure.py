@@ -57,6 +57,9 @@ class SecureCohort:
         rule: what errors call the rule that works with this cohort.
         losses: called with the number of a sum, 0, 1, ...: who is lost in it, and when.
         watch: is shown every message that the server gets, as it comes: its whole view.
+        largest: by the name of a tensor, what bounds the magnitude of its entries in every term, where that is known
+            beforehand; None: clients tell how large their entries are, and a scale is agreed from that.
+        least: so many clients must stay to the end of a sum, if that is more than two thirds.
 
     Raises:
         AggregationError: as ``LocalCohort``.
@@ -71,11 +74,14 @@ class SecureCohort:
         rule: str = "the rule",
         losses: Callable[[int], Losses] = lambda number: Losses(),
         watch: Callable[[Any], None] = lambda message: None,
+        largest: Callable[[str], float] | None = None,
+        least: int = 0,
     ) -> None:
         self._plain = LocalCohort(contributions, weighting, population)
         self._contributions = sorted(contributions, key=lambda one: one.client_id)
         self.clients, self.weights, self.population = self._plain.clients, self._plain.weights, self._plain.population
         self._rule, self._losses, self._watch = rule, losses, watch
+        self._largest, self._least = largest, least
         self._up = 0
         self.costs = Costs()
         """Of all sums so far."""
@@ -97,11 +103,13 @@ class SecureCohort:
         terms = Terms(self._contributions, fn)
         layout = terms.scan()
         self._up = sent(Traffic(self._up), layout).up
-        exponents = self._agree(layout, terms.largest_of)
+        exponents = self._agree(layout, terms.largest_of) if self._largest is None else self._known(terms.largest)
         if not layout:
             return {}
         losses = self._losses(self.num_sums)
-        summed = secure_sum(self.clients, _words(terms, layout, exponents), losses, watch=self._watch)
+        summed = secure_sum(
+            self.clients, _words(terms, layout, exponents), losses, least=self._least, watch=self._watch
+        )
         self.costs = self.costs.plus(summed.costs)
         self.num_sums += 1
         self._require(summed.survivors)
@@ -141,6 +149,17 @@ class SecureCohort:
             name: math.ldexp(1 - 2.0**-53, size) if size > NOTHING else 0.0
             for name, size in zip(layout, most, strict=True)
         }
+        return scale_exponents(bounds, len(self.clients))
+
+    def _known(self, largest: Mapping[str, float]) -> dict[str, int]:
+        """The exponents of the scales, from bounds that nobody had to tell."""
+        assert self._largest is not None, "asked for"
+        bounds = {name: self._largest(name) for name in largest}
+        for name, value in largest.items():
+            if value > bounds[name]:
+                raise AggregationError(
+                    f"a client brings {value} into the sum of {name!r}, above its bound {bounds[name]}"
+                )
         return scale_exponents(bounds, len(self.clients))
 
     def _require(self, survivors: tuple[int, ...]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedcmp.build import Kept
 from fedcmp.config import Config
+from fedcmp.errors import ConfigError
 from fedcmp.evaluation.assess import mean_measure
 from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
 from fedcmp.experiment.base import Experiment, clock
@@ -33,6 +34,7 @@ def train_centralized(
         tune: try every pair of ``centralized.batch_sizes`` and ``centralized.lrs`` and keep the best.
         keep: models and features that earlier runs of this process left; this one leaves its own.
     """
+    _require_no_privacy(config, "centralized")
     experiment = Experiment(config, "centralized", label, progress or Progress(), keep=keep)
     settings = config.centralized
     grid = [(settings.batch_sizes[0], config.optimizer.lr)]
@@ -110,6 +112,7 @@ def train_local(
     Args:
         keep: models and features that earlier runs of this process left; this one leaves its own.
     """
+    _require_no_privacy(config, "local")
     experiment = Experiment(config, "local", label, progress or Progress(), keep=keep)
 
     def clients(self: Experiment) -> dict[str, Any]:
@@ -161,3 +164,11 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
     names = evaluations[0].by_domain
     by_domain = {name: sum(one.by_domain[name] for one in evaluations) / len(evaluations) for name in names}
     return Evaluation(mean(by_domain), by_domain)
+
+
+def _require_no_privacy(config: Config, what: str) -> None:
+    if config.privacy.on:
+        raise ConfigError(
+            f"privacy.kind={config.privacy.kind} protects clients in rounds, and fedcmp {what} has none: it would be "
+            "without privacy; say privacy.kind=none"
+        )

@@ -121,7 +121,7 @@ def _finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
         summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} is no finished run: cannot read {folder.summary.name}: {error}") from error
-    if summary.get("exit") != "finished":
+    if summary.get("exit") not in ("finished", "budget"):
         raise RunFolderError(
             f"{path} is no finished run: its summary.json says exit {summary.get('exit')!r}; go on with: fedcmp train "
             f"--resume {path}"

@@ -56,7 +56,8 @@ def train(
 
     Returns:
         The content of summary.json, with the run folder under ``"folder"``; empty on ranks other than 0. A run that was
-        asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``.
+        asked to stop (SIGUSR1, SIGTERM) ends at the end of its round with ``"exit": "stopped"``; one whose budget of
+        privacy allows fewer rounds than are planned ends with ``"exit": "budget"``.
     """
     with stop_on_signal() as stop, open_team(config.launch, pick_device(config.run.device)) as team:
         check_secure(config.federation, config.aggregator, team.topology.world_size)
@@ -75,9 +76,13 @@ def train(
             state = start(federation, self.parts.params)
             if resume_from is not None:
                 state, recorder.records = _last_state(federation, state, self.folder)
+                if federation.privacy:
+                    federation = replace(federation, privacy=federation.privacy.continued(state.privacy))
             state = run(federation, state)
-            if state.rounds_done < len(self.data.plan.rounds):
-                return _stopped(self, state)
+            protection = federation.privacy
+            spent = {"privacy": protection.summary(state.rounds_done)} if protection else {}
+            if state.rounds_done < len(federation.rounds):
+                return _stopped(self, state, spent)
             for phase in ("train", "aggregate", "evaluate", "save"):
                 self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
@@ -87,7 +92,8 @@ def train(
                 state.best_loss,
                 state.samples_seen,
                 rounds=state.rounds_done,
-                extra=_counted(recorder.records),
+                exit_kind="finished" if state.rounds_done == len(self.data.plan.rounds) else "budget",
+                extra=spent or _counted(recorder.records),
             )
 
         summary = experiment.run(rounds)
@@ -158,7 +164,7 @@ def resume(
     config, folder = reopen(path, overrides, file), RunFolder(path)
     if folder.summary.is_file():
         summary = _summary(folder)
-        if summary.get("exit") == "finished":
+        if summary.get("exit") in ("finished", "budget"):
             return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
     return train(config, progress=progress, resume_from=path, keep=keep)
 
@@ -178,27 +184,34 @@ def _last_state(
     records: list[dict[str, Any]] = []
     if is_server(team):
         try:
-            state, records = _last_kept(fresh, folder)
+            again = federation.privacy is None or federation.privacy.repeatable
+            state, records = _last_kept(fresh, folder, again)
         except FedcmpError as caught:
             error = caught
     team.agree(error)
     counts = team.share((state.rounds_done, state.samples_seen, state.best_loss))
     params, local = team.share((state.params, state.aggregator["local"]))
+    privacy = team.share(state.privacy)
     records = team.share(records)
     device = team.device
     params = {name: value.to(device) for name, value in params.items()}
     kept = _to(state.aggregator, device) if is_server(team) else fresh.aggregator
-    whole = FederationState(params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device))
+    whole = FederationState(
+        params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device), privacy=privacy
+    )
     return whole, records
 
 
-def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationState, list[dict[str, Any]]]:
-    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one."""
+def _last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[FederationState, list[dict[str, Any]]]:
+    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one.
+
+    ``again``: whether a round that has a record may run a second time.
+    """
     first: CheckpointError | None = None
     for path in reversed(list_checkpoints(folder.checkpoints)):
         try:
             state = load_checkpoint(path)
-            records = _cut(folder, state.rounds_done)
+            records = _cut(folder, state.rounds_done, again)
         except CheckpointError as error:
             first = first or error
             continue
@@ -207,16 +220,25 @@ def _last_kept(fresh: FederationState, folder: RunFolder) -> tuple[FederationSta
         return state, records
     if first is not None:
         raise first
+    _cut(folder, 0, again)
     folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
     return fresh, []
 
 
-def _cut(folder: RunFolder, rounds_done: int) -> list[dict[str, Any]]:
+def _cut(folder: RunFolder, rounds_done: int, again: bool) -> list[dict[str, Any]]:
     """The records up to a round; later ones are removed from the file, they will be made again."""
     try:
-        records = [one for one in read_records(folder.metrics) if one["round"] <= rounds_done]
+        recorded = read_records(folder.metrics)
+        records = [one for one in recorded if one["round"] <= rounds_done]
     except (OSError, KeyError, TypeError) as error:
         raise CheckpointError(f"cannot read {folder.metrics}: {error!r}") from error
+    if len(recorded) > len(records) and not again:
+        raise RunFolderError(
+            f"{folder.path} cannot go on from round {rounds_done}: round {rounds_done + 1} was released, and with "
+            "privacy.stream=system its noise cannot be drawn again; a second release would not be counted"
+        )
+    if not rounds_done:
+        return []
     if not records or records[-1]["round"] < rounds_done:
         raise CheckpointError(f"{folder.metrics} has no record of round {rounds_done}, which a checkpoint has")
     folder.write_text(folder.metrics, "".join(json.dumps(record) + "\n" for record in records))
@@ -237,11 +259,12 @@ def _tell_ranks(self: Experiment) -> None:
         print(describe_ranks(groups, devices), file=sys.stderr, flush=True)
 
 
-def _stopped(self: Experiment, state: FederationState) -> dict[str, Any]:
+def _stopped(self: Experiment, state: FederationState, extra: dict[str, Any]) -> dict[str, Any]:
     """A short summary: whoever asked to stop gives little time."""
     if not is_server(self.team):
         return {}
-    summary = {**self.head(), "rounds": state.rounds_done, "samples_seen": state.samples_seen, "exit": "stopped"}
+    done = {"rounds": state.rounds_done, "samples_seen": state.samples_seen}
+    summary = {**self.head(), **done, **extra, "exit": "stopped"}
     self.folder.write_json(self.folder.summary, summary)
     self.tracker.close(summary)
     return summary

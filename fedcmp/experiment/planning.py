@@ -6,13 +6,13 @@ import os
 
 import torch
 
-from fedcmp.aggregation.presets import build_aggregator
-from fedcmp.build import Outline, outline_parts, read_data
+from fedcmp.build import Outline, build_protection, build_rule, outline_parts, read_data
 from fedcmp.config import Config
 from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
+from fedcmp.federation.privacy import Protection
 from fedcmp.federation.secure import check_secure
 from fedcmp.report.plan import PlanPage
 from fedcmp.report.words import human
@@ -33,8 +33,13 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
     check_secure(config.federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
-    data, outline, rule = read_data(config), outline_parts(config), build_aggregator(config.aggregator)
-    found = forecast(data.split.clients, data.plan, config.federation.slots, topology, rule, outline.params)
+    data, outline, rule = read_data(config), outline_parts(config), build_rule(config)
+    protection, coming = build_protection(config, data.plan), data.plan
+    if protection is not None:  # the budget may end the run before the plan does
+        rounds = coming.rounds[: protection.affordable]
+        coming = coming._replace(rounds=rounds, num_samples=sum(one.num_samples for one in rounds))
+    beside = int(protection is not None and config.privacy.quantile > 0)
+    found = forecast(data.split.clients, coming, config.federation.slots, topology, rule, outline.params, beside)
     features = None
     kept = len(data.val)
     kept += 0 if config.data.stream else len(data.train)
@@ -57,7 +62,48 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
             "(data.max_train_per_domain) or image tokens (model.token_grid, model.pixel_shuffle)"
         )
     memory = _memory(config, outline, topology, found)
-    return PlanPage(found, config.aggregator.name, rule, devices, memory, features, tuple(notes))
+    told: tuple[tuple[str, str], ...] = ()
+    if protection is not None:
+        told = tuple(_privacy(protection, len(found.rounds)))
+        notes += _privacy_notes(protection, len(found.rounds), len(found.clients), config.federation.secure)
+    return PlanPage(found, config.aggregator.name, rule, devices, memory, features, tuple(notes), told)
+
+
+def _privacy(protection: Protection, rounds: int) -> list[tuple[str, str]]:
+    config, times = protection.config, protection.taking[rounds - 1]
+    budget = f"; budget {config.epsilon:g}" if config.epsilon else ""
+    start = " in round 1, then adapted" if config.quantile else ""
+    return [
+        (
+            "epsilon of the run",
+            f"{protection.epsilon(rounds):.4g} at delta {config.delta:g} ({config.accountant}){budget}",
+        ),
+        ("protected", f"each client, whether it takes part or is silent; asked in at most {times:,} rounds"),
+        ("noise multiplier of a round", f"{protection.noise:.4g}, added by {_WHO[config.kind]}"),
+        ("norm of a client's update", f"at most {config.clip:g}{start}"),
+    ]
+
+
+_WHO = {"central": "the server", "distributed": "the clients, each its share"}
+
+
+def _privacy_notes(protection: Protection, rounds: int, clients: int, secure: str) -> list[str]:
+    config, planned, notes = protection.config, len(protection.taking), []
+    if rounds < planned:
+        notes.append(
+            f"the budget privacy.epsilon={config.epsilon:g} ends the run after round {rounds} of {planned}, while the "
+            "learning rate is still high: lower federation.rounds, raise privacy.noise, or leave it out"
+        )
+    if config.delta * clients >= 1:
+        notes.append(f"privacy.delta={config.delta:g} should be well below one over the number of clients, 1/{clients}")
+    if config.kind == "distributed" and secure == "none":
+        notes.append(
+            "whoever adds up what clients send sees each of them with its own share of noise only: with "
+            "federation.secure=masks nobody does"
+        )
+    if config.stream == "seeded":
+        notes.append("noise is drawn from run.seed: a simulation of privacy, which protects nobody who meets the seed")
+    return notes
 
 
 def _devices(config: Config, world: int) -> tuple[tuple[str, ...], list[str]]:
@@ -85,7 +131,7 @@ def _memory(config: Config, outline: Outline, topology: Topology, found: Forecas
         llm = outline.llm.num_bytes - outline.llm.layer_bytes * (topology.group_size - 1) // topology.group_size
     training = training_memory(
         outline.params,
-        build_aggregator(config.aggregator),
+        build_rule(config),
         config.federation,
         config.optimizer,
         busiest=max(one.busiest for one in found.rounds),

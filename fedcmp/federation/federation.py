@@ -12,7 +12,8 @@ from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import Attack
-from fedcmp.federation.sampling import RunPlan
+from fedcmp.federation.privacy import Protection
+from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.state import FederationState
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
@@ -42,5 +43,12 @@ class Federation:
     """Told at the server what each round led to, and its record; True stops."""
     team: Team = field(default_factory=Solo)
     """The ranks of this run."""
+    privacy: Protection | None = None
+    """What protects the clients; None: nothing does."""
     attack: Attack | None = None
     """Hostile clients, simulated; None: there are none."""
+
+    @property
+    def rounds(self) -> tuple[RoundPlan, ...]:
+        """The rounds that will run: all that are planned, or as many as the budget of privacy allows."""
+        return self.plan.rounds[: self.privacy.affordable] if self.privacy else self.plan.rounds

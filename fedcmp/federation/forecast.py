@@ -71,6 +71,7 @@ def forecast(
     topology: Topology,
     aggregator: Aggregator,
     params: Params | None,
+    beside: int = 0,
 ) -> Forecast:
     """What a run will do.
 
@@ -81,13 +82,17 @@ def forecast(
         topology: the ranks.
         aggregator: the rule.
         params: the projector, of which only names and shapes are read; None: unknown.
+        beside: numbers that each client sends in a round beside what the rule asks for.
     """
     rounds = []
     for one in plan.rounds:
         dealt = deal_waves(one.tasks, slots, topology)
         num_clients, num_waves = len(one.tasks), sum(map(len, dealt))
         busiest = max(sum(map(len, waves)) for waves in dealt)
-        least, most = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
+        bytes_of = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
+        least, most = (
+            {**one, "bytes/up": one["bytes/up"] + 4 * beside * num_clients} if one else {} for one in bytes_of
+        )
         rounds.append(RoundForecast(num_clients, len(one.dropped), num_waves, busiest, one.num_samples, least, most))
     used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
     share = len(used) / sum(len(indices) for indices in held)

@@ -11,6 +11,7 @@ from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
 from fedcmp.errors import ConfigError
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.guard import Guard
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.secure import draw_lost
 from fedcmp.federation.state import FederationState
@@ -27,6 +28,8 @@ class FusedRound(NamedTuple):
     aggregated: Aggregated
     record: dict[str, Any]
     """What secure sums took; empty in the clear."""
+    carried: dict[str, Any]
+    """What privacy carries into the next round."""
 
 
 def fuse_round(
@@ -35,27 +38,29 @@ def fuse_round(
     """Aggregates the accepted clients of a round. All ranks call it, each with the clients that it speaks for.
 
     Under ``federation.secure=masks`` a round that loses clients in its first sum begins again over those that are left,
-    with their weights brought to sum 1: the result is that of a round in which the others never were.
+    with their weights brought to sum 1: the result is that of a round in which the others never were. Under privacy
+    clients clip their terms before they are summed, in the clear or under masks, and the rule gets noisy sums.
 
     Raises:
-        AggregationError: too few clients for the rule, or for a secure sum.
+        AggregationError: too few clients for the rule, for a secure sum, or for the noise that is promised.
         ConfigError: secure sums on several ranks.
     """
     config, aggregator = federation.config, federation.aggregator
+    guard = federation.privacy.guard(aggregator, state.params, plan, state.privacy) if federation.privacy else None
     if config.secure == "none":
-        cohort = federation.team.cohort(contributions, aggregator.weighting, federation.plan.num_clients)
-        return FusedRound(cohort, aggregator.aggregate(cohort, state.params, state.aggregator), {})
+        plain = federation.team.cohort(contributions, aggregator.weighting, federation.plan.num_clients)
+        return _aggregated(federation, plain, guard, state)
     if federation.team.topology.world_size > 1:
         raise ConfigError(f"federation.secure={config.secure} runs all clients in one process so far")
     lost = draw_lost(plan, tuple(one.client_id for one in contributions), config)
-    tried = first = _cohort(federation, contributions, lost)
+    tried = first = _masked(federation, contributions, guard, lost)
     try:
-        aggregated = aggregator.aggregate(first, state.params, state.aggregator)
+        fused = _aggregated(federation, first, guard, state)
     except ClientsLost as loss:
         log.warning("round %d: %s; it begins again over the other %d", plan.round + 1, loss, len(loss.survivors))
         left = [one for one in contributions if one.client_id in loss.survivors]
-        tried = _cohort(federation, left)
-        aggregated = aggregator.aggregate(tried, state.params, state.aggregator)
+        tried = _masked(federation, left, guard)
+        fused = _aggregated(federation, tried, guard, state)
     costs = first.costs if tried is first else first.costs.plus(tried.costs)
     record = {
         "secure/lost": len(first.clients) - len(tried.clients),
@@ -65,11 +70,22 @@ def fuse_round(
         "seconds/secure_clients": costs.client_seconds,
         "seconds/secure_server": costs.server_seconds,
     }
-    return FusedRound(tried, aggregated, record)
+    return fused._replace(record=record)
 
 
-def _cohort(
-    federation: Federation, contributions: Sequence[Contribution], lost: frozenset[int] = frozenset()
+def _aggregated(federation: Federation, inner: Cohort, guard: Guard | None, state: FederationState) -> FusedRound:
+    aggregate = federation.aggregator.aggregate
+    if guard is None:
+        return FusedRound(inner, aggregate(inner, state.params, state.aggregator), {}, state.privacy)
+    cohort = guard.cohort(inner)
+    return FusedRound(cohort, aggregate(cohort, state.params, state.aggregator), {}, guard.after(cohort))
+
+
+def _masked(
+    federation: Federation,
+    contributions: Sequence[Contribution],
+    guard: Guard | None,
+    lost: frozenset[int] = frozenset(),
 ) -> SecureCohort:
     """``lost``: those that vanish in the first sum."""
     aggregator = federation.aggregator
@@ -79,4 +95,6 @@ def _cohort(
         federation.plan.num_clients,
         rule=type(aggregator.fuse).__name__,
         losses=lambda number: Losses(words=lost) if number == 0 else Losses(),
+        largest=guard.noising.largest if guard else None,
+        least=(guard.noising.helpers or 0) if guard else 0,
     )

@@ -68,7 +68,7 @@ def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
     group, place = topology.group(federation.team.rank), topology.place(federation.team.rank)
     return [
         wave_rows(wave, step, place, topology.group_size)
-        for plan in federation.plan.rounds[rounds_done:]
+        for plan in federation.rounds[rounds_done:]
         for wave in deal_waves(plan.tasks, federation.config.slots, topology)[group]
         for step in range(max(len(task.batches) for task in wave))
     ]

@@ -13,7 +13,7 @@ from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.fusing import fuse_round
-from fedcmp.federation.gate import Report, compare_norms, gate, report
+from fedcmp.federation.gate import Report, compare_norms, gate, report, unjudged
 from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
 from fedcmp.federation.sampling import RoundPlan
@@ -26,24 +26,27 @@ log = logging.getLogger(__name__)
 
 def start(federation: Federation, params: Params) -> FederationState:
     """The state before the first round."""
-    return FederationState(params=params, aggregator=federation.aggregator.init(params))
+    privacy = federation.privacy.start() if federation.privacy else {}
+    return FederationState(params=params, aggregator=federation.aggregator.init(params), privacy=privacy)
 
 
 def run(federation: Federation, state: FederationState) -> FederationState:
     """Runs the rounds that ``state`` has not seen yet.
 
     Returns:
-        The state after the last round, or after the round in which ``federation.stop`` or ``federation.on_round`` asked
-        to stop. Parameters are the same on every rank; what the server keeps is valid there.
+        The state after the last round that is planned and that the budget of privacy allows, or after the round in
+        which ``federation.stop`` or ``federation.on_round`` asked to stop. Parameters are the same on every rank; what
+        the server keeps is valid there.
 
     Raises:
         AggregationError: too few clients sent a usable update.
     """
     announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
-        _log(federation, _evaluated(federation, state.params, {"round": 0, "samples_seen": 0}))
-    with federation.progress.bar(len(federation.plan.rounds), "rounds", done=state.rounds_done) as bar:
-        for plan in federation.plan.rounds[state.rounds_done :]:
+        begin = {"round": 0, "samples_seen": 0, **_privacy_record(federation, state, 0)}
+        _log(federation, _evaluated(federation, state.params, begin))
+    with federation.progress.bar(len(federation.rounds), "rounds", done=state.rounds_done) as bar:
+        for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
             enough = _log(federation, record, state)
             bar(1, {"loss": record.get("val/loss")})
@@ -58,7 +61,11 @@ def run_round(
     """One round: train, gate, aggregate, evaluate. Returns the new state and the round's record."""
     team, t0 = federation.team, time.perf_counter()
     contributions, kept, failed = train_round(federation, state, plan)
-    judged = [report(one, federation.config, state.params) for one in contributions]
+    private = federation.privacy is not None
+    judged = [
+        unjudged(one, state.params) if private else report(one, federation.config, state.params)
+        for one in contributions
+    ]
     spoken = team.collect([list(one) for one in [*judged, *failed]])
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
@@ -69,7 +76,7 @@ def run_round(
             log.warning("round %d: client %d was left out: %s", plan.round + 1, one.client_id, one.rejected)
     t1 = time.perf_counter()
     mine = [one for one in contributions if one.client_id in accepted]
-    cohort, aggregated, secured = fuse_round(federation, mine, plan, state)
+    cohort, aggregated, secured, carried = fuse_round(federation, mine, plan, state)
     new = bring_back(team, kept, {client: owners[client] for client in cohort.clients})
     t2 = time.perf_counter()
     seen = plan.samples_before + plan.num_samples
@@ -77,15 +84,17 @@ def run_round(
         "round": plan.round + 1,
         "samples_seen": seen,
         "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
-        **_client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))),
+        **(
+            {} if private else _client_records(reports, dict(zip(cohort.clients, cohort.weights.tolist(), strict=True)))
+        ),
         **({"clients_dropped": len(plan.dropped)} if federation.config.dropout else {}),
-        "clients_left_out": sum(one.rejected is not None for one in reports),
+        **_privacy_record(federation, state, plan.round + 1),
         **aggregated.metrics,
         **secured,
         "seconds/train": t1 - t0,
         "seconds/aggregate": t2 - t1,
     }
-    last = plan.round + 1 == len(federation.plan.rounds)
+    last = plan.round + 1 == len(federation.rounds)
     if last or (plan.round + 1) % federation.config.evaluate_every == 0:
         record = _evaluated(federation, aggregated.params, record)
     state = replace(
@@ -96,6 +105,7 @@ def run_round(
         samples_seen=seen,
         best_loss=min(state.best_loss, record.get("val/loss", float("inf"))),
         local=state.local | new,
+        privacy=carried,
     )
     return state, record
 
@@ -141,4 +151,10 @@ def _client_records(reports: list[Report], weights: dict[int, float]) -> dict[st
         if accepted:
             loss += one.loss * one.num_tokens
             tokens += one.num_tokens
-    return {"train/loss": loss / max(1.0, tokens), **record}
+    left_out = sum(one.rejected is not None for one in reports)
+    return {"train/loss": loss / max(1.0, tokens), **record, "clients_left_out": left_out}
+
+
+def _privacy_record(federation: Federation, state: FederationState, rounds: int) -> dict[str, Any]:
+    """Under privacy a record says what the rounds cost so far, and nothing about single clients."""
+    return federation.privacy.record(rounds, state.privacy["clip"]) if federation.privacy else {}

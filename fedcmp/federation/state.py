@@ -23,6 +23,8 @@ class FederationState:
     best_loss: float = float("inf")
     local: LocalStates = field(default_factory=dict)
     """What clients keep: the local rule's state of each, and its optimizer's where that is kept."""
+    privacy: dict[str, Any] = field(default_factory=dict)
+    """What privacy carries from round to round; empty without."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers and tensors, as ``torch.load(weights_only=True)`` accepts them."""

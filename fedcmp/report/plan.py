@@ -31,11 +31,14 @@ class PlanPage(NamedTuple):
     """Bytes of main memory for the image features on every rank; None: unknown."""
     notes: tuple[str, ...]
     """What the user should know before starting."""
+    privacy: tuple[tuple[str, str], ...] = ()
+    """What protects the clients and what it costs, as facts; empty: nothing does."""
 
 
 def describe_plan(page: PlanPage) -> str:
     """Plain text."""
     parts = [describe_ranks(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast)]
+    parts += [table([list(fact) for fact in page.privacy], header=["privacy of clients", ""])] if page.privacy else []
     parts += [_traffic(page.forecast), _memory(page), *(f"note: {note}" for note in page.notes)]
     return "\n\n".join(part for part in parts if part)
 

@@ -26,6 +26,11 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
     rows.append(["mean of domains", losses["start"], losses["end"]])
     parts = [table(rows, header=["validation loss per token", "start", "end"]), ""]
     facts = _quality(summary["test"]) if summary["test"] is not None else []
+    if summary.get("privacy"):
+        spent = summary["privacy"]
+        facts.append(["privacy of clients", f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}"])
+    if summary.get("exit") == "budget":
+        facts.append(["ended", f"after round {summary['rounds']}: the next one would exceed privacy.epsilon"])
     phases = ", ".join(f"{name} {value:.1f}" for name, value in summary["seconds"].items() if name != "total")
     facts += [
         ["seconds", f"{summary['seconds']['total']:.1f} ({phases})"],

@@ -61,6 +61,7 @@ def secure_sum(
     terms: Iterable[Words],
     losses: Losses | None = None,
     *,
+    least: int = 0,
     entropy: Entropy = os.urandom,
     watch: Callable[[Any], None] = lambda message: None,
 ) -> Summed:
@@ -71,11 +72,12 @@ def secure_sum(
         terms: x_k ``[n]`` in their order, one for each client, whether it is lost or not; read one by one, so that
             memory does not depend on K.
         losses: who is lost, and when; None: nobody.
+        least: so many must stay to the end for anything to be opened, if that is more than two thirds; at most K.
         entropy: where all keys come from.
         watch: is shown every message that the server gets, as it comes: its whole view.
 
     Raises:
-        AggregationError: more than a third is lost.
+        AggregationError: more than a third is lost, or fewer than ``least`` stay.
 
     >>> import numpy as np
     >>> summed = secure_sum([2, 5, 7], [np.array([term], np.uint64) for term in (1, 20, 300)])
@@ -93,9 +95,10 @@ def secure_sum(
         watch(message)
         return message
 
-    server = Server(len(clients))
+    server = Server(len(clients), least)
+    needed = max(threshold(len(clients)), least)
     with clock.client():
-        parties = {one: Client(one, threshold(len(clients)), entropy) for one in clients}
+        parties = {one: Client(one, needed, entropy) for one in clients}
         advertised = [sent(party.advertise()) for party in parties.values()]
     with clock.server():
         roster = server.roster(advertised)

@@ -29,17 +29,18 @@ class Server:
 
     Args:
         num_clients: K, those that were asked.
+        least: so many must stay, if that is more than the threshold.
 
     Raises:
         AggregationError: fewer than 2: the sum would be the term.
     """
 
-    def __init__(self, num_clients: int) -> None:
+    def __init__(self, num_clients: int, least: int = 0) -> None:
         if num_clients < 2:
             raise AggregationError(
                 f"a secure sum needs at least 2 clients, got {num_clients}: the sum over one client is its term"
             )
-        self._asked = num_clients
+        self._asked, self._needed = num_clients, max(threshold(num_clients), least)
         self._roster: dict[int, Advertisement] = {}
         self._shared: set[int] = set()
         self._sent: list[int] = []
@@ -122,7 +123,7 @@ class Server:
     def _joined(self, client: int, shares: Mapping[int, bytes], is_right: Callable[[int, bytes], bool]) -> bytes:
         """A secret of ``client`` from the first t shares, by sender; checked against what it advertised."""
         points = {one: place for place, one in enumerate(sorted(self._roster), 1)}
-        chosen = dict(islice(sorted(shares.items()), threshold(self._asked)))
+        chosen = dict(islice(sorted(shares.items()), self._needed))
         secret = join({points[sender]: share for sender, share in chosen.items()})
         if secret is None or not is_right(client, secret):
             raise AggregationError(
@@ -138,9 +139,11 @@ class Server:
         return key_pair(secret).public == self._roster[client].masks
 
     def _require(self, clients: Iterable[int], what: str) -> None:
-        here, needed = len(set(clients)), threshold(self._asked)
-        if here < needed:
+        here = len(set(clients))
+        if here < self._needed:
+            spare = self._asked - self._needed
+            most = f"at most a third, {spare}," if self._needed == threshold(self._asked) else f"at most {spare}"
             raise AggregationError(
-                f"only {here} of {self._asked} clients {what}, and a secure sum needs {needed}: at most a third, "
-                f"{self._asked // 3}, may be lost"
+                f"only {here} of {self._asked} clients {what}, and a secure sum needs {self._needed}: {most} may be "
+                "lost"
             )

@@ -13,6 +13,7 @@ from fedcmp.config import CentralizedConfig, Config, amend, differences
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
 from fedcmp.experiment.federated import MAY_CHANGE
+from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.study.asked import Setting, Study
 from fedcmp.study.grid import LR, Options, centralized_grid, local_grid, method_grid
 from fedcmp.study.words import BOUNDS, Method
@@ -132,9 +133,11 @@ def method_config(config: Config, method: Method) -> Config:
 
 
 def baseline(config: Config, bound: str) -> Config:
-    """The config of a bound: it has no rule, and what the config says of one must not make it another run."""
+    """The config of a bound: it has no rule, and what the config says of one must not make it another run. Nor has it
+    rounds in which clients could be protected."""
     lists = config.centralized if bound == "centralized" else CentralizedConfig()
-    return _alike(dataclasses.replace(config, aggregator=AggregatorConfig("fedavg"), centralized=lists))
+    bare = dataclasses.replace(config, aggregator=AggregatorConfig("fedavg"), privacy=PrivacyConfig())
+    return _alike(dataclasses.replace(bare, centralized=lists))
 
 
 def _alike(config: Config) -> Config:

@@ -50,7 +50,7 @@ class Executor:
         folder = self.cells / job.id
         try:
             summary = _summary(folder)
-            if summary.get("exit") != "finished":
+            if summary.get("exit") not in ("finished", "budget"):
                 summary = self._run(job, folder)
             if summary["exit"] == "stopped":
                 return Answer(None, stopped=True)

@@ -147,7 +147,7 @@ class Canonical:
             return exactly(first + up, sum(n * ranks[name] for name, (_, n) in layers.items()))
 
         most = {name: self._most_directions(m, n, num_clients) for name, (m, n) in layers.items()}
-        least = most if self.energy == 1 else {name: min(1, rank) for name, rank in most.items()}
+        least = most if self.energy == 1 else dict.fromkeys(most, 0)  # none where nobody has moved
         return between(with_ranks(least), with_ranks(most))
 
     def _most_directions(self, m: int, n: int, num_clients: int) -> int:

@@ -79,6 +79,8 @@ def _alarm(run: Run) -> str:
     if run.state == "failed":
         error = str(run.summary.get("error", "its summary does not say why"))
         return f"The run failed: {error if len(error) <= LONGEST else error[:LONGEST] + ' …'}"
+    if run.state == "budget":
+        return f"The budget of privacy allowed no round after round {run.summary.get('rounds', len(run.rounds))}."
     if run.state == "stopped":
         return f"The run was asked to stop and did so after round {run.summary.get('rounds', len(run.rounds))}."
     if run.state == "running":
@@ -110,6 +112,9 @@ def _facts(run: Run) -> list[Fact]:
         facts.append(Fact("Digits named", f"{tested['digits_named']:.0%}", note))
     if isinstance(worst := tested.get("worst_domain"), dict) and is_number(worst.get("loss")):
         facts.append(Fact("Worst domain", number(worst["loss"]), str(worst.get("name", ""))))
+    _, spent = run.series("privacy/epsilon")
+    if spent:
+        facts.append(Fact("Epsilon", number(spent[-1]), f"of each client, at delta {run.setting('privacy', 'delta')}"))
     samples = summary.get("samples_seen", run.records[-1].get("samples_seen") if run.records else None)
     if is_number(samples):
         facts.append(Fact("Samples seen", count(samples)))

@@ -39,7 +39,7 @@ class Run:
             return str(method)
         if any("client" in one for one in self.records):
             return "local"
-        if self.clients or method:
+        if self.clients or method or any("privacy/epsilon" in one for one in self.records):
             return "federated"
         return "centralized" if any("train/loss" in one for one in self.records) else "unknown"
 
@@ -52,9 +52,9 @@ class Run:
 
     @property
     def state(self) -> str:
-        """``finished``, ``stopped`` or ``failed``; ``running`` where no summary says how it ended."""
+        """``finished``, ``budget``, ``stopped`` or ``failed``; ``running`` where no summary says how it ended."""
         state = str(self.summary.get("exit", "running"))
-        return state if state in ("finished", "stopped", "failed") else "running"
+        return state if state in ("finished", "budget", "stopped", "failed") else "running"
 
     @cached_property
     def clients(self) -> list[int]:

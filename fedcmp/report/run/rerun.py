@@ -19,9 +19,9 @@ def rerun_section(run: Run) -> Section:
     if run.config and command:
         again = shlex.quote(f"{run.path}-again")
         listings.append(Listing("Run it again", f"fedcmp {command} {config} run.dir={again}"))
-    if run.kind == "federated" and run.state != "finished" and run.config:
+    if run.kind == "federated" and run.state not in ("finished", "budget") and run.config:
         listings.append(Listing("Go on with it", f"fedcmp train --resume {folder}"))
-    if run.state == "finished" and run.kind != "local":
+    if run.state in ("finished", "budget") and run.kind != "local":
         listings.append(Listing("Evaluate its projector", f"fedcmp evaluate {folder}"))
     if run.config:
         listings.append(Listing("Configuration, in full", run.config, folded=True))

@@ -1,0 +1,105 @@
+"""How much privacy rounds of Gaussian noise use up, computed by the library dp-accounting."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from functools import lru_cache
+from typing import Any
+
+from fedcmp.errors import ConfigError
+
+INTERVAL = 1e-3
+"""Width of a cell of a privacy loss distribution, in standard deviations of the loss."""
+QUIET = 0.01
+"""With a noise multiplier of a run below this, epsilon is in the thousands and nothing is private: for both accountants
+the Renyi bound is told, since distributions of such losses leave the range of numbers."""
+TOLERANCE = 1e-4
+"""How close to the least one the noise multiplier is that ``solve_noise`` finds: a share of it."""
+
+
+@lru_cache(maxsize=4096)
+def epsilon_of(accountant: str, noise: float, rounds: int, delta: float) -> float:
+    """epsilon of ``rounds`` Gaussian mechanisms, one after the other, each free to depend on the answers before it.
+
+    No amplification by sampling is claimed: see docs/differential_privacy.md.
+
+    Args:
+        accountant: ``pld`` or ``rdp``.
+        noise: noise multiplier of each: standard deviation over L2 sensitivity, > 0.
+        rounds: how many, at least 0.
+        delta: in (0, 1).
+
+    Returns:
+        An upper bound; 0 for no round.
+
+    Raises:
+        ConfigError: the library is not installed.
+
+    >>> epsilon_of("rdp", 4.0, 0, 1e-5)
+    0.0
+    """
+    if rounds == 0:
+        return 0.0
+    # rounds of Gaussians are one Gaussian, exactly and whatever is asked in between (Dong, Roth and Su, JRSS B 2022,
+    # corollary 3.3): quicker and no looser than to compose distributions on a grid
+    whole = noise / math.sqrt(rounds)
+    made = _fresh(accountant, whole)
+    made.compose(require_library().GaussianDpEvent(whole))
+    return float(made.get_epsilon(delta))
+
+
+@lru_cache(maxsize=256)
+def solve_noise(accountant: str, epsilon: float, delta: float, rounds: int) -> float:
+    """The least noise multiplier with which ``rounds`` Gaussian mechanisms stay within ``epsilon``.
+
+    It is never below the least one, and above it by no more than a share of ``TOLERANCE``.
+
+    Args:
+        accountant, delta, rounds: as for ``epsilon_of``; at least one round.
+        epsilon: > 0.
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
+    from scipy.optimize import brentq  # takes a while to import, and most runs solve nothing
+
+    # the classical Gaussian mechanism (Dwork and Roth 2014, theorem A.1): only where the search begins
+    guess = math.sqrt(2 * math.log(1.25 / delta) * rounds) / epsilon
+    if accountant == "pld":
+        guess = solve_noise("rdp", epsilon, delta, rounds)
+
+    def excess(noise: float) -> float:
+        return math.log(epsilon_of(accountant, noise, rounds, delta) / epsilon)
+
+    low = high = guess
+    while excess(low) <= 0:
+        high, low = low, low / 1.25
+    while excess(high) > 0:
+        low, high = high, high * 1.25
+    found = float(brentq(excess, low, high, xtol=low * TOLERANCE / 4, rtol=TOLERANCE / 4))
+    while excess(found) > 0:  # the root is found to a tolerance, on either side
+        found *= 1 + TOLERANCE / 4
+    return found
+
+
+def require_library() -> Any:
+    """The library.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        return importlib.import_module("dp_accounting")
+    except ImportError as error:
+        raise ConfigError(
+            f"privacy.kind needs dp-accounting, which is not installed ({error}): pip install 'fedcmp[privacy]'"
+        ) from error
+
+
+def _fresh(accountant: str, noise: float) -> Any:
+    require_library()
+    if accountant == "rdp" or noise < QUIET:
+        return importlib.import_module("dp_accounting.rdp").RdpAccountant()
+    module = importlib.import_module("dp_accounting.pld")
+    return module.PLDAccountant(value_discretization_interval=INTERVAL / noise)  # the loss is N(., 1 / noise^2)

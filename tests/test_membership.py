@@ -1,0 +1,59 @@
+"""Attacks on who took part succeed without privacy and do not with it; and no attack passes its ceiling."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedcmp.build import Kept
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import membership
+import privacy_cost
+
+CLIENTS = 12
+SMALL = membership.Setting(
+    clients=CLIENTS, samples=8, rounds=2, batch_size=4, passes=1, words=("data.val_scenes_per_camera=2",)
+)
+
+
+def test_who_took_part_shows_without_privacy_and_not_with_it() -> None:
+    keep = Kept()
+    bare, private = (membership.attack(SMALL, 0, epsilon, keep) for epsilon in (None, 1.0))
+    assert bare["by updates"] > 0.9, "what is released tells who was there"
+    chance = math.sqrt((2 * CLIENTS + 1) / (12 * CLIENTS**2))  # deviation of an AUC where nothing can be told
+    assert private["by updates"] <= private["ceiling"] + 3 * chance
+    assert private["ceiling"] < 0.65
+    assert bare["by updates"] - private["by updates"] > 0.2
+    assert private["epsilon"] <= 1.0
+    for one in (bare, private):
+        assert one["by losses"] < 0.5 + 4 * chance, "samples that were used once hardly show in the losses"
+
+
+def test_the_attack_finds_what_is_there() -> None:
+    """Noise so low that it hides nothing does not help: the attack, and not its arithmetic, is what privacy stops."""
+    words = (*SMALL.words, "privacy.noise=0.001")
+    loud = membership.attack(membership.Setting(CLIENTS, 8, 2, 4, 1, 0.5, words), 0, 1e9, Kept())
+    assert loud["by updates"] > 0.9
+    assert loud["ceiling"] == 1.0
+
+
+@pytest.mark.parametrize(("noise", "rounds", "expected"), [(1.0, 1, 0.7602), (2.0, 4, 0.7602), (1.0, 4, 0.9214)])
+def test_the_ceiling_is_that_of_two_gaussians(noise: float, rounds: int, expected: float) -> None:
+    assert membership.ceiling(noise, rounds) == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_privacy_costs_is_measured() -> None:
+    words = ["data.scenes_per_camera=8", "partition.clients=4", "federation.rounds=1", "evaluation.captions=0"]
+    words += ["aggregator=fedavg", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2"]
+    keep = Kept()
+    bare = privacy_cost.cost(words, keep)
+    private = privacy_cost.cost([*words, "privacy.kind=central", "privacy.epsilon=1"], keep)
+    assert bare["epsilon"] is None
+    assert private["epsilon"] <= 1 < private["noise"]
+    assert private["start"] == bare["start"]
+    assert private["val loss"] > bare["val loss"]
