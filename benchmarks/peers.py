@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import Table, read, save, spread
+from record import RESULTS, Table, read, save, spread
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent / "peers"
@@ -177,7 +177,8 @@ def main() -> None:
         return
     if options.envs is None:
         parser.error("say --envs DIR (after --make DIR)")
-    results: dict[str, Any] = read("peers")["found"]["results"] if options.only else {}
+    there = options.only and (RESULTS / "peers.json").exists()
+    results: dict[str, Any] = read("peers")["found"]["results"] if there else {}
     names = options.only or ["fedcmp", *PEERS]
     with tempfile.TemporaryDirectory() as made:
         for task in options.tasks:
@@ -201,13 +202,9 @@ def main() -> None:
     found = {"results": results, "rounds": options.rounds, "steps": options.steps, "batch": options.batch,
              "workers": options.workers}  # fmt: skip
     peers = {DISTRIBUTIONS[name]: version_of(name, options.envs) for name in PEERS}
-    save(
-        "peers",
-        "python benchmarks/peers.py --envs DIR",
-        found,
-        {task: rows(task, results) for task in options.tasks},
-        peers,
-    )
+    tasks = dict.fromkeys(task for by_task in results.values() for task in by_task)
+    tables = {task: rows(task, results) for task in tasks}
+    save("peers", "python benchmarks/peers.py --envs DIR", found, tables, peers)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/write_results.py
 
 A section is ``results/NAME.md.j2``; in it ``about`` is the line that says command, commit, date and machine,
-``table("NAME")`` one of the record's tables, ``found`` its raw numbers, ``record("NAME")`` another benchmark's file.
+``table("NAME")`` one of the record's tables (``tables``: all), ``found`` its raw numbers, ``record("NAME")`` another's.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def section(name: str, folder: Path = RESULTS) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     words = (folder / f"{name}.md.j2").read_text(encoding="utf-8")
     return environment.from_string(words).render(
-        about=about(one), table=table, found=one["found"], record=lambda other: read(other, folder)
+        about=about(one),
+        table=table,
+        tables=one["tables"],
+        found=one["found"],
+        record=lambda other: read(other, folder),
     )
 
 
