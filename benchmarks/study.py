@@ -12,6 +12,7 @@ again, on this machine or on another. `pairs`, `parts-pairs` and the like need F
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import shutil
@@ -155,8 +156,24 @@ def write() -> None:
     PAGE.write_text(text, encoding="utf-8")
 
 
+def cost(part: str) -> str:
+    """What a run of each method used by domain, seed 1: pairs seen, and bytes between clients and server."""
+    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [run for run in map(json.loads, lines) if run["status"] == "finished" and run["bytes"]["up"]]
+    runs = [run for run in runs if (run["cell"]["setting"], run["cell"]["seed"]) == ("domain", 1)]
+    used = {run["cell"]["method"]: (run["samples_seen"], run["bytes"]["up"], run["bytes"]["down"]) for run in runs}
+    plain = used["fedavg"][1] + used["fedavg"][2]
+    rows = [
+        f"| {method} | {samples:,} | {up / 1e6:,.0f} | {down / 1e6:,.0f} | {(up + down) / plain:.1f} |"
+        for method, (samples, up, down) in sorted(used.items(), key=lambda item: sum(item[1][1:]))
+    ]
+    return "\n".join(["| method | pairs seen | MB up | MB down | times FedAvg |", "|---|---|---|---|---|", *rows])
+
+
 def table(part: str, sheet: str) -> str:
-    """What stands under a heading of a part's table.md."""
+    """What stands under a heading of a part's table.md, or what the part's methods cost."""
+    if sheet == "cost":
+        return cost(part)
     text = (KEPT / part / "table.md").read_text(encoding="utf-8")
     _, found, rest = text.partition(f"## {sheet}\n")
     if not found:
