@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
-from fedcmp.credentials import MASK, find_secret, holds_secret, mask
+from fedcmp.credentials import MASK, holds_secret, mask
 from fedcmp.data.config import DataConfig
 from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
@@ -23,7 +23,7 @@ from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.hostile import AttackConfig
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.secure import check_secure
-from fedcmp.fields import MISSING, SECRETS_BELONG, as_fields
+from fedcmp.fields import as_fields, check_texts
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.plain_yaml import Parsed, parse_yaml
@@ -97,7 +97,7 @@ class Config:
 
     def validate(self) -> None:
         """Checks every value; no file is opened."""
-        _check_text(self, "")
+        check_texts(self)
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
         check_secure(self.federation, self.aggregator, self.launch.devices)
@@ -250,25 +250,6 @@ def _merge(base: Any, content: Parsed, where: str) -> Any:
         return OmegaConf.merge(base, fields)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {getattr(error, 'full_key', None) or 'value'}: {_first_line(error)}") from error
-
-
-def _check_text(value: Any, key: str) -> None:
-    """All texts of a config, wherever it comes from, can be written down, read back, and shown to others."""
-    if dataclasses.is_dataclass(value):
-        value = vars(value)
-    if isinstance(value, Mapping):
-        for name, one in value.items():
-            _check_text(one, f"{key}.{name}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for one in value:
-            _check_text(one, key)
-    elif isinstance(value, str):
-        if what := find_secret(value):
-            raise ConfigError(f"{key} holds {what}: {SECRETS_BELONG}")
-        if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in value):
-            raise ConfigError(f"{key} holds a character that cannot be written down, got {value!r}")
-        if "${" in value or value == MISSING:
-            raise ConfigError(f"{key} would be read as a reference to another value, got {value!r}")
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from fedcmp.credentials import holds_secret
+from fedcmp.credentials import find_secret, holds_secret
 from fedcmp.errors import ConfigError, nearest
 
 MISSING = "???"
@@ -46,6 +46,33 @@ def as_fields(kind: type, values: Mapping[Any, Any], words: Any, where: str, pre
         else:
             found[key] = _as(known[key], value, word, name, where)
     return found
+
+
+def check_texts(value: Any, key: str = "") -> None:
+    """All texts of a config, wherever it comes from, can be written down, read back, and shown to others.
+
+    Args:
+        value: a dataclass, or what stands in one.
+        key: what errors call it.
+
+    Raises:
+        ConfigError: a text holds a secret, a character that no file can hold, or what would be read as a reference.
+    """
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        for name, one in value.items():
+            check_texts(one, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_texts(one, key)
+    elif isinstance(value, str):
+        if what := find_secret(value):
+            raise ConfigError(f"{key} holds {what}: {SECRETS_BELONG}")
+        if any(letter < " " or letter == "\x7f" or "\ud800" <= letter <= "\udfff" for letter in value):
+            raise ConfigError(f"{key} holds a character that cannot be written down, got {value!r}")
+        if "${" in value or value == MISSING:
+            raise ConfigError(f"{key} would be read as a reference to another value, got {value!r}")
 
 
 def _as(hint: Any, value: Any, word: Any, name: str, where: str) -> Any:
