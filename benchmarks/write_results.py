@@ -21,6 +21,7 @@ PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (
     "methods",
     "demo_losses",
+    "limit",
     "canonical_scale",
     "server_memory",
     "startup",
