@@ -25,6 +25,7 @@ SECTIONS = (
     "canonical_scale",
     "server_memory",
     "startup",
+    "growth",
     "llava_tiny",
 )
 """In the page's order."""
