@@ -41,6 +41,10 @@ CPU = torch.device("cpu")
 BASE = Setting("tiny", "cpu", "float32", slots=4, clients=8, steps=2, batch=4, caption=24, checkpointing="off")
 
 
+PARAMETERS = 400_000
+"""Of the projector, where clients and ranks are varied: 1.6 MB, so that updates are felt beside activations."""
+
+
 class Axis(NamedTuple):
     """One thing that is varied, and the slopes that theory expects of seconds and of memory."""
 
@@ -68,8 +72,8 @@ def point(axis: str, value: int, rounds: int) -> list[dict[str, float]]:
 
     def on_rank() -> dict[str, float]:
         built = build(setting, CPU, False)
-        if axis == "projector parameters":
-            built = widened(built, value)
+        if axis != "local steps":
+            built = widened(built, value if axis == "projector parameters" else PARAMETERS)
         federation = make_federation(setting, built, CPU, "fedavg")
         aggregator = dataclasses.replace(federation.aggregator, pairwise=0)
         team: Any = Ranks(1) if axis == "ranks" and value > 1 else Solo()
@@ -119,13 +123,18 @@ def draw(found: dict[str, Any], path: Path) -> None:
     figure, panels = pyplot.subplots(2, len(AXES), figsize=(11, 5), dpi=80, layout="constrained")
     for column, (name, axis) in enumerate(AXES.items()):
         one = found[name]
-        for row, (what, unit, expected) in enumerate((("seconds", "s a round", axis.seconds),
+        for row, (what, unit, expected) in enumerate((("seconds", "ms a round", axis.seconds),
                                                       ("mib", "MiB added", axis.memory))):  # fmt: skip
             panel = panels[row][column]
-            panel.loglog(one["x"], one[what], "o-", color="#00796b", base=10)
-            last = one[what][-1]
-            line = [last * (x / one["x"][-1]) ** expected for x in one["x"]]
+            values = [1000 * value for value in one[what]] if what == "seconds" else one[what]
+            panel.loglog(one["x"], values, "o-", color="#00796b")
+            line = [values[-1] * (x / one["x"][-1]) ** expected for x in one["x"]]
             panel.loglog(one["x"], line, "--", color="#9e9e9e", label=f"slope {expected:g}")
+            panel.set_ylim(min(values) / 2, max(values) * 2)
+            panel.set_xticks(one["x"], [f"{x / 1e6:g} M" if x >= 1e5 else str(x) for x in one["x"]])
+            panel.minorticks_off()
+            ticks = [10**power for power in range(-1, 6) if min(values) / 2 <= 10**power <= max(values) * 2]
+            panel.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
             panel.set_xlabel(name)
             panel.set_ylabel(unit if column == 0 else "")
             panel.legend(frameon=False, fontsize=8)

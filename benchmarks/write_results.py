@@ -21,9 +21,11 @@ PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (
     "methods",
     "demo_losses",
+    "limit",
     "canonical_scale",
     "server_memory",
     "startup",
+    "growth",
     "llava_tiny",
 )
 """In the page's order."""
