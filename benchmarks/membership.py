@@ -168,7 +168,7 @@ def main() -> None:
         mean = {key: statistics.fmean(one[key] for one in runs) for key in runs[0] if key != "epsilon"}
         rows.append({"epsilon": "none" if epsilon is None else f"{epsilon:g}", **mean})
         print(json.dumps({"epsilon": epsilon, "runs": runs}), flush=True)
-    print(f"\nmean of {len(options.seeds)} seeds, {options.clients} members\n")
+    print(f"\nmean over seeds {options.seeds}, {options.clients} members\n")
     print(table([[one if isinstance(one, str) else round(one, 3) for one in row.values()] for row in rows], HEADER))
 
 

@@ -70,7 +70,7 @@ def main() -> None:
                 means = [statistics.fmean(one[key] for one in found) for key in ("noise", "val loss", "test loss")]
                 said = "none" if epsilon is None else f"{epsilon:g}"
                 rows.append([clients, rule, said, *(f"{value:.3f}" for value in means)])
-    print(f"\nmean of {len(options.seeds)} seeds; loss in nats per token, at the start {found[0]['start']:.3f}\n")
+    print(f"\nmean over seeds {options.seeds}; loss in nats per token, at the start {found[0]['start']:.3f}\n")
     print(table(rows, ("clients", "rule", "epsilon", "noise", "val loss", "test loss")))
 
 
