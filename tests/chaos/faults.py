@@ -207,13 +207,12 @@ def _what(one: Outcome) -> str:
     return f"ended after {one.seconds:.0f} s{on}: {told}"
 
 
-def keep(outcomes: Sequence[Outcome], base: Sequence[str]) -> None:
-    """Writes faults.json and faults.md beside the other results."""
+def keep(outcomes: Sequence[Outcome], base: Sequence[str], begun_at: str | None) -> None:
+    """Writes faults.json and faults.md beside the other results; ``begun_at`` is the commit that was run."""
     from fedcmp.report.summary import versions
-    from fedcmp.version import commit
 
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    facts = {"machine": machine, "versions": versions(), "commit": commit(), "words": list(base), "sick": list(SICK)}
+    facts = {"machine": machine, "versions": versions(), "commit": begun_at, "words": list(base), "sick": list(SICK)}
     RESULTS.mkdir(parents=True, exist_ok=True)
     content = {**facts, "outcomes": [one._asdict() for one in outcomes]}
     (RESULTS / "faults.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -241,7 +240,9 @@ def main() -> int:
     if options.write:
         write()
         return 0
-    folder = Path(tempfile.mkdtemp(prefix="fedcmp-faults-"))
+    from fedcmp.version import commit
+
+    folder, begun_at = Path(tempfile.mkdtemp(prefix="fedcmp-faults-")), commit()
     outcomes = campaign([case for case in CASES if not options.only or case.name in options.only], folder)
     print("\n" + table(outcomes))
     bad = [one.name for one in outcomes if one.problem]
@@ -249,7 +250,7 @@ def main() -> int:
         print(f"\n{', '.join(bad)}: not as promised; see {folder}")
         return 1
     if not options.only:
-        keep(outcomes, DEMO)
+        keep(outcomes, DEMO, begun_at)
     shutil.rmtree(folder)
     return 0
 
