@@ -128,6 +128,8 @@ def run(name: str, python: Path, task: Path, out: Path, workers: int, limit: flo
         why = f"not done after {limit:.0f} s" if code == -1 else f"exit code {code}: {said[-1][:300] if said else ''}"
         return {"error": why}
     found = json.loads((out / "found.json").read_text())
+    if name == "nvflare":  # its server is a process of its own; clients are the simulator's workers
+        found["server_mib"] = max(peak for peak, words in watch.peaks.values() if "simulator_worker" not in words)
     return {**found, "wall": wall, "processor": used, "all_mib": watch.peak_mib, "processes": watch.processes}
 
 

@@ -175,6 +175,8 @@ class Watch(threading.Thread):
         self._known: dict[int, bool] = {}
         self.peak_mib = 0.0
         self.processes = 0
+        self.peaks: dict[int, tuple[float, str]] = {}
+        """By process: the most memory that it has held, and its command."""
 
     def run(self) -> None:
         """Until ``stop``."""
@@ -195,6 +197,8 @@ class Watch(threading.Thread):
                     continue
                 numbers = (path / "stat").read_text().rpartition(")")[2].split()
                 self._seconds[pid] = (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
+                words = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                self.peaks[pid] = (peak_mib(pid), words)
                 for line in (path / "smaps_rollup").read_text().splitlines():
                     if line.startswith("Pss:"):
                         total += int(line.split()[1]) / 1024

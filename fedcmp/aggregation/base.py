@@ -5,7 +5,7 @@ A delta is local minus global, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -146,6 +146,9 @@ class MappedCohort:
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """The sum over changed contributions."""
+        if isinstance(fn, Weighted):
+            within, change = fn.fn, self.change
+            return self.inner.sum(Weighted(lambda contribution: within(change(contribution)), fn.shares))
         return self.inner.sum(lambda contribution: fn(self.change(contribution)))
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
@@ -166,16 +169,31 @@ def shares(cohort: Cohort) -> dict[int, float]:
     return dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class Weighted:
+    """``p_k fn(contribution_k)``, each product taken in float64: the terms of a weighted sum.
+
+    It is a function like any other that a cohort may sum. A cohort that adds in pieces takes the factors instead, and
+    never holds the product, which is twice as large as an update.
+    """
+
+    fn: Callable[[Contribution], Params]
+    shares: Mapping[int, float]
+    """p_k by client."""
+
+    def __call__(self, contribution: Contribution) -> Params:
+        """The products."""
+        values, weight = self.factors(contribution)
+        return {name: value.to(torch.float64, copy=True).mul_(weight) for name, value in values.items()}
+
+    def factors(self, contribution: Contribution) -> tuple[Params, float]:
+        """What ``fn`` finds, and the weight."""
+        return self.fn(contribution), self.shares[contribution.client_id]
+
+
 def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params:
     """``sum_k p_k fn(contribution_k)``, float64, each product taken in float64."""
-    share = shares(cohort)
-
-    def term(contribution: Contribution) -> Params:
-        weight = share[contribution.client_id]
-        terms = fn(contribution).items()
-        return {name: value.to(torch.float64, copy=True).mul_(weight) for name, value in terms}
-
-    return cohort.sum(term)
+    return cohort.sum(Weighted(fn, shares(cohort)))
 
 
 def scaled(values: Params, factor: float) -> Params:

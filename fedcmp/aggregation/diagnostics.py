@@ -82,7 +82,10 @@ def step_cosine(previous: Params, current: Params) -> float:
     -1.0
     """
     assert previous.keys() == current.keys(), "two steps of one model have the same keys"
-    product = sum(float((previous[name].double() * value.double()).sum()) for name, value in current.items())
+    pairs = [
+        pair for name, value in current.items() for pair in zip(_parts(previous[name]), _parts(value), strict=True)
+    ]
+    product = sum(float((before.double() * now.double()).sum()) for before, now in pairs)
     scale = (squared_norm(previous) * squared_norm(current)) ** 0.5
     return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,12 +30,27 @@ CHUNK = 2**16
 """Entries that are turned into integers at a time on a CPU, so that they stay in its cache."""
 
 
-def largest_magnitude(value: Tensor) -> float:
+class Product(NamedTuple):
+    """A term that is a tensor times a number, in float64; it is multiplied as it is added, and never held."""
+
+    value: Tensor
+    weight: float
+
+
+Term = Mapping[str, Tensor | Product]
+"""What one client brings into a sum."""
+
+
+def largest_magnitude(value: Tensor | Product) -> float:
     """``max |x|`` over all entries; 0 for no entries, not finite if any entry is not.
+
+    Rounding keeps the order of numbers, so that the largest product is that of the largest entry, to the bit.
 
     >>> largest_magnitude(torch.tensor([1.0, -3.0])), largest_magnitude(torch.tensor([1.0, float("nan")]))
     (3.0, nan)
     """
+    if isinstance(value, Product):
+        return abs(value.weight) * largest_magnitude(value.value)
     if not value.numel():
         return 0.0
     low, high = value.aminmax()  # both are nan if any entry is
@@ -63,7 +79,7 @@ def scale_exponents(largest: Mapping[str, float], num_terms: int) -> dict[str, i
     return {name: room - math.frexp(value)[1] if value else 0 for name, value in largest.items()}
 
 
-def sum_fixed(terms: Iterable[Params], exponents: Mapping[str, int]) -> Params:
+def sum_fixed(terms: Iterable[Term], exponents: Mapping[str, int]) -> Params:
     """The sum of the terms as int64, each tensor at its own scale; empty for no terms. Sums of sums are sums.
 
     >>> sum_fixed([{"w": torch.tensor([0.5])}, {"w": torch.tensor([-2.0])}], {"w": 3})
@@ -71,10 +87,11 @@ def sum_fixed(terms: Iterable[Params], exponents: Mapping[str, int]) -> Params:
     """
     totals: Params = {}
     for term in terms:
-        for name, value in term.items():
+        for name, factor in term.items():
+            value, weight = factor if isinstance(factor, Product) else (factor, None)
             if name not in totals:
                 totals[name] = torch.zeros(value.shape, dtype=torch.int64, device=value.device)
-            _add(totals[name], value, exponents[name])
+            _add(totals[name], value, weight, exponents[name])
     return totals
 
 
@@ -87,12 +104,14 @@ def from_fixed(total: Tensor, exponent: int) -> Tensor:
     return _scale(total.double(), -exponent)
 
 
-def _add(total: Tensor, value: Tensor, exponent: int) -> None:
+def _add(total: Tensor, value: Tensor, weight: float | None, exponent: int) -> None:
     entries, sums = value.reshape(-1), total.view(-1)
     step = CHUNK if value.device.type == "cpu" else max(1, value.numel())
     for begin in range(0, value.numel(), step):
-        scaled = _scale(entries[begin : begin + step].to(torch.float64, copy=True), exponent)
-        sums[begin : begin + step] += scaled.round_().long()
+        part = entries[begin : begin + step].to(torch.float64, copy=True)
+        if weight is not None:
+            part *= weight
+        sums[begin : begin + step] += _scale(part, exponent).round_().long()
 
 
 def _scale(values: Tensor, exponent: int) -> Tensor:

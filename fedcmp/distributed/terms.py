@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from fedcmp.aggregation.base import Contribution
-from fedcmp.distributed.exact import largest_magnitude
+import torch
+
+from fedcmp.aggregation.base import Contribution, Weighted
+from fedcmp.distributed.exact import Product, Term, largest_magnitude
 from fedcmp.distributed.layout import Layout, layout_of, require_same_layout
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
@@ -27,7 +29,7 @@ class Terms:
     def __init__(self, contributions: Sequence[Contribution], fn: Callable[[Contribution], Params]) -> None:
         self._contributions = contributions
         self._fn = fn
-        self._held: list[Params] | None = None
+        self._held: list[Term] | None = None
         self.largest: dict[str, float] = {}
         """After ``scan``: the largest magnitude of each tensor over the clients here."""
         self.largest_of: dict[int, dict[str, float]] = {}
@@ -41,18 +43,24 @@ class Terms:
         """
         layout: Layout = {}
         for place, contribution in enumerate(self._contributions):
-            term = self._fn(contribution)
+            term = self._term(contribution)
             if place == 0:
-                layout = layout_of(term)
-                size = sum(value.numel() * value.element_size() for value in term.values())
+                layout = _layout(term)
+                size = sum(_held_bytes(value) for value in term.values())
                 self._held = [] if size * len(self._contributions) <= HELD_BYTES else None
-            require_same_layout(self._contributions[0].client_id, layout, contribution.client_id, layout_of(term))
+            require_same_layout(self._contributions[0].client_id, layout, contribution.client_id, _layout(term))
             self._compare(contribution.client_id, term)
             if self._held is not None:
                 self._held.append(term)
         return layout
 
-    def _compare(self, client: int, term: Params) -> None:
+    def _term(self, contribution: Contribution) -> Term:
+        if not isinstance(self._fn, Weighted):
+            return self._fn(contribution)
+        values, weight = self._fn.factors(contribution)
+        return {name: Product(value, weight) for name, value in values.items()}
+
+    def _compare(self, client: int, term: Term) -> None:
         for name, value in term.items():
             largest = largest_magnitude(value)
             if not math.isfinite(largest):
@@ -60,9 +68,21 @@ class Terms:
             self.largest[name] = max(self.largest.get(name, 0.0), largest)
             self.largest_of.setdefault(client, {})[name] = largest
 
-    def __iter__(self) -> Iterator[Params]:
+    def __iter__(self) -> Iterator[Term]:
         """The second reading; held terms are let go as they are read."""
         if self._held is None:
-            yield from map(self._fn, self._contributions)
+            yield from map(self._term, self._contributions)
         while self._held:
             yield self._held.pop(0)
+
+
+def _layout(term: Term) -> Layout:
+    """Of products, too: they are float64."""
+    values = {name: one.value if isinstance(one, Product) else one for name, one in term.items()}
+    found = layout_of(values)
+    return {name: ("float64", *form[1:]) if isinstance(term[name], Product) else form for name, form in found.items()}
+
+
+def _held_bytes(one: torch.Tensor | Product) -> int:
+    value = one.value if isinstance(one, Product) else one
+    return value.numel() * value.element_size()

@@ -9,7 +9,9 @@ from fractions import Fraction
 import pytest
 import torch
 
-from fedcmp.distributed.exact import BITS, CHUNK, from_fixed, largest_magnitude, scale_exponents, sum_fixed
+from fedcmp.aggregation.base import Contribution, MappedCohort, Weighted, shares
+from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.distributed.exact import BITS, CHUNK, Product, from_fixed, largest_magnitude, scale_exponents, sum_fixed
 from fedcmp.errors import AggregationError
 
 
@@ -102,3 +104,29 @@ def test_what_is_not_finite_is_named(bad: float) -> None:
 def test_sums_beyond_float64_are_named() -> None:
     with pytest.raises(AggregationError, match=r"'w' may leave float64"):
         scale_exponents({"w": 1e308}, 2)
+
+
+def test_a_product_that_is_multiplied_as_it_is_added_has_the_bits_of_the_tensor() -> None:
+    stream = torch.Generator().manual_seed(0)
+    values = [torch.randn(3, CHUNK // 2 + 7, generator=stream) * 10.0**place for place in range(-2, 3)]
+    weights = [0.1, 1 / 3, 0.25, 0.7, 1e-3]
+    products = [value.double() * weight for value, weight in zip(values, weights, strict=True)]
+    lazy = [Product(value, weight) for value, weight in zip(values, weights, strict=True)]
+    assert [largest_magnitude(one) for one in lazy] == [largest_magnitude(one) for one in products]
+    exponents = scale_exponents({"w": max(map(largest_magnitude, lazy))}, len(lazy))
+    one, other = (sum_fixed([{"w": value} for value in terms], exponents)["w"] for terms in (products, lazy))
+    assert torch.equal(one, other)
+    assert not torch.equal(one, sum_fixed([{"w": value} for value in values], exponents)["w"])
+    assert math.isnan(largest_magnitude(Product(torch.tensor([math.inf]), 0.0)))
+
+
+def test_a_cohort_adds_a_weighted_sum_as_any_other_function() -> None:
+    stream = torch.Generator().manual_seed(1)
+    clients = [Contribution(k, {"w": torch.randn(5, generator=stream)}, num_samples=k + 1) for k in range(3)]
+    cohort = LocalCohort(clients)
+    weighted = Weighted(lambda one: one.delta, shares(cohort))
+    plain = cohort.sum(lambda one: weighted(one))
+    assert torch.equal(cohort.sum(weighted)["w"], plain["w"])
+    doubled = MappedCohort(cohort, lambda one: one._replace(delta={"w": 2 * one.delta["w"]}))
+    assert torch.equal(doubled.sum(weighted)["w"], 2 * plain["w"])
+    assert cohort.sum(weighted)["w"].dtype == torch.float64
