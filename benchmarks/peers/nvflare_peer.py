@@ -66,7 +66,7 @@ def main(folder: str, out: str) -> None:
     clock = Clock()
     clock.marks = [moment for _, moment in marks]  # the last round has no end here: it is not timed
     (model,) = workspace.rglob("FL_global_model.pt")
-    saved = torch.load(model, weights_only=False)
+    saved = torch.load(model, weights_only=True)
     found = saved.get("model", saved)
     clock.write(out, {name: torch.as_tensor(value) for name, value in found.items() if name in task.start()})
 

@@ -47,7 +47,9 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Leads links that are right in the repository to the same pages of the site."""
     for name, source in ELSEWHERE.items():
         markdown = markdown.replace(f"](../{source}", f"]({name}")
-    return markdown
+        if page.file.src_uri in ELSEWHERE:  # pages from elsewhere name their neighbours
+            markdown = markdown.replace(f"]({Path(source).name}", f"]({name}")
+    return markdown.replace("](../docs/", "](") if page.file.src_uri in ELSEWHERE else markdown
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
