@@ -26,6 +26,7 @@ SECTIONS = (
     "canonical_scale",
     "server_memory",
     "aggregation",
+    "scale_data",
     "startup",
     "growth",
     "llava_tiny",
