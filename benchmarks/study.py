@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shlex
 import shutil
@@ -25,6 +26,8 @@ PAGE = HERE / "STUDY.md"
 MARK = re.compile(r"<!-- (?!end of )([\w-]+): (.+?) -->")
 """Where a table of a part stands in STUDY.md."""
 KEPT = HERE / "results" / "study"
+DATA = "$FEDCMP_DATA"
+"""Stands in what is kept for the folder of real pairs, which is another one on every machine."""
 FILES = ("compare.json", "runs.jsonl", "table.md", "table.csv", "table.tex", "table.json")
 """What is kept of a comparison."""
 
@@ -128,6 +131,8 @@ def run(part: str, workers: int | None) -> int:
     begun = KEPT / part / "runs.jsonl"
     if begun.is_file() and not (folder / "runs.jsonl").is_file():
         shutil.copytree(KEPT / part, folder, dirs_exist_ok=True)
+        asked = folder / "compare.json"
+        asked.write_text(asked.read_text(encoding="utf-8").replace(DATA, data_folder()), encoding="utf-8")
     command = [*words(part), *(["--workers", str(workers)] if workers else [])]
     print(f"\nfedcmp {shlex.join(command)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "fedcmp", *command]).returncode
@@ -140,7 +145,13 @@ def keep(part: str) -> None:
     (KEPT / part).mkdir(parents=True, exist_ok=True)
     for name in FILES:
         if (path := Path("runs/study") / part / name).is_file():
-            shutil.copy(path, KEPT / part / name)
+            text = path.read_text(encoding="utf-8").replace(f": {data_folder()}/", f": {DATA}/")
+            (KEPT / part / name).write_text(text, encoding="utf-8")
+
+
+def data_folder() -> str:
+    """Where real pairs are on this machine: what `configs/study/pairs.yaml` takes it for."""
+    return os.environ.get("FEDCMP_DATA", "../shared/data")
 
 
 def write() -> None:

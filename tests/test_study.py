@@ -41,3 +41,23 @@ def test_the_page_shows_the_tables_that_were_measured(tmp_path: Path, monkeypatc
     copy.write_text(text.replace("| 0.", "| 9."), encoding="utf-8")
     study.write()
     assert copy.read_text(encoding="utf-8") == text, "tables are put back"
+
+
+def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in study.KEPT.glob("*/*.json*"):
+        assert ": /" not in path.read_text(encoding="utf-8"), path
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
+    monkeypatch.setenv("FEDCMP_DATA", "/mnt/data of mine")
+    monkeypatch.setattr(study.subprocess, "run", lambda *_: argparse.Namespace(returncode=0))
+    asked = tmp_path / "runs/study/pairs/compare.json"
+    asked.parent.mkdir(parents=True)
+    asked.write_text('{"config": "root: /mnt/data of mine/pairs"}', encoding="utf-8")
+    (asked.parent / "runs.jsonl").write_text("{}\n", encoding="utf-8")
+    study.keep("pairs")
+    assert (study.KEPT / "pairs/compare.json").read_text() == '{"config": "root: $FEDCMP_DATA/pairs"}'
+    asked.unlink()
+    (asked.parent / "runs.jsonl").unlink()
+    monkeypatch.setenv("FEDCMP_DATA", "/elsewhere")
+    assert study.run("pairs", None) == 0
+    assert asked.read_text() == '{"config": "root: /elsewhere/pairs"}'

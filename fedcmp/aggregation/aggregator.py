@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.base import Cohort, Contribution, Traffic, weighted_sum
+from fedcmp.aggregation.base import Cohort, Traffic, weighted_sum
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
 from fedcmp.aggregation.traffic import count, exactly, together
@@ -81,7 +81,7 @@ class Aggregator:
                 f"{len(cohort.clients)}"
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        square = weighted_sum(cohort, _square) if self.measures else {}
+        square = weighted_sum(cohort, diagnostics.square_of) if self.measures else {}
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
@@ -133,9 +133,3 @@ class Aggregator:
 def _sizes(num_clients: int, traffic: Traffic, measured: int) -> dict[str, int]:
     sizes = {"bytes/up": traffic.up, "bytes/down": traffic.down, "bytes/diagnostics": measured}
     return {name: num_clients * size for name, size in sizes.items()}
-
-
-def _square(contribution: Contribution) -> Params:
-    device = next(iter(contribution.delta.values())).device
-    square = diagnostics.squared_norm(contribution.delta)
-    return {"square": torch.tensor(square, dtype=torch.float64, device=device)}

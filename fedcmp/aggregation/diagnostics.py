@@ -31,6 +31,12 @@ def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
+def square_of(contribution: Contribution) -> Params:
+    """``|D_k|^2``, a float64 number on the delta's device, as a term of a sum."""
+    device = next(iter(contribution.delta.values())).device
+    return {"square": torch.tensor(squared_norm(contribution.delta), dtype=torch.float64, device=device)}
+
+
 def energy_kept(mean: Params, mean_square: float) -> float:
     """How much of the clients' energy survives averaging: ``|sum_k p_k D_k|^2 / sum_k p_k |D_k|^2``, in [0, 1].
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, weighted_sum
-from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, squared_norm
+from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, count, exactly, together
@@ -69,7 +69,7 @@ class Guarded(Wrapper):
         verdict = Verdict(*(value.cpu() for value in verdict))
         weights = cohort.weights * verdict.trust
         trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
-        square = weighted_sum(trusted, _square)
+        square = weighted_sum(trusted, square_of)
         fused = self.inner.fuse(trusted, params, state)
         return cohort.on_server(_finish, fused, square, verdict, trusted.weights)
 
@@ -129,11 +129,6 @@ def _evidence_size(contribution: Contribution) -> Params:
     assert contribution.evidence is not None, "the client was asked for evidence"
     means = [moments.double().diagonal().mean() for moments in contribution.evidence.values()]
     return {"size": torch.stack(means).mean()}
-
-
-def _square(contribution: Contribution) -> Params:
-    device = next(iter(contribution.delta.values())).device
-    return {"square": torch.tensor(squared_norm(contribution.delta), dtype=torch.float64, device=device)}
 
 
 def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribution) -> Contribution:
