@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import string
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from fedcmp.federation.folder import RunFolder
 
 SIDE = 224
 """Pixels of the longer side of a kept picture."""
+FONT = "DejaVu Sans Mono"
+"""Comes with matplotlib: the same picture on every machine."""
 
 
 class Example(NamedTuple):
@@ -46,7 +49,7 @@ def draw_captions(examples: Sequence[Example], path: Path) -> None:
         axes.set_yticks([])
         axes.set_title(example.title, fontsize=10, loc="left")
         text = "\n".join([*_wrap("reference", example.reference), "", *_wrap("generated", example.generated)])
-        axes.set_xlabel(text, fontsize=8, loc="left", fontfamily="monospace")
+        axes.set_xlabel(text, fontsize=8, loc="left", fontfamily=FONT)
     try:
         figure.savefig(path, dpi=110)
     except OSError as error:
@@ -95,5 +98,18 @@ def _plain(name: str) -> str:
 
 
 def _wrap(label: str, text: str) -> list[str]:
-    clean = text.replace("$", r"\$")  # matplotlib would read mathematics
+    clean = _drawable(text).replace("$", r"\$")  # matplotlib would read mathematics
     return textwrap.wrap(f"{label}: {clean}", 52, max_lines=6, placeholder=" ...") or [f"{label}:"]
+
+
+def _drawable(text: str) -> str:
+    """The text with U+FFFD for what the font lacks: a model of bytes says control characters before it says words.
+
+    >>> _drawable("a cat\x13 \N{CAT FACE}")
+    'a cat\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}'
+    """
+    from matplotlib.font_manager import findfont, get_font
+
+    font = get_font(findfont(FONT))
+    kept = (one in string.whitespace or font.get_char_index(ord(one)) for one in text)
+    return "".join(one if keep else "\N{REPLACEMENT CHARACTER}" for one, keep in zip(text, kept, strict=True))

@@ -32,3 +32,10 @@ def test_captions_are_drawn(tmp_path: Path) -> None:
     assert 0.2 < red < 0.8
     with pytest.raises(RunFolderError, match="cannot write"):
         draw_captions(examples, tmp_path / "none" / "c.png")
+
+
+def test_captions_of_any_characters_are_drawn(tmp_path: Path) -> None:
+    every = [chr(number) for number in (*range(0x300), 0x4E2D, 0x2028, 0xD800, 0xFFFF, 0x1F431, 0x10FFFF)]
+    texts = ["".join(every[start : start + 100]) for start in range(0, len(every), 100)]
+    draw_captions([Example(Image.new("RGB", (8, 8)), "any", text, text) for text in texts], tmp_path / "c.png")
+    assert (tmp_path / "c.png").stat().st_size > 10_000
