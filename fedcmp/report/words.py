@@ -154,9 +154,17 @@ def chance(p: Any) -> str:
     >>> chance(0.0123), chance(0.0000123), chance(1.0), chance(None)
     ('p = 0.012', 'p < 0.001', 'p = 1.000', 'p unknown')
     """
-    if not is_number(p):
-        return "p unknown"
-    return "p < 0.001" if p < 0.0005 else f"p = {p:.3f}"
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}" if is_number(p) else "p unknown"
+
+
+def p_value(p: Any) -> str:
+    """A p-value in a column of its own.
+
+    >>> p_value(0.0123), p_value(0.0000123), p_value(None)
+    ('0.012', '< 0.001', '–')
+    """
+    return "< 0.001" if is_number(p) and p < 0.0005 else number(p)
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -13,7 +13,7 @@ from fedcmp.report.comparison.reading import Comparison
 from fedcmp.report.comparison.results import results_sections
 from fedcmp.report.comparison.tuning import tuning_section
 from fedcmp.report.comparison.verdict import verdict
-from fedcmp.report.words import count, duration, is_number, listed, method, number
+from fedcmp.report.words import count, duration, is_number, listed, method, number, p_value
 
 
 def comparison_page(comparison: Comparison) -> Page:
@@ -80,7 +80,7 @@ def _overall(comparison: Comparison) -> list[Grid]:
             method(row["method"]),
             number(row.get("mean_rank"), 2),
             *(f"{row[key]:g}" if is_number(row.get(key)) else "–" for key in ("wins", "ties", "losses")),
-            number(row.get("p_holm")) if row["method"] != comparison.reference else "–",
+            p_value(row.get("p_holm")) if row["method"] != comparison.reference else "–",
         ]
         for row in ordered
     ]

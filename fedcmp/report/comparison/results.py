@@ -12,7 +12,7 @@ from fedcmp.report.comparison.look import hue
 from fedcmp.report.comparison.reading import Comparison
 from fedcmp.report.drawing.dots import DotRow, draw_dots
 from fedcmp.report.drawing.heat import draw_heat
-from fedcmp.report.words import identifier, is_number, method, number
+from fedcmp.report.words import identifier, is_number, method, number, p_value
 
 LOSS = "test loss, nats per token"
 
@@ -66,9 +66,7 @@ def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]
 
 
 def _p(row: Mapping[str, Any], comparison: Comparison) -> str:
-    if row["method"] == comparison.reference or not is_number(row.get("p_holm")):
-        return "–"
-    return "< 0.001" if row["p_holm"] < 0.0005 else number(row["p_holm"])
+    return "–" if row["method"] == comparison.reference else p_value(row.get("p_holm"))
 
 
 def _rank(value: Any) -> str:
