@@ -79,10 +79,12 @@ SHORT_ROUNDS = (
     "'domain, 22 x 2'=domain:federation.rounds=22:federation.local_steps=2,"
     "'iid, 22 x 2'=iid:federation.rounds=22:federation.local_steps=2"
 )
+ONCE = ("scale", "inner", "replay", "evidence_huge", "evidence_zero", "evidence_rank_one")
+"""Attacks with one share of hostile clients; evidence that is no second moment never enters, like what is malformed."""
 ATTACKED = ",".join(
     [
         "clean=iid",
-        *(f"'{kind}, 2 of 8'=iid:attack.kind={kind}:attack.share=0.25" for kind in ("scale", "inner", "evidence_huge")),
+        *(f"'{kind}, 2 of 8'=iid:attack.kind={kind}:attack.share=0.25" for kind in ONCE),
         *(
             f"'{kind}, {hostile} of 8'=iid:attack.kind={kind}:attack.share={hostile / 8:g}"
             for hostile in (2, 3)
