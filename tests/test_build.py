@@ -40,6 +40,20 @@ def test_damaged_captions_are_trained_on_and_nothing_else_is_touched() -> None:
     assert (hurt.split.clients, hurt.plan) == (clean.split.clients, clean.plan)
 
 
+def test_batches_of_captions_alike_in_length() -> None:
+    words = ["data.scenes_per_camera=16", "federation.batch_size=4", "federation.rounds=1", "partition.clients=4"]
+    plain, grouped = (
+        read_data(load_config(None, [*words, f"federation.group_by_length={on}"])) for on in (False, True)
+    )
+
+    def padding(data) -> int:
+        tasks = data.plan.rounds[0].tasks
+        batches = [[len(data.train[i].caption) for i in batch] for task in tasks for batch in task.batches]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+    assert padding(grouped) < 0.6 * padding(plain)
+
+
 @pytest.mark.parametrize(("optimizer", "momentum"), [("sgd", 0.7), ("adamw", 0.0)])
 def test_fednova_knows_the_momentum_of_the_clients(optimizer: str, momentum: float) -> None:
     config = load_config(None, ["aggregator=fednova", f"optimizer.name={optimizer}", "optimizer.momentum=0.7"])

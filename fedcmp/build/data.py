@@ -67,7 +67,8 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
         if parse_scenario(config.partition.scenario).quality:
             samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)
             split = split._replace(damaged=positions)
-        plan = plan_run(split.clients, config.federation, config.run.seed)
+        lengths = [len(sample.caption) for sample in samples] if config.federation.group_by_length else None
+        plan = plan_run(split.clients, config.federation, config.run.seed, lengths)
         check_cohorts(config, plan)
         build_protection(config, plan)  # what it would refuse is told before a model is loaded
         return Data(source, samples, val, test, split, plan)

@@ -20,6 +20,9 @@ class FederationConfig:
     """Optimizer steps of a client in one round; 0: each client spreads its samples evenly over its expected rounds."""
     batch_size: int = 16
     """Rows of one local step, >= 1."""
+    group_by_length: bool = False
+    """Put those of a client's samples of one round that have captions alike in length into the same batches: less of a
+    batch is padding. The samples of a round stay the same."""
     passes: int = 1
     """How often a client may use each of its samples over the whole run, >= 1."""
     clients_per_round: int = 0

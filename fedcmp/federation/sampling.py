@@ -51,7 +51,9 @@ class RunPlan(NamedTuple):
     """Clients of the federation, in any round or in none."""
 
 
-def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: int) -> RunPlan:
+def plan_run(
+    clients: Sequence[Sequence[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None = None
+) -> RunPlan:
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
@@ -61,6 +63,8 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
         clients: the sample indices of each client.
         config: rounds, batch size, cohort size, passes, drop-out.
         seed: the run's seed.
+        lengths: of each sample's caption, in any unit; given, those of a client's round that are alike in length share
+            a batch. Which samples a round has does not depend on it.
 
     Raises:
         DataError: a client has fewer samples than one batch, or more rounds than batches.
@@ -95,7 +99,7 @@ def plan_run(clients: Sequence[Sequence[int]], config: FederationConfig, seed: i
                 continue
             turns[client] += 1
             begin = used[client] * size
-            batches = tuple(tuple(orders[client][begin + s * size : begin + (s + 1) * size]) for s in range(steps))
+            batches = _batches(orders[client][begin : begin + steps * size], steps, index, seed, lengths)
             tasks.append(ClientTask(index, client, derive(seed, "client", index, client), batches))
             used[client] += steps
         if not tasks:
@@ -115,6 +119,20 @@ def _order(indices: Sequence[int], client: int, passes: int, seed: int) -> list[
     for number in range(passes):
         order += numpy_rng(seed, "order", client, number).permutation(np.asarray(indices)).tolist()
     return order
+
+
+def _batches(
+    samples: list[int], steps: int, index: int, seed: int, lengths: Sequence[int] | None
+) -> tuple[tuple[int, ...], ...]:
+    """A client's samples of a round, cut into its local steps."""
+    if lengths is None:
+        places = list(range(steps))
+    else:
+        # all clients of as many steps have short captions in the same step: in a wave, too, rows are alike in length
+        samples = sorted(samples, key=lambda sample: lengths[sample])
+        places = numpy_rng(seed, "lengths", index).permutation(steps).tolist()
+    size = len(samples) // steps
+    return tuple(tuple(samples[place * size : (place + 1) * size]) for place in places)
 
 
 def _cohort(num_clients: int, size: int, index: int, seed: int) -> list[int]:

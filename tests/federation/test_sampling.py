@@ -56,6 +56,27 @@ def test_clients_drop_out_and_their_samples_wait() -> None:
     assert [one.dropped for one in plan.rounds] != [one.dropped for one in plan_run(clients, config, seed=1).rounds]
 
 
+def test_captions_alike_in_length_share_a_batch_and_a_step() -> None:
+    config = FederationConfig(rounds=3, batch_size=4)
+    lengths = [37 * sample % 101 for sample in range(200)]
+    plain, grouped = plan_run(CLIENTS, config, 0), plan_run(CLIENTS, config, 0, lengths)
+
+    def padding(plan) -> int:
+        batches = [[lengths[i] for i in batch] for one in plan.rounds for task in one.tasks for batch in task.batches]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+    assert padding(grouped) < 0.3 * padding(plain)
+    for one, other in zip(plain.rounds, grouped.rounds, strict=True):
+        for task, same in zip(one.tasks, other.tasks, strict=True):
+            assert sorted(i for batch in task.batches for i in batch) == sorted(i for b in same.batches for i in b)
+            assert task._replace(batches=()) == same._replace(batches=())
+    steps = [[max(lengths[i] for i in batch) for batch in task.batches] for task in grouped.rounds[0].tasks]
+    places = [sorted(range(len(one)), key=one.__getitem__) for one in steps]
+    alike = [one for one in places if len(one) == len(places[0])]
+    assert all(one == alike[0] for one in alike)
+    assert any(one != sorted(one) for one in places)
+
+
 def test_a_client_goes_on_where_it_dropped_out() -> None:
     """Batches come in the same order as without drop-outs, none is lost."""
     full = FederationConfig(rounds=30, local_steps=1, batch_size=4)
