@@ -117,6 +117,8 @@ PARTS: dict[str, str] = {
     "momentum-pairs": f'{PAIRS} --methods "{variants({k: v for k, v in SWITCHES.items() if k in MOMENTA})}"'
     f' --scenarios "{SHORT_ROUNDS}" {ONE}',
     "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
+    "lengths-pairs": f"{PAIRS} --methods fedavg,fedcmp"
+    " --scenarios \"domain,'by length'=domain:federation.group_by_length=true\" --seeds 3 --budget 1 --no-bounds",
     "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
 }
 """Part -> the words of its comparison."""
@@ -183,10 +185,31 @@ def cost(part: str) -> str:
     return "\n".join(["| method | pairs seen | MB up | MB down | times FedAvg |", "|---|---|---|---|---|", *rows])
 
 
+def seconds(part: str) -> str:
+    """How long clients trained in each setting, mean over seeds, and beside the part's first setting."""
+    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    taken: dict[str, dict[str, list[float]]] = {}
+    for run in map(json.loads, lines):
+        cell = run["cell"]
+        taken.setdefault(cell["method"], {}).setdefault(cell["setting"], []).append(run["seconds"]["train"])
+    rows = []
+    for method, by_setting in taken.items():
+        means = {setting: sum(values) / len(values) for setting, values in sorted(by_setting.items())}
+        first = means[first_setting(part)]
+        rows += [f"| {method} | {setting} | {mean:.1f} | {mean / first:.2f} |" for setting, mean in means.items()]
+    return "\n".join(["| method | setting | s training | of the first |", "|---|---|---|---|", *rows])
+
+
+def first_setting(part: str) -> str:
+    """The first scenario of a part's command."""
+    asked = shlex.split(PARTS[part])
+    return asked[asked.index("--scenarios") + 1].partition(",")[0].partition("=")[0]
+
+
 def table(part: str, sheet: str) -> str:
     """What stands under a heading of a part's table.md, or what the part's methods cost."""
-    if sheet == "cost":
-        return cost(part)
+    if sheet in ("cost", "seconds"):
+        return cost(part) if sheet == "cost" else seconds(part)
     text = (KEPT / part / "table.md").read_text(encoding="utf-8")
     _, found, rest = text.partition(f"## {sheet}\n")
     if not found:
