@@ -19,7 +19,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 PAGE = HERE / "STUDY.md"
@@ -185,31 +187,35 @@ def cost(part: str) -> str:
     return "\n".join(["| method | pairs seen | MB up | MB down | times FedAvg |", "|---|---|---|---|---|", *rows])
 
 
-def seconds(part: str) -> str:
-    """How long clients trained in each setting, mean over seeds, and beside the part's first setting."""
+def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
+    """A number of the final runs, settings by methods: its mean over seeds; `failed` where a run did."""
     lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    taken: dict[str, dict[str, list[float]]] = {}
-    for run in map(json.loads, lines):
-        cell = run["cell"]
-        taken.setdefault(cell["method"], {}).setdefault(cell["setting"], []).append(run["seconds"]["train"])
-    rows = []
-    for method, by_setting in taken.items():
-        means = {setting: sum(values) / len(values) for setting, values in sorted(by_setting.items())}
-        first = means[first_setting(part)]
-        rows += [f"| {method} | {setting} | {mean:.1f} | {mean / first:.2f} |" for setting, mean in means.items()]
-    return "\n".join(["| method | setting | s training | of the first |", "|---|---|---|---|", *rows])
+    runs = [run for run in map(json.loads, lines) if run["cell"]["stage"] == "final"]
+    asked = json.loads((KEPT / part / "compare.json").read_text(encoding="utf-8"))
+    settings, methods = ([one["label"] for one in asked[key]] for key in ("settings", "methods"))
+
+    def told(setting: str, method: str) -> str:
+        own = [run for run in runs if (run["cell"]["setting"], run["cell"]["method"]) == (setting, method)]
+        if not own or any(run["status"] != "finished" for run in own):
+            return "failed" if own else "-"
+        return f"{sum(map(of, own)) / len(own):.{digits}f}"
+
+    rows = [f"| {setting} | {' | '.join(told(setting, method) for method in methods)} |" for setting in settings]
+    return "\n".join([f"| setting | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|", *rows])
 
 
-def first_setting(part: str) -> str:
-    """The first scenario of a part's command."""
-    asked = shlex.split(PARTS[part])
-    return asked[asked.index("--scenarios") + 1].partition(",")[0].partition("=")[0]
+SHEETS: dict[str, Callable[[str], str]] = {
+    "cost": cost,
+    "losses": lambda part: grid(part, lambda run: run["test"]["loss"], 3),
+    "seconds of training": lambda part: grid(part, lambda run: run["seconds"]["train"], 1),
+}
+"""What is not in a part's table.md."""
 
 
 def table(part: str, sheet: str) -> str:
-    """What stands under a heading of a part's table.md, or what the part's methods cost."""
-    if sheet in ("cost", "seconds"):
-        return cost(part) if sheet == "cost" else seconds(part)
+    """What stands under a heading of a part's table.md, or one of SHEETS."""
+    if sheet in SHEETS:
+        return SHEETS[sheet](part)
     text = (KEPT / part / "table.md").read_text(encoding="utf-8")
     _, found, rest = text.partition(f"## {sheet}\n")
     if not found:

@@ -15,7 +15,7 @@ it is measured by the tensor's largest entry, so quantities of very different si
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,7 +27,8 @@ from fedcmp.types import Params
 BITS = 62
 """A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
 CHUNK = 2**16
-"""Entries that are turned into integers at a time on a CPU, so that they stay in its cache."""
+"""Entries that are turned into integers at a time on a CPU, so that they stay in its cache; terms that are smaller are
+piled up until they are as many."""
 
 
 class Product(NamedTuple):
@@ -86,12 +87,20 @@ def sum_fixed(terms: Iterable[Term], exponents: Mapping[str, int]) -> Params:
     {'w': tensor([-12])}
     """
     totals: Params = {}
+    piles: dict[str, list[Tensor | Product]] = {}
     for term in terms:
         for name, factor in term.items():
-            value, weight = factor if isinstance(factor, Product) else (factor, None)
+            value = factor.value if isinstance(factor, Product) else factor
             if name not in totals:
                 totals[name] = torch.zeros(value.shape, dtype=torch.int64, device=value.device)
-            _add(totals[name], value, weight, exponents[name])
+            pile = piles.setdefault(name, [])
+            pile.append(factor)
+            if len(pile) * value.numel() >= CHUNK:
+                _add(totals[name], pile, exponents[name])
+                pile.clear()
+    for name, pile in piles.items():
+        if pile:
+            _add(totals[name], pile, exponents[name])
     return totals
 
 
@@ -104,14 +113,19 @@ def from_fixed(total: Tensor, exponent: int) -> Tensor:
     return _scale(total.double(), -exponent)
 
 
-def _add(total: Tensor, value: Tensor, weight: float | None, exponent: int) -> None:
-    entries, sums = value.reshape(-1), total.view(-1)
-    step = CHUNK if value.device.type == "cpu" else max(1, value.numel())
-    for begin in range(0, value.numel(), step):
-        part = entries[begin : begin + step].to(torch.float64, copy=True)
-        if weight is not None:
-            part *= weight
-        sums[begin : begin + step] += _scale(part, exponent).round_().long()
+def _add(total: Tensor, pile: Sequence[Tensor | Product], exponent: int) -> None:
+    values = [one.value if isinstance(one, Product) else one for one in pile]
+    weights = [one.weight if isinstance(one, Product) else 1.0 for one in pile]
+    alone, sums = len(pile) == 1, total.view(-1)
+    entries = values[0].reshape(-1) if alone else torch.stack(values).view(len(pile), -1)
+    factors = weights[0] if alone else torch.tensor(weights, dtype=torch.float64, device=total.device).unsqueeze(1)
+    step = CHUNK if alone and total.device.type == "cpu" else max(1, total.numel())
+    for begin in range(0, total.numel(), step):
+        part = entries[..., begin : begin + step].to(torch.float64, copy=True)
+        if any(weight != 1.0 for weight in weights):
+            part *= factors
+        whole = _scale(part, exponent).round_().long()
+        sums[begin : begin + step] += whole if alone else whole.sum(0)
 
 
 def _scale(values: Tensor, exponent: int) -> Tensor:

@@ -85,7 +85,7 @@ def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
     assert distance(guarded.delta, plain.delta) < 1e-6
 
 
-def test_a_large_update_and_large_evidence_are_cut_to_twice_the_median() -> None:
+def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     cohort = [honest(number, noise=0.2) for number in range(5)]
     loud = [times(cohort[0], 50.0)._replace(evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
     rule = Guarded(Canonical(tau=0.0))
@@ -95,14 +95,30 @@ def test_a_large_update_and_large_evidence_are_cut_to_twice_the_median() -> None
     sizes = torch.tensor([5.0, 1.0, 1.0, 1.0, 1.0])
     verdict = judge(deltas @ deltas.T, sizes)
     norms = deltas.norm(dim=1) * verdict.update
-    assert float(norms[0]) == pytest.approx(2 * float(deltas.norm(dim=1).median()))
-    assert verdict.evidence.tolist() == pytest.approx([0.4, 1.0, 1.0, 1.0, 1.0])
+    most = 2 * float(deltas.norm(dim=1).median())
+    assert float(norms[0]) == pytest.approx(most**2 / float(deltas.norm(dim=1)[0]))
+    assert verdict.evidence.tolist() == pytest.approx([0.4**2, 1.0, 1.0, 1.0, 1.0])
 
 
 def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
     apart = torch.eye(5, dtype=torch.float64) * 1.2 - 0.2
     assert judge(apart, None).trust.tolist() == [1.0] * 5
     assert "clients do not agree" in caplog.text
+
+
+def test_where_nobody_agrees_any_more_a_liar_is_known() -> None:
+    cohort = [honest(number, noise=0.3) for number in range(5)]
+    rule = Guarded(Mean())
+    lying = [times(one, -1.0) if one.client_id == 3 else one for one in cohort]
+    state = rule.fuse(LocalCohort(lying), PARAMS, rule.init(PARAMS)).state
+    rows = torch.eye(5) * 1.2 - 0.2
+    apart = [one._replace(delta={"linear.weight": rows[number]}) for number, one in enumerate(cohort)]
+    newcomer = apart[0]._replace(client_id=7)
+    fused = rule.fuse(LocalCohort([*apart[1:], newcomer]), {"linear.weight": torch.zeros(5)}, state)
+    assert fused.metrics["aggregator/trust"] == [1.0, 1.0, 0.0, 1.0, 1.0]
+    assert {client for client, trust in fused.state["trust"].items() if trust == 0.0} == {3}
+    alone = rule.fuse(LocalCohort(apart), {"linear.weight": torch.zeros(5)}, {"trust": dict.fromkeys(range(5), 0.0)})
+    assert alone.metrics["aggregator/trusted"] == pytest.approx(5.0)
 
 
 def test_two_clients_cannot_outvote_each_other() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -20,7 +22,7 @@ from fedcmp.types import Metrics, Params
 log = logging.getLogger(__name__)
 
 BOUND = 2.0
-"""How many times the median a client's norm and the size of its evidence may be."""
+"""How many times the median a client's norm and the size of its evidence may be before they are cut."""
 
 
 class Verdict(NamedTuple):
@@ -40,18 +42,21 @@ class Guarded(Wrapper):
 
         a_k = median over j != k of c_kj                 what most others say of client k
         t_k = min(1, max(0, 2 a_k / median_j a_j))       full trust from half of the usual agreement on, none at 0
-        D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)      and G_k alike, by the mean of its diagonals
+        D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)^2    and G_k alike, by the mean of its diagonals
 
     As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. Where
-    even the usual agreement is not above 0 nobody can be told from a liar, and all are trusted, with a warning. Rounds
-    of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k afterwards.
+    even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be told
+    from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in none.
+    Rounds of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k
+    afterwards. An update that is too long comes out shorter than twice the median, the shorter the longer it was: to
+    shout does not pay.
 
     It needs the deltas' products, so the server sees pieces of single updates: no rule under it is sums-only. Clients
     cannot be asked to measure their own trust: those for whom it is made would lie.
 
     Source: ours, for the trust t_k of Fed-CMP; cosines that tell hostile clients and clipping at the median norm are
-    FLAME's (Nguyen et al., USENIX Security 2022, arXiv 2101.02281).
-    Differs from the paper: medians in the place of its clustering, no noise.
+    FLAME's (Nguyen et al., USENIX Security 2022, arXiv 2101.02281), weights that fall off again Hampel's (JASA 1974).
+    Differs from the papers: medians in the place of FLAME's clustering, no noise.
     """
 
     @property
@@ -63,15 +68,17 @@ class Guarded(Wrapper):
         """The inner fuse of the trusted, with what each is trusted."""
         if len(cohort.clients) < 3:
             return self.inner.fuse(cohort, params, state)
+        known, inner = _parted(state)
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
-        verdict = cohort.share(cohort.on_server(judge, products, sizes.get("size") if sizes else None))
-        verdict = Verdict(*(value.cpu() for value in verdict))
+        found = cohort.on_server(judge, products, sizes.get("size"), cohort.clients, known)
+        verdict = Verdict(*(value.cpu() for value in cohort.share(found)))
         weights = cohort.weights * verdict.trust
-        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
+        weights = weights / weights.sum() if float(weights.sum()) > 0.0 else cohort.weights
+        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights)
         square = weighted_sum(trusted, square_of)
-        fused = self.inner.fuse(trusted, params, state)
-        return cohort.on_server(_finish, fused, square, verdict, trusted.weights)
+        fused = self.inner.fuse(trusted, params, inner)
+        return cohort.on_server(_finish, fused, square, verdict, weights, cohort.clients, known)
 
     def exchanged(self, params: Params, num_clients: int) -> Exchanged:
         """The inner fuse's; the deltas in pieces, two numbers, and the verdict."""
@@ -95,26 +102,35 @@ class Trusted(MappedCohort):
         return self.trusted
 
 
-def judge(products: Tensor, sizes: Tensor | None) -> Verdict:
+def judge(
+    products: Tensor,
+    sizes: Tensor | None = None,
+    clients: Sequence[int] = (),
+    known: Mapping[int, float] = MappingProxyType({}),
+) -> Verdict:
     """The verdict on K clients.
 
     Args:
         products: inner products of their deltas, ``[K, K]`` float64.
         sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
+        clients: their ids; needed where ``known`` is.
+        known: what clients were trusted when last there was agreement, by id.
 
     >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
-    >>> verdict = judge(deltas @ deltas.T, None)
+    >>> verdict = judge(deltas @ deltas.T)
     >>> verdict.trust.tolist(), [round(value, 2) for value in verdict.update.tolist()]
-    ([1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.22])
+    ([1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.05])
     """
     num_clients = len(products)
     others = ~torch.eye(num_clients, dtype=torch.bool, device=products.device)
     cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
     agreement = cosines.quantile(0.5, dim=1)
     usual = float(agreement.quantile(0.5))
-    if usual <= 0.0:
-        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); all of them are trusted", usual)
-    trust = (2 * agreement / usual).clamp(0.0, 1.0) if usual > 0.0 else torch.ones_like(agreement)
+    if usual > 0.0:
+        trust = (2 * agreement / usual).clamp(0.0, 1.0)
+    else:
+        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); trust stays what it was", usual)
+        trust = torch.tensor([known.get(one, 1.0) for one in clients] or [1.0] * num_clients).to(agreement)
     norms = products.diagonal().sqrt()
     return Verdict(trust, _within(norms), _within(sizes) if sizes is not None else torch.ones_like(trust))
 
@@ -122,7 +138,7 @@ def judge(products: Tensor, sizes: Tensor | None) -> Verdict:
 def _within(sizes: Tensor) -> Tensor:
     values = sizes.double()
     most = BOUND * values.quantile(0.5)
-    return torch.where(values > most, most / values, 1.0)
+    return torch.where(values > most, (most / values).square(), 1.0)
 
 
 def _evidence_size(contribution: Contribution) -> Params:
@@ -141,11 +157,20 @@ def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribut
     )
 
 
-def _finish(fused: Fused, square: Params, verdict: Verdict, weights: Tensor) -> Fused:
+def _parted(state: State) -> tuple[dict[int, float], State]:
+    """What clients were trusted, by id, and the inner fuse's state; empty but at the server."""
+    return state.get("trust", {}), {key: value for key, value in state.items() if key != "trust"}
+
+
+def _finish(
+    fused: Fused, square: Params, verdict: Verdict, weights: Tensor, clients: tuple[int, ...], known: dict[int, float]
+) -> Fused:
     metrics: Metrics = {
         **fused.metrics,
         "aggregator/trust": [round(value, 4) for value in verdict.trust.tolist()],
         "aggregator/trusted": effective_clients(weights),
     }
-    known = fused.mean_square
-    return fused._replace(metrics=metrics, mean_square=float(square["square"]) if known is None else known)
+    state = {**fused.state, "trust": known | dict(zip(clients, verdict.trust.tolist(), strict=True))}
+    given = fused.mean_square
+    mean_square = float(square["square"]) if given is None else given
+    return fused._replace(metrics=metrics, mean_square=mean_square, state=state)

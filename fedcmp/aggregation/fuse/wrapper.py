@@ -36,5 +36,5 @@ class Wrapper:
         return self.inner.finds_basis
 
     def init(self, params: Params) -> State:
-        """The inner fuse's: wrappers have no memory."""
+        """The inner fuse's: what a wrapper remembers, it has after its first round."""
         return self.inner.init(params)
