@@ -78,7 +78,9 @@ def build_parts(
         return _batches(config, data.source, samples, module, progress, what, team, keep)
 
     def held_out(samples: list[Sample], what: str) -> EvalData:
-        return EvalData(batches(samples, what), tuple(one.domain for one in samples), config.evaluation.batch_size)
+        fetch, domains = batches(samples, what), tuple(one.domain for one in samples)
+        order = tuple(sorted(range(len(samples)), key=lambda position: len(fetch.tokens[position])))
+        return EvalData(fetch, domains, config.evaluation.batch_size, order)
 
     fetch = None
     if training:

@@ -25,6 +25,9 @@ class EvalData:
     """The domain of each position."""
     batch_size: int = 64
     """Rows of one forward pass."""
+    order: tuple[int, ...] | None = None
+    """All positions, neighbours of which share a forward pass; None: as they are numbered. With captions alike in
+    length together less is padding; no result depends on it but by rounding."""
 
 
 class Evaluation(NamedTuple):
@@ -81,14 +84,18 @@ def evaluate(
     """
     module.eval()
     pictures = other_pictures(data.domains) if shuffle_pictures else None
+    order = list(range(len(data.domains)) if data.order is None else data.order)
 
     def score(rows: range) -> torch.Tensor:
-        batch = data.fetch(list(rows))
+        positions = order[rows.start : rows.stop]
+        batch = data.fetch(positions)
         if pictures is not None:
-            batch |= images_of(data, [pictures[row] for row in rows])
+            batch |= images_of(data, [pictures[position] for position in positions])
         return torch.stack([scores.double() for scores in module.scores(batch, params)])
 
-    found = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3, on_batch)
+    scored = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3, on_batch)
+    found = torch.empty_like(scored)
+    found[:, order] = scored
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for domain, *scores in zip(data.domains, *found.tolist(), strict=True):
         sums[domain] = [total + one for total, one in zip(sums[domain], scores, strict=True)]

@@ -56,6 +56,24 @@ def test_hits_are_the_likeliest_tokens_of_the_whole_model(llm: LanguageModel) ->
     assert told["token_accuracy_domains"] == found.accuracy_by_domain
 
 
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_the_order_in_which_samples_are_evaluated_changes_nothing(llm: LanguageModel, shuffled: bool) -> None:
+    module, fetch, seen = ProjectorAlignment(None, llm, PARAMS), fetcher(llm), []
+
+    def watched(positions) -> Batch:
+        seen.append(list(positions))
+        return fetch(positions)
+
+    data = EvalData(fetch, ("x", "y", "x", "y", "x"), batch_size=2)
+    plain = evaluate(module, PARAMS, data, shuffle_pictures=shuffled)
+    ordered = EvalData(watched, data.domains, batch_size=2, order=(3, 0, 4, 2, 1))
+    other = evaluate(module, PARAMS, ordered, shuffle_pictures=shuffled)
+    assert seen[0] == [3, 0]
+    assert other.by_domain == pytest.approx(plain.by_domain, rel=1e-6)
+    assert other.accuracy_by_domain == plain.accuracy_by_domain
+    assert len(set(plain.by_domain.values())) == 2
+
+
 def test_the_loss_beside_it_is_that_of_training_to_the_bits(llm: LanguageModel) -> None:
     batch = fetcher(llm)([0, 1, 2])
     image = torch.randn(3, 4, llm.width, generator=torch.Generator().manual_seed(1))
