@@ -61,3 +61,19 @@ def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("FEDCMP_DATA", "/elsewhere")
     assert study.run("pairs", None) == 0
     assert asked.read_text() == '{"config": "root: /elsewhere/pairs"}'
+
+
+def test_the_page_on_hostile_clients_tells_what_was_measured() -> None:
+    page = (study.HERE.parent / "docs" / "hostile.md").read_text(encoding="utf-8")
+    _, _, told = page.partition("| of 8 clients |")
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told.splitlines()[2:9]]
+    settings = {"none hostile": "clean", "2 send the opposite": "sign, 2 of 8", "3 send the opposite": "sign, 3 of 8",
+                "2 forge huge evidence": "evidence_huge, 2 of 8", "2 replay their first update": "replay, 2 of 8",
+                "3 send noise": "noise, 3 of 8", "3 are left out": "malformed, 3 of 8"}  # fmt: skip
+    rows = [line.strip("| ").split(" | ") for line in study.table("attacks", "losses").splitlines()]
+    measured = {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
+    assert len(shown) == len(settings)
+    for words, *losses in shown:
+        of = measured[settings[words]]
+        wanted = [of[rule] for rule in ("fedcmp", "guarded", "fedavg", "median", "multi-krum")]
+        assert losses == [loss.replace("failed", "-") for loss in wanted]
