@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gc
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -114,11 +115,12 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record; what is in it is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
-    there = (RESULTS / "aggregation.json").exists()
-    found: dict[str, Any] = read("aggregation")["found"] if there else {}
+    there = (options.out / "aggregation.json").exists()
+    found: dict[str, Any] = read("aggregation", options.out)["found"] if there else {}
     for shape in options.shapes:
         for rule in options.rules:
             one = measure(shape, rule, options.clients, device, options.repeats)
@@ -134,7 +136,7 @@ def main() -> None:
         )
         for name, by_rule in found.items()
     }  # fmt: skip
-    save("aggregation", "python benchmarks/aggregation.py", found, tables)
+    save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=options.out)
 
 
 if __name__ == "__main__":
