@@ -201,6 +201,11 @@ def main() -> None:
                     one["end"] = verdict(folder, out)
                 results.setdefault(name, {})[task] = one
                 print(task, name, {key: value for key, value in one.items() if key != "seconds"}, flush=True)
+            keep(options, results)
+
+
+def keep(options: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Writes the record as far as it goes; what is slow may be given up."""
     found = {"results": results, "rounds": options.rounds, "steps": options.steps, "batch": options.batch,
              "workers": options.workers}  # fmt: skip
     peers = {DISTRIBUTIONS[name]: version_of(name, options.envs) for name in PEERS}
