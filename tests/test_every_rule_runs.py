@@ -11,7 +11,7 @@ from fedcmp.aggregation.presets import PRESETS
 from fedcmp.config import load_config
 from fedcmp.experiment import train
 
-QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled"]
+QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled", "run.figures=false"]
 DEMO = [
     "data.scenes_per_camera=8",
     "data.val_scenes_per_camera=2",
@@ -43,7 +43,8 @@ def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) 
         f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
         f"model.llm={shared / 'weights' / 'caption_lm'}",
         f"data.cache_dir={features}",
-        "data.max_train_per_domain=8",
+        "data.domains=[doodles,satellite,shapes,waste]",
+        "data.max_train_per_domain=16",
         "data.max_val_per_domain=2",
         "data.max_test_per_domain=2",
         "federation.rounds=2",
