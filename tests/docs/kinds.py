@@ -26,7 +26,6 @@ ELSEWHERE = {
     "python3 -m pip wheel": ("launch/pythons", "-m pip wheel"),
     "python3 -m venv": ("launch/pythons", "-m venv"),
     "wandb sync": ("tests/tracking/test_wandb.py", '"sync"'),
-    "python -m pytest": (".ci/run", "check"),
     "python launch/site/settings.py": ("tests/docs/test_settings_page.py", "settings.py"),
 }
 """Beginnings of commands that a test runs in its own way: the file, and a word of it that says so."""
