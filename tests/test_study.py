@@ -16,8 +16,11 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import study
 
+PARTS = [pytest.param(part, marks=pytest.mark.slow if "pairs" in part else ()) for part in study.PARTS]
+"""Real pairs are many records to read."""
 
-@pytest.mark.parametrize("part", study.PARTS)
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_part_asks_for_something_that_can_be_run(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(__file__).parent.parent)
     parser = argparse.ArgumentParser()

@@ -14,7 +14,10 @@ from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, s
 from fedcmp.config import load_config
 from fedcmp.experiment import train
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc"),
+]
 
 BROKEN = """\
 import os, sys
@@ -99,7 +102,7 @@ def lost(tmp_path: Path, command: list[str], number: int, seconds: float) -> str
     return (tmp_path / "log").read_text()
 
 
-@pytest.mark.parametrize("launcher", ["fabric run", pytest.param("launch.devices", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("launcher", ["fabric run", "launch.devices"])
 def test_a_rank_that_is_killed_ends_the_run_and_is_named(tmp_path: Path, launcher: str) -> None:
     words = [*LONG, f"run.dir={tmp_path / 'run'}"]
     command = fabric_run(2, words, port=free_port())
@@ -109,7 +112,6 @@ def test_a_rank_that_is_killed_ends_the_run_and_is_named(tmp_path: Path, launche
     assert "rank 0: fedcmp: error: rank 1 was lost: it died, or was stopped: it has no pulse" in said
 
 
-@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_within_the_timeout_and_is_named(tmp_path: Path) -> None:
     words = [*LONG, f"run.dir={tmp_path / 'run'}", "launch.timeout=60"]
     said = lost(tmp_path, fabric_run(2, words, port=free_port()), signal.SIGSTOP, 60 + 45)
