@@ -41,11 +41,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--only", nargs="+", choices=list(steps("cpu", RESULTS)), help="not all steps")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu shows that the command works")
     found: dict[str, dict[str, object]] = {}
     for name, (limit, words) in steps(options.device, options.out).items():
+        if options.only and name not in options.only:
+            continue
         print(f"\n== {name}: python {' '.join(words)}", flush=True)
         t0 = time.perf_counter()
         try:
