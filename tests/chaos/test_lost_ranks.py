@@ -7,8 +7,11 @@ import signal
 import sys
 from pathlib import Path
 
-import processes
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "launch"))
+
+import processes
 from processes import SMALL, fabric_run, free_port, started, summary, until
 
 pytestmark = [
