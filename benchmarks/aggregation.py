@@ -126,6 +126,11 @@ def main() -> None:
             one = measure(shape, rule, options.clients, device, options.repeats)
             found.setdefault(f"{shape}, {device.type}", {})[rule] = one
             print(shape, rule, {key: round(value, 3) for key, value in one.items()}, flush=True)
+        keep(found, options.out)
+
+
+def keep(found: dict[str, Any], out: Path) -> None:
+    """Writes the record as far as it goes."""
     tables = {
         name: Table(
             ("rule", "K", "ms", "bound, ms", "times the bound", "MB up, a client", "MB down", "sums only"),
@@ -136,7 +141,7 @@ def main() -> None:
         )
         for name, by_rule in found.items()
     }  # fmt: skip
-    save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=options.out)
+    save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=out)
 
 
 if __name__ == "__main__":
