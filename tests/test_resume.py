@@ -58,10 +58,11 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, how: str) -> None:
     monkeypatch.setattr(loop, "run_round", round_then_interrupt)
 
 
-@pytest.mark.parametrize("rule", ["fedcmp", "scaffold", "fedadam"])
+@pytest.mark.parametrize("rule", ["fedcmp", "fedcmp guarded", "scaffold", "fedadam"])
 @pytest.mark.parametrize("how", ["asked", "killed"])
 def test_going_on_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, how: str) -> None:
-    options = [f"aggregator={rule}", "federation.keep_local_state=true"]
+    name, _, guarded = rule.partition(" ")
+    options = [f"aggregator={name}", f"aggregator.guard={bool(guarded)}", "federation.keep_local_state=true"]
     whole = train(small(tmp_path / "whole", *options))
     with monkeypatch.context() as patch:
         interrupt(patch, 2, how)

@@ -106,7 +106,7 @@ def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytes
     assert "clients do not agree" in caplog.text
 
 
-def test_where_nobody_agrees_any_more_a_liar_is_known() -> None:
+def test_where_nobody_agrees_any_more_a_liar_is_known(caplog: pytest.LogCaptureFixture) -> None:
     cohort = [honest(number, noise=0.3) for number in range(5)]
     rule = Guarded(Mean())
     lying = [times(one, -1.0) if one.client_id == 3 else one for one in cohort]
@@ -117,8 +117,10 @@ def test_where_nobody_agrees_any_more_a_liar_is_known() -> None:
     fused = rule.fuse(LocalCohort([*apart[1:], newcomer]), {"linear.weight": torch.zeros(5)}, state)
     assert fused.metrics["aggregator/trust"] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert {client for client, trust in fused.state["trust"].items() if trust == 0.0} == {3}
+    assert "each keeps the trust that it had" in caplog.text
     alone = rule.fuse(LocalCohort(apart), {"linear.weight": torch.zeros(5)}, {"trust": dict.fromkeys(range(5), 0.0)})
     assert alone.metrics["aggregator/trusted"] == pytest.approx(5.0)
+    assert "all of them are trusted" in caplog.text
 
 
 def test_two_clients_cannot_outvote_each_other() -> None:

@@ -17,7 +17,6 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fault_cases import CASES, SICK, Case
+from forking import fork_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "faults"
@@ -106,22 +106,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def start(words: Sequence[str], run: Path, case: Case, ranks: int) -> None:
     """Forks the ranks of a run, or of one that goes on, and waits for them; who is left after a rank is killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                _run(list(words), run, case, rank, ranks, port)
-                code = 0
-            except BaseException as error:
-                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-            finally:
-                os._exit(code)
-        children.append(child)
+    children = fork_ranks(ranks, lambda rank: _run(list(words), run, case, rank))
     end, left = time.monotonic() + MOST, list(children)
     while left and time.monotonic() < end:
         left = [child for child in left if not os.waitpid(child, os.WNOHANG)[0]]
@@ -134,7 +119,7 @@ def start(words: Sequence[str], run: Path, case: Case, ranks: int) -> None:
         os.waitpid(child, 0)
 
 
-def _run(words: list[str], run: Path, case: Case, rank: int, ranks: int, port: int) -> None:
+def _run(words: list[str], run: Path, case: Case, rank: int) -> None:
     import fedcmp.federation.groups as groups
     import fedcmp.federation.loop as loop
     from fedcmp.config import load_config
@@ -142,10 +127,6 @@ def _run(words: list[str], run: Path, case: Case, rank: int, ranks: int, port: i
     from fedcmp.tracking.progress import Progress
 
     sys.stderr = (run.parent / f"{run.name}.log").open("a")
-    if ranks > 1:
-        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in names.items()})
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_RUN_ID": "chaos", "GLOO_SOCKET_IFNAME": "lo"}
     if case.sick is not None:
         groups.train_wave = case.sick(groups.train_wave)
     whole, act = loop.run_round, case.rank

@@ -1,6 +1,7 @@
 """Runs that are killed at any moment and go on, against one that was left alone.
 
     python tests/chaos/kills.py --trials 100 --ranks 1 2 4
+    python tests/chaos/kills.py --write     # and puts what was found into docs/faults.md
 
 The ranks of a trial are forked from this process, so that a trial is the run and no start-up. It dies by SIGKILL:
 
@@ -20,7 +21,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -28,12 +28,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from forking import fork_ranks
+
 SMALL = (
     "data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2",
     "federation.rounds=5", "federation.local_steps=1", "federation.batch_size=2", "federation.clients_per_round=5",
     "federation.keep_local_state=true", "federation.slots=1", "evaluation.captions=2", "evaluation.examples=1",
     "evaluation.questions=0", "evaluation.max_tokens=4", "wandb.mode=disabled", "run.figures=false",
 )  # fmt: skip
+PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 HOW = ("clock", "file", "rank")
 MOST_KILLS = 4
 """A trial is killed up to so often."""
@@ -93,27 +96,13 @@ def trial(seed: int, how: str, ranks: int, rule: str, folder: Path, expected: di
 
 def start(folder: Path, ranks: int, rule: str, kill_at_file: int = 0) -> list[int]:
     """Forks the ranks of a run, or of one that goes on; their process ids."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
-    for rank in range(ranks):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                if ranks > 1:
-                    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
-                    names |= {"MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "chaos"}
-                    os.environ.update({key: str(value) for key, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-                if kill_at_file and rank == 0:
-                    _die_at(kill_at_file, folder)
-                _run(folder, rule)
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    return children
+
+    def act(rank: int) -> None:
+        if kill_at_file and rank == 0:
+            _die_at(kill_at_file, folder)
+        _run(folder, rule)
+
+    return fork_ranks(ranks, act)
 
 
 def _run(folder: Path, rule: str) -> None:
@@ -211,7 +200,11 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rules", nargs="+", default=["fedcmp", "scaffold"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put what was found into docs/faults.md")
     options = parser.parse_args()
+    from fedcmp.version import commit
+
+    begun_at = (commit() or "unknown")[:7]
     folder = Path(tempfile.mkdtemp(prefix="fedcmp-chaos-"))
     t0 = time.monotonic()
     found = campaign(options.trials, options.ranks, options.rules, options.seed, folder)
@@ -224,9 +217,22 @@ def main() -> int:
         f"{len(bad)} trials did not end with the bits of the run that was left alone"
         + (f": see {folder}" if bad else "")
     )
+    if options.write:
+        write(f"commit {begun_at}, {time.monotonic() - t0:.0f} s", found, places)
     if not bad:
         shutil.rmtree(folder)
     return 1 if bad else 0
+
+
+def write(about: str, found: list[Trial], places: Counter[str]) -> None:
+    """Puts the table between its marks in the page."""
+    kills = sum(len(one.kills) for one in found)
+    rows = [f"| killed {place} | {count} |" for place, count in places.most_common()]
+    rows += [f"| runs with other bits than the one left alone | {sum(one.problem is not None for one in found)} |"]
+    table = "\n".join([f"| {len(found)} runs, {kills} kills ({about}) | |", "|---|---|", *rows])
+    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- kills -->")
+    _, end, after = rest.partition("<!-- end of kills -->")
+    PAGE.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

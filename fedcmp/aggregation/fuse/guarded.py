@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -46,7 +44,8 @@ class Guarded(Wrapper):
 
     As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. Where
     even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be told
-    from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in none.
+    from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in none,
+    or if that leaves nobody; a warning says which.
     Rounds of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k
     afterwards. An update that is too long comes out shorter than twice the median, the shorter the longer it was: to
     shout does not pay.
@@ -71,14 +70,14 @@ class Guarded(Wrapper):
         known, inner = _parted(state)
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
-        found = cohort.on_server(judge, products, sizes.get("size"), cohort.clients, known)
+        trusted_before = torch.tensor([known.get(client, 1.0) for client in cohort.clients], dtype=torch.float64)
+        found = cohort.on_server(judge, products, sizes.get("size"), trusted_before)
         verdict = Verdict(*(value.cpu() for value in cohort.share(found)))
         weights = cohort.weights * verdict.trust
-        weights = weights / weights.sum() if float(weights.sum()) > 0.0 else cohort.weights
-        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights)
+        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
         square = weighted_sum(trusted, square_of)
         fused = self.inner.fuse(trusted, params, inner)
-        return cohort.on_server(_finish, fused, square, verdict, weights, cohort.clients, known)
+        return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
 
     def exchanged(self, params: Params, num_clients: int) -> Exchanged:
         """The inner fuse's; the deltas in pieces, two numbers, and the verdict."""
@@ -102,19 +101,13 @@ class Trusted(MappedCohort):
         return self.trusted
 
 
-def judge(
-    products: Tensor,
-    sizes: Tensor | None = None,
-    clients: Sequence[int] = (),
-    known: Mapping[int, float] = MappingProxyType({}),
-) -> Verdict:
+def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None = None) -> Verdict:
     """The verdict on K clients.
 
     Args:
         products: inner products of their deltas, ``[K, K]`` float64.
         sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
-        clients: their ids; needed where ``known`` is.
-        known: what clients were trusted when last there was agreement, by id.
+        before: what each was trusted when last there was agreement, ``[K]`` in [0, 1]; None: there was none.
 
     >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
     >>> verdict = judge(deltas @ deltas.T)
@@ -129,8 +122,10 @@ def judge(
     if usual > 0.0:
         trust = (2 * agreement / usual).clamp(0.0, 1.0)
     else:
-        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); trust stays what it was", usual)
-        trust = torch.tensor([known.get(one, 1.0) for one in clients] or [1.0] * num_clients).to(agreement)
+        kept = before is not None and bool(before.any())
+        said = "each keeps the trust that it had" if kept else "all of them are trusted"
+        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); %s", usual, said)
+        trust = before.to(agreement) if before is not None and kept else torch.ones_like(agreement)
     norms = products.diagonal().sqrt()
     return Verdict(trust, _within(norms), _within(sizes) if sizes is not None else torch.ones_like(trust))
 
