@@ -29,6 +29,7 @@ SECTIONS = (
     "scale_data",
     "startup",
     "growth",
+    "tried",
     "llava_tiny",
 )
 """In the page's order."""
