@@ -2,8 +2,8 @@
 
     python benchmarks/tried.py          # a minute or two on an idle core
 
-Saving: `save_checkpoint` of LLaVA-1.5's projector and two tensors of its size, momentum and last step. Compiling: rounds
-of FedAvg with 8 clients in 4 slots of the `small` LLM of limit.py, before and after; processor seconds of a round.
+Saving: `save_checkpoint` of LLaVA-1.5's projector and two tensors of its size, momentum and last step. Compiling:
+rounds of FedAvg with 8 clients in 4 slots of the `small` LLM of limit.py, before and after; processor seconds of each.
 """
 
 from __future__ import annotations
