@@ -26,9 +26,13 @@ from fedcmp.types import Params
 
 BITS = 62
 """A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
-CHUNK = 2**16
-"""Entries that are turned into integers at a time on a CPU, so that they stay in its cache; terms that are smaller are
-piled up until they are as many."""
+CHUNK = 2**15
+"""Entries that are turned into integers at a time on a CPU, so that they and their sum stay in its cache; terms that
+are smaller are piled up until they are as many."""
+LAUNCH = 512
+"""On a GPU so many times as many: a piece is worth its launch, and what is copied is still bounded."""
+PILE = 4
+"""Terms that are added together, however large, so that their sum is read and written once for all of them."""
 
 
 class Product(NamedTuple):
@@ -95,7 +99,7 @@ def sum_fixed(terms: Iterable[Term], exponents: Mapping[str, int]) -> Params:
                 totals[name] = torch.zeros(value.shape, dtype=torch.int64, device=value.device)
             pile = piles.setdefault(name, [])
             pile.append(factor)
-            if len(pile) * value.numel() >= CHUNK:
+            if len(pile) >= max(PILE, _piece(value) // max(1, value.numel())):
                 _add(totals[name], pile, exponents[name])
                 pile.clear()
     for name, pile in piles.items():
@@ -113,25 +117,28 @@ def from_fixed(total: Tensor, exponent: int) -> Tensor:
     return _scale(total.double(), -exponent)
 
 
+def _piece(value: Tensor) -> int:
+    return CHUNK if value.device.type == "cpu" else CHUNK * LAUNCH
+
+
 def _add(total: Tensor, pile: Sequence[Tensor | Product], exponent: int) -> None:
-    values = [one.value if isinstance(one, Product) else one for one in pile]
+    """Adds ``round(2^s w_k x_k)`` of all terms of a pile, piece by piece."""
+    entries = [(one.value if isinstance(one, Product) else one).reshape(-1) for one in pile]
     weights = [one.weight if isinstance(one, Product) else 1.0 for one in pile]
-    alone, sums = len(pile) == 1, total.view(-1)
-    entries = values[0].reshape(-1) if alone else torch.stack(values).view(len(pile), -1)
-    factors = weights[0] if alone else torch.tensor(weights, dtype=torch.float64, device=total.device).unsqueeze(1)
-    step = CHUNK if alone and total.device.type == "cpu" else max(1, total.numel())
+    factors = torch.tensor(weights, dtype=torch.float64, device=total.device).unsqueeze(1)
+    near = max(-500, min(500, exponent))
+    factors *= math.ldexp(1.0, near)  # exact: the products are rounded as if the scale came after them
+    sums, step = total.view(-1), max(1, _piece(total) // len(pile))
     for begin in range(0, total.numel(), step):
-        part = entries[..., begin : begin + step].to(torch.float64, copy=True)
-        if any(weight != 1.0 for weight in weights):
-            part *= factors
-        whole = _scale(part, exponent).round_().long()
-        sums[begin : begin + step] += whole if alone else whole.sum(0)
+        part = torch.stack([one[begin : begin + step] for one in entries]).to(torch.float64)
+        part = _scale(part.mul_(factors), exponent - near)
+        sums[begin : begin + step] += part.round_().long().sum(0)
 
 
 def _scale(values: Tensor, exponent: int) -> Tensor:
     """``2^exponent values``, in place; in two steps where the factor itself would leave float64."""
-    first = max(-1000, min(1000, exponent))
-    values *= math.ldexp(1.0, first)
-    if first != exponent:
-        values *= math.ldexp(1.0, exponent - first)
+    while exponent:
+        near = max(-1000, min(1000, exponent))
+        values *= math.ldexp(1.0, near)
+        exponent -= near
     return values
