@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class FedcmpError(Exception):
@@ -38,12 +38,19 @@ class ClientError(FedcmpError):
     """Something failed inside one client.
 
     Args:
-        client_id: the client in which it failed.
+        client_id: the client in which it failed; of clients that train together, the first.
         stage: what the client was doing: ``"train"``, ``"evaluate"``, ...
+        message: what went wrong.
+        together: all clients that trained in one computation, of which any may have failed.
+
+    >>> print(ClientError(2, "train", "out of memory", together=[2, 3]))
+    one of the clients 2, 3, trained together, failed in train: out of memory
     """
 
-    def __init__(self, client_id: int, stage: str, message: str) -> None:
-        super().__init__(f"client {client_id} failed in {stage}: {message}")
+    def __init__(self, client_id: int, stage: str, message: str, together: Sequence[int] = ()) -> None:
+        names = ", ".join(map(str, together))
+        who = f"one of the clients {names}, trained together," if len(together) > 1 else f"client {client_id}"
+        super().__init__(f"{who} failed in {stage}: {message}")
         self.client_id = client_id
         self.stage = stage
 

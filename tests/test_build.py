@@ -27,6 +27,17 @@ def test_a_rule_that_needs_more_clients_than_a_round_has_is_named() -> None:
         check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
 
 
+def test_fewer_clients_than_must_send_something_are_named_before_the_run() -> None:
+    words = ["federation.rounds=2", "partition.clients=4", "federation.min_clients"]
+    config = load_config(None, [*words[:-1], f"{words[-1]}=4"])
+    check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
+    config = load_config(None, [*words[:-1], f"{words[-1]}=5"])
+    with pytest.raises(
+        ConfigError, match=r"federation\.min_clients=5 needs at least 5 clients in a round, but round 1 has 4; raise"
+    ):
+        check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
+
+
 def test_damaged_captions_are_trained_on_and_nothing_else_is_touched() -> None:
     words = ["data.scenes_per_camera=8", "federation.batch_size=4", "federation.rounds=1", "partition.clients=4"]
     damage = ["partition.scenario=domain+quality", "partition.quality.kind=template"]

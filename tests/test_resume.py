@@ -140,6 +140,16 @@ def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert split.read_text() == kept, "killed before it was written, it is written"
 
 
+def test_a_run_goes_on_with_other_slots_to_float32_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(small(tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, "asked")
+        train(small(tmp_path / "part"))
+    done = resume(tmp_path / "part", ["federation.slots=4"])
+    assert done["exit"] == "finished"
+    assert done["val/loss"]["end"] == pytest.approx(whole["val/loss"]["end"], rel=1e-4)
+
+
 def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         interrupt(patch, 1, "asked")

@@ -108,16 +108,18 @@ def _by_cluster(config: Config) -> bool:
 
 
 def check_cohorts(config: Config, plan: RunPlan) -> None:
-    """Whether every round has as many clients as the rule needs.
+    """Whether every round has as many clients as the rule and ``federation.min_clients`` need.
 
     Raises:
         ConfigError: a round has too few.
     """
-    needed = build_aggregator(config.aggregator).fuse.least_clients
+    rule, least = build_aggregator(config.aggregator).fuse.least_clients, config.federation.min_clients
+    needed = max(rule, least)
+    who = f"aggregator.name={config.aggregator.name}" if rule >= least else f"federation.min_clients={least}"
     smallest = min(plan.rounds, key=lambda one: len(one.tasks))
     if len(smallest.tasks) < needed:
         raise ConfigError(
-            f"aggregator.name={config.aggregator.name} needs at least {needed} clients in a round, but round "
+            f"{who} needs at least {needed} clients in a round, but round "
             f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
             f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {config.partition.clients}), "
             "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"

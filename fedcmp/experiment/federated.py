@@ -35,6 +35,8 @@ from fedcmp.tracking.tracker import Recorder, read_records
 log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
+TO_ACCURACY = ("federation.slots",)
+"""Those that may differ, too, but send the same numbers through other kernels: results agree to float32 accuracy."""
 
 
 def train(
@@ -120,7 +122,8 @@ def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) 
 
     Args:
         path: the run folder.
-        overrides: of what may change, ``MAY_CHANGE``; others only if they say what the run has already.
+        overrides: of what may change, ``MAY_CHANGE`` and ``TO_ACCURACY``; others only if they say what the run has
+            already.
         file: the config file that the run began with; None: what the run folder holds.
 
     Raises:
@@ -133,7 +136,7 @@ def reopen(path: Path, overrides: Sequence[str] = (), file: Path | None = None) 
     config = load_config(file or folder.config, overrides)
     changed = [
         change for change in differences(load_config(folder.config), config)
-        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
+        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE + TO_ACCURACY)
     ]  # fmt: skip
     if changed:
         raise CheckpointError(f"{path} cannot go on with other settings: {'; '.join(changed)}; start a new run instead")

@@ -45,7 +45,8 @@ class FederationConfig:
     """Clients whose update's norm, or the size of whose evidence, is above so many times the median of the round's
     usable ones are left out, where there are three or more; 0: no bound, else > 1."""
     deadline: float = 0.0
-    """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated."""
+    """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated. It needs
+    `slots=1`: clients that train together take the same time."""
     secure: str = "none"
     """How the server adds up what clients send: `none`, it sees every term, or `masks`, secure sums, of whose terms it
     sees nothing; for rules that see sums only, with `aggregator.pairwise=0`, on one rank."""
@@ -64,6 +65,11 @@ class FederationConfig:
         for key in ("local_steps", "clients_per_round", "max_update_norm", "norm_bound", "deadline"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+        if self.deadline and self.slots > 1:
+            raise ConfigError(
+                f"{prefix}.deadline needs {prefix}.slots=1, got {self.slots}: clients that train together take the "
+                "same time, and nobody can tell which of them was slow"
+            )
         if self.on_client_error not in ON_ERROR:
             raise ConfigError(
                 f"{prefix}.on_client_error: unknown word {self.on_client_error!r}; "

@@ -102,6 +102,5 @@ def _train(
     except FedcmpError:
         raise
     except Exception as error:
-        together = f" (trained together: {', '.join(str(task.client_id) for task in wave)})" if len(wave) > 1 else ""
-        message = f"{type(error).__name__}: {error}{together}"
-        raise ClientError(wave[0].client_id, f"train, round {plan.round + 1}", message) from error
+        ids = [task.client_id for task in wave]
+        raise ClientError(ids[0], f"train, round {plan.round + 1}", f"{type(error).__name__}: {error}", ids) from error

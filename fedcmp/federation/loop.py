@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedcmp.data.stream import announce
-from fedcmp.distributed.team import is_server
+from fedcmp.distributed.team import is_server, together
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import save_checkpoint
 from fedcmp.federation.federation import Federation
@@ -70,7 +70,7 @@ def run_round(
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, federation.config)
-    accepted = gate(reports, federation.config)
+    accepted = together(team, lambda: gate(reports, federation.config))
     for one in reports:
         if one.rejected and is_server(team):
             log.warning("round %d: client %d was left out: %s", plan.round + 1, one.client_id, one.rejected)

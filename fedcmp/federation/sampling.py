@@ -57,7 +57,9 @@ def plan_run(
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
-    Whether a chosen client drops out of a round depends on seed, round and client alone.
+    A cohort is drawn from the clients that have samples left, and whoever is drawn trains. Where all clients take part
+    in every round, one that has fewer batches than there are rounds rests in some. Whether a chosen client drops out of
+    a round depends on seed, round and client alone.
 
     Args:
         clients: the sample indices of each client.
@@ -67,7 +69,7 @@ def plan_run(
             a batch. Which samples a round has does not depend on it.
 
     Raises:
-        DataError: a client has fewer samples than one batch, or more rounds than batches.
+        DataError: a client has fewer samples than one batch, or nobody has samples for a round.
     """
     size, num_clients = config.batch_size, len(clients)
     cohort_size = min(config.clients_per_round or num_clients, num_clients)
@@ -79,19 +81,21 @@ def plan_run(
             )
     orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
     budgets = [len(order) // size for order in orders]  # local steps that each client has in all
+    everybody = cohort_size == num_clients
     taking_part = (1 - config.dropout) * cohort_size / num_clients
     expected = max(1, round(config.rounds * taking_part))  # rounds that a client takes part in
     used, turns, samples = [0] * num_clients, [0] * num_clients, 0
     rounds = []
     for index in range(config.rounds):
         ready: dict[int, int] = {}  # local steps of this round
-        for client in _cohort(num_clients, cohort_size, index, seed):
+        able = [client for client in range(num_clients) if used[client] < budgets[client]]
+        for client in able if everybody else _cohort(able, cohort_size, index, seed):
             due = config.local_steps or -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
-            steps = max(0, min(due, budgets[client] - used[client]))
+            steps = min(max(due, 0 if everybody else 1), budgets[client] - used[client])
             if steps:
                 ready[client] = steps
             else:
-                turns[client] += 1  # its samples are used up, or few for its rounds: it rests
+                turns[client] += 1  # its samples are few for its rounds: it rests
         dropped = _dropped(list(ready), config, index, seed)
         tasks = []
         for client, steps in ready.items():
@@ -104,10 +108,10 @@ def plan_run(
             used[client] += steps
         if not tasks:
             most = max(-(-budget // max(1, config.local_steps)) for budget in budgets)
+            fits = f"at most {most} rounds fit" if everybody else f"as this seed draws cohorts, {index} rounds fit"
             raise DataError(
-                f"no client has samples left in round {index + 1} of federation.rounds={config.rounds}; at most "
-                f"{most} rounds fit the data: lower federation.rounds or federation.local_steps, or raise "
-                "federation.passes"
+                f"no client has samples for round {index + 1} of federation.rounds={config.rounds}; {fits} the data: "
+                "lower federation.rounds or federation.local_steps, or raise federation.passes"
             )
         rounds.append(RoundPlan(index, tuple(tasks), samples, dropped))
         samples += rounds[-1].num_samples
@@ -135,10 +139,10 @@ def _batches(
     return tuple(tuple(samples[place * size : (place + 1) * size]) for place in places)
 
 
-def _cohort(num_clients: int, size: int, index: int, seed: int) -> list[int]:
-    if size == num_clients:
-        return list(range(num_clients))
-    return sorted(numpy_rng(seed, "cohort", index).choice(num_clients, size, replace=False).tolist())
+def _cohort(able: Sequence[int], size: int, index: int, seed: int) -> list[int]:
+    """``size`` of the clients that have samples left; all of them where they are fewer."""
+    drawn = numpy_rng(seed, "cohort", index).choice(np.asarray(able, dtype=int), min(size, len(able)), replace=False)
+    return sorted(drawn.tolist())
 
 
 def _dropped(chosen: Sequence[int], config: FederationConfig, index: int, seed: int) -> tuple[int, ...]:

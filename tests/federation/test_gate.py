@@ -108,10 +108,10 @@ def test_evidence_far_above_the_median_is_left_out() -> None:
 
 def test_a_client_beyond_the_deadline_is_left_out() -> None:
     slow = update(0, 1.0)._replace(scalars={"loss": 1.0, "seconds": 2.5})
-    told = report(slow, FederationConfig(deadline=2.0)).rejected
+    told = report(slow, FederationConfig(slots=1, deadline=2.0)).rejected
     assert told == "it trained for 2.5 s, longer than federation.deadline=2"
-    assert report(slow, FederationConfig(deadline=2.0)).fault == "slow"
-    assert report(slow, FederationConfig(deadline=3.0)).rejected is None
+    assert report(slow, FederationConfig(slots=1, deadline=2.0)).fault == "slow"
+    assert report(slow, FederationConfig(slots=1, deadline=3.0)).rejected is None
     assert report(slow, FederationConfig()).rejected is None
 
 
@@ -119,6 +119,7 @@ def test_a_client_beyond_the_deadline_is_left_out() -> None:
     ("on_client_error", "skipp", r'federation\.on_client_error: unknown word \'skipp\'; did you mean "skip"'),
     ("norm_bound", 1.0, r"federation\.norm_bound must be 0 \(no bound\) or above 1"),
     ("deadline", -1.0, r"federation\.deadline must be 0 or more"),
+    ("deadline", 5.0, r"federation\.deadline needs federation\.slots=1, got 2: clients that train together"),
 ])  # fmt: skip
 def test_settings_are_checked(field: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -40,6 +40,31 @@ def test_fixed_steps_and_partial_cohorts() -> None:
     assert len({tuple(t.client_id for t in one.tasks) for one in plan.rounds}) > 1
 
 
+@pytest.mark.parametrize(("num_clients", "drawn", "rounds"), [(100, 10, 50), (100, 25, 24), (8, 1, 40), (8, 2, 44)])
+def test_a_cohort_is_drawn_from_those_that_have_samples_left(num_clients: int, drawn: int, rounds: int) -> None:
+    clients = [tuple(range(44 * client, 44 * client + 44)) for client in range(num_clients)]
+    plan = plan_run(clients, FederationConfig(rounds=rounds, batch_size=4, clients_per_round=drawn), seed=0)
+    cohorts = [len(one.tasks) for one in plan.rounds]
+    short = [number for number, size in enumerate(cohorts) if size < drawn]
+    assert max(cohorts) == drawn
+    # only the last rounds, where fewer clients than that have anything left
+    assert short == list(range(rounds - len(short), rounds))
+    assert len(short) <= 3
+    seen = used(plan)
+    assert len(seen) == len(set(seen)) > 0.9 * 44 * num_clients * min(1.0, drawn * rounds * 11 / (11 * num_clients))
+
+
+def test_whoever_is_drawn_trains_and_the_error_counts_the_rounds() -> None:
+    few = [tuple(range(8 * client, 8 * client + 8)) for client in range(4)]
+    config = FederationConfig(rounds=9, batch_size=8, clients_per_round=1)
+    with pytest.raises(
+        DataError, match=r"for round 5 of federation\.rounds=9; as this seed draws cohorts, 4 rounds fit"
+    ):
+        plan_run(few, config, seed=0)
+    plan = plan_run(few, FederationConfig(rounds=4, batch_size=8, clients_per_round=1), seed=0)
+    assert sorted(one.tasks[0].client_id for one in plan.rounds) == [0, 1, 2, 3]
+
+
 def test_clients_drop_out_and_their_samples_wait() -> None:
     config = FederationConfig(rounds=40, local_steps=1, batch_size=1, dropout=0.3)
     clients = [tuple(range(100 * client, 100 * client + 100)) for client in range(10)]

@@ -79,7 +79,7 @@ def test_rules_of_ones_own_have_no_bound() -> None:
     (["federation.keep_local_state=true"], r"federation\.keep_local_state must be false"),
     (["federation.norm_bound=3"], r"federation\.norm_bound must be 0: the norms of others"),
     (["federation.max_update_norm=3"], r"federation\.max_update_norm must be 0: privacy\.clip bounds updates"),
-    (["federation.deadline=3"], r"federation\.deadline must be 0: who was late would show"),
+    (["federation.deadline=3", "federation.slots=1"], r"federation\.deadline must be 0: who was late would show"),
     (["privacy.shares.detla=1"], r"privacy\.shares\.detla: the rule has no such part; did you mean .delta."),
     (["privacy.shares.delta=0"], r"privacy\.shares\.delta must be in \(0, inf\), got 0"),
     (["privacy.kind=centrall"], r"privacy\.kind: unknown word .centrall.; did you mean .central."),
