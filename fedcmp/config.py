@@ -159,13 +159,10 @@ def _whole(
     base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
 ) -> Config:
     try:
-        merged = OmegaConf.structured(base)
-        for content, name in contents:
-            merged = _merge(merged, content, name)
-        for override in overrides:
-            shown = _shown(override)
-            merged = _merge(merged, _parse(override, shown), shown)
-        config = typing.cast(Config, OmegaConf.to_object(merged))
+        shown = [_shown(override) for override in overrides]
+        parsed = [_parse(override, name) for override, name in zip(overrides, shown, strict=True)]
+        layers = [*contents, *zip(parsed, shown, strict=True)]
+        config = typing.cast(Config, OmegaConf.to_object(_merge(OmegaConf.structured(base), layers)))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", "") or "a value"
         raise ConfigError(f"{key}: {_first_line(error)}" + (f" (in {where} and overrides)" if where else "")) from error
@@ -241,15 +238,26 @@ def _shown(override: str) -> str:
     return f"override {key}={text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + ' ...'}"
 
 
-def _merge(base: Any, content: Parsed, where: str) -> Any:
+def _merge(base: Any, layers: Sequence[tuple[Parsed, str]]) -> Any:
+    """All layers on the base, in one go, for each merge copies the whole; if that fails, one by one, to name one."""
+    fields = [_fields(content, where) for content, where in layers]
+    try:
+        return OmegaConf.merge(base, *fields)
+    except OmegaConfBaseException:
+        for (_, where), one in zip(layers, fields, strict=True):
+            try:
+                base = OmegaConf.merge(base, one)
+            except OmegaConfBaseException as error:
+                key = getattr(error, "full_key", None) or "value"
+                raise ConfigError(f"{where}: {key}: {_first_line(error)}") from error
+        raise
+
+
+def _fields(content: Parsed, where: str) -> Any:
     values = content.values
     if isinstance(values.get("aggregator"), str):
         values = {**values, "aggregator": {"name": values["aggregator"]}}
-    fields = as_fields(Config, values, content.words, where)
-    try:
-        return OmegaConf.merge(base, fields)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {getattr(error, 'full_key', None) or 'value'}: {_first_line(error)}") from error
+    return as_fields(Config, values, content.words, where)
 
 
 def _first_line(error: Exception) -> str:

@@ -10,5 +10,6 @@ SMALL = [
     "evaluation.examples=1",
     "evaluation.max_tokens=12",
     "evaluation.questions=2",
+    "run.figures=false",  # half of such a run's time
     "wandb.mode=disabled",
 ]

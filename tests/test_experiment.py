@@ -26,7 +26,7 @@ from fedcmp.models.projector import init_params
 from fedcmp.report.summary import compare_runs, describe
 from fedcmp.seeding import torch_rng
 
-SMALL = [*small.SMALL, "evaluation.examples=2"]
+SMALL = [*small.SMALL, "evaluation.examples=2", "run.figures=true"]
 FILES = {
     "config.yaml",
     "split.json",

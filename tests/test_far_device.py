@@ -33,6 +33,7 @@ SMALL = [
     "data.scenes_per_camera=16",
     "data.val_scenes_per_camera=2",
     "data.test_scenes_per_camera=2",
+    "run.figures=false",
     "federation.rounds=2",
     "federation.batch_size=4",
     "evaluation.captions=2",

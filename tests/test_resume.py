@@ -24,6 +24,7 @@ SMALL = [
     "federation.clients_per_round=5",
     "evaluation.captions=0",
     "evaluation.examples=0",
+    "run.figures=false",
     "wandb.mode=disabled",
 ]
 

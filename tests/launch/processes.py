@@ -22,6 +22,7 @@ SMALL = (
     "data.scenes_per_camera=24",
     "data.val_scenes_per_camera=2",
     "data.test_scenes_per_camera=2",
+    "run.figures=false",
     f"federation.rounds={ROUNDS}",
     "federation.batch_size=4",
     "evaluation.captions=0",

@@ -14,7 +14,13 @@ import small
 from fedcmp.config import load_config
 from fedcmp.experiment import train, train_centralized, train_local
 
-SMALL = [*small.SMALL, "evaluation.examples=2", "centralized.batch_sizes=[4,8]", "centralized.lrs=[0.005,0.01]"]
+SMALL = [
+    *small.SMALL,
+    "run.figures=true",
+    "evaluation.examples=2",
+    "centralized.batch_sizes=[4,8]",
+    "centralized.lrs=[0.005,0.01]",
+]
 
 
 @pytest.fixture(scope="session")
