@@ -59,6 +59,17 @@ def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> No
     assert distance(fused(inner, hostile), fused(inner, rest)) > 0.5
 
 
+@pytest.mark.parametrize("num", [3, 5, 7, 8, 9])
+def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
+    """In odd cohorts an honest client faces as many liars as honest ones."""
+    hostile = (num - 1) // 2
+    for draw in range(10):
+        own = torch.Generator().manual_seed(100 * num + draw)
+        deltas = torch.randn(500, generator=own).double() + torch.randn(num, 500, generator=own).double()
+        deltas[:hostile] *= -1
+        assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * hostile + [1.0] * (num - hostile)
+
+
 def test_noise_is_not_heard() -> None:
     cohort = [honest(number) for number in range(8)]
     noise = {

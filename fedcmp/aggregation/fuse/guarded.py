@@ -38,14 +38,16 @@ class Verdict(NamedTuple):
 class Guarded(Wrapper):
     """``inner`` with weights p_k t_k, and deltas and evidence of bounded size. With cosines c of every two deltas::
 
-        a_k = median over j != k of c_kj                 what most others say of client k
+        a_k = upper median over j != k of c_kj           what most others say of client k
         t_k = min(1, max(0, 2 a_k / median_j a_j))       full trust from half of the usual agreement on, none at 0
         D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)^2    and G_k alike, by the mean of its diagonals
 
-    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. Where
-    even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be told
-    from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in none,
-    or if that leaves nobody; a warning says which.
+    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. In an
+    odd cohort as many honest as hostile others may face an honest client: the upper of the two middle cosines is then
+    an honest one, and the mean of both would not be.
+    Where even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be
+    told from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in
+    none, or if that leaves nobody; a warning says which.
     Rounds of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k
     afterwards. An update that is too long comes out shorter than twice the median, the shorter the longer it was: to
     shout does not pay.
@@ -117,7 +119,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     num_clients = len(products)
     others = ~torch.eye(num_clients, dtype=torch.bool, device=products.device)
     cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
-    agreement = cosines.quantile(0.5, dim=1)
+    agreement = cosines.quantile(0.5, dim=1, interpolation="higher")
     usual = float(agreement.quantile(0.5))
     if usual > 0.0:
         trust = (2 * agreement / usual).clamp(0.0, 1.0)
