@@ -161,6 +161,27 @@ def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None
     assert math.hypot(*found) < 10 < 1000 < math.hypot(*flat(fused.mean))
 
 
+@pytest.mark.parametrize(("name", "options", "most"), [
+    ("median", {}, 3),
+    ("trimmed-mean", {}, 1), ("trimmed-mean", {"trim": 0.375}, 3),
+    ("krum", {}, 1), ("krum", {"byzantine": 2}, 2),
+    ("multi-krum", {}, 1), ("multi-krum", {"byzantine": 2}, 2),
+    ("geometric-median", {}, 3),
+])  # fmt: skip
+def test_each_rule_withstands_as_many_of_eight_as_its_options_say(name: str, options: dict, most: int) -> None:
+    rule = build_aggregator(AggregatorConfig(name, fuse=options)).fuse
+    rng = torch.Generator().manual_seed(4)
+    rows = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
+
+    def away(hostile: int) -> float:
+        """In norms of the honest, who say about 1 everywhere."""
+        cohort, params = points(*([-1e6] * 200,) * hostile, *rows[hostile:])
+        return float((rule.fuse(cohort, params, {}).delta["w"] - 1.0).norm()) / math.sqrt(200)
+
+    assert max(away(hostile) for hostile in range(most + 1)) < 0.5
+    assert name == "krum" or away(most + 1) > 2, "Krum may be luckier than its limit"
+
+
 @pytest.mark.parametrize("sent", [-1e6, -1e3, -1.0, -1e-3, 0.0])
 def test_the_geometric_median_as_it_is_by_default_bounds_three_of_eight(sent: float) -> None:
     """Far away, where a mean would follow them, and near 0, where the iteration begins."""

@@ -22,12 +22,12 @@ class GeometricMedian:
 
         beta_k = p_k / max(nu, |v - D_k|),   v <- sum_k beta_k D_k / sum_k beta_k         (over all parameters together)
 
-    Clients that hold less than half of the weight cannot move it arbitrarily far, and 0, the global parameters, which
-    all know, is a beginning that nobody can move at all. It stops where v moves by at most ``tolerance`` of its norm.
-    Those who send almost nothing are near the beginning and hold it back: against h of the weight v grows at most by
-    (1 - h) / h in an iteration. Sums only: one exchange for the plain mean, which is measured, and one for each
-    iteration. The objective in the metrics is g at the last point but one, with |z| smoothed to
-    ``|z|^2 / (2 nu) + nu / 2`` below nu.
+    Clients that hold less than half of the weight (of the samples that they say they have, unless weights are uniform)
+    cannot move it arbitrarily far, and 0, the global parameters, which all know, is a beginning that nobody can move at
+    all. It stops where v moves by at most ``tolerance`` of its norm. Those who send almost nothing are near the
+    beginning and hold it back: against h of the weight v grows at most by (1 - h) / h in an iteration. Sums only: one
+    exchange for the plain mean, which is measured, and one for each iteration. The objective in the metrics is g at the
+    last point but one, with |z| smoothed to ``|z|^2 / (2 nu) + nu / 2`` below nu.
 
     Source: RFA, Pillutla, Kakade, Harchaoui, IEEE TSP 2022, arXiv 1912.13445.
     Differs from the paper: begins at the global parameters, where its code begins at the mean, which a single client
