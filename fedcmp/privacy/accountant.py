@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import sys
 from functools import lru_cache
 from typing import Any
 
@@ -70,7 +71,8 @@ def solve_noise(accountant: str, epsilon: float, delta: float, rounds: int) -> f
         guess = solve_noise("rdp", epsilon, delta, rounds)
 
     def excess(noise: float) -> float:
-        return math.log(epsilon_of(accountant, noise, rounds, delta) / epsilon)
+        # with much noise delta alone covers the loss, and epsilon is 0 outright
+        return math.log(max(epsilon_of(accountant, noise, rounds, delta), sys.float_info.min) / epsilon)
 
     low = high = guess
     while excess(low) <= 0:

@@ -158,6 +158,24 @@ def test_the_evidence_part_minimises_the_weighted_objective() -> None:
             assert objective(found[name] + away) > best
 
 
+@pytest.mark.parametrize("a", [1.0, 0.9])
+def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
+    """``sum_k n_k W_k A_k (sum_k n_k A_k)^-1``, ``A_k = a G_k + (1 - a) diag G_k``; the preset's ridge moves it."""
+    cohort = clients()
+    given = {"ridge": 0.0, "correlation": a}
+    found, preset = (
+        fuse(build_aggregator(AggregatorConfig("regmean", fuse=options)).fuse, cohort)
+        for options in (given, {**given, "ridge": 0.01})
+    )
+    for name in SHAPES:
+        G = [one.num_samples * one.evidence[name].double().numpy() for one in cohort]
+        A = [a * one + (1 - a) * np.diag(np.diag(one)) for one in G]
+        said = sum(join_affine(one.delta, name).double().numpy() @ m for one, m in zip(cohort, A, strict=True))
+        expected = said @ np.linalg.inv(sum(A))
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
+        assert np.abs(preset[name] - expected).max() > 1e-3 * np.abs(expected).max()
+
+
 def test_shares_sum_to_the_identity() -> None:
     """Clients that bring the same delta get it back, whatever their evidence."""
     same = client(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,6 +18,8 @@ from fedcmp.types import Params
 
 SHAPES = {"linear.weight": (6, 9), "linear.bias": (6,)}
 PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
+ROW = {"linear.weight": torch.zeros(5)}
+GUARD = Guarded(Mean())
 
 
 def honest(number: int, noise: float = 1.0) -> Contribution:
@@ -57,6 +61,17 @@ def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> No
         distance(fused(Guarded(inner), hostile), fused(inner, rest)) < 0.12
     )  # trust of honest ones may differ a little
     assert distance(fused(inner, hostile), fused(inner, rest)) > 0.5
+
+
+@pytest.mark.parametrize("num", [3, 5, 7, 8, 9])
+def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
+    """In odd cohorts an honest client faces as many liars as honest ones."""
+    hostile = (num - 1) // 2
+    for draw in range(10):
+        own = torch.Generator().manual_seed(100 * num + draw)
+        deltas = torch.randn(500, generator=own).double() + torch.randn(num, 500, generator=own).double()
+        deltas[:hostile] *= -1
+        assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * hostile + [1.0] * (num - hostile)
 
 
 def test_noise_is_not_heard() -> None:
@@ -101,26 +116,55 @@ def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
 
 
 def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    apart = torch.eye(5, dtype=torch.float64) * 1.2 - 0.2
-    assert judge(apart, None).trust.tolist() == [1.0] * 5
+    verdict = judge(torch.eye(5, dtype=torch.float64) * 1.2 - 0.2)
+    assert verdict.trust.tolist() == [1.0] * 5
+    assert not verdict.agreed
     assert "clients do not agree" in caplog.text
+    assert "none of them was in a round that did" in caplog.text
+
+
+def apart(*ids: int) -> LocalCohort:
+    """Clients of whom every two say the opposite."""
+    rows = torch.eye(len(ids)) * 1.2 - 0.2
+    clients = [honest(number)._replace(delta={"linear.weight": row}) for number, row in zip(ids, rows, strict=True)]
+    return LocalCohort(clients)
+
+
+def after_a_lie(liar: int = 3) -> dict[str, Any]:
+    """The guard's state after five clients, one of whom lied."""
+    cohort = [honest(number, noise=0.3) for number in range(5)]
+    return GUARD.fuse(
+        LocalCohort([times(one, -1.0 if one.client_id == liar else 1.0) for one in cohort]), PARAMS, {}
+    ).state
 
 
 def test_where_nobody_agrees_any_more_a_liar_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    cohort = [honest(number, noise=0.3) for number in range(5)]
-    rule = Guarded(Mean())
-    lying = [times(one, -1.0) if one.client_id == 3 else one for one in cohort]
-    state = rule.fuse(LocalCohort(lying), PARAMS, rule.init(PARAMS)).state
-    rows = torch.eye(5) * 1.2 - 0.2
-    apart = [one._replace(delta={"linear.weight": rows[number]}) for number, one in enumerate(cohort)]
-    newcomer = apart[0]._replace(client_id=7)
-    fused = rule.fuse(LocalCohort([*apart[1:], newcomer]), {"linear.weight": torch.zeros(5)}, state)
+    before = after_a_lie()
+    fused = GUARD.fuse(apart(1, 2, 3, 4, 7), ROW, before)
     assert fused.metrics["aggregator/trust"] == [1.0, 1.0, 0.0, 1.0, 1.0]
-    assert {client for client, trust in fused.state["trust"].items() if trust == 0.0} == {3}
+    assert fused.state == before == {"trust": {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 1.0}}
     assert "each keeps the trust that it had" in caplog.text
-    alone = rule.fuse(LocalCohort(apart), {"linear.weight": torch.zeros(5)}, {"trust": dict.fromkeys(range(5), 0.0)})
-    assert alone.metrics["aggregator/trusted"] == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("known", "said"), [
+    (dict.fromkeys(range(5), 0.0) | {9: 1.0}, "when last they did, none of them was trusted"),
+    ({9: 1.0, 11: 0.0}, "none of them was in a round that did"),
+    ({}, "none of them was in a round that did"),
+])  # fmt: skip
+def test_where_memory_does_not_help_all_are_trusted(known, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    fused = GUARD.fuse(apart(*range(5)), ROW, {"trust": known})
+    assert fused.metrics["aggregator/trust"] == [1.0] * 5
+    assert fused.state == {"trust": known}
+    assert said in caplog.text
     assert "all of them are trusted" in caplog.text
+    assert "keeps" not in caplog.text
+
+
+def test_a_round_of_two_forgets_nobody() -> None:
+    before = after_a_lie()
+    pair = GUARD.fuse(LocalCohort([honest(0), honest(3)]), PARAMS, before)
+    assert pair.state == before
+    assert GUARD.fuse(apart(*range(5)), ROW, pair.state).metrics["aggregator/trust"] == [1.0, 1.0, 1.0, 0.0, 1.0]
 
 
 def test_two_clients_cannot_outvote_each_other() -> None:

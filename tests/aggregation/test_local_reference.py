@@ -245,3 +245,28 @@ def test_scaffold_finds_the_optimum_that_averaging_misses(monkeypatch: pytest.Mo
     }
     assert errors["fedavg"] > 0.1
     assert errors["scaffold"] < 1e-4
+
+
+@pytest.mark.parametrize("rule", [ControlVariates(), ServerMomentum(0.5)], ids=["scaffold", "fedcm"])
+def test_two_sums_over_two_clients_tell_both_updates_as_the_page_on_secure_sums_says(rule) -> None:
+    """SGD at a constant rate: D_k = -lr n_k (sent_k + c), c the server's, and two sums are two equations."""
+    rng = torch.Generator().manual_seed(0)
+    steps, p, known = (3, 5), (0.25, 0.75), torch.randn(4, generator=rng)
+    shared = {"control": {"w": known}, "direction": {"w": known}}
+    updates, sent = [], []
+    for count in steps:
+        own = {"control": {"w": torch.randn(4, generator=rng)}}
+        gradients = [{"w": torch.randn(4, generator=rng)} for _ in range(count)]
+        taken = [rule.correct(one, {}, {}, shared, own)["w"] for one in gradients]
+        updates.append(-LR * torch.stack(taken).sum(dim=0))
+        mean = {"w": torch.stack([one["w"] for one in gradients]).mean(dim=0)}
+        sent.append(rule.finish({"gradient": mean}, shared, own).message["w"])
+    plain = isinstance(rule, ControlVariates)
+    of_sent = torch.tensor((1.0, 1.0) if plain else p)
+    of_updates = torch.tensor([q * n for q, n in zip(p, steps, strict=True)])
+    offset = known if plain else torch.zeros(4)
+    first = of_sent @ torch.stack(sent)  # the two sums that the server gets
+    second = torch.tensor(p) @ torch.stack(updates) / -LR - of_updates.sum() * offset
+    found = torch.linalg.solve(torch.stack([of_sent, of_updates]), torch.stack([first, second]))
+    for update, count, one in zip(updates, steps, found, strict=True):
+        torch.testing.assert_close(-LR * count * (one + offset), update, rtol=1e-4, atol=1e-5)

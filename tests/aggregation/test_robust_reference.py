@@ -122,7 +122,7 @@ def test_the_geometric_median_is_weiszfelds(iterations: int) -> None:
     one, nu, objective = clients(5), 3.5, 0.0
     p = [c.num_samples / 15 for c in one]
     vectors = [flat(c.delta) for c in one]
-    v = [sum(q * w[i] for q, w in zip(p, vectors, strict=True)) for i in range(15)]
+    v = [0.0] * 15
     for _ in range(iterations):
         far = [distance(v, w) for w in vectors]
         assert min(far) < nu < max(far)
@@ -143,7 +143,7 @@ def test_the_geometric_median_by_hand() -> None:
     assert fused.metrics["aggregator/objective"] == pytest.approx(math.sqrt(18) / 4 + math.sqrt(20) / 4, rel=1e-6)
     said = [(0.0, 2), (1.0, 2), (9.0, 5)]
     line = [Contribution(k, {"w": torch.tensor([x])}, num_samples=n) for k, (x, n) in enumerate(said)]
-    assert rule.fuse(LocalCohort(line), {}, {}).delta["w"].item() == pytest.approx(9.0, rel=1e-4)
+    assert rule.fuse(LocalCohort(line), {"w": torch.zeros(1)}, {}).delta["w"].item() == pytest.approx(9.0, rel=1e-4)
 
 
 def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None:
@@ -161,11 +161,51 @@ def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None
     assert math.hypot(*found) < 10 < 1000 < math.hypot(*flat(fused.mean))
 
 
-def test_the_geometric_median_stops_where_the_objective_does() -> None:
-    """Equal clients: the mean is the answer, and the objective at the next point shows it."""
+@pytest.mark.parametrize(("name", "options", "most"), [
+    ("median", {}, 3),
+    ("trimmed-mean", {}, 1), ("trimmed-mean", {"trim": 0.375}, 3),
+    ("krum", {}, 1), ("krum", {"byzantine": 2}, 2),
+    ("multi-krum", {}, 1), ("multi-krum", {"byzantine": 2}, 2),
+    ("geometric-median", {}, 3),
+])  # fmt: skip
+def test_each_rule_withstands_as_many_of_eight_as_its_options_say(name: str, options: dict, most: int) -> None:
+    rule = build_aggregator(AggregatorConfig(name, fuse=options)).fuse
+    rng = torch.Generator().manual_seed(4)
+    rows = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
+
+    def away(hostile: int) -> float:
+        """In norms of the honest, who say about 1 everywhere."""
+        cohort, params = points(*([-1e6] * 200,) * hostile, *rows[hostile:])
+        return float((rule.fuse(cohort, params, {}).delta["w"] - 1.0).norm()) / math.sqrt(200)
+
+    assert max(away(hostile) for hostile in range(most + 1)) < 0.5
+    assert name == "krum" or away(most + 1) > 2, "Krum may be luckier than its limit"
+
+
+@pytest.mark.parametrize("sent", [-1e6, -1e3, -1.0, -1e-3, 0.0])
+def test_the_geometric_median_as_it_is_by_default_bounds_three_of_eight(sent: float) -> None:
+    """Far away, where a mean would follow them, and near 0, where the iteration begins."""
+    rng = torch.Generator().manual_seed(3)
+    honest = [1.0 + 0.3 * torch.randn(200, generator=rng) for _ in range(5)]
+    cohort, params = points(*([sent] * 200,) * 3, *(value.tolist() for value in honest))
+    fused = GeometricMedian().fuse(cohort, params, {})
+    found, middle = fused.delta["w"], torch.stack(honest).mean(dim=0)
+    assert float((found - middle).norm() / middle.norm()) < 0.3
+    exact = GeometricMedian(tolerance=0.0, max_iterations=3000).fuse(cohort, params, {}).delta["w"]
+    assert float((found - exact).norm() / exact.norm()) < 0.003
+
+
+def test_the_geometric_median_stops_where_the_point_does() -> None:
+    """Equal clients: they are the answer, and the second iteration stays there; opposite ones cancel at once."""
     fused = GeometricMedian().fuse(*points([1.0, 2.0], [1.0, 2.0]), {})
     assert fused.delta["w"].tolist() == [1.0, 2.0]
     assert fused.metrics == {"aggregator/iterations": 2, "aggregator/objective": pytest.approx(5e-7)}
+    cohort, params = points([1.0, 2.0], [-1.0, -2.0])
+    fused = GeometricMedian().fuse(cohort, params, {})
+    assert fused.delta["w"].tolist() == [0.0, 0.0]
+    assert fused.metrics == {"aggregator/iterations": 1, "aggregator/objective": pytest.approx(math.sqrt(5))}
+    assert cohort.traffic == GeometricMedian().exchanged(params, 2).least
+    assert GeometricMedian(tolerance=0.5).fuse(*points([1.0], [2.0], [4.0]), {}).metrics["aggregator/iterations"] == 2
 
 
 @pytest.mark.parametrize(("config", "message"), [

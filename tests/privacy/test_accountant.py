@@ -99,6 +99,15 @@ def test_noise_is_the_least_that_keeps_the_budget(name: str, epsilon: float, rou
     assert epsilon_of(name, noise / (1 + 2 * TOLERANCE), rounds, 1e-5) > epsilon
 
 
+@pytest.mark.parametrize("name", ["pld", "rdp"])
+@pytest.mark.parametrize(("epsilon", "delta"), [(0.001, 1e-5), (0.01, 0.01), (1.0, 0.5), (1e-6, 1e-5)])
+def test_noise_is_found_where_the_search_meets_an_epsilon_of_zero(name: str, epsilon: float, delta: float) -> None:
+    noise = solve_noise(name, epsilon, delta, 12)
+    assert epsilon_of(name, noise, 12, delta) <= epsilon
+    assert epsilon_of(name, noise / (1 + 2 * TOLERANCE), 12, delta) > epsilon
+    assert epsilon_of(name, 100 * noise, 12, delta) == 0.0
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str):
         raise ImportError(f"No module named {name!r}")

@@ -63,10 +63,14 @@ class Canonical:
     single client's delta is returned as it is. Server memory does not depend on K: two exchanges of sums, one where
     tau is fixed at 0.
 
-    Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi for two
-    models is RegMean (Jin et al., ICLR 2023, arXiv 2212.09849); max(1, w / rho) is FedExP's step (Jhunjhunwala et al.,
-    ICLR 2023, arXiv 2301.09604) per direction, with the measured w in the place of its constant 1/2.
-    Differs from the paper: unknown, derived from the abstract.
+    Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
+    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is; max(1, w / rho) is
+    FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the measured w in the place of
+    its constant 1/2.
+    Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with our l and a
+    (0.01 and 0.9): ``ridge=0`` gives RegMean's formula with its scaling, ``correlation=1`` as well the one without.
+    Also its G_k and p_k are of the round's steps, where RegMean looks at the data after training, and b is fused with
+    W, where RegMean averages it.
     """
 
     sums_only: ClassVar[bool] = True

@@ -32,21 +32,25 @@ class Verdict(NamedTuple):
     """By what its delta is scaled, in (0, 1]."""
     evidence: Tensor
     """By what its evidence is scaled, in (0, 1]."""
+    agreed: bool
+    """Whether clients agreed: the trust is theirs, and worth remembering."""
 
 
 @dataclass(frozen=True)
 class Guarded(Wrapper):
     """``inner`` with weights p_k t_k, and deltas and evidence of bounded size. With cosines c of every two deltas::
 
-        a_k = median over j != k of c_kj                 what most others say of client k
+        a_k = upper median over j != k of c_kj           what most others say of client k
         t_k = min(1, max(0, 2 a_k / median_j a_j))       full trust from half of the usual agreement on, none at 0
         D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)^2    and G_k alike, by the mean of its diagonals
 
-    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. Where
-    even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be told
-    from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in none,
-    or if that leaves nobody; a warning says which.
-    Rounds of fewer than three clients are passed on as they are. Clients count alike in the medians, and by p_k
+    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. In an
+    odd cohort as many honest as hostile others may face an honest client: the upper of the two middle cosines is then
+    an honest one, and the mean of both would not be.
+    Where even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be
+    told from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in
+    none, or if that leaves nobody; a warning says which. Such rounds, and those of fewer than three clients, which are
+    passed on as they are, leave that memory as it was. Clients count alike in the medians, and by p_k
     afterwards. An update that is too long comes out shorter than twice the median, the shorter the longer it was: to
     shout does not pay.
 
@@ -65,14 +69,13 @@ class Guarded(Wrapper):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the trusted, with what each is trusted."""
-        if len(cohort.clients) < 3:
-            return self.inner.fuse(cohort, params, state)
         known, inner = _parted(state)
+        if len(cohort.clients) < 3:
+            return cohort.on_server(_remembering, self.inner.fuse(cohort, params, inner), known)
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
-        trusted_before = torch.tensor([known.get(client, 1.0) for client in cohort.clients], dtype=torch.float64)
-        found = cohort.on_server(judge, products, sizes.get("size"), trusted_before)
-        verdict = Verdict(*(value.cpu() for value in cohort.share(found)))
+        found = cohort.on_server(judge, products, sizes.get("size"), _before(known, cohort.clients))
+        verdict = _on_cpu(cohort.share(found))
         weights = cohort.weights * verdict.trust
         trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
         square = weighted_sum(trusted, square_of)
@@ -107,7 +110,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     Args:
         products: inner products of their deltas, ``[K, K]`` float64.
         sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
-        before: what each was trusted when last there was agreement, ``[K]`` in [0, 1]; None: there was none.
+        before: what each was trusted when last there was agreement, ``[K]`` in [0, 1]; None: none of them was there.
 
     >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
     >>> verdict = judge(deltas @ deltas.T)
@@ -117,17 +120,26 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     num_clients = len(products)
     others = ~torch.eye(num_clients, dtype=torch.bool, device=products.device)
     cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
-    agreement = cosines.quantile(0.5, dim=1)
+    agreement = cosines.quantile(0.5, dim=1, interpolation="higher")
     usual = float(agreement.quantile(0.5))
-    if usual > 0.0:
+    agreed = usual > 0.0
+    if agreed:
         trust = (2 * agreement / usual).clamp(0.0, 1.0)
     else:
-        kept = before is not None and bool(before.any())
-        said = "each keeps the trust that it had" if kept else "all of them are trusted"
+        trust, said = _recalled(before, torch.ones_like(agreement))
         log.warning("aggregator.guard: clients do not agree (median cosine %.3g); %s", usual, said)
-        trust = before.to(agreement) if before is not None and kept else torch.ones_like(agreement)
     norms = products.diagonal().sqrt()
-    return Verdict(trust, _within(norms), _within(sizes) if sizes is not None else torch.ones_like(trust))
+    evidence = _within(sizes) if sizes is not None else torch.ones_like(trust)
+    return Verdict(trust, _within(norms), evidence, agreed)
+
+
+def _recalled(before: Tensor | None, everybody: Tensor) -> tuple[Tensor, str]:
+    """What clients are trusted where they do not agree, and why."""
+    if before is None:
+        return everybody, "none of them was in a round that did, so all of them are trusted"
+    if not before.any():
+        return everybody, "when last they did, none of them was trusted, so all of them are trusted"
+    return before.to(everybody), "each keeps the trust that it had"
 
 
 def _within(sizes: Tensor) -> Tensor:
@@ -152,6 +164,17 @@ def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribut
     )
 
 
+def _before(known: dict[int, float], clients: tuple[int, ...]) -> Tensor | None:
+    """What is remembered of these clients, where anything is: the others are trusted."""
+    if known.keys().isdisjoint(clients):
+        return None
+    return torch.tensor([known.get(client, 1.0) for client in clients], dtype=torch.float64)
+
+
+def _on_cpu(verdict: Verdict) -> Verdict:
+    return Verdict(verdict.trust.cpu(), verdict.update.cpu(), verdict.evidence.cpu(), verdict.agreed)
+
+
 def _parted(state: State) -> tuple[dict[int, float], State]:
     """What clients were trusted, by id, and the inner fuse's state; empty but at the server."""
     return state.get("trust", {}), {key: value for key, value in state.items() if key != "trust"}
@@ -165,7 +188,11 @@ def _finish(
         "aggregator/trust": [round(value, 4) for value in verdict.trust.tolist()],
         "aggregator/trusted": effective_clients(weights),
     }
-    state = {**fused.state, "trust": known | dict(zip(clients, verdict.trust.tolist(), strict=True))}
+    told = dict(zip(clients, verdict.trust.tolist(), strict=True)) if verdict.agreed else {}
     given = fused.mean_square
     mean_square = float(square["square"]) if given is None else given
-    return fused._replace(metrics=metrics, mean_square=mean_square, state=state)
+    return _remembering(fused._replace(metrics=metrics, mean_square=mean_square), known | told)
+
+
+def _remembering(fused: Fused, known: dict[int, float]) -> Fused:
+    return fused._replace(state={**fused.state, "trust": known})

@@ -23,8 +23,9 @@ class Krum:
 
         score_k = sum of the K - f - 2 smallest |D_k - D_j|^2 over j != k      (over all parameters together)
 
-    Of equal scores the smaller client id wins. Clients count alike. The distances come from differences in float64,
-    in pieces of K x CHUNK numbers, so that none can turn negative; the mean is a sum, so only distances cost K deltas.
+    It expects at most f hostile clients: of more, some are among the K - f of multi-Krum, whatever they send. Of equal
+    scores the smaller client id wins. Clients count alike. The distances come from differences in float64, in pieces of
+    K x CHUNK numbers, so that none can turn negative; the mean is a sum, so only distances cost K deltas.
 
     Source: Blanchard et al., NeurIPS 2017, arXiv 1703.02757; keep > 1 is its multi-Krum, with K - f by default.
     Differs from the paper: chooses among deltas after many local steps, where it chooses among gradients; its proof
