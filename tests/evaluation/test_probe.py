@@ -13,6 +13,7 @@ from fedcmp.data.sources import SceneSource, Source
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.evaluation.pairs import Pair
 from fedcmp.evaluation.probe import probe
+from fedcmp.evaluation.questions import state
 from fedcmp.evaluation.statements import contrast, encoder, false_caption, text_batch
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE, Batch
@@ -119,6 +120,17 @@ def test_labels_are_worded_by_other_captions(llm: LanguageModel) -> None:
 
     assert ask(llm, source, seen)["accuracy"] == 1.0
     assert ask(llm, source, seen, limit=2)["questions"] == 12
+
+
+def test_statements_are_weighed_against_pictures_of_every_kind(llm: LanguageModel) -> None:
+    source = Labelled(" ".join(["cat"] * 30 + ["dog"] * 30 + ["fox"] * 30))
+    samples = source.samples("test")
+    objects = [source.objects(sample) for sample in samples]
+    encode = encoder(llm.tokenizer, lowercase=True, max_tokens=64)
+    pairs = [Pair(position, "random", "cat", "dog") for position in range(30)]
+    asked = [one for one in state(pairs, samples, objects, source, encode) if one.truth]
+    seen = {samples[row.position].label for one in asked for row in one.against[1]}
+    assert seen == {"dog", "fox"}, "not only the class that follows in the file"
 
 
 def test_questions_in_words(llm: LanguageModel) -> None:
