@@ -126,7 +126,7 @@ def test_statements_are_weighed_against_pictures_of_every_kind(llm: LanguageMode
     source = Labelled(" ".join(["cat"] * 30 + ["dog"] * 30 + ["fox"] * 30))
     samples = source.samples("test")
     objects = [source.objects(sample) for sample in samples]
-    encode = encoder(llm.tokenizer, lowercase=True, max_tokens=64)
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
     pairs = [Pair(position, "random", "cat", "dog") for position in range(30)]
     asked = [one for one in state(pairs, samples, objects, source, encode) if one.truth]
     seen = {samples[row.position].label for one in asked for row in one.against[1]}
@@ -169,7 +169,7 @@ def test_a_digit_is_swapped_and_nothing_else(scenes: SceneSource) -> None:
 
 
 def test_only_what_differs_is_labelled(llm: LanguageModel) -> None:
-    encode = encoder(llm.tokenizer, lowercase=True, max_tokens=64)
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
     found = contrast(*encode(["A RED two at the top left", "a red nine at the top left"]))
     assert found is not None
     batch = text_batch(found, llm.pad_id)
@@ -178,8 +178,14 @@ def test_only_what_differs_is_labelled(llm: LanguageModel) -> None:
     assert said == ["two", "nine"]
     assert llm.tokenizer.decode(batch["input_ids"][0]).split()[:2] == ["a", "red"]
     assert contrast(*encode(["a red two", "A red TWO"])) is None
-    cut = encoder(llm.tokenizer, lowercase=True, max_tokens=2)
+    cut = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=2)
     assert contrast(*cut(["a red two", "a red nine"])) is None, "what differs was cut off"
+
+
+def test_statements_are_on_one_line_as_in_training(llm: LanguageModel) -> None:
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
+    broken, plain = encode(["a red two\n at the  top left", "a red two at the top left"])
+    assert broken == plain
 
 
 def test_nothing_to_ask(llm: LanguageModel) -> None:
