@@ -80,7 +80,8 @@ def build_parts(
     def held_out(samples: list[Sample], what: str) -> EvalData:
         fetch, domains = batches(samples, what), tuple(one.domain for one in samples)
         order = tuple(sorted(range(len(samples)), key=lambda position: len(fetch.tokens[position])))
-        return EvalData(fetch, domains, config.evaluation.batch_size, order)
+        pictures = tuple(one.image for one in samples)
+        return EvalData(fetch, domains, config.evaluation.batch_size, order, pictures)
 
     fetch = None
     if training:

@@ -24,6 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="N", type=int, help=text)
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
+    parser.add_argument("--check", action="store_true", help="decode every picture: a damaged one is a bad record")
     parser.add_argument("--copy", action="store_true", help="pack the pictures into a new images.zip, do not link them")
     parser.add_argument("--licence", "--license", metavar="TEXT", help="what the set may be used for, for source.json")
     for name, text in (
@@ -54,6 +55,7 @@ def prepare(parsed: argparse.Namespace) -> int:
         limit=parsed.limit,
         seed=parsed.seed,
         skip_bad=parsed.skip_bad,
+        check=parsed.check,
         copy=parsed.copy,
         licence=parsed.licence or UNKNOWN,
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),

@@ -13,15 +13,25 @@ from fedcmp.errors import DataError
 from fedcmp.types import IGNORE, Batch
 
 
+def as_read(tokenizer: Any, texts: Sequence[str], end_id: int, *, lowercase: bool = False) -> list[str]:
+    """Texts as they are tokenized: in lower case where asked for, and on one line where ``end_id`` is a newline.
+
+    A line break inside a caption would be its end: what is generated would stop there.
+    """
+    if tokenizer.decode([end_id]) == "\n":
+        texts = [" ".join(text.split()) for text in texts]
+    return [text.lower() for text in texts] if lowercase else list(texts)
+
+
 def encode_captions(
     tokenizer: Any, samples: Sequence[Sample], end_id: int, *, lowercase: bool = False, max_tokens: int = 64
 ) -> list[Tensor]:
-    """Each caption's tokens with ``end_id`` last, at most ``max_tokens`` in all: ``[L_i]``.
+    """Each caption's tokens, as ``as_read``, with ``end_id`` last, at most ``max_tokens`` in all: ``[L_i]``.
 
     Raises:
         DataError: the tokenizer finds no token in a caption.
     """
-    texts = [sample.caption.lower() if lowercase else sample.caption for sample in samples]
+    texts = as_read(tokenizer, [sample.caption for sample in samples], end_id, lowercase=lowercase)
     encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
     for sample, tokens in zip(samples, encoded, strict=True):
         if not tokens:

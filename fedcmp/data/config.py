@@ -47,7 +47,8 @@ class DataConfig:
     test_scenes_per_camera: int = 48
     """For `scenes`: test scenes of each camera."""
     on_bad_record: str = "error"
-    """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it."""
+    """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it. A picture that is
+    there and cannot be decoded always stops the run: `fedcmp prepare --check` finds such pictures before."""
     on_overlap: str = "drop"
     """Training samples whose picture (its bytes) is also held out: `drop` leaves them out of training and counts them,
     `error` stops, `ignore` does not look."""

@@ -10,9 +10,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from fedcmp.data.images import decode
 from fedcmp.data.layouts import Item, Layout
 from fedcmp.data.layouts.pictures import Mark, Pack, Pictures, look, mark
 from fedcmp.data.recipe import Recipe
+from fedcmp.data.records import Sample
 from fedcmp.data.splits import SIDES
 from fedcmp.errors import DataError
 from fedcmp.seeding import derive
@@ -41,7 +43,7 @@ def _items(recipe: Recipe, layout: Layout, files: Sequence[Path]) -> Iterator[It
 
 
 def _drawn(recipe: Recipe, layout: Layout, files: Sequence[Path]) -> set[str] | None:
-    """The ids that ``limit`` leaves, by a hash of id and seed; no picture is read for it."""
+    """The ids that ``limit`` leaves, by a hash of id and seed; the files are read once more for it."""
     if recipe.limit is None:
         return None
     ids = (one.id for one in _items(recipe, layout, files) if isinstance(one, Item))
@@ -77,7 +79,7 @@ def gather(
                     raise found
                 if found.id in seen:
                     raise DataError(f"{found.origin}: id {found.id!r} stands twice; ids must be unique")
-                image, picture = _picture(found, pictures, pack)
+                image, picture = _picture(found, pictures, pack, recipe.check)
             except DataError as error:
                 if not recipe.skip_bad:
                     raise
@@ -96,8 +98,8 @@ def gather(
     return Gathered(marks, splits, groups, bad, num_bad)
 
 
-def _picture(found: Item, pictures: Pictures | None, pack: Pack | None) -> tuple[str, Mark]:
-    """Name and mark of an item's picture; it is packed where pictures are."""
+def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, check: bool) -> tuple[str, Mark]:
+    """Name and mark of an item's picture; it is packed where pictures are, and decoded where it is to be checked."""
     if pictures is None or found.content is not None:
         assert found.content is not None
         assert pack is not None
@@ -105,11 +107,14 @@ def _picture(found: Item, pictures: Pictures | None, pack: Pack | None) -> tuple
         name = f"{found.places[0]}.{look(content, found.places[0], found.origin)}"
     else:
         name = pictures.find(found.places, found.origin)
-        if pack is None:
+        if pack is None and not check:
             return name, pictures.mark(name, found.origin)
         content = pictures.read(name, found.origin)
         look(content, name, found.origin)
-    pack.add(name, content)
+    if check:
+        decode(content, Sample(found.id, name, found.captions[0], "", origin=found.origin))
+    if pack is not None:
+        pack.add(name, content)
     return name, mark(content)
 
 

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from fedcmp.data.images import check_mode, to_rgb
 from fedcmp.data.records import Sample
 from fedcmp.errors import DataError
 from fedcmp.types import Scalars
@@ -31,7 +32,7 @@ class GivenSource:
         sets: by split (``"train"``, ``"val"``, ``"test"``) and name.
 
     Raises:
-        DataError: a data set is empty, or an item is no picture with a caption.
+        DataError: a data set is empty, or an item is no picture with a caption, or one that ``check_mode`` refuses.
 
     >>> source = GivenSource({"train": {"mine": [(Image.new("L", (8, 8)), "a grey square")]}})
     >>> source.samples("train")[0].caption, source.image(source.samples("train")[0]).mode
@@ -64,7 +65,7 @@ class GivenSource:
     def image(self, sample: Sample) -> Image.Image:
         """The picture, RGB."""
         split, index = sample.image.split("/")
-        return self._sets[split][sample.domain][int(index)][0].convert("RGB")
+        return to_rgb(self._sets[split][sample.domain][int(index)][0])
 
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
         """Nothing but the captions is known."""
@@ -91,6 +92,10 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
         if not isinstance(item[1], str) or not item[1].strip():
             raise DataError(f"{where}, item {index}: the caption must be a text that is not empty, got {item[1]!r}")
         origin = f"{where}, item {index}"
+        try:
+            check_mode(item[0])
+        except ValueError as error:
+            raise DataError(f"{origin}: the picture cannot be used: {error}") from error
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", item[1].strip(), name, origin=origin))
     return samples
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from fedcmp.data.records import Sample
@@ -143,6 +144,38 @@ class _Positioned(io.RawIOBase):
         return len(content)
 
 
+def check_mode(picture: Image.Image) -> None:
+    """A picture's numbers must be such that it is known which of them is white.
+
+    Raises:
+        ValueError: they are integers of 32 bit, or floats.
+    """
+    if picture.mode == "F" or (picture.mode == "I" and not _is_png(picture)):
+        raise ValueError(
+            f"its pixels are {'floats' if picture.mode == 'F' else 'integers of 32 bit'}, and which value is white is "
+            "not said; export it with 8 or 16 bit a channel"
+        )
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode with 8 or 16 bit a channel as RGB: 16 bit are divided by 257; what is transparent keeps its
+    colour.
+
+    Raises:
+        ValueError: see ``check_mode``.
+    """
+    check_mode(picture)
+    if picture.mode.startswith("I"):  # where Pillow alone would cut what is above 255
+        values = np.asarray(picture.convert("I"))
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def _is_png(picture: Image.Image) -> bool:
+    """Pillow before 11 reads PNG of 16 bit as integers of 32."""
+    return picture.format == "PNG"
+
+
 def decode(content: bytes, sample: Sample) -> Image.Image:
     """An RGB picture from the bytes of a file."""
     try:
@@ -151,6 +184,6 @@ def decode(content: bytes, sample: Sample) -> Image.Image:
             picture = Image.open(io.BytesIO(content))
         if picture.width * picture.height > LARGEST_PICTURE:
             raise ValueError(f"{picture.width} x {picture.height} pixels are more than {LARGEST_PICTURE:,}")
-        return picture.convert("RGB")
+        return to_rgb(picture)
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {error}") from error

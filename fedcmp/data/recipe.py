@@ -34,6 +34,8 @@ class Recipe:
     """Of the draws: what is held out, which records under ``limit``, which of several captions is trained on."""
     skip_bad: bool = False
     """Leaves bad records out and counts them; else the first is an error."""
+    check: bool = False
+    """Decodes every picture, so that a damaged one is a bad record here and not in the midst of a run."""
     copy: bool = False
     """Packs the pictures into a new zip instead of linking them."""
     licence: str = UNKNOWN

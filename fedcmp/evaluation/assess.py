@@ -106,7 +106,8 @@ def caption_pictures(
     The references of a picture are all its captions; they are also the corpus from which CIDEr-D counts how common
     words are.
     """
-    positions = spread(held_out.data.domains, max(settings.captions, settings.examples))
+    names = [sample.id for sample in held_out.samples]
+    positions = spread(held_out.data.domains, names, max(settings.captions, settings.examples))
     texts = caption(module, params, held_out.data, positions, settings.max_tokens, team)
     samples = [held_out.samples[position] for position in positions]
     captioned = [Captioned(sample, text) for sample, text in zip(samples, texts, strict=True)]

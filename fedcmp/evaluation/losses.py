@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.evaluation.sharing import score_rows
+from fedcmp.evaluation.sharing import mixed, score_rows
 from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Batch, Fetch, Params, Scalars
 
@@ -28,6 +28,8 @@ class EvalData:
     order: tuple[int, ...] | None = None
     """All positions, neighbours of which share a forward pass; None: as they are numbered. With captions alike in
     length together less is padding; no result depends on it but by rounding."""
+    pictures: tuple[str, ...] | None = None
+    """The name of each position's picture, the same where samples share one; None: each has its own."""
 
 
 class Evaluation(NamedTuple):
@@ -78,12 +80,13 @@ def evaluate(
         module: the frozen models.
         params: the projector to evaluate.
         data: the held-out samples.
-        shuffle_pictures: give each caption the picture of another sample of its domain.
+        shuffle_pictures: give each caption another picture of its domain.
         on_batch: told the number of rows done after each batch.
         team: ranks that share the batches; their number does not change the result. None: this one alone.
     """
     module.eval()
-    pictures = other_pictures(data.domains) if shuffle_pictures else None
+    names = data.pictures or [str(position) for position in range(len(data.domains))]
+    pictures = other_pictures(data.domains, names) if shuffle_pictures else None
     order = list(range(len(data.domains)) if data.order is None else data.order)
 
     def score(rows: range) -> torch.Tensor:
@@ -140,17 +143,21 @@ def quality(end: Evaluation, shuffled: Evaluation) -> dict[str, Any]:
     }
 
 
-def other_pictures(domains: Sequence[str]) -> list[int]:
-    """For each sample another one of its domain (itself where it is alone): half-way round the domain's list.
+def other_pictures(domains: Sequence[str], names: Sequence[str]) -> list[int]:
+    """For each sample one of its domain with another picture: half-way round the domain, mixed by a hash.
 
-    >>> other_pictures(["a", "b", "a", "b", "a"])
-    [2, 3, 4, 1, 0]
+    No sample keeps its picture unless more than half of its domain share it. Each picture is given as often as it has
+    captions, and no seed enters: all projectors are measured with the same ones.
+
+    Args:
+        domains: the domain of each sample.
+        names: the name of each sample's picture.
+
+    >>> other_pictures(["a", "a", "b", "a", "b", "a"], ["one.png", "two.png", "x.png", "one.png", "y.png", "two.png"])
+    [1, 0, 4, 5, 2, 3]
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for position, domain in enumerate(domains):
-        members[domain].append(position)
     others = [0] * len(domains)
-    for group in members.values():
+    for group in mixed(domains, names).values():
         shift = max(1, len(group) // 2)
         for place, position in enumerate(group):
             others[position] = group[(place + shift) % len(group)]

@@ -50,7 +50,7 @@ def choose_pairs(
     choice depends on the samples alone, not on a run's seed: all runs on the same samples answer the same questions.
 
     Args:
-        ids: the samples' ids, n of them; they are the random stream.
+        ids: the samples' ids, n of them; they are the random stream, and their hashes the order.
         objects: what each picture shows, by name; empty where nobody says.
         domains: the domain of each.
         features: ``[n, d]`` what the frozen tower sees in each, averaged over its tokens.
@@ -67,7 +67,8 @@ def choose_pairs(
     }
     open_to = [p for p, shown in enumerate(objects) if shown and members[domains[p]].keys() - set(shown)]
     pairs = []
-    for position in (open_to[place] for place in spread([domains[p] for p in open_to], limit)):
+    chosen = spread([domains[p] for p in open_to], [ids[p] for p in open_to], limit)
+    for position in (open_to[place] for place in chosen):
         shown, by_name = objects[position], members[domains[position]]
         absent = sorted(by_name.keys() - set(shown))  # of equals the first by name
         near = torch.stack([centres[domains[position]][name] for name in absent]) - values[position]

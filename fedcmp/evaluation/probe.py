@@ -62,7 +62,8 @@ def probe(
     # the server's choice counts: features may differ in their last bits from machine to machine
     told: list[tuple[int, str, str, str]] = [(*pair,) for pair in pairs or []]
     shared = [Pair(*pair) for pair in team.share(told)]
-    encode = encoder(module.llm.tokenizer, lowercase=lowercase, max_tokens=max_tokens)
+    llm = module.llm
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=lowercase, max_tokens=max_tokens)
     questions = ask(shared, encode) if form == "question" else state(shared, samples, objects, source, encode)
     if not questions:
         return None
@@ -72,7 +73,7 @@ def probe(
         chunk = [rows[place] for place in places]
         images = images_of(data, [row.position for row in chunk])
         device = next(iter(images.values())).device
-        texts = text_batch([row.statement for row in chunk], module.llm.pad_id)
+        texts = text_batch([row.statement for row in chunk], llm.pad_id)
         nll, _ = module.nll(images | {name: value.to(device) for name, value in texts.items()}, params)
         return nll.double()[None]
 

@@ -9,9 +9,10 @@ answer is yes if the picture makes the statement likelier than other pictures do
 
     L(s | x) < (mean of L(s | y) over y that show its object + mean of L(s | z) over z that do not) / 2
 
-where y and z are the next two pictures of each sort in the domain, in a circle from x on. Both sorts are needed: most
-pictures lack the object, and a false statement is as unlikely after x as after them, so that against those alone the
-best model could only toss a coin. Where no other picture shows the object, z alone count. Equal losses mean no.
+where y and z are the next two pictures of each sort in the domain, mixed by a hash, in a circle from x on. Both sorts
+are needed: most pictures lack the object, and a false statement is as unlikely after x as after them, so that against
+those alone the best model could only toss a coin. Where no other picture shows the object, z alone count. Equal losses
+mean no.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import NamedTuple
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.evaluation.pairs import Pair
+from fedcmp.evaluation.sharing import mixed
 from fedcmp.evaluation.statements import Encode, Statement, contrast, false_caption
 
 OTHERS = 2
@@ -82,29 +84,30 @@ def state(
         encode: captions to tokens.
     """
     questions = []
+    circles = mixed([sample.domain for sample in samples], [sample.id for sample in samples])
     for pair in pairs:
         false = false_caption(pair, source, samples, objects)
         found = contrast(*encode([samples[pair.position].caption, false])) if false is not None else None
         if found is None:
             continue
+        circle = circles[samples[pair.position].domain]
+        place = circle.index(pair.position)
+        following = circle[place + 1 :] + circle[:place]
         for truth, name, statement in zip((True, False), (pair.present, pair.absent), found, strict=True):
-            groups = others(pair.position, name, [sample.domain for sample in samples], objects)
+            groups = others(name, following, objects)
             against = tuple(tuple(Row(statement, other) for other in group) for group in groups)
             questions.append(Question(pair.kind, truth, Row(statement, pair.position), against))
     return questions
 
 
-def others(
-    position: int, name: str, domains: Sequence[str], objects: Sequence[tuple[str, ...]]
-) -> list[tuple[int, ...]]:
-    """The next pictures of the domain that show an object, and the next that do not; a sort that has none is left out.
+def others(name: str, following: Sequence[int], objects: Sequence[tuple[str, ...]]) -> list[tuple[int, ...]]:
+    """The next pictures that show an object, and the next that do not; a sort that has none is left out.
 
-    >>> others(1, "cat", ["a"] * 6, [("cat",), ("dog",), ("cat", "dog"), ("dog",), (), ("cat",)])
+    >>> others("cat", [2, 3, 4, 5, 0], [("cat",), ("dog",), ("cat", "dog"), ("dog",), (), ("cat",)])
     [(2, 5), (3,)]
     """
     found: dict[bool, list[int]] = defaultdict(list)
-    for step in range(1, len(domains)):
-        other = (position + step) % len(domains)
-        if domains[other] == domains[position] and objects[other]:
+    for other in following:
+        if objects[other]:
             found[name in objects[other]].append(other)
     return [tuple(found[sort][:OTHERS]) for sort in (True, False) if found[sort]]

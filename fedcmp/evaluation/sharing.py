@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.distributed.team import Team, leads
+from fedcmp.seeding import derive
 
 
 def score_rows(
@@ -63,15 +64,27 @@ def _speaks(team: Team) -> bool:
     return leads(team) or not team.in_step
 
 
-def spread(domains: Sequence[str], count: int) -> list[int]:
-    """``count`` positions, one domain after the other in turn.
+def mixed(domains: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:
+    """The positions of each domain, ordered by a hash of their names: files are often sorted by what pictures show.
 
-    >>> spread(["a", "a", "a", "b", "b"], 4)
-    [0, 3, 1, 4]
+    No seed enters, so all runs on the same samples have the same order. Those that share a name stand together.
+
+    >>> mixed(["a", "b", "a", "a"], ["cat-4", "cat-7", "cat-9", "dog-1"])
+    {'a': [2, 3, 0], 'b': [1]}
     """
     members: dict[str, list[int]] = defaultdict(list)
-    for position, domain in enumerate(domains):
-        members[domain].append(position)
+    for position in sorted(range(len(names)), key=lambda place: derive(0, "mixed", names[place])):
+        members[domains[position]].append(position)
+    return {domain: members[domain] for domain in dict.fromkeys(domains)}
+
+
+def spread(domains: Sequence[str], names: Sequence[str], count: int) -> list[int]:
+    """``count`` positions, one domain after the other in turn, those of each as ``mixed``.
+
+    >>> spread(["a", "b", "a", "a"], ["cat-4", "cat-7", "cat-9", "dog-1"], 3)
+    [2, 1, 3]
+    """
+    members = mixed(domains, names)
     longest = max((len(group) for group in members.values()), default=0)
     turns = [group[turn] for turn in range(longest) for group in members.values() if turn < len(group)]
     return turns[:count]

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedcmp.data.collate import as_read
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.evaluation.cider import words_of
@@ -49,11 +50,11 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Statement, S
     return Statement(one[: len(one) - alike], start), Statement(other[: len(other) - alike], start)
 
 
-def encoder(tokenizer: Any, *, lowercase: bool, max_tokens: int) -> Encode:
-    """The encoding of captions, without their end, cut to ``max_tokens``."""
+def encoder(tokenizer: Any, end_id: int, *, lowercase: bool, max_tokens: int) -> Encode:
+    """The encoding of captions, as in training but without their end, cut to ``max_tokens``."""
 
     def encode(texts: Sequence[str]) -> list[tuple[int, ...]]:
-        plain = [text.lower() if lowercase else text for text in texts]
+        plain = as_read(tokenizer, texts, end_id, lowercase=lowercase)
         return [tuple(tokens[:max_tokens]) for tokens in tokenizer(plain, add_special_tokens=False)["input_ids"]]
 
     return encode

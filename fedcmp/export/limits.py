@@ -69,12 +69,12 @@ def check_llm(name: str, model: Any) -> None:
     Raises:
         ConfigError: its logits are more than a matrix product, or parts of it have other names or widths.
     """
-    head = model.get_output_embeddings()
+    head, text = model.get_output_embeddings(), model.config.get_text_config()
     if getattr(head, "bias", None) is not None:
         what = "a bias on its logits"
-    elif getattr(model.config, "final_logit_softcapping", None) is not None:
+    elif getattr(text, "final_logit_softcapping", None) is not None:
         what = "a bound on its logits (final_logit_softcapping)"
-    elif model.get_input_embeddings().weight.shape[1] != model.config.hidden_size:
+    elif model.get_input_embeddings().weight.shape[1] != text.hidden_size:
         what = "token embeddings of another width than its layers"
     elif model.config.tie_word_embeddings and not hasattr(model.base_model, "embed_tokens"):
         what = "a head that is tied to its embedding under another name"

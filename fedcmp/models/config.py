@@ -41,7 +41,7 @@ class ModelConfig:
     pixel_shuffle: int = 1
     """Put every r x r neighbours of the grid side by side: tokens / r^2, width * r^2; 1: no. After `token_grid`."""
     end: str = "newline"
-    """What ends a caption: `newline` (LLaVA's plain template) or `eos`."""
+    """What ends a caption: `newline` (LLaVA's plain template; line breaks inside captions become spaces) or `eos`."""
     projector: ProjectorConfig = field(default_factory=ProjectorConfig)
     """The trainable part."""
 

@@ -15,6 +15,7 @@ from fedcmp.models.checkpointing import checkpoint_layers
 from fedcmp.models.config import DTYPES, ModelConfig, resolve
 from fedcmp.models.families import TESTED_LLMS
 from fedcmp.models.loading import freeze, loading
+from fedcmp.models.untested import check_captions, check_logits
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class LanguageModel:
             end: what ends a caption, as ``model.end``: ``newline`` or ``eos``.
 
         Raises:
-            ConfigError: the tokenizer has no such end, or the model's logits are not its head's.
+            ConfigError: the tokenizer has no such end, the model's logits are not its head's, or it generates nothing
+                behind embeddings.
         """
         name = type(model).__name__
         return _finished(model, tokenizer, find_end(tokenizer, end, name), name)
@@ -117,8 +119,8 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     Gemma 2, whose bounded attention logits it cannot compute.
 
     Raises:
-        ConfigError: it cannot be loaded, its files lack weights, its tokenizer has no such end, or its logits are not
-            its head's.
+        ConfigError: it cannot be loaded, its files lack weights, its tokenizer has no such end, its logits are not its
+            head's, or it generates nothing behind embeddings.
     """
     import transformers
 
@@ -142,7 +144,8 @@ def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageMod
     freeze(model)
     llm = LanguageModel(model, tokenizer, end_id)
     if model.config.model_type not in TESTED_LLMS:
-        _check_logits(llm, name)
+        check_logits(model, llm.logits, end_id, name)
+        check_captions(model, end_id, llm.pad_id, name)
     return llm
 
 
@@ -173,21 +176,3 @@ def find_end(tokenizer: Any, end: str, name: str) -> int:
     if not tokens or tokenizer.decode(tokens[-1:]) != "\n":
         raise ConfigError(f"model.end=newline, but the tokenizer of {name} has no token for a newline; use eos")
     return int(tokens[-1])
-
-
-@torch.no_grad()
-def _check_logits(llm: LanguageModel, name: str) -> None:
-    """Whether the loss may take logits from the decoder and the head alone: some families scale them afterwards.
-
-    Raises:
-        ConfigError: the model's own logits are other ones.
-    """
-    tokens = torch.tensor([[llm.end_id]], device=next(llm.model.parameters()).device)
-    whole = llm.model(input_ids=tokens, use_cache=False).logits
-    embeds = llm.model.get_input_embeddings()(tokens)
-    ours = llm.logits(llm.model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
-    if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
-        raise ConfigError(
-            f"model.llm: {name} is of type {llm.model.config.model_type}, whose logits are not those of its head "
-            f"alone; families that were tested: {', '.join(TESTED_LLMS)}"
-        )

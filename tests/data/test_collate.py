@@ -38,10 +38,25 @@ def test_lowercase(llm: LanguageModel) -> None:
     assert torch.equal(upper, lower)
 
 
+def test_line_breaks_inside_a_caption_are_no_end(llm: LanguageModel) -> None:
+    text = "findings: a red two.\r\n\r\nimpression:\t a  plain two."
+    broken, plain = encode_captions(llm.tokenizer, [sample(text), sample(" ".join(text.split()))], llm.end_id)
+    assert torch.equal(broken, plain)
+    assert (broken == llm.end_id).nonzero().flatten().tolist() == [len(broken) - 1]
+
+
+def test_line_breaks_stay_where_something_else_is_the_end(llm: LanguageModel) -> None:
+    (tokens,) = encode_captions(llm.tokenizer, [sample("a red\ntwo")], llm.tokenizer.eos_token_id)
+    assert llm.tokenizer.decode(tokens[:-1]) == "a red\ntwo"
+
+
 def test_a_caption_without_tokens_is_named(llm: LanguageModel) -> None:
     class Deaf:
         def __call__(self, texts, **_):
             return {"input_ids": [[] for _ in texts]}
+
+        def decode(self, _tokens):
+            return "</s>"
 
     with pytest.raises(DataError, match=r"r\.jsonl:3: the tokenizer finds no token"):
         encode_captions(Deaf(), [sample("ツ")], llm.end_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcmp.evaluation.losses import EvalData, evaluate, quality
+from fedcmp.evaluation.losses import EvalData, evaluate, other_pictures, quality
 from fedcmp.models.alignment import caption_nll, caption_scores
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
@@ -72,6 +72,25 @@ def test_the_order_in_which_samples_are_evaluated_changes_nothing(llm: LanguageM
     assert other.by_domain == pytest.approx(plain.by_domain, rel=1e-6)
     assert other.accuracy_by_domain == plain.accuracy_by_domain
     assert len(set(plain.by_domain.values())) == 2
+
+
+def test_shuffled_pictures_show_what_chance_gives() -> None:
+    labels = [label for label in ("cat", "rainbow", "train") for _ in range(60)]
+    others = other_pictures(["doodles"] * 180, [f"images/{number:05d}.png" for number in range(180)])
+    assert sorted(others) == list(range(180)), "each picture once"
+    assert all(other != position for position, other in enumerate(others))
+    alike = sum(labels[other] == labels[position] for position, other in enumerate(others)) / 180
+    assert alike == pytest.approx(59 / 179, abs=0.1), "half-way round a sorted file it was none, or all"
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_no_caption_keeps_its_picture_where_samples_share_one(count: int) -> None:
+    names = [f"{number // 2}.png" for number in range(2 * count)]
+    domains = ["a", "a", "b", "b"] * (count // 2) + ["a"] * (2 * (count % 2))
+    for position, other in enumerate(other_pictures(domains, names)):
+        assert domains[other] == domains[position]
+        assert names[other] != names[position] or domains.count(domains[position]) == 2
+    assert other_pictures(["a", "b", "b"], ["x", "y", "z"]) == [0, 2, 1], "who is alone keeps its own"
 
 
 def test_the_loss_beside_it_is_that_of_training_to_the_bits(llm: LanguageModel) -> None:

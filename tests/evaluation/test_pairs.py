@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from fedcmp.evaluation.pairs import KINDS, choose_pairs
@@ -43,9 +45,18 @@ def test_every_picture_with_a_label_is_asked_about_in_three_ways() -> None:
 
 def test_a_limit_is_spread_over_the_domains_and_changes_no_pair() -> None:
     few = picked(3)
-    assert {position for position, _ in few} == {0, 6, 1}
+    assert {position for position, _ in few} == {0, 3, 7}, "two pets and one paint, by the hashes of their ids"
     assert few.items() <= picked().items()
     assert picked() == picked()
+
+
+def test_samples_sorted_by_what_they_show_are_asked_about_alike() -> None:
+    objects = [(name,) for name in ("cat", "dog", "fox") for _ in range(50)]
+    ids = [f"doodles-{number:05d}" for number in range(150)]
+    pairs = choose_pairs(ids, objects, ["x"] * 150, torch.zeros(150, 2), 24)
+    asked = Counter(pair.present for pair in pairs if pair.kind == "random")
+    assert asked.total() == 24
+    assert min(asked[name] for name in ("cat", "dog", "fox")) >= 4
 
 
 def test_random_is_random() -> None:

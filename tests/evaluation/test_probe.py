@@ -13,6 +13,7 @@ from fedcmp.data.sources import SceneSource, Source
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.evaluation.pairs import Pair
 from fedcmp.evaluation.probe import probe
+from fedcmp.evaluation.questions import state
 from fedcmp.evaluation.statements import contrast, encoder, false_caption, text_batch
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE, Batch
@@ -121,6 +122,17 @@ def test_labels_are_worded_by_other_captions(llm: LanguageModel) -> None:
     assert ask(llm, source, seen, limit=2)["questions"] == 12
 
 
+def test_statements_are_weighed_against_pictures_of_every_kind(llm: LanguageModel) -> None:
+    source = Labelled(" ".join(["cat"] * 30 + ["dog"] * 30 + ["fox"] * 30))
+    samples = source.samples("test")
+    objects = [source.objects(sample) for sample in samples]
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
+    pairs = [Pair(position, "random", "cat", "dog") for position in range(30)]
+    asked = [one for one in state(pairs, samples, objects, source, encode) if one.truth]
+    seen = {samples[row.position].label for one in asked for row in one.against[1]}
+    assert seen == {"dog", "fox"}, "not only the class that follows in the file"
+
+
 def test_questions_in_words(llm: LanguageModel) -> None:
     source = Labelled("cat dog fox dog cat cat")
 
@@ -157,7 +169,7 @@ def test_a_digit_is_swapped_and_nothing_else(scenes: SceneSource) -> None:
 
 
 def test_only_what_differs_is_labelled(llm: LanguageModel) -> None:
-    encode = encoder(llm.tokenizer, lowercase=True, max_tokens=64)
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
     found = contrast(*encode(["A RED two at the top left", "a red nine at the top left"]))
     assert found is not None
     batch = text_batch(found, llm.pad_id)
@@ -166,8 +178,14 @@ def test_only_what_differs_is_labelled(llm: LanguageModel) -> None:
     assert said == ["two", "nine"]
     assert llm.tokenizer.decode(batch["input_ids"][0]).split()[:2] == ["a", "red"]
     assert contrast(*encode(["a red two", "A red TWO"])) is None
-    cut = encoder(llm.tokenizer, lowercase=True, max_tokens=2)
+    cut = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=2)
     assert contrast(*cut(["a red two", "a red nine"])) is None, "what differs was cut off"
+
+
+def test_statements_are_on_one_line_as_in_training(llm: LanguageModel) -> None:
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
+    broken, plain = encode(["a red two\n at the  top left", "a red two at the top left"])
+    assert broken == plain
 
 
 def test_nothing_to_ask(llm: LanguageModel) -> None:

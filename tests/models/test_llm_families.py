@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn import functional as F
 
 from fedcmp.errors import ConfigError
+from fedcmp.export.hf import check_hf
 from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 from fedcmp.models.families import TESTED_LLMS
@@ -221,6 +222,31 @@ def test_another_family_is_tried_when_it_loads(tmp_path: Path) -> None:
     scaled = save(tmp_path / "scaled", transformers.GraniteConfig(**options, logits_scaling=1e-3), tokenizer)
     with pytest.raises(ConfigError, match=r"model\.llm: .*scaled is of type granite, whose logits are not .*llama"):
         load_llm(scaled)
+
+
+def with_pictures_of_its_own(folder: Path) -> ModelConfig:
+    """Gemma 3 from 4B up: an LLM and a tower in one."""
+    tokenizer = make_tokenizer()
+    config = transformers.Gemma3Config(
+        text_config={**LLMS["gemma3"].options, "vocab_size": len(tokenizer) + 1},
+        vision_config={**TOWERS["siglip"].options},
+        mm_tokens_per_image=4,
+        image_token_index=len(tokenizer),
+        pad_token_id=0,
+    )
+    return save(folder, config, tokenizer)
+
+
+def test_an_llm_that_generates_no_captions_is_refused_before_training(tmp_path: Path) -> None:
+    config = with_pictures_of_its_own(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.llm: .* is of type gemma3, which generates no captions behind"):
+        load_llm(config)
+
+
+def test_its_export_is_refused_without_weights(tmp_path: Path) -> None:
+    config = with_pictures_of_its_own(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.llm=.*: gemma3 has .*, which a Llava cannot hold"):
+        check_hf(config, init_params(192, 32, ProjectorConfig(), torch.Generator().manual_seed(1)))
 
 
 def test_a_tokenizer_without_the_end_is_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from types import TracebackType
 
 from PIL import Image
 
-from fedcmp.data.images import LARGEST_FILE
+from fedcmp.data.images import LARGEST_FILE, check_mode
 from fedcmp.errors import DataError
 
 Mark = tuple[int, int]
@@ -124,7 +124,7 @@ def look(content: bytes, name: str, origin: str) -> str:
     """The usual suffix of a picture's format, read from its first bytes; it is not decoded.
 
     Raises:
-        DataError: Pillow does not know the format, or it is DICOM.
+        DataError: Pillow does not know the format, it is DICOM, or it has more than 16 bit a channel.
     """
     if not content:
         raise DataError(f"{origin}: picture {name} is empty")
@@ -135,6 +135,7 @@ def look(content: bytes, name: str, origin: str) -> str:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
             picture = Image.open(io.BytesIO(content))
         with picture:
+            check_mode(picture)
             kind = str(picture.format).lower()
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise DataError(f"{origin}: {name} is no picture that can be read: {error}") from error

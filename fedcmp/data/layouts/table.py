@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item
 from fedcmp.errors import ConfigError, DataError, nearest
@@ -22,7 +22,7 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
 
     Raises:
         ConfigError: a column is not in the table.
-        DataError: the table is missing, empty or not UTF-8.
+        DataError: the table is missing, empty or not UTF-8, or a double quote is not closed.
     """
     image, caption = options.image_column or "image", options.caption_column or "caption"
     more = {"--label-column": options.label_column, "--id-column": options.id_column,
@@ -52,24 +52,50 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
             group=record[options.group_column] if options.group_column else None,
         )
 
-    yield from each(_rows(path, delimiter), parse)
+    yield from each(_rows(path, delimiter, image), parse)
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, object]]:
+def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file, delimiter=delimiter)
+        table = csv.DictReader(file, delimiter=delimiter, strict=True)  # else a quote that is not closed takes all rows
         while True:
+            start = table.line_num + 1
             try:
+                if start == 1 and table.fieldnames:
+                    continue
                 row = next(table)
+                if table.line_num > start:
+                    _check_texts(row, delimiter, image)
             except StopIteration:
                 return
             except (csv.Error, UnicodeDecodeError) as error:
-                raise DataError(f"{path}:{table.line_num + 1}: cannot be read: {error}{_hint(error)}") from error
+                raise DataError(f"{path}:{start}: cannot be read: {error}{_hint(error)}") from error
             yield f"{path}:{table.line_num}", row
 
 
+def _check_texts(row: dict[str, str], delimiter: str, image: str) -> None:
+    """A text of several lines must hold no rows: they were taken by a quote that another row happened to close.
+
+    Raises:
+        csv.Error: a line of it has as many cells as the table and a picture of the same kind.
+    """
+    place, kind = list(row).index(image), _kind(row[image] or "")
+    lines = [line for text in row.values() if isinstance(text, str) for line in text.splitlines()[1:]]
+    for line in lines:
+        cells = next(csv.reader([line], delimiter=delimiter), [])
+        if len(cells) == len(row) and kind[0] and _kind(cells[place]) == kind:
+            raise csv.Error(f"a text holds a row, {line!r}")
+
+
+def _kind(path: str) -> tuple[str, bool]:
+    """The suffix, and whether there are spaces: a sentence that ends with the name of a picture is none."""
+    return PurePath(path).suffix, " " in path
+
+
 def _hint(error: Exception) -> str:
-    return "; save it as CSV in UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+    if isinstance(error, UnicodeDecodeError):
+        return "; save it as CSV in UTF-8"
+    return "; the double quote that opens a text must be closed, and those inside a text stand twice"
 
 
 def _delimiter(path: Path, wanted: dict[str, str]) -> str:

@@ -209,6 +209,42 @@ def test_mistakes_in_a_table(tmp_path: Path) -> None:
         read("csv", path)
 
 
+@pytest.mark.parametrize(("later", "why"), [
+    ("clear lungs", "unexpected end of data"),
+    ('"clear, both lungs"', "',' expected after '\"'"),
+    ('mass of 3"', "a text holds a row, 's51.png,clear lungs'"),
+])  # fmt: skip
+def test_a_quote_that_is_not_closed_takes_no_rows(tmp_path: Path, later: str, why: str) -> None:
+    rows = [f"s{number}.png,clear lungs" for number in range(200)]
+    rows[50], rows[180] = 's50.png,"no comparison', f"s180.png,{later}"
+    (tmp_path / "notes.csv").write_text("\n".join(["file,report", *rows]) + "\n")
+    with pytest.raises(DataError, match=rf"notes\.csv:52: cannot be read: {why}; the double quote that opens a text"):
+        read("csv", tmp_path / "notes.csv", image_column="file", caption_column="report")
+
+
+def test_the_line_of_a_row_is_that_where_it_begins(tmp_path: Path) -> None:
+    for text, line in (
+        ('file,report,"a"b\nx', 1),
+        ('file,report\na.png,"x"y\n', 2),
+        ('file,report\na.png,x\n\nb.png,"y', 3),
+    ):
+        (tmp_path / "notes.csv").write_text(text)
+        with pytest.raises(DataError, match=rf"notes\.csv:{line}: cannot be read"):
+            read("csv", tmp_path / "notes.csv", image_column="file", caption_column="report")
+
+
+def test_texts_of_several_lines_are_texts(tmp_path: Path) -> None:
+    texts = [
+        "lungs clear,\nno mass;\n3 cm, or less",
+        'a "mark"\r\n\r\n"scan.png" is old',
+        "clear\nas in s0.png, not new",
+    ]
+    rows = [{"file": f"s{number}.png", "report": text} for number, text in enumerate(texts)]
+    path = published.table(tmp_path / "notes.csv", rows)
+    found = good(read("csv", path, image_column="file", caption_column="report"))
+    assert [one.captions for one in found] == [(text.strip(),) for text in texts]
+
+
 def test_sources_are_files_folders_globs_and_brace_lists(tmp_path: Path) -> None:
     home = published.shards(tmp_path / "shards")
     layout = LAYOUTS["webdataset"]

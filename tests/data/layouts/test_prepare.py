@@ -197,6 +197,34 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
         prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
 
 
+@pytest.mark.parametrize("where", ["linked folder", "linked zip", "copied", "webdataset"])
+def test_a_damaged_picture_is_found_where_pictures_are_checked(tmp_path: Path, where: str) -> None:
+    files = {f"{number}.png": published.picture(number, "PNG") for number in range(30)}
+    files["7.png"] = files["7.png"][:-40]
+    home = tmp_path / "set"
+    rows = [{"image": name, "caption": f"scan {name}"} for name in files]
+    path = published.table(home / "notes.csv", rows)
+    if where == "webdataset":
+        path = home / "0.tar"
+        with tarfile.open(path, "w") as archive:
+            for name, content in files.items():
+                published.member(archive, name, content)
+                published.member(archive, name.replace("png", "txt"), b"a scan")
+    elif where == "linked zip":
+        published.zipped(home / "images.zip", files)
+    else:
+        published.foldered(home / "images", files)
+    layout = "webdataset" if where == "webdataset" else "csv"
+    recipe = Recipe(layout, (str(path),), tmp_path / "unchecked", copy=where == "copied")
+    assert sum(prepare(recipe).facts["counts"].values()) == 30, "its first bytes are those of a picture"
+    checked = replace(recipe, out=tmp_path / "checked", check=True)
+    named = r"0\.tar: sample 7: picture 0/7\.png" if where == "webdataset" else r"notes\.csv:9: picture 7\.png"
+    with pytest.raises(DataError, match=rf"{named} cannot be decoded: .*truncated"):
+        prepare(checked)
+    assert prepare(replace(checked, skip_bad=True)).facts["left_out"]["bad"] == 1
+    assert len([path for path in tree(tmp_path / "checked") if path.endswith(".jsonl")]) == 3
+
+
 def test_a_limit_draws_from_all_of_the_set(tmp_path: Path) -> None:
     home = published.nwpu(tmp_path / "nwpu")
     facts = make("nwpu", home, tmp_path / "a", limit=12, val=1, test=1)
