@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from fedcmp.aggregation.presets import AggregatorConfig
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
 from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
@@ -18,6 +18,7 @@ from fedcmp.study.identity import identity
 from fedcmp.study.words import BOUNDS, Method
 
 TUNE, FINAL = "tune", "final"
+NORMALISE = "aggregator.normalise"
 T = TypeVar("T")
 
 
@@ -119,14 +120,21 @@ class Jobs:
 
 
 def method_config(config: Config, method: Method) -> Config:
-    """The method in place of the config's own. Options of parts that the config gives its own method are no other's.
+    """The method in place of the config's own. Options of parts that the config gives its own method are no other's;
+    what it says of all clients' updates (weights, clipping, guard, normalisation) holds for every method.
 
     Raises:
-        ConfigError: the method's words do not fit.
+        ConfigError: the method's words do not fit, or what the config says of all does not fit the method.
     """
     own = config.aggregator
     if method.preset != own.name:
-        own = AggregatorConfig(method.preset, own.weights, own.pairwise, own.clip_norm)
+        said = {override.partition("=")[0] for override in method.overrides}
+        if own.normalise is False and PRESETS[method.preset].normalise and NORMALISE not in said:
+            raise ConfigError(
+                f"{NORMALISE}=false in CONFIG takes from {method.preset} what it is; leave it unset, or say "
+                f"{method.preset}:{NORMALISE}=true"
+            )
+        own = dataclasses.replace(own, name=method.preset, fuse={}, server={}, local={})
     return amend(_alike(dataclasses.replace(config, aggregator=own, centralized=CentralizedConfig())), method.overrides)
 
 
