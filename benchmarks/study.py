@@ -6,7 +6,8 @@
 
 Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
 it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
-again, on this machine or on another. `pairs`, `parts-pairs` and the like need FEDCMP_DATA (default ../shared/data).
+again, on this machine or on another, wherever FEDCMP_DATA points (default ../shared/data), which `pairs`,
+`parts-pairs` and the like need.
 """
 
 from __future__ import annotations
@@ -152,6 +153,7 @@ def keep(part: str) -> None:
     for name in FILES:
         if (path := Path("runs/study") / part / name).is_file():
             text = path.read_text(encoding="utf-8").replace(f": {data_folder()}/", f": {DATA}/")
+            text = text.replace(f': "{data_folder()}"', f': "{DATA}"')
             (KEPT / part / name).write_text(text, encoding="utf-8")
 
 

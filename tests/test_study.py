@@ -11,6 +11,8 @@ import pytest
 from fedcmp.cli.comparison import arguments
 from fedcmp.study import Request, ask
 from fedcmp.study.cells import Jobs
+from fedcmp.study.ledger import Ledger
+from fedcmp.study.schedule import remaining
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -20,16 +22,36 @@ PARTS = [pytest.param(part, marks=pytest.mark.slow if "pairs" in part else ()) f
 """Real pairs are many records to read."""
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_part_asks_for_something_that_can_be_run(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(Path(__file__).parent.parent)
+def jobs_of(part: str) -> Jobs:
+    """As its command asks for them."""
     parser = argparse.ArgumentParser()
     arguments(parser)
     said = parser.parse_args(study.words(part)[1:])
-    request = Request(",".join(said.methods), ",".join(said.scenarios), said.seeds, said.budget)
-    jobs = Jobs(ask(Path(said.words[0]), (), request))
+    numbers = {name: getattr(said, name) for name in ("seeds", "budget", "extra_seeds", "rivals")}
+    words = {"methods": ",".join(said.methods), "scenarios": ",".join(said.scenarios)}
+    return Jobs(ask(Path(said.words[0]), (), Request(**words, **numbers, bounds=False if said.no_bounds else None)))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_asks_for_something_that_can_be_run(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    jobs = jobs_of(part)
     assert jobs.study.reference == "fedcmp"
     assert all(len(jobs.tuning(setting, method)) in (0, 4) for setting in jobs.settings for method in jobs.methods)
+
+
+@pytest.mark.parametrize("folder", [None, "/mnt/data of mine"])
+@pytest.mark.parametrize("part", study.PARTS)
+def test_what_is_kept_is_not_run_again_wherever_the_data_are(
+    part: str, folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.delenv("FEDCMP_DATA", raising=False)
+    if folder is not None:
+        monkeypatch.setenv("FEDCMP_DATA", folder)
+    records = Ledger(study.KEPT / part / "runs.jsonl").records
+    assert records
+    assert remaining(jobs_of(part), records) == 0
 
 
 def test_the_page_shows_the_tables_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,22 +70,24 @@ def test_the_page_shows_the_tables_that_were_measured(tmp_path: Path, monkeypatc
 
 def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in study.KEPT.glob("*/*.json*"):
-        assert ": /" not in path.read_text(encoding="utf-8"), path
+        text = path.read_text(encoding="utf-8")
+        assert not any(root in text for root in (": /", ': "/')), path
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
     monkeypatch.setenv("FEDCMP_DATA", "/mnt/data of mine")
     monkeypatch.setattr(study.subprocess, "run", lambda *_: argparse.Namespace(returncode=0))
     asked = tmp_path / "runs/study/pairs/compare.json"
     asked.parent.mkdir(parents=True)
-    asked.write_text('{"config": "root: /mnt/data of mine/pairs"}', encoding="utf-8")
+    asked.write_text('{"config": "root: /mnt/data of mine/pairs", "FEDCMP_DATA": "/mnt/data of mine"}')
     (asked.parent / "runs.jsonl").write_text("{}\n", encoding="utf-8")
     study.keep("pairs")
-    assert (study.KEPT / "pairs/compare.json").read_text() == '{"config": "root: $FEDCMP_DATA/pairs"}'
+    kept = '{"config": "root: $FEDCMP_DATA/pairs", "FEDCMP_DATA": "$FEDCMP_DATA"}'
+    assert (study.KEPT / "pairs/compare.json").read_text() == kept
     asked.unlink()
     (asked.parent / "runs.jsonl").unlink()
     monkeypatch.setenv("FEDCMP_DATA", "/elsewhere")
     assert study.run("pairs", None) == 0
-    assert asked.read_text() == '{"config": "root: /elsewhere/pairs"}'
+    assert asked.read_text() == '{"config": "root: /elsewhere/pairs", "FEDCMP_DATA": "/elsewhere"}'
 
 
 def test_the_page_on_hostile_clients_tells_what_was_measured() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.config import Config, amend, from_yaml, load_config, to_yaml
 from fedcmp.errors import ConfigError, RunFolderError, nearest
+from fedcmp.study.identity import folders
 from fedcmp.study.words import PLACES, Method, forbid, parse_methods, parse_scenarios
 
 METHODS = "fedavg,fedadam,fedcmp"
@@ -63,6 +64,8 @@ class Study:
     """Run centralized and local, too."""
     keep_projectors: bool = False
     """Whether the runs keep theirs when they have finished."""
+    folders: Mapping[str, str] = field(default_factory=dict)
+    """Variable -> folder it pointed at when this was first asked for: runs are not known by these folders."""
 
     @property
     def last_seed(self) -> int:
@@ -106,7 +109,7 @@ def ask(file: Path | None, overrides: Sequence[str], request: Request) -> Study:
     base = load_config(file, overrides)
     whole = (Setting(file.stem if file else "demo", base),)
     study = Study(str(file) if file else None, tuple(overrides), base, whole, parse_methods(METHODS), "")
-    return again(study, request)
+    return again(dataclasses.replace(study, folders=folders(base)), request)
 
 
 def again(study: Study, request: Request) -> Study:
@@ -118,7 +121,9 @@ def again(study: Study, request: Request) -> Study:
     if request.methods is not None:
         study = dataclasses.replace(study, methods=parse_methods(request.methods))
     if request.scenarios is not None:
-        study = dataclasses.replace(study, settings=_settings(study.config, study.overrides, request.scenarios))
+        settings = _settings(study.config, study.overrides, request.scenarios)
+        found = folders(*(setting.config for setting in settings))
+        study = dataclasses.replace(study, settings=settings, folders={**found, **study.folders})
     said = {key: value for key in _NUMBERS if (value := getattr(request, key)) is not None}
     labels = [method.label for method in study.methods]
     if request.reference is None and study.reference not in labels:
@@ -140,6 +145,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "settings": [{"label": one.label, "config": to_yaml(one.config)} for one in study.settings],
         "methods": [{**one._asdict(), "overrides": list(one.overrides)} for one in study.methods],
         **{key: getattr(study, key) for key in _NUMBERS},
+        "folders": dict(study.folders),
     }
 
 
@@ -161,6 +167,7 @@ def from_json(content: Mapping[str, Any], where: str) -> Study:
             ),
             methods=tuple(Method(one["label"], one["preset"], tuple(one["overrides"])) for one in content["methods"]),
             **{key: content[key] for key in _NUMBERS},
+            folders=content.get("folders", {}),
         )
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{where} is no compare.json of fedcmp: {type(error).__name__} {error}") from error

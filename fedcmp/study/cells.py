@@ -1,26 +1,24 @@
-"""One run of a comparison: which config it has, and by what it is known again."""
+"""One run of a comparison: where it stands in it, and which config it has."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
-from fedcmp.aggregation.presets import AggregatorConfig
-from fedcmp.config import CentralizedConfig, Config, amend, differences
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
+from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
-from fedcmp.experiment.federated import MAY_CHANGE
 from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.study.asked import Setting, Study
 from fedcmp.study.grid import LR, Options, centralized_grid, local_grid, method_grid
+from fedcmp.study.identity import identity
 from fedcmp.study.words import BOUNDS, Method
 
 TUNE, FINAL = "tune", "final"
-DEFAULTS = 1
-"""The edition of the config's defaults."""
+NORMALISE = "aggregator.normalise"
 T = TypeVar("T")
 
 
@@ -116,19 +114,27 @@ class Jobs:
             if stage == TUNE:  # nobody looks at more than its validation loss
                 quiet = {"captions": 0, "examples": 0, "test": False}
                 config = with_options(config, {f"evaluation.{key}": value for key, value in quiet.items()})
-            self._jobs[key] = Job(cell, identity(method if method in BOUNDS else "", config), config)
+            kind = method if method in BOUNDS else ""
+            self._jobs[key] = Job(cell, identity(kind, config, self.study.folders), config)
         return self._jobs[key]
 
 
 def method_config(config: Config, method: Method) -> Config:
-    """The method in place of the config's own. Options of parts that the config gives its own method are no other's.
+    """The method in place of the config's own. Options of parts that the config gives its own method are no other's;
+    what it says of all clients' updates (weights, clipping, guard, normalisation) holds for every method.
 
     Raises:
-        ConfigError: the method's words do not fit.
+        ConfigError: the method's words do not fit, or what the config says of all does not fit the method.
     """
     own = config.aggregator
     if method.preset != own.name:
-        own = AggregatorConfig(method.preset, own.weights, own.pairwise, own.clip_norm)
+        said = {override.partition("=")[0] for override in method.overrides}
+        if own.normalise is False and PRESETS[method.preset].normalise and NORMALISE not in said:
+            raise ConfigError(
+                f"{NORMALISE}=false in CONFIG takes from {method.preset} what it is; leave it unset, or say "
+                f"{method.preset}:{NORMALISE}=true"
+            )
+        own = dataclasses.replace(own, name=method.preset, fuse={}, server={}, local={})
     return amend(_alike(dataclasses.replace(config, aggregator=own, centralized=CentralizedConfig())), method.overrides)
 
 
@@ -143,24 +149,6 @@ def baseline(config: Config, bound: str) -> Config:
 def _alike(config: Config) -> Config:
     """Every run is one process."""
     return dataclasses.replace(config, launch=LaunchConfig())
-
-
-def identity(kind: str, config: Config) -> str:
-    """A name for what a run computes: readable, and a hash of what its config sets beside the defaults, but for what
-    does not touch the result. So a new setting of a new version leaves old runs known, and a changed default does too:
-    who changes one that touches results raises ``DEFAULTS``.
-
-    >>> identity("", Config()) == identity("", amend(Config(), ["run.dir=x", "wandb.mode=disabled"]))
-    True
-    >>> identity("", Config()).rpartition("-")[0], identity("local", Config()).rpartition("-")[0]
-    ('domain-fedcmp-seed-0', 'domain-local-seed-0')
-    """
-    content = {
-        change for change in differences(Config(), config)
-        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
-    }  # fmt: skip
-    digest = hashlib.sha256(json.dumps([DEFAULTS, kind, sorted(content)]).encode()).hexdigest()[:12]
-    return f"{config.partition.scenario}-{kind or config.aggregator.name}-seed-{config.run.seed}-{digest}"
 
 
 def with_options(config: Config, options: Mapping[str, Any]) -> Config:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.build import Kept
-from fedcmp.errors import CheckpointError, FedcmpError
+from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
 from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation.folder import RunFolder
 from fedcmp.study.cells import Job, with_options
@@ -72,7 +72,7 @@ class Executor:
         if bound is None and begun.config.is_file() and begun.split.is_file():
             try:
                 return self._call(resume, folder)
-            except CheckpointError as error:
+            except (CheckpointError, ConfigError, DataError) as error:  # of data: they have moved since
                 log.warning("%s begins again: what is left of it cannot be used (%s)", folder, error)
         if folder.exists():
             shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,13 @@ import torch
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
 from fedcmp.aggregation.rules import ServerStep, Update
 from fedcmp.config import Config, load_config
+from fedcmp.shipped import shipped
 from fedcmp.study import Request, ask
-from fedcmp.study.cells import Jobs, identity, with_options
+from fedcmp.study.asked import from_json, to_json
+from fedcmp.study.cells import Jobs, with_options
 from fedcmp.study.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
+from fedcmp.study.identity import FOLDERS, identity
+from fedcmp.study.words import BOUNDS
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "compare.md"
 
@@ -110,6 +115,29 @@ def test_a_run_is_known_by_what_it_computes() -> None:
     for key, value in (("run.seed", 1), ("federation.rounds", 3), ("aggregator.server.lr", 1.0), ("optimizer.lr", 1)):
         assert identity("", with_options(base, {key: value})) != identity("", base)
     assert identity("local", base) != identity("centralized", base)
+
+
+def test_a_run_is_known_by_the_variable_that_names_its_folder_of_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {match for path in shipped().values() for match in re.findall(r"oc\.env:(\w+),([^}]+)}", path.read_text())}
+    assert found == set(FOLDERS.items()), "every variable of a shipped config, with its default"
+
+    def ids(folder: str | None, *overrides: str) -> set[str]:
+        monkeypatch.delenv("FEDCMP_DATA", raising=False)
+        if folder is not None:
+            monkeypatch.setenv("FEDCMP_DATA", folder)
+        study = ask(Path("study/pairs"), overrides, Request(methods="fedcmp", scenarios="domain"))
+        assert study.folders == {"FEDCMP_DATA": folder or "../shared/data"}
+        monkeypatch.setenv("FEDCMP_DATA", "/later")
+        begun = from_json(to_json(study), "here")
+        assert [job.id for job in Jobs(begun).tuning("domain", "fedcmp")] == [
+            job.id for job in Jobs(study).tuning("domain", "fedcmp")
+        ], "it goes on under its own paths"
+        return {job.id for one in (*BOUNDS, "fedcmp") for job in Jobs(study).tuning("domain", one)}
+
+    here = ids("/here")
+    assert here == ids(None) == ids("/here/") == ids("/there/data of mine")
+    assert not here & ids("/here", "data.root=/here/other pairs"), "other data of that folder"
+    assert not here & ids("/here", "data.root=/hereafter/pairs"), "another folder of like name"
 
 
 def test_labels_and_other_methods_options_do_not_make_a_run_another() -> None:

@@ -130,3 +130,34 @@ def test_options_of_the_configs_own_method_are_no_others(tmp_path: Path) -> None
     assert (fedavg.fuse, fedavg.server, fedavg.weights, fedavg.clip_norm) == ({}, {}, "uniform", 2.0)
     assert (fedcmp.fuse, fedcmp.server) == ({"energy": 0.9}, {"lr": 1.3})
     assert knots.fuse == {"density": 0.5}
+
+
+def test_what_the_config_says_of_all_updates_holds_for_every_method() -> None:
+    words = (
+        "aggregator.guard=true",
+        "aggregator.normalise=true",
+        "aggregator.clip_norm=2",
+        "aggregator.weights=tokens",
+    )
+    methods = "fedavg,fedcmp,median:aggregator.guard=false,plain=fedprox:aggregator.normalise=false"
+    jobs = Jobs(ask(None, words, Request(methods=methods)))
+    said = [jobs.config("demo", name).aggregator for name in jobs.methods]
+    assert [one.guard for one in said] == [True, True, False, True]
+    assert [one.normalise for one in said] == [True, True, True, False]
+    assert {(one.clip_norm, one.weights) for one in said} == {(2.0, "tokens")}
+
+
+@pytest.mark.parametrize("method", ["median", "multi-krum", "scaffold", "fedcm"])
+def test_a_rule_that_cannot_be_guarded_is_not_compared_with_guarded_ones(method: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--methods {method}: aggregator\.guard .*\(setting demo\)"):
+        Jobs(ask(None, ("aggregator.guard=true",), Request(methods=f"fedavg,{method}")))
+
+
+def test_a_config_without_normalisation_does_not_make_fednova_another() -> None:
+    words = ("aggregator.normalise=false",)
+    with pytest.raises(ConfigError, match=r"--methods fednova: aggregator\.normalise=false in CONFIG"):
+        Jobs(ask(None, words, Request(methods="fedavg,fednova")))
+    jobs = Jobs(ask(None, words, Request(methods="fedavg,fednova:aggregator.normalise=true")))
+    assert [jobs.config("demo", name).aggregator.normalise for name in jobs.methods] == [False, True]
+    own = Jobs(ask(None, ("aggregator=fednova", *words), Request(methods="fednova,x=fedavg")))
+    assert not own.config("demo", "fednova").aggregator.normalise

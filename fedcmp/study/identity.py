@@ -1,0 +1,66 @@
+"""By what a run of a comparison is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+
+from fedcmp.config import Config, differences
+from fedcmp.experiment.federated import MAY_CHANGE
+
+DEFAULTS = 1
+"""The edition of the config's defaults."""
+FOLDERS = {
+    "FEDCMP_DATA": "../shared/data",
+    "FEDCMP_SCALE_DATA": "data/federation",
+    "LLAVA_PRETRAIN": "data/LLaVA-Pretrain",
+}
+"""Variable by which shipped configs name a folder of data -> the folder without it."""
+
+
+def folders(*configs: Config) -> dict[str, str]:
+    """Where those variables of ``FOLDERS`` point now in whose folders the configs have something."""
+    places = {name: os.environ.get(name, folder) for name, folder in FOLDERS.items()}
+    changes = [change for config in configs for change in differences(Config(), config)]
+    return {
+        name: folder for name, folder in places.items()
+        if any(_named(change, {name: folder}) != change for change in changes)
+    }  # fmt: skip
+
+
+def identity(kind: str, config: Config, places: Mapping[str, str] | None = None) -> str:
+    """A name for what a run computes: readable, and a hash of what its config sets beside the defaults, but for what
+    does not touch the result. So a new setting of a new version leaves old runs known, and a changed default does too:
+    who changes one that touches results raises ``DEFAULTS``.
+
+    Args:
+        kind: ``centralized``, ``local``, or empty for a federated run.
+        config: of the run, resolved.
+        places: variable -> folder: what lies in the folder is known by the variable's name, wherever it is.
+
+    >>> from fedcmp.config import amend
+    >>> identity("", Config()) == identity("", amend(Config(), ["run.dir=x", "wandb.mode=disabled"]))
+    True
+    >>> identity("", Config()).rpartition("-")[0], identity("local", Config()).rpartition("-")[0]
+    ('domain-fedcmp-seed-0', 'domain-local-seed-0')
+    >>> here, there = (amend(Config(), [f"model.tower={folder}/vit"]) for folder in ("/a", "/b"))
+    >>> identity("", here, {"MODELS": "/a"}) == identity("", there, {"MODELS": "/b"})
+    True
+    """
+    content = {
+        _named(change, places or {}) for change in differences(Config(), config)
+        if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
+    }  # fmt: skip
+    digest = hashlib.sha256(json.dumps([DEFAULTS, kind, sorted(content)]).encode()).hexdigest()[:12]
+    return f"{config.partition.scenario}-{kind or config.aggregator.name}-seed-{config.run.seed}-{digest}"
+
+
+def _named(change: str, places: Mapping[str, str]) -> str:
+    """One of ``differences``, with the variable in place of its folder."""
+    before, _, value = change.partition(" -> ")
+    for name, folder in places.items():
+        if folder and f"{value}/".startswith(f"{folder}/"):
+            return f"{before} -> ${name}{value[len(folder) :]}"
+    return change
