@@ -94,6 +94,18 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pyt
     assert records(tmp_path / "part") == records(tmp_path / "whole")
 
 
+def test_seconds_are_those_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, "asked")
+        train(small(tmp_path / "part"))
+    metrics = tmp_path / "part" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows[2]["seconds/train"] += 1000
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seconds = resume(tmp_path / "part")["seconds"]
+    assert 1000 < seconds["train"] < sum(seconds.values()) - seconds["total"] <= seconds["total"]
+
+
 @pytest.mark.parametrize("how", ["killed", "full disk"])
 @pytest.mark.parametrize("number", [1, 3])
 def test_a_run_that_ends_between_a_checkpoint_and_its_record_goes_on(

@@ -72,6 +72,7 @@ def train(
             state = start(federation, self.parts.params)
             if resume_from is not None:
                 state, recorder.records = last_state(federation, state, self.folder)
+                self.earlier = sum(_spent(recorder.records).values())
                 if federation.privacy:
                     federation = replace(federation, privacy=federation.privacy.continued(state.privacy))
             state = run(federation, state)
@@ -79,8 +80,8 @@ def train(
             spent = {"privacy": protection.summary(state.rounds_done)} if protection else {}
             if state.rounds_done < len(federation.rounds):
                 return _stopped(self, state, spent)
-            for phase in ("train", "aggregate", "evaluate", "save"):
-                self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
+            for phase, seconds in _spent(recorder.records).items():
+                self.seconds[phase] += seconds
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
             return self.finish(
                 state.params,
@@ -94,6 +95,12 @@ def train(
 
         summary = experiment.run(rounds)
         return {**summary, "folder": str(experiment.folder.path)} if summary else {}
+
+
+def _spent(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of the rounds, by phase."""
+    phases = ("train", "aggregate", "evaluate", "save")
+    return {phase: sum(record.get(f"seconds/{phase}", 0.0) for record in records) for phase in phases}
 
 
 def _counted(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
