@@ -18,7 +18,7 @@ from aggregation import SHAPES, draw
 from limit import CPU, build, pair, setting, timed
 from record import Table, save, shown
 
-from fedcmp.federation.checkpoint import save_checkpoint
+from fedcmp.federation.checkpoint import prune_checkpoints, save_checkpoint
 from fedcmp.federation.state import FederationState
 
 REPEATS = 4
@@ -33,6 +33,7 @@ def saving(folder: Path) -> tuple[list[float], int]:
     for number in range(REPEATS):
         t0 = time.perf_counter()
         path = save_checkpoint(folder, FederationState(params=params, aggregator=kept, rounds_done=number + 1))
+        prune_checkpoints(path, keep=2)
         seconds.append(time.perf_counter() - t0)
     return seconds, path.stat().st_size
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from full_disk import room
 
 import fedcmp.federation.loop as loop
 from fedcmp.config import Config, load_config
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.experiment import reopen, resume, train
+from fedcmp.tracking.tracker import JsonlTracker
 
 SMALL = [
     "data.scenes_per_camera=8",
@@ -90,6 +93,62 @@ def test_a_run_without_a_checkpoint_begins_anew(tmp_path: Path, monkeypatch: pyt
             train(small(tmp_path / "part"))
     assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
     assert records(tmp_path / "part") == records(tmp_path / "whole")
+
+
+def test_seconds_are_those_of_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, "asked")
+        train(small(tmp_path / "part"))
+    metrics = tmp_path / "part" / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows[2]["seconds/train"] += 1000
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    seconds = resume(tmp_path / "part")["seconds"]
+    assert 1000 < seconds["train"] < sum(seconds.values()) - seconds["total"] <= seconds["total"]
+
+
+@pytest.mark.parametrize("how", ["killed", "full disk"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_run_that_ends_between_a_checkpoint_and_its_record_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, how: str
+) -> None:
+    """Also where one checkpoint is kept, and where it was the first."""
+    whole = train(small(tmp_path / "whole"))
+    log = JsonlTracker.log
+
+    def ends(self: JsonlTracker, record: dict) -> None:
+        if record["round"] == number and how == "killed":
+            raise KeyboardInterrupt
+        with room(self.path.stat().st_size + 20) if record["round"] == number else nullcontext():
+            log(self, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonlTracker, "log", ends)
+        with pytest.raises(KeyboardInterrupt if how == "killed" else RunFolderError):
+            train(small(tmp_path / "part", "federation.keep_checkpoints=1"))
+    assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
+    assert records(tmp_path / "part") == records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("gone", ["files", "folder"])
+def test_a_run_whose_checkpoints_are_gone_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """A cluster that purges old files would else cost the whole run, without a word."""
+    with monkeypatch.context() as patch:
+        interrupt(patch, 3, "asked")
+        train(small(tmp_path / "part"))
+    before = (tmp_path / "part" / "metrics.jsonl").read_bytes()
+    kept = tmp_path / "part" / "checkpoints"
+    for path in kept.iterdir():
+        path.unlink()
+    if gone == "folder":
+        kept.rmdir()
+    with pytest.raises(
+        CheckpointError, match=r"has records of 3 rounds, but no checkpoint in .*; bring the checkpoints"
+    ):
+        resume(tmp_path / "part")
+    assert (tmp_path / "part" / "metrics.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize("left", ["half a checkpoint", "a checkpoint without a record"])

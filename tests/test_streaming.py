@@ -11,8 +11,9 @@ import torch
 
 import fedcmp.build.parts
 import fedcmp.data.stream
+from fedcmp.build import read_data
 from fedcmp.config import Config, load_config
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, DataError
 from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation import loop
 from fedcmp.federation.checkpoint import load_projector
@@ -85,6 +86,38 @@ def test_a_run_that_goes_on_reads_the_rest_ahead(
             train(streamed(tmp_path / "part"))
     assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
     assert read_here == []
+
+
+@pytest.mark.parametrize("how", ["skip", "retry"])
+def test_a_client_that_fails_leaves_the_others_their_own_pictures(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = fedcmp.data.stream._Pictures.__getitem__
+
+    def settings(folder: Path, workers: int) -> Config:
+        words = ["slots=1", "batch_size=2", "local_steps=2", f"on_client_error={how}"]
+        words = [f"federation.{word}" for word in words]
+        return config(folder, *words, "data.stream=true", f"data.workers={workers}")
+
+    tasks = [task for plan in read_data(settings(tmp_path, 0)).plan.rounds for task in plan.tasks]
+    bad = tasks[2].batches[0]  # another batch of its client is read ahead when it fails
+
+    def broken(self: Any, positions: Any) -> Any:
+        once = marker / "failed"
+        if tuple(positions) == tuple(bad) and not (how == "retry" and once.exists()):
+            once.touch()  # seen by every process
+            raise DataError("cannot read a picture")
+        return read(self, positions)
+
+    monkeypatch.setattr(fedcmp.data.stream._Pictures, "__getitem__", broken)
+    found = {}
+    for workers in (0, 1):
+        marker = tmp_path / f"{workers}"
+        marker.mkdir()
+        found[workers] = train(settings(marker / "run", workers))
+        assert found[workers]["updates_left_out"] == (how == "skip")
+        assert found[workers]["clients_retried"] == (how == "retry")
+    assert found[0]["projector_sha256"] == found[1]["projector_sha256"]
 
 
 @pytest.mark.parametrize("kind", [train_centralized, train_local])

@@ -53,49 +53,58 @@ class Stream:
         self._pictures = _Pictures(source, samples, preprocess, encode, pad_id)
         self._device, self._workers = device, workers
         self._coming: deque[tuple[int, ...]] = deque()
-        self._ready: Iterator[Batch | FedcmpError] = iter(())
+        self._ready: Iterator[Batch | FedcmpError] | None = None
 
     def expect(self, batches: Sequence[Sequence[int]]) -> None:
         """The batches that will be asked for, in this order; what was announced before is forgotten."""
-        self._coming, self._ready = deque(), iter(())  # the processes of the last announcement end here
-        if self._workers == 0 or not batches:
-            return
-        self._coming = deque(tuple(batch) for batch in batches)
-        loader = DataLoader(
-            _Told(self._pictures),
-            batch_size=None,
-            sampler=list(self._coming),
-            num_workers=self._workers,
-            prefetch_factor=AHEAD,
-            pin_memory=self._device.type == "cuda",
-            worker_init_fn=_begin,
-        )
-        self._ready = iter(loader)
+        self._coming, self._ready = deque(), None  # the processes of the last announcement end here
+        if self._workers and batches:
+            self._coming = deque(tuple(batch) for batch in batches)
+            self._ready = self._read_ahead()
 
     def __call__(self, positions: Sequence[int]) -> Batch:
         wanted = tuple(positions)
-        batch = None
-        if wanted in self._coming:
-            while batch is None:
-                found = self._take()
-                batch = found if self._coming.popleft() == wanted else None
-        if batch is None:
-            batch = self._pictures[wanted]
-        return {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
+        found = self._announced(wanted) if wanted in self._coming else self._pictures[wanted]
+        if isinstance(found, Exception):
+            raise found
+        return {name: value.to(self._device, non_blocking=True) for name, value in found.items()}
 
-    def _take(self) -> Batch:
+    def _announced(self, wanted: tuple[int, ...]) -> Batch | Exception:
+        """The batch, or its own error. Those before it are passed over, and so are their errors: nobody asked."""
+        while True:
+            self._ready = self._ready or self._read_ahead()
+            batch = self._coming.popleft()  # first: whatever comes now is of this batch
+            found = self._take(self._ready)
+            if batch == wanted:
+                return found
+
+    def _take(self, ready: Iterator[Batch | FedcmpError]) -> Batch | Exception:
         try:
-            found = next(self._ready)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise DataError(
+            return next(ready)
+        except Exception as error:
+            if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+                return error
+            self._ready = None  # it would leave out what the process had before it: others read the rest
+            told = DataError(
                 f"a process that reads pictures ended ({error}); if memory ran out, lower data.workers (now "
                 f"{self._workers})"
-            ) from error
-        if isinstance(found, FedcmpError):
-            raise found
-        return found
+            )
+            told.__cause__ = error
+            return told
+
+    def _read_ahead(self) -> Iterator[Batch | FedcmpError]:
+        """What was announced and has not been taken, by processes of its own."""
+        return iter(
+            DataLoader(
+                _Told(self._pictures),
+                batch_size=None,
+                sampler=list(self._coming),
+                num_workers=self._workers,
+                prefetch_factor=AHEAD,
+                pin_memory=self._device.type == "cuda",
+                worker_init_fn=_begin,
+            )
+        )
 
 
 def announce(fetch: Fetch, batches: Sequence[Sequence[int]]) -> None:

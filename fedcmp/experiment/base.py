@@ -61,6 +61,7 @@ class Experiment:
         self.config, self.method, self.keep = config, method, keep
         self.progress = progress if is_server(self.team) else Progress(enabled=False)
         self.seconds: dict[str, float] = defaultdict(float)
+        self.earlier = 0.0  # seconds of the rounds that processes before this one did
         together(self.team, lambda: check_models(config))
         self.data: Data = read_data(config, self.team, self.progress)
         self.folder: RunFolder = self._on_server(lambda: self._reopen(resume) if resume else self._claim(label))
@@ -163,7 +164,7 @@ class Experiment:
                 tested = {**tested, **self._captions(params)}
         if not is_server(self.team):
             return {}
-        seconds = {"total": time.perf_counter() - self.t0, **self.seconds}
+        seconds = {"total": self.earlier + time.perf_counter() - self.t0, **self.seconds}
         summary = {
             **self.head(),
             "rounds": rounds,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,11 +14,10 @@ from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.distributed.starter import rank_of
 from fedcmp.distributed.team import is_server
-from fedcmp.errors import CheckpointError, FedcmpError, RunFolderError
+from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import Evaluation
 from fedcmp.experiment.base import Experiment
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
-from fedcmp.federation.federation import Federation
+from fedcmp.experiment.last_state import last_state
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.forecast import first_groups
 from fedcmp.federation.kinds import FAULTS
@@ -30,9 +27,8 @@ from fedcmp.federation.state import FederationState
 from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder, read_records
+from fedcmp.tracking.tracker import Recorder
 
-log = logging.getLogger(__name__)
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
 TO_ACCURACY = ("federation.slots",)
@@ -77,7 +73,8 @@ def train(
             federation = replace(federation, stop=stop, team=team)
             state = start(federation, self.parts.params)
             if resume_from is not None:
-                state, recorder.records = _last_state(federation, state, self.folder)
+                state, recorder.records = last_state(federation, state, self.folder)
+                self.earlier = sum(_spent(recorder.records).values())
                 if federation.privacy:
                     federation = replace(federation, privacy=federation.privacy.continued(state.privacy))
             state = run(federation, state)
@@ -85,8 +82,8 @@ def train(
             spent = {"privacy": protection.summary(state.rounds_done)} if protection else {}
             if state.rounds_done < len(federation.rounds):
                 return _stopped(self, state, spent)
-            for phase in ("train", "aggregate", "evaluate", "save"):
-                self.seconds[phase] += sum(record.get(f"seconds/{phase}", 0.0) for record in recorder.records)
+            for phase, seconds in _spent(recorder.records).items():
+                self.seconds[phase] += seconds
             begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
             return self.finish(
                 state.params,
@@ -100,6 +97,12 @@ def train(
 
         summary = experiment.run(rounds)
         return {**summary, "folder": str(experiment.folder.path)} if summary else {}
+
+
+def _spent(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of the rounds, by phase."""
+    phases = ("train", "aggregate", "evaluate", "save")
+    return {phase: sum(record.get(f"seconds/{phase}", 0.0) for record in records) for phase in phases}
 
 
 def _counted(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -177,81 +180,6 @@ def _summary(folder: RunFolder) -> dict[str, Any]:
         return read_object(folder.summary)
     except RunFolderError as error:
         raise CheckpointError(f"{folder.path} cannot go on: {error}") from error
-
-
-def _last_state(
-    federation: Federation, fresh: FederationState, folder: RunFolder
-) -> tuple[FederationState, list[dict[str, Any]]]:
-    """The last checkpoint that can be read, on every rank; metrics.jsonl is cut back to it. Without one: the start."""
-    team, state, error = federation.team, fresh, None
-    records: list[dict[str, Any]] = []
-    if is_server(team):
-        try:
-            again = federation.privacy is None or federation.privacy.repeatable
-            state, records = _last_kept(fresh, folder, again)
-        except FedcmpError as caught:
-            error = caught
-    team.agree(error)
-    counts = team.share((state.rounds_done, state.samples_seen, state.best_loss))
-    params, local = team.share((state.params, state.aggregator["local"]))
-    privacy = team.share(state.privacy)
-    records = team.share(records)
-    device = team.device
-    params = {name: value.to(device) for name, value in params.items()}
-    kept = _to(state.aggregator, device) if is_server(team) else fresh.aggregator
-    whole = FederationState(
-        params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device), privacy=privacy
-    )
-    return whole, records
-
-
-def _last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[FederationState, list[dict[str, Any]]]:
-    """A process that is killed may leave a checkpoint that was not logged yet; a disk may lose or alter one.
-
-    ``again``: whether a round that has a record may run a second time.
-    """
-    first: CheckpointError | None = None
-    for path in reversed(list_checkpoints(folder.checkpoints)):
-        try:
-            state = load_checkpoint(path)
-            records = _cut(folder, state.rounds_done, again)
-        except CheckpointError as error:
-            first = first or error
-            continue
-        if first is not None:
-            log.warning("%s; the run goes on from the one before, round %d", first, state.rounds_done)
-        return state, records
-    if first is not None:
-        raise first
-    _cut(folder, 0, again)
-    folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
-    return fresh, []
-
-
-def _cut(folder: RunFolder, rounds_done: int, again: bool) -> list[dict[str, Any]]:
-    """The records up to a round; later ones are removed from the file, they will be made again."""
-    try:
-        recorded = read_records(folder.metrics)
-        records = [one for one in recorded if one["round"] <= rounds_done]
-    except (OSError, KeyError, TypeError) as error:
-        raise CheckpointError(f"cannot read {folder.metrics}: {error!r}") from error
-    if len(recorded) > len(records) and not again:
-        raise RunFolderError(
-            f"{folder.path} cannot go on from round {rounds_done}: round {rounds_done + 1} was released, and with "
-            "privacy.stream=system its noise cannot be drawn again; a second release would not be counted"
-        )
-    if not rounds_done:
-        return []
-    if not records or records[-1]["round"] < rounds_done:
-        raise CheckpointError(f"{folder.metrics} has no record of round {rounds_done}, which a checkpoint has")
-    folder.write_text(folder.metrics, "".join(json.dumps(record) + "\n" for record in records))
-    return records
-
-
-def _to(value: Any, device: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _to(one, device) for key, one in value.items()}
-    return value.to(device) if hasattr(value, "to") else value
 
 
 def _tell_ranks(self: Experiment) -> None:

@@ -21,11 +21,12 @@ HASH = 16
 NAME = re.compile(rf"round-([0-9]+)-([0-9a-f]{{{HASH}}})\.pt")
 
 
-def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path:
-    """Writes ``round-NNNN-<hash>.pt`` and removes all but the newest ``keep``.
+def save_checkpoint(folder: Path, state: FederationState) -> Path:
+    """Writes ``round-NNNN-<hash>.pt``.
 
     The hash is the beginning of the file's SHA-256, so that the name alone tells whether the content is what was
-    written. The file is on the disk before it gets its name, and older ones go only then.
+    written. The file is on the disk before it gets its name. Older ones stay until ``prune_checkpoints``: only the
+    round's record, which is written next, makes this one usable.
 
     Raises:
         RunFolderError: the folder cannot be written (full disk, no permission).
@@ -44,18 +45,29 @@ def save_checkpoint(folder: Path, state: FederationState, keep: int = 2) -> Path
         raise RunFolderError(
             f"cannot write the checkpoint {partial.with_suffix('.pt')}: {error}; is there disk space and permission?"
         ) from error
-    for twin in folder.glob(f"{partial.stem}-*.pt"):
-        if twin != path:
-            twin.unlink()  # of the same round, before the run went back to an earlier one
-    for old in list_checkpoints(folder)[:-keep]:
-        old.unlink()
     return path
+
+
+def prune_checkpoints(newest: Path, keep: int) -> None:
+    """Removes all checkpoints but the newest ``keep`` (>= 1), and twins of ``newest``, whose round is recorded now."""
+    for twin in newest.parent.glob(f"round-{round_of(newest):04d}-*.pt"):
+        if twin != newest:
+            twin.unlink()  # of the same round, before the run went back to an earlier one
+    for old in list_checkpoints(newest.parent)[:-keep]:
+        old.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest round first, by number: names alone would put round 10000 before 9999."""
-    found = [(int(match[1]), path) for path in folder.glob("round-*-*.pt") if (match := NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found)]
+    found = [path for path in folder.glob("round-*-*.pt") if NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (round_of(path), path))
+
+
+def round_of(path: Path) -> int:
+    """The round of a checkpoint, by its name."""
+    match = NAME.fullmatch(path.name)
+    assert match is not None, "a name that save_checkpoint gave"
+    return int(match[1])
 
 
 def load_checkpoint(path: Path) -> FederationState:

@@ -32,14 +32,17 @@ class RunFolder:
         self.figures = path / "figures"
 
     def write_text(self, path: Path, text: str) -> None:
-        """Writes a small file whole or not at all.
+        """Writes a small file whole or not at all, also where the power fails.
 
         Raises:
             RunFolderError: it cannot be written.
         """
         partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_text(text, encoding="utf-8")
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
             os.replace(partial, path)
         except OSError as error:
             raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error

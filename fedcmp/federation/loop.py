@@ -10,7 +10,7 @@ from typing import Any
 from fedcmp.data.stream import announce
 from fedcmp.distributed.team import is_server, together
 from fedcmp.evaluation.losses import evaluate
-from fedcmp.federation.checkpoint import save_checkpoint
+from fedcmp.federation.checkpoint import prune_checkpoints, save_checkpoint
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.fusing import fuse_round
 from fedcmp.federation.gate import Report, compare_norms, gate, report, unjudged
@@ -117,16 +117,21 @@ def _evaluated(federation: Federation, params: Params, record: dict[str, Any]) -
 
 
 def _log(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> bool:
-    """The server saves, logs and tells; what goes wrong there ends the run on every rank. Whether it is enough."""
+    """The server saves, logs and tells; what goes wrong there ends the run on every rank. Whether it is enough.
+
+    A checkpoint without its round's record is of no use, so that the one before it goes only when both are on disk.
+    """
     error: Exception | None = None
-    enough = False
+    enough, path = False, None
     if is_server(federation.team):
         t0 = time.perf_counter()
         try:
             if state is not None and federation.checkpoints is not None:
-                save_checkpoint(federation.checkpoints, state, federation.config.keep_checkpoints)
+                path = save_checkpoint(federation.checkpoints, state)
             saved = {"seconds/save": time.perf_counter() - t0} if state is not None else {}
             federation.tracker.log({**record, **saved})
+            if path is not None:
+                prune_checkpoints(path, federation.config.keep_checkpoints)
             if state is not None:
                 enough = federation.on_round(state, record)
         except Exception as caught:

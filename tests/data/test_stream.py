@@ -107,6 +107,28 @@ def test_an_error_of_a_picture_is_told_where_it_is_needed(workers: int) -> None:
     told(BATCHES[0])
     with pytest.raises(DataError, match=r"^scene 5: picture cannot be decoded$"):
         told(BATCHES[1])
+    assert all(same(told(batch), stream(0)(batch)) for batch in BATCHES[2:]), "each has its own pictures still"
+
+
+def test_an_error_that_nobody_asked_for_is_passed_over() -> None:
+    told = stream(1, Broken({"train": 6, "val": 2, "test": 2}, ["plain", "noisy"]))
+    told.expect(BATCHES)
+    assert all(same(told(batch), stream(0)(batch)) for batch in (BATCHES[0], BATCHES[2], BATCHES[3]))
+
+
+def bug(samples: Sequence[Sample]) -> list[Tensor]:
+    if SAMPLES[5] in samples:
+        raise ZeroDivisionError("a bug")
+    return encode(samples)
+
+
+def test_an_error_that_nobody_foresaw_moves_nothing_either() -> None:
+    told = stream(1, encode=bug)
+    told.expect(BATCHES)
+    told(BATCHES[0])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        told(BATCHES[1])
+    assert all(same(told(batch), stream(0)(batch)) for batch in BATCHES[2:])
 
 
 def test_processes_that_share_a_zip_do_not_move_each_others_place(tmp_path: Path) -> None:
@@ -145,3 +167,23 @@ def test_a_process_that_is_killed_is_told_with_what_to_do(monkeypatch: pytest.Mo
     os.kill(reader, signal.SIGKILL)
     with pytest.raises(DataError, match=r"a process that reads pictures ended .*lower data\.workers \(now 1\)"):
         told(BATCHES[0])
+
+
+def test_what_a_killed_process_had_before_it_is_read_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch leaves out what a dead process had before it: every later batch would be another."""
+    gate = tmp_path / "open"
+
+    def waits(samples: Sequence[Sample]) -> list[Tensor]:
+        while not gate.exists():
+            time.sleep(0.01)
+        return encode(samples)
+
+    before = helpers()
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.1)
+    told = stream(2, encode=waits)
+    told.expect(BATCHES)
+    os.kill(max(set(helpers()) - set(before)), signal.SIGKILL)
+    with pytest.raises(DataError, match="a process that reads pictures ended"):
+        told(BATCHES[0])
+    gate.touch()
+    assert all(same(told(batch), stream(0)(batch)) for batch in BATCHES[1:])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_disk import room
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
@@ -17,6 +18,8 @@ from fedcmp.federation.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     load_projector,
+    prune_checkpoints,
+    round_of,
     save_checkpoint,
     save_projector,
 )
@@ -237,11 +240,27 @@ def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
 def test_old_checkpoints_are_told_by_number(llm: LanguageModel, tmp_path: Path) -> None:
     state = start(federation(llm), PARAMS)
     for number in (9998, 9999, 10000):
-        save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=number), keep=2)
+        prune_checkpoints(save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=number)), keep=2)
     assert [path.name.split("-")[1] for path in list_checkpoints(tmp_path)] == ["9999", "10000"]
     again = dataclasses.replace(state, rounds_done=10000, samples_seen=3)
     path = save_checkpoint(tmp_path, again)
+    prune_checkpoints(path, keep=2)
     assert [one.name for one in tmp_path.glob("round-10000-*")] == [path.name], "one of each round"
+
+
+def test_a_checkpoint_goes_when_the_next_round_is_recorded_and_not_before(llm: LanguageModel, tmp_path: Path) -> None:
+    found: list[list[int]] = []
+
+    class Looking(Memory):
+        def log(self, record) -> None:
+            super().log(record)
+            found.append([round_of(path) for path in list_checkpoints(tmp_path)])
+
+    whole = federation(llm, checkpoints=tmp_path, tracker=Looking())
+    whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_checkpoints=1))
+    last = run(whole, start(whole, PARAMS)).rounds_done
+    assert found == [[], [1], *([number, number + 1] for number in range(1, last))]
+    assert [round_of(path) for path in list_checkpoints(tmp_path)] == [last]
 
 
 def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +272,12 @@ def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypat
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
+    for size in (0, len(before) // 2, len(before) - 1):
+        with room(size), pytest.raises(RunFolderError, match=r"cannot write the checkpoint .*is there disk space"):
+            save_checkpoint(tmp_path, state)
+        with room(size // 100), pytest.raises(RunFolderError, match=r"projector\.safetensors: .*is there disk space"):
+            save_projector(tmp_path / "projector.safetensors", PARAMS)
+        assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == {path.name: before}
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunFolderError, match="No space left on device; is there disk space"):
         save_checkpoint(tmp_path, state)

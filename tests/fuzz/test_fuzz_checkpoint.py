@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedcmp.errors import CheckpointError
-from fedcmp.experiment.federated import _last_kept
+from fedcmp.experiment.last_state import last_kept
 from fedcmp.export.read import read_projector
 from fedcmp.federation.checkpoint import HASH, list_checkpoints, load_checkpoint, load_projector, save_checkpoint
 from fedcmp.federation.folder import RunFolder
@@ -156,7 +156,7 @@ def test_a_run_goes_on_from_what_is_whole(
         json.dumps({"round": number, "val/loss": 1.0}).encode() for number in range(data.draw(st.integers(0, 3)) + 1)
     ]
     folder.metrics.write_bytes(b"\n".join([*good, *lines]))
-    found, message = attempt(lambda: _last_kept(state(0), folder, again=True))
+    found, message = attempt(lambda: last_kept(state(0), folder, again=True))
     whole = [number for number in rounds if number not in hurt and number < len(good)]
     if found is not None:
         assert found[0].rounds_done == max(whole)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+from full_disk import room
 
 from fedcmp.errors import RunFolderError
 from fedcmp.tracking.progress import Progress
@@ -21,6 +23,28 @@ def test_each_record_is_a_line_at_once(tmp_path: Path) -> None:
     tracker.close({})
     with pytest.raises(RunFolderError, match=r"cannot write .*m\.jsonl"):
         JsonlTracker(tmp_path / "none" / "m.jsonl").log({"round": 0})
+
+
+def test_a_record_is_on_the_disk_when_it_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not only with the system: a power cut would take more records than checkpoints are kept."""
+    synced: list[tuple[bool, bytes]] = []
+
+    def look(number: int) -> None:
+        synced.append((os.path.samestat(os.fstat(number), path.stat()), path.read_bytes()))
+
+    path = tmp_path / "m.jsonl"
+    monkeypatch.setattr(os, "fsync", look)
+    JsonlTracker(path).log({"round": 0})
+    assert synced == [(True, b'{"round": 0}\n')]
+
+
+def test_a_full_disk_is_told_and_takes_no_earlier_record(tmp_path: Path) -> None:
+    tracker = JsonlTracker(tmp_path / "m.jsonl")
+    tracker.log({"round": 0})
+    with room(20), pytest.raises(RunFolderError, match=r"cannot write .*m\.jsonl: .*is there disk space"):
+        tracker.log({"round": 1, "loss": 0.5})
+    assert (tmp_path / "m.jsonl").read_text() == '{"round": 0}\n{"round'
+    assert read_records(tmp_path / "m.jsonl") == [{"round": 0}]
 
 
 def test_records_are_read_up_to_where_a_process_was_killed(tmp_path: Path) -> None:
