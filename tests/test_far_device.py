@@ -77,6 +77,7 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
 
 def test_every_rule_stays_on_its_device_alone_and_over_ranks() -> None:
     rules = {name: build_aggregator(AggregatorConfig(name)) for name in PRESETS}
+    rules["fedcmp, guarded"] = build_aggregator(AggregatorConfig("fedcmp", guard=True))
 
     def there() -> dict[str, list[Params]]:
         install()

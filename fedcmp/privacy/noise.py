@@ -18,7 +18,8 @@ from fedcmp.privacy.release import Release
 from fedcmp.seeding import numpy_rng
 
 GRID = -24
-"""Everything that is released is rounded to a multiple of ``2^GRID`` standard deviations of its noise, or half that."""
+"""What is released is rounded to multiples of the power of two in (2^GRID, 2^(GRID + 1)] standard deviations of the
+noise that is added to it. At least 2^24 numbers of float64 fall on each multiple, even twelve deviations away."""
 TAIL = 12.0
 """Standard deviations. Noise that a client adds is cut there, so that how large its message may be is known beforehand;
 the chance that it matters is below 1e-32 for a number."""

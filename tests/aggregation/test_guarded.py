@@ -74,21 +74,22 @@ def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
         assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * hostile + [1.0] * (num - hostile)
 
 
-def test_noise_is_not_heard() -> None:
-    cohort = [honest(number) for number in range(8)]
-    noise = {
-        number: {
-            name: 3 * torch.randn(shape, generator=torch.Generator().manual_seed(50 + number))
-            for name, shape in SHAPES.items()
-        }
-        for number in (0, 3, 7)
-    }
-    hostile = [one._replace(delta=noise.get(one.client_id, one.delta)) for one in cohort]
-    result = Guarded(Mean()).fuse(LocalCohort(hostile), PARAMS, {})
-    trust = result.metrics["aggregator/trust"]
-    assert (
-        max(trust[number] for number in noise) < 0.7 < min(trust[number] for number in range(8) if number not in noise)
-    )
+@pytest.mark.parametrize("size", [1_000, 18_624], ids=["small", "the demo's projector"])
+@pytest.mark.parametrize("length", [0.5, 1.0, 3.0])
+def test_noise_is_heard_as_far_as_chance_goes(size: int, length: float) -> None:
+    """Cosines with noise are chance, of order 1 / sqrt(size), whatever its length; the usual one is a half here."""
+    for draw in range(5):
+        own = torch.Generator().manual_seed(draw)
+        deltas = torch.randn(size, generator=own).double() + torch.randn(8, size, generator=own).double()
+        deltas[:3] = length * 2**0.5 * torch.randn(3, size, generator=own).double()
+        trust = judge(deltas @ deltas.T).trust
+        assert float(trust[:3].max()) < 8 / size**0.5
+        assert trust[3:].tolist() == [1.0] * 5
+    clients = [Contribution(number, {"linear.weight": delta.float()}) for number, delta in enumerate(deltas)]
+    result = GUARD.fuse(LocalCohort(clients), {"linear.weight": torch.zeros(size)}, {})
+    assert 5.0 <= result.metrics["aggregator/trusted"] < 5.5
+    rest = deltas[3:].mean(dim=0)
+    assert float((result.delta["linear.weight"] - rest).norm() / rest.norm()) < 10 / size**0.5
 
 
 @pytest.mark.parametrize("inner", [Mean(), Canonical()], ids=str)

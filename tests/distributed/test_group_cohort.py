@@ -26,6 +26,7 @@ ROUNDS = 3
 # cosines of all pairs are many small messages, and the same for every rule
 CASES = {name: AggregatorConfig(name, pairwise=64 if name == "fedcmp" else 0) for name in sorted(PRESETS)}
 CASES["fedcmp, clipped"] = AggregatorConfig("fedcmp", clip_norm=0.3, pairwise=3)
+CASES["fedcmp, guarded"] = AggregatorConfig("fedcmp", guard=True)
 CASES["median, normalised"] = AggregatorConfig("median", normalise=True, weights="tokens")
 CASES["fedcmp, basis from the evidence"] = AggregatorConfig("fedcmp", fuse={"basis": "evidence", "tau_from": "each"})
 

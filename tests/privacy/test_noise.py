@@ -82,6 +82,19 @@ def test_what_is_released_lies_on_a_grid_that_data_do_not_move(helpers: int | No
     assert grid < 1e-6 * noising.deviation("x"), "far below the noise"
 
 
+@pytest.mark.parametrize("noise", [0.51, 1.0, 1.5, 1.99, 2.0, 3e-3])
+@pytest.mark.parametrize("helpers", [None, 5])
+def test_the_grid_is_as_fine_as_the_page_says_and_far_coarser_than_floats(noise: float, helpers: int | None) -> None:
+    """The step between values that are released, in deviations of the noise that is added."""
+    noising, zeros = Noising(RELEASE, noise, 10, helpers), torch.zeros(20_000, dtype=torch.float64)
+    deviation = noising.share * noising.deviation("x")
+    released = noising.add("x", zeros, make_draw("seeded", 0), 0, "x").unique()
+    step = float(released.diff().min())
+    assert torch.equal((released / step).round() * step, released)
+    assert 2.0**GRID <= step / deviation <= 2.0 ** (GRID + 1)
+    assert step > 1e7 * math.ulp(TAIL * deviation)
+
+
 def test_how_large_a_term_may_be_is_known_beforehand() -> None:
     class Huge:
         def __call__(self, shape, *path):

@@ -75,7 +75,7 @@ class Guarded(Wrapper):
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
         found = cohort.on_server(judge, products, sizes.get("size"), _before(known, cohort.clients))
-        verdict = _on_cpu(cohort.share(found))
+        verdict = _on_cpu(*cohort.share(cohort.on_server(tuple, found)))  # no class crosses ranks
         weights = cohort.weights * verdict.trust
         trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
         square = weighted_sum(trusted, square_of)
@@ -171,8 +171,8 @@ def _before(known: dict[int, float], clients: tuple[int, ...]) -> Tensor | None:
     return torch.tensor([known.get(client, 1.0) for client in clients], dtype=torch.float64)
 
 
-def _on_cpu(verdict: Verdict) -> Verdict:
-    return Verdict(verdict.trust.cpu(), verdict.update.cpu(), verdict.evidence.cpu(), verdict.agreed)
+def _on_cpu(trust: Tensor, update: Tensor, evidence: Tensor, agreed: bool) -> Verdict:
+    return Verdict(trust.cpu(), update.cpu(), evidence.cpu(), agreed)
 
 
 def _parted(state: State) -> tuple[dict[int, float], State]:
