@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError
 from fedcmp.hashing import sha256_of
 
 log = logging.getLogger(__name__)
@@ -76,32 +76,70 @@ def compute_features(
 
     Raises:
         DataError: a picture cannot be read, or the cache folder cannot be written.
+        ConfigError: what the tower sees is not finite in float16.
     """
     store = _Store(cache / key, key) if cache is not None else None
     digests = [source.digest(sample) if store is not None else sample.id for sample in samples]
-    found = store.load(set(digests)) if store is not None else {}
-    missing: dict[str, Sample] = {}
+    pictures: dict[str, Sample] = {}
     for digest, sample in zip(digests, samples, strict=True):
-        if digest not in found:
-            missing.setdefault(digest, sample)
-    progress(len(samples) - len(missing))
-    names, fresh = list(missing), []
-    pending: list[str] = []
+        pictures.setdefault(digest, sample)
+    rows = _Rows(pictures)
+    if store is not None:
+        for names, features in store.load(pictures.keys()):
+            rows.put(names, features)
+    names, pending = [name for name in pictures if name not in rows.filled], list[str]()
+    progress(len(samples) - len(names))
     for begin in range(0, len(names), batch_size):
         chunk = names[begin : begin + batch_size]
         with torch.inference_mode():
-            features = encode([source.image(missing[name]) for name in chunk]).to("cpu", torch.float16)
-        fresh.append(features)
-        found.update(zip(chunk, features, strict=True))
-        pending += chunk
+            features = encode([source.image(pictures[name]) for name in chunk]).to("cpu", torch.float16)
+        rows.put(chunk, features)
         progress(len(chunk))
+        pending += chunk
         done = begin + batch_size >= len(names)
-        if store is not None and (done or sum(part.nbytes for part in fresh) >= SHARD_BYTES):
-            store.append(pending, torch.cat(fresh))
-            pending, fresh = [], []
-    order = {digest: row for row, digest in enumerate(dict.fromkeys(digests))}
-    values = torch.stack([found[digest] for digest in order]) if order else torch.zeros(0, 0, 0, dtype=torch.float16)
-    return FeatureTable(values.clone(), [order[digest] for digest in digests])
+        if store is not None and (done or len(pending) * features[0].nbytes >= SHARD_BYTES):
+            store.append(pending, rows.take(pending))
+            pending = []
+    return FeatureTable(rows.values, [rows.places[digest] for digest in digests])
+
+
+class _Rows:
+    """The features of all pictures in one tensor, filled part by part: nothing is held twice.
+
+    Args:
+        pictures: by hash, in the order of the rows; the sample stands in messages.
+    """
+
+    def __init__(self, pictures: Mapping[str, Sample]) -> None:
+        self.pictures = pictures
+        self.places = {name: row for row, name in enumerate(pictures)}
+        self.filled: set[str] = set()
+        self.values = torch.zeros(0, 0, 0, dtype=torch.float16)
+
+    def put(self, names: Sequence[str], features: Tensor) -> None:
+        """Fills the rows of ``names`` with ``[n, T, d]`` float16.
+
+        Raises:
+            ConfigError: features are not finite.
+        """
+        sound = features.isfinite().flatten(1).all(1)
+        if not sound.all():
+            worst = self.pictures[names[int(sound.int().argmin())]]
+            raise ConfigError(
+                f"model.tower: what it sees in picture {worst.image} ({worst.origin}) is beyond 65,504, or no number: "
+                "features are kept in float16; choose another tower or model.feature_layer"
+            )
+        if not self.filled:
+            self.values = torch.empty(len(self.places), *features.shape[1:], dtype=torch.float16)
+        self.values[self._index(names)] = features
+        self.filled.update(names)
+
+    def take(self, names: Sequence[str]) -> Tensor:
+        """The rows of ``names``: ``[n, T, d]``."""
+        return self.values[self._index(names)]
+
+    def _index(self, names: Sequence[str]) -> Tensor:
+        return torch.tensor([self.places[name] for name in names])
 
 
 class _Store:
@@ -119,11 +157,11 @@ class _Store:
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("feature cache note %s is not usable (%s); its shard is computed again", path, error)
 
-    def load(self, wanted: set[str]) -> dict[str, Tensor]:
-        """The wanted features that sound shards hold."""
-        found: dict[str, Tensor] = {}
+    def load(self, wanted: Collection[str]) -> Iterator[tuple[list[str], Tensor]]:
+        """The wanted features that sound shards hold, shard by shard: their pictures and ``[n, T, d]``."""
         for path, note in self.notes.items():
-            if not wanted & set(note["pictures"]):
+            rows = [row for row, digest in enumerate(note["pictures"]) if digest in wanted]
+            if not rows:
                 continue
             shard = path.with_suffix(".safetensors")
             try:
@@ -136,10 +174,7 @@ class _Store:
             except Exception as error:  # whatever is wrong with a cache, the mend is the same
                 log.warning("feature cache shard %s is damaged (%s); it is computed again", shard, error)
                 continue
-            found.update(
-                (digest, row) for digest, row in zip(note["pictures"], values, strict=True) if digest in wanted
-            )
-        return found
+            yield [note["pictures"][row] for row in rows], values[rows] if len(rows) < len(values) else values
 
     def append(self, pictures: Sequence[str], values: Tensor) -> None:
         """Writes one more shard, then its note; a kill in between costs the shard, never the cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -103,18 +104,33 @@ def caption_pictures(
 ) -> Captions:
     """Greedy captions of ``settings.captions`` pictures, spread over the domains, and at least of those to be shown.
 
-    The references of a picture are all its captions; they are also the corpus from which CIDEr-D counts how common
-    words are.
+    The references of a picture are all its captions, those of other held-out samples that show it among them; they are
+    also the corpus from which CIDEr-D counts how common words are.
     """
-    names = [sample.id for sample in held_out.samples]
-    positions = spread(held_out.data.domains, names, max(settings.captions, settings.examples))
-    texts = caption(module, params, held_out.data, positions, settings.max_tokens, team)
-    samples = [held_out.samples[position] for position in positions]
-    captioned = [Captioned(sample, text) for sample, text in zip(samples, texts, strict=True)]
+    samples = held_out.samples
+    pictures = _pictures(samples)
+    firsts = [samples[group[0]] for group in pictures]
+    count = max(settings.captions, settings.examples)
+    places = spread([one.domain for one in firsts], [one.id for one in firsts], count)
+    chosen = [pictures[place] for place in places]
+    texts = caption(module, params, held_out.data, [group[0] for group in chosen], settings.max_tokens, team)
+    captioned = [Captioned(samples[group[0]], text) for group, text in zip(chosen, texts, strict=True)]
     scored = captioned[: settings.captions]
     if not scored:
         return Captions(captioned, {"cider": None})
     said = [one.generated for one in scored]
-    references = [one.sample.captions or (one.sample.caption,) for one in scored]
+    references = [[text for position in group for text in _captions(samples[position])] for group in chosen]
     told = held_out.source.score(said, [one.sample for one in scored])
-    return Captions(captioned, {"cider": cider_d(said, references).score, **told})
+    return Captions(captioned, {"cider": cider_d(said, references[: len(said)]).score, **told})
+
+
+def _pictures(samples: Sequence[Sample]) -> list[list[int]]:
+    """The positions of the samples that show each picture."""
+    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for position, sample in enumerate(samples):
+        found[sample.domain, sample.image].append(position)
+    return list(found.values())
+
+
+def _captions(sample: Sample) -> tuple[str, ...]:
+    return sample.captions or (sample.caption,)

@@ -48,7 +48,7 @@ def probe(
         source: knows what they show.
         form: ``"statement"`` or ``"question"``.
         limit: samples that are asked about, at most.
-        lowercase, max_tokens: how captions become tokens.
+        lowercase, max_tokens: how captions become tokens; questions are not cut.
         team: ranks that share the rows; their number does not change the result. None: this one alone.
 
     Returns:
@@ -63,7 +63,8 @@ def probe(
     told: list[tuple[int, str, str, str]] = [(*pair,) for pair in pairs or []]
     shared = [Pair(*pair) for pair in team.share(told)]
     llm = module.llm
-    encode = encoder(llm.tokenizer, llm.end_id, lowercase=lowercase, max_tokens=max_tokens)
+    cut = None if form == "question" else max_tokens  # the answer stands last
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=lowercase, max_tokens=cut)
     questions = ask(shared, encode) if form == "question" else state(shared, samples, objects, source, encode)
     if not questions:
         return None

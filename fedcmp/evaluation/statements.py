@@ -50,8 +50,8 @@ def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[Statement, S
     return Statement(one[: len(one) - alike], start), Statement(other[: len(other) - alike], start)
 
 
-def encoder(tokenizer: Any, end_id: int, *, lowercase: bool, max_tokens: int) -> Encode:
-    """The encoding of captions, as in training but without their end, cut to ``max_tokens``."""
+def encoder(tokenizer: Any, end_id: int, *, lowercase: bool, max_tokens: int | None) -> Encode:
+    """The encoding of captions, as in training but without their end, cut to ``max_tokens`` (None: whole)."""
 
     def encode(texts: Sequence[str]) -> list[tuple[int, ...]]:
         plain = as_read(tokenizer, texts, end_id, lowercase=lowercase)

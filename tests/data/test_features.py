@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 from fedcmp.data.config import DataConfig
 from fedcmp.data.features import compute_features
 from fedcmp.data.sources import build_source
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError
 
 SOURCE = build_source(DataConfig(scenes_per_camera=6, val_scenes_per_camera=2, domains=["plain"]))
 SAMPLES = SOURCE.samples("train")
@@ -107,3 +109,55 @@ def test_rows_follow_the_samples() -> None:
     assert len(features) == 6
     assert features[[3, 0]].dtype == torch.float32
     assert torch.equal(features[[3, 0]][1], features[[0]][0])
+
+
+def test_a_shard_that_holds_more_than_is_wanted_gives_what_is(tmp_path: Path) -> None:
+    expected = table(tmp_path, Counting())
+    some = Counting()
+    assert torch.equal(table(tmp_path, some, [SAMPLES[4], SAMPLES[1]]), expected[[4, 1]])
+    assert some.seen == 0
+
+
+@pytest.mark.parametrize("value", [7e4, float("nan")])
+def test_features_that_float16_cannot_hold_are_the_towers_fault(value: float, tmp_path: Path) -> None:
+    def too_large(pictures) -> torch.Tensor:
+        features = encode(pictures)
+        features[1, 0, 2] = value
+        return features
+
+    with pytest.raises(ConfigError, match=r"model\.tower: what it sees in picture train-plain-1\.png \(scene .*65,504"):
+        compute_features(SOURCE, SAMPLES, too_large, cache=tmp_path, key="k", batch_size=4)
+    assert not list(tmp_path.glob("**/shard-*"))
+
+
+PEAK = """
+import re
+from pathlib import Path
+import torch
+from PIL import Image
+from fedcmp.data.features import compute_features
+from fedcmp.data.records import Sample
+
+class Plain:
+    def digest(self, sample):
+        return sample.id
+
+    def image(self, sample):
+        return Image.new("RGB", (1, 1))
+
+def used():
+    return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text()).group(1))
+
+samples = [Sample(str(number), "x", "c", "d") for number in range(2048)]
+features = torch.ones(64, 64, 512).half()
+before = used()
+table = compute_features(Plain(), samples, lambda pictures: features[: len(pictures)].clone())
+assert not table.values.is_inference()
+print((used() - before) / table.values.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
+def test_features_are_held_once() -> None:
+    told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
+    assert 0.9 < float(told) < 1.3, "a plan counts on one"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedcmp.config import load_config, to_yaml
-from fedcmp.data.records import parse_record
+from fedcmp.data.records import Sample, parse_record
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.evaluation.assess import mean_measure
+from fedcmp.evaluation import assess
+from fedcmp.evaluation.assess import HeldOut, caption_pictures, mean_measure
+from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.evaluation.losses import EvalData
 from fedcmp.report.summary import QUALITY, known_columns, quality_columns
 
 RECORD = {"id": "a", "image": "a.png", "conversations": [{"from": "gpt", "value": "a cat."}]}
@@ -34,6 +38,33 @@ def test_all_captions_of_a_picture_are_references() -> None:
     for wrong in ("a cat.", ["a cat.", 7], ["a cat.", " "], {"0": "a cat."}):
         with pytest.raises(DataError, match=r"x:1: field `captions` must be a list of texts.*\(id a\)"):
             parse_record({**RECORD, "captions": wrong}, "x:1")
+
+
+def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [
+        Sample("a", "1.png", "a red cat", "pets"),
+        Sample("b", "2.png", "one dog", "pets", captions=("one dog", "a dog that runs")),
+        Sample("c", "1.png", "a cat that sits", "pets"),
+        Sample("d", "1.png", "a house", "houses"),
+    ]
+    said = {0: "a cat that sits", 1: "a dog that runs", 3: "a house"}
+
+    def caption(module: Any, params: Any, data: Any, positions: list[int], *_: Any) -> list[str]:
+        return [said[position] for position in positions]
+
+    monkeypatch.setattr(assess, "caption", caption)
+    held_out = HeldOut(EvalData(lambda positions: {}, tuple(one.domain for one in samples)), samples, Silent())  # type: ignore[arg-type]
+    found = caption_pictures(None, {}, held_out, EvaluationConfig(captions=9, examples=0))  # type: ignore[arg-type]
+    assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
+    texts = [one.generated for one in found.captioned]
+    references = {"a": ["a red cat", "a cat that sits"], "b": ["one dog", "a dog that runs"], "d": ["a house"]}
+    expected = cider_d(texts, [references[one.sample.id] for one in found.captioned]).score
+    assert found.scores["cider"] == expected
+
+
+class Silent:
+    def score(self, captions: Any, samples: Any) -> dict[str, float]:
+        return {}
 
 
 def test_the_mean_of_several_projectors() -> None:

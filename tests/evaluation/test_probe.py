@@ -76,7 +76,9 @@ class Reader:
         return torch.tensor(found), (batch["labels"] != IGNORE).sum(1)
 
 
-def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100) -> dict[str, Any]:
+def ask(
+    llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100, **more: Any
+) -> dict[str, Any]:
     samples = source.samples("test")
 
     def fetch(positions) -> Batch:
@@ -84,7 +86,7 @@ def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit
 
     data = EvalData(fetch, tuple(sample.domain for sample in samples), batch_size=7)
     reader: Any = Reader(llm, samples, loss)
-    found = probe(reader, {}, data, samples, source, form=form, limit=limit)
+    found = probe(reader, {}, data, samples, source, form=form, limit=limit, **more)
     assert found is not None
     return found
 
@@ -143,6 +145,8 @@ def test_questions_in_words(llm: LanguageModel) -> None:
         return 0.1 if (said == "Yes") == (asked == sample.label) else 5.0
 
     assert ask(llm, source, seen, form="question")["accuracy"] == 1.0
+    cut = ask(llm, source, seen, form="question", max_tokens=4)
+    assert (cut["questions"], cut["accuracy"]) == (36, 1.0), "the length of captions cuts no question"
 
 
 def test_a_false_caption_is_the_one_that_differs_least() -> None:
