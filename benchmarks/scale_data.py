@@ -129,7 +129,7 @@ def step(folder: Path, clients: int, until: str) -> dict[str, float]:
     if until in ("plan", "manifest"):
         timed(lambda: plan_run(split.clients, config.federation, 0))
     if until == "manifest":
-        timed(lambda: json.dumps(manifest(split, train, config.partition, {"train": len(train)})))
+        timed(lambda: json.dumps(manifest(split, {"train": train}, config.partition)))
     return {"seconds": seconds, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from full_disk import room
+from PIL import Image
 
 import fedcmp.federation.loop as loop
 from fedcmp.config import Config, load_config
@@ -208,6 +209,49 @@ def test_a_run_goes_on_with_other_slots_to_float32_accuracy(tmp_path: Path, monk
     done = resume(tmp_path / "part", ["federation.slots=4"])
     assert done["exit"] == "finished"
     assert done["val/loss"]["end"] == pytest.approx(whole["val/loss"]["end"], rel=1e-4)
+
+
+def pairs(folder: Path) -> list[str]:
+    """Files of records with their pictures, and the words for a small run on them."""
+    (folder / "images").mkdir()
+    for split, number in (("train", 16), ("val", 4), ("test", 4)):
+        rows = []
+        for place in range(number):
+            name = f"{split}-{place}"
+            Image.new("RGB", (8, 8), (10 * place, len(split), number)).save(folder / "images" / f"{name}.png")
+            turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a picture {place}"}]
+            rows.append({"id": name, "image": f"{name}.png", "conversations": turns})
+        (folder / f"{split}.json").write_text(json.dumps(rows))
+    files = [f"data.{split}={folder / split}.json" for split in ("train", "val", "test")]
+    rounds = ["federation.rounds=2", "federation.clients_per_round=0"]
+    return [
+        "data.kind=file",
+        f"data.images={folder / 'images'}",
+        *files,
+        "partition.scenario=iid",
+        "partition.clients=4",
+        *rounds,
+    ]
+
+
+def test_other_captions_under_the_same_ids_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, files = pairs(tmp_path), [tmp_path / f"{split}.json" for split in ("train", "val", "test")]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 1, "asked")
+        train(small(tmp_path / "part", *words))
+    whole = [file.read_text() for file in files]
+    for file, before in zip(files, whole, strict=True):
+        file.write_text(before.replace("a picture 2", "a picture two"))
+        with pytest.raises(
+            CheckpointError, match=rf"the records of {file.stem} are others than they were, in a caption"
+        ):
+            resume(tmp_path / "part")
+        if file is not files[-1]:
+            file.write_text(before)
+    kept = json.loads((tmp_path / "part" / "split.json").read_text())
+    del kept["records"]  # as runs wrote it that began before it told what records say
+    (tmp_path / "part" / "split.json").write_text(json.dumps(kept))
+    assert resume(tmp_path / "part")["exit"] == "finished"
 
 
 def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

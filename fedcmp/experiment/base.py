@@ -77,18 +77,25 @@ class Experiment:
         return folder
 
     def _reopen(self, path: Path) -> RunFolder:
-        """The folder of a run that goes on, if its clients hold today what they held."""
+        """The folder of a run that goes on, if its records and clients are today what they were."""
         folder = RunFolder(path)
         if not folder.split.is_file():  # it was killed before it began
             self._write_split(folder)
         try:
-            before = json.loads(folder.split.read_text(encoding="utf-8"))["hash"]
+            before = json.loads(folder.split.read_text(encoding="utf-8"))
+            clients, records = before["hash"], dict(before.get("records", {}))  # older runs say nothing of records
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} cannot go on: cannot read its {folder.split.name}: {error!r}") from error
-        if before != self._split()["hash"]:
+        now = self._split()
+        if clients != now["hash"]:
             raise CheckpointError(
                 f"{path} cannot go on: the data are others than they were, and its clients would not hold what "
                 f"{folder.split.name} says"
+            )
+        if changed := [name for name, digest in now["records"].items() if records.get(name, digest) != digest]:
+            raise CheckpointError(
+                f"{path} cannot go on: the records of {', '.join(changed)} are others than they were, in a caption, a "
+                "picture's name, a domain or a label; bring back what they said, or start a new run"
             )
         return folder
 
@@ -100,8 +107,7 @@ class Experiment:
 
     def _split(self) -> dict[str, Any]:
         data = self.data
-        splits = {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-        return manifest(data.split, data.train, self.config.partition, splits)
+        return manifest(data.split, {"train": data.train, "val": data.val, "test": data.test}, self.config.partition)
 
     def _on_server(self, make: Callable[[], RunFolder]) -> RunFolder:
         """The folder that the server makes, on every rank; so is its error."""

@@ -139,5 +139,5 @@ def test_the_plan_and_the_run_agree(tmp_path: Path) -> None:
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert [client.held for client in found.clients] == split["sizes"]
     data = read_data(settings)
-    assert split["hash"] == manifest(data.split, data.train, settings.partition, {})["hash"]
+    assert split["hash"] == manifest(data.split, {"train": data.train}, settings.partition)["hash"]
     assert {name for one in split["composition"].values() for name in one["topics"]} == set(data.split.topics)

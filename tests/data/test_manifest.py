@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,17 +11,18 @@ import pytest
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, PartitionConfig, damage, manifest, partition
 from fedcmp.data.scenarios.config import QualityConfig, TopicConfig
+from fedcmp.data.scenarios.manifest import records_hash
 from fedcmp.data.scenarios.overlap import mean_overlap, overlap_matrix
 from fedcmp.data.scenarios.topic import LEAST
 
 SAMPLES = [
     Sample(f"{domain}{n:02}", "x.png", f"a {n}", domain, str(n % 2)) for domain in "ab" for n in range(2 * LEAST)
 ]
-SPLITS = {"train": len(SAMPLES), "val": 3, "test": 4}
+SPLITS = {"train": SAMPLES, "val": SAMPLES[:3], "test": SAMPLES[:4]}
 
 
 def made(config: PartitionConfig, split: Partition | None = None) -> dict:
-    content = manifest(split or partition(SAMPLES, config, 0), SAMPLES, config, SPLITS)
+    content = manifest(split or partition(SAMPLES, config, 0), SPLITS, config)
     assert json.loads(json.dumps(content)) == content
     return content
 
@@ -28,7 +30,8 @@ def made(config: PartitionConfig, split: Partition | None = None) -> dict:
 def test_it_says_what_the_split_is() -> None:
     content = made(PartitionConfig("domain", 2))
     assert set(content) == {
-        "seed", "hash", "clients", "scenario", "knobs", "sizes", "damaged", "composition", "overlap", "splits",
+        "seed", "hash", "records", "clients", "scenario", "knobs", "sizes", "damaged", "composition", "overlap",
+        "splits",
     }  # fmt: skip
     assert content["scenario"] == "domain"
     assert content["knobs"] == {"clients": 2, "mix": 0.0}
@@ -39,7 +42,8 @@ def test_it_says_what_the_split_is() -> None:
     }  # fmt: skip
     assert content["damaged"] == {}
     assert content["overlap"] == 0.0
-    assert content["splits"] == SPLITS
+    assert content["splits"] == {"train": len(SAMPLES), "val": 3, "test": 4}
+    assert content["records"] == {name: records_hash(samples) for name, samples in SPLITS.items()}
 
 
 def test_the_hash_is_of_who_holds_what_alone() -> None:
@@ -48,6 +52,24 @@ def test_the_hash_is_of_who_holds_what_alone() -> None:
     spoilt = split._replace(damaged=damage(SAMPLES, split.clients, QualityConfig(), 0).positions)
     assert made(plain)["hash"] == made(PartitionConfig("quality", 3), spoilt)["hash"]
     assert made(plain)["hash"] != made(PartitionConfig("iid", 4))["hash"]
+
+
+@pytest.mark.parametrize("field", ["id", "image", "caption", "domain", "label", "topic", "captions"])
+def test_the_hash_of_records_is_of_all_that_they_say(field: str) -> None:
+    before, place = records_hash(SAMPLES), len(SAMPLES) - 1
+    other = dataclasses.replace(SAMPLES[place], **{field: ("x",) if field == "captions" else "x"})
+    assert records_hash([*SAMPLES[:place], other]) != before
+    elsewhere = [dataclasses.replace(sample, origin=f"/other/{sample.origin}") for sample in SAMPLES]
+    assert records_hash(elsewhere) == before, "where their file lies is nothing that they say"
+    assert records_hash(SAMPLES[::-1]) != before
+
+
+def test_the_hash_of_many_records_is_of_each() -> None:
+    many = [Sample(str(n), "x.png", "a picture", "a") for n in range(3000)]
+    hashes = {
+        records_hash([*many[:n], dataclasses.replace(many[n], caption="x"), *many[n + 1 :]]) for n in (0, 1500, 2999)
+    }
+    assert len({*hashes, records_hash(many)}) == 4
 
 
 def test_damaged_captions_are_listed() -> None:

@@ -159,3 +159,10 @@ def test_every_knob_says_what_it_is() -> None:
         for node, after in zip(kind.body, [*kind.body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign) and kind.name != "Scenario":
                 assert isinstance(after, ast.Expr), f"{kind.name}.{ast.unparse(node.target)} says nothing"
+
+
+def test_a_domain_that_is_too_small_for_its_clients_is_named() -> None:
+    few = [*SAMPLES[:20], *SAMPLES[20:22]]
+    assert [len(client) for client in partition(few, PartitionConfig("domain", 4), 0).clients] == [10, 1, 10, 1]
+    with pytest.raises(DataError, match=r"domain 'b' has 2 samples for 3 of partition\.clients=6 clients, .*; lower"):
+        partition(few, PartitionConfig("domain", 6), 0)

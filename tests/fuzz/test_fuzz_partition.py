@@ -101,7 +101,9 @@ def test_captions_are_damaged_where_it_is_said(held: list[Sample], config: Parti
         assert before.caption == after.caption or position in named
     for client, positions in zip(split.clients, hurt.positions, strict=True):
         assert set(positions) <= set(client)
-    written = manifest(split._replace(damaged=hurt.positions), held, config, {"train": len(held), "val": 2, "test": 2})
+    written = manifest(
+        split._replace(damaged=hurt.positions), {"train": held, "val": held[:2], "test": held[:2]}, config
+    )
     assert sum(written["sizes"]) == sum(map(len, split.clients))
     assert written["clients"] == {str(k): sorted(one) for k, one in enumerate(ids(split, held))}
 

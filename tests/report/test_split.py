@@ -26,7 +26,7 @@ def made(config: PartitionConfig, topics: list[str] | None = None) -> dict:
     split = partition(SAMPLES, config, 0, topics)
     if "quality" in config.scenario:
         split = split._replace(damaged=damage(SAMPLES, split.clients, config.quality, 0).positions)
-    return manifest(split, SAMPLES, config, {"train": len(SAMPLES)})
+    return manifest(split, {"train": SAMPLES}, config)
 
 
 @pytest.mark.parametrize(("scenario", "clients"), [
@@ -56,7 +56,7 @@ def test_the_heat_map_shows_what_clients_differ_by() -> None:
     assert clusters.columns == ("cluster 00", "cluster 01", "cluster 02", "cluster 03")
     alone = [sample for sample in SAMPLES if sample.domain.endswith("a")]
     config = PartitionConfig("iid", 2)
-    one_domain = manifest(partition(alone, config, 0), alone, config, {})
+    one_domain = manifest(partition(alone, config, 0), {"train": alone}, config)
     assert shown_mixture(one_domain).kind == "label", "there is but one domain"
 
 

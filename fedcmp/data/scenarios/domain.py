@@ -28,7 +28,7 @@ def deal_domains(
         Places 0 .. n-1 by client.
 
     Raises:
-        DataError: a domain is too small for the floor.
+        DataError: a domain is too small for its clients, or for the floor.
     """
     members: dict[str, list[int]] = defaultdict(list)
     for place, domain in enumerate(domains):
@@ -40,6 +40,11 @@ def deal_domains(
         own = members[name]
         owners = list(range(number, num_clients, len(names))) or [number % num_clients]
         if shares is None:
+            if len(own) < len(owners):
+                raise DataError(
+                    f"domain {name!r} has {len(own)} samples for {len(owners)} of partition.clients={num_clients} "
+                    "clients, and none may be empty; lower partition.clients"
+                )
             for turn, place in enumerate(own):
                 clients[owners[turn % len(owners)]].append(place)
         elif len(owners) == 1:
