@@ -49,6 +49,10 @@ class Row(NamedTuple):
     chosen: Options | None
     """The options that its tuning chose."""
     mean: float | None
+    """Of all its losses."""
+    shared: float | None
+    """Of those on the seeds that all methods have, by which methods are ordered; None: it failed on one of seeds 1 to
+    N, or nothing is shared yet."""
     deviation: float | None
     recovered: float | None
     rank: float | None
@@ -67,7 +71,7 @@ class Overall(NamedTuple):
     rank: float | None
     """Mean over (setting, seed)."""
     best: int
-    """In how many settings its mean loss is the lowest."""
+    """In how many settings its mean loss is the lowest, on the seeds that all methods have."""
     recovered: float | None
     """Mean over settings."""
     against: Paired | None
@@ -106,7 +110,7 @@ def _overall(jobs: Jobs, method: str, settings: list[list[Row]], rank: float | N
     return Overall(
         method,
         rank,
-        sum(leader.method == method and leader.mean is not None for leader in leaders),
+        sum(leader.method == method and leader.shared is not None for leader in leaders),
         statistics.fmean(parts) if len(parts) == len(rows) else None,
         against,
         None,
@@ -120,8 +124,9 @@ def _setting(jobs: Jobs, setting: str, records: Records) -> list[Row]:
     rows = {one: _row(jobs, setting, one, records, one in extra) for one in [*jobs.bounds, *jobs.methods]}
     ranks = mean_ranks(_blocks(jobs, list(rows.values())))
     reference = rows[jobs.study.reference].losses
+    shared = _shared(jobs, [rows[name] for name in jobs.methods])
     for name in jobs.methods:
-        row = rows[name]._replace(rank=ranks.get(name))
+        row = rows[name]._replace(rank=ranks.get(name), shared=shared.get(name))
         if jobs.bounds:
             row = row._replace(recovered=recovered(row.losses, rows["local"].losses, rows["centralized"].losses))
         if name != jobs.study.reference:
@@ -131,7 +136,7 @@ def _setting(jobs: Jobs, setting: str, records: Records) -> list[Row]:
     place = {"centralized": 0, "local": 2}
     return sorted(
         (row._replace(p_holm=adjusted.get(name)) for name, row in rows.items()),
-        key=lambda row: (place[row.method] if row.bound else 1, _or_last(row.mean)),
+        key=lambda row: (place[row.method] if row.bound else 1, _or_last(row.shared), _or_last(row.mean)),
     )
 
 
@@ -156,9 +161,19 @@ def _row(jobs: Jobs, setting: str, method: str, records: Records, extra: bool) -
     mean = statistics.fmean(losses.values()) if losses else None
     spread = deviation(list(losses.values()))
     return Row(
-        method, method in jobs.bounds, asked, losses, failed, error, options, mean, spread,
+        method, method in jobs.bounds, asked, losses, failed, error, options, mean, None, spread,
         recovered=None, rank=None, against=None, p_holm=None, measures=measures,
     )  # fmt: skip
+
+
+def _shared(jobs: Jobs, methods: list[Row]) -> dict[str, float]:
+    """Means over the same seeds for all: extra seeds of some may be easier ones. Who failed on one of seeds 1 to N must
+    not leave the others that seed less, nor gain by it: it has no such mean, unless all have failed on one."""
+    seeds = range(1, jobs.study.seeds + 1)
+    known = [row for row in methods if row.losses]
+    whole = [row for row in known if not row.failed.intersection(seeds)] or known
+    common = [seed for seed in seeds if all(seed in row.losses for row in whole)]
+    return {row.method: statistics.fmean(row.losses[seed] for seed in common) for row in whole} if common else {}
 
 
 def _blocks(jobs: Jobs, rows: list[Row]) -> list[dict[str, float | None]]:

@@ -60,7 +60,12 @@ def legend(jobs: Jobs) -> list[str]:
             f"difference: method - {study.reference}, over the seeds that both have; p: paired t-test of it, two-sided,"
             f" Holm-corrected over {rivals} rival{'s' * (rivals > 1)}; w/t/l: how often it was better, equal, worse."
         )
-        lines.append(f"rank: mean rank on seed{'s 1 to' * (study.seeds > 1)} {study.seeds}; a failed run is last.")
+        seeds = f"seed{'s 1 to' * (study.seeds > 1)} {study.seeds}"
+        lines.append(f"rank: mean rank on {seeds}; a failed run is last.")
+        lines.append(
+            f"Order, bold row and best in: by the mean over those of {seeds} that all methods have, whoever has more; "
+            "who failed on one is last."
+        )
     return lines
 
 
@@ -77,7 +82,7 @@ def _losses(jobs: Jobs, setting: str, rows: list[Row]) -> Sheet:
         line += [row.rank, *_against(row.against, row.p_holm)] if rivals else []
         table.append([*line, describe_options(row.chosen) if row.chosen else None])
     notes = [f"{row.method} failed: {_line(row.error)}" for row in rows if row.error]
-    best = next((place for place, row in enumerate(rows) if not row.bound and row.mean is not None), None)
+    best = next((place for place, row in enumerate(rows) if not row.bound and row.shared is not None), None)
     return Sheet(setting, header, table, notes, best)
 
 

@@ -66,9 +66,9 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
 def as_csv(jobs: Jobs, found: Results) -> str:
     """For a spreadsheet, with all digits: a line for each method in each setting, then one for each over all."""
     header = [
-        "setting", "method", "kind", "seeds", "seeds_asked", "seeds_failed", "test_loss", "sd", "recovered", "rank",
-        "difference", "p", "p_holm", "wins", "ties", "losses", *(title.replace(" ", "_") for title in MEASURES),
-        "best_in_settings", "chosen", "error",
+        "setting", "method", "kind", "seeds", "seeds_asked", "seeds_failed", "test_loss", "shared_loss", "sd",
+        "recovered", "rank", "difference", "p", "p_holm", "wins", "ties", "losses",
+        *(title.replace(" ", "_") for title in MEASURES), "best_in_settings", "chosen", "error",
     ]  # fmt: skip
     lines: list[list[object]] = []
     for setting, rows in found.settings.items():
@@ -76,21 +76,23 @@ def as_csv(jobs: Jobs, found: Results) -> str:
             kind = "bound" if row.bound else "reference" if row.method == jobs.study.reference else "rival"
             against = row.against
             versus = [against.difference, against.p, row.p_holm, *against[3:]] if against else [None] * 6
+            means = [row.mean, row.shared, row.deviation, row.recovered, row.rank]
             lines.append(
                 [
-                    setting, row.method, kind, len(row.losses), row.asked, len(row.failed), row.mean, row.deviation,
-                    row.recovered, row.rank, *versus, *(row.measures.get(title) for title in MEASURES), None,
-                    describe_options(row.chosen or {}), row.error,
+                    setting, row.method, kind, len(row.losses), row.asked, len(row.failed), *means, *versus,
+                    *(row.measures.get(title) for title in MEASURES), None, describe_options(row.chosen or {}),
+                    row.error,
                 ]
             )  # fmt: skip
     for one in found.overall if len(found.settings) > 1 else ():
         kind = "reference" if one.method == jobs.study.reference else "rival"
         against = one.against
         versus = [against.difference, against.p, one.p_holm, *against[3:]] if against else [None] * 6
+        means = [None, None, None, one.recovered, one.rank]
         lines.append(
             [
-                "all settings", one.method, kind, None, one.asked, one.failed, None, None, one.recovered, one.rank,
-                *versus, *([None] * len(MEASURES)), one.best, None, None,
+                "all settings", one.method, kind, None, one.asked, one.failed, *means, *versus,
+                *([None] * len(MEASURES)), one.best, None, None,
             ]
         )  # fmt: skip
     text = io.StringIO()
@@ -108,8 +110,10 @@ def as_json(jobs: Jobs, found: Results) -> str:
         return {
             "method": one.method,
             "mean": one.mean,
+            "shared": one.shared,
             "sd": one.deviation,
             "seeds": list(one.losses.values()),
+            "by_seed": one.losses,
             "recovered": one.recovered,
             "rank": one.rank,
             "failed": len(one.failed),

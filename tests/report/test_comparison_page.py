@@ -66,6 +66,27 @@ def test_every_verdict(tmp_path: Path, ours: float, p: float | None, said: str) 
     assert said in text
 
 
+def test_the_verdict_speaks_of_the_seeds_on_which_methods_met(tmp_path: Path) -> None:
+    def row(name: str, losses: list[float], shared: float | None, p: float | None) -> dict[str, Any]:
+        by_seed = {str(seed): loss for seed, loss in enumerate(losses, 1)}
+        return {"method": name, "mean": sum(losses) / len(losses), "shared": shared, "by_seed": by_seed, "p_holm": p}
+
+    rows = [row("fedcmp", [1.0, 1.1, 2.0, 2.0], 1.05, None), row("fedavg", [1.2, 1.3], 1.25, 0.01)]
+    rows += [row("ties", [1.3, 1.4], 1.35, 0.01), row("krum", [0.9], None, 0.3)]
+    overall = [{"method": "fedcmp", "mean_rank": 1}, {"method": "fedavg", "mean_rank": 2}]
+    table = {"settings": {"s": rows[::-1], "t": rows}, "overall": overall}
+    (tmp_path / "table.json").write_text(json.dumps(table))
+    (tmp_path / "compare.json").write_text("{}")
+    whole, text, _ = verdict(read_comparison(tmp_path))
+    assert "lowest mean loss in 2 of 2 settings" in whole
+    assert "s: Fed-CMP 1.050, FedAvg 1.250 on the 2 seeds that both have. Fed-CMP is better than the best rival" in text
+    assert "by 0.200 nats per token (p = 0.010)" in text
+    assert "it beats 2 beyond chance." in text
+    shown = look(write_report(tmp_path, figures=False)).text
+    places = [shown.index(name, shown.index("in the order of")) for name in ("Fed-CMP", "FedAvg", "TIES", "Krum")]
+    assert places == sorted(places)
+
+
 def test_without_a_table_there_are_plain_means(comparison: Path) -> None:
     (comparison / "table.json").unlink()
     page = look(write_report(comparison, figures=False))

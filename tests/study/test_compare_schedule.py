@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from fedcmp.study.cells import Cell, Job, Jobs
 from fedcmp.study.results import results
 from fedcmp.study.schedule import chosen, favoured, remaining, wanted
 from fedcmp.study.sheets import legend, sheets
-from fedcmp.study.tables import as_csv, as_latex, as_markdown, as_text
+from fedcmp.study.tables import as_csv, as_json, as_latex, as_markdown, as_text
+from fedcmp.study.words import BOUNDS
 
 METHODS = "fedavg,fedadam,ties,fedcmp"
 
@@ -104,6 +106,48 @@ def test_the_strongest_rivals_get_the_extra_seeds() -> None:
     rows = {row.method: row for row in results(jobs, records).settings["demo"]}
     assert (rows["fedavg"].against.pairs, rows["ties"].against.pairs) == (4, 2)
     assert {rows[name].rank for name in ("fedcmp", "fedavg", "ties", "fedadam")} == {1.0, 2.0, 3.0, 4.0}
+
+
+SHARED = {"fedcmp": (1.0, 1.0, 2.0, 2.0), "fedavg": (1.1, 1.1, 1.9, 1.95), "ties": (1.2, 1.2), "fedadam": (1.3, 1.3)}
+"""The reference is ahead on the seeds that all have; seeds 3 and 4 are harder, and only it and FedAvg run them."""
+
+
+def shared(cell: Cell) -> float | None:
+    if cell.method in BOUNDS:
+        return {"centralized": 0.5, "local": 3.0}[cell.method]
+    return SHARED[cell.method][max(cell.seed, 1) - 1]
+
+
+def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
+    jobs = jobs_of(scenarios="domain,iid", extra_seeds=4, rivals=1)
+    records = run(jobs, shared)
+    found = results(jobs, records)
+    rows = found.settings["domain"]
+    assert [row.method for row in rows] == ["centralized", "fedcmp", "fedavg", "ties", "fedadam", "local"]
+    assert rows[1].mean > rows[3].mean, "over all seeds of each, it looks worse than what it beats"
+    assert [row.shared for row in rows[1:5]] == [pytest.approx(value) for value in (1.0, 1.1, 1.2, 1.3)]
+    assert {row.method: row.best for row in found.overall} == {"fedcmp": 2, "fedavg": 0, "ties": 0, "fedadam": 0}
+    drawn = sheets(jobs, found)
+    assert drawn[0].rows[drawn[0].best][0] == "fedcmp (reference)"
+    assert "| **fedcmp (reference)** | **" not in as_markdown("x", drawn, [])
+    assert "| **fedcmp (reference)** | 1.500 |" in as_markdown("x", drawn, [])
+    assert any("best in: by the mean over those of seeds 1 to 2 that all methods have" in one for one in legend(jobs))
+    read = next(csv.DictReader(line for line in io.StringIO(as_csv(jobs, found)) if "centralized" not in line))
+    assert (read["method"], float(read["test_loss"]), float(read["shared_loss"])) == ("fedcmp", 1.5, 1.0)
+    told = {row["method"]: row for row in json.loads(as_json(jobs, found))["settings"]["domain"]}
+    assert told["ties"]["by_seed"] == {"1": 1.2, "2": 1.2}
+
+
+def test_who_failed_on_a_seed_takes_it_from_nobody_and_gains_nothing() -> None:
+    jobs = jobs_of(extra_seeds=4, rivals=1)
+    records = run(jobs, lambda cell: None if (cell.method, cell.seed) == ("ties", 2) else shared(cell))
+    rows = {row.method: row for row in results(jobs, records).settings["demo"]}
+    assert list(rows) == ["centralized", "fedcmp", "fedavg", "fedadam", "ties", "local"]
+    assert rows["ties"].mean < rows["fedadam"].mean
+    assert (rows["ties"].shared, rows["fedavg"].shared) == (None, pytest.approx(1.1))
+    none = run(jobs, lambda cell: None if cell.seed == 2 else shared(cell))
+    rows = {row.method: row for row in results(jobs, none).settings["demo"]}
+    assert [rows[name].shared for name in SHARED] == [1.0, 1.1, 1.2, 1.3], "where all failed on it, the others count"
 
 
 def test_a_rival_that_fails_gets_no_extra_seeds() -> None:

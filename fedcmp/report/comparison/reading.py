@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,6 +98,14 @@ class Comparison:
         """The rounds of a cell; none where its folder is gone or lies elsewhere."""
         folder = (self.path / str(cell.line.get("folder") or "none")).resolve()
         return read_objects(folder / "metrics.jsonl") if folder.is_relative_to(self.path.resolve()) else []
+
+
+def standing(row: Mapping[str, Any]) -> tuple[bool, float]:
+    """Orders rows of table.json as the tables are: by the mean over the seeds that all methods have, then those without
+    one. Tables of before know means over all of a method's seeds only."""
+    shared, mean = row.get("shared", row.get("mean")), row.get("mean")
+    value = shared if is_number(shared) else mean
+    return not is_number(shared), float(value) if is_number(value) else math.inf
 
 
 def is_comparison(folder: Path) -> bool:

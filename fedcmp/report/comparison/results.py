@@ -9,7 +9,7 @@ from typing import Any
 from fedcmp.report.blocks import Grid, Picture, Section, without_empty
 from fedcmp.report.comparison.curves import curves
 from fedcmp.report.comparison.look import hue
-from fedcmp.report.comparison.reading import Comparison
+from fedcmp.report.comparison.reading import Comparison, standing
 from fedcmp.report.drawing.dots import DotRow, draw_dots
 from fedcmp.report.drawing.heat import draw_heat
 from fedcmp.report.words import identifier, is_number, method, number, p_value
@@ -37,7 +37,7 @@ def _table(comparison: Comparison, name: str) -> Grid | None:
 
 
 def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
-    ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, _or_last(row.get("mean"))))
+    ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, *standing(row)))
     lines, strong, faint = [], [], []
     for place, row in enumerate(ordered):
         failed, seeds = int(row.get("failed") or 0), len(comparison.losses(name, row["method"]))
@@ -61,7 +61,7 @@ def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]
         if row["method"] in comparison.bounds or not is_number(row.get("mean")):
             faint.append(place)
     header, lines = without_empty(["method", "test loss", "recovered", "image use", "rank", "p (Holm)", "seeds"], lines)
-    title = f"{name}: mean ± standard deviation over seeds"
+    title = f"{name}: mean ± standard deviation over seeds, in the order of the seeds that all methods have"
     return Grid(title, header, lines, strong=strong, faint=faint)
 
 
@@ -108,10 +108,9 @@ def _plain(comparison: Comparison, name: str) -> Grid | None:
 def _dots(comparison: Comparison, name: str) -> Picture | None:
     rows, bounds = [], []
     tested = {row["method"]: row for row in comparison.table.get("settings", {}).get(name, [])}
-    for one in comparison.methods:
-        losses = comparison.losses(name, one)
-        if not losses:
-            continue
+    found = {one: losses for one in comparison.methods if (losses := comparison.losses(name, one))}
+    for one in sorted(found, key=lambda one: standing(tested.get(one) or {"mean": fmean(found[one])})):
+        losses = found[one]
         if one in comparison.bounds:
             bounds.append((method(one), fmean(losses)))
             continue
@@ -122,7 +121,6 @@ def _dots(comparison: Comparison, name: str) -> Picture | None:
         )  # fmt: skip
     if not rows:
         return None
-    rows.sort(key=lambda row: row.mean or 0.0)
     alt = f"Test loss in setting {name}: " + ", ".join(f"{row.name} {number(row.mean)}" for row in rows) + "."
     alt += "".join(f" {bound}: {number(value)}." for bound, value in bounds)
     bars = " Bars: one standard deviation to each side." if any(row.spread for row in rows) else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
-from fedcmp.report.comparison.reading import Comparison
+from fedcmp.report.comparison.reading import Comparison, standing
 from fedcmp.report.words import chance, is_number, listed, method, number
 
 ALPHA = 0.05
@@ -28,8 +29,9 @@ def _setting(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]
     if ours is None or not rivals:
         return ""
     best, who = rivals[0], method(comparison.reference)
-    gap = best["mean"] - ours["mean"]
-    first = f"{name}: {who} {number(ours['mean'])}, {method(best['method'])} {number(best['mean'])}"
+    met = _met(ours, best)
+    gap = met.other - met.one
+    first = f"{name}: {who} {number(met.one)}, {method(best['method'])} {number(met.other)}{met.where}"
     p = best.get("p_holm", best.get("p"))
     sure = is_number(p) and p < ALPHA
     if gap > 0:
@@ -49,7 +51,31 @@ def _rivals(
     known = [row for row in rows if is_number(row.get("mean"))]
     ours = next((row for row in known if row["method"] == comparison.reference), None)
     rivals = [row for row in known if row["method"] not in (comparison.reference, *comparison.bounds)]
-    return ours, sorted(rivals, key=lambda row: row["mean"])
+    return ours, sorted(rivals, key=standing)
+
+
+class _Met(NamedTuple):
+    """The mean losses of two methods where they met, whose difference the test is about."""
+
+    one: float
+    other: float
+    where: str
+    """Empty where these are all seeds of both."""
+
+
+def _met(one: Mapping[str, Any], other: Mapping[str, Any]) -> _Met:
+    mine, theirs = one.get("by_seed") or {}, other.get("by_seed") or {}
+    seeds = [seed for seed in mine if seed in theirs]
+    if not seeds:  # a table of before
+        return _Met(one["mean"], other["mean"], "")
+    where = "" if len(seeds) == len(mine) == len(theirs) else f" on the {len(seeds)} seeds that both have"
+    return _Met(fmean(mine[seed] for seed in seeds), fmean(theirs[seed] for seed in seeds), where)
+
+
+def _gap(row: Mapping[str, Any], ours: Mapping[str, Any]) -> float:
+    """How much worse it is than ours."""
+    met = _met(row, ours)
+    return met.one - met.other
 
 
 def _recovered(comparison: Comparison, ours: Mapping[str, Any], best: Mapping[str, Any]) -> str:
@@ -66,8 +92,8 @@ def _beaten(rivals: Sequence[Mapping[str, Any]], ours: Mapping[str, Any]) -> str
     tested = [row for row in rivals if is_number(row.get("p_holm"))]
     if len(tested) < 2:
         return ""
-    better = [row for row in tested if row["p_holm"] < ALPHA and row["mean"] > ours["mean"]]
-    worse = [method(row["method"]) for row in tested if row["p_holm"] < ALPHA and row["mean"] < ours["mean"]]
+    better = [row for row in tested if row["p_holm"] < ALPHA and _gap(row, ours) > 0]
+    worse = [method(row["method"]) for row in tested if row["p_holm"] < ALPHA and _gap(row, ours) < 0]
     text = f" Of {len(tested)} rivals it beats {len(better) or 'none'} beyond chance"
     return text + (f" and loses to {listed(worse)}." if worse else ".")
 
@@ -95,6 +121,6 @@ def _overall(comparison: Comparison) -> str:
 
 
 def _led(comparison: Comparison) -> int:
-    """In how many settings the reference's mean is the lowest."""
+    """In how many settings the reference's mean is the lowest, on the seeds that all methods have."""
     pairs = [_rivals(comparison, rows) for rows in comparison.table.get("settings", {}).values()]
-    return sum(ours is not None and bool(rivals) and ours["mean"] < rivals[0]["mean"] for ours, rivals in pairs)
+    return sum(ours is not None and bool(rivals) and standing(ours) < standing(rivals[0]) for ours, rivals in pairs)
