@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "peers"))
 
 import aggregation
+import fedcmp_peer
 import growth
 import limit
 import peers
@@ -87,6 +89,18 @@ def test_without_training_fedcmp_ends_at_the_mean(tmp_path: Path) -> None:
         torch.testing.assert_close(value, torch.full_like(value, 3 * 1e-3 * 2.5))
     params = task.Task(folder).start()
     assert float(task.Task(folder).train(params, 2, 0, None)["linear_1.bias"][0]) == pytest.approx(3e-3)
+
+
+def test_without_training_a_client_of_fedcmp_moves_what_it_was_given() -> None:
+    """As the clients of others do: a constant alone would spare it a sum and a difference of the whole projector."""
+    given = {"linear_1.weight": torch.tensor([1.0, -300.0, 0.0])}
+    state, plan = SimpleNamespace(params=given), SimpleNamespace(tasks=[SimpleNamespace(client_id=2)])
+    ((contribution,), _, _) = fedcmp_peer.moved(None, state, plan)
+    assert torch.equal(
+        contribution.delta["linear_1.weight"], (given["linear_1.weight"] + 3e-3) - given["linear_1.weight"]
+    )
+    assert len(set(contribution.delta["linear_1.weight"].tolist())) == 3, "rounded where the value is"
+    assert given["linear_1.weight"].tolist() == [1.0, -300.0, 0.0]
 
 
 def test_a_peer_that_fails_is_listed_with_its_error(tmp_path: Path) -> None:

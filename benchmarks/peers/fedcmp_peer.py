@@ -45,17 +45,12 @@ def plan_of(task: Task) -> RunPlan:
 
 
 def moved(federation: Federation, state: Any, plan: RoundPlan) -> Survived:
-    """In place of training: each client's projector moves a little."""
-    found = [
-        Contribution(
-            one.client_id,
-            {name: torch.full_like(value, 1e-3 * (one.client_id + 1)) for name, value in state.params.items()},
-            num_samples=1,
-            num_tokens=1,
-            num_steps=1,
-        )
-        for one in plan.tasks
-    ]
+    """In place of training: each client's projector moves a little, and its difference is taken, as after training."""
+    found = []
+    for one in plan.tasks:
+        local = {name: value + 1e-3 * (one.client_id + 1) for name, value in state.params.items()}
+        delta = {name: value.sub_(state.params[name]) for name, value in local.items()}
+        found.append(Contribution(one.client_id, delta, num_samples=1, num_tokens=1, num_steps=1))
     return Survived(found, {}, [])
 
 
