@@ -3,7 +3,8 @@
     python benchmarks/write_results.py
 
 A section is ``results/NAME.md.j2``; in it ``about`` is the line that says command, commit, date and machine,
-``table("NAME")`` one of the record's tables (``tables``: all), ``found`` its raw numbers, ``record("NAME")`` another's.
+``table("NAME")`` one of the record's tables (``tables``: all), ``found`` its raw numbers, ``record("NAME")`` another's,
+``median(VALUES)`` the one that tables show.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from record import RESULTS, read
+from record import RESULTS, read, spread
 
 from fedcmp.report.table import markdown
 
@@ -70,6 +71,7 @@ def section(name: str, folder: Path = RESULTS) -> str:
         tables=one["tables"],
         found=one["found"],
         record=lambda other: read(other, folder),
+        median=lambda values: spread(values)[0],
     )
 
 

@@ -87,6 +87,7 @@ def test_without_training_fedcmp_ends_at_the_mean(tmp_path: Path) -> None:
     assert len(found["seconds"]) == 3
     for value in end.values():
         torch.testing.assert_close(value, torch.full_like(value, 3 * 1e-3 * 2.5))
+    assert peers.verdict(folder, tmp_path / "out") == pytest.approx(2.5e-3), "in a round, however many there were"
     params = task.Task(folder).start()
     assert float(task.Task(folder).train(params, 2, 0, None)["linear_1.bias"][0]) == pytest.approx(3e-3)
 
@@ -109,8 +110,21 @@ def test_a_peer_that_fails_is_listed_with_its_error(tmp_path: Path) -> None:
     one = peers.run("flower", Path(sys.executable), folder, tmp_path / "out", 1, 60)  # it is not installed here
     assert "No module named 'flwr'" in one["error"]
     made = peers.rows("train", {"flower": {"train": one}, "pfl": {}})
-    assert made.rows == [["flower", one["error"], None, None, None, None, None]]
-    assert len(made.header) == 7
+    assert made.rows == [["flower", one["error"], *[None] * 6]]
+    assert len(made.header) == 8
+
+
+def test_rounds_that_warm_up_are_not_timed() -> None:
+    one = {
+        "seconds": [9.0, 1.0, 3.0],
+        "wall": 20.0,
+        "processor": 19.0,
+        "server_mib": 5.0,
+        "all_mib": 6.0,
+        "end": 0.0325,
+    }
+    made = peers.rows("overhead-64", {"pfl": {"overhead-64": one}})
+    assert made.rows == [["pfl", "2.00 (1.00 to 3.00)", 2, "20", "19", "5", "6", "0.0325"]]
 
 
 @pytest.mark.parametrize("rule", aggregation.RULES)

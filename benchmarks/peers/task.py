@@ -140,7 +140,7 @@ class Model(nn.Module):
 
 
 class Clock:
-    """When rounds began, as the server sees it, and how much memory its process took at most."""
+    """When rounds began, as the server (NVFlare: a client) sees it, and how much memory its process took at most."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
