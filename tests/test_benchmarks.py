@@ -44,6 +44,22 @@ def test_both_sides_put_as_many_rows_through_the_llm(clients: int, slots: int) -
     assert clients * one.steps // min(slots, clients) >= limit.FORWARDS
 
 
+def test_the_sweep_is_held_against_as_many_rows_by_hand() -> None:
+    """What stacking gains is what the LLM gains from more rows, times what is ours on both sides."""
+    together = limit.sweep_setting("tiny", 4, 4, 1)
+    built = limit.build(together, CPU, False)
+    for slots in (1, 4):
+        _, by_hand = limit.pair(limit.sweep_setting("tiny", 4, slots, 1), built)
+        assert by_hand.rows == slots, "a row of each client that trains at once"
+    found = limit.sweep("tiny", built, 4, 2)
+    for place, gain in enumerate(found["processor"]):
+        ours = found["to by hand together"][place] / found["to by hand alone"][place]
+        assert gain == pytest.approx(found["by hand"][place] * ours)
+    shares = limit.profile(together, built)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["forward and backward pass"] > shares["batches"] > 0
+
+
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("peers") / "train"
