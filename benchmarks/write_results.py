@@ -20,8 +20,6 @@ from fedcmp.report.table import markdown
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (
-    "methods",
-    "demo_losses",
     "limit",
     "peers",
     "canonical_scale",

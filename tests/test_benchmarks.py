@@ -16,11 +16,13 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "peers"))
 
 import aggregation
+import canonical_scale
 import fedcmp_peer
 import growth
 import limit
 import peers
 import task
+import write_results
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -150,6 +152,21 @@ def test_what_a_rule_costs_is_measured_at_any_size(rule: str) -> None:
     assert one["bytes"] == size
     assert one["up"] >= size, "at least the update"
     assert one["seconds"] > one["bound"] > 0
+
+
+def test_canonical_fusion_leaves_a_record_that_its_words_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = f"canonical_scale.py --shape tiny --clients 3 --device cpu --out {tmp_path}"
+    monkeypatch.setattr(sys, "argv", words.split())
+    canonical_scale.main()
+    (tmp_path / "canonical_scale.md.j2").write_text((write_results.RESULTS / "canonical_scale.md.j2").read_text())
+    text = write_results.section("canonical_scale", tmp_path)
+    found = json.loads((tmp_path / "canonical_scale.json").read_text())["found"]
+    assert found["update_bytes"] == 4 * (64 * 33 + 64 * 65)
+    assert len(found["phases"]["warm"]["exchanged"]) == 2
+    assert found["basis"]["linear_2, warm"]["moves the projected mean by"] < 0.05
+    assert "3 clients in one process, inputs 33 and 65 wide" in text
 
 
 def test_slopes_are_those_of_the_logarithms() -> None:
