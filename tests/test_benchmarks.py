@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks" / "peers"))
 import aggregation
 import canonical_scale
 import fedcmp_peer
+import gpu
 import growth
 import limit
 import peers
@@ -178,6 +179,20 @@ def test_slopes_are_those_of_the_logarithms() -> None:
     assert sum(value.numel() for value in made.params.values()) == pytest.approx(100_000, rel=0.01)
 
 
+def test_a_trial_without_a_gpu_leaves_the_records_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        gpu.subprocess, "run", lambda words, **_: commands.append(words) or SimpleNamespace(returncode=0)
+    )
+    monkeypatch.setattr(gpu.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--device", "cpu"])
+    gpu.main()
+    (folder,) = tmp_path.iterdir()
+    assert [path.name for path in folder.iterdir()] == ["gpu.json"]
+    written = [words[words.index("--out") + 1] for words in commands if "--out" in words]
+    assert written == [str(folder)] * 3
+
+
 @pytest.mark.slow
 def test_the_command_for_a_gpu_runs_its_steps_and_says_how_each_ended(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--out", str(tmp_path), "--only"]
@@ -189,4 +204,5 @@ def test_the_command_for_a_gpu_runs_its_steps_and_says_how_each_ended(tmp_path: 
     assert done.returncode == 0
     rules = json.loads((tmp_path / "aggregation.json").read_text())["found"]["tiny, cpu"]
     assert {"fedavg", "fedcmp", "krum"} <= rules.keys()
-    assert json.loads((tmp_path / "llava_shape.json").read_text())["methods"]
+    assert json.loads((tmp_path / "llava_shape.json").read_text())["found"]["methods"]
+    assert all(json.loads(path.read_text())["name"] == path.stem for path in tmp_path.glob("*.json"))
