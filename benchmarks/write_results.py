@@ -54,8 +54,12 @@ def page(folder: Path = RESULTS) -> str:
         FileNotFoundError: a section lacks its JSON or its words.
         jinja2.UndefinedError: words name a figure that was not found.
     """
-    names = [name for name in SECTIONS if name not in IF_RECORDED or recorded(name, folder)]
-    return "\n".join([HEAD, *(section(name, folder) for name in names)]).rstrip("\n") + "\n"
+    return "\n".join([HEAD, *(section(name, folder) for name in sections(folder))]).rstrip("\n") + "\n"
+
+
+def sections(folder: Path = RESULTS) -> list[str]:
+    """Those of the page, in its order."""
+    return [name for name in SECTIONS if name not in IF_RECORDED or recorded(name, folder)]
 
 
 def recorded(name: str, folder: Path = RESULTS) -> bool:
@@ -108,7 +112,7 @@ def _count(number: int | None, what: str) -> str | None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE} from {len(SECTIONS)} benchmarks")
+    print(f"wrote {PAGE} from {len(sections())} benchmarks")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import json
 import os
 import subprocess
@@ -22,6 +24,7 @@ import gpu
 import growth
 import limit
 import peers
+import phases
 import task
 import write_results
 
@@ -123,6 +126,47 @@ def test_without_training_a_client_of_fedcmp_moves_what_it_was_given() -> None:
     assert given["linear_1.weight"].tolist() == [1.0, -300.0, 0.0]
 
 
+def test_the_round_of_fedcmp_is_taken_apart(tmp_path: Path) -> None:
+    folder = tmp_path / "overhead"
+    start = {f"linear_{n}.{leaf}": torch.zeros((300, 300) if leaf == "weight" else (300,))
+             for n in (1, 2) for leaf in ("weight", "bias")}  # fmt: skip
+    peers.write(folder, start, [], 1, 3, 4)
+    one = peers.run("fedcmp", Path(sys.executable), folder, tmp_path / "out", 1, 120, apart=True)
+    assert "error" not in one, one
+    assert set(one["parts"]["seconds"]) == {*fedcmp_peer.PARTS.values(), *phases.AGGREGATING.values(), phases.REST}
+    assert all(seconds > 0 for seconds in one["parts"]["seconds"].values())
+    a_round = sum(one["seconds"][1:]) / 2
+    assert sum(one["parts"]["seconds"].values()) == pytest.approx(a_round, rel=0.2)
+    table = peers.parts({"train": {"seconds": []}, "overhead-4": one})
+    assert table.header == ("part of a round", "s, 4 clients", "MiB")
+    assert [row[0] for row in table.rows] == [*one["parts"]["seconds"], "together"]
+    assert peers.verdict(folder, tmp_path / "out") == pytest.approx(2.5e-3), "the same rounds"
+
+
+def test_a_part_has_what_is_in_it_but_for_parts_inside() -> None:
+    ticks = iter(range(100))
+    found = phases.Phases(lambda: float(next(ticks)))
+    inner = found.wrap("inner", lambda: 7)
+    with found.phase("outer"):  # begins at 0, the inner ones take 1 to 2 and 3 to 4, ends at 5
+        assert inner() + inner() == 14
+    assert found.seconds == {"inner": 2.0, "outer": 3.0}
+
+
+@pytest.mark.parametrize("places", [phases.TRAINING, phases.BY_HAND, phases.AGGREGATING, fedcmp_peer.PARTS])
+def test_what_is_watched_is_itself_again_afterwards(places: dict[str, str]) -> None:
+    def there() -> list[object]:
+        found = []
+        for place in places:
+            module, _, path = place.partition(":")
+            found.append(functools.reduce(getattr, path.split("."), importlib.import_module(module)))
+        return found
+
+    before = there()
+    with phases.watched(places, lambda: 0.0):
+        assert all(one is not other for one, other in zip(there(), before, strict=True))
+    assert all(one is other for one, other in zip(there(), before, strict=True))
+
+
 def test_a_peer_that_fails_is_listed_with_its_error(tmp_path: Path) -> None:
     folder = tmp_path / "task"
     peers.write(folder, {"linear_1.weight": torch.zeros(1, 1)}, [], 1, 1, 9)
@@ -153,6 +197,11 @@ def test_what_a_rule_costs_is_measured_at_any_size(rule: str) -> None:
     assert one["bytes"] == size
     assert one["up"] >= size, "at least the update"
     assert one["seconds"] > one["bound"] > 0
+    assert {"largest values", "mean of squares", "server step, its norms", "the rest"} <= one["parts"].keys()
+    made = aggregation.by_part({rule: one, "of before": {"bound": 1.0}})
+    assert [row[0] for row in made.rows] == [rule]
+    *parts, together = (float(str(value).replace(",", "")) for value in made.rows[0][1:])
+    assert sum(parts) == pytest.approx(together, abs=1)
 
 
 def test_canonical_fusion_leaves_a_record_that_its_words_can_show(
@@ -191,6 +240,16 @@ def test_a_trial_without_a_gpu_leaves_the_records_alone(tmp_path: Path, monkeypa
     assert [path.name for path in folder.iterdir()] == ["gpu.json"]
     written = [words[words.index("--out") + 1] for words in commands if "--out" in words]
     assert written == [str(folder)] * 3
+
+
+def test_memory_over_the_projector_is_its_own_and_a_constant() -> None:
+    """Tensors that malloc keeps are not counted as the projector's."""
+    constant = growth.point("local steps", 1, 1)[0]["mib"]
+    points = growth.AXES["projector parameters"].points[:3]
+    found = growth.given_back({"local steps": {"mib": [constant]}, "projector parameters": {"x": list(points)}}, 1)
+    assert found["constant"] == constant > 5
+    assert found["mib"] == sorted(found["mib"])
+    assert found["slope above the constant"] == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.slow
