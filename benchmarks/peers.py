@@ -197,7 +197,7 @@ def main() -> None:
                     again = run(
                         name, python, folder, out.with_suffix(".parts"), options.workers, options.limit, apart=True
                     )
-                    one["parts"] = again["parts"]
+                    one |= {"parts": again["parts"]} if "parts" in again else {}
                 results.setdefault(name, {})[task] = one
                 print(task, name, {key: value for key, value in one.items() if key != "seconds"}, flush=True)
             keep(options, results)
