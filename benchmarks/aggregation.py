@@ -8,7 +8,7 @@
 ``Aggregator.aggregate`` of one process on synthetic updates (one thread on a CPU), with ``aggregator.pairwise=0``; a
 round warms up where a rule keeps a basis. No rule can be faster than reading the K updates once: the bound is their
 bytes over the bandwidth with which this machine reads a large tensor (its largest magnitude), measured in turns with
-the rules. Bytes are what a client sends and gets, as the round's record has them.
+the rules. One round more goes by its parts. Bytes are what a client sends and gets, as the round's record has them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from phases import AGGREGATING, REST, watched
 from record import RESULTS, Table, read, save
 
 from fedcmp.aggregation.base import Contribution
@@ -85,8 +86,8 @@ def bandwidth(device: torch.device) -> float:
     return 4 * value.numel() / min(seconds)
 
 
-def measure(shape: str, rule: str, count: int, device: torch.device, repeats: int) -> dict[str, float]:
-    """Seconds of a warm round (the best), its bytes, and the bound measured beside it."""
+def measure(shape: str, rule: str, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
+    """Seconds of a warm round (the best), its bytes, and the bound measured beside it; seconds of one more by part."""
     aggregator = build_aggregator(AggregatorConfig(rule, pairwise=0))
     clients = contributions(SHAPES[shape], count, aggregator.needs, device)
     params = draw(SHAPES[shape], torch.Generator(device).manual_seed(1), device, 1e-2)
@@ -98,13 +99,26 @@ def measure(shape: str, rule: str, count: int, device: torch.device, repeats: in
         done = aggregator.aggregate(LocalCohort(clients, aggregator.weighting), params, state)
         seconds.append(now(device) - t0)
         state = done.state
+    with watched(AGGREGATING, lambda: now(device)) as parts:
+        aggregator.aggregate(LocalCohort(clients, aggregator.weighting), params, state)
     size = 4 * sum(value.numel() for value in params.values())
     best, rate = min(seconds[-repeats:]), max(rates)
     return {
         "seconds": best, "bound": count * size / rate, "bandwidth": rate, "clients": count, "bytes": size,
         "up": done.metrics["bytes/up"] / count, "down": done.metrics["bytes/down"] / count,
-        "sums_only": float(aggregator.sums_only),
+        "sums_only": float(aggregator.sums_only), "parts": dict(parts.seconds),
     }  # fmt: skip
+
+
+def by_part(by_rule: dict[str, Any]) -> Table:
+    """A round's parts as multiples of the bound; a record from before they were measured has none."""
+    columns = [*dict.fromkeys(AGGREGATING.values()), REST]
+    rows = [
+        [rule, *(f"{one['parts'].get(part, 0.0) / one['bound']:,.1f}" for part in columns),
+         f"{sum(one['parts'].values()) / one['bound']:,.0f}"]
+        for rule, one in by_rule.items() if "parts" in one
+    ]  # fmt: skip
+    return Table(("rule", *columns, "together"), rows)
 
 
 def main() -> None:
@@ -125,7 +139,12 @@ def main() -> None:
         for rule in options.rules:
             one = measure(shape, rule, options.clients, device, options.repeats)
             found.setdefault(f"{shape}, {device.type}", {})[rule] = one
-            print(shape, rule, {key: round(value, 3) for key, value in one.items()}, flush=True)
+            print(
+                shape,
+                rule,
+                {key: value if key == "parts" else round(value, 3) for key, value in one.items()},
+                flush=True,
+            )
         keep(found, options.out)
 
 
@@ -141,6 +160,7 @@ def keep(found: dict[str, Any], out: Path) -> None:
         )
         for name, by_rule in found.items()
     }  # fmt: skip
+    tables |= {f"{name}, by part": by_part(by_rule) for name, by_rule in found.items()}
     save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=out)
 
 

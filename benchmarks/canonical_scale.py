@@ -1,20 +1,18 @@
 """What canonical fusion costs at the sizes of LLaVA-1.5's projector: seconds by phase, bytes, and what iteration costs.
 
     python benchmarks/canonical_scale.py                       # 8 clients, 7B shapes, CPU or the GPU that is there
-    python benchmarks/canonical_scale.py --clients 4 --decay 1.5
+    python benchmarks/canonical_scale.py --clients 4 --decay 1.5 --out DIR
+    python benchmarks/canonical_scale.py --shape tiny --out DIR   # seconds: shows that it runs
 
 Clients are synthetic: updates with a power-law spectrum (singular values i^-decay) in directions that they share in
 part, halves that agree in part, evidence of strongly correlated inputs. Two rounds are timed, a cold and a warm one;
 then the basis by subspace iteration is held against a full decomposition: seconds, directions, energy, and how far the
-fused update moves. A line of JSON follows the table.
+fused update moves. One thread, and its processor seconds, where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -22,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from aggregation import SHAPES
+from record import RESULTS, Table, save
 
 from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
@@ -29,10 +29,10 @@ from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, split_a
 from fedcmp.aggregation.rules import Update
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.report.table import table
 from fedcmp.types import Params
 
-SHAPES = {"linear_1": (4096, 1024), "linear_2": (4096, 4096)}
+Shapes = dict[str, tuple[int, int]]
+"""Of the projector's layers, (out, in)."""
 
 
 class Timed(LocalCohort):
@@ -58,9 +58,10 @@ class Timed(LocalCohort):
 
 
 def now() -> float:
-    """Seconds, after everything on the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+    """Processor seconds, which others disturb least; with a GPU wall seconds, after all on it is done."""
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
     return time.perf_counter()
 
 
@@ -73,11 +74,11 @@ def spectrum(rows: int, columns: int, decay: float, shared: torch.Tensor, stream
     return (left * scale) @ (shared + own).T
 
 
-def make_clients(count: int, decay: float, round_: int, device: torch.device) -> list[Contribution]:
+def make_clients(shapes: Shapes, count: int, decay: float, round_: int, device: torch.device) -> list[Contribution]:
     """The clients of one round."""
     clients, fixed = [], torch.Generator(device).manual_seed(0)
     mixing, shared = {}, {}
-    for name, (_, N) in SHAPES.items():
+    for name, (_, N) in shapes.items():
         spread = torch.arange(1, N + 2, device=device).float() ** -0.5
         mixing[name] = torch.randn(N + 1, N + 1, generator=fixed, device=device) * spread / (N + 1) ** 0.5
         shared[name] = torch.randn(N + 1, N + 1, generator=fixed, device=device) / (N + 1) ** 0.5
@@ -86,7 +87,7 @@ def make_clients(count: int, decay: float, round_: int, device: torch.device) ->
         delta: Params = {}
         halfway: Params = {}
         evidence: Params = {}
-        for name, (M, N) in SHAPES.items():
+        for name, (M, N) in shapes.items():
             whole = spectrum(M, N + 1, decay, shared[name], stream)
             half = (
                 whole / 2
@@ -100,19 +101,19 @@ def make_clients(count: int, decay: float, round_: int, device: torch.device) ->
     return clients
 
 
-def measure(count: int, decay: float, device: torch.device) -> dict[str, Any]:
+def measure(shapes: Shapes, count: int, decay: float, device: torch.device) -> dict[str, Any]:
     """Two rounds, then both ways to the basis."""
-    params = {f"{name}.weight": torch.zeros(shape, device=device) for name, shape in SHAPES.items()}
-    params |= {f"{name}.bias": torch.zeros(shape[0], device=device) for name, shape in SHAPES.items()}
+    params = {f"{name}.weight": torch.zeros(shape, device=device) for name, shape in shapes.items()}
+    params |= {f"{name}.bias": torch.zeros(shape[0], device=device) for name, shape in shapes.items()}
     rule, opm = Canonical(), Opm()
     state, server, found = rule.init(params), opm.init(params), {}
     for number, what in enumerate(("cold", "warm")):
-        cohort = Timed(make_clients(count, decay, number, device))
+        cohort = Timed(make_clients(shapes, count, decay, number, device))
         cohort.seconds, cohort.exchanged = defaultdict(float), []
         t0 = now()
         fused = rule.fuse(cohort, params, state)
         t1 = now()
-        stepped = opm.step(params, Update(fused.delta, fused.basis, num_steps=8), server)
+        stepped = opm.step(params, Update(fused.delta, fused.basis), server)
         found[what] = {
             **cohort.seconds,
             "momentum": now() - t1,
@@ -124,16 +125,19 @@ def measure(count: int, decay: float, device: torch.device) -> dict[str, Any]:
     return {
         "phases": found,
         "ranks": ranks,
-        "basis": compare_bases(cohort, fused.basis),
+        "basis": compare_bases(list(shapes), cohort, fused.basis),
+        "clock": "wall" if torch.cuda.is_available() else "processor",
         "clients": count,
         "decay": decay,
+        "update_bytes": 4 * sum(value.numel() for value in params.values()),
+        "widths": {name: N + 1 for name, (_, N) in shapes.items()},
     }
 
 
-def compare_bases(cohort: LocalCohort, warm: Params) -> dict[str, dict[str, float]]:
+def compare_bases(names: list[str], cohort: LocalCohort, warm: Params) -> dict[str, dict[str, float]]:
     """Subspace iteration (cold, warm) beside a full decomposition of the same matrix."""
     found = {}
-    for name in SHAPES:
+    for name in names:
 
         def gram(one: Contribution, name: str = name) -> Params:
             matrix = join_affine(one.delta, name)
@@ -168,39 +172,30 @@ def compare_bases(cohort: LocalCohort, warm: Params) -> dict[str, dict[str, floa
 
 
 def main() -> None:
+    """Prints the tables and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=list(SHAPES), default="7b")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--decay", type=float, default=1.0, help="singular values of an update: i^-decay")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="append the JSON here")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
-    device = torch.device(options.device)
-    result = measure(options.clients, options.decay, device)
-    phases = [
-        [phase, result["phases"]["cold"][phase], seconds]
-        for phase, seconds in result["phases"]["warm"].items()
-        if phase != "exchanged"
-    ]
-    print(table(phases, ["seconds", "cold", "warm"]))
-    mib = [round(size / 2**20, 1) for size in result["phases"]["warm"]["exchanged"]]
-    alone = sum(M * (N + 1) for M, N in SHAPES.values()) * 4 / 2**20
-    print(f"\nsums that reach the server, MiB in float32: {mib}; the update alone: {alone:.1f}\n")
-    rows = [
-        [what, one["seconds"], one["directions"], one["energy"], one.get("moves the projected mean by")]
-        for what, one in result["basis"].items()
-    ]
-    print(table(rows, ["basis", "seconds", "directions", "energy", "moves the projected mean by"]))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    line = json.dumps({**result, "machine": machine, "torch": torch.__version__, "commit": commit})
-    print("\n" + line)
-    if options.out:
-        with options.out.open("a") as file:
-            file.write(line + "\n")
+    torch.set_num_threads(1)
+    found = measure(SHAPES[options.shape], options.clients, options.decay, torch.device(options.device))
+    cold, warm = found["phases"]["cold"], found["phases"]["warm"]
+    tables = {
+        "seconds": Table(
+            ("seconds", "cold", "warm"),
+            [[what, f"{cold[what]:.2f}", f"{warm[what]:.2f}"] for what in warm if what != "exchanged"],
+        ),
+        "basis": Table(
+            ("basis", "seconds", "directions", "energy", "moves the projected mean by"),
+            [[what, f"{one['seconds']:.2f}", one["directions"], one["energy"], one.get("moves the projected mean by")]
+             for what, one in found["basis"].items()],
+        ),
+    }  # fmt: skip
+    save("canonical_scale", f"python benchmarks/canonical_scale.py --shape {options.shape}", found, tables,
+         folder=options.out)  # fmt: skip
 
 
 if __name__ == "__main__":

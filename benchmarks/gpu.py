@@ -1,10 +1,10 @@
 """All that needs a GPU, in one command: its tests, rounds at LLaVA's shape, aggregation at the size of its projector.
 
     python benchmarks/gpu.py                    # one CUDA device of 80 GB; ends within ten minutes
-    python benchmarks/gpu.py --device cpu       # tiny shapes: shows that the command works
+    python benchmarks/gpu.py --device cpu       # tiny shapes: shows that it works; the records stay as they are
 
 Each step is a process of its own with a limit; one that fails or is too slow does not keep the others from running.
-What they measure is kept in benchmarks/results (or ``--out``), and gpu.json says how each step ended.
+What they measure on a GPU is kept in benchmarks/results (or ``--out``), and gpu.json says how each step ended.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def steps(device: str, out: Path) -> dict[str, tuple[float, list[str]]]:
     aggregation += ["--shapes", *(["7b", "13b"] if gpu else ["tiny"])]
     return {
         "tests": (150, ["-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "tests/test_gpu.py"]),
-        "16 rows at once": (120, [*llava, "--batch", "4", "--out", str(out / "llava_shape.json")]),
-        "64 rows at once": (180, [*llava, "--batch", "16", "--out", str(out / "llava_shape_64.json")]),
+        "16 rows at once": (120, [*llava, "--batch", "4", "--out", str(out)]),
+        "64 rows at once": (180, [*llava, "--batch", "16", "--out", str(out), "--name", "llava_shape_64"]),
         "aggregation": (120, aggregation),
     }
 
@@ -40,13 +41,14 @@ def main() -> int:
     """Runs the steps; the exit code is 1 if one did not end well."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the records")
+    parser.add_argument("--out", type=Path, help="folder of the records; else benchmarks/results, on a CPU a new one")
     parser.add_argument("--only", nargs="+", choices=list(steps("cpu", RESULTS)), help="not all steps")
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("torch finds no CUDA device; --device cpu shows that the command works")
+    out = options.out or (RESULTS if options.device == "cuda" else Path(tempfile.mkdtemp(prefix="fedcmp-gpu-")))
     found: dict[str, dict[str, object]] = {}
-    for name, (limit, words) in steps(options.device, options.out).items():
+    for name, (limit, words) in steps(options.device, out).items():
         if options.only and name not in options.only:
             continue
         print(f"\n== {name}: python {' '.join(words)}", flush=True)
@@ -59,7 +61,7 @@ def main() -> int:
         found[name] = {"ended": ended, "seconds": time.perf_counter() - t0}
     rows = [[name, f"{one['seconds']:.0f}", one["ended"]] for name, one in found.items()]
     command = "python benchmarks/gpu.py" + (" --device cpu" if options.device == "cpu" else "")
-    save("gpu", command, found, {"steps": Table(("step", "seconds", "ended"), rows)}, folder=options.out)
+    save("gpu", command, found, {"steps": Table(("step", "seconds", "ended"), rows)}, folder=out)
     return int(any(one["ended"] != "well" for one in found.values()))
 
 

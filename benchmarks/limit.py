@@ -10,7 +10,8 @@ time, which others on the machine disturb least, and by wall time. Where a forwa
 is a larger part of it: ``tiny`` (0.1 M parameters, 40 positions) is the hard case, ``small`` (0.8 M) comes closer to
 what a real LLM is like.
 
-Then the sweep: a round of 64 clients with a row each, one after another (C = 1) and together (C = 64).
+Then the sweep: a round of 64 clients with a row each, one after another (C = 1) and together (C = 64), and by hand with
+as many rows in a pass, 1 and 64: what the LLM itself gains from more rows, and what is ours.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import pstats
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from llava_models import SHAPES, VIT_TINY, Shape
 from llava_rounds import Built, Centralized, Federated, Setting, build, make_federation
-from record import Table, save, shown, spread
+from record import RESULTS, Table, save, shown, spread
 
 SHAPES.setdefault("small", Shape(128, 344, 4, 4, 1024, VIT_TINY))
 ROWS = 16
@@ -36,6 +38,8 @@ FORWARDS = 12
 """Forward passes of a round, at least."""
 STEPS = 4
 """Local steps of a client, at least; of 512 clients one."""
+SWEPT = 64
+"""Clients of the sweep."""
 GOAL, SWEEP_GOAL = 0.97, 5.0
 CPU = torch.device("cpu")
 
@@ -80,23 +84,34 @@ def rounds(one: Setting, built: Built) -> dict[str, Any]:
     return {"clients": one.clients, "slots": one.slots, "rows": by_hand.rows, "steps": one.steps, **found}
 
 
+def sweep_setting(shape: str, clients: int, slots: int, repeats: int) -> Setting:
+    """Two steps of a row each."""
+    return Setting(shape, "cpu", "float32", slots, clients, repeats + 2, 2, 1, caption=24, checkpointing="off")
+
+
 def sweep(shape: str, built: Built, clients: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a round, one client after another and all together."""
-    ways = {}
-    for slots in (1, clients):
-        one = Setting(shape, "cpu", "float32", slots, clients, repeats + 2, 2, 1, caption=24, checkpointing="off")
-        ways[slots] = Federated(make_federation(one, built, CPU, "fedavg"), built.params, CPU)
-    found: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    """Milliseconds of processor time of a round, one client after another and all together, ours and by hand."""
+    acts: dict[str, Callable[[int], Any]] = {}
+    for what, slots in (("alone", 1), ("together", clients)):
+        federated, by_hand = pair(sweep_setting(shape, clients, slots, repeats), built)
+        acts[what], acts[f"by hand {what}"] = federated._round, by_hand._round
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for number in range(repeats + 1):
-        for slots, way in ways.items():
-            found[slots].append(timed(lambda way=way, n=number: way._round(n)))
-    alone, together = found[1][1:], found[clients][1:]
+        for what, act in acts.items():
+            found[what].append(timed(lambda act=act, n=number: act(n)))
+    counted = {what: times[1:] for what, times in found.items()}
+
+    def ratios(one: str, other: str, clock: int) -> list[float]:
+        return [a[clock] / b[clock] for a, b in zip(counted[one], counted[other], strict=True)]
+
     return {
         "clients": clients,
-        "processor": [a[0] / b[0] for a, b in zip(alone, together, strict=True)],
-        "wall": [a[1] / b[1] for a, b in zip(alone, together, strict=True)],
-        "milliseconds alone": [1000 * a[0] for a in alone],
-        "milliseconds together": [1000 * b[0] for b in together],
+        "processor": ratios("alone", "together", 0),
+        "wall": ratios("alone", "together", 1),
+        "by hand": ratios("by hand alone", "by hand together", 0),
+        "to by hand alone": ratios("by hand alone", "alone", 0),
+        "to by hand together": ratios("by hand together", "together", 0),
+        **{f"milliseconds {what}": [1000 * one[0] for one in times] for what, times in counted.items()},
     }
 
 
@@ -133,9 +148,11 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--shapes", nargs="+", choices=("tiny", "small"), default=["tiny", "small"])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    found: dict[str, Any] = {"goal": GOAL, "sweep_goal": SWEEP_GOAL, "ratios": {}, "sweeps": {}, "profiles": {}}
+    found: dict[str, Any] = {"goal": GOAL, "sweep_goal": SWEEP_GOAL}
+    found |= {"ratios": {}, "sweeps": {}, "profiles": {}, "sweep_profiles": {}}
     tables = {}
     for shape in options.shapes:
         cells = []
@@ -152,19 +169,28 @@ def main() -> None:
         )  # fmt: skip
         largest = setting(shape, max(options.clients[:2]), max(options.slots), 1)
         found["profiles"][shape] = profile(largest, build(largest, CPU, False))
-        small = Setting(shape, "cpu", "float32", 1, 64, options.repeats + 2, 2, 1, caption=24, checkpointing="off")
-        found["sweeps"][shape] = sweep(shape, build(small, CPU, False), 64, options.repeats)
+        together = sweep_setting(shape, SWEPT, SWEPT, options.repeats)
+        small = build(together, CPU, False)
+        found["sweeps"][shape] = sweep(shape, small, SWEPT, options.repeats)
+        found["sweep_profiles"][shape] = profile(together, small)
     tables["sweep"] = Table(
         ("LLM", "ms a round, one after another", "together", "times faster, by processor time", "by wall time"),
         [[shape, shown(one["milliseconds alone"], 0), shown(one["milliseconds together"], 0),
           shown(one["processor"], 1), shown(one["wall"], 1)] for shape, one in found["sweeps"].items()],
     )  # fmt: skip
-    tables["profile"] = Table(
-        ("part of a round", *found["profiles"]),
-        [[what, *(f"{one[what]:.1%}" for one in found["profiles"].values())]
-         for what in next(iter(found["profiles"].values()))],
+    tables["sweep by hand"] = Table(
+        ("LLM", "ms by hand, a row a pass", f"{SWEPT} rows", "times faster", "ours to by hand, a row", f"{SWEPT} rows"),
+        [[shape, shown(one["milliseconds by hand alone"], 0), shown(one["milliseconds by hand together"], 0),
+          shown(one["by hand"], 1), shown(one["to by hand alone"]), shown(one["to by hand together"])]
+         for shape, one in found["sweeps"].items()],
     )  # fmt: skip
-    save("limit", "python benchmarks/limit.py", found, tables)
+    for title in ("profile", "sweep profile"):
+        shares = found[title.replace(" ", "_") + "s"]
+        tables[title] = Table(
+            ("part of a round", *shares),
+            [[what, *(f"{one[what]:.1%}" for one in shares.values())] for what in next(iter(shares.values()))],
+        )
+    save("limit", "python benchmarks/limit.py", found, tables, folder=options.out)
 
 
 if __name__ == "__main__":

@@ -9,24 +9,23 @@ loop, in one process, on the same few samples in every round, so that all losses
 and projector float32, as in a run; features are computed once and cached as float16, as in a run (``--pixels``: the
 tower runs in every step). Reported are samples and positions a second in local training and in whole rounds, the share
 of the device's measured matrix product that training reaches (model FLOPs utilisation; formula in the JSON), seconds
-by phase, peak memory, losses. The first round warms up and does not count where there are more. The LLM's layers are
-checkpointed where the estimate of memory says so (``--checkpointing auto``): 7b keeps 2.9 GB of activations a row, 0.4
-with it, so that an 80 GB GPU holds about 16 rows without.
+by phase, peak memory, losses. The first round warms up and does not count where there are more. Then one more round of
+each way is taken apart. With ``--out`` the record is written (``record.save``). The LLM's layers are checkpointed where
+the estimate of memory says so (``--checkpointing auto``): 7b keeps 2.9 GB of activations a row, 0.4 with it, so that an
+80 GB GPU holds about 20 rows without.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from llava_cost import FORMULA, matmul_peak, memory_estimate, operations_of_row
+from llava_cost import FORMULA, matmul_peak, memory_estimate, now, operations_of_row
 from llava_models import SHAPES
 from llava_rounds import (
     Centralized,
@@ -37,6 +36,9 @@ from llava_rounds import (
     make_federation,
     optimizer_config,
 )
+from llava_tables import describe, memory_of_row, tables_of
+from phases import BY_HAND, TRAINING, watched
+from record import save
 
 from fedcmp.build import pick_device
 from fedcmp.distributed.team import Solo
@@ -44,7 +46,6 @@ from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.models.backbones import DTYPES
 from fedcmp.report.plan import human
-from fedcmp.report.summary import versions
 from fedcmp.report.table import table
 
 RULES = ("fedavg", "fedcmp")
@@ -136,62 +137,32 @@ def measure(setting: Setting) -> dict[str, Any]:
         "memory": {"estimate": estimate, "device": memory_of(device), "checkpointing": checkpointing},
         "seconds": built.seconds,
         "methods": methods,
-        "machine": machine(device),
-        "versions": versions(),
-        "commit": commit(),
+        "parts": {name: parts_of_round(runner, device) for name, runner in runners.items()},
+        "row": {name: memory_of_row(name) for name in SHAPES if name != "tiny"},
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "cuda": torch.version.cuda,
     }
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What it ran on."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return {"device": name, "cuda": torch.version.cuda, "cores": cores, "threads": torch.get_num_threads()}
+def parts_of_round(runner: Federated | Centralized, device: torch.device) -> dict[str, float]:
+    """Seconds of one round more by its parts, without evaluation; it moves the parameters."""
+    with watched({**TRAINING, **BY_HAND}, lambda: now(device)) as found:
+        runner._round(0)
+    return {name: seconds for name, seconds in found.seconds.items() if name != "evaluation"}
 
 
-def commit() -> str | None:
-    """The commit of the code; None outside a repository."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()
+def without_out(words: Sequence[str]) -> list[str]:
+    """A command's words but for the folder that it writes to.
 
-
-def describe(result: dict[str, Any]) -> str:
-    """What people read."""
-    memory, peak = result["memory"], result["matmul_peak"]
-    rows = [
-        [
-            name,
-            one["samples_per_second"],
-            one["positions_per_second"],
-            f"{one['mfu']:.1%}",
-            one["to_by_hand"],
-            one["round_to_by_hand"],
-            human(one["peak_memory"]),
-            one["loss"]["before"],
-            one["loss"]["after"],
-        ]
-        for name, one in result["methods"].items()
-    ]
-    header = ["", "samples/s", "positions/s", "MFU", "to by hand", "whole round", "peak memory", "loss before", "after"]
-    estimate = ", ".join(f"{what} {human(size)}" for what, size in memory["estimate"].items() if size)
-    checkpointing = "on" if memory["checkpointing"] else "off"
-    lines = [
-        f"{result['machine']['device']}; product of {peak['size']} in {peak['dtype']}: "
-        f"{peak['per_second'] / 1e12:.3f} TFLOP/s; activation checkpointing {checkpointing}",
-        f"memory, estimated: {human(sum(memory['estimate'].values()))}: {estimate}",
-        "",
-        table(rows, header),
-        "",
-        f"operations of a row: {result['operations']['formula']} = {result['operations']['row']:.4g}",
-    ]
-    return "\n".join(lines)
+    >>> without_out(["--shape", "tiny", "--out", "/tmp/x", "--slots", "2"])
+    ['--shape', 'tiny', '--slots', '2']
+    """
+    places = [place for place, word in enumerate(words) if word == "--out"]
+    return [word for place, word in enumerate(words) if place not in places and place - 1 not in places]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Measures, prints, and writes the record where it is told to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Setting()
     parser.add_argument("--shape", choices=list(SHAPES), default=default.shape)
@@ -207,12 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--pixels", action="store_true", help="run the tower in every step, too")
     parser.add_argument("--lr", type=float, default=default.lr)
     parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--out", type=Path, help="write the JSON here")
-    options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    for name in ("slots", "clients", "rounds", "steps", "batch"):
-        if options[name] < 1:
-            parser.error(f"--{name} must be at least 1, got {options[name]}")
+    parser.add_argument("--out", type=Path, help="write the record into this folder")
+    parser.add_argument("--name", default="llava_shape", help="of the record")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = vars(parser.parse_args(words))
+    out, name = options.pop("out"), options.pop("name")
+    for key in ("slots", "clients", "rounds", "steps", "batch"):
+        if options[key] < 1:
+            parser.error(f"--{key} must be at least 1, got {options[key]}")
     if options["device"] == "cuda" and not torch.cuda.is_available():
         parser.error("--device is cuda, but torch finds no CUDA device; use auto or cpu")
     if options["caption"] < 2:
@@ -222,9 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     except ConfigError as error:
         parser.error(str(error))
     print(describe(result))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+    if out is None:
+        for one in tables_of(result).values():
+            print(f"\n{table(one.rows, one.header)}")
+    else:
+        save(
+            name,
+            " ".join(("python benchmarks/llava_shape.py", *without_out(words))),
+            result,
+            tables_of(result),
+            folder=out,
+        )
     return result
 
 

@@ -7,9 +7,10 @@
 ``train``: the embedded demo's frozen LLM and scenes, 8 clients, FedAvg of AdamW steps; every framework is given the
 same features, captions, start, rows and steps (``peers/task.py``), and the loss of the projector that it ends with is
 computed by the same code for all. ``overhead-8`` and ``overhead-64``: a projector of 84 MB that each client sends back
-moved by a constant; every framework must end at the same numbers. Each has one core's worth of workers (``--workers``)
-and one thread. Seconds of a round are the server's, without the first; processor seconds and memory are those of all
-processes of the command together, from its start.
+moved by a constant; every framework must end at the same numbers, and fedcmp runs once more with its rounds taken
+apart. Each has one core's worth of workers (``--workers``) and one thread. The first round warms up and does not count.
+Seconds of a round are the server's; NVFlare's are from one model that its client 0 gets to the next, so that its last
+round is not timed. Processor seconds and memory are those of all processes of the command together, from its start.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import RESULTS, Table, read, save, spread
+from peers_tables import parts, rows
+from record import RESULTS, read, save
 from safetensors.torch import load_file, save_file
 
 HERE = Path(__file__).parent / "peers"
@@ -40,6 +42,8 @@ SHARED = ("torch", "transformers", "safetensors", "numpy")
 """What all use, in the versions that are installed here."""
 KEPT_ALIVE = 8
 """Up to so many clients, NVFlare has a process for each: with fewer it would start one for every client and round."""
+FEWER = {("nvflare", "overhead-64"): 4}
+"""Rounds where one takes minutes."""
 
 
 def make(folder: Path) -> None:
@@ -98,17 +102,20 @@ def write(folder: Path, start: Any, batches: Any, batch: int, rounds: int, clien
     (folder / "task.json").write_text(json.dumps({**said, **more}))
 
 
-def run(name: str, python: Path, task: Path, out: Path, workers: int, limit: float) -> dict[str, Any]:
-    """One framework, one task; what it took, or its error."""
+def run(
+    name: str, python: Path, task: Path, out: Path, workers: int, limit: float, apart: bool = False
+) -> dict[str, Any]:
+    """One framework, one task; what it took, or its error. ``apart``: fedcmp's rounds are taken apart."""
     from task import Watch
 
     out.mkdir(parents=True)
+    places = (HERE, *([HERE.parent] if apart else []), HERE.parent.parent)
     mark = f"PEER_MARK={uuid.uuid4().hex}"
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent.parent)]), "OMP_NUM_THREADS": "1",
+        **os.environ, "PYTHONPATH": os.pathsep.join(map(str, places)), "OMP_NUM_THREADS": "1",
         "PEER_WORKERS": str(workers), "RAY_DEDUP_LOGS": "0", "FLWR_TELEMETRY_ENABLED": "0",
         "HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        mark.partition("=")[0]: mark.partition("=")[2],
+        mark.partition("=")[0]: mark.partition("=")[2], **({"PEER_PARTS": "1"} if apart else {}),
     }  # fmt: skip
     watch, t0 = Watch(mark), time.perf_counter()
     watch.start()
@@ -134,31 +141,14 @@ def run(name: str, python: Path, task: Path, out: Path, workers: int, limit: flo
 
 
 def verdict(task: Path, out: Path) -> float:
-    """The loss of the projector that a framework ended with; where nothing is trained, its mean."""
+    """The loss of the projector that a framework ended with; where nothing is trained, by how much a round moved it."""
     from task import Task
 
     one, end = Task(task), load_file(out / "end.safetensors")
-    return one.loss(end) if one.trains else sum(float(v.double().sum()) for v in end.values()) / sum(
-        v.numel() for v in end.values())  # fmt: skip
-
-
-def rows(task: str, results: dict[str, Any]) -> Table:
-    """A task's table."""
-    last = "loss a token" if task == "train" else "mean of the projector"
-    made: list[list[object]] = []
-    for name, by_task in results.items():
-        one = by_task.get(task)
-        if one is None:
-            continue
-        if "error" in one:
-            made.append([name, one["error"], *[None] * 5])
-            continue
-        made.append([
-            name, f"{spread(one['seconds'][1:] or one['seconds'])[0]:.2f}", f"{one['wall']:.0f}",
-            f"{one['processor']:.0f}", f"{one['server_mib']:,.0f}", f"{one['all_mib']:,.0f}", f"{one['end']:.4f}"
-        ])  # fmt: skip
-    header = ("framework", "s a round", "s in all", "of a processor", "server, MiB", "all processes, MiB", last)
-    return Table(header, made)
+    if one.trains:
+        return one.loss(end)
+    total = sum(float(value.double().sum()) for value in end.values())
+    return total / sum(value.numel() for value in end.values()) / one.rounds
 
 
 def main() -> None:
@@ -168,9 +158,12 @@ def main() -> None:
     parser.add_argument("--envs", type=Path, metavar="DIR", help="where --make has put them")
     parser.add_argument("--only", nargs="+", choices=("fedcmp", *PEERS), help="others keep what the record has of them")
     parser.add_argument("--tasks", nargs="+", default=["train", "overhead-8", "overhead-64"])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
     parser.add_argument("--workers", type=int, default=1, help="processes among which a framework deals its clients")
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a command is given up")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="the first warms up; of what takes minutes there are fewer"
+    )
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
@@ -179,17 +172,18 @@ def main() -> None:
         return
     if options.envs is None:
         parser.error("say --envs DIR (after --make DIR)")
-    there = options.only and (RESULTS / "peers.json").exists()
-    results: dict[str, Any] = read("peers")["found"]["results"] if there else {}
+    there = options.only and (options.out / "peers.json").exists()
+    results: dict[str, Any] = read("peers", options.out)["found"]["results"] if there else {}
     names = options.only or ["fedcmp", *PEERS]
     with tempfile.TemporaryDirectory() as made:
         for task in options.tasks:
-            folder = Path(made) / task
-            if task == "train":
-                write_training(folder, options.rounds, options.steps, options.batch)
-            else:
-                write_overhead(folder, int(task.partition("-")[2]), 3)
             for name in names:
+                rounds = min(options.rounds, FEWER.get((name, task), options.rounds))
+                folder = Path(made) / f"{task}-{rounds}"
+                if not folder.exists() and task == "train":
+                    write_training(folder, rounds, options.steps, options.batch)
+                elif not folder.exists():
+                    write_overhead(folder, int(task.partition("-")[2]), rounds)
                 python = Path(sys.executable) if name == "fedcmp" else options.envs / name / "bin" / "python"
                 out = Path(made) / f"{task}-{name}"
                 failed = options.envs / f"{name}.error"
@@ -199,6 +193,11 @@ def main() -> None:
                     one = run(name, python, folder, out, options.workers, options.limit)
                 if "error" not in one:
                     one["end"] = verdict(folder, out)
+                if name == "fedcmp" and task != "train":
+                    again = run(
+                        name, python, folder, out.with_suffix(".parts"), options.workers, options.limit, apart=True
+                    )
+                    one |= {"parts": again["parts"]} if "parts" in again else {}
                 results.setdefault(name, {})[task] = one
                 print(task, name, {key: value for key, value in one.items() if key != "seconds"}, flush=True)
             keep(options, results)
@@ -211,7 +210,9 @@ def keep(options: argparse.Namespace, results: dict[str, Any]) -> None:
     peers = {DISTRIBUTIONS[name]: version_of(name, options.envs) for name in PEERS}
     tasks = dict.fromkeys(task for by_task in results.values() for task in by_task)
     tables = {task: rows(task, results) for task in tasks}
-    save("peers", "python benchmarks/peers.py --envs DIR", found, tables, peers)
+    if any("parts" in one for one in results.get("fedcmp", {}).values()):
+        tables["parts"] = parts(results["fedcmp"])
+    save("peers", "python benchmarks/peers.py --envs DIR", found, tables, peers, folder=options.out)
 
 
 if __name__ == "__main__":

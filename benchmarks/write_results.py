@@ -3,7 +3,8 @@
     python benchmarks/write_results.py
 
 A section is ``results/NAME.md.j2``; in it ``about`` is the line that says command, commit, date and machine,
-``table("NAME")`` one of the record's tables (``tables``: all), ``found`` its raw numbers, ``record("NAME")`` another's.
+``table("NAME")`` one of the record's tables (``tables``: all, ``markdown(ONE)`` shows one), ``found`` its raw numbers,
+``record("NAME")`` another record, ``recorded("NAME")`` whether there is one, ``median(VALUES)`` as tables show it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from record import RESULTS, read
+from record import RESULTS, read, spread
 
 from fedcmp.report.table import markdown
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (
-    "methods",
-    "demo_losses",
     "limit",
     "peers",
     "canonical_scale",
@@ -31,8 +30,12 @@ SECTIONS = (
     "growth",
     "tried",
     "llava_tiny",
+    "llava_shape",
+    "gpu",
 )
 """In the page's order."""
+IF_RECORDED = ("llava_shape", "gpu")
+"""Sections of what a GPU is needed for: they are there once it was measured."""
 HEAD = """\
 # Results
 
@@ -51,25 +54,37 @@ def page(folder: Path = RESULTS) -> str:
         FileNotFoundError: a section lacks its JSON or its words.
         jinja2.UndefinedError: words name a figure that was not found.
     """
-    return "\n".join([HEAD, *(section(name, folder) for name in SECTIONS)]).rstrip("\n") + "\n"
+    return "\n".join([HEAD, *(section(name, folder) for name in sections(folder))]).rstrip("\n") + "\n"
+
+
+def sections(folder: Path = RESULTS) -> list[str]:
+    """Those of the page, in its order."""
+    return [name for name in SECTIONS if name not in IF_RECORDED or recorded(name, folder)]
+
+
+def recorded(name: str, folder: Path = RESULTS) -> bool:
+    """Whether there is such a record."""
+    return (folder / f"{name}.json").exists()
 
 
 def section(name: str, folder: Path = RESULTS) -> str:
     """One section, from its heading on."""
     one = read(name, folder)
 
-    def table(title: str) -> str:
-        found = one["tables"][title]
+    def shown(found: dict[str, Any]) -> str:
         return markdown(found["rows"], found["header"])
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True)
     words = (folder / f"{name}.md.j2").read_text(encoding="utf-8")
     return environment.from_string(words).render(
         about=about(one),
-        table=table,
+        table=lambda title: shown(one["tables"][title]),
+        markdown=shown,
         tables=one["tables"],
         found=one["found"],
         record=lambda other: read(other, folder),
+        recorded=lambda other: recorded(other, folder),
+        median=lambda values: spread(values)[0],
     )
 
 
@@ -97,7 +112,7 @@ def _count(number: int | None, what: str) -> str | None:
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE} from {len(SECTIONS)} benchmarks")
+    print(f"wrote {PAGE} from {len(sections())} benchmarks")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -102,9 +103,65 @@ def test_special_third_parties_stay_in_their_rooms(path: Path) -> None:
         assert not uses("torch.distributed"), "only distributed/ may say torch.distributed"
 
 
+def at_import(node: ast.AST) -> Iterator[str]:
+    """The text of all that runs when a module is imported: not the bodies of functions, nor what is for type checkers
+    or for a script alone."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "__name__ == '__main__'"):
+        parts: list[ast.AST] = list(node.orelse)
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        defaults = [*node.args.defaults, *(one for one in node.args.kw_defaults if one is not None)]
+        parts = [*node.decorator_list, *defaults]
+    elif isinstance(node, ast.ClassDef):
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        parts = [*node.decorator_list, *node.bases, *node.keywords, *body]
+    elif isinstance(node, ast.AnnAssign):
+        parts = [node.value] if node.value is not None else []
+    elif isinstance(node, (ast.Import, ast.ImportFrom)):
+        parts = []
+    elif any(isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)) for child in ast.iter_child_nodes(node)):
+        parts = list(ast.iter_child_nodes(node))
+    else:
+        yield ast.unparse(node)
+        return
+    for part in parts:
+        yield from at_import(part)
+
+
+def acts(source: str) -> list[str]:
+    found = list(at_import(ast.parse(source)))
+    return [word for word in ("manual_seed", "parse_args", "cuda.") if any(word in text for text in found)]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_acts_at_import(path: Path) -> None:
-    for node in ast.parse(path.read_text()).body:
-        text = ast.unparse(node) if isinstance(node, (ast.Expr, ast.Assign)) else ""
-        for word in ("manual_seed", "parse_args", "cuda."):
-            assert word not in text, f"{path.name} does {word} at import"
+    assert not acts(path.read_text()), f"{path.name} acts at import"
+
+
+@pytest.mark.parametrize("source", [
+    "torch.cuda.init()",
+    "X = torch.cuda.device_count()",
+    "X: int = torch.cuda.device_count()",
+    "if DEBUG:\n    torch.cuda.init()",
+    "if torch.cuda.is_available():\n    pass",
+    "if TYPE_CHECKING:\n    pass\nelse:\n    torch.cuda.init()",
+    "try:\n    pass\nexcept OSError:\n    X = torch.cuda.device_count()",
+    "with torch.cuda.device(0):\n    pass",
+    "for _ in range(2):\n    torch.cuda.init()",
+    "match X:\n    case 1:\n        torch.cuda.init()",
+    "class A:\n    x: int = torch.cuda.device_count()",
+    "@torch.cuda.amp.custom_fwd\ndef f():\n    pass",
+    "def f(x=torch.cuda.device_count()):\n    pass",
+])  # fmt: skip
+def test_what_acts_at_import_is_seen(source: str) -> None:
+    assert acts(source) == ["cuda."]
+
+
+@pytest.mark.parametrize("source", [
+    "if TYPE_CHECKING:\n    from torch.cuda.amp import GradScaler",
+    "if __name__ == '__main__':\n    parser.parse_args()",
+    "def f():\n    torch.manual_seed(0)",
+    "class A:\n    'Asks torch.cuda.device_count.'\n    def f(self, x: torch.cuda.Event):\n        torch.cuda.init()",
+    "EVENT: torch.cuda.Event | None = None",
+])  # fmt: skip
+def test_what_waits_for_a_call_may_be_there(source: str) -> None:
+    assert not acts(source)

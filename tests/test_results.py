@@ -41,7 +41,8 @@ def test_a_record_says_where_it_comes_from(path: Path) -> None:
     found = json.loads(path.read_text(encoding="utf-8"))
     assert found["name"] == path.stem
     assert re.fullmatch(r"[0-9a-f]{7}", found["commit"]), "measure what is committed"
-    assert found["command"].startswith(("python benchmarks/", "fedcmp "))
+    assert found["command"].startswith("python benchmarks/")
+    assert found["found"], "a script has found it, and not a hand"
     assert {"processor", "cores", "threads"} <= found["machine"].keys()
     assert found["versions"]["torch"]
     text = write_results.section(path.stem) if path.stem in write_results.SECTIONS else None
@@ -49,6 +50,20 @@ def test_a_record_says_where_it_comes_from(path: Path) -> None:
         assert all(len(row) == len(one["header"]) for row in one["rows"])
         shown = markdown(one["rows"], one["header"])
         assert text is None or shown in text, f"the words of {path.stem} do not show its table {title!r}"
+
+
+def test_ratios_between_frameworks_are_those_of_the_medians_in_the_table(tmp_path: Path) -> None:
+    found = record.read("peers")
+    for name, by_task in found["found"]["results"].items():
+        for one in by_task.values():
+            one["seconds"] = [100.0, *([1.0, 3.0] if name == "fedcmp" else [2.0, 9.0])]
+    (tmp_path / "peers.json").write_text(json.dumps(found))
+    (tmp_path / "peers.md.j2").write_text((write_results.RESULTS / "peers.md.j2").read_text())
+    text = " ".join(write_results.section("peers", tmp_path).split())
+    for name in ("pfl-research's", "Flower's", "NVFlare's"):
+        assert f"2.8 times as fast as {name}" in text, "5.5 to 2"
+    assert "0.4 times as long as pfl-research's (8 clients; 0.4 with 64)" in text
+    assert "it was timed 2 times" in text, "of three, the first does not count"
 
 
 def test_pages_that_repeat_figures_repeat_the_measured_ones() -> None:

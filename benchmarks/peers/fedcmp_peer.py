@@ -1,11 +1,15 @@
 """The task in fedcmp: its round loop as it is, all clients of a round in one stack; one process.
 
 python benchmarks/peers/fedcmp_peer.py TASK OUT
+
+With PEER_PARTS set, rounds are taken apart: seconds of a later round, and by how much each part raised the peak.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +32,14 @@ from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 
 CPU = torch.device("cpu")
+MOVED = "clients move, and take the difference"
+PARTS = {
+    "fedcmp.federation.loop:train_round": MOVED,
+    "fedcmp.federation.loop:report": "gate",
+    "fedcmp.federation.gate:squared_norm": "norms at the gate",
+    "fedcmp.aggregation.fuse.mean:single": "back to floating point",
+}
+"""Beside those of an aggregation."""
 
 
 def plan_of(task: Task) -> RunPlan:
@@ -45,17 +57,12 @@ def plan_of(task: Task) -> RunPlan:
 
 
 def moved(federation: Federation, state: Any, plan: RoundPlan) -> Survived:
-    """In place of training: each client's projector moves a little."""
-    found = [
-        Contribution(
-            one.client_id,
-            {name: torch.full_like(value, 1e-3 * (one.client_id + 1)) for name, value in state.params.items()},
-            num_samples=1,
-            num_tokens=1,
-            num_steps=1,
-        )
-        for one in plan.tasks
-    ]
+    """In place of training: each client's projector moves a little, and its difference is taken, as after training."""
+    found = []
+    for one in plan.tasks:
+        local = {name: value + 1e-3 * (one.client_id + 1) for name, value in state.params.items()}
+        delta = {name: value.sub_(state.params[name]) for name, value in local.items()}
+        found.append(Contribution(one.client_id, delta, num_samples=1, num_tokens=1, num_steps=1))
     return Survived(found, {}, [])
 
 
@@ -84,10 +91,30 @@ def main(folder: str, out: str) -> None:
     )
     state = loop.start(federation, task.start())
     clock.mark()
+    if "PEER_PARTS" in os.environ:
+        take_apart(federation, state, clock, out)
+        return
     for plan in federation.plan.rounds[: task.rounds]:
         state, _ = loop.run_round(federation, state, plan)
         clock.mark()
     clock.write(out, state.params)
+
+
+def take_apart(federation: Federation, state: Any, clock: Clock, out: str) -> None:
+    """The same rounds, by their parts."""
+    from phases import AGGREGATING, watched
+
+    plans, found = federation.plan.rounds[:-1], []
+    for some in (plans[:1], plans[1:]):  # the first warms up, and raises the peak
+        with watched({**PARTS, **AGGREGATING}, time.perf_counter) as parts:
+            for plan in some:
+                state, _ = loop.run_round(federation, state, plan)
+                clock.mark()
+        found.append(parts)
+    first, later = found
+    seconds = {part: taken / max(1, len(plans) - 1) for part, taken in later.seconds.items()}
+    mib = {part: first.mib[part] + later.mib[part] for part in seconds}
+    clock.write(out, state.params, {"seconds": seconds, "mib": mib})
 
 
 if __name__ == "__main__":

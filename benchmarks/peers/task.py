@@ -140,7 +140,7 @@ class Model(nn.Module):
 
 
 class Clock:
-    """When rounds began, as the server sees it, and how much memory its process took at most."""
+    """When rounds began, as the server (NVFlare: a client) sees it, and how much memory its process took at most."""
 
     def __init__(self) -> None:
         self.marks: list[float] = []
@@ -149,10 +149,10 @@ class Clock:
         """A round begins, or the last one ends."""
         self.marks.append(time.perf_counter())
 
-    def write(self, out: str | Path, params: Params) -> None:
-        """Seconds of each round, the peak, and the projector at the end."""
+    def write(self, out: str | Path, params: Params, parts: dict[str, Any] | None = None) -> None:
+        """Seconds of each round, the peak, the projector at the end, and the parts of a round where they are known."""
         seconds = [after - before for before, after in zip(self.marks, self.marks[1:], strict=False)]
-        found = {"seconds": seconds, "server_mib": peak_mib(os.getpid())}
+        found = {"seconds": seconds, "server_mib": peak_mib(os.getpid()), **({"parts": parts} if parts else {})}
         save_file({name: value.contiguous() for name, value in params.items()}, Path(out) / "end.safetensors")
         (Path(out) / "found.json").write_text(json.dumps(found))
 

@@ -1,0 +1,57 @@
+"""What ``llava_shape.py`` shows, and what a row keeps in memory at the shapes that are LLaVA's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llava_cost import activation_bytes
+from llava_models import SHAPES, outline_llm
+from phases import REST, TRAINING
+from record import Table
+
+from fedcmp.report.plan import human
+
+KEEPS = ("whole", "checkpointed")
+
+
+def tables_of(result: dict[str, Any]) -> dict[str, Table]:
+    """What is shown."""
+    rates = [
+        [name, f"{one['samples_per_second']:.1f}", f"{one['positions_per_second']:,.0f}", f"{one['mfu']:.1%}",
+         f"{one['to_by_hand']:.2f}", f"{one['round_to_by_hand']:.2f}", human(one["peak_memory"]),
+         one["loss"]["before"], one["loss"]["after"]]
+        for name, one in result["methods"].items()
+    ]  # fmt: skip
+    header = ("", "samples/s", "positions/s", "MFU", "to by hand", "whole round", "peak memory", "loss before", "after")
+    parts = result["parts"]
+    order = [name for name in dict.fromkeys((*TRAINING.values(), REST)) if any(name in one for one in parts.values())]
+    by_part = [
+        [part, *(f"{1000 * one[part]:,.1f}" if part in one else None for one in parts.values())] for part in order
+    ]
+    whole = ["together", *(f"{1000 * sum(one.values()):,.1f}" for one in parts.values())]
+    return {
+        "rates": Table(header, rates),
+        "parts": Table(("ms of a round", *parts), [*by_part, whole]),
+    }
+
+
+def describe(result: dict[str, Any]) -> str:
+    """What people read above the tables."""
+    memory, peak = result["memory"], result["matmul_peak"]
+    estimate = ", ".join(f"{what} {human(size)}" for what, size in memory["estimate"].items() if size)
+    checkpointing = "on" if memory["checkpointing"] else "off"
+    lines = [
+        f"{result['device']}; product of {peak['size']} in {peak['dtype']}: "
+        f"{peak['per_second'] / 1e12:.3f} TFLOP/s; activation checkpointing {checkpointing}",
+        f"memory, estimated: {human(sum(memory['estimate'].values()))}: {estimate}",
+        f"operations of a row: {result['operations']['formula']} = {result['operations']['row']:.4g}",
+    ]
+    return "\n".join(lines)
+
+
+def memory_of_row(name: str) -> dict[str, int]:
+    """Bytes of a shape's LLM in bfloat16, and what the backward pass keeps of a row of 64 caption tokens, estimated."""
+    shape, tower = SHAPES[name], SHAPES[name].tower
+    positions = (tower["image_size"] // tower["patch_size"]) ** 2 + 64
+    kept = {choice: activation_bytes(shape, positions, 64, 2, choice == "checkpointed") for choice in KEEPS}
+    return {"llm": 2 * sum(value.numel() for value in outline_llm(shape).parameters()), **kept}
