@@ -194,7 +194,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(execute, "train", breaks)
-        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 0
+        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 1
     said = capsys.readouterr()
     assert "fedavg [failed 1 of 2 seeds]" in said.out
     assert "fedavg failed: AggregationError: too few clients sent a usable update" in said.out
@@ -203,7 +203,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
     assert bad["test"] is None
     assert "breaks" in (folder / bad["folder"] / "error.txt").read_text()
     runs = (folder / "runs.jsonl").read_text()
-    assert compare("--out", folder, "--workers", "1") == 0
+    assert compare("--out", folder, "--workers", "1") == 1
     assert (folder / "runs.jsonl").read_text() == runs, "only asked for is it tried again"
     assert compare("--out", folder, "--workers", "1", "--retry-failed") == 0
     assert "[failed" not in (folder / "table.md").read_text()
@@ -213,7 +213,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
 
 def test_a_method_that_diverges_in_all_its_tuning_is_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*FAST, "--budget", "2", "--methods", "fedavg,wild=fedavg:aggregator.server.lr=1e38"]
-    assert compare(*words, "--workers", "1", "--out", tmp_path / "study") == 0
+    assert compare(*words, "--workers", "1", "--out", tmp_path / "study") == 1
     out = capsys.readouterr().out
     assert "wild [failed 1 of 1 seeds]" in out
     assert "wild failed: " in out
