@@ -13,6 +13,7 @@ again, on this machine or on another, wherever FEDCMP_DATA points (default ../sh
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import re
@@ -100,6 +101,8 @@ ROBUST = (
     "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
     "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
 )
+MEANT = {"attacks": {(f"malformed, {hostile} of 8", "multi-krum") for hostile in (2, 3)}}
+"""Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
 MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
@@ -144,7 +147,16 @@ def run(part: str, workers: int | None) -> int:
     print(f"\nfedcmp {shlex.join(command)}", flush=True)
     code = subprocess.run([sys.executable, "-m", "fedcmp", *command]).returncode
     keep(part)
-    return code
+    return 0 if code == 1 and part in MEANT and failed_as_meant(part) else code
+
+
+def failed_as_meant(part: str) -> bool:
+    """Whether every run of a part has ended, and none failed but those that must."""
+    with (KEPT / part / "table.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["setting"] != "all settings"]
+    seeds = [[int(row[key]) for key in ("seeds", "seeds_failed", "seeds_asked")] for row in rows]
+    failed = {(row["setting"], row["method"]) for row in rows if int(row["seeds_failed"])}
+    return failed <= MEANT[part] and all(done + lost == asked for done, lost, asked in seeds)
 
 
 def keep(part: str) -> None:

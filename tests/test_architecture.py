@@ -21,6 +21,7 @@ LAYERS = {
     "version": 0,
     "staging": 0,
     "hashing": 0,
+    "lifetime": 0,
     "aggregation": 1,
     "secure": 1,
     "models": 1,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fedcmp.cli import main
 from fedcmp.config import Config, load_config, to_yaml
 from fedcmp.errors import ConfigError
+from fedcmp.plain_yaml import parse_yaml
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
@@ -115,6 +119,40 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             load_config(path)
     path.write_text("")
     assert load_config(path) == Config()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ("optimizer:\n  lr: 1\nfederation:\n  rounds: 3\n  rounds: 4\n",
+     r"mine\.yaml, line 5: federation\.rounds is given twice, first on line 4"),
+    ("federation: {rounds: 3}\nrun:\n  seed: 1\nfederation:\n  passes: 2\n",
+     r"mine\.yaml, line 4: federation is given twice, first on line 1"),
+    ("model: {projector: {hidden: 4, kind: linear, hidden: 8}}",
+     r"mine\.yaml, line 1: model\.projector\.hidden is given twice"),
+    ("aggregator: {fuse: {tau: 0, 'tau': 1}}", r"mine\.yaml, line 1: aggregator\.fuse\.tau is given twice"),
+])  # fmt: skip
+def test_a_key_that_stands_twice_is_refused(content: str, message: str, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(path)
+    assert main(["validate", str(path)]) == 2
+    assert re.search(message, capsys.readouterr().out)
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"override aggregator\.fuse=.*, line 1: tau is given twice"):
+        load_config(None, ["aggregator.fuse={tau: 0, tau: 1}"])
+
+
+def test_what_is_merged_in_may_be_overruled(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "aggregator:\n  server: &one {lr: 2}\n  local: {}\n  fuse:\n    <<: *one\n    <<: {tau: 1}\n    tau: 0\n"
+        "data: {domains: [plain, plain, {a: 1}, {a: 1}]}\n"
+    )
+    values = parse_yaml(path.read_text(), "mine.yaml").values
+    assert values["aggregator"]["fuse"] == {"lr": 2, "tau": 0}
+    assert len(values["data"]["domains"]) == 4
 
 
 def test_every_field_says_what_it_is() -> None:

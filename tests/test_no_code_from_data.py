@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+
+from fedcmp import plain_yaml
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("fedcmp", "benchmarks", "examples", "launch", "tests")
@@ -19,7 +22,8 @@ CALLS = {
 }  # fmt: skip
 """What runs, or may run, what it is given; collectives of objects pickle."""
 FORBIDDEN_WORDS = ("shell", "allow_pickle", "trust_remote_code")
-SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader", "yaml.BaseLoader"}
+SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader", "yaml.BaseLoader", "_Values", "_Words"}
+"""The last two are those of fedcmp/plain_yaml.py, which a test holds to be of the others' kind."""
 EXCUSED = {
     "tests/test_python_api.py": "calls exec",  # of the examples of a page of this repository
     "tests/export/test_export_run.py": "calls exec",  # of the model card that it has just written
@@ -76,3 +80,10 @@ def test_what_is_safe_is_not_complained_of() -> None:
         "yaml.load(text, Loader=yaml.BaseLoader)\narchive.extractall(folder, filter='data')\n"
     ))  # fmt: skip
     assert len(FILES) > 300
+
+
+def test_the_loaders_of_configs_make_what_the_safe_ones_make() -> None:
+    for ours, safe in ((plain_yaml._Values, yaml.SafeLoader), (plain_yaml._Words, yaml.BaseLoader)):
+        assert issubclass(ours, safe)
+        assert ours.yaml_constructors == safe.yaml_constructors
+        assert ours.yaml_multi_constructors == safe.yaml_multi_constructors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 
@@ -88,6 +89,30 @@ def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("FEDCMP_DATA", "/elsewhere")
     assert study.run("pairs", None) == 0
     assert asked.read_text() == '{"config": "root: /elsewhere/pairs", "FEDCMP_DATA": "/elsewhere"}'
+
+
+def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "kept"
+    shutil.copytree(study.KEPT / "attacks", kept / "attacks")
+    shutil.copytree(study.KEPT / "shapes-demo", kept / "shapes-demo")
+    monkeypatch.setattr(study, "KEPT", kept)
+    code = 1
+    monkeypatch.setattr(study.subprocess, "run", lambda *_: argparse.Namespace(returncode=code))
+    assert study.run("attacks", None) == 0
+    assert study.run("shapes-demo", None) == 1
+    table = tmp_path / "runs/study/attacks/table.csv"
+    whole = table.read_text()
+    assert '"malformed, 2 of 8",multi-krum,rival,0,3,3' in whole
+    missing = whole.replace('"malformed, 2 of 8",multi-krum,rival,0,3,3', '"malformed, 2 of 8",multi-krum,rival,0,3,2')
+    another = whole.replace('"malformed, 2 of 8",median,rival,3,3,0', '"malformed, 2 of 8",median,rival,2,3,1')
+    for text in (missing, another):
+        assert text != whole
+        table.write_text(text)
+        assert study.run("attacks", None) == 1
+    table.write_text(whole)
+    code = 130
+    assert study.run("attacks", None) == 130
 
 
 def test_the_page_on_hostile_clients_tells_what_was_measured() -> None:

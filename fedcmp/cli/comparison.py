@@ -91,7 +91,7 @@ def compare(parsed: argparse.Namespace) -> int:
         _tell(f"{done.failed} runs failed; they are run again by: {_onward(done.folder)} --retry-failed")
     if done.stopped:
         _tell(f"stopped; it goes on with: {_onward(done.folder)}")
-    return 0
+    return 1 if done.failed else 0
 
 
 def _tell(line: str) -> None:

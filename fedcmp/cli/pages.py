@@ -131,8 +131,8 @@ COMMANDS: dict[str, Command] = {
 
         Everything is in one folder: compare.json, runs.jsonl (a line a run), cells/ (run folders), table.md, table.csv,
         table.tex. Whatever ends a comparison, `fedcmp compare --out DIR` goes on where it was, finished runs are never
-        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed. --out takes
-        the place of run.dir.
+        run again, and other words (more methods, more seeds) add to it. A failed run is shown as failed, and the exit
+        code is 1 then, when all others have been run. --out takes the place of run.dir.
 
         {OVERRIDES}""",
         (

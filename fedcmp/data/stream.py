@@ -16,6 +16,7 @@ from fedcmp.data.collate import collate
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.errors import DataError, FedcmpError
+from fedcmp.lifetime import end_with_parent
 from fedcmp.types import Batch, Fetch
 
 AHEAD = 2
@@ -147,4 +148,5 @@ class _Told(Dataset[Any]):
 
 
 def _begin(worker: int) -> Any:
+    end_with_parent()  # torch's own watch sees no parent that was killed before it began
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is one thread here

@@ -11,7 +11,8 @@ from pathlib import Path
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
 from fedcmp.doctor.finding import Finding, fatal, ok, warn
-from fedcmp.errors import ConfigError
+from fedcmp.errors import CheckpointError, ConfigError
+from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
@@ -68,7 +69,7 @@ def demo() -> Finding:
 
 
 def models(config: ModelConfig) -> list[Finding]:
-    """Whether the models of a config can be read here, without reading their weights."""
+    """Whether the models of a config can be read here, without their weights, and the projector to start from."""
     found = []
     kinds: dict[str, tuple[str, Callable[[ModelConfig], object]]] = {
         "tower": (config.tower, outline_tower),
@@ -77,9 +78,17 @@ def models(config: ModelConfig) -> list[Finding]:
     for key, (name, outline) in kinds.items():
         if name != "demo":
             found.append(_model(f"model.{key}", name, partial(outline, config)))
-    if config.projector.init is not None and not expand(config.projector.init).is_file():
-        found.append(fatal(f"model.projector.init: no file {config.projector.init}", "correct the path"))
+    if config.projector.init is not None:
+        found.append(_projector(config.projector.init))
     return found
+
+
+def _projector(path: str) -> Finding:
+    try:
+        read_projector(expand(path))
+    except CheckpointError as error:
+        return fatal(f"model.projector.init: {error}", "correct the path")
+    return ok(f"model.projector.init: {path}")
 
 
 def _model(key: str, name: str, outline: Callable[[], object]) -> Finding:
@@ -100,7 +109,8 @@ def data(config: DataConfig) -> list[Finding]:
     if config.kind == "scenes":
         return []
     if config.kind == "file":
-        wanted = {f"data.{key}": getattr(config, key) for key in ("train", "val", "images")}
+        named = {key: getattr(config, key) for key in ("train", "val", "test", "images")}
+        wanted = {f"data.{key}": path for key, path in named.items() if path}
     else:
         folders = [f"{config.root}/{domain}" for domain in config.domains]
         wanted = {"data.root": config.root, **{f"data.domains {path}": path for path in folders}}
@@ -109,4 +119,4 @@ def data(config: DataConfig) -> list[Finding]:
         for key, path in wanted.items()
         if not expand(path or "").exists()
     ]
-    return missing or [ok(f"data: {', '.join(str(path) for path in list(wanted.values())[:3])}")]
+    return missing or [ok(f"data: {', '.join(str(path) for path in list(wanted.values())[:4])}")]

@@ -60,12 +60,13 @@ def legend(jobs: Jobs) -> list[str]:
             f"difference: method - {study.reference}, over the seeds that both have; p: paired t-test of it, two-sided,"
             f" Holm-corrected over {rivals} rival{'s' * (rivals > 1)}; w/t/l: how often it was better, equal, worse."
         )
-        seeds = f"seed{'s 1 to' * (study.seeds > 1)} {study.seeds}"
-        lines.append(f"rank: mean rank on {seeds}; a failed run is last.")
-        lines.append(
-            f"Order, bold row and best in: by the mean over those of {seeds} that all methods have, whoever has more; "
-            "who failed on one is last."
-        )
+        several, last = study.seeds > 1, study.seeds
+        lines.append(f"rank: mean rank on seed{'s 1 to' * several} {last}; a failed run is last.")
+        how = "loss; a failed run is last."
+        if several:
+            how = f"mean over those of seeds 1 to {last} that all methods have, whoever has more; "
+            how += "who failed on one is last."
+        lines.append(f"Order, bold row and best in: by the {how}")
     return lines
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from fedcmp.credentials import log_to_stderr
 from fedcmp.distributed.signals import ASKING
+from fedcmp.lifetime import end_with_parent
 from fedcmp.study.cells import Job
 from fedcmp.study.execute import Answer
 from fedcmp.study.ledger import failed
@@ -82,7 +82,8 @@ class Share:
 class Processes:
     """Several processes, started by ``spawn`` when first needed, so that each may own a GPU.
 
-    A worker ends with this process, however this ends: no run goes on that nobody waits for. One that dies at its job
+    A worker ends with this process, however this ends: no run goes on that nobody waits for. It is no daemon in the
+    sense of ``multiprocessing``, which may not have the processes that read pictures ahead. One that dies at its job
     (of memory, of a crash in native code) makes that job failed, and a new one takes its place.
 
     Args:
@@ -119,19 +120,24 @@ class Processes:
             self._workers[worker][0].terminate()
 
     def close(self) -> None:
-        for worker, (process, connection) in self._workers.items():
-            connection.close()
-            if worker not in self._jobs:
-                process.join(GOODBYE)  # with nothing to do it ends by itself, and tidies up
-            process.kill()  # a run is made to survive it
-            process.join()
+        workers, busy = self._workers, self._jobs
         self._workers, self._jobs = {}, {}
+        try:
+            for _, connection in workers.values():
+                connection.close()
+            for worker in workers.keys() - busy.keys():
+                workers[worker][0].join(GOODBYE)  # with nothing to do it ends by itself, and tidies up
+        finally:  # also where one asks twice: the interpreter would wait for who is left
+            for process, _ in workers.values():
+                process.kill()  # a run is made to survive it
+        for process, _ in workers.values():
+            process.join()
 
     def _start(self, worker: int) -> tuple[Any, Connection]:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         process = context.Process(
-            target=_serve, args=(theirs, self._make, self._shares[worker]), name=f"fedcmp-compare-{worker}", daemon=True
+            target=_serve, args=(theirs, self._make, self._shares[worker]), name=f"fedcmp-compare-{worker}"
         )
         process.start()
         theirs.close()
@@ -169,9 +175,7 @@ class Processes:
 def _serve(connection: Connection, make: Callable[[], Run], share: Share) -> None:
     """The life of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is started by a process"
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+    end_with_parent()
     if share.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
     import torch
@@ -186,8 +190,3 @@ def _serve(connection: Connection, make: Callable[[], Run], share: Share) -> Non
         except EOFError:
             return
         connection.send(run(job))
-
-
-def _follow(parent: Any) -> None:
-    parent.join()
-    os._exit(1)

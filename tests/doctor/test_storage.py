@@ -7,12 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors.torch import save_file
 
 from fedcmp.data.config import DataConfig
+from fedcmp.doctor.finding import Finding
 from fedcmp.doctor.storage import data, demo, models, shared_data, writable
 from fedcmp.models import backbones
 from fedcmp.models.backbones import ModelConfig
-from fedcmp.models.projector import ProjectorConfig
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.seeding import torch_rng
 
 
 def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
@@ -72,6 +75,23 @@ def test_models_of_a_config(tmp_path: Path) -> None:
     assert "hf download" in models(ModelConfig(good, "nobody/no-such-llm"))[1].mend
 
 
+def test_a_projector_to_start_from_may_be_a_file_or_a_folder(tmp_path: Path) -> None:
+    def finding(path: Path) -> Finding:
+        (found,) = models(ModelConfig(projector=ProjectorConfig(init=str(path))))
+        return found
+
+    run, empty = tmp_path / "run", tmp_path / "empty"
+    for folder in (run, empty):
+        folder.mkdir()
+    save_file(init_params(4, 8, ProjectorConfig(), torch_rng(0)), run / "projector.safetensors")
+    assert finding(run).status == finding(run / "projector.safetensors").status == "ok"
+    for path, what in ((empty, "holds no projector"), (tmp_path / "nowhere", "no such file or folder")):
+        assert finding(path).status == "fatal"
+        assert what in finding(path).what
+    (empty / "projector.safetensors").write_bytes(b"cut off")
+    assert finding(empty).status == "fatal"
+
+
 def test_data_of_a_config(tmp_path: Path) -> None:
     assert data(DataConfig()) == []
     (tmp_path / "xray").mkdir()
@@ -81,3 +101,8 @@ def test_data_of_a_config(tmp_path: Path) -> None:
     assert "moon" in missing[0].what
     files = data(DataConfig("file", train=str(tmp_path), val="nowhere.json", images="nowhere.zip"))
     assert [finding.what.split(":")[0] for finding in files] == ["data.val", "data.images"]
+    there, gone = str(tmp_path), str(tmp_path / "missing.jsonl")
+    (tested,) = data(DataConfig("file", train=there, val=there, test=gone, images=there))
+    assert (tested.status, tested.what) == ("fatal", f"data.test: no file or folder {gone}")
+    (whole,) = data(DataConfig("file", train=there, images=there))
+    assert whole.what == f"data: {there}, {there}", "what is unset is no path"

@@ -194,7 +194,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(execute, "train", breaks)
-        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 0
+        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 1
     said = capsys.readouterr()
     assert "fedavg [failed 1 of 2 seeds]" in said.out
     assert "fedavg failed: AggregationError: too few clients sent a usable update" in said.out
@@ -203,7 +203,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
     assert bad["test"] is None
     assert "breaks" in (folder / bad["folder"] / "error.txt").read_text()
     runs = (folder / "runs.jsonl").read_text()
-    assert compare("--out", folder, "--workers", "1") == 0
+    assert compare("--out", folder, "--workers", "1") == 1
     assert (folder / "runs.jsonl").read_text() == runs, "only asked for is it tried again"
     assert compare("--out", folder, "--workers", "1", "--retry-failed") == 0
     assert "[failed" not in (folder / "table.md").read_text()
@@ -213,7 +213,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
 
 def test_a_method_that_diverges_in_all_its_tuning_is_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*FAST, "--budget", "2", "--methods", "fedavg,wild=fedavg:aggregator.server.lr=1e38"]
-    assert compare(*words, "--workers", "1", "--out", tmp_path / "study") == 0
+    assert compare(*words, "--workers", "1", "--out", tmp_path / "study") == 1
     out = capsys.readouterr().out
     assert "wild [failed 1 of 1 seeds]" in out
     assert "wild failed: " in out
@@ -277,12 +277,12 @@ def test_a_kill_at_any_moment_costs_nothing_that_was_done(uninterrupted: dict[st
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: list(folder.glob("cells/*/checkpoints/round-0001-*.pt")), process)
-        children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        begun = children(process.pid)
     finally:
         process.kill()
         process.communicate()
-    assert children
-    wait_for(lambda: not any(alive(pid) for pid in children), None)
+    assert begun
+    wait_for(lambda: not any(alive(pid) for pid in begun), None)
     unfinished = [cell for cell in folder.glob("cells/*") if not (cell / "summary.json").exists()]
     assert unfinished, "the kill came too late to tell anything"
     with (folder / "runs.jsonl").open("a") as file:
@@ -313,3 +313,27 @@ def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_
     assert hashes(folder) == uninterrupted
     assert len(list(folder.glob("cells/*/projector.safetensors"))) == 2
     assert not list(folder.glob("cells/*/checkpoints"))
+
+
+def test_workers_may_read_pictures_ahead_and_leave_no_process_behind(tmp_path: Path) -> None:
+    folder, ahead = tmp_path / "study", ["data.stream=true", "data.workers=1"]
+    command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *ahead, *TWO, "--workers", "2", "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: any(children(worker) for worker in children(process.pid)), process)
+        workers = children(process.pid)
+        begun = [*workers, *(reader for worker in workers for reader in children(worker))]
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(begun) > len(workers)
+    wait_for(lambda: not any(alive(pid) for pid in begun), None)
+    assert compare("--out", folder, "--workers", "2") == 0
+    assert [line["error"] for line in lines(folder)] == [None, None]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []

@@ -100,3 +100,25 @@ def test_a_signal_that_asks_to_stop_is_no_failure(crew: Callable[..., Processes]
     workers.give(0, job(2))
     ((_, _, answer),) = finish(workers)
     assert answer == Answer(None, stopped=True)
+
+
+def test_who_is_asked_twice_to_end_leaves_no_worker(
+    crew: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = crew("plain", 2)
+    workers.give(0, job(1))
+    ((_, _, answer),) = finish(workers)
+    workers.give(1, job(3))
+    processes = [process for process, _ in workers._workers.values()]
+
+    def again(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(processes[0], "join", again)
+    with pytest.raises(KeyboardInterrupt):
+        workers.close()
+    monkeypatch.undo()
+    for process in processes:
+        process.join(20)
+        assert not process.is_alive()
+    assert answer.record["pid"] == processes[0].pid
