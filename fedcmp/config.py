@@ -54,7 +54,8 @@ class RunConfig:
 
     def validate(self, prefix: str = "run") -> None:
         if self.device not in DEVICES:
-            raise ConfigError(f"{prefix}.device: unknown device {self.device!r}; {nearest(self.device, DEVICES)}")
+            meant = "cuda" if self.device.lower() in ("gpu", "nvidia") else self.device
+            raise ConfigError(f"{prefix}.device: unknown device {self.device!r}; {nearest(meant, DEVICES)}")
         if self.name is not None and (not self.name or "/" in self.name or self.name.startswith(".")):
             raise ConfigError(
                 f"{prefix}.name must be a plain folder name, got {self.name!r}; use {prefix}.dir for a path"

@@ -82,8 +82,10 @@ def _as(hint: Any, value: Any, word: Any, name: str, where: str) -> Any:
     if typing.get_origin(hint) is list:
         if not isinstance(value, list | str):
             raise ConfigError(f"{where}: {name} is a list and given whole, as in {name}=[...], got {value!r}")
+        if isinstance(value, str) and "${" in value:
+            return value  # a reference may be to a list
         if isinstance(value, str):
-            return value
+            raise ConfigError(f"{where}: {name} is a list, which is written {name}=[{value}], got {value!r}")
         same = isinstance(word, list) and len(word) == len(value)
         texts = word if same else value
         return [_as(kinds[0], one, text, name, where) for one, text in zip(value, texts, strict=True)]

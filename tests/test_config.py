@@ -60,6 +60,12 @@ def test_a_resolved_config_is_a_config(tmp_path: Path) -> None:
     assert load_config(path) == config
 
 
+def test_a_reference_may_stand_for_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_DOMAINS", "[plain, faint]")
+    config = load_config(None, ["data.domains=${oc.decode:${oc.env:MY_DOMAINS}}"])
+    assert config.data.domains == ["plain", "faint"]
+
+
 def test_files_then_overrides(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("aggregator: diloco\nfederation: {rounds: 5, batch_size: 4}\noptimizer: {lr: 5e-3}\n")
@@ -89,7 +95,10 @@ def test_environment_variables_fill_paths(monkeypatch: pytest.MonkeyPatch) -> No
     (["data.on_bad_record=ignore"], r"data\.on_bad_record must be"),
     (["data.on_overlap=dorp"], r'data\.on_overlap: unknown .dorp.; did you mean "drop"'),
     (["federation.dropout=1"], r"federation\.dropout must be in \[0, 1\), got 1"),
-    (["run.device=gpu"], r"run\.device: unknown device"),
+    (["run.device=gpu"], r"run\.device: unknown device 'gpu'; did you mean \"cuda\""),
+    (["run.device=cup"], r'run\.device: unknown device .cup.; did you mean "cpu"'),
+    (["data.domains=icons,xray"], r"data\.domains is a list, which is written data\.domains=\[icons,xray\], got"),
+    (["centralized.lrs=1e-3"], r"centralized\.lrs is a list, which is written centralized\.lrs=\[1e-3\], got"),
     (["run.name=a/b"], r"run\.name must be a plain folder name"),
     (["model.end=eof"], r"model\.end must be"),
     (["wandb.mode=offlin"], r'wandb\.mode.*did you mean "offline"'),

@@ -75,6 +75,21 @@ def test_the_command_line_knows_them(elsewhere: Path, capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize("word", ["federation.rounds", "federation", "aggregator", "model.projector.init"])
+def test_a_key_without_a_value_is_no_misspelt_config(
+    word: str, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("train", "compare", "plan"):
+        assert main([command, word]) == 2
+        said = capsys.readouterr().err
+        assert f"'{word}' is no config file and no override; expected key=value, as in {word}=VALUE" in said
+    assert main(["plan", "federation.yaml"]) == 2
+    assert "no config file federation.yaml" in capsys.readouterr().err
+    (elsewhere / word).write_text("run: {sed: 1}")
+    assert main(["plan", word]) == 2
+    assert "no config file" not in capsys.readouterr().err, "a file of that name is one"
+
+
 def test_the_version_has_a_commit_where_there_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--version"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -188,7 +189,21 @@ def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     paths = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(paths) > 1:
         raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
+    if paths and not Path(paths[0]).exists() and _is_key(paths[0]):
+        raise ConfigError(f"{paths[0]!r} is no config file and no override; expected key=value, as in {paths[0]}=VALUE")
     return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
+
+
+def _is_key(word: str) -> bool:
+    """Whether a word is a key of the config."""
+    from fedcmp.config import Config
+
+    value: object = Config()
+    for part in word.split("."):
+        if not dataclasses.is_dataclass(value) or not hasattr(value, part):
+            return False
+        value = getattr(value, part)
+    return True
 
 
 def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:

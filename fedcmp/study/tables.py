@@ -114,6 +114,7 @@ def as_json(jobs: Jobs, found: Results) -> str:
             "sd": one.deviation,
             "seeds": list(one.losses.values()),
             "by_seed": one.losses,
+            "asked": one.asked,
             "recovered": one.recovered,
             "rank": one.rank,
             "failed": len(one.failed),

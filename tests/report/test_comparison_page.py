@@ -12,7 +12,7 @@ from fedcmp.errors import RunFolderError
 from fedcmp.report.comparison.reading import read_comparison
 from fedcmp.report.comparison.verdict import verdict
 from fedcmp.report.page import write_report
-from tests.report.conftest import line
+from tests.report.conftest import LOSSES, line
 from tests.report.pages import look
 
 
@@ -122,6 +122,27 @@ def test_the_last_line_of_a_cell_counts(comparison: Path) -> None:
     assert all(cell.finished for cell in found.cells)
     assert found.losses("iid", "krum") == [1.51, 1.52]
     assert found.settings == ["domain", "iid"], "what is no longer asked for is not shown"
+
+
+def test_the_page_shows_the_seeds_of_the_table(comparison: Path) -> None:
+    more = [line(setting, name, seed, "final") for setting in ("domain", "iid") for name in LOSSES for seed in (3, 4)]
+    more[-1] |= {"status": "failed", "error": "of a seed that nobody asks for now", "test": None}
+    with (comparison / "runs.jsonl").open("a") as file:
+        file.writelines(json.dumps(one) + "\n" for one in more)
+    asked, table = (json.loads((comparison / f"{name}.json").read_text()) for name in ("compare", "table"))
+
+    def seeds(name: str) -> set[str]:
+        return {cell.seed for cell in read_comparison(comparison).of("domain", name)}
+
+    assert {name: seeds(name) for name in LOSSES} == {name: {"1", "2"} for name in LOSSES}, "2 are asked for"
+    assert "nobody asks" not in look(write_report(comparison, figures=False)).text
+    (comparison / "compare.json").write_text(json.dumps({**asked, "extra_seeds": 4}))
+    for row in table["settings"]["domain"]:
+        row["asked"] = 2 if row["method"] == "krum" else 4
+    (comparison / "table.json").write_text(json.dumps(table))
+    assert (seeds("fedcmp"), seeds("krum")) == ({"1", "2", "3", "4"}, {"1", "2"}), "it is no strong rival any more"
+    (comparison / "compare.json").write_text(json.dumps({**asked, "bounds": False}))
+    assert not {"centralized", "local"} & {cell.method for cell in read_comparison(comparison).cells}
 
 
 def test_names_that_differ_in_a_sign_only(tmp_path: Path) -> None:

@@ -18,7 +18,10 @@ from small import SMALL
 
 import fedcmp.study.execute as execute
 from fedcmp.cli import main
-from fedcmp.errors import AggregationError, RunFolderError
+from fedcmp.errors import AggregationError, DataError, RunFolderError
+from fedcmp.federation.folder import RunFolder
+from fedcmp.study import Request, ask
+from fedcmp.study.cells import Jobs
 
 WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
@@ -305,6 +308,21 @@ def wait_for(what: Any, process: subprocess.Popen[str] | None, seconds: float = 
         assert process is None or process.poll() is None, process.stderr.read()
         assert time.monotonic() < until, "nothing happened"
         time.sleep(0.005)
+
+
+def test_half_a_run_whose_data_have_moved_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False))).final("demo", "fedavg", {}, 1)
+    begun = RunFolder(tmp_path / job.id)
+    begun.path.mkdir()
+    begun.config.write_text("data: {root: /gone}")
+    begun.split.write_text("{}")
+
+    def gone(*_args: object, **_options: object) -> None:
+        raise DataError("data.root: no folder /gone")
+
+    monkeypatch.setattr(execute, "resume", gone)
+    monkeypatch.setattr(execute, "train", lambda *_args, **_options: {"exit": "stopped"})
+    assert execute.Executor(tmp_path, "group")(job) == execute.Answer(None, stopped=True)
 
 
 def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_path: Path) -> None:

@@ -135,7 +135,8 @@ def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
     read = next(csv.DictReader(line for line in io.StringIO(as_csv(jobs, found)) if "centralized" not in line))
     assert (read["method"], float(read["test_loss"]), float(read["shared_loss"])) == ("fedcmp", 1.5, 1.0)
     told = {row["method"]: row for row in json.loads(as_json(jobs, found))["settings"]["domain"]}
-    assert told["ties"]["by_seed"] == {"1": 1.2, "2": 1.2}
+    assert (told["ties"]["by_seed"], told["ties"]["asked"]) == ({"1": 1.2, "2": 1.2}, 2)
+    assert told["fedavg"]["asked"] == 4
 
 
 def test_who_failed_on_a_seed_takes_it_from_nobody_and_gains_nothing() -> None:

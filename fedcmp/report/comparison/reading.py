@@ -121,16 +121,30 @@ def read_comparison(folder: Path) -> Comparison:
     """
     lines = read_objects(folder / "runs.jsonl")
     cells = [_cell(line, folder / "runs.jsonl", number) for number, line in enumerate(lines, 1)]
-    asked = read_object(folder / "compare.json")
+    asked, table = read_object(folder / "compare.json"), read_object(folder / "table.json")
+    wanted = [one for one in cells if _wanted(one, asked) and _seed_wanted(one, asked, table)]
     # a cell that was run again, or chosen anew, has several lines: the last one counts
-    last = {(*one[:4], str(one.options) if one.stage == "tune" else ""): one for one in cells if _wanted(one, asked)}
-    return Comparison(folder, asked, list(last.values()), read_object(folder / "table.json"))
+    last = {(*one[:4], str(one.options) if one.stage == "tune" else ""): one for one in wanted}
+    return Comparison(folder, asked, list(last.values()), table)
 
 
 def _wanted(cell: Cell, asked: Mapping[str, Any]) -> bool:
-    """Whether the comparison, as it was last asked for, shows the cell."""
+    """Whether the comparison, as it was last asked for, shows the cell's setting and method."""
     settings, methods = _labels(asked.get("settings")), _labels(asked.get("methods"))
-    return (not settings or cell.setting in settings) and (not methods or cell.method in (*methods, *BOUNDS))
+    bounds = BOUNDS if asked.get("bounds", True) else ()
+    return (not settings or cell.setting in settings) and (not methods or cell.method in (*methods, *bounds))
+
+
+def _seed_wanted(cell: Cell, asked: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    """Whether the table shows the cell's seed: not, where fewer seeds, or none beyond those of all, are asked for now.
+    Where there is no table yet, as far as anybody's seeds go."""
+    if cell.stage != "final" or not cell.seed.isdigit():
+        return True
+    rows = table.get("settings", {}).get(cell.setting, [])
+    row: Mapping[str, Any] = next((row for row in rows if row.get("method") == cell.method), {})
+    known = [int(asked[key]) for key in ("seeds", "extra_seeds") if is_number(asked.get(key))]
+    last = row.get("asked", max(known, default=0))
+    return not last or int(cell.seed) <= last
 
 
 def _labels(asked: Any) -> list[str]:
