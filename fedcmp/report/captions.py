@@ -47,6 +47,7 @@ def draw_captions(examples: Sequence[Example], path: Path) -> None:
         axes.imshow(example.picture, interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.set_anchor("NW")  # what is written below begins at the left of its column
         axes.set_title(example.title, fontsize=10, loc="left")
         text = "\n".join([*_wrap("reference", example.reference), "", *_wrap("generated", example.generated)])
         axes.set_xlabel(text, fontsize=8, loc="left", fontfamily=FONT)
