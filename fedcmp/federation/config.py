@@ -26,7 +26,8 @@ class FederationConfig:
     passes: int = 1
     """How often a client may use each of its samples over the whole run, >= 1."""
     clients_per_round: int = 0
-    """Size of the cohort; 0: all clients."""
+    """Size of the cohort, drawn from the clients that have samples left: at the end of a run they may be fewer; 0: all
+    clients, of which those with fewer batches than there are rounds rest in some."""
     dropout: float = 0.0
     """Probability with which a chosen client does not report in a round, in [0, 1); the samples that it would have used
     stay unused in that round. `min_clients` of them always stay."""
