@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -89,9 +90,13 @@ def plan_run(
     for index in range(config.rounds):
         ready: dict[int, int] = {}  # local steps of this round
         able = [client for client in range(num_clients) if used[client] < budgets[client]]
+        turns_left = (config.rounds - index) * (1 - config.dropout) * min(1.0, cohort_size / max(1, len(able)))
         for client in able if everybody else _cohort(able, cohort_size, index, seed):
-            due = config.local_steps or -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
-            steps = min(max(due, 0 if everybody else 1), budgets[client] - used[client])
+            left = budgets[client] - used[client]
+            share = -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
+            if not everybody:  # whoever is drawn trains; drawn more often than expected, its samples last all the same
+                share = max(1, min(share, ceil(left / max(1.0, turns_left))))
+            steps = min(config.local_steps or share, left)
             if steps:
                 ready[client] = steps
             else:

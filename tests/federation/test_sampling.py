@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from fedcmp.distributed.topology import Topology
@@ -52,6 +54,18 @@ def test_a_cohort_is_drawn_from_those_that_have_samples_left(num_clients: int, d
     assert len(short) <= 3
     seen = used(plan)
     assert len(seen) == len(set(seen)) > 0.9 * 44 * num_clients * min(1.0, drawn * rounds * 11 / (11 * num_clients))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_samples_of_owners_of_all_sizes_last_for_all_rounds(seed: int) -> None:
+    """As in the study's scenario quantity, where with seed 5 nobody had anything left for the last round."""
+    sizes, ends = [4, 4, 6, 10, 20, 40, 68, 100], [0]
+    for size in sizes:
+        ends.append(ends[-1] + 16 * size)
+    clients = [tuple(range(begin, end)) for begin, end in itertools.pairwise(ends)]
+    plan = plan_run(clients, FederationConfig(rounds=16, batch_size=16, clients_per_round=6, dropout=0.1), seed)
+    assert len(plan.rounds) == 16
+    assert sum(len(one.tasks) + len(one.dropped) for one in plan.rounds) > 0.85 * 6 * 16
 
 
 def test_whoever_is_drawn_trains_and_the_error_counts_the_rounds() -> None:
