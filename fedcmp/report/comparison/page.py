@@ -54,8 +54,9 @@ def _facts(comparison: Comparison) -> list[Fact]:
     cells = comparison.cells
     failed = sum(not cell.finished for cell in cells)
     tuned = sum(cell.stage == "tune" for cell in cells)
+    with_bounds = any(one in comparison.bounds for one in comparison.methods)
     facts = [
-        Fact("Methods", count(len(comparison.methods)), "bounds among them" if comparison.bounds else ""),
+        Fact("Methods", count(len(comparison.methods)), "bounds among them" if with_bounds else ""),
         Fact("Settings", count(len(comparison.settings))),
         Fact("Runs", count(len(cells)), f"{tuned:,} to tune, {len(cells) - tuned:,} final"),
     ]
