@@ -1,4 +1,4 @@
-"""The task in fedcmp: its round loop as it is, all clients of a round in one stack; one process.
+"""The task in fedcmp: its round loop as it is, clients stacked by twos, as is its default; one process.
 
 python benchmarks/peers/fedcmp_peer.py TASK OUT
 
@@ -83,7 +83,7 @@ def main(folder: str, out: str) -> None:
         plan=plan_of(task),
         fetch=fetch,
         eval_data=EvalData(fetch, ()),
-        config=FederationConfig(rounds=task.rounds + 1, slots=task.clients, evaluate_every=task.rounds + 2),
+        config=FederationConfig(rounds=task.rounds + 1, evaluate_every=task.rounds + 2),
         optimizer=optimizer,
         tracker=Trackers(),
         progress=Progress(enabled=False),
