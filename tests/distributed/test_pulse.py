@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
+import traceback
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -22,35 +22,38 @@ from fedcmp.errors import DataError, RankLost
 BEAT = 0.2
 
 
+def keep_store(told: Path) -> int:
+    """A process that keeps the store by which ranks meet, as torchrun's agent does; its id. ``told`` gets the port.
+
+    Not this process: a store's server is a thread, and a rank forked beside a running thread may find a lock taken.
+    """
+    child = os.fork()
+    if child == 0:
+        try:
+            keeper = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+            told.with_suffix(".partial").write_text(str(keeper.port))
+            told.with_suffix(".partial").rename(told)
+            time.sleep(180)
+        finally:
+            os._exit(0)
+    return child
+
+
 def told(folder: Path, size: int, act: Callable[[Wire, Pulse], Any], seconds: float = 6.0) -> dict[int, str]:
     """What each rank of a group that dares an exchange ends with, by rank; of one that is lost, nothing."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    keeper = dist.TCPStore("127.0.0.1", port, is_master=True, wait_for_workers=False)  # as torchrun's agent keeps it
-    children = []
+    address = folder / "port"
+    children = [keep_store(address)]
     for rank in range(size):
         child = os.fork()
         if child == 0:
             try:
-                os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-                store = dist.TCPStore("127.0.0.1", port, is_master=False)
-                long, short = timedelta(seconds=60), timedelta(seconds=seconds)
-                dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=long)
-                group = dist.new_group(timeout=short)
-                pulse = Pulse(rank, size, store=store, beat=BEAT)
-                try:
-                    act(Wire(group, pulse=pulse), pulse)
-                    said = "nothing happened"
-                except RankLost as error:
-                    said = f"{error.lost} by {vars(error)['met_on']}: {error}"
-                except BaseException as error:
-                    said = f"{type(error).__name__}: {error}"
-                (folder / f"{rank}.said").write_text(said)
-                pulse.stop()
-                time.sleep(60)  # whoever ends first breaks the connections of those who are still looking
-            finally:
-                os._exit(0)
+                said = say(rank, size, address, act, seconds)
+            except BaseException:
+                said = traceback.format_exc()
+            (folder / f"{rank}.partial").write_text(said)
+            (folder / f"{rank}.partial").rename(folder / f"{rank}.said")
+            time.sleep(180)  # whoever ends first breaks the connections of those who are still looking
+            os._exit(0)
         children.append(child)
     end = time.monotonic() + 60
     while time.monotonic() < end and len(list(folder.glob("*.said"))) < size - 1:
@@ -59,8 +62,28 @@ def told(folder: Path, size: int, act: Callable[[Wire, Pulse], Any], seconds: fl
     for child in children:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    del keeper
     return {int(path.stem): path.read_text() for path in folder.glob("*.said")}
+
+
+def say(rank: int, size: int, address: Path, act: Callable[[Wire, Pulse], Any], seconds: float) -> str:
+    """What one rank meets in the exchange."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    while not address.exists():
+        time.sleep(0.01)
+    store = dist.TCPStore("127.0.0.1", int(address.read_text()), is_master=False)
+    long, short = timedelta(seconds=50), timedelta(seconds=seconds)  # who waits in vain to meet says so, before the end
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=long)
+    group = dist.new_group(timeout=short)
+    pulse = Pulse(rank, size, store=store, beat=BEAT)
+    try:
+        act(Wire(group, pulse=pulse), pulse)
+        return "nothing happened"
+    except RankLost as error:
+        return f"{error.lost} by {vars(error)['met_on']}: {error}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        pulse.stop()
 
 
 def meet(wire: Wire) -> None:
