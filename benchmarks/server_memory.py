@@ -17,6 +17,7 @@ import gc
 import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def make_clients(ids: list[int], shapes: dict[str, tuple[int, int]]) -> list[Con
             rows = torch.randn(2 * N, N + 1, generator=stream)
             evidence[name] = rows.T @ rows / len(rows)
         few.append(Contribution(0, random_params(shapes, stream), random_params(shapes, stream), evidence))
-    return [few[place % 4]._replace(client_id=client) for place, client in enumerate(ids)]
+    return [replace(few[place % 4], client_id=client) for place, client in enumerate(ids)]
 
 
 def resident(field: str) -> float:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fedcmp.experiment.exporting import export_run as export_run
     from fedcmp.models.backbones import LanguageModel as LanguageModel
     from fedcmp.models.backbones import VisionTower as VisionTower
+    from fedcmp.module import ProjectorAlignment as ProjectorAlignment
     from fedcmp.types import Params as Params
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ PUBLIC = {
     "LanguageModel": "fedcmp.models.backbones",
     "Pairs": "fedcmp.api",
     "Params": "fedcmp.types",
+    "ProjectorAlignment": "fedcmp.module",
     "Round": "fedcmp.api",
     "VisionTower": "fedcmp.models.backbones",
     "evaluate_run": "fedcmp.experiment",

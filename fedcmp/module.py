@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.errors import ConfigError, nearest
+from fedcmp.metrics import CaptionQuality
 from fedcmp.models.alignment import CaptionScores, caption_nll, caption_scores, greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import Observe, Projector, project
@@ -86,7 +87,8 @@ def lr_factor(progress: float, config: OptimizerConfig) -> float:
 class ProjectorAlignment(lightning.LightningModule):
     """Next-token loss on captions, with the projector as the only trainable part.
 
-    ``lightning.Trainer`` trains it as it is. Its ``state_dict``, and so every checkpoint, holds the projector only.
+    ``lightning.Trainer`` trains, validates and tests it as it is. Its ``state_dict``, and so every checkpoint, holds
+    the projector only.
 
     Args:
         tower: the frozen vision tower; None where batches bring cached features.
@@ -113,6 +115,7 @@ class ProjectorAlignment(lightning.LightningModule):
         self.projector = Projector(params)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.total_steps = max(1, total_steps)
+        self._quality: list[CaptionQuality] = []
 
     def train(self, mode: bool = True) -> ProjectorAlignment:
         super().train(mode)
@@ -175,6 +178,36 @@ class ProjectorAlignment(lightning.LightningModule):
         loss = nll.sum() / tokens.sum()
         self.log("train/loss", loss.detach(), batch_size=len(nll))
         return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._quality = self._measures(self.trainer.num_val_batches)
+
+    def on_test_epoch_start(self) -> None:
+        self._quality = self._measures(self.trainer.num_test_batches)
+
+    def validation_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end, of each loader."""
+        self._quality[dataloader_idx].update(*self.scores(batch))
+
+    def test_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
+        """The same as ``test/...``."""
+        self._quality[dataloader_idx].update(*self.scores(batch))
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_quality("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_quality("test")
+
+    def _measures(self, loaders: Sequence[float]) -> list[CaptionQuality]:
+        return [CaptionQuality().to(self.device) for _ in loaders]
+
+    def _log_quality(self, part: str) -> None:
+        for number, quality in enumerate(self._quality):
+            suffix = f"/dataloader_idx_{number}" if len(self._quality) > 1 else ""  # as Lightning names them
+            found = {f"{part}/{name}{suffix}": value for name, value in quality.compute().items()}
+            # compute() has added up the ranks: their mean is the value of each
+            self.log_dict(found, sync_dist=True, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from fedcmp.aggregation.base import Contribution
@@ -49,7 +51,7 @@ def brought(client: int, round_: int, device: str) -> Contribution:
     """``contribution`` on another device."""
     one = contribution(client, round_)
     parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
-    return one._replace(**parts)
+    return replace(one, **parts)
 
 
 def contributions(round_: int = 0) -> list[Contribution]:

@@ -29,6 +29,7 @@ LAYERS = {
     "privacy": 2,
     "distributed": 2,
     "tracking": 2,
+    "metrics": 2,
     "module": 3,
     "pictures": 3,
     "evaluation": 4,

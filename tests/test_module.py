@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
+import torch.distributed as dist
+from ranks import run_ranks
+from torch.utils.data import DataLoader
 
+from fedcmp.data.datamodule import PairsDataModule
 from fedcmp.errors import ConfigError
+from fedcmp.evaluation.losses import EvalData, evaluate
 from fedcmp.federation.baselines import fit
+from fedcmp.metrics import CaptionQuality
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
@@ -108,3 +117,55 @@ def test_the_schedule_rises_and_falls_once() -> None:
 def test_bad_settings_name_the_key(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OptimizerConfig(**changes).validate()
+
+
+def validated(module: ProjectorAlignment, loaders: object, root: Path, part: str = "val") -> dict[str, float]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
+        trainer = lightning.Trainer(
+            accelerator="cpu",
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=root,
+        )
+        run = trainer.validate if part == "val" else trainer.test
+        found = run(module, loaders, verbose=False)
+    return {name: value for one in found for name, value in one.items()}
+
+
+def test_the_trainer_validates_per_token_whatever_the_batches(
+    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path
+) -> None:
+    """The numbers of a round's evaluation, under the names of a Lightning user."""
+    module = ProjectorAlignment(tower, llm, params)
+    rows = [fetch([one]) for one in range(5)]
+    rows[2]["labels"][:, :4] = -100  # a short caption counts for less
+    whole = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def some(positions) -> dict[str, torch.Tensor]:
+        return {name: value[list(positions)] for name, value in whole.items()}
+
+    uneven = validated(module, PairsDataModule([], some, val=[[0, 3, 2], [1], [4]]), tmp_path)
+    expected = evaluate(module, params, EvalData(some, ("all",) * 5))
+    assert uneven["val/loss"] == pytest.approx(expected.loss, rel=1e-6)
+    assert uneven["val/accuracy"] == pytest.approx(expected.token_accuracy, rel=1e-6)
+    assert uneven["val/perplexity"] == pytest.approx(math.exp(expected.loss), rel=1e-6)
+    loaders = [DataLoader([some([0, 1])], batch_size=None), DataLoader([some([2]), some([4, 3])], batch_size=None)]
+    apart = validated(module, loaders, tmp_path, "test")
+    by_loader = evaluate(module, params, EvalData(some, ("0", "0", "1", "1", "1"))).by_domain
+    assert {name: apart[f"test/loss/dataloader_idx_{name}"] for name in by_loader} == pytest.approx(by_loader, rel=1e-6)
+    assert module.state_dict().keys() == {f"projector.{name}" for name in params}
+
+
+def test_ranks_of_one_training_add_up_and_others_do_not_meddle() -> None:
+    def measure() -> tuple[float, float]:
+        rank = dist.get_rank()
+        groups = [dist.new_group([0, 1]), dist.new_group([2])]
+        both = CaptionQuality(process_group=groups[rank // 2])
+        both.update(torch.tensor([1.0 + rank]), torch.tensor([1 + rank]), torch.tensor([rank]))
+        found = both.compute()
+        return found["loss"].item(), found["accuracy"].item()
+
+    assert run_ranks(measure, 3) == [(1.0, 1 / 3), (1.0, 1 / 3), (1.0, 2 / 3)]

@@ -228,12 +228,33 @@ def test_every_public_name_is_there_typed_and_on_the_page() -> None:
     assert (ROOT / "fedcmp" / "py.typed").is_file()
 
 
-def test_the_other_code_of_the_page_runs_with_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_code_of_the_page(number: int) -> dict[str, Any]:
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    codes = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(codes) == 2
+    names: dict[str, Any] = {}
+    exec(compile(codes[number], "docs/python.md", "exec"), names)
+    return names
+
+
+def test_whole_runs_on_the_page_run_with_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/python.md", "exec"), {})
+    run_code_of_the_page(0)
     assert (tmp_path / "exported" / "model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning's: workers, srun, frozen parts
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_the_trainer_on_the_page_trains_and_validates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_code_of_the_page(1)
+    found = {name: float(value) for name, value in names["trainer"].callback_metrics.items()}
+    assert set(found) == {"val/loss", "val/perplexity", "val/accuracy"}
+    assert found["val/loss"] < 1.0
+    assert "'val/loss': " in capsys.readouterr().out
 
 
 @pytest.mark.slow

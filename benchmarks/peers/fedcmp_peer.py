@@ -36,7 +36,7 @@ MOVED = "clients move, and take the difference"
 PARTS = {
     "fedcmp.federation.loop:train_round": MOVED,
     "fedcmp.federation.loop:report": "gate",
-    "fedcmp.federation.gate:squared_norm": "norms at the gate",
+    "fedcmp.aggregation.base:squared_norm": "norms of updates",
     "fedcmp.aggregation.fuse.mean:single": "back to floating point",
 }
 """Beside those of an aggregation."""

@@ -8,6 +8,7 @@ import torch
 
 from fedcmp.aggregation import diagnostics
 from fedcmp.aggregation.base import Cohort, Traffic, weighted_sum
+from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
 from fedcmp.aggregation.traffic import count, exactly, together
@@ -112,16 +113,18 @@ class Aggregator:
     ) -> Aggregated:
         mean_square = float(square["square"]) if self.measures else 0.0
         mean_square = mean_square if fused.mean_square is None else fused.mean_square
-        kept = {"aggregator/energy_kept": diagnostics.energy_kept(fused.mean, mean_square)} if self.measures else {}
+        moved = squared_norm(fused.delta)
+        averaged = moved if fused.mean is fused.delta else squared_norm(fused.mean)
+        kept = {"aggregator/energy_kept": diagnostics.energy_kept(averaged, mean_square)} if self.measures else {}
         stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
         step = {name: value - params[name] for name, value in stepped.params.items()}
-        before = state["diagnostics"].get("step")
+        before, stepped_square = state["diagnostics"].get("step"), squared_norm(step)
         metrics: Metrics = {
-            "aggregator/delta_norm": diagnostics.squared_norm(fused.delta) ** 0.5,
-            "aggregator/step_norm": diagnostics.squared_norm(step) ** 0.5,
+            "aggregator/delta_norm": moved**0.5,
+            "aggregator/step_norm": stepped_square**0.5,
             **kept,
             "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
-            "aggregator/oscillation": diagnostics.step_cosine(before, step) if before else 0.0,
+            "aggregator/oscillation": diagnostics.step_cosine(before, step, stepped_square) if before else 0.0,
             **cosines,
             **fused.metrics,
             **stepped.metrics,

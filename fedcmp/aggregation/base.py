@@ -6,17 +6,20 @@ A delta is local minus global, in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
+from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.types import Params, Scalars
 
 T = TypeVar("T")
 
 
-class Contribution(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Contribution:
     """What one client did in one round. It stays where the client was trained; the cohort decides what leaves."""
 
     client_id: int
@@ -34,8 +37,13 @@ class Contribution(NamedTuple):
     """Tokens that carried loss, at least 0."""
     num_steps: int = 1
     """Local optimizer steps, at least 0."""
-    scalars: Scalars = {}  # noqa: RUF012 - a NamedTuple default; nobody writes into a contribution
+    scalars: Scalars = field(default_factory=dict)
     """Loss before and after, gradient norm, seconds and the like."""
+
+    @cached_property
+    def square(self) -> float:
+        """``|D_k|^2`` over all of the delta, in float64; measured once, for nobody writes into a contribution."""
+        return squared_norm(self.delta)
 
 
 WEIGHTINGS: dict[str, Callable[[Contribution], float]] = {

@@ -8,51 +8,35 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.linalg import cache_parts, squared_norm
 from fedcmp.types import Metrics, Params
 
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
-CACHED = 2**16
-"""Entries that are turned into float64 at a time on a CPU."""
-
-
-def squared_norm(params: Params) -> float:
-    """The sum of the squares of all entries, computed in float64.
-
-    >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
-    25.0
-    """
-    return sum(float(part.double().square().sum()) for value in params.values() for part in _parts(value))
-
-
-def _parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
-    whole = value.numel() <= CACHED or value.device.type != "cpu"
-    return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
 def square_of(contribution: Contribution) -> Params:
     """``|D_k|^2``, a float64 number on the delta's device, as a term of a sum."""
     device = next(iter(contribution.delta.values())).device
-    return {"square": torch.tensor(squared_norm(contribution.delta), dtype=torch.float64, device=device)}
+    return {"square": torch.tensor(contribution.square, dtype=torch.float64, device=device)}
 
 
-def energy_kept(mean: Params, mean_square: float) -> float:
+def energy_kept(square: float, mean_square: float) -> float:
     """How much of the clients' energy survives averaging: ``|sum_k p_k D_k|^2 / sum_k p_k |D_k|^2``, in [0, 1].
 
     It is 1 where all clients say the same, ``sum_k p_k^2`` (1/K for equal weights) where K clients of equal norm are
     orthogonal, and 0 where they cancel. Where no client moved, nothing was lost, and it is 1.
 
     Args:
-        mean: the weighted mean of the clients' deltas.
+        square: the squared norm of the weighted mean of the clients' deltas.
         mean_square: the weighted mean of their squared norms, at least 0.
 
-    >>> energy_kept({"weight": torch.tensor([0.5, 0.5])}, 1.0)  # the mean of (1, 0) and (0, 1)
+    >>> energy_kept(0.5, 1.0)  # (0.5, 0.5) is the mean of (1, 0) and (0, 1)
     0.5
     """
     if mean_square == 0.0:
         return 1.0
-    return min(1.0, squared_norm(mean) / mean_square)
+    return min(1.0, square / mean_square)
 
 
 def cosines_of(products: torch.Tensor) -> torch.Tensor:
@@ -81,18 +65,24 @@ def mean_cosine(cosines: torch.Tensor) -> float:
     return float((cosines.sum() - cosines.diagonal().sum()) / (num_clients * (num_clients - 1)))
 
 
-def step_cosine(previous: Params, current: Params) -> float:
+def step_cosine(previous: Params, current: Params, square: float) -> float:
     """The cosine between two successive server steps, in [-1, 1]: below 0 the server swings back. 0 if either is zero.
 
-    >>> step_cosine({"bias": torch.tensor([1.0, 0.0])}, {"bias": torch.tensor([-2.0, 0.0])})
+    Args:
+        previous, current: the steps.
+        square: the squared norm of the current one.
+
+    >>> step_cosine({"bias": torch.tensor([1.0, 0.0])}, {"bias": torch.tensor([-2.0, 0.0])}, 4.0)
     -1.0
     """
     assert previous.keys() == current.keys(), "two steps of one model have the same keys"
     pairs = [
-        pair for name, value in current.items() for pair in zip(_parts(previous[name]), _parts(value), strict=True)
+        pair
+        for name, value in current.items()
+        for pair in zip(cache_parts(previous[name]), cache_parts(value), strict=True)
     ]
     product = sum(float((before.double() * now.double()).sum()) for before, now in pairs)
-    scale = (squared_norm(previous) * squared_norm(current)) ** 0.5
+    scale = (squared_norm(previous) * square) ** 0.5
     return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
 
 

@@ -12,6 +12,23 @@ from fedcmp.types import Params
 
 DIRECT = 1024
 """Up to this size a matrix is decomposed in full; above it, subspace iteration is many times faster."""
+CACHED = 2**16
+"""Entries that are turned into float64 at a time on a CPU."""
+
+
+def squared_norm(params: Params) -> float:
+    """The sum of the squares of all entries, computed in float64.
+
+    >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
+    25.0
+    """
+    return sum(float(part.double().square().sum()) for value in params.values() for part in cache_parts(value))
+
+
+def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
+    whole = value.numel() <= CACHED or value.device.type != "cpu"
+    return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
 def join_affine(params: Params, name: str) -> Tensor:

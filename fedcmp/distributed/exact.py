@@ -109,12 +109,15 @@ def sum_fixed(terms: Iterable[Term], exponents: Mapping[str, int]) -> Params:
 
 
 def from_fixed(total: Tensor, exponent: int) -> Tensor:
-    """``2^-s total``, float64, rounded once.
+    """``2^-s total``, float64, rounded once; it takes the place of ``total``, in the same memory.
 
     >>> from_fixed(torch.tensor([-12]), 3)
     tensor([-1.5000], dtype=torch.float64)
     """
-    return _scale(total.double(), -exponent)
+    result, piece = total.view(torch.float64), _piece(total)
+    for whole, real in zip(total.view(-1).split(piece), result.view(-1).split(piece), strict=True):
+        real.copy_(_scale(whole.double(), -exponent))
+    return result
 
 
 def _piece(value: Tensor) -> int:

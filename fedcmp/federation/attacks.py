@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
 from fedcmp.aggregation.base import Contribution
-from fedcmp.aggregation.diagnostics import squared_norm
+from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.types import Params
 
 
@@ -41,7 +42,7 @@ Lie = Callable[[Contribution, Means], Contribution]
 def _sent(honest: Contribution, delta: Params) -> Contribution:
     """An update with a half-way one that agrees with it: what seems to repeat is trusted most."""
     halfway = None if honest.halfway is None else {name: value / 2 for name, value in delta.items()}
-    return honest._replace(delta=delta, halfway=halfway)
+    return replace(honest, delta=delta, halfway=halfway)
 
 
 def _times(one: Contribution, factor: float) -> Contribution:
@@ -53,7 +54,7 @@ def _noise(one: Contribution, means: Means) -> Contribution:
         name: torch.randn(value.shape, generator=means.stream).to(value.device)
         for name, value in sorted(one.delta.items())
     }
-    factor = means.strength * math.sqrt(squared_norm(one.delta) / max(1e-30, squared_norm(noise)))
+    factor = means.strength * math.sqrt(one.square / max(1e-30, squared_norm(noise)))
     return _sent(one, {name: factor * noise[name] for name in one.delta})
 
 
@@ -84,8 +85,8 @@ def _forged(forge: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> L
         turned = _times(one, -means.strength)
         if one.evidence is None:
             return turned
-        return turned._replace(
-            evidence={name: forge(one.evidence[name], means.stream) for name in sorted(one.evidence)}
+        return replace(
+            turned, evidence={name: forge(one.evidence[name], means.stream) for name in sorted(one.evidence)}
         )
 
     return send

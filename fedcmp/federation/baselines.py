@@ -79,6 +79,7 @@ def fit(
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
+            limit_val_batches=0,  # points are evaluated by domain, as rounds are
             default_root_dir=root,
             callbacks=[callback],
             plugins=[LightningEnvironment()],  # one process, whatever a SLURM job around it counts

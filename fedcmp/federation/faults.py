@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from fedcmp.aggregation.base import Contribution
@@ -55,7 +56,7 @@ def train_survivors(
             found.failed.append(gone)
             continue
         (sent,) = done.contributions
-        found.contributions.append(sent._replace(scalars={**sent.scalars, "failures": failures}))
+        found.contributions.append(replace(sent, scalars={**sent.scalars, "failures": failures}))
         found.states.update(done.states)
     return found
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from fedcmp.aggregation.base import Contribution
-from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.errors import AggregationError
 from fedcmp.federation.config import FederationConfig
@@ -46,7 +45,7 @@ def report(contribution: Contribution, config: FederationConfig, params: Params 
     that it sends must be finite, its norm within ``federation.max_update_norm``, its time within
     ``federation.deadline``."""
     malformed = _malformed(contribution, params) if params is not None else None
-    norm = 0.0 if malformed else math.sqrt(squared_norm(contribution.delta))
+    norm = 0.0 if malformed else math.sqrt(contribution.square)
     fault, reason = ("malformed", malformed) if malformed else _reason(contribution, norm, config)
     return Report(
         contribution.client_id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def _prepared(contribution: Contribution, clip: float, evidence_clip: float) -> 
         halfway = {name: (value * factor).nan_to_num(0.0, 0.0, 0.0) for name, value in halfway.items()}
     if evidence is not None:
         evidence = clip_norm(evidence, evidence_clip)
-    return contribution._replace(delta=delta, halfway=halfway, evidence=evidence)
+    return replace(contribution, delta=delta, halfway=halfway, evidence=evidence)
 
 
 def _norm(params: Params) -> float:

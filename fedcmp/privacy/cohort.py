@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, Contribution, Traffic
-from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.noise import Draw, Noising
 from fedcmp.privacy.release import clip_parts
@@ -103,7 +102,7 @@ class PrivateCohort:
     def _term(self, fn: Callable[[Contribution], Params], contribution: Contribution) -> Params:
         term = fn(self._release.prepare(contribution))
         if self._counted is not None and any(self._release.part_of(name) == "delta" for name in term):
-            norm = math.sqrt(squared_norm(contribution.delta))
+            norm = math.sqrt(contribution.square)
             term = {**term, BELOW: _half(norm <= self._counted, term) / self._invited}
         clipped = clip_parts(term, self._release, 1.0 / self._invited)
         if self._noising.helpers is None:

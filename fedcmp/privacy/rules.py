@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.base import Contribution
@@ -74,7 +75,7 @@ def release_mean(rule: Aggregator, params: Params, config: PrivacyConfig, clip: 
     names = frozenset(params)
 
     def prepare(contribution: Contribution) -> Contribution:
-        return contribution._replace(delta=clip_norm(contribution.delta, clip))
+        return replace(contribution, delta=clip_norm(contribution.delta, clip))
 
     return Release({"delta": Part(clip, 1.0)}, lambda name: "delta" if name in names else None, prepare)
 

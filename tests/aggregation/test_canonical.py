@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,7 +180,7 @@ def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
 def test_shares_sum_to_the_identity() -> None:
     """Clients that bring the same delta get it back, whatever their evidence."""
     same = client(0)
-    cohort = [one._replace(delta=same.delta) for one in clients()]
+    cohort = [replace(one, delta=same.delta) for one in clients()]
     found = fuse(Canonical(tau=0.0), cohort)
     for name in SHAPES:
         np.testing.assert_allclose(found[name], join_affine(same.delta, name).double().numpy(), rtol=1e-6, atol=1e-8)
@@ -203,7 +204,7 @@ def test_the_basis_of_the_input_space_does_not_matter_at_a_1(tau: float | None) 
 
     for one in clients():
         moments = {name: Q[name].T @ value.double() @ Q[name] for name, value in one.evidence.items()}
-        turned.append(one._replace(delta=turn(one.delta), halfway=turn(one.halfway), evidence=moments))
+        turned.append(replace(one, delta=turn(one.delta), halfway=turn(one.halfway), evidence=moments))
     expected, found = fuse(rule, clients()), fuse(rule, turned)
     for name in SHAPES:
         np.testing.assert_allclose(found[name], expected[name] @ Q[name].numpy(), rtol=1e-4, atol=1e-6)
@@ -241,7 +242,7 @@ def test_everything_off_is_fedavg_as_a_method() -> None:
 
 def test_equal_evidence_gives_fedavg_at_tau_0_and_the_rest_at_tau_1() -> None:
     same = client(0).evidence
-    cohort = [one._replace(evidence=same) for one in clients()]
+    cohort = [replace(one, evidence=same) for one in clients()]
     found = fuse(Canonical(tau=0.0), cohort)
     for name, expected in fedavg(cohort).items():
         np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-8)
@@ -254,7 +255,7 @@ def test_equal_evidence_gives_fedavg_at_tau_0_and_the_rest_at_tau_1() -> None:
 
 def test_a_client_without_evidence_has_no_say_at_l_0() -> None:
     cohort = clients(3)
-    silent = client(9)._replace(evidence={name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()})
+    silent = replace(client(9), evidence={name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()})
     rule = Canonical(tau=0.0, ridge=0.0)
     with_it, without = fuse(rule, [*cohort, silent]), fuse(rule, cohort)
     for name in SHAPES:
@@ -263,7 +264,7 @@ def test_a_client_without_evidence_has_no_say_at_l_0() -> None:
 
 def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
     none = {name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()}
-    cohort = LocalCohort([one._replace(evidence=none) for one in clients()])
+    cohort = LocalCohort([replace(one, evidence=none) for one in clients()])
     with pytest.raises(AggregationError, match=r"linear_1 \(aggregator\.fuse\.ridge=0\.01\) is not positive definite"):
         Canonical(tau=0.0).fuse(cohort, PARAMS, {})
 
@@ -277,7 +278,7 @@ def test_one_client_is_returned_as_it_is() -> None:
 
 def halves(one: Contribution, number: int, share: float) -> Contribution:
     """The same update as client ``number``, of which ``share`` was there after half of the steps."""
-    return one._replace(client_id=number, halfway={name: share * value for name, value in one.delta.items()})
+    return replace(one, client_id=number, halfway={name: share * value for name, value in one.delta.items()})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
@@ -290,7 +291,7 @@ def test_alike_clients_are_taken_at_their_word(share: float) -> None:
 
 
 def test_who_contradicts_itself_is_not_heard_where_others_repeat() -> None:
-    same = [one._replace(num_samples=1) for one in clients(2)]
+    same = [replace(one, num_samples=1) for one in clients(2)]
     steady, noisy = halves(same[0], 0, 0.5), halves(same[1], 1, 0.0)
     found = fuse(Canonical(tau=1.0, energy=1.0, overlap=False), [steady, noisy])
     for name in SHAPES:
@@ -324,8 +325,8 @@ def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
 
 def test_a_single_step_has_no_halves_to_compare() -> None:
     """Its halfway says nothing about noise: whatever it holds, the update counts in full."""
-    once = [one._replace(num_steps=1) for one in clients()]
-    nothing = [one._replace(halfway={n: torch.zeros_like(v) for n, v in one.delta.items()}) for one in once]
+    once = [replace(one, num_steps=1) for one in clients()]
+    nothing = [replace(one, halfway={n: torch.zeros_like(v) for n, v in one.delta.items()}) for one in once]
     rule = Canonical(tau=1.0)
     for name in SHAPES:
         np.testing.assert_array_equal(fuse(rule, once)[name], fuse(rule, nothing)[name])
@@ -351,7 +352,8 @@ def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     rule = Canonical(**options)
     assert rule.needs == set(needs.split())
     bare = [
-        one._replace(
+        replace(
+            one,
             evidence=one.evidence if "evidence" in needs else None,
             halfway=one.halfway if "halfway" in needs else None,
         )

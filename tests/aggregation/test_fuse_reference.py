@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -123,7 +124,7 @@ def test_knots_turns_with_the_output_space() -> None:
     def turned(delta: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"linear.weight": Q @ delta["linear.weight"], "linear.bias": Q @ delta["linear.bias"]}
 
-    one = [c._replace(delta=turned(c.delta)) for c in clients(4)]
+    one = [replace(c, delta=turned(c.delta)) for c in clients(4)]
     straight = UpdateSvd().fuse(LocalCohort(clients(4)), PARAMS, {}).delta
     params = {name: value for name, value in PARAMS.items() if "linear" in name}
     found = UpdateSvd().fuse(LocalCohort(one), params, {}).delta
@@ -165,7 +166,7 @@ def test_clipping_is_a_setting_of_every_rule() -> None:
     assert (aggregator.fuse.least_clients, aggregator.sums_only, aggregator.needs) == (5, False, frozenset())
     assert build_aggregator(AggregatorConfig("median", clip_norm=1.0)).fuse == Clipped(Median(), 1.0)
     one, far = clients(5), clients(6)
-    far[0] = far[0]._replace(delta={name: 1e6 * value for name, value in far[0].delta.items()})
+    far[0] = replace(far[0], delta={name: 1e6 * value for name, value in far[0].delta.items()})
     plain = build_aggregator(AggregatorConfig("fedexp"))
     clipped = build_aggregator(AggregatorConfig("fedexp", clip_norm=1e3))
     same = [rule.aggregate(LocalCohort(one), PARAMS, rule.init(PARAMS)) for rule in (plain, clipped)]

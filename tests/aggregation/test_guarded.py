@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,7 +37,8 @@ def honest(number: int, noise: float = 1.0) -> Contribution:
 
 def times(one: Contribution, factor: float) -> Contribution:
     assert one.halfway is not None
-    return one._replace(
+    return replace(
+        one,
         delta={name: factor * value for name, value in one.delta.items()},
         halfway={name: factor * value for name, value in one.halfway.items()},
     )
@@ -103,7 +105,7 @@ def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
 
 def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     cohort = [honest(number, noise=0.2) for number in range(5)]
-    loud = [times(cohort[0], 50.0)._replace(evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
+    loud = [replace(times(cohort[0], 50.0), evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
     rule = Guarded(Canonical(tau=0.0))
     assert distance(fused(rule, loud), fused(rule, cohort)) < 1.0
     assert distance(fused(Canonical(tau=0.0), loud), fused(rule, cohort)) > 10.0
@@ -127,7 +129,7 @@ def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytes
 def apart(*ids: int) -> LocalCohort:
     """Clients of whom every two say the opposite."""
     rows = torch.eye(len(ids)) * 1.2 - 0.2
-    clients = [honest(number)._replace(delta={"linear.weight": row}) for number, row in zip(ids, rows, strict=True)]
+    clients = [replace(honest(number), delta={"linear.weight": row}) for number, row in zip(ids, rows, strict=True)]
     return LocalCohort(clients)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,9 +113,9 @@ def test_clients_that_say_the_same_count_as_one(name: str) -> None:
     """The second half of the steps repeats the first, so that nothing looks like noise."""
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
     one = contribution(0, 0, 10)
-    one = one._replace(halfway={key: value / 2 for key, value in one.delta.items()})
-    many = [one._replace(client_id=client, num_samples=3 + client) for client in range(7)]
-    least = [one._replace(client_id=client) for client in range(aggregator.fuse.least_clients)]
+    one = replace(one, halfway={key: value / 2 for key, value in one.delta.items()})
+    many = [replace(one, client_id=client, num_samples=3 + client) for client in range(7)]
+    least = [replace(one, client_id=client) for client in range(aggregator.fuse.least_clients)]
     few = aggregator.aggregate(LocalCohort(least), params, aggregator.init(params))
     together = aggregator.aggregate(LocalCohort(many), params, aggregator.init(params))
     for key in SHAPES:
@@ -126,7 +127,7 @@ def test_clients_that_say_the_same_count_as_one(name: str) -> None:
 def test_no_update_moves_nothing_at_first(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
     zeros = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
-    still = [contribution(k, k, 5)._replace(delta=zeros, halfway=zeros, message=zeros) for k in range(6)]
+    still = [replace(contribution(k, k, 5), delta=zeros, halfway=zeros, message=zeros) for k in range(6)]
     assert_same_bits(aggregator.aggregate(LocalCohort(still), params, aggregator.init(params)).params, params)
 
 

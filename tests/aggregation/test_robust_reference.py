@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_the_geometric_median_by_hand() -> None:
 
 def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None:
     one = clients(6)
-    one[2] = one[2]._replace(delta={name: 1e4 * value for name, value in one[2].delta.items()})
+    one[2] = replace(one[2], delta={name: 1e4 * value for name, value in one[2].delta.items()})
     fused = GeometricMedian(tolerance=1e-12, max_iterations=1000).fuse(LocalCohort(one), PARAMS, {})
     vectors, p = [flat(c.delta) for c in one], [c.num_samples / 21 for c in one]
 

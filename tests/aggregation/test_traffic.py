@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,8 +103,8 @@ def test_bounds_hold_for_other_parts(config: AggregatorConfig) -> None:
 def test_bounds_are_reached() -> None:
     """Clients that share one direction need the least, many that differ the most."""
     aggregator, start = build_aggregator(AggregatorConfig("knots")), params(99)
-    same = [contribution(0)._replace(client_id=client) for client in range(3)]
-    flat = [one._replace(delta={n: torch.ones_like(v) for n, v in one.delta.items()}) for one in same]
+    same = [replace(contribution(0), client_id=client) for client in range(3)]
+    flat = [replace(one, delta={n: torch.ones_like(v) for n, v in one.delta.items()}) for one in same]
     low = aggregator.aggregate(LocalCohort(flat), start, aggregator.init(start)).metrics
     counted, _, most = counted_and_foretold(AggregatorConfig("knots"), 7)
     assert low["bytes/up"] == aggregator.exchanged(outline(), 3)[0]["bytes/up"]

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 SICK = (1, 5)
@@ -91,11 +92,11 @@ def slow(seconds: float) -> Callable[[Train], Train]:
 
 
 def scaled(factor: float) -> Callable[[Any], Any]:
-    return lambda one: one._replace(delta={name: factor * value for name, value in one.delta.items()})
+    return lambda one: replace(one, delta={name: factor * value for name, value in one.delta.items()})
 
 
 def with_evidence(factor: float) -> Callable[[Any], Any]:
-    return lambda one: one._replace(evidence={name: factor * value for name, value in one.evidence.items()})
+    return lambda one: replace(one, evidence={name: factor * value for name, value in one.evidence.items()})
 
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -107,13 +108,13 @@ CASES = (
     Case("retry", "an error in a client that goes away", ("federation.on_client_error=retry",), breaking(False),
          same_bits=True),
     Case("nan-loss", "a loss that is not a number", (),
-         of_the_sick(lambda one: one._replace(scalars={**one.scalars, "loss": NAN})), left_out="not_finite"),
+         of_the_sick(lambda one: replace(one, scalars={**one.scalars, "loss": NAN})), left_out="not_finite"),
     Case("nan", "an update with NaN", (), of_the_sick(scaled(NAN)), left_out="not_finite"),
     Case("infinity", "an update with infinity", (), of_the_sick(scaled(INFINITY)), left_out="not_finite"),
     Case("nan-evidence", "evidence with NaN", (), of_the_sick(with_evidence(NAN)), left_out="not_finite"),
     Case("forged-evidence", "evidence that no data give", (), of_the_sick(with_evidence(-1.0)), left_out="evidence"),
     Case("malformed", "an update of other shapes", (),
-         of_the_sick(lambda one: one._replace(delta={name: value.flatten() for name, value in one.delta.items()})),
+         of_the_sick(lambda one: replace(one, delta={name: value.flatten() for name, value in one.delta.items()})),
          left_out="malformed"),
     Case("norm", "an update 1000 times too large", ("federation.norm_bound=5",), of_the_sick(scaled(1e3)),
          left_out="norm"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -127,6 +128,6 @@ def test_a_cohort_adds_a_weighted_sum_as_any_other_function() -> None:
     weighted = Weighted(lambda one: one.delta, shares(cohort))
     plain = cohort.sum(lambda one: weighted(one))
     assert torch.equal(cohort.sum(weighted)["w"], plain["w"])
-    doubled = MappedCohort(cohort, lambda one: one._replace(delta={"w": 2 * one.delta["w"]}))
+    doubled = MappedCohort(cohort, lambda one: replace(one, delta={"w": 2 * one.delta["w"]}))
     assert torch.equal(doubled.sum(weighted)["w"], 2 * plain["w"])
     assert cohort.sum(weighted)["w"].dtype == torch.float64

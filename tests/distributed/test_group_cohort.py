@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -145,12 +146,12 @@ def bad_cohorts() -> dict[str, str]:
     def build(clients: list[list[Contribution]], weighting: str = "samples") -> str:
         return message(lambda: GroupCohort(clients[wire.rank], wire, weighting))
 
-    weightless, broken = contribution(1)._replace(num_samples=0), contribution(2)._replace(num_samples="many")  # type: ignore[arg-type]
+    weightless, broken = replace(contribution(1), num_samples=0), replace(contribution(2), num_samples="many")  # type: ignore[arg-type]
     return {
         "none": build([[], [], []]),
         "twice": build([[contribution(1)], [], [contribution(1)]]),
         "weightless": build([[], [weightless], []]),
-        "negative": build([[contribution(0)], [], [contribution(1)._replace(num_samples=-1)]]),
+        "negative": build([[contribution(0)], [], [replace(contribution(1), num_samples=-1)]]),
         "broken": build([[contribution(0)], [], [broken]]),
         "fine": build([[contribution(0)], [], [contribution(1)]]),
     }

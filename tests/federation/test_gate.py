@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -46,7 +48,7 @@ def test_the_unfit_are_left_out_with_a_reason() -> None:
 def test_all_that_a_client_sends_must_be_finite(field: str, reason: str, value: float) -> None:
     good = {name: {"w": torch.eye(2)} for name in ("halfway", "evidence", "message")}
     bad = {**good, field: {"v": torch.ones(1, 1), "w": torch.tensor([[1.0, value], [value, 1.0]])}}
-    updates = [update(0, 1.0)._replace(**good), update(1, 1.0)._replace(**bad)]
+    updates = [replace(update(0, 1.0), **good), replace(update(1, 1.0), **bad)]
     assert [report(one, FederationConfig()).rejected for one in updates] == [None, reason]
 
 
@@ -80,13 +82,13 @@ def test_norms_far_above_the_median_are_left_out() -> None:
 
 def seen(client: int, factor: float = 1.0) -> Contribution:
     inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(client))
-    return update(client, 1.0)._replace(evidence={"linear": factor * inputs.T @ inputs / 40})
+    return replace(update(client, 1.0), evidence={"linear": factor * inputs.T @ inputs / 40})
 
 
 def test_evidence_that_no_data_give_is_left_out() -> None:
     config = FederationConfig()
     assert report(seen(0), config).rejected is None
-    ones = seen(0)._replace(evidence={"linear": torch.ones(6, 6)})
+    ones = replace(seen(0), evidence={"linear": torch.ones(6, 6)})
     assert report(ones, config).rejected is None, "the same input every time has rank one"
     assert report(seen(0, 0.0), config).rejected is None, "inputs may be zero"
     skew = seen(0).evidence["linear"].clone()  # type: ignore[index]
@@ -94,7 +96,7 @@ def test_evidence_that_no_data_give_is_left_out() -> None:
     apart = skew.clone()
     apart[1, 0] = apart[0, 1] = 50.0
     for bad in (-seen(0).evidence["linear"], skew, apart):  # type: ignore[index]
-        told = report(seen(0)._replace(evidence={"linear": bad}), config).rejected
+        told = report(replace(seen(0), evidence={"linear": bad}), config).rejected
         assert told == "its evidence linear is no second moment: not symmetric, or not positive semi-definite"
 
 
@@ -107,7 +109,7 @@ def test_evidence_far_above_the_median_is_left_out() -> None:
 
 
 def test_a_client_beyond_the_deadline_is_left_out() -> None:
-    slow = update(0, 1.0)._replace(scalars={"loss": 1.0, "seconds": 2.5})
+    slow = replace(update(0, 1.0), scalars={"loss": 1.0, "seconds": 2.5})
     told = report(slow, FederationConfig(slots=1, deadline=2.0)).rejected
     assert told == "it trained for 2.5 s, longer than federation.deadline=2"
     assert report(slow, FederationConfig(slots=1, deadline=2.0)).fault == "slow"

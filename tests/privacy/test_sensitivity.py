@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,7 +84,7 @@ def _scaled(one: Contribution, scale: float) -> Contribution:
     def times(params: Params | None) -> Params:
         return {name: scale * value for name, value in (params or {}).items()}
 
-    return one._replace(delta=times(one.delta), halfway=times(one.halfway), evidence=times(one.evidence))
+    return replace(one, delta=times(one.delta), halfway=times(one.halfway), evidence=times(one.evidence))
 
 
 def hostile() -> list[Contribution]:
@@ -97,10 +98,10 @@ def hostile() -> list[Contribution]:
     return [
         _scaled(clients[0], 1e6),
         _scaled(clients[1], 1e-30),
-        clients[2]._replace(delta={name: value * nan for name, value in clients[2].delta.items()}),
-        clients[3]._replace(evidence=skew),
-        clients[4]._replace(delta=single, halfway=single),
-        clients[5]._replace(halfway={name: value + inf for name, value in (clients[5].halfway or {}).items()}),
+        replace(clients[2], delta={name: value * nan for name, value in clients[2].delta.items()}),
+        replace(clients[3], evidence=skew),
+        replace(clients[4], delta=single, halfway=single),
+        replace(clients[5], halfway={name: value + inf for name, value in (clients[5].halfway or {}).items()}),
         _scaled(clients[6], 3e37),
     ]
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
 from fedcmp.aggregation.checks import require_positive
-from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, exactly, together
@@ -52,16 +51,18 @@ class Clipped(Wrapper):
 
     def clip(self, contribution: Contribution) -> Contribution:
         """The contribution, its delta and its halfway delta scaled so that the delta's norm is at most c."""
-        norm = squared_norm(contribution.delta) ** 0.5
+        norm = contribution.square**0.5
         if norm <= self.norm:
             return contribution
         factor, halfway = self.norm / norm, contribution.halfway
-        return contribution._replace(
-            delta=scaled(contribution.delta, factor), halfway=None if halfway is None else scaled(halfway, factor)
+        return replace(
+            contribution,
+            delta=scaled(contribution.delta, factor),
+            halfway=None if halfway is None else scaled(halfway, factor),
         )
 
     def _facts(self, share: dict[int, float], contribution: Contribution) -> Params:
-        square = squared_norm(contribution.delta)
+        square = contribution.square
         kept = share[contribution.client_id] * min(square, self.norm**2)
         device = next(iter(contribution.delta.values())).device
         return {"facts": torch.tensor([float(square > self.norm**2), kept], dtype=torch.float64, device=device)}

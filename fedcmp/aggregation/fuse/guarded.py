@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -157,7 +157,8 @@ def _evidence_size(contribution: Contribution) -> Params:
 def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribution) -> Contribution:
     place = clients.index(contribution.client_id)
     update, evidence = float(verdict.update[place]), float(verdict.evidence[place])
-    return contribution._replace(
+    return replace(
+        contribution,
         delta=scaled(contribution.delta, update),
         halfway=None if contribution.halfway is None else scaled(contribution.halfway, update),
         evidence=None if contribution.evidence is None else scaled(contribution.evidence, evidence),

@@ -31,9 +31,13 @@ class Mean:
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean."""
-        delta = weighted_sum(cohort, lambda contribution: contribution.delta)
-        return cohort.on_server(lambda: Fused(single(delta), delta, {}, {}))
+        return cohort.on_server(_fused, weighted_sum(cohort, lambda contribution: contribution.delta))
 
     def exchanged(self, params: Params, num_clients: int) -> Exchanged:
         """The deltas."""
         return exactly(count(params))
+
+
+def _fused(total: Params) -> Fused:
+    delta = single(total)
+    return Fused(delta, delta, {}, {})

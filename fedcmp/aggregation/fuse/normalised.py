@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.checks import require_fraction
-from fedcmp.aggregation.diagnostics import squared_norm
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
 from fedcmp.aggregation.traffic import Exchanged, exactly, together
@@ -66,13 +65,14 @@ class Normalised(Wrapper):
         if contribution.num_steps == 0:
             return contribution  # it took no step: its delta is zero
         count, halfway = self.counted(contribution.num_steps), contribution.halfway
-        return contribution._replace(
+        return replace(
+            contribution,
             delta={name: value / count for name, value in contribution.delta.items()},
             halfway=None if halfway is None else {name: value / count for name, value in halfway.items()},
         )
 
     def _facts(self, contribution: Contribution) -> Params:
-        square = squared_norm(self.per_step(contribution).delta)
+        square = self.per_step(contribution).square
         device = next(iter(contribution.delta.values())).device
         numbers = [self.counted(contribution.num_steps), square]
         return {"facts": torch.tensor(numbers, dtype=torch.float64, device=device)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -104,7 +104,7 @@ class UpdateSvd:
         for name in layers:
             core = factors[f"{name}/U"].T @ join_affine(contribution.delta, name).double()
             cores[name] = core if self.scaled else core * inverse(factors[f"{name}/S"])[:, None]
-        return contribution._replace(delta=cores)
+        return replace(contribution, delta=cores)
 
     def _finish(
         self, layers: list[str], factors: Params, cores: Fused | None, rest: Fused | None, mean: Fused
@@ -147,4 +147,4 @@ def _inside(layers: Iterable[str]) -> set[str]:
 
 def _outside(inside: set[str], contribution: Contribution) -> Contribution:
     kept = {name: value for name, value in contribution.delta.items() if name not in inside}
-    return contribution._replace(delta=kept)
+    return replace(contribution, delta=kept)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcmp.aggregation.checks import require_positive
-from fedcmp.aggregation.diagnostics import squared_norm
+from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fedcmp.aggregation.base import scaled
 from fedcmp.aggregation.checks import require_positive
 from fedcmp.aggregation.rules import State, Stepped, Update
 from fedcmp.types import Params
@@ -35,4 +36,5 @@ class Sgd:
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
-        return Stepped({name: value + self.lr * update.delta[name] for name, value in params.items()}, {}, {})
+        delta = scaled(update.delta, self.lr)
+        return Stepped({name: value + delta[name] for name, value in params.items()}, {}, {})
