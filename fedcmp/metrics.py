@@ -12,7 +12,8 @@ from torchmetrics import Metric
 class CaptionQuality(Metric):
     """Loss, perplexity and accuracy per labelled token, over all batches and ranks.
 
-    Sums are kept, not means of batches, so that neither the size of a batch nor how ranks share the rows matters.
+    Sums are kept, not means of batches, so that neither the size of a batch nor how ranks share the rows matters. (The
+    sampler that Lightning puts before several devices repeats some rows, which then count twice.)
     Rounds have an evaluation of their own (``fedcmp.evaluation``), by domain.
 
     Args:

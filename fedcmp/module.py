@@ -186,7 +186,8 @@ class ProjectorAlignment(lightning.LightningModule):
         self._quality = self._measures(self.trainer.num_test_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
-        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end, of each loader."""
+        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end; of several
+        loaders as ``val/loss/0`` and so on."""
         self._quality[dataloader_idx].update(*self.scores(batch))
 
     def test_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
@@ -204,7 +205,7 @@ class ProjectorAlignment(lightning.LightningModule):
 
     def _log_quality(self, part: str) -> None:
         for number, quality in enumerate(self._quality):
-            suffix = f"/dataloader_idx_{number}" if len(self._quality) > 1 else ""  # as Lightning names them
+            suffix = f"/{number}" if len(self._quality) > 1 else ""
             found = {f"{part}/{name}{suffix}": value for name, value in quality.compute().items()}
             # compute() has added up the ranks: their mean is the value of each
             self.log_dict(found, sync_dist=True, add_dataloader_idx=False)

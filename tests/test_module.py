@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from pathlib import Path
 
@@ -131,12 +132,12 @@ def validated(module: ProjectorAlignment, loaders: object, root: Path, part: str
             default_root_dir=root,
         )
         run = trainer.validate if part == "val" else trainer.test
-        found = run(module, loaders, verbose=False)
+        found = run(module, loaders)
     return {name: value for one in found for name, value in one.items()}
 
 
 def test_the_trainer_validates_per_token_whatever_the_batches(
-    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path
+    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The numbers of a round's evaluation, under the names of a Lightning user."""
     module = ProjectorAlignment(tower, llm, params)
@@ -155,7 +156,11 @@ def test_the_trainer_validates_per_token_whatever_the_batches(
     loaders = [DataLoader([some([0, 1])], batch_size=None), DataLoader([some([2]), some([4, 3])], batch_size=None)]
     apart = validated(module, loaders, tmp_path, "test")
     by_loader = evaluate(module, params, EvalData(some, ("0", "0", "1", "1", "1"))).by_domain
-    assert {name: apart[f"test/loss/dataloader_idx_{name}"] for name in by_loader} == pytest.approx(by_loader, rel=1e-6)
+    assert {name: apart[f"test/loss/{name}"] for name in by_loader} == pytest.approx(by_loader, rel=1e-6)
+    table = capsys.readouterr().out
+    for name, value in by_loader.items():
+        (row,) = (line for line in table.splitlines() if f"test/loss/{name} " in line)
+        assert {round(float(one), 5) for one in re.findall(r"\d+\.\d+", row)} == {round(value, 5)}
     assert module.state_dict().keys() == {f"projector.{name}" for name in params}
 
 

@@ -13,6 +13,7 @@ from full_disk import room
 from PIL import Image
 
 import fedcmp.federation.loop as loop
+import fedcmp.federation.sampling as sampling
 from fedcmp.config import Config, load_config
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.experiment import reopen, resume, train
@@ -199,6 +200,24 @@ def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     split.unlink()
     resume(tmp_path / "part")
     assert split.read_text() == kept, "killed before it was written, it is written"
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_another_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
+    """As if another version of fedcmp drew other cohorts; runs of old do not know their plan, but their samples."""
+    uneven = ["partition.scenario=quantity", "partition.quantity.min_samples=2", "federation.local_steps=0"]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2, "asked")
+        train(small(tmp_path / "run", *uneven))
+    split = tmp_path / "run" / "split.json"
+    if not known:
+        told = json.loads(split.read_text())
+        split.write_text(json.dumps({key: value for key, value in told.items() if key != "plan"}))
+    whole = sampling._cohort
+    monkeypatch.setattr(sampling, "_cohort", lambda able, size, index, seed: whole(able, size, index, seed + 1))
+    words = "other clients or samples in its rounds" if known else r"have used \d+ samples in 2 rounds"
+    with pytest.raises(CheckpointError, match=words):
+        resume(tmp_path / "run")
 
 
 def test_a_run_goes_on_with_other_slots_to_float32_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,21 +19,33 @@ class Exchanged(NamedTuple):
     least: Traffic
     """In a round in which clients move at all."""
     most: Traffic
+    widest: int
+    """Bytes of the largest sum or gather, at most: what is held of a client while it is added."""
 
 
 def exactly(up: int, down: int = 0) -> Exchanged:
     """So many numbers, whatever the data.
 
     >>> exactly(3)
-    Exchanged(least=Traffic(up=12, down=0), most=Traffic(up=12, down=0))
+    Exchanged(least=Traffic(up=12, down=0), most=Traffic(up=12, down=0), widest=12)
     """
     traffic = Traffic(4 * up, 4 * down)
-    return Exchanged(traffic, traffic)
+    return Exchanged(traffic, traffic, traffic.up)
 
 
 def between(low: Exchanged, high: Exchanged) -> Exchanged:
     """As little as the one, as much as the other."""
-    return Exchanged(low.least, high.most)
+    return Exchanged(low.least, high.most, high.widest)
+
+
+def repeated(one: Exchanged, times: int) -> Exchanged:
+    """One after another, so many times.
+
+    >>> repeated(exactly(1, 2), 5)
+    Exchanged(least=Traffic(up=20, down=40), most=Traffic(up=20, down=40), widest=4)
+    """
+    least, most = (Traffic(times * up, times * down) for up, down in (one.least, one.most))
+    return Exchanged(least, most, one.widest)
 
 
 def together(*parts: Exchanged) -> Exchanged:
@@ -42,8 +54,11 @@ def together(*parts: Exchanged) -> Exchanged:
     >>> together(exactly(1), between(exactly(0), exactly(2, 5))).most
     Traffic(up=12, down=20)
     """
-    sums = [[sum(traffic) for traffic in zip(*bounds, strict=True)] for bounds in zip(*parts, strict=True)]
-    return Exchanged(*(Traffic(up, down) for up, down in sums))
+    least, most = (
+        Traffic(sum(one.up for one in bounds), sum(one.down for one in bounds))
+        for bounds in ([part.least for part in parts], [part.most for part in parts])
+    )
+    return Exchanged(least, most, sum(one.widest for one in parts))
 
 
 def count(params: Params) -> int:

@@ -23,6 +23,7 @@ from fedcmp.evaluation.assess import Captioned, caption_pictures, measure
 from fedcmp.evaluation.losses import Evaluation, evaluate, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.folder import RunFolder, claim
+from fedcmp.federation.sampling import plan_hash
 from fedcmp.federation.state import params_sha256
 from fedcmp.report.captions import Example, draw_captions, list_captions
 from fedcmp.report.split import draw_split
@@ -97,6 +98,11 @@ class Experiment:
                 f"{path} cannot go on: the records of {', '.join(changed)} are others than they were, in a caption, a "
                 "picture's name, a domain or a label; bring back what they said, or start a new run"
             )
+        if before.get("plan", now["plan"]) != now["plan"]:
+            raise CheckpointError(
+                f"{path} cannot go on: this version of fedcmp would train other clients or samples in its rounds than "
+                "the one that it began with; go on with that version, or start a new run"
+            )
         return folder
 
     def _write_split(self, folder: RunFolder) -> None:
@@ -107,7 +113,8 @@ class Experiment:
 
     def _split(self) -> dict[str, Any]:
         data = self.data
-        return manifest(data.split, {"train": data.train, "val": data.val, "test": data.test}, self.config.partition)
+        found = manifest(data.split, {"train": data.train, "val": data.val, "test": data.test}, self.config.partition)
+        return {**found, "plan": plan_hash(data.plan)}
 
     def _on_server(self, make: Callable[[], RunFolder]) -> RunFolder:
         """The folder that the server makes, on every rank; so is its error."""

@@ -26,7 +26,7 @@ def last_state(
     and no records.
 
     Raises:
-        CheckpointError: rounds were done, and no checkpoint of them can be used.
+        CheckpointError: rounds were done, and no checkpoint of them can be used, or they were of another plan.
         RunFolderError: rounds would be released twice, see ``privacy.stream``.
     """
     team, state, error = federation.team, fresh, None
@@ -35,6 +35,7 @@ def last_state(
         try:
             again = federation.privacy is None or federation.privacy.repeatable
             state, records = last_kept(fresh, folder, again)
+            _check_plan(state, federation, folder)
         except FedcmpError as caught:
             error = caught
     team.agree(error)
@@ -87,6 +88,19 @@ def last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[F
         log.warning("%s; the run begins again, of which no round was recorded", first)
     folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
     return fresh, []
+
+
+def _check_plan(state: FederationState, federation: Federation, folder: RunFolder) -> None:
+    """Of runs whose split.json does not know their plan: another one would have used other samples by now."""
+    plan = federation.plan
+    rounds = [*(one.samples_before for one in plan.rounds), plan.num_samples]
+    if state.rounds_done >= len(rounds) or rounds[state.rounds_done] != state.samples_seen:
+        raise CheckpointError(
+            f"{folder.path} cannot go on: its clients have used {state.samples_seen} samples in {state.rounds_done} "
+            "rounds, and by the plan of this version of fedcmp they would have used "
+            f"{rounds[min(state.rounds_done, len(rounds) - 1)]}; go on with the version that it began with, "
+            "or start a new run"
+        )
 
 
 def _recorded(folder: RunFolder) -> list[dict[str, Any]]:

@@ -49,12 +49,16 @@ def save_checkpoint(folder: Path, state: FederationState) -> Path:
 
 
 def prune_checkpoints(newest: Path, keep: int) -> None:
-    """Removes all checkpoints but the newest ``keep`` (>= 1), and twins of ``newest``, whose round is recorded now."""
-    for twin in newest.parent.glob(f"round-{round_of(newest):04d}-*.pt"):
-        if twin != newest:
-            twin.unlink()  # of the same round, before the run went back to an earlier one
-    for old in list_checkpoints(newest.parent)[:-keep]:
-        old.unlink()
+    """Removes all checkpoints but ``newest``, whose round is recorded now, and the ``keep`` - 1 before it (keep >= 1).
+
+    Others of its round, and those of later ones, are of a history that the run left when it went back.
+    """
+    found = list_checkpoints(newest.parent)
+    before = [path for path in found if round_of(path) < round_of(newest)]
+    kept = {newest, *before[len(before) - keep + 1 :]}
+    for path in found:
+        if path not in kept:
+            path.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

@@ -167,13 +167,13 @@ def _may_be_second_moment(value: torch.Tensor) -> bool:
     diagonal = value.diagonal()
     room = 1e-3 * float(diagonal.abs().max() if len(diagonal) else 0.0)
     bound = diagonal.clamp_min(0).sqrt()
+    worst = []  # on a GPU each look at a number waits for all that was begun: there is one, at the end
     for rows, columns, scale in zip(value.split(ROWS), value.split(ROWS, dim=1), bound.split(ROWS), strict=True):
         size = rows.abs()
         gap = (rows - columns.T).abs_().sub_(size, alpha=1e-3)
         excess = size.sub_(torch.outer(scale, bound), alpha=1.001)
-        if float(torch.maximum(gap, excess).max()) > room:
-            return False
-    return True
+        worst.append(torch.maximum(gap, excess).max())
+    return not worst or float(torch.stack(worst).max()) <= room
 
 
 def _finite(value: torch.Tensor) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.base import num_bytes
 from fedcmp.aggregation.traffic import affine_shapes
+from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.terms import HELD_BYTES
 from fedcmp.federation.config import FederationConfig
 from fedcmp.module import OptimizerConfig
@@ -51,9 +52,9 @@ def training_memory(
     slot = 4 * size + moments + size * ("gradient" in needs) + 3 * size * ("start_gradient" in needs)
     slot += evidence * ("evidence" in needs)
     update = size * (1 + ("halfway" in needs)) + evidence * ("evidence" in needs) + message
-    # float64, and one more that is being made; the total is int64
-    up = 2 * aggregator.fuse.exchanged(params, population).most.up
-    sums = up * (busiest if up * busiest <= HELD_BYTES else 1) + up
+    # float64; the total is int64
+    up = 2 * aggregator.fuse.exchanged(params, population).widest
+    sums = up * (busiest if up * busiest <= HELD_BYTES else min(busiest, PILE)) + up
     basis = evidence if aggregator.fuse.finds_basis else 0
     kept = num_bytes(aggregator.local.client_init(params)) + (moments if federation.keep_local_state else 0)
     # the rule's state beside the last step, and what clients keep from round to round

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from math import ceil
 from typing import NamedTuple
@@ -58,9 +60,9 @@ def plan_run(
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
-    A cohort is drawn from the clients that have samples left, and whoever is drawn trains. Where all clients take part
-    in every round, one that has fewer batches than there are rounds rests in some. Whether a chosen client drops out of
-    a round depends on seed, round and client alone.
+    A cohort is drawn from the clients that have samples left, and whoever is drawn trains, unless the last batches must
+    do for the rounds to come. Where all clients take part in every round, one that has fewer batches than there are
+    rounds rests in some. Whether a chosen client drops out of a round depends on seed, round and client alone.
 
     Args:
         clients: the sample indices of each client.
@@ -72,8 +74,7 @@ def plan_run(
     Raises:
         DataError: a client has fewer samples than one batch, or nobody has samples for a round.
     """
-    size, num_clients = config.batch_size, len(clients)
-    cohort_size = min(config.clients_per_round or num_clients, num_clients)
+    size = config.batch_size
     for client, indices in enumerate(clients):
         if len(indices) < size:
             raise DataError(
@@ -81,22 +82,43 @@ def plan_run(
                 "lower the batch size, or the number of clients (partition.clients)"
             )
     orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
+    found = _plan(orders, config, seed, lengths, config.rounds)
+    if isinstance(found, RunPlan):
+        return found
+    empty = fits = found
+    while fits and not isinstance(found := _plan(orders, config, seed, lengths, fits), RunPlan):
+        fits = found  # with fewer rounds clients take more in each
+    lower = "federation.rounds or federation.local_steps" if config.local_steps else "federation.rounds"
+    raise DataError(
+        f"no client has samples for round {empty + 1} of federation.rounds={config.rounds}; {fits} rounds fit the "
+        f"data: lower {lower}, or raise federation.passes"
+    )
+
+
+def _plan(
+    orders: list[list[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None, num_rounds: int
+) -> RunPlan | int:
+    """The plan, or the round for which nobody has samples."""
+    size, num_clients = config.batch_size, len(orders)
+    cohort_size = min(config.clients_per_round or num_clients, num_clients)
     budgets = [len(order) // size for order in orders]  # local steps that each client has in all
     everybody = cohort_size == num_clients
     taking_part = (1 - config.dropout) * cohort_size / num_clients
-    expected = max(1, round(config.rounds * taking_part))  # rounds that a client takes part in
+    expected = max(1, round(num_rounds * taking_part))  # rounds that a client takes part in
     used, turns, samples = [0] * num_clients, [0] * num_clients, 0
     rounds = []
-    for index in range(config.rounds):
+    for index in range(num_rounds):
         ready: dict[int, int] = {}  # local steps of this round
         able = [client for client in range(num_clients) if used[client] < budgets[client]]
-        turns_left = (config.rounds - index) * (1 - config.dropout) * min(1.0, cohort_size / max(1, len(able)))
+        room = sum(budgets) - sum(used) - (num_rounds - index - 1)  # who comes later has a step, too
+        turns_left = (num_rounds - index) * (1 - config.dropout) * min(1.0, cohort_size / max(1, len(able)))
         for client in able if everybody else _cohort(able, cohort_size, index, seed):
             left = budgets[client] - used[client]
             share = -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
             if not everybody:  # whoever is drawn trains; drawn more often than expected, its samples last all the same
-                share = max(1, min(share, ceil(left / max(1.0, turns_left))))
+                share = min(max(1, min(share, ceil(left / max(1.0, turns_left)))), max(int(not ready), room))
             steps = min(config.local_steps or share, left)
+            room -= steps
             if steps:
                 ready[client] = steps
             else:
@@ -112,15 +134,16 @@ def plan_run(
             tasks.append(ClientTask(index, client, derive(seed, "client", index, client), batches))
             used[client] += steps
         if not tasks:
-            most = max(-(-budget // max(1, config.local_steps)) for budget in budgets)
-            fits = f"at most {most} rounds fit" if everybody else f"as this seed draws cohorts, {index} rounds fit"
-            raise DataError(
-                f"no client has samples for round {index + 1} of federation.rounds={config.rounds}; {fits} the data: "
-                "lower federation.rounds or federation.local_steps, or raise federation.passes"
-            )
+            return index
         rounds.append(RoundPlan(index, tuple(tasks), samples, dropped))
         samples += rounds[-1].num_samples
     return RunPlan(tuple(rounds), samples, num_clients)
+
+
+def plan_hash(plan: RunPlan) -> str:
+    """SHA-256 of who trains on which samples in which round, and of their random streams."""
+    rounds = [[[*map(list, one.tasks)], list(one.dropped)] for one in plan.rounds]
+    return hashlib.sha256(json.dumps(rounds).encode()).hexdigest()
 
 
 def _order(indices: Sequence[int], client: int, passes: int, seed: int) -> list[int]:

@@ -119,17 +119,20 @@ def test_krum_needs_two_f_and_three() -> None:
 
 @pytest.mark.parametrize("iterations", [1, 2, 7])
 def test_the_geometric_median_is_weiszfelds(iterations: int) -> None:
-    """With a nu between the distances, so that some clients pull with their distance and some with nu."""
+    """With a nu between the distances, so that some clients pull and some count as at the point."""
     one, nu, objective = clients(5), 3.5, 0.0
     p = [c.num_samples / 15 for c in one]
     vectors = [flat(c.delta) for c in one]
     v = [0.0] * 15
     for _ in range(iterations):
         far = [distance(v, w) for w in vectors]
-        assert min(far) < nu < max(far)
-        beta = [q / max(nu, d) for q, d in zip(p, far, strict=True)]
+        held = sum(q for q, d in zip(p, far, strict=True) if d < nu)
+        beta = [q / d if d >= nu else 0.0 for q, d in zip(p, far, strict=True)]
         objective = sum(q * (d if d > nu else d * d / (2 * nu) + nu / 2) for q, d in zip(p, far, strict=True))
-        v = [sum(b * w[i] for b, w in zip(beta, vectors, strict=True)) / sum(beta) for i in range(15)]
+        goal = [sum(b * w[i] for b, w in zip(beta, vectors, strict=True)) / sum(beta) for i in range(15)]
+        pull = distance(goal, v) * sum(beta)
+        assert 0 < held < pull
+        v = [to + held / pull * (at - to) for at, to in zip(v, goal, strict=True)]
     rule = GeometricMedian(smoothing=nu, tolerance=0.0, max_iterations=iterations)
     fused = rule.fuse(LocalCohort(one), PARAMS, {})
     assert flat(fused.delta) == pytest.approx(v, rel=1e-5, abs=1e-6)
@@ -194,6 +197,20 @@ def test_the_geometric_median_as_it_is_by_default_bounds_three_of_eight(sent: fl
     assert float((found - middle).norm() / middle.norm()) < 0.3
     exact = GeometricMedian(tolerance=0.0, max_iterations=3000).fuse(cohort, params, {}).delta["w"]
     assert float((found - exact).norm() / exact.norm()) < 0.003
+
+
+def test_seven_of_fifteen_that_send_nothing_do_not_stall_the_geometric_median(caplog: pytest.LogCaptureFixture) -> None:
+    rng = torch.Generator().manual_seed(3)
+    honest = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
+    cohort, params = points(*([0.0] * 200,) * 7, *honest)
+    found, exact = (
+        GeometricMedian(**options).fuse(cohort, params, {}).delta["w"]
+        for options in ({}, {"tolerance": 0.0, "max_iterations": 3000})
+    )
+    assert float((found - exact).norm() / exact.norm()) < 0.01 < float(exact.norm())
+    caplog.clear()
+    GeometricMedian(max_iterations=3).fuse(cohort, params, {})
+    assert "has not settled in aggregator.fuse.max_iterations=3 iterations" in caplog.text
 
 
 def test_the_geometric_median_stops_where_the_point_does() -> None:

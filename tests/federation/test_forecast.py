@@ -11,13 +11,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from test_loop import CLIENTS, PARAMS, federation
 
+from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.base import num_bytes
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.topology import Topology
+from fedcmp.federation import memory
+from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.forecast import forecast
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.memory import training_memory
 from fedcmp.models.backbones import LanguageModel
+from fedcmp.module import OptimizerConfig
 
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 
@@ -72,3 +78,22 @@ def test_what_is_kept_is_counted(llm: LanguageModel, rule: str) -> None:
     assert foretold is not None
     assert held <= foretold <= 1.3 * held
     assert parts["global projector"].others == num_bytes(PARAMS)
+
+
+def sums_held(rule: Aggregator, busiest: int) -> int:
+    parts = training_memory(OUTLINE, rule, FederationConfig(), OptimizerConfig(), busiest=busiest, population=9)
+    (found,) = (part.server for part in parts if part.what.startswith("sums over clients"))
+    assert found is not None
+    return found
+
+
+def test_sums_are_foretold_by_the_largest_of_them_and_by_how_many_terms_are_held(monkeypatch) -> None:
+    few, many = (
+        build_aggregator(AggregatorConfig("geometric-median", fuse={"max_iterations": most})) for most in (1, 100)
+    )
+    assert sums_held(few, 8) == sums_held(many, 8), "one iteration after another"
+    mean, size = build_aggregator(AggregatorConfig("fedavg")), 2 * num_bytes(OUTLINE)
+    assert sums_held(mean, 8) == 9 * size
+    monkeypatch.setattr(memory, "HELD_BYTES", 0)
+    assert sums_held(mean, 8) == (PILE + 1) * size
+    assert sums_held(mean, 2) == 3 * size

@@ -246,6 +246,9 @@ def test_old_checkpoints_are_told_by_number(llm: LanguageModel, tmp_path: Path) 
     path = save_checkpoint(tmp_path, again)
     prune_checkpoints(path, keep=2)
     assert [one.name for one in tmp_path.glob("round-10000-*")] == [path.name], "one of each round"
+    back = save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=5))
+    prune_checkpoints(back, keep=2)
+    assert list_checkpoints(tmp_path) == [back], "a run that went back to round 4 has left the later ones"
 
 
 def test_a_checkpoint_goes_when_the_next_round_is_recorded_and_not_before(llm: LanguageModel, tmp_path: Path) -> None:

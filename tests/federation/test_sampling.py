@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from fedcmp.distributed.topology import Topology
@@ -71,12 +74,35 @@ def test_samples_of_owners_of_all_sizes_last_for_all_rounds(seed: int) -> None:
 def test_whoever_is_drawn_trains_and_the_error_counts_the_rounds() -> None:
     few = [tuple(range(8 * client, 8 * client + 8)) for client in range(4)]
     config = FederationConfig(rounds=9, batch_size=8, clients_per_round=1)
-    with pytest.raises(
-        DataError, match=r"for round 5 of federation\.rounds=9; as this seed draws cohorts, 4 rounds fit"
-    ):
+    with pytest.raises(DataError, match=r"for round 5 of federation\.rounds=9; 4 rounds fit the data: lower fed"):
         plan_run(few, config, seed=0)
     plan = plan_run(few, FederationConfig(rounds=4, batch_size=8, clients_per_round=1), seed=0)
     assert sorted(one.tasks[0].client_id for one in plan.rounds) == [0, 1, 2, 3]
+
+
+def few_batches(seed: int) -> tuple[list[tuple[int, ...]], dict[str, int]]:
+    """Owners of two to eight batches of one sample, and cohorts of fewer than all of them."""
+    sizes = np.random.default_rng(seed).integers(2, 9, size=3 + seed % 4).tolist()
+    clients = [tuple(range(100 * client, 100 * client + size)) for client, size in enumerate(sizes)]
+    return clients, {"batch_size": 1, "clients_per_round": 1 + seed % 2}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_as_many_rounds_as_there_are_batches_fit(seed: int) -> None:
+    clients, options = few_batches(seed)
+    rounds = sum(map(len, clients))
+    plan = plan_run(clients, FederationConfig(rounds=rounds, **options), seed)
+    assert [one.num_samples for one in plan.rounds] == [1] * rounds
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_number_of_rounds_that_an_error_tells_does_fit(seed: int) -> None:
+    clients, options = few_batches(seed)
+    config = FederationConfig(rounds=sum(map(len, clients)), local_steps=2, **options)
+    with pytest.raises(DataError, match=r"lower federation.rounds or federation.local_steps, or raise") as refused:
+        plan_run(clients, config, seed)
+    (fits,) = re.findall(r"(\d+) rounds fit", str(refused.value))
+    assert len(plan_run(clients, replace(config, rounds=int(fits)), seed).rounds) == int(fits)
 
 
 def test_clients_drop_out_and_their_samples_wait() -> None:
@@ -159,7 +185,7 @@ def test_without_drop_outs_nothing_changes() -> None:
 def test_too_few_samples_and_too_many_rounds_are_errors() -> None:
     with pytest.raises(DataError, match="client 1 has 3 samples, fewer than one batch"):
         plan_run([(0, 1, 2, 3), (4, 5, 6)], FederationConfig(batch_size=4), seed=0)
-    with pytest.raises(DataError, match=r"round 2 of federation\.rounds=2; at most 1 rounds"):
+    with pytest.raises(DataError, match=r"round 2 of federation\.rounds=2; 1 rounds fit the data"):
         plan_run([(0, 1, 2, 3)], FederationConfig(rounds=2, local_steps=1, batch_size=4), seed=0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -12,27 +13,34 @@ import torch
 from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
 from fedcmp.aggregation.checks import require_count, require_positive, require_share
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, between, count, exactly, together
+from fedcmp.aggregation.traffic import Exchanged, between, count, exactly, repeated, together
 from fedcmp.types import Metrics, Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class GeometricMedian:
-    """``D = argmin_v g(v)``, ``g(v) = sum_k p_k |v - D_k|``, by the smoothed Weiszfeld iteration from v = 0::
+    """``D = argmin_v g(v)``, ``g(v) = sum_k p_k |v - D_k|``, by the modified Weiszfeld iteration from v = 0::
 
-        beta_k = p_k / max(nu, |v - D_k|),   v <- sum_k beta_k D_k / sum_k beta_k         (over all parameters together)
+        beta_k = p_k / |v - D_k|, and 0 for those nearer than nu, whose p_k sum to h      (over all parameters together)
+        T = sum_k beta_k D_k / sum_k beta_k,   r = |T - v| sum_k beta_k
+        v <- T + min(1, h / r) (v - T)                                                   (T where nobody is that near)
 
     Clients that hold less than half of the weight (of the samples that they say they have, unless weights are uniform)
     cannot move it arbitrarily far, and 0, the global parameters, which all know, is a beginning that nobody can move at
     all. It stops where v moves by at most ``tolerance`` of its norm. Those who send almost nothing are near the
-    beginning and hold it back: against h of the weight v grows at most by (1 - h) / h in an iteration. Sums only: one
-    exchange for the plain mean, which is measured, and one for each iteration. The objective in the metrics is g at the
-    last point but one, with |z| smoothed to ``|z|^2 / (2 nu) + nu / 2`` below nu.
+    beginning and hold it back: against h of the weight v grows at most by (1 - h) / h in an iteration; a warning says
+    where ``max_iterations`` were not enough. Sums only: one exchange for the plain mean, which is measured, and one for
+    each iteration. The objective in the metrics is g at the last point but one, with |z| smoothed to
+    ``|z|^2 / (2 nu) + nu / 2`` below nu.
 
-    Source: RFA, Pillutla, Kakade, Harchaoui, IEEE TSP 2022, arXiv 1912.13445.
-    Differs from the paper: begins at the global parameters, where its code begins at the mean, which a single client
-    can put anywhere; stops by the point, where its code stops by g, which distant clients inflate; points are shared
-    in float32.
+    Source: RFA, Pillutla, Kakade, Harchaoui, IEEE TSP 2022, arXiv 1912.13445; those at the point itself: Vardi, Zhang,
+    PNAS 2000.
+    Differs from RFA: no pull is bounded by 1 / nu; those whose pull it would bound are left out, so that the iteration
+    leaves a point where many are in one step. Begins at the global parameters, where its code begins at the mean, which
+    a single client can put anywhere; stops by the point, where its code stops by g, which distant clients inflate;
+    points are shared in float32.
 
     >>> from fedcmp.distributed.cohort import LocalCohort
     >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 2.0, 900.0])]
@@ -46,7 +54,7 @@ class GeometricMedian:
     finds_basis: ClassVar[bool] = False
 
     smoothing: float = 1e-6
-    """nu, the distance below which a client pulls no harder, in (0, inf), in units of a delta's norm."""
+    """nu, the distance below which a client counts as at the point, in (0, inf), in units of a delta's norm."""
     tolerance: float = 1e-3
     """Largest move of the point, in parts of its own norm, at which the iteration stops, in [0, inf)."""
     max_iterations: int = 100
@@ -70,30 +78,41 @@ class GeometricMedian:
             sums = cohort.sum(partial(self._pull, share, point))
             point, objective, done = cohort.share(cohort.on_server(self._advance, point, sums))
             iterations += 1
+        if not done:
+            log.warning(
+                "the geometric median has not settled in aggregator.fuse.max_iterations=%d iterations: raise it, or "
+                "aggregator.fuse.tolerance; many clients may send almost nothing", iterations
+            )  # fmt: skip
         metrics: Metrics = {"aggregator/iterations": iterations, "aggregator/objective": objective}
         return cohort.on_server(lambda: Fused(point, mean, {}, metrics))
 
     def exchanged(self, params: Params, num_clients: int) -> Exchanged:
         """The mean, and in each iteration the pulls and the point: one iteration at least, where all pulls cancel."""
         size, most = count(params), self.max_iterations
-        mean, one = exactly(size), exactly(size + 2, size)
-        return between(together(mean, one), together(mean, *[one] * most))
+        mean, one = exactly(size), exactly(size + 3, size)
+        return between(together(mean, one), together(mean, repeated(one, most)))
 
     def _pull(self, share: dict[int, float], point: Params, contribution: Contribution) -> Params:
         p, delta = share[contribution.client_id], contribution.delta
         squares = [(value.double() - point[name].double()).square().sum() for name, value in delta.items()]
         distance = torch.stack(squares).sum().sqrt()
-        beta = p / distance.clamp(min=self.smoothing)
+        near = distance < self.smoothing
+        beta = torch.where(near, 0.0, p / distance.clamp(min=self.smoothing))
         smoothed = (distance.square() / self.smoothing + self.smoothing) / 2
-        objective = p * torch.where(distance < self.smoothing, smoothed, distance)
+        objective = p * torch.where(near, smoothed, distance)
         pulls = {f"pull:{name}": beta * value.double() for name, value in delta.items()}
-        return {**pulls, "beta": beta, "objective": objective}
+        return {**pulls, "beta": beta, "near": p * near, "objective": objective}
 
     def _advance(self, before: Params, sums: Params) -> tuple[Params, float, bool]:
         """The next point, the objective at the last one, and whether they are almost the same."""
-        point = {name: (sums[f"pull:{name}"] / sums["beta"]).float() for name in before}
-        moved = _norm({name: value.double() - before[name].double() for name, value in point.items()})
-        return point, float(sums["objective"]), moved <= self.tolerance * _norm(point)
+        beta, near, objective = (float(sums[name]) for name in ("beta", "near", "objective"))
+        step = {name: sums[f"pull:{name}"] - beta * before[name].double() for name in before}
+        pull = _norm(step)
+        if pull <= near:  # those at the point hold it against all others
+            return before, objective, True
+        share = (1 - near / pull) / beta
+        point = {name: (value + share * step[name]).float() for name, value in before.items()}
+        return point, objective, pull * share <= self.tolerance * _norm(point)
 
 
 def _norm(values: Params) -> float:

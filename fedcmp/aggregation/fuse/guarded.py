@@ -46,7 +46,8 @@ class Guarded(Wrapper):
 
     As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. In an
     odd cohort as many honest as hostile others may face an honest client: the upper of the two middle cosines is then
-    an honest one, and the mean of both would not be.
+    an honest one where liars contradict, and the mean of both would not be. (Where they copy one honest client instead,
+    it is theirs, that client and they have full trust, and the other honest ones the less the less they agree.)
     Where even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be
     told from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in
     none, or if that leaves nobody; a warning says which. Such rounds, and those of fewer than three clients, which are
