@@ -8,9 +8,11 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -162,6 +164,25 @@ def test_what_it_led_to_can_be_kept(clients: Mapping[str, list[Pair]], val: list
     settings = {**QUICK, "model.projector.init": str(tmp_path / "projector.safetensors")}
     more = fedcmp.federate(clients, val, rounds=1, settings=settings)
     assert more.records[0]["val/loss"] == pytest.approx(done.records[-1]["val/loss"], rel=1e-6)
+
+
+def test_captions_are_of_pictures_as_training_saw_them(clients: Mapping[str, list[Pair]], val: list[Pair]) -> None:
+    done = fedcmp.federate(clients, val, rounds=1, settings=QUICK)
+    seen = []
+
+    class Spy:
+        def preprocess(self, pictures: list[Image.Image]) -> torch.Tensor:
+            seen.extend(pictures)
+            return done.tower.preprocess(pictures)
+
+        look = staticmethod(done.tower.look)
+
+    grey = np.asarray(val[0][0].convert("L"))
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    replace(done, tower=Spy()).caption([wide], max_tokens=2)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(seen[0].convert("L")), grey)
+    with pytest.raises(DataError, match=r"pictures\[1\] cannot be used: its pixels are floats"):
+        done.caption([val[0][0], Image.new("F", (32, 32))])
 
 
 PICTURE = Image.new("RGB", (32, 32))
