@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import runpy
 import subprocess
@@ -215,6 +216,33 @@ def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], 
     settings = {**right["settings"], **change.get("settings", {})}  # type: ignore[dict-item]
     with pytest.raises(error, match=message):
         fedcmp.federate(**{**right, **change, "settings": settings})
+
+
+class Damaged:
+    """Pictures of files, the second of which is cut; opened when they are asked for, as data sets of torch do it."""
+
+    def __init__(self, decode: bool) -> None:
+        buffer = io.BytesIO()
+        Image.effect_noise((32, 32), 90).save(buffer, "PNG")
+        self.decode, self.content = decode, buffer.getvalue()
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Pair:
+        picture = Image.open(io.BytesIO(self.content[: len(self.content) // (1 + index)]))
+        return (picture.convert("RGB") if self.decode else picture), "a plain picture"
+
+
+@pytest.mark.parametrize(("decode", "message"), [
+    (False, r"the train data set 'mine', item 1: the picture cannot be used: .*trunc"),
+    (True, r"the train data set 'mine', item 1 cannot be had: .*trunc"),
+])  # fmt: skip
+def test_a_damaged_picture_is_named(decode: bool, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fedcmp.federate(
+            {"mine": Damaged(decode)}, [(PICTURE, "a")], rounds=1, settings={"federation.batch_size": 2}, progress=False
+        )
 
 
 def test_wrapping_an_llm_checks_its_end() -> None:
