@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,10 @@ class ImageStore:
         """Why none of ``wanted`` is among ``names``, in words."""
         if self.path.is_dir() and any(os.path.lexists(self.path / name) for name in wanted):
             return f"is no file, or a link that leads out of {self.path}; give the folder that it leads to"
-        return f"is not in {self.path}"
+        return f"is not in {self.path}{spelt_otherwise(wanted, self._has)}"
+
+    def _has(self, name: str) -> bool:
+        return self._holds(name) if self.path.is_dir() else name in self._archive().NameToInfo
 
     def _holds(self, name: str) -> bool:
         """One look at a file, and one at each folder: a data set may have millions."""
@@ -117,6 +120,20 @@ class ImageStore:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
         except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
             raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
+
+
+def spelt_otherwise(wanted: Sequence[str], has: Callable[[str], bool]) -> str:
+    """The end of a message, where a picture is there with its suffix in other letters; empty where none is.
+
+    >>> spelt_otherwise(["a/scan.PNG"], {"a/scan.png"}.__contains__)
+    ', but a/scan.png is: capital letters count'
+    """
+    for name in wanted:
+        stem, suffix = os.path.splitext(name)
+        for other in (stem + suffix.lower(), stem + suffix.upper()):
+            if other != name and has(other):
+                return f", but {other} is: capital letters count"
+    return ""
 
 
 class _Positioned(io.RawIOBase):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from fedcmp.data.images import LARGEST_FILE, check_mode, open_picture
+from fedcmp.data.images import LARGEST_FILE, check_mode, open_picture, spelt_otherwise
 from fedcmp.errors import DataError
 
 Mark = tuple[int, int]
@@ -65,7 +65,8 @@ class Pictures:
                 raise DataError(f"{origin}: {name}: {DICOM}")
             if self._holds(name, origin):
                 return name
-        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}")
+        otherwise = spelt_otherwise(tried, lambda name: self._holds(name, origin))
+        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}{otherwise}")
 
     def _holds(self, name: str, origin: str) -> bool:
         if self._zip is not None:
