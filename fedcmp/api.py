@@ -16,9 +16,10 @@ from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
+from fedcmp.data.images import to_rgb
 from fedcmp.data.scenarios import Partition
 from fedcmp.distributed.launch import open_team
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
@@ -80,9 +81,13 @@ class Federated:
         return len(self.records) - 1
 
     def caption(self, pictures: Sequence[Image.Image], max_tokens: int = 48) -> list[str]:
-        """Greedy captions, each of at most ``max_tokens`` tokens."""
+        """Greedy captions, each of at most ``max_tokens`` tokens.
+
+        Raises:
+            DataError: a picture is damaged, or one that training would refuse.
+        """
         device = next(iter(self.params.values())).device
-        pixels = self.tower.preprocess([picture.convert("RGB") for picture in pictures]).to(device)
+        pixels = self.tower.preprocess([_rgb(place, picture) for place, picture in enumerate(pictures)]).to(device)
         features = self.tower.look(pixels).float()  # as training saw them
         return greedy_captions(self.llm, project(self.params, features), max_tokens)
 
@@ -157,6 +162,14 @@ def federate(
         federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)
         state = run(federation, start(federation, parts.params))
     return Federated(state.params, tuple(recorder.records), *models)
+
+
+def _rgb(place: int, picture: Image.Image) -> Image.Image:
+    """As training saw pictures."""
+    try:
+        return to_rgb(picture)
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise DataError(f"pictures[{place}] cannot be used: {error}") from error
 
 
 def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:

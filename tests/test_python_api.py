@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -164,6 +167,25 @@ def test_what_it_led_to_can_be_kept(clients: Mapping[str, list[Pair]], val: list
     assert more.records[0]["val/loss"] == pytest.approx(done.records[-1]["val/loss"], rel=1e-6)
 
 
+def test_captions_are_of_pictures_as_training_saw_them(clients: Mapping[str, list[Pair]], val: list[Pair]) -> None:
+    done = fedcmp.federate(clients, val, rounds=1, settings=QUICK)
+    seen = []
+
+    class Spy:
+        def preprocess(self, pictures: list[Image.Image]) -> torch.Tensor:
+            seen.extend(pictures)
+            return done.tower.preprocess(pictures)
+
+        look = staticmethod(done.tower.look)
+
+    grey = np.asarray(val[0][0].convert("L"))
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    replace(done, tower=Spy()).caption([wide], max_tokens=2)  # type: ignore[arg-type]
+    assert np.array_equal(np.asarray(seen[0].convert("L")), grey)
+    with pytest.raises(DataError, match=r"pictures\[1\] cannot be used: its pixels are floats"):
+        done.caption([val[0][0], Image.new("F", (32, 32))])
+
+
 PICTURE = Image.new("RGB", (32, 32))
 
 
@@ -194,6 +216,33 @@ def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], 
     settings = {**right["settings"], **change.get("settings", {})}  # type: ignore[dict-item]
     with pytest.raises(error, match=message):
         fedcmp.federate(**{**right, **change, "settings": settings})
+
+
+class Damaged:
+    """Pictures of files, the second of which is cut; opened when they are asked for, as data sets of torch do it."""
+
+    def __init__(self, decode: bool) -> None:
+        buffer = io.BytesIO()
+        Image.effect_noise((32, 32), 90).save(buffer, "PNG")
+        self.decode, self.content = decode, buffer.getvalue()
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Pair:
+        picture = Image.open(io.BytesIO(self.content[: len(self.content) // (1 + index)]))
+        return (picture.convert("RGB") if self.decode else picture), "a plain picture"
+
+
+@pytest.mark.parametrize(("decode", "message"), [
+    (False, r"the train data set 'mine', item 1: the picture cannot be used: .*trunc"),
+    (True, r"the train data set 'mine', item 1 cannot be had: .*trunc"),
+])  # fmt: skip
+def test_a_damaged_picture_is_named(decode: bool, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        fedcmp.federate(
+            {"mine": Damaged(decode)}, [(PICTURE, "a")], rounds=1, settings={"federation.batch_size": 2}, progress=False
+        )
 
 
 def test_wrapping_an_llm_checks_its_end() -> None:

@@ -17,6 +17,7 @@ from fedcmp.config import Config
 from fedcmp.data.collate import Batches, encode_captions
 from fedcmp.data.config import expand
 from fedcmp.data.features import FeatureTable
+from fedcmp.data.names import name_pictures
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.data.stream import Stream
@@ -80,8 +81,7 @@ def build_parts(
     def held_out(samples: list[Sample], what: str) -> EvalData:
         fetch, domains = batches(samples, what), tuple(one.domain for one in samples)
         order = tuple(sorted(range(len(samples)), key=lambda position: len(fetch.tokens[position])))
-        pictures = tuple(one.image for one in samples)
-        return EvalData(fetch, domains, config.evaluation.batch_size, order, pictures)
+        return EvalData(fetch, domains, config.evaluation.batch_size, order, name_pictures(samples, data.source))
 
     fetch = None
     if training:

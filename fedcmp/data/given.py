@@ -32,7 +32,8 @@ class GivenSource:
         sets: by split (``"train"``, ``"val"``, ``"test"``) and name.
 
     Raises:
-        DataError: a data set is empty, or an item is no picture with a caption, or one that ``check_mode`` refuses.
+        DataError: a data set is empty, or an item is no picture with a caption, or one that ``check_mode`` refuses,
+            or its picture cannot be opened.
 
     >>> source = GivenSource({"train": {"mine": [(Image.new("L", (8, 8)), "a grey square")]}})
     >>> source.samples("train")[0].caption, source.image(source.samples("train")[0]).mode
@@ -62,10 +63,22 @@ class GivenSource:
         picture = self.image(sample)
         return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
 
+    def place(self, sample: Sample) -> str:
+        """Each item has a picture of its own."""
+        return sample.id
+
     def image(self, sample: Sample) -> Image.Image:
-        """The picture, RGB."""
+        """The picture, RGB.
+
+        Raises:
+            DataError: it cannot be had, or is damaged.
+        """
         split, index = sample.image.split("/")
-        return to_rgb(self._sets[split][sample.domain][int(index)][0])
+        item = _item(self._sets[split][sample.domain], int(index), sample.origin)
+        try:
+            return to_rgb(item[0])
+        except Exception as error:  # Pillow raises many kinds for damaged files
+            raise _unusable(sample.origin, error) from error
 
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
         """Nothing but the captions is known."""
@@ -86,18 +99,30 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
         raise DataError(f"{where} is empty")
     samples = []
     for index in range(len(pairs)):
-        item = pairs[index]
-        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
-            raise DataError(f"{where}, item {index}: expected (PIL picture, caption), got {_kind(item)}")
-        if not isinstance(item[1], str) or not item[1].strip():
-            raise DataError(f"{where}, item {index}: the caption must be a text that is not empty, got {item[1]!r}")
         origin = f"{where}, item {index}"
+        item: object = _item(pairs, index, origin)
+        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
+            raise DataError(f"{origin}: expected (PIL picture, caption), got {_kind(item)}")
+        if not isinstance(item[1], str) or not item[1].strip():
+            raise DataError(f"{origin}: the caption must be a text that is not empty, got {item[1]!r}")
         try:
             check_mode(item[0])
         except ValueError as error:
-            raise DataError(f"{origin}: the picture cannot be used: {error}") from error
+            raise _unusable(origin, error) from error
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", item[1].strip(), name, origin=origin))
     return samples
+
+
+def _item(pairs: Pairs, index: int, origin: str) -> tuple[Image.Image, str]:
+    """An item that may open or decode its picture only when it is asked for."""
+    try:
+        return pairs[index]
+    except (OSError, SyntaxError, ValueError) as error:  # as Pillow tells damaged files; all others are bugs
+        raise DataError(f"{origin} cannot be had: {error}") from error
+
+
+def _unusable(origin: str, error: Exception) -> DataError:
+    return DataError(f"{origin}: the picture cannot be used: {error}")
 
 
 def _kind(item: object) -> str:

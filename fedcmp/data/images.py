@@ -7,7 +7,7 @@ import os
 import stat
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ LARGEST_FILE = 256 * 2**20
 """Bytes of a picture's file; a small zip can claim to hold terabytes."""
 LARGEST_PICTURE = 2**27
 """Pixels of a picture, 134 million; a small file can claim to hold more than memory."""
+SCALED = ("PNG", "PPM")
+"""Formats that Pillow reads as integers of 32 bit, scaled to 16: PNG before Pillow 11, and PGM."""
+SUBFILE, BITS, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 262, 339
+"""Tags of a TIFF."""
 
 
 class ImageStore:
@@ -73,7 +77,10 @@ class ImageStore:
         """Why none of ``wanted`` is among ``names``, in words."""
         if self.path.is_dir() and any(os.path.lexists(self.path / name) for name in wanted):
             return f"is no file, or a link that leads out of {self.path}; give the folder that it leads to"
-        return f"is not in {self.path}"
+        return f"is not in {self.path}{spelt_otherwise(wanted, self._has)}"
+
+    def _has(self, name: str) -> bool:
+        return self._holds(name) if self.path.is_dir() else name in self._archive().NameToInfo
 
     def _holds(self, name: str) -> bool:
         """One look at a file, and one at each folder: a data set may have millions."""
@@ -115,6 +122,20 @@ class ImageStore:
             raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
 
 
+def spelt_otherwise(wanted: Sequence[str], has: Callable[[str], bool]) -> str:
+    """The end of a message, where a picture is there with its suffix in other letters; empty where none is.
+
+    >>> spelt_otherwise(["a/scan.PNG"], {"a/scan.png"}.__contains__)
+    ', but a/scan.png is: capital letters count'
+    """
+    for name in wanted:
+        stem, suffix = os.path.splitext(name)
+        for other in (stem + suffix.lower(), stem + suffix.upper()):
+            if other != name and has(other):
+                return f", but {other} is: capital letters count"
+    return ""
+
+
 class _Positioned(io.RawIOBase):
     """An open file with a place of its own in each process: forked ones share the operating system's."""
 
@@ -144,44 +165,79 @@ class _Positioned(io.RawIOBase):
         return len(content)
 
 
+def open_picture(content: bytes) -> Image.Image:
+    """The one picture of a file, not decoded yet; of an animation the first frame.
+
+    Raises:
+        ValueError: it is a TIFF of several pages.
+        Exception: Pillow raises many kinds for damaged files.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at where it is decoded
+        picture = Image.open(io.BytesIO(content))
+    if picture.format == "TIFF" and _has_pages(picture):
+        raise ValueError("it has several pages; save the page or slice that counts as a file of its own")
+    return picture
+
+
+def _has_pages(picture: Any) -> bool:
+    """Whether a TIFF has more than one page; smaller copies of the same page are none."""
+    pages = 0
+    for number in range(picture.n_frames):
+        picture.seek(number)
+        pages += not picture.tag_v2.get(SUBFILE, 0) & 1
+        if pages > 1:
+            return True
+    picture.seek(0)
+    return False
+
+
 def check_mode(picture: Image.Image) -> None:
     """A picture's numbers must be such that it is known which of them is white.
 
     Raises:
-        ValueError: they are integers of 32 bit, or floats.
+        ValueError: they are signed, or integers of 32 bit, or floats.
     """
-    if picture.mode == "F" or (picture.mode == "I" and not _is_png(picture)):
+    numbers = None
+    if picture.mode == "F":
+        numbers = "floats"
+    elif _tag(picture, SAMPLE_FORMAT) == 2:
+        numbers = f"signed integers of {_tag(picture, BITS)} bit"
+    elif picture.mode == "I" and picture.format not in SCALED:
+        numbers = "integers of 32 bit"
+    if numbers:
         raise ValueError(
-            f"its pixels are {'floats' if picture.mode == 'F' else 'integers of 32 bit'}, and which value is white is "
-            "not said; export it with 8 or 16 bit a channel"
+            f"its pixels are {numbers}, and which value is white is not said; export it with 8 or 16 bit a channel"
         )
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode with 8 or 16 bit a channel as RGB: 16 bit are divided by 257; what is transparent keeps its
-    colour.
+    """A picture of any mode with 8, 12 or 16 bit a channel as RGB: 16 bit are divided by 257, the 12 of a TIFF by
+    4095 / 255; what is transparent keeps its colour.
 
     Raises:
         ValueError: see ``check_mode``.
     """
     check_mode(picture)
     if picture.mode.startswith("I"):  # where Pillow alone would cut what is above 255
+        top = 2 ** _tag(picture, BITS, 16) - 1
+        inverted = _tag(picture, PHOTOMETRIC) == 0  # Pillow sees to that with 8 bit only
         values = np.asarray(picture.convert("I"))
-        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        values = top - values if inverted else values
+        picture = Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
     return picture.convert("RGB")
 
 
-def _is_png(picture: Image.Image) -> bool:
-    """Pillow before 11 reads PNG of 16 bit as integers of 32."""
-    return picture.format == "PNG"
+def _tag(picture: Image.Image, number: int, default: int | None = None) -> Any:
+    """A tag of a TIFF, for its first channel; ``default`` for all other pictures."""
+    found = getattr(picture, "tag_v2", {}).get(number, default) if picture.format == "TIFF" else default
+    return found[0] if isinstance(found, tuple) else found
 
 
 def decode(content: bytes, sample: Sample) -> Image.Image:
     """An RGB picture from the bytes of a file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at here
-            picture = Image.open(io.BytesIO(content))
+        picture = open_picture(content)
         if picture.width * picture.height > LARGEST_PICTURE:
             raise ValueError(f"{picture.width} x {picture.height} pixels are more than {LARGEST_PICTURE:,}")
         return to_rgb(picture)

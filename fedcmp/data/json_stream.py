@@ -12,6 +12,7 @@ from fedcmp.errors import DataError
 CHUNK = 1 << 20
 LARGEST = 1 << 26
 """Characters of the longest single record; bytes, where each has a line."""
+EXPECTED = "expected a JSON array of records, or one record a line"
 _DECODER = json.JSONDecoder()
 
 
@@ -52,7 +53,7 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
     A line that is no JSON comes as the DataError that it is.
 
     Raises:
-        DataError: the file is missing, or its array is damaged.
+        DataError: the file is missing, or its array is damaged, or it is one object.
     """
     with _opened(path) as file:
         text = _Text(path, file)
@@ -64,7 +65,8 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
                 raise text.error("expected nothing after the end of the array")
             return
     if start != "{":
-        raise DataError(f"{path}: expected a JSON array of records, or one record a line")
+        raise DataError(f"{path}: {EXPECTED}")
+    began = False
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(LARGEST), b""), start=1):
             if not line.strip():
@@ -72,10 +74,24 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
             origin = f"{path}:{number}"
             if len(line) == LARGEST:
                 raise DataError(f"{origin}: a record is longer than {LARGEST:,} bytes, or damaged")
+            record: object
             try:
-                yield origin, json.loads(line)
+                record = json.loads(line)
             except (ValueError, RecursionError) as error:  # also UTF-8, and numbers of too many digits
-                yield origin, DataError(f"{origin}: not valid JSON: {error}")
+                if not began and _begins_with_a_value(path):
+                    raise DataError(f"{origin}: an object of several lines; {EXPECTED}") from error
+                record = DataError(f"{origin}: not valid JSON: {error}")
+            began = True
+            yield origin, record
+
+
+def _begins_with_a_value(path: Path) -> bool:
+    with _opened(path) as file:
+        try:
+            _Text(path, file).value()
+        except DataError:
+            return False
+    return True
 
 
 def _opened(path: Path) -> TextIO:

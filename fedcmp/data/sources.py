@@ -35,6 +35,10 @@ class Source(Protocol):
         """A hash of the picture's bytes: the key of its features in a cache."""
         ...
 
+    def place(self, sample: Sample) -> str:
+        """Where the picture lies, on this machine: two pictures are never at one place."""
+        ...
+
     def image(self, sample: Sample) -> Image.Image:
         """The picture, RGB."""
         ...
@@ -125,6 +129,10 @@ class RecordSource:
         if sample.id not in self._digests:
             self._digests[sample.id] = hashlib.sha256(self._read(sample)).hexdigest()
         return self._digests[sample.id]
+
+    def place(self, sample: Sample) -> str:
+        store, name = self._stores[sample.id]
+        return str(store.path / name)
 
     def image(self, sample: Sample) -> Image.Image:
         return decode(self._read(sample), sample)
@@ -231,6 +239,9 @@ class SceneSource:
         if sample.id not in self._digests:
             self._digests[sample.id] = hashlib.sha256(self.image(sample).tobytes()).hexdigest()
         return self._digests[sample.id]
+
+    def place(self, sample: Sample) -> str:
+        return sample.image
 
     def image(self, sample: Sample) -> Image.Image:
         return scenes.render(self._scenes[sample.id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from fedcmp.types import Batch, Fetch
 
 AHEAD = 2
 """Batches that each process holds ready."""
+ENDED = re.compile(r"DataLoader worker \(.*\) (exited unexpectedly|is killed by signal)")
+"""How torch tells that a process is gone; errors raised in one name it, too, further on."""
 
 
 class Stream:
@@ -83,7 +86,7 @@ class Stream:
         try:
             return next(ready)
         except Exception as error:
-            if not (isinstance(error, RuntimeError) and "DataLoader worker" in str(error)):
+            if not (isinstance(error, RuntimeError) and ENDED.match(str(error))):
                 return error
             self._ready = None  # it would leave out what the process had before it: others read the rest
             told = DataError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -108,7 +107,7 @@ def caption_pictures(
     also the corpus from which CIDEr-D counts how common words are.
     """
     samples = held_out.samples
-    pictures = _pictures(samples)
+    pictures = held_out.data.shared
     firsts = [samples[group[0]] for group in pictures]
     count = max(settings.captions, settings.examples)
     places = spread([one.domain for one in firsts], [one.id for one in firsts], count)
@@ -122,14 +121,6 @@ def caption_pictures(
     references = [[text for position in group for text in _captions(samples[position])] for group in chosen]
     told = held_out.source.score(said, [one.sample for one in scored])
     return Captions(captioned, {"cider": cider_d(said, references[: len(said)]).score, **told})
-
-
-def _pictures(samples: Sequence[Sample]) -> list[list[int]]:
-    """The positions of the samples that show each picture."""
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for position, sample in enumerate(samples):
-        found[sample.domain, sample.image].append(position)
-    return list(found.values())
 
 
 def _captions(sample: Sample) -> tuple[str, ...]:

@@ -29,7 +29,15 @@ class EvalData:
     """All positions, neighbours of which share a forward pass; None: as they are numbered. With captions alike in
     length together less is padding; no result depends on it but by rounding."""
     pictures: tuple[str, ...] | None = None
-    """The name of each position's picture, the same where samples share one; None: each has its own."""
+    """The name of each position's picture, the same where samples of a domain share one; None: each has its own."""
+
+    @property
+    def shared(self) -> list[list[int]]:
+        """The positions that show each picture, in the order of their first."""
+        found: dict[tuple[str, str | int], list[int]] = defaultdict(list)
+        for position, domain in enumerate(self.domains):
+            found[domain, position if self.pictures is None else self.pictures[position]].append(position)
+        return list(found.values())
 
 
 class Evaluation(NamedTuple):

@@ -47,7 +47,7 @@ def probe(
         samples: the same, with their captions.
         source: knows what they show.
         form: ``"statement"`` or ``"question"``.
-        limit: samples that are asked about, at most.
+        limit: pictures that are asked about, at most.
         lowercase, max_tokens: how captions become tokens; questions are not cut.
         team: ranks that share the rows; their number does not change the result. None: this one alone.
 
@@ -56,7 +56,7 @@ def probe(
     """
     team = team or Solo()
     module.eval()
-    objects = [source.objects(sample) for sample in samples]
+    objects = objects_shown([source.objects(sample) for sample in samples], data.shared)
     pairs, error = attempt(lambda: _pairs(module, data, samples, objects, limit) if is_server(team) else [])
     team.agree(error)
     # the server's choice counts: features may differ in their last bits from machine to machine
@@ -80,6 +80,25 @@ def probe(
 
     losses = dict(zip(rows, score_rows(team, len(rows), data.batch_size, score)[0].tolist(), strict=True))
     return tally([(one.kind, one.truth, one.answer(losses)) for one in questions])
+
+
+def objects_shown(objects: Sequence[tuple[str, ...]], pictures: Sequence[Sequence[int]]) -> list[tuple[str, ...]]:
+    """What each picture shows, all its samples together, at the first of them.
+
+    The others show nothing, so that no picture is asked about twice, counted twice, or held against itself.
+
+    Args:
+        objects: what each sample says that its picture shows.
+        pictures: the samples of each picture.
+
+    >>> objects_shown([(), ("cat",), ("dog", "cat"), ("fox",)], [[0, 2], [1], [3]])
+    [('dog', 'cat'), ('cat',), (), ('fox',)]
+    """
+    shown: list[tuple[str, ...]] = [()] * len(objects)
+    for first, *others in pictures:
+        named = (name for position in (first, *others) for name in objects[position])
+        shown[first] = tuple(dict.fromkeys(named)) if others else objects[first]
+    return shown
 
 
 def _pairs(

@@ -96,7 +96,8 @@ class Experiment:
         if changed := [name for name, digest in now["records"].items() if records.get(name, digest) != digest]:
             raise CheckpointError(
                 f"{path} cannot go on: the records of {', '.join(changed)} are others than they were, in a caption, a "
-                "picture's name, a domain or a label; bring back what they said, or start a new run"
+                "picture's name, a domain or a label, in their order, or in which there are; bring back what they "
+                "said, or start a new run"
             )
         if before.get("plan", now["plan"]) != now["plan"]:
             raise CheckpointError(

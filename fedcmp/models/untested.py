@@ -23,12 +23,18 @@ def check_logits(model: Any, logits: Callable[[Tensor], Tensor], token: int, nam
         name: what errors call it.
 
     Raises:
-        ConfigError: the model's own logits are other ones.
+        ConfigError: the model's own logits are other ones, or transformers raises.
     """
     tokens = torch.tensor([[token]], device=next(model.parameters()).device)
-    whole = model(input_ids=tokens, use_cache=False).logits
-    embeds = model.get_input_embeddings()(tokens)
-    ours = logits(model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
+    try:
+        whole = model(input_ids=tokens, use_cache=False).logits
+        embeds = model.get_input_embeddings()(tokens)
+        ours = logits(model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
+    except Exception as error:  # each family raises what it likes
+        raise ConfigError(
+            f"model.llm: {name} is of type {model.config.model_type}, whose logits cannot be had from its decoder and "
+            f"its head ({type(error).__name__}: {error}); families that were tested: {', '.join(TESTED_LLMS)}"
+        ) from error
     if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
         raise ConfigError(
             f"model.llm: {name} is of type {model.config.model_type}, whose logits are not those of its head alone; "
@@ -58,5 +64,5 @@ def check_captions(model: Any, token: int, pad_id: int, name: str) -> None:
     except Exception as error:  # each family raises what it likes
         raise ConfigError(
             f"model.llm: {name} is of type {model.config.model_type}, which generates no captions behind image tokens "
-            f"({error}); families that were tested: {', '.join(TESTED_LLMS)}"
+            f"({type(error).__name__}: {error}); families that were tested: {', '.join(TESTED_LLMS)}"
         ) from error

@@ -72,6 +72,15 @@ def test_records_come_from_an_array_or_from_lines_whatever_the_name(tmp_path: Pa
     assert list(records(path)) == [(f"{path}: record 0", {"id": 1}), (f"{path}: record 1", 5)]
 
 
+def test_one_object_is_told_what_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps({"records": [{"id": 1}, {"id": 2}]}, indent=1))
+    with pytest.raises(DataError, match=r"a\.json:1: an object of several lines; expected a JSON array"):
+        list(records(path))
+    path.write_text('{"id": \n{"id": 2}\n')
+    assert isinstance(next(iter(records(path)))[1], DataError), "a damaged line is one bad record"
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -25,6 +26,15 @@ def written(picture: Image.Image, kind: str) -> bytes:
     return buffer.getvalue()
 
 
+def tiff(content: bytes, bits: int, *, white_is_zero: bool = False, signed: bool = False, width: int = 7) -> bytes:
+    """A TIFF of one row as scanners write it; Pillow writes none of these."""
+    tags = {256: width, 257: 1, 258: bits, 259: 1, 262: int(not white_is_zero), 273: 0, 277: 1, 278: 1,
+            279: len(content), 339: 2 if signed else 1}  # fmt: skip
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + content
+
+
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_are_scaled_to_8(kind: str) -> None:
     picture = decode(written(Image.fromarray(WIDE), kind), SAMPLE)
@@ -40,7 +50,7 @@ def test_whatever_the_order_of_their_bytes(mode: str) -> None:
     assert np.asarray(picture)[0, :, 0].tolist() == NARROW
 
 
-@pytest.mark.parametrize(("numbers", "what"), [(np.float32, "floats"), (np.int32, "integers of 32 bit")])
+@pytest.mark.parametrize(("numbers", "what"), [(np.float32, "floats"), (np.int32, "(signed )?integers of 32 bit")])
 def test_pictures_whose_white_is_not_known_are_refused_by_name(numbers: type, what: str) -> None:
     picture = Image.fromarray(np.zeros((4, 4), dtype=numbers))
     content = written(picture, "TIFF")
@@ -51,6 +61,54 @@ def test_pictures_whose_white_is_not_known_are_refused_by_name(numbers: type, wh
         look(content, "scan.tif", "notes.csv:3")
     with pytest.raises(DataError, match=rf"the train data set 'mine', item 1: the picture cannot be used: {mend}"):
         GivenSource({"train": {"mine": [(Image.new("L", (4, 4)), "a"), (picture, "b")]}})
+
+
+def test_black_is_black_where_a_tiff_says_that_white_is_zero() -> None:
+    picture = decode(tiff((65535 - WIDE).astype("<u2").tobytes(), 16, white_is_zero=True), SAMPLE)
+    assert np.asarray(picture)[0, :, 0].tolist() == NARROW
+    narrow = decode(tiff(bytes(255 - value for value in NARROW), 8, white_is_zero=True), SAMPLE)
+    assert np.asarray(narrow)[0, :, 0].tolist() == NARROW, "Pillow sees to 8 bit"
+
+
+def test_12_bit_of_a_tiff_are_scaled_to_8() -> None:
+    bits = "".join(f"{value:012b}" for value in (0, 16, 2048, 4095))
+    picture = decode(tiff(int(bits, 2).to_bytes(6, "big"), 12, width=4), SAMPLE)
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("largest", [4095, 65535])
+def test_a_pgm_is_scaled_by_the_largest_value_that_it_names(largest: int) -> None:
+    values = np.array([0, largest // 2 + 1, largest], dtype=">u2")
+    content = f"P5 3 1 {largest}\n".encode() + values.tobytes()
+    assert np.asarray(decode(content, SAMPLE))[0, :, 0].tolist() == [0, 128, 255]
+    assert look(content, "scan.pgm", "notes.csv:3") == "ppm"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_signed_numbers_are_refused_by_their_name(bits: int) -> None:
+    content = tiff(bytes(7 * bits // 8), bits, signed=True)
+    with pytest.raises(DataError, match=rf"its pixels are signed integers of {bits} bit, and which value is white"):
+        decode(content, SAMPLE)
+
+
+def test_a_tiff_of_several_pages_is_refused_and_a_small_copy_is_no_page() -> None:
+    pages, buffer = [Image.new("L", (4, 4), value) for value in (10, 20)], io.BytesIO()
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=pages[1:])
+    mend = "it has several pages; save the page or slice that counts as a file of its own"
+    with pytest.raises(DataError, match=rf"notes\.csv:3: picture scan\.png cannot be decoded: {mend}"):
+        decode(buffer.getvalue(), SAMPLE)
+    with pytest.raises(DataError, match=rf"notes\.csv:3: scan\.tif is no picture that can be read: {mend}"):
+        look(buffer.getvalue(), "scan.tif", "notes.csv:3")
+    small, buffer = pages[1], io.BytesIO()
+    small.encoderinfo = {"tiffinfo": {254: 1}}
+    pages[0].save(buffer, "TIFF", save_all=True, append_images=[small])
+    assert decode(buffer.getvalue(), SAMPLE).getpixel((0, 0)) == (10, 10, 10)
+
+
+def test_an_animation_is_its_first_frame() -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (4, 4), 10).save(buffer, "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 20)])
+    assert decode(buffer.getvalue(), SAMPLE).getpixel((0, 0)) == (10, 10, 10)
 
 
 def test_a_script_may_give_16_bit() -> None:

@@ -101,6 +101,14 @@ def test_a_missing_picture_is_named_or_skipped(root: Path, caplog: pytest.LogCap
     assert count_domains(source.samples("train")) == {"red": 2}
 
 
+@pytest.mark.parametrize("name", ["red", "blue"])
+def test_a_suffix_in_capital_letters_is_told_what_is_there(root: Path, name: str) -> None:
+    records = root / name / "train.jsonl"
+    records.write_text(records.read_text().replace(f"{name}/a.png", f"{name}/a.PNG"))
+    with pytest.raises(DataError, match=rf"picture {name}/a\.PNG is not in .*, but a\.png is: capital letters count"):
+        pairs_source(root)
+
+
 def test_an_unreadable_picture_is_named(root: Path) -> None:
     (root / "blue" / "images" / "a.png").write_bytes(b"no picture")
     source = pairs_source(root, ["blue"])

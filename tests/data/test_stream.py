@@ -131,6 +131,17 @@ def test_an_error_that_nobody_foresaw_moves_nothing_either() -> None:
     assert all(same(told(batch), stream(0)(batch)) for batch in BATCHES[2:])
 
 
+def short(samples: Sequence[Sample]) -> list[Tensor]:
+    raise RuntimeError("stack expects each tensor to be equal size")
+
+
+def test_an_error_of_torch_in_a_process_is_not_taken_for_its_end() -> None:
+    told = stream(1, encode=short)
+    told.expect(BATCHES)
+    with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+        told(BATCHES[0])
+
+
 def test_processes_that_share_a_zip_do_not_move_each_others_place(tmp_path: Path) -> None:
     """A forked process shares the place in an open file with its parent and its siblings."""
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:

@@ -53,7 +53,8 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
         return [said[position] for position in positions]
 
     monkeypatch.setattr(assess, "caption", caption)
-    held_out = HeldOut(EvalData(lambda positions: {}, tuple(one.domain for one in samples)), samples, Silent())  # type: ignore[arg-type]
+    domains, names = (tuple(getattr(one, field) for one in samples) for field in ("domain", "image"))
+    held_out = HeldOut(EvalData(lambda positions: {}, domains, pictures=names), samples, Silent())  # type: ignore[arg-type]
     found = caption_pictures(None, {}, held_out, EvaluationConfig(captions=9, examples=0))  # type: ignore[arg-type]
     assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
     texts = [one.generated for one in found.captioned]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -84,7 +85,8 @@ def ask(
     def fetch(positions) -> Batch:
         return {"features": torch.tensor(positions).float().reshape(-1, 1, 1)}
 
-    data = EvalData(fetch, tuple(sample.domain for sample in samples), batch_size=7)
+    domains, pictures = (tuple(getattr(sample, field) for sample in samples) for field in ("domain", "image"))
+    data = EvalData(fetch, domains, batch_size=7, pictures=pictures)
     reader: Any = Reader(llm, samples, loss)
     found = probe(reader, {}, data, samples, source, form=form, limit=limit, **more)
     assert found is not None
@@ -133,6 +135,28 @@ def test_statements_are_weighed_against_pictures_of_every_kind(llm: LanguageMode
     asked = [one for one in state(pairs, samples, objects, source, encode) if one.truth]
     seen = {samples[row.position].label for one in asked for row in one.against[1]}
     assert seen == {"dog", "fox"}, "not only the class that follows in the file"
+
+
+def test_a_picture_of_several_rows_is_asked_about_once_and_never_held_against_itself(llm: LanguageModel) -> None:
+    once = Labelled("cat dog fox dog cat cat")
+    twice = Labelled("cat dog fox dog cat cat")
+    more = (
+        replace(sample, id=f"{sample.id}#2", label=None if sample.id == "2" else sample.label) for sample in twice.all
+    )
+    twice.all = [row for pair in zip(twice.all, list(more), strict=True) for row in pair]
+
+    def looks(before: str, said: str, sample: Sample) -> float:
+        return len(said) + int(sample.id[0])
+
+    assert ask(llm, twice, looks) == ask(llm, once, looks)
+    asked: dict[str, set[str]] = {}
+
+    def notes(before: str, said: str, sample: Sample) -> float:
+        asked.setdefault(before + said, set()).add(sample.id)
+        return 1.0
+
+    ask(llm, twice, notes, limit=3)
+    assert all("#" not in name for seen in asked.values() for name in seen)
 
 
 def test_questions_in_words(llm: LanguageModel) -> None:

@@ -7,6 +7,8 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import small
 import torch
@@ -16,6 +18,7 @@ from PIL import Image
 import fedcmp.experiment.exporting
 from fedcmp.cli import main
 from fedcmp.config import load_config
+from fedcmp.data.images import to_rgb
 from fedcmp.errors import CheckpointError, ConfigError, ExportError, RunFolderError
 from fedcmp.experiment import train, train_local
 from fedcmp.experiment.exporting import export_run
@@ -261,6 +264,14 @@ def test_the_card_shows_how_to_use_it(
     wanted = module.captions({"pixels": tower.preprocess([picture])})[0]
     assert capsys.readouterr().out.strip() == wanted
     assert len(wanted) > 5
+
+
+def test_the_line_of_the_card_scales_16_bit_as_training_does() -> None:
+    card = model_card(Origin("demo", "demo", {"name": "a"}), Licences(), "hf", "float32", None, "linear")
+    line = card.split("training did, by `")[1].split("`")[0]
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    scaled = eval(line, {"PIL": PIL, "numpy": np, "picture": Image.fromarray(values)})
+    assert np.array_equal(np.asarray(scaled.convert("RGB")), np.asarray(to_rgb(Image.fromarray(values))))
 
 
 def test_base_models_of_the_hub_are_named() -> None:

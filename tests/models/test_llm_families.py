@@ -224,6 +224,22 @@ def test_another_family_is_tried_when_it_loads(tmp_path: Path) -> None:
         load_llm(scaled)
 
 
+def test_a_family_that_cannot_be_tried_is_refused_by_name(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    options = {"vocab_size": len(tokenizer), "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+               "intermediate_size": 16, "pad_token_id": 0}  # fmt: skip
+    llama4 = transformers.Llama4TextConfig(
+        **options, num_key_value_heads=2, head_dim=8, intermediate_size_mlp=16, num_local_experts=2
+    )
+    rembert = transformers.RemBertConfig(
+        **options, input_embedding_size=8, output_embedding_size=8, max_position_embeddings=64, is_decoder=True
+    )
+    for name, config, kind in (("llama4_text", llama4, "AttributeError"), ("rembert", rembert, "RuntimeError")):
+        model = save(tmp_path / name, config, tokenizer)
+        with pytest.raises(ConfigError, match=rf"model\.llm: .* is of type {name}, .*\({kind}: .*tested: .*llama"):
+            load_llm(model)
+
+
 def with_pictures_of_its_own(folder: Path) -> ModelConfig:
     """Gemma 3 from 4B up: an LLM and a tower in one."""
     tokenizer = make_tokenizer()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from PIL import Image
-
-from fedcmp.data.images import LARGEST_FILE, check_mode
+from fedcmp.data.images import LARGEST_FILE, check_mode, open_picture, spelt_otherwise
 from fedcmp.errors import DataError
 
 Mark = tuple[int, int]
@@ -69,7 +65,8 @@ class Pictures:
                 raise DataError(f"{origin}: {name}: {DICOM}")
             if self._holds(name, origin):
                 return name
-        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}")
+        otherwise = spelt_otherwise(tried, lambda name: self._holds(name, origin))
+        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}{otherwise}")
 
     def _holds(self, name: str, origin: str) -> bool:
         if self._zip is not None:
@@ -124,17 +121,14 @@ def look(content: bytes, name: str, origin: str) -> str:
     """The usual suffix of a picture's format, read from its first bytes; it is not decoded.
 
     Raises:
-        DataError: Pillow does not know the format, it is DICOM, or it has more than 16 bit a channel.
+        DataError: Pillow does not know the format, it is DICOM, has several pages, or ``check_mode`` refuses it.
     """
     if not content:
         raise DataError(f"{origin}: picture {name} is empty")
     if content[128:132] == b"DICM":
         raise DataError(f"{origin}: {name}: {DICOM}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # nothing is decoded here
-            picture = Image.open(io.BytesIO(content))
-        with picture:
+        with open_picture(content) as picture:
             check_mode(picture)
             kind = str(picture.format).lower()
     except Exception as error:  # Pillow raises many kinds for damaged files

@@ -6,14 +6,18 @@ Cells are parted by commas, semicolons or tabs, whichever parts the wanted colum
 from __future__ import annotations
 
 import csv
+import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item
 from fedcmp.errors import ConfigError, DataError, nearest
 
 DELIMITERS = (",", ";", "\t")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+"""Of pictures, whatever a table's own have."""
 
 
 def read(path: Path, options: Options) -> Iterator[Item | DataError]:
@@ -56,6 +60,7 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
 
 
 def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]]:
+    kinds = {(suffix, False) for suffix in SUFFIXES}
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file, delimiter=delimiter, strict=True)  # else a quote that is not closed takes all rows
         while True:
@@ -64,38 +69,60 @@ def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]
                 if start == 1 and table.fieldnames:
                     continue
                 row = next(table)
+                kinds.add(_kind(row[image] or ""))
                 if table.line_num > start:
-                    _check_texts(row, delimiter, image)
+                    _check_texts(row, delimiter, image, kinds)
             except StopIteration:
                 return
-            except (csv.Error, UnicodeDecodeError) as error:
-                raise DataError(f"{path}:{start}: cannot be read: {error}{_hint(error)}") from error
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, error) from error
+            except csv.Error as error:
+                raise DataError(
+                    f"{path}:{start}: cannot be read: {error}; the double quote that opens a text must be closed, and "
+                    "those inside a text stand twice"
+                ) from error
             yield f"{path}:{table.line_num}", row
 
 
-def _check_texts(row: dict[str, str], delimiter: str, image: str) -> None:
+def _check_texts(row: dict[str, str], delimiter: str, image: str, kinds: set[tuple[str, bool]]) -> None:
     """A text of several lines must hold no rows: they were taken by a quote that another row happened to close.
 
+    Its first line ends the row that opened the quote, its last begins the one that closed it; each is looked at with
+    the cells beside it. A picture's name must stand in the text: beside it the row's own always does.
+
+    Args:
+        kinds: of pictures' names, as ``_kind`` tells them.
+
     Raises:
-        csv.Error: a line of it has as many cells as the table and a picture of the same kind.
+        csv.Error: a line of it has as many cells as the row, and a picture where the row has its own.
     """
-    place, kind = list(row).index(image), _kind(row[image] or "")
-    lines = [line for text in row.values() if isinstance(text, str) for line in text.splitlines()[1:]]
-    for line in lines:
-        cells = next(csv.reader([line], delimiter=delimiter), [])
-        if len(cells) == len(row) and kind[0] and _kind(cells[place]) == kind:
-            raise csv.Error(f"a text holds a row, {line!r}")
+    place = list(row).index(image)
+    cells = [text for text in row.values() if isinstance(text, str)]
+    for column, text in enumerate(cells):
+        lines = re.split(r"\r\n|\r|\n", text)
+        for number, line in enumerate(lines if len(lines) > 1 else []):
+            inside = next(csv.reader([line], delimiter=delimiter), [])
+            before = column if number == 0 else 0
+            after = len(cells) - column - 1 if number == len(lines) - 1 else 0
+            named = inside[place - before] if 0 <= place - before < len(inside) else ""
+            if before + len(inside) + after >= len(cells) and _kind(named)[0] and _kind(named) in kinds:
+                raise csv.Error(f"a text holds a row, {line!r}")
 
 
 def _kind(path: str) -> tuple[str, bool]:
     """The suffix, and whether there are spaces: a sentence that ends with the name of a picture is none."""
-    return PurePath(path).suffix, " " in path
+    return os.path.splitext(path)[1].lower(), " " in path
 
 
-def _hint(error: Exception) -> str:
-    if isinstance(error, UnicodeDecodeError):
-        return "; save it as CSV in UTF-8"
-    return "; the double quote that opens a text must be closed, and those inside a text stand twice"
+def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:
+    """Names the line: the reader decodes many at once."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as found:
+                return DataError(f"{path}:{number}: cannot be read: {found}; save it as CSV in UTF-8")
+    return DataError(f"{path}: cannot be read: {error}; save it as CSV in UTF-8")
 
 
 def _delimiter(path: Path, wanted: dict[str, str]) -> str:
@@ -106,7 +133,7 @@ def _delimiter(path: Path, wanted: dict[str, str]) -> str:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:1: cannot be read: {error}{_hint(error)}") from error
+        raise _not_utf8(path, error) from error
     if not line.strip():
         raise DataError(f"{path}: the first line is empty; expected the names of columns")
     headers = {delimiter: next(csv.reader([line], delimiter=delimiter)) for delimiter in DELIMITERS}

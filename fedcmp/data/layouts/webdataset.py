@@ -103,7 +103,7 @@ def _captions(parts: dict[str, bytes], caption_key: str | None, origin: str) -> 
     """Of the text file, else of the JSON file; of the JSON file alone where the user names its key."""
     try:
         if "txt" in parts and caption_key is None:
-            return [parts["txt"].decode()]
+            return [parts["txt"].decode("utf-8-sig")]
         if "json" not in parts:
             raise DataError(f"{origin}: no caption; expected a .json file" + ("" if caption_key else " or a .txt file"))
         found = member(json.loads(parts["json"]), caption_key or "caption", origin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Callable
@@ -198,9 +199,11 @@ def test_mistakes_in_a_table(tmp_path: Path) -> None:
     assert "notes.csv:43: field `file` must be a non-empty string" in found[1]
     assert "notes.csv:44: field `report` must be a text that is not empty, got ''" in found[2]
     assert "notes.csv:45: field `report` must be a text that is not empty, got None" in found[3]
-    path.write_bytes("file,report\na.png,Röntgen\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"notes\.csv:\d+: cannot be read: .*save it as CSV in UTF-8"):
-        read("csv", path, image_column="file", caption_column="report")
+    for before in ("", "a.png,x\n" * 5, "a.png,x\n" * 5000):  # of one chunk, and of several
+        path.write_bytes(f"file,report\n{before}a.png,Röntgen\n".encode("latin-1"))
+        line = 2 + before.count("\n")
+        with pytest.raises(DataError, match=rf"notes\.csv:{line}: .* in position 7: .*save it as CSV in UTF-8"):
+            read("csv", path, image_column="file", caption_column="report")
     path.write_text("\n")
     with pytest.raises(DataError, match=r"the first line is empty"):
         read("csv", path)
@@ -222,6 +225,31 @@ def test_a_quote_that_is_not_closed_takes_no_rows(tmp_path: Path, later: str, wh
         read("csv", tmp_path / "notes.csv", image_column="file", caption_column="report")
 
 
+@pytest.mark.parametrize(("rows", "taken"), [
+    (['a.png,"The lung; none,lung', 'b.png,a lesion of 5",liver'], "b.png,a lesion of 5"),
+    (['a.png,"The lung; none,lung', 'B.PNG,a lesion of 5",liver'], "B.PNG,a lesion of 5"),
+    (['a.png,"The lung; none,lung', 'b.jpg,a lesion, of 5",liver'], "b.jpg,a lesion, of 5"),
+    (['a.png,"The lung; none', 'b.png,a lesion of 5"'], "b.png,a lesion of 5"),
+    (['a.dat,"The lung; none,lung', 'b.dat,clear,lung', 'c,a lesion of 5",liver'], "b.dat,clear,lung"),
+])  # fmt: skip
+def test_nor_does_one_that_another_text_closes(tmp_path: Path, rows: list[str], taken: str) -> None:
+    def found(lines: list[str], header: str) -> list[Item | DataError]:
+        (tmp_path / "notes.csv").write_text("\n".join([header, *lines, ""]))
+        options = {"image_column": "file", "caption_column": "report", "label_column": "organ"}
+        return read("csv", tmp_path / "notes.csv", **options)
+
+    with pytest.raises(DataError, match=rf"notes\.csv:2: cannot be read: a text holds a row, '{re.escape(taken)}'"):
+        found([*rows, 'c.png,"ok",lung'], "file,report,organ")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_wherever_the_column_of_pictures_is(tmp_path: Path, delimiter: str) -> None:
+    lines = ["report,organ,file", '"The lung; none,lung,a.png', 'a lesion of 5",liver,b.png', ""]
+    (tmp_path / "notes.csv").write_text("\n".join(lines).replace(";", "").replace(",", delimiter))
+    with pytest.raises(DataError, match=r"notes\.csv:2: .* a text holds a row, 'The lung none.lung.a\.png'"):
+        read("csv", tmp_path / "notes.csv", image_column="file", caption_column="report")
+
+
 def test_the_line_of_a_row_is_that_where_it_begins(tmp_path: Path) -> None:
     for text, line in (
         ('file,report,"a"b\nx', 1),
@@ -238,11 +266,15 @@ def test_texts_of_several_lines_are_texts(tmp_path: Path) -> None:
         "lungs clear,\nno mass;\n3 cm, or less",
         'a "mark"\r\n\r\n"scan.png" is old',
         "clear\nas in s0.png, not new",
+        "compare, if any,\ns0.png\nand, of last year,\ns1.png",
+        "clear, no mass, 3 cm,\nsee scan.png, scan2.png, and others\n",
     ]
-    rows = [{"file": f"s{number}.png", "report": text} for number, text in enumerate(texts)]
-    path = published.table(tmp_path / "notes.csv", rows)
-    found = good(read("csv", path, image_column="file", caption_column="report"))
-    assert [one.captions for one in found] == [(text.strip(),) for text in texts]
+    rows = [{"file": f"s{number}.png", "report": text, "organ": "lung"} for number, text in enumerate(texts)]
+    for columns in itertools.permutations(["file", "report", "organ"]):
+        path = published.table(tmp_path / "notes.csv", [{name: row[name] for name in columns} for row in rows])
+        found = good(read("csv", path, image_column="file", caption_column="report", label_column="organ"))
+        assert [one.captions for one in found] == [(text.strip(),) for text in texts], columns
+        assert [one.label for one in found] == ["lung"] * len(texts)
 
 
 def test_sources_are_files_folders_globs_and_brace_lists(tmp_path: Path) -> None:

@@ -136,6 +136,13 @@ def test_compressed_shards_and_other_files(tmp_path: Path) -> None:
     assert not bad(found)
 
 
+def test_a_text_of_a_shard_may_begin_as_windows_begins_files(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        published.member(archive, "0.png", published.picture(0, "PNG"))
+        published.member(archive, "0.txt", "\ufeffa caption".encode())
+    assert good(read("webdataset", tmp_path))[0].captions == ("a caption",)
+
+
 def linked(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     entry = tarfile.TarInfo(name)
     entry.type, entry.linkname = kind, target

@@ -32,6 +32,8 @@ def test_folders_and_zips_tell_the_same(pictures: Pictures) -> None:
         assert pictures.find(["nowhere.jpg", "sub/1.jpg"], "here").endswith("sub/1.jpg")
         with pytest.raises(DataError, match=r"here: picture sub/7\.jpg is not in "):
             pictures.find(["sub/7.jpg", "7.jpg"], "here")
+        with pytest.raises(DataError, match=r"here: picture sub/1\.JPG is not in .*, but .*sub/1\.jpg is: capital"):
+            pictures.find(["sub/1.JPG"], "here")
         with pytest.raises(DataError, match=r"here: picture sub is not in "):
             pictures.find(["sub"], "here")
 
