@@ -174,7 +174,7 @@ def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) 
     for words, said in (
         (["--ranks", "0"], "--ranks must be at least 1, got 0"),
         (["--ranks", "3", "launch.group_size=2"], "launch.group_size=2 does not divide the 3 ranks"),
-        (["federation.rounds=99"], "at most"),
+        (["federation.rounds=99"], "1 round fits the data"),
         (["aggregator=krum", "federation.clients_per_round=2"], "needs at least 5 clients"),
         (["model.tower=./nowhere"], "model.tower: no folder"),
     ):

@@ -90,8 +90,8 @@ def plan_run(
         fits = found  # with fewer rounds clients take more in each
     lower = "federation.rounds or federation.local_steps" if config.local_steps else "federation.rounds"
     raise DataError(
-        f"no client has samples for round {empty + 1} of federation.rounds={config.rounds}; {fits} rounds fit the "
-        f"data: lower {lower}, or raise federation.passes"
+        f"no client has samples for round {empty + 1} of federation.rounds={config.rounds}; "
+        f"{fits} round{' fits' if fits == 1 else 's fit'} the data: lower {lower}, or raise federation.passes"
     )
 
 

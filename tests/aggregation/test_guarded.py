@@ -180,7 +180,7 @@ def test_traffic_is_what_it_says() -> None:
     rule = Guarded(Canonical(energy=1.0))
     result = rule.fuse(cohort, PARAMS, {})
     assert result.basis["linear"].shape[1] == 10
-    least, most = rule.exchanged(PARAMS, 5)
+    least, most, _ = rule.exchanged(PARAMS, 5)
     assert cohort.traffic == most == least
 
 

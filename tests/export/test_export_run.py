@@ -270,7 +270,9 @@ def test_the_line_of_the_card_scales_16_bit_as_training_does() -> None:
     card = model_card(Origin("demo", "demo", {"name": "a"}), Licences(), "hf", "float32", None, "linear")
     line = card.split("training did, by `")[1].split("`")[0]
     values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
-    scaled = eval(line, {"PIL": PIL, "numpy": np, "picture": Image.fromarray(values)})
+    names = {"PIL": PIL, "numpy": np, "picture": Image.fromarray(values)}
+    exec(f"scaled = {line}", names)
+    scaled = names["scaled"]
     assert np.array_equal(np.asarray(scaled.convert("RGB")), np.asarray(to_rgb(Image.fromarray(values))))
 
 
