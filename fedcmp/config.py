@@ -26,7 +26,7 @@ from fedcmp.federation.secure import check_secure
 from fedcmp.fields import as_fields, check_texts
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
-from fedcmp.plain_yaml import Parsed, parse_yaml
+from fedcmp.plain_yaml import Parsed, parse_value, parse_yaml
 from fedcmp.privacy.config import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
@@ -162,11 +162,11 @@ def _whole(
     try:
         shown = [_shown(override) for override in overrides]
         parsed = [_parse(override, name) for override, name in zip(overrides, shown, strict=True)]
-        layers = [*contents, *zip(parsed, shown, strict=True)]
-        config = typing.cast(Config, OmegaConf.to_object(_merge(OmegaConf.structured(base), layers)))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", "") or "a value"
-        raise ConfigError(f"{key}: {_first_line(error)}" + (f" (in {where} and overrides)" if where else "")) from error
+        layers = [_fields(*layer) for layer in (*contents, *zip(parsed, shown, strict=True))]
+        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), *layers)))
+    except OmegaConfBaseException as error:  # of references; as_fields has refused all else
+        key, message = getattr(error, "full_key", "") or "a value", str(error).splitlines()[0]
+        raise ConfigError(f"{key}: {message}" + (f" (in {where} and overrides)" if where else "")) from error
     try:
         config.validate()
     except ConfigError as error:
@@ -226,7 +226,7 @@ def _parse(override: str, where: str) -> Parsed:
     key, equals, text = override.partition("=")
     if not equals or not key or any(not part for part in key.split(".")):
         raise ConfigError(f"{mask(override)!r} is no override; expected key=value, for example federation.rounds=20")
-    values, words = parse_yaml(text, f"{where}: the value") if text else Parsed(None, None)
+    values, words = parse_value(text, f"{where}: the value")
     for part in reversed(key.split(".")):
         values, words = {part: values}, {part: words}
     return Parsed(values, words)
@@ -239,27 +239,8 @@ def _shown(override: str) -> str:
     return f"override {key}={text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + ' ...'}"
 
 
-def _merge(base: Any, layers: Sequence[tuple[Parsed, str]]) -> Any:
-    """All layers on the base, in one go, for each merge copies the whole; if that fails, one by one, to name one."""
-    fields = [_fields(content, where) for content, where in layers]
-    try:
-        return OmegaConf.merge(base, *fields)
-    except OmegaConfBaseException:
-        for (_, where), one in zip(layers, fields, strict=True):
-            try:
-                base = OmegaConf.merge(base, one)
-            except OmegaConfBaseException as error:
-                key = getattr(error, "full_key", None) or "value"
-                raise ConfigError(f"{where}: {key}: {_first_line(error)}") from error
-        raise
-
-
 def _fields(content: Parsed, where: str) -> Any:
     values = content.values
     if isinstance(values.get("aggregator"), str):
         values = {**values, "aggregator": {"name": values["aggregator"]}}
     return as_fields(Config, values, content.words, where)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,4 +1,4 @@
-"""What a user wrote, against the fields that it is meant for: each scalar becomes what its field says that it is."""
+"""What a user wrote, against the fields that it is meant for: each scalar must be what its field says."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 from fedcmp.credentials import find_secret, holds_secret
 from fedcmp.errors import ConfigError, nearest
 
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+"""What else people write for true and false."""
 MISSING = "???"
 """OmegaConf's word for a value that is yet to come; merging it would change nothing without a word."""
 SECRETS_BELONG = (
@@ -18,7 +21,7 @@ SECRETS_BELONG = (
 
 
 def as_fields(kind: type, values: Mapping[Any, Any], words: Any, where: str, prefix: str = "") -> dict[str, Any]:
-    """The keys and values of a dataclass, as YAML containers: texts as they are written, ``1e-3`` as a number.
+    """The keys and values of a dataclass, as YAML containers: texts as they are written, ``007`` too.
 
     Args:
         kind: the dataclass.
@@ -28,7 +31,7 @@ def as_fields(kind: type, values: Mapping[Any, Any], words: Any, where: str, pre
         prefix: what stands before the keys.
 
     Raises:
-        ConfigError: a key is unknown, or holds a scalar where keys or a list are due, or the other way round.
+        ConfigError: a key is unknown, or its value is none of the kind of its field.
     """
     hints = typing.get_type_hints(kind)
     known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
@@ -80,39 +83,32 @@ def _as(hint: Any, value: Any, word: Any, name: str, where: str) -> Any:
         raise ConfigError(f"{where}: {name} has no value, got {MISSING}")
     kinds = [one for one in typing.get_args(hint) if one is not type(None)] or [hint]
     if typing.get_origin(hint) is list:
-        if not isinstance(value, list | str):
-            raise ConfigError(f"{where}: {name} is a list and given whole, as in {name}=[...], got {value!r}")
         if isinstance(value, str) and "${" in value:
             return value  # a reference may be to a list
-        if isinstance(value, str):
-            raise ConfigError(f"{where}: {name} is a list, which is written {name}=[{value}], got {value!r}")
+        if not isinstance(value, list):
+            shown = value if isinstance(value, dict) else word
+            raise ConfigError(f"{where}: {name} is a list and given whole, as in {name}=[...], got {shown!r}")
         same = isinstance(word, list) and len(word) == len(value)
         texts = word if same else value
         return [_as(kinds[0], one, text, name, where) for one, text in zip(value, texts, strict=True)]
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise ConfigError(f"{where}: `{name}` holds keys of its own, got {value!r}")
-        return _numbers(value)
-    if kinds == [str]:
-        scalar = value is not None and not isinstance(value, str | dict | list)
-        return word if scalar and isinstance(word, str) else value
-    if hint is Any:
-        return _numbers(value)
-    return _number(value) if isinstance(value, str) else value
+        return value
+    optional = type(None) in typing.get_args(hint)
+    return value if hint is Any or (optional and value is None) else _scalar(kinds[0], value, word, name, where)
 
 
-def _number(text: str) -> str | float:
-    """YAML reads ``1e-3`` as text; people mean a number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_numbers(one) for one in value]
-    looks = isinstance(value, str) and value[:1] in "+-.0123456789" and "e" in value.lower()
-    return _number(value) if looks else value
+def _scalar(kind: type, value: Any, word: Any, name: str, where: str) -> Any:
+    if kind is str and isinstance(word, str) and not isinstance(value, dict | list | None):
+        return word
+    if isinstance(value, str) and "${" in value:
+        return value
+    if kind is bool and isinstance(value, str):
+        value = SWITCHES.get(value.lower(), value)
+    kinds = (int, float) if kind is float else kind
+    if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
+        raise ConfigError(
+            f"{where}: {name}: expected {EXPECTED[kind]}, got {word if value is not None else 'nothing'!r}"
+        )
+    return value

@@ -1,7 +1,12 @@
-"""YAML as plain containers, bounded: a few lines of it can name themselves, or stand for billions of values."""
+"""YAML as plain containers, bounded: a few lines of it can name themselves, or stand for billions of values.
+
+Numbers are those of YAML 1.2: ``010`` is ten and ``1e-3`` a number; ``1:30``, ``yes`` and dates are texts. PyYAML reads
+YAML 1.1, where they are 8, a text, 90, true and dates.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 import yaml
@@ -17,7 +22,7 @@ class Parsed(NamedTuple):
     """The same text, read twice."""
 
     values: Any
-    """As YAML means it: numbers, truth values, dates, texts."""
+    """As YAML means it: numbers, truth values, texts."""
     words: Any
     """With every scalar as it is written."""
 
@@ -33,7 +38,7 @@ def parse_yaml(text: str, where: str) -> Parsed:
         ConfigError: it is no YAML, gives a key twice, or holds too much, too deep, or itself.
 
     >>> parse_yaml("{lr: 1e-3, name: 007}", "mine.yaml")
-    Parsed(values={'lr': '1e-3', 'name': 7}, words={'lr': '1e-3', 'name': '007'})
+    Parsed(values={'lr': 0.001, 'name': 7}, words={'lr': '1e-3', 'name': '007'})
     """
     try:
         values = yaml.load(text, Loader=_Values)
@@ -44,6 +49,34 @@ def parse_yaml(text: str, where: str) -> Parsed:
         raise ConfigError(f"{where} cannot be read as YAML: {str(error) or type(error).__name__}") from error
     _bounded(values, where)
     return Parsed(values, words)
+
+
+def parse_value(text: str, where: str) -> Parsed:
+    """Reads the value of a ``key=value``: YAML where it begins with a bracket or a quote, else one scalar, whole.
+
+    Args:
+        text: what follows the equals sign.
+        where: what errors call it.
+
+    Raises:
+        ConfigError: as for ``parse_yaml``; or text follows the closing bracket or quote.
+
+    >>> parse_value("exp #2: a", "run.name")
+    Parsed(values='exp #2: a', words='exp #2: a')
+    """
+    text = text.strip()
+    if text[:1] not in ("[", "{", "'", '"'):
+        loader = _Values("")
+        tag = loader.resolve(yaml.ScalarNode, text, (True, False))
+        try:
+            return Parsed(loader.construct_object(yaml.ScalarNode(tag, text)), text)
+        except ValueError as error:  # Python reads at most 4,300 digits
+            raise ConfigError(f"{where} cannot be read as a number: {error}") from error
+    parsed = parse_yaml(text, where)
+    node = yaml.compose(text, Loader=_Words)
+    if node is not None and (rest := text[node.end_mark.index :]):
+        raise ConfigError(f"{where} ends before {rest.strip()!r}; put the whole value in quotes")
+    return parsed
 
 
 class _Repeated(Exception):
@@ -82,6 +115,23 @@ class _Values(_EachKeyOnce, yaml.SafeLoader):
     def __init__(self, text: str) -> None:
         yaml.SafeLoader.__init__(self, text)
         self._inside = []
+
+    def construct_yaml_int(self, node: Any) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0 if text[1:2] in ("o", "x") else 10)
+
+
+_Values.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (  # section 10.3.2 of YAML 1.2; and "<<", which 1.1 has
+    ("null", r"~|null|Null|NULL|", ["", *"~nN"]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
+    ("merge", r"<<", "<"),
+):
+    _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_Values.add_constructor("tag:yaml.org,2002:int", _Values.construct_yaml_int)
 
 
 class _Words(_EachKeyOnce, yaml.BaseLoader):

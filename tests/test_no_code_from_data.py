@@ -85,5 +85,6 @@ def test_what_is_safe_is_not_complained_of() -> None:
 def test_the_loaders_of_configs_make_what_the_safe_ones_make() -> None:
     for ours, safe in ((plain_yaml._Values, yaml.SafeLoader), (plain_yaml._Words, yaml.BaseLoader)):
         assert issubclass(ours, safe)
-        assert ours.yaml_constructors == safe.yaml_constructors
+        own = {tag for tag, make in ours.yaml_constructors.items() if make is not safe.yaml_constructors.get(tag)}
+        assert own <= {"tag:yaml.org,2002:int"}
         assert ours.yaml_multi_constructors == safe.yaml_multi_constructors
