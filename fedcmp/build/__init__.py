@@ -1,6 +1,7 @@
 """The composition root: a config becomes objects. No function below this room takes the root config."""
 
-from fedcmp.build.data import Data, check_cohorts, read_data
+from fedcmp.build.captions import count_cut, describe_cut, outline_encoder
+from fedcmp.build.data import Data, check_cohorts, read_data, read_samples
 from fedcmp.build.device import pick_device
 from fedcmp.build.kept import Kept
 from fedcmp.build.parts import Parts, build_held_out, build_parts
@@ -21,8 +22,12 @@ __all__ = [
     "build_tracker",
     "check_cohorts",
     "check_models",
+    "count_cut",
+    "describe_cut",
+    "outline_encoder",
     "outline_parts",
     "pick_device",
     "read_data",
+    "read_samples",
     "start_params",
 ]

@@ -33,6 +33,11 @@ class Data:
     split: Partition
     plan: RunPlan
 
+    @property
+    def splits(self) -> dict[str, list[Sample]]:
+        """The samples by the name of their split."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
 
 def read_data(config: Config, team: Team | None = None, progress: Progress | None = None) -> Data:
     """Records to samples, samples to clients, clients to a plan.
@@ -47,7 +52,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             privacy that is asked for cannot be had with this plan.
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
-    source, train, val, test = together(team, lambda: _draw(config))
+    source, train, val, test = together(team, lambda: read_samples(config))
     topics = None
     if _by_cluster(config):
         topics = find_clusters(
@@ -76,8 +81,12 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
     return together(team, deal)
 
 
-def _draw(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
-    """The source, and the samples of each split that are used."""
+def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
+    """The source, and the training, validation and test samples that are used.
+
+    Raises:
+        ConfigError, DataError: settings do not fit together, or the records are wrong or none.
+    """
     if config.federation.batch_size < config.launch.group_size:
         raise ConfigError(
             f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
-from torch import Tensor
 
 from fedcmp.build.data import Data
 from fedcmp.build.device import pick_device
 from fedcmp.build.kept import Kept
-from fedcmp.build.shapes import check_models, start_params
+from fedcmp.build.shapes import check_models, find_room, start_params
 from fedcmp.config import Config
-from fedcmp.data.collate import Batches, encode_captions
+from fedcmp.data.collate import Batches, CaptionEncoder
 from fedcmp.data.config import expand
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.names import name_pictures
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.data.stream import Stream
-from fedcmp.distributed.team import Solo, Team
+from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.models.backbones import LanguageModel, VisionTower
+from fedcmp.models.positions import find_positions
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Parts:
     val_data: EvalData
     test_data: EvalData | None
     """None where the test samples are not measured (``evaluation.test``)."""
+    encoder: CaptionEncoder
+    """Samples to tokens."""
 
 
 def build_parts(
@@ -74,9 +78,13 @@ def build_parts(
     params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
+    room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
+    encoder = CaptionEncoder.of(llm, room.tokens, lowercase=config.data.lowercase)
+    if room.warning and is_server(team):
+        log.warning(room.warning)
 
     def batches(samples: list[Sample], what: str) -> Batches:
-        return _batches(config, data.source, samples, module, progress, what, team, keep)
+        return _batches(config, data.source, samples, module, encoder, progress, what, team, keep)
 
     def held_out(samples: list[Sample], what: str) -> EvalData:
         fetch, domains = batches(samples, what), tuple(one.domain for one in samples)
@@ -86,17 +94,20 @@ def build_parts(
     fetch = None
     if training:
         fetch = (
-            _stream(config, data, module, device) if config.data.stream else batches(data.train, "training pictures")
+            _stream(config, data, module, encoder, device)
+            if config.data.stream
+            else batches(data.train, "training pictures")
         )
     val_data = held_out(data.val, "validation pictures")
     test_data = held_out(data.test, "test pictures") if config.evaluation.test else None
-    return Parts(module, {name: value.to(device) for name, value in params.items()}, fetch, val_data, test_data)
+    params = {name: value.to(device) for name, value in params.items()}
+    return Parts(module, params, fetch, val_data, test_data, encoder)
 
 
 def build_held_out(config: Config, data: Data, parts: Parts) -> HeldOut:
     """The test samples with all that is known about them; the parts must hold them."""
     assert parts.test_data is not None, "these parts were built without test samples"
-    return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, config.data.max_caption_tokens)
+    return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, parts.encoder.max_tokens)
 
 
 def _batches(
@@ -104,12 +115,13 @@ def _batches(
     source: Source,
     samples: list[Sample],
     module: ProjectorAlignment,
+    encoder: CaptionEncoder,
     progress: Progress,
     what: str,
     team: Team,
     keep: Kept,
 ) -> Batches:
-    tower, llm, settings = module.tower, module.llm, config.data
+    tower, settings = module.tower, config.data
     assert tower is not None, "parts are built with a tower"
     cache = expand(settings.cache_dir) if settings.cache_dir else None
     rank, ranks = team.rank, team.topology.world_size
@@ -125,19 +137,12 @@ def _batches(
         return features(samples)
 
     table = keep.table(config, tower, samples, what, whole)
-    return Batches(table, _encoder(config, llm)(samples), llm.pad_id, team.device)
+    return Batches(table, encoder(samples), module.llm.pad_id, team.device)
 
 
-def _stream(config: Config, data: Data, module: ProjectorAlignment, device: torch.device) -> Stream:
+def _stream(
+    config: Config, data: Data, module: ProjectorAlignment, encoder: CaptionEncoder, device: torch.device
+) -> Stream:
     tower, llm = module.tower, module.llm
     assert tower is not None, "parts are built with a tower"
-    encode = _encoder(config, llm)
-    return Stream(data.source, data.train, tower.preprocess, encode, llm.pad_id, device, config.data.workers)
-
-
-def _encoder(config: Config, llm: LanguageModel) -> Callable[[Sequence[Sample]], list[Tensor]]:
-    """Samples to tokens, as ``data`` says."""
-    data = config.data
-    return partial(
-        encode_captions, llm.tokenizer, end_id=llm.end_id, lowercase=data.lowercase, max_tokens=data.max_caption_tokens
-    )
+    return Stream(data.source, data.train, tower.preprocess, encoder, llm.pad_id, device, config.data.workers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -13,6 +13,7 @@ from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
 from fedcmp.models.backbones import width_of
 from fedcmp.models.outline import LlmOutline, TowerOutline, feature_width, outline_llm, outline_tower
+from fedcmp.models.positions import Positions, Room, caption_room
 from fedcmp.models.projector import affine_names, init_params, param_shapes
 from fedcmp.seeding import torch_rng
 from fedcmp.types import Params
@@ -28,18 +29,32 @@ class Outline(NamedTuple):
 
 
 def check_models(config: Config) -> None:
-    """Looks at folders and widths; nothing is loaded.
+    """Looks at folders, widths and positions; no weight is loaded.
 
     Raises:
-        ConfigError: a model folder is missing, the tower has no such layer or grid, or the starting projector does not
-            fit the widths in their configs.
+        ConfigError: a model folder is missing, the tower has no such layer or grid, captions do not fit behind the
+            image tokens, or the starting projector does not fit the widths in their configs.
     """
     pick_device(config.run.device)
     model = config.model
-    tower, out_width = outline_tower(model), width_of(model.llm, "llm", "model.llm")
+    tower, llm, out_width = outline_tower(model), outline_llm(model), width_of(model.llm, "llm", "model.llm")
+    if tower and llm:
+        find_room(config, llm.positions, tower.tokens, llm.tokenizer)
     if model.projector.init is not None:
         in_width = tower.width if tower else feature_width(model)
         _check_projector(_load_init(config), config, in_width, out_width)
+
+
+def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> Room:
+    """How long captions may be, by the LLM's positions and the settings.
+
+    Raises:
+        ConfigError: as for ``caption_room``.
+    """
+    before = image_tokens + (tokenizer.bos_token_id is not None)
+    return caption_room(
+        positions, before, config.data.max_caption_tokens, config.evaluation.max_tokens, config.model.llm
+    )
 
 
 def outline_parts(config: Config) -> Outline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,30 +14,80 @@ from fedcmp.errors import DataError
 from fedcmp.types import IGNORE, Batch
 
 
-def as_read(tokenizer: Any, texts: Sequence[str], end_id: int, *, lowercase: bool = False) -> list[str]:
-    """Texts as they are tokenized: in lower case where asked for, and on one line where ``end_id`` is a newline.
+def encode_texts(tokenizer: Any, texts: Sequence[str], end_id: int, *, lowercase: bool = False) -> list[list[int]]:
+    """Each text's tokens, without an end.
 
-    A line break inside a caption would be its end: what is generated would stop there.
+    Texts are data: control tokens that they spell out (``</s>``, ``<image>``) are read letter by letter. Where
+    ``end_id`` is a newline they are put on one line, for a line break inside a caption would be its end.
     """
+    if not texts:
+        return []
     if tokenizer.decode([end_id]) == "\n":
         texts = [" ".join(text.split()) for text in texts]
-    return [text.lower() for text in texts] if lowercase else list(texts)
+    texts = [text.lower() for text in texts] if lowercase else list(texts)
+    tokens: list[list[int]] = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return tokens
 
 
-def encode_captions(
-    tokenizer: Any, samples: Sequence[Sample], end_id: int, *, lowercase: bool = False, max_tokens: int = 64
-) -> list[Tensor]:
-    """Each caption's tokens, as ``as_read``, with ``end_id`` last, at most ``max_tokens`` in all: ``[L_i]``.
+@dataclass(frozen=True)
+class CaptionEncoder:
+    """Samples to the tokens of their captions."""
 
-    Raises:
-        DataError: the tokenizer finds no token in a caption.
-    """
-    texts = as_read(tokenizer, [sample.caption for sample in samples], end_id, lowercase=lowercase)
-    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-    for sample, tokens in zip(samples, encoded, strict=True):
-        if not tokens:
-            raise DataError(f"{sample.origin}: the tokenizer finds no token in the caption {sample.caption!r}")
-    return [torch.tensor([*tokens[: max_tokens - 1], end_id]) for tokens in encoded]
+    tokenizer: Any
+    """Of the LLM."""
+    end_id: int
+    """The token that ends a caption."""
+    num_embeddings: int
+    """Rows of the LLM's table of embeddings."""
+    max_tokens: int = 1024
+    """The longest caption with its end; a longer one is cut and has no end, so that none is learned there."""
+    lowercase: bool = False
+
+    @classmethod
+    def of(cls, llm: Any, max_tokens: int = 1024, *, lowercase: bool = False) -> CaptionEncoder:
+        """The encoder of a ``LanguageModel``."""
+        return cls(llm.tokenizer, llm.end_id, llm.num_embeddings, max_tokens, lowercase)
+
+    def __call__(self, samples: Sequence[Sample]) -> list[Tensor]:
+        """Each caption's tokens: ``[L_i]``.
+
+        Raises:
+            DataError: the tokenizer finds no token in a caption, reads a control token in it, or one that the LLM's
+                table lacks.
+        """
+        encoded = encode_texts(
+            self.tokenizer, [sample.caption for sample in samples], self.end_id, lowercase=self.lowercase
+        )
+        control = _control_ids(self.tokenizer)
+        for sample, tokens in zip(samples, encoded, strict=True):
+            if not tokens:
+                raise DataError(f"{sample.origin}: the tokenizer finds no token in the caption {sample.caption!r}")
+            if found := control.intersection(tokens):
+                name = self.tokenizer.convert_ids_to_tokens(min(found))
+                raise DataError(
+                    f"{sample.origin}: the tokenizer reads the control token {name!r} in the caption "
+                    f"{sample.caption!r}; remove it from the text"
+                )
+            if max(tokens) >= self.num_embeddings:
+                raise DataError(
+                    f"{sample.origin}: model.llm: the tokenizer makes token {max(tokens)} of the caption "
+                    f"{sample.caption!r}, but the LLM has {self.num_embeddings} embeddings; resize them, or use the "
+                    "LLM's own tokenizer"
+                )
+        return [torch.tensor([*tokens, self.end_id][: self.max_tokens]) for tokens in encoded]
+
+    def count_cut(self, samples: Sequence[Sample]) -> int:
+        """How many captions are longer than ``max_tokens``. Only those are encoded that have as many bytes."""
+        long = [one for one in samples if len(one.caption.encode()) + 2 > self.max_tokens]
+        return sum(int(tokens[-1]) != self.end_id for tokens in self(long))
+
+
+def _control_ids(tokenizer: Any) -> set[int]:
+    """Special tokens, without the one for unknown words where it is nothing else."""
+    unknown = tokenizer.unk_token_id
+    if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
+        unknown = None
+    return set(tokenizer.all_special_ids) - {unknown}
 
 
 def collate(tokens: Sequence[Tensor], pad_id: int, **images: Tensor) -> Batch:

@@ -54,8 +54,9 @@ class DataConfig:
     `error` stops, `ignore` does not look."""
     lowercase: bool = False
     """Lower-case captions, for language models that know no capitals."""
-    max_caption_tokens: int = 64
-    """Longer captions are cut, their end marker kept; >= 2."""
+    max_caption_tokens: int | None = None
+    """Longer captions, end included, are cut, counted, and end without an end token; >= 2. Unset: as many as the LLM's
+    positions leave after the image tokens, at most 1,024."""
     cache_dir: str | None = None
     """Folder for the tower's features; unset: they live in memory only."""
     stream: bool = False
@@ -87,7 +88,7 @@ class DataConfig:
             ("test_scenes_per_camera", 2),
             ("max_caption_tokens", 2),
         ):
-            if getattr(self, key) < least:
+            if getattr(self, key) is not None and getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
 
 

@@ -50,8 +50,13 @@ def checks(config: Config, environment: Mapping[str, str]) -> dict[str, Check]:
         "demo": storage.demo,
         "models": lambda: storage.models(config.model),
         "data": lambda: storage.data(config.data),
+        "captions": lambda: storage.captions(config),
     }
-    left_out = {"nccl": not cuda.gpus or run.device == "cpu", "cache": config.data.cache_dir is None}
+    left_out = {
+        "captions": config.data.kind == "scenes" and config.model.llm == "demo",
+        "nccl": not cuda.gpus or run.device == "cpu",
+        "cache": config.data.cache_dir is None,
+    }
     return {name: check for name, check in made.items() if not left_out.get(name, False)}
 
 

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+from fedcmp.build import count_cut, describe_cut, outline_encoder, outline_parts, read_samples
+from fedcmp.config import Config
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
 from fedcmp.doctor.finding import Finding, fatal, ok, warn
-from fedcmp.errors import CheckpointError, ConfigError
+from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
@@ -102,6 +104,25 @@ def _model(key: str, name: str, outline: Callable[[], object]) -> Finding:
             mend = "see that its config.json and preprocessor_config.json are those of a model that transformers knows"
         return warn(f"{key}: {name} cannot be looked at without loading it", mend)
     return ok(f"{key}: {name}")
+
+
+def captions(config: Config) -> list[Finding]:
+    """Whether the LLM of a config can read the captions of its data; the demo's it can."""
+    found, outline = [], outline_parts(config)
+    try:
+        known = outline_encoder(config, outline)
+        if known is None or outline.llm is None:
+            return []
+        encoder, warning = known
+        _, train, val, test = read_samples(config)
+        told = describe_cut(count_cut({"train": train, "val": val, "test": test}, encoder), encoder)
+    except (ConfigError, DataError) as error:
+        return [fatal(str(error), "correct the setting or the data that it names")]
+    if (ids := len(outline.llm.tokenizer)) > encoder.num_embeddings:
+        line = f"model.llm: its tokenizer has {ids} tokens, but the LLM {encoder.num_embeddings} embeddings"
+        found.append(warn(line, "resize the embeddings: captions with tokens that they lack are refused"))
+    found += [warn(line, "see docs/own_data.md") for line in (warning, told) if line]
+    return found or [ok(f"captions: all fit into {encoder.max_tokens:,} tokens")]
 
 
 def data(config: DataConfig) -> list[Finding]:

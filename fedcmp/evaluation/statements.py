@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedcmp.data.collate import as_read
+from fedcmp.data.collate import encode_texts
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.evaluation.cider import words_of
@@ -54,8 +54,8 @@ def encoder(tokenizer: Any, end_id: int, *, lowercase: bool, max_tokens: int | N
     """The encoding of captions, as in training but without their end, cut to ``max_tokens`` (None: whole)."""
 
     def encode(texts: Sequence[str]) -> list[tuple[int, ...]]:
-        plain = as_read(tokenizer, texts, end_id, lowercase=lowercase)
-        return [tuple(tokens[:max_tokens]) for tokens in tokenizer(plain, add_special_tokens=False)["input_ids"]]
+        encoded = encode_texts(tokenizer, texts, end_id, lowercase=lowercase)
+        return [tuple(tokens[:max_tokens]) for tokens in encoded]
 
     return encode
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -12,7 +13,18 @@ from typing import Any
 
 import torch
 
-from fedcmp.build import Data, Kept, Parts, build_held_out, build_parts, build_tracker, check_models, read_data
+from fedcmp.build import (
+    Data,
+    Kept,
+    Parts,
+    build_held_out,
+    build_parts,
+    build_tracker,
+    check_models,
+    count_cut,
+    describe_cut,
+    read_data,
+)
 from fedcmp.config import Config, to_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios import manifest
@@ -114,7 +126,7 @@ class Experiment:
 
     def _split(self) -> dict[str, Any]:
         data = self.data
-        found = manifest(data.split, {"train": data.train, "val": data.val, "test": data.test}, self.config.partition)
+        found = manifest(data.split, data.splits, self.config.partition)
         return {**found, "plan": plan_hash(data.plan)}
 
     def _on_server(self, make: Callable[[], RunFolder]) -> RunFolder:
@@ -134,7 +146,10 @@ class Experiment:
         try:
             with clock(self.seconds, "prepare"):
                 self.parts: Parts = build_parts(self.config, self.data, self.progress, team=self.team, keep=self.keep)
+                self.cut = count_cut(self.data.splits, self.parts.encoder)
                 if is_server(self.team):
+                    if told := describe_cut(self.cut, self.parts.encoder):
+                        print(f"note: {told}", file=sys.stderr, flush=True)
                     self.tracker = build_tracker(self.config, self.folder, self.name)
             summary: dict[str, Any] = train(self)
         except BaseException as error:
@@ -185,6 +200,7 @@ class Experiment:
             **progress_made(begin, end, best),
             "test": tested,
             "samples_seen": samples,
+            "captions_cut": self.cut,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
             "samples_per_second": round(samples / max(1e-9, self.seconds["train"]), 1),
             "projector_sha256": params_sha256(params),

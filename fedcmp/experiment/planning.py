@@ -6,7 +6,16 @@ import os
 
 import torch
 
-from fedcmp.build import Outline, build_protection, build_rule, outline_parts, read_data
+from fedcmp.build import (
+    Outline,
+    build_protection,
+    build_rule,
+    count_cut,
+    describe_cut,
+    outline_encoder,
+    outline_parts,
+    read_data,
+)
 from fedcmp.config import Config
 from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
@@ -47,6 +56,9 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     if outline.tower is not None:  # float16
         features = 2 * kept * outline.tower.tokens * outline.tower.width
     devices, notes = _devices(config, world)
+    if (known := outline_encoder(config, outline)) is not None:
+        encoder, warning = known
+        notes += [note for note in (warning, describe_cut(count_cut(data.splits, encoder), encoder)) if note]
     idle = sum(not group.waves for group in found.groups)
     if idle:
         notes.append(

@@ -67,8 +67,13 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """A token for padded positions; they carry no loss and come last, so any will do."""
-        pad = self.tokenizer.pad_token_id
-        return int(pad if pad is not None else self.tokenizer.eos_token_id or 0)
+        pads = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
+        return next((int(pad) for pad in pads if pad is not None and pad < self.num_embeddings), 0)
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of the table of token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What the decoder gives to logits over the vocabulary: ``[..., D]`` to ``[..., V]``.
@@ -124,10 +129,9 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     """
     import transformers
 
-    path = resolve(config.llm, "llm", "model.llm")
+    path, tokenizer = resolve(config.llm, "llm", "model.llm"), load_tokenizer(config)
+    end_id = find_end(tokenizer, config.end, config.llm)  # before the weights are read
     with loading("model.llm", config.llm):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-        end_id = find_end(tokenizer, config.end, config.llm)  # before the weights are read
         options = {"dtype": DTYPES[config.llm_dtype], **_attention(transformers.AutoConfig.from_pretrained(path))}
         model, absent = load_whole(transformers.AutoModelForCausalLM, path, **options)
     refuse("model.llm", config.llm, model, absent, absent.why)
@@ -143,6 +147,11 @@ def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageMod
     model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
     freeze(model)
     llm = LanguageModel(model, tokenizer, end_id)
+    for what, token in (("end of a caption", end_id), ("start of a text", llm.bos_id)):
+        if token is not None and token >= llm.num_embeddings:
+            raise ConfigError(
+                f"model.llm: {name} has {llm.num_embeddings} embeddings, but its tokenizer's {what} is token {token}"
+            )
     if model.config.model_type not in TESTED_LLMS:
         check_logits(model, llm.logits, end_id, name)
         check_captions(model, end_id, llm.pad_id, name)
@@ -153,6 +162,23 @@ def _attention(config: Any) -> dict[str, str]:
     """Attention logits with a bound need eager attention; not every version of transformers chooses it by itself."""
     bound = getattr(config.get_text_config(), "attn_logit_softcapping", None)
     return {} if bound is None else {"attn_implementation": "eager"}
+
+
+def load_tokenizer(config: ModelConfig, *, local: bool = False) -> Any:
+    """The tokenizer of ``model.llm``.
+
+    Args:
+        config: names the LLM.
+        local: look on this machine only.
+
+    Raises:
+        ConfigError: it cannot be loaded.
+    """
+    import transformers
+
+    path = resolve(config.llm, "llm", "model.llm")
+    with loading("model.llm", config.llm):
+        return transformers.AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
 def find_end(tokenizer: Any, end: str, name: str) -> int:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
 from fedcmp.errors import FedcmpError
 from fedcmp.models.config import ModelConfig, resolve, width_of
-from fedcmp.models.llms import decoder_layers, meta_llm
+from fedcmp.models.llms import decoder_layers, load_tokenizer, meta_llm
 from fedcmp.models.loading import quiet_transformers
+from fedcmp.models.positions import Positions, find_positions
 from fedcmp.models.tower_loading import meta_tower
 
 
@@ -33,6 +34,10 @@ class LlmOutline(NamedTuple):
     """Its weights in memory, in ``model.llm_dtype``."""
     layer_bytes: int
     """The part of them that is in decoder layers, which ranks may share."""
+    positions: Positions
+    num_embeddings: int
+    """Rows of its table of token embeddings."""
+    tokenizer: Any
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
@@ -64,8 +69,10 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
     try:
         with quiet_transformers():
             model = meta_llm(config, local=True)
-        width = model.get_input_embeddings().weight.shape[1]
-        return LlmOutline(width, _num_bytes(model), _num_bytes(decoder_layers(model)))
+            tokenizer = load_tokenizer(config, local=True)
+        rows, width = model.get_input_embeddings().weight.shape
+        layers = _num_bytes(decoder_layers(model))
+        return LlmOutline(width, _num_bytes(model), layers, find_positions(model), rows, tokenizer)
     except Exception:
         return None
 

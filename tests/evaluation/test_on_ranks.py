@@ -8,7 +8,7 @@ import pytest
 import torch
 from ranks import Ranks, run_ranks
 
-from fedcmp.data.collate import Batches, encode_captions
+from fedcmp.data.collate import Batches, CaptionEncoder
 from fedcmp.data.features import compute_features
 from fedcmp.data.sources import SceneSource
 from fedcmp.distributed.team import Solo, Team
@@ -28,7 +28,7 @@ def held_out(tower: VisionTower, llm: LanguageModel) -> HeldOut:
     source = SceneSource({"train": 0, "val": 0, "test": 6}, ["plain", "noisy", "faint"])
     samples = source.samples("test")
     table = compute_features(source, samples, lambda pictures: tower.encode(tower.preprocess(pictures)))
-    tokens = encode_captions(llm.tokenizer, samples, llm.end_id)
+    tokens = CaptionEncoder.of(llm)(samples)
     batches = Batches(table, tokens, llm.pad_id, torch.device("cpu"))
     return HeldOut(EvalData(batches, tuple(one.domain for one in samples), batch_size=4), samples, source)
 

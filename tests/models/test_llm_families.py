@@ -185,7 +185,10 @@ def test_attention_layers_and_outline(name: str, llm_folder: Folder) -> None:
     for dtype in ("float32", "bfloat16"):
         llm = load(llm_folder, name, llm_dtype=dtype)
         sizes = [sum(v.nbytes for v in (*part.parameters(), *part.buffers())) for part in (llm.model, llm.layers)]
-        assert outline_llm(ModelConfig(llm=str(llm_folder(name)), llm_dtype=dtype)) == (llm.width, *sizes)
+        outline = outline_llm(ModelConfig(llm=str(llm_folder(name)), llm_dtype=dtype))
+        assert outline is not None
+        assert outline[:3] == (llm.width, *sizes)
+        assert outline.num_embeddings == llm.num_embeddings
 
 
 def test_every_family_that_is_said_to_be_tested_is() -> None:

@@ -20,7 +20,7 @@ def num_bytes(module: torch.nn.Module) -> int:
 
 def test_the_embedded_models(tower: VisionTower, llm: LanguageModel) -> None:
     assert outline_tower(ModelConfig()) == (tower.width, tower.num_tokens, num_bytes(tower.model))
-    assert outline_llm(ModelConfig()) == (llm.width, num_bytes(llm.model), num_bytes(llm.layers))
+    assert (outline_llm(ModelConfig()) or ())[:3] == (llm.width, num_bytes(llm.model), num_bytes(llm.layers))
 
 
 def test_what_the_config_chooses_is_seen() -> None:
