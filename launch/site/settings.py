@@ -28,8 +28,8 @@ HEAD = """\
 # Settings
 
 Every setting, its type and its default. The defaults are the embedded demo. A config is a YAML file with the keys that
-differ from them, and `key=value` on the command line overrides both. Numbers are those of YAML 1.2 (`010` is ten); on the
-command line a value is taken as typed, `#` and colons included, unless it begins with a bracket or a quote:
+differ from them, and `key=value` on the command line overrides both. Numbers are those of YAML 1.2 (`010` is ten). On
+the command line a value is taken as typed, `#` and colons included, unless it begins with a bracket or a quote:
 
 ```bash
 fedcmp train configs/demo/scenes.yaml federation.rounds=4 optimizer.lr=1e-2
