@@ -35,11 +35,10 @@ def end_with_launcher() -> None:
         while not gone and os.getppid() == launcher:
             time.sleep(0.1)
         if os.environ.get("LOCAL_RANK") == "0":
-            line = (
-                "the launcher of this run was killed, and its ranks end, too; the run goes on from its last checkpoint"
-            )
+            onward = "the run goes on from its last checkpoint with: fedcmp train --resume RUN"
+            line = f"rank {os.environ['RANK']}: fedcmp: error: its launcher was killed, and the ranks end; {onward}\n"
             with suppress(OSError):
-                os.write(2, f"rank {os.environ['RANK']}: fedcmp: error: {line}\n".encode())
+                os.write(2, line.encode())
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
