@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+
+OURS = "FEDCMP_LAUNCHES"
+"""Variable of ranks whose launcher is a ``fedcmp`` process."""
 
 
 def end_with_parent() -> None:
@@ -42,6 +46,13 @@ def end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def end_launcher() -> None:
+    """Ends torchrun and this rank after Ctrl-C, of which torchrun would show pages; ``fedcmp`` as launcher does not."""
+    if os.environ.get("LOCAL_RANK") == "0" and "TORCHELASTIC_RUN_ID" in os.environ and OURS not in os.environ:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os._exit(130)
 
 
 def _runs_this_python(process: int) -> bool:

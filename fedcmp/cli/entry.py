@@ -14,7 +14,7 @@ from fedcmp.cli.pages import COMMANDS, OVERRIDES
 from fedcmp.credentials import log_to_stderr, mask
 from fedcmp.distributed.starter import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
-from fedcmp.lifetime import end_with_launcher
+from fedcmp.lifetime import end_launcher, end_with_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,6 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except KeyboardInterrupt as error:
         if (rank := rank_of()) is None or rank[0] == 0:
             print(f"fedcmp: interrupted{'; ' * bool(str(error))}{error}", file=sys.stderr, flush=True)
+        end_launcher()
         return 130
     except Exception as error:
         if _speaker(error) is None:

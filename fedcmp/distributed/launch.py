@@ -21,6 +21,7 @@ from fedcmp.distributed.step import StepEnvironment
 from fedcmp.distributed.strategy import ClientGroupStrategy, close
 from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
+from fedcmp.lifetime import OURS
 
 LONGEST = 30 * 24 * 3600
 """Seconds that a collective may wait."""
@@ -66,6 +67,9 @@ def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> int:
 
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is meant for the ranks: torchrun would die of it and leave them
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(config.timeout))  # SIGTERM: a round may take longer
+    os.environ[OURS] = "1"
+    for name in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)  # of Ctrl-C the ranks tell
     try:
         main(["--standalone", f"--nproc-per-node={config.devices}", "-m", "fedcmp", *arguments])
     except SignalException as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -67,6 +68,7 @@ class Experiment:
         with ExitStack() as opening:
             if resume is not None:
                 self._write(lambda: opening.enter_context(locked(resume)))
+            together(self.team, lambda: config.wandb.check_environment(os.environ))
             together(self.team, lambda: check_models(config))
             self.data: Data = read_data(config, self.team, self.progress)
             self.folder: RunFolder = self._on_server(
