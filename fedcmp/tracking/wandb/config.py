@@ -59,8 +59,8 @@ class WandbConfig:
         agent = next((name for name in ("WANDB_SWEEP_ID", "WANDB_LAUNCH") if environment.get(name)), None)
         if agent is not None and self.mode != "disabled":
             raise ConfigError(
-                f"{prefix}.mode={self.mode}: the environment has {agent}, and below its agent W&B gives all trainings one "
-                f"id, which is not that of a run folder; unset {agent}, or say {prefix}.mode=disabled"
+                f"{prefix}.mode={self.mode}: the environment has {agent}, and below its agent W&B gives all trainings "
+                f"one id, which is not that of a run folder; unset {agent}, or say {prefix}.mode=disabled"
             )
 
 
