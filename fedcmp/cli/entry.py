@@ -87,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Federated pre-training of multimodal LLMs: frozen encoder and LLM, a projector trained in rounds.",
         epilog=_examples(tuple(command.examples[0] for command in COMMANDS.values()))
-        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input.",
+        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input, "
+        "130 interrupted.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say version and commit, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
