@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
 import threading
+import time
+from contextlib import suppress
+
+OURS = "FEDCMP_LAUNCHES"
+"""Variable of ranks whose launcher is a ``fedcmp`` process."""
 
 
 def end_with_parent() -> None:
@@ -18,3 +25,38 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def end_with_launcher() -> None:
+    """Ends this rank within a second after torchrun (``fabric run`` is one), which started it, ended without a word to
+    it. The first rank of each node says so. A process that torchrun did not start is left alone."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    launcher = os.getppid()
+    gone = launcher == 1 and not _runs_this_python(launcher)  # in a container torchrun itself may be process 1
+
+    def follow() -> None:
+        while not gone and os.getppid() == launcher:
+            time.sleep(0.1)
+        if os.environ.get("LOCAL_RANK") == "0":
+            onward = "the run goes on from its last checkpoint with: fedcmp train --resume RUN"
+            line = f"rank {os.environ['RANK']}: fedcmp: error: its launcher was killed, and the ranks end; {onward}\n"
+            with suppress(OSError):
+                os.write(2, line.encode())
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def end_launcher() -> None:
+    """Ends torchrun and this rank after Ctrl-C, of which torchrun would show pages; ``fedcmp`` as launcher does not."""
+    if os.environ.get("LOCAL_RANK") == "0" and "TORCHELASTIC_RUN_ID" in os.environ and OURS not in os.environ:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os._exit(130)
+
+
+def _runs_this_python(process: int) -> bool:
+    try:
+        return os.path.samefile(f"/proc/{process}/exe", sys.executable)
+    except OSError:
+        return False

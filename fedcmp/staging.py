@@ -1,4 +1,4 @@
-"""A folder that appears whole or not at all."""
+"""Folders that appear whole or not at all, and files that colleagues can read."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedcmp.errors import RunFolderError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
@@ -36,6 +40,16 @@ def staged(out: Path) -> Iterator[Path]:
             raise RunFolderError(f"cannot make the folder --out {out}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Writes safetensors with the mode that the umask gives; the library's own files are for their owner alone."""
+    from safetensors.torch import save_file
+
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(tensors, path)
+    path.chmod(mode)
 
 
 def check_space(folder: Path, num_bytes: int) -> None:

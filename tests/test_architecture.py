@@ -22,6 +22,7 @@ LAYERS = {
     "staging": 0,
     "hashing": 0,
     "lifetime": 0,
+    "locking": 0,
     "aggregation": 1,
     "secure": 1,
     "models": 1,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,6 +90,20 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("fedcmp.config.load_config", interrupted)
     assert main(["train"]) == 130
+
+
+@pytest.mark.parametrize("words", [["rules"], ["train", "nonsense=1"]])
+def test_a_reader_that_has_left_is_no_error(words: list[str]) -> None:
+    """As in ``fedcmp rules | head -1``; the last of these writes to standard error."""
+    gone, pipe = os.pipe()
+    os.close(gone)
+    stream = "stderr" if words[0] == "train" else "stdout"
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: pipe}
+    done = subprocess.run([sys.executable, "-m", "fedcmp", *words], **streams, check=False)
+    os.close(pipe)
+    assert done.returncode == 141
+    assert not done.stdout
+    assert not done.stderr
 
 
 def test_the_table_of_rules_is_complete_and_the_one_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,14 +18,21 @@ if TYPE_CHECKING:
 
 def train(parsed: argparse.Namespace) -> int:
     """``fedcmp train``; returns the exit code."""
+    old = None if parsed.resume is None else Path(parsed.resume)
+    try:
+        return _train(parsed, old)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(_onward(vars(error).get("folder", old))) from error
+
+
+def _train(parsed: argparse.Namespace, old: Path | None) -> int:
     from fedcmp.distributed.launch import start_ranks, started_by
     from fedcmp.experiment import reopen, resume, train
 
-    old = None if parsed.resume is None else Path(parsed.resume)
     file, overrides = _split(parsed.words)
     config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
     if config.launch.devices > 1 and started_by() == "nobody":
-        start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
+        return start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
     return _tell(train(config, label) if old is None else resume(old, overrides, file=file))
 
 
@@ -213,6 +221,13 @@ def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, li
         raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
                           f"{command.split()[0]} {example}")  # fmt: skip
     return Path(runs[0]), [word for word in words if word not in runs]
+
+
+def _onward(folder: Path | None) -> str:
+    """What becomes of a run that was interrupted, perhaps in the middle of an import: imports nothing."""
+    if folder is None or not any(folder.glob("checkpoints/round-*-*.pt")):
+        return "no round was saved yet"
+    return f"the run goes on with: {shlex.join(['fedcmp', 'train', '--resume', str(folder)])}"
 
 
 def _tell(summary: dict) -> int:

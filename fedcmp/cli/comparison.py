@@ -80,9 +80,9 @@ def compare(parsed: argparse.Namespace) -> int:
         )
     except ComparisonEnded as error:
         raise ComparisonEnded(f"{error}; the comparison goes on with: {_onward(folders[0])}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if folders:
-            _tell(f"\nruns that have ended are kept, begun ones go on where they were, with: {_onward(folders[0])}")
+            raise KeyboardInterrupt(f"what was done is kept, and goes on with: {_onward(folders[0])}") from error
         raise
     print(done.tables[parsed.table or "text"].rstrip("\n"))
     if parsed.table is None:

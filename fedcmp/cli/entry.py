@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 import textwrap
 import time
@@ -10,12 +12,36 @@ from collections.abc import Sequence
 
 from fedcmp.cli.pages import COMMANDS, OVERRIDES
 from fedcmp.credentials import log_to_stderr, mask
+from fedcmp.distributed.starter import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
+from fedcmp.lifetime import end_launcher, end_with_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 141 the reader of its output has gone."""
+    end_with_launcher()
     log_to_stderr()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not (broken := [stream for stream in (1, 2) if _is_broken(stream)]):
+            raise
+        for stream in broken:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)  # the interpreter flushes once more at its end
+        return 141
+
+
+def _is_broken(stream: int) -> bool:
+    """Whether a stream is a pipe that is not read any more."""
+    poll = select.poll()
+    poll.register(stream, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parsed = _parser().parse_args(arguments)
     try:
         return COMMANDS[parsed.command].run(parsed)
@@ -23,8 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (who := _speaker(error)) is not None:
             print(f"{who}fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, ValueError) else 1
-    except KeyboardInterrupt:
-        print("fedcmp: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        if (rank := rank_of()) is None or rank[0] == 0:
+            print(f"fedcmp: interrupted{'; ' * bool(str(error))}{error}", file=sys.stderr, flush=True)
+        end_launcher()
         return 130
     except Exception as error:
         if _speaker(error) is None:
@@ -40,7 +68,6 @@ ends all others at once, also one that has not said yet what went wrong."""
 def _speaker(error: Exception) -> str | None:
     """What an error's line begins with; None: another rank says it. One process alone needs no introduction."""
     from fedcmp.distributed.failures import met_on
-    from fedcmp.distributed.starter import rank_of
 
     ranks, here = met_on(error), rank_of()
     if here is None:
@@ -60,7 +87,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Federated pre-training of multimodal LLMs: frozen encoder and LLM, a projector trained in rounds.",
         epilog=_examples(tuple(command.examples[0] for command in COMMANDS.values()))
-        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input.",
+        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input, "
+        "130 interrupted.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="say version and commit, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)

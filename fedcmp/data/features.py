@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.hashing import sha256_of
+from fedcmp.staging import save_tensors
 
 log = logging.getLogger(__name__)
 SHARD_BYTES = 256 * 2**20
@@ -183,7 +183,7 @@ class _Store:
         partial = self.folder / f"{name}.{os.getpid()}.partial"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({"features": values.contiguous()}, partial)
+            save_tensors({"features": values.contiguous()}, partial)
             digest = sha256_of(partial)
             os.replace(partial, shard)
             partial.write_text(json.dumps({"key": self.key, "sha256": digest, "pictures": list(pictures)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -151,5 +152,6 @@ class _Told(Dataset[Any]):
 
 
 def _begin(worker: int) -> Any:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
     end_with_parent()  # torch's own watch sees no parent that was killed before it began
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one process is one thread here

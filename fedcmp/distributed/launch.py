@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from fedcmp.distributed.step import StepEnvironment
 from fedcmp.distributed.strategy import ClientGroupStrategy, close
 from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
+from fedcmp.lifetime import OURS
 
 LONGEST = 30 * 24 * 3600
 """Seconds that a collective may wait."""
@@ -53,16 +53,30 @@ class LaunchConfig:
             raise ConfigError(f"{prefix}.shard_llm needs groups of several ranks, but {prefix}.group_size is 1")
 
 
-def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> None:
-    """Becomes a torchrun of ``config.devices`` processes that run ``fedcmp`` with the same arguments; does not return.
+def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> int:
+    """Runs torchrun in this process, with ``config.devices`` ranks that run ``fedcmp`` with the same arguments.
 
     The rendezvous picks a free port itself, so that runs on one host cannot meet.
+
+    Returns:
+        The exit code: 0, that of the rank that failed first, 130 after Ctrl-C.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main
+
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it is meant for the ranks: torchrun would die of it and leave them
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(config.timeout))  # SIGTERM: a round may take longer
-    command = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={config.devices}", "-m", "fedcmp"]
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, *command, *arguments])
+    os.environ[OURS] = "1"
+    for name in ("agent.server.api", "multiprocessing.api"):
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)  # of Ctrl-C the ranks tell
+    try:
+        main(["--standalone", f"--nproc-per-node={config.devices}", "-m", "fedcmp", *arguments])
+    except SignalException as error:
+        return 130 if error.sigval == signal.SIGINT else 1
+    except ChildFailedError as error:
+        return max(1, error.get_first_failure()[1].exitcode)
+    return 0
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.federation.state import params_sha256
+from fedcmp.locking import locked
 from fedcmp.report.captions import Example, draw_captions, list_captions
 from fedcmp.report.split import draw_split
 from fedcmp.report.summary import versions
@@ -75,16 +77,24 @@ class Experiment:
         self.progress = progress if is_server(self.team) else Progress(enabled=False)
         self.seconds: dict[str, float] = defaultdict(float)
         self.earlier = 0.0  # seconds of the rounds that processes before this one did
-        together(self.team, lambda: check_models(config))
-        self.data: Data = read_data(config, self.team, self.progress)
-        self.folder: RunFolder = self._on_server(lambda: self._reopen(resume) if resume else self._claim(label))
+        with ExitStack() as opening:
+            if resume is not None:
+                self._write(lambda: opening.enter_context(locked(resume)))
+            together(self.team, lambda: config.wandb.check_environment(os.environ))
+            together(self.team, lambda: check_models(config))
+            self.data: Data = read_data(config, self.team, self.progress)
+            self.folder: RunFolder = self._on_server(
+                lambda: self._reopen(resume) if resume else self._claim(label, opening)
+            )
+            self._lock = opening.pop_all()
         self.name = config.run.name or self.folder.path.name
 
-    def _claim(self, label: str) -> RunFolder:
+    def _claim(self, label: str, opening: ExitStack) -> RunFolder:
         config = self.config
         path = Path(config.run.dir).expanduser() if config.run.dir else None
         named = config.run.name or f"{label}-{self.method}"
         folder = claim(path, named, number=config.run.name is None)
+        opening.enter_context(locked(folder.path))
         folder.write_text(folder.config, to_yaml(config))
         self._write_split(folder)
         return folder
@@ -153,12 +163,15 @@ class Experiment:
                     self.tracker = build_tracker(self.config, self.folder, self.name)
             summary: dict[str, Any] = train(self)
         except BaseException as error:
+            vars(error)["folder"] = self.folder.path
             if is_server(self.team):
                 failed = {**self.head(), "exit": "failed", "error": mask(f"{type(error).__name__}: {error}")}
                 with suppress(OSError):  # the first error is the one to tell
                     self.folder.write_json(self.folder.summary, failed)
                 self.tracker.close(failed)
             raise
+        finally:
+            self._lock.close()
         return summary
 
     def evaluate(self, params: Params) -> Evaluation:

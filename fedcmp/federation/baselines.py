@@ -85,7 +85,10 @@ def fit(
             plugins=[LightningEnvironment()],  # one process, whatever a SLURM job around it counts
         )
         announce(fetch, batches)
-        trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
+        try:
+            trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
+        except SystemExit as error:  # what the Trainer makes of Ctrl-C
+            raise KeyboardInterrupt from error
         if checkpoint is not None:
             trainer.save_checkpoint(checkpoint)
     module.to(home)  # the Trainer leaves it on the CPU, and the frozen models with it, which others use, too

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.federation.state import FederationState
 from fedcmp.hashing import sha256_of
+from fedcmp.staging import save_tensors
 from fedcmp.types import Params
 
 HASH = 16
@@ -115,7 +116,7 @@ def save_projector(path: Path, params: Params) -> None:
     """The projector alone, float32, under the names of the run folder's interface."""
     partial = path.with_name(path.name + ".partial")
     try:
-        save_file({name: value.detach().cpu().float().contiguous() for name, value in params.items()}, partial)
+        save_tensors({name: value.detach().cpu().float().contiguous() for name, value in params.items()}, partial)
         os.replace(partial, path)
     except Exception as error:  # safetensors raises its own error class for a full disk
         partial.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.errors import RunFolderError
+from fedcmp.locking import LOCK
 
 LEAST_FREE = 64 * 2**20
 """Bytes that must be free before a run starts."""
@@ -68,7 +69,7 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
             return _numbered(Path("runs"), name)
         folder = path or Path("runs") / name
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(one.name != LOCK for one in folder.iterdir()):
             raise RunFolderError(
                 f"the run folder {folder} exists and is not empty; choose another run.dir or run.name, or remove it"
             )

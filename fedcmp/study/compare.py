@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedcmp.errors import ConfigError
+from fedcmp.locking import locked
 from fedcmp.study.asked import Study
 from fedcmp.study.cells import Job, Jobs
 from fedcmp.study.inputs import check_inputs
 from fedcmp.study.ledger import Ledger
-from fedcmp.study.lock import locked
 from fedcmp.study.place import open_place
 from fedcmp.study.results import results
 from fedcmp.study.runner import Runner, Tell, start_workers

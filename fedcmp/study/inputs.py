@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 
 from fedcmp.build import check_cohorts, check_models, read_data
@@ -25,6 +26,7 @@ def check_inputs(jobs: Iterable[Job]) -> None:
         try:
             key = _key(job.config)
             if key not in plans:
+                job.config.wandb.check_environment(os.environ)
                 check_models(job.config)
                 plans[key] = read_data(baseline(job.config, "local")).plan
             check_cohorts(job.config, plans[key])

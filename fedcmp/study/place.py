@@ -69,10 +69,8 @@ def open_place(out: Path | None, stem: str) -> Place:
     Raises:
         RunFolderError: it holds something else, or cannot be made.
     """
-    if out is not None and out.is_dir():
-        killed = {one.name for one in out.iterdir()} == {".lock"}  # before it had written a word
-        if killed or Place(out).remembers():
-            return Place(out)
+    if out is not None and Place(out).remembers():
+        return Place(out)
     try:
         return Place(claim(out, f"compare-{stem}", number=True).path)
     except RunFolderError as error:

@@ -285,7 +285,7 @@ def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypat
     with pytest.raises(RunFolderError, match="No space left on device; is there disk space"):
         save_checkpoint(tmp_path, state)
     assert path.read_bytes() == before
-    monkeypatch.setattr("fedcmp.federation.checkpoint.save_file", full)
+    monkeypatch.setattr("fedcmp.federation.checkpoint.save_tensors", full)
     with pytest.raises(RunFolderError, match="cannot write"):
         save_projector(tmp_path / "projector.safetensors", PARAMS)
     assert [one.name for one in tmp_path.iterdir()] == [path.name]

@@ -12,7 +12,7 @@ import pytest
 from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
 
 from fedcmp.config import load_config
-from fedcmp.experiment import train
+from fedcmp.experiment import resume, train
 
 pytestmark = [
     pytest.mark.slow,
@@ -81,3 +81,44 @@ def test_a_failure_of_one_rank_ends_all_and_is_told_once(tmp_path: Path) -> None
     assert told[0].startswith("rank 1: fedcmp: error: one of the clients 2, 3, trained together, failed in train")
     assert summary(run)["exit"] == "failed"
     assert "(on rank 1)" in summary(run)["error"]
+
+
+def launched(kind: str, words: list[str]) -> list[str]:
+    """The command line of a run, of two ranks unless it is of ``one``."""
+    if kind == "fabric":
+        return fabric_run(2, words, port=free_port())
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] * (kind == "torchrun")
+    devices = ["launch.devices=2"] * (kind == "devices")
+    return [sys.executable, *torchrun, "-m", "fedcmp", "train", *words, *devices]
+
+
+@pytest.mark.parametrize("kind", ["devices", "fabric", "torchrun"])
+def test_ranks_end_with_a_launcher_that_is_killed(tmp_path: Path, alone: str, kind: str) -> None:
+    run = tmp_path / "run"
+    with started(launched(kind, [*SMALL, f"run.dir={run}"]), tmp_path) as launcher:
+        until((run / "metrics.jsonl").exists)
+        launcher.kill()
+        launcher.wait()
+        until(lambda: not processes.naming(run), 20)
+    said = (tmp_path / "log").read_text()
+    assert [line.partition(":")[0] for line in said.splitlines() if "error" in line] == ["rank 0"], said
+    assert "frame #" not in said
+    assert "Traceback" not in said
+    assert resume(run)["projector_sha256"] == alone
+
+
+@pytest.mark.parametrize(("kind", "code"), [("one", 130), ("devices", 130), ("fabric", -signal.SIGKILL)])
+def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, kind: str, code: int) -> None:
+    """`fabric run` would show its own traceback: rank 0 ends it."""
+    run = tmp_path / "run"
+    words = [*SMALL, "federation.passes=100", "federation.rounds=100", f"run.dir={run}"]
+    with started(launched(kind, words), tmp_path) as launcher:
+        until(lambda: list(run.glob("checkpoints/*.pt")))
+        launcher.send_signal(signal.SIGINT)
+        assert launcher.wait(60) == code
+        until(lambda: not processes.naming(run), 20)
+    said = (tmp_path / "log").read_text()
+    assert said.count(f"fedcmp train --resume {run}") == 1, said
+    assert "Traceback" not in said
+    assert "error" not in said
+    assert summary(run)["exit"] == "failed"

@@ -116,6 +116,23 @@ def test_a_job_goes_on_after_its_time_limit_and_a_job_that_fails_does_not(
     assert summary(run)["projector_sha256"] == alone
 
 
+def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout: Path, submit: list[Job]) -> None:
+    words = [*SMALL, "federation.passes=20", "federation.rounds=60", "run.seed=${oc.env:SLURM_ARRAY_TASK_ID}"]
+    array = sbatch(submit, checkout, ["--nodes=1", "--array=1-3"], words)
+    tasks = [Job(f"{array.id}_{number}", checkout) for number in (1, 2, 3)]
+    runs = [checkout / "runs" / f"slurm-{task.id}" for task in tasks]
+    until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
+    slurm("scancel", "--signal=USR1", tasks[2].id)  # the task that has the id of the array
+    for task in tasks:
+        until(task.over, 240)
+    assert [(task.told("JobState"), task.told("Restarts")) for task in tasks] == [
+        ("COMPLETED", "0"),
+        ("COMPLETED", "0"),
+        ("COMPLETED", "1"),
+    ]
+    assert [(summary(run)["exit"], summary(run)["seed"]) for run in runs] == [("finished", seed) for seed in (1, 2, 3)]
+
+
 def rank_of_job(folder: Path, number: str) -> int:
     """The process that is this rank of the run in a folder; it has begun to train."""
     until(lambda: (folder / "metrics.jsonl").is_file() and len((folder / "metrics.jsonl").read_text().splitlines()) > 1)

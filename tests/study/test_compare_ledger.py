@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from fedcmp.errors import RunFolderError
 from fedcmp.study import Request, ask
 from fedcmp.study.cells import Jobs
 from fedcmp.study.ledger import Ledger, failed, finished
-from fedcmp.study.lock import locked
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg,same=fedavg", budget=1, bounds=False)))
 FIRST, SECOND = JOBS.final("demo", "fedavg", {}, 1), JOBS.final("demo", "fedavg", {}, 2)
@@ -80,31 +77,3 @@ def test_a_loss_that_is_no_number_is_a_failure(tmp_path: Path, loss: float, test
     assert (record["status"], record["val_loss"]) == ("failed", None)
     assert "no finite number" in record["error"]
     json.loads(json.dumps(record, allow_nan=False))
-
-
-def test_one_comparison_at_a_time(tmp_path: Path) -> None:
-    me = rf"process {os.getpid()} on {socket.gethostname()}"
-    with locked(tmp_path):
-        with pytest.raises(RunFolderError, match=rf"{me}.*table\.md"), locked(tmp_path):
-            raise AssertionError("two in one folder")
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-    assert (tmp_path / ".lock").read_text() == ""
-    with pytest.raises(KeyboardInterrupt), locked(tmp_path):
-        raise KeyboardInterrupt
-    with locked(tmp_path):
-        pass
-
-
-def test_a_dead_process_holds_nothing_but_another_host_may(tmp_path: Path) -> None:
-    (tmp_path / ".lock").write_text(json.dumps({"pid": 1, "host": socket.gethostname()}))
-    with locked(tmp_path):
-        pass
-    (tmp_path / ".lock").write_text(json.dumps({"pid": 7, "host": "elsewhere"}))
-    with (
-        pytest.raises(RunFolderError, match=r"process 7 on elsewhere.*if it is gone, remove .*\.lock"),
-        locked(tmp_path),
-    ):
-        raise AssertionError("the other may live")
-    (tmp_path / ".lock").write_text("{torn")
-    with locked(tmp_path):
-        pass

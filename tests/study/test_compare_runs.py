@@ -163,11 +163,11 @@ def test_more_methods_and_settings_are_added_and_labels_cost_nothing(
 
 
 def test_two_at_once_are_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from fedcmp.study.lock import locked
+    from fedcmp.locking import locked
 
     with locked(copy):
         assert compare("--out", copy) == 1
-    assert f"is being worked on by process {os.getpid()} on" in capsys.readouterr().err
+    assert f"is being written by process {os.getpid()} on" in capsys.readouterr().err
 
 
 def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,10 @@ from PIL import Image
 from wandb_file import Part, read_parts
 from wandb_server import Server
 
+from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
+from fedcmp.experiment import train
+from fedcmp.study import Request, ask, compare
 from fedcmp.tracking.wandb import WandbConfig, WandbTracker
 from fedcmp.tracking.wandb.file import BEGIN, BLOCK, FIRST, FULL, HEAD, LAST, mend_parts, read_log
 from fedcmp.tracking.wandb.media import SPLIT_BYTES, to_artifacts
@@ -398,3 +401,24 @@ def test_wrong_wandb_settings_are_named(config: WandbConfig, message: str) -> No
     WandbConfig().validate()
     with pytest.raises(ConfigError, match=message):
         config.validate()
+
+
+def test_variables_of_wandb_do_not_overrule_the_id_of_a_run(tmp_path: Path) -> None:
+    ambient = {"WANDB_RUN_ID": "theirs", "WANDB_PROJECT": "theirs", "WANDB_RESUME": "must", "WANDB_NAME": "theirs"}
+    done = run_process(tmp_path, "offline", 0, 1, "finished", **ambient)
+    assert done.returncode == 0, done.stderr
+    (log,) = (path for path in tmp_path.glob("wandb/*/run-*.wandb") if not path.parent.is_symlink())
+    assert log.stem == f"run-{(tmp_path / 'wandb' / 'id').read_text()}" != "run-theirs"
+
+
+def test_below_an_agent_of_wandb_nothing_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would give all runs one id."""
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "theirs")
+    config = load_config(None, [f"run.dir={tmp_path / 'run'}"])
+    with pytest.raises(ConfigError, match=r"wandb\.mode=offline.*WANDB_SWEEP_ID"):
+        train(config)
+    with pytest.raises(ConfigError, match=r"wandb\.mode=offline.*WANDB_SWEEP_ID"):
+        compare(ask(None, (), Request(methods="fedavg", bounds=False)), tmp_path / "comparison")
+    assert not list(tmp_path.iterdir())
+    WandbConfig(mode="disabled").check_environment(os.environ)

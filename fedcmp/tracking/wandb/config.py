@@ -54,6 +54,15 @@ class WandbConfig:
         if not self.finish_seconds >= 0:
             raise ConfigError(f"{prefix}.finish_seconds must be at least 0, got {self.finish_seconds}")
 
+    def check_environment(self, environment: Mapping[str, str], prefix: str = "wandb") -> None:
+        """Raises ConfigError below an agent of W&B: its id would take the place of the one that the folder keeps."""
+        agent = next((name for name in ("WANDB_SWEEP_ID", "WANDB_LAUNCH") if environment.get(name)), None)
+        if agent is not None and self.mode != "disabled":
+            raise ConfigError(
+                f"{prefix}.mode={self.mode}: the environment has {agent}, and below its agent W&B gives all trainings "
+                f"one id, which is not that of a run folder; unset {agent}, or say {prefix}.mode=disabled"
+            )
+
 
 def has_key(environment: Mapping[str, str]) -> bool:
     """Whether W&B would find a key without asking, where it looks for one. The key itself goes nowhere.
