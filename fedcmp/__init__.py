@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from fedcmp.api import Pairs as Pairs
     from fedcmp.api import Round as Round
     from fedcmp.api import federate as federate
+    from fedcmp.batches import Collate as Collate
+    from fedcmp.batches import new_projector as new_projector
     from fedcmp.config import Config as Config
     from fedcmp.config import load_config as load_config
     from fedcmp.errors import FedcmpError as FedcmpError
@@ -35,6 +37,7 @@ __version__ = "0.1.0"
 PUBLIC = {
     "Aggregator": "fedcmp.aggregation",
     "Cohort": "fedcmp.aggregation",
+    "Collate": "fedcmp.batches",
     "Config": "fedcmp.config",
     "Federated": "fedcmp.api",
     "FedcmpError": "fedcmp.errors",
@@ -48,6 +51,7 @@ PUBLIC = {
     "export_run": "fedcmp.experiment.exporting",
     "federate": "fedcmp.api",
     "load_config": "fedcmp.config",
+    "new_projector": "fedcmp.batches",
     "train": "fedcmp.experiment",
 }
 """Each name, and where it lives."""

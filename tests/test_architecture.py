@@ -33,6 +33,7 @@ LAYERS = {
     "metrics": 2,
     "module": 3,
     "pictures": 3,
+    "batches": 4,
     "evaluation": 4,
     "federation": 5,
     "report": 6,

@@ -18,7 +18,7 @@ from fedcmp.lifetime import end_launcher, end_with_launcher
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 141 the reader of its output has gone."""
+    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 bad input, 130 interrupted, 141 no reader."""
     end_with_launcher()
     log_to_stderr()
     try:
