@@ -17,7 +17,7 @@ from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pic
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
 from fedcmp.data.images import to_rgb
-from fedcmp.data.scenarios import Partition
+from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.federation.checkpoint import save_projector
@@ -142,9 +142,10 @@ def federate(
     rule, name = _rule(aggregator)
     config = _config(settings or {}, rounds, seed, name)
     held_out = val if isinstance(val, Mapping) else {"val": val}
-    source = GivenSource({"train": _named(clients), "val": held_out})
-    split = Partition(source.owned("train"), seed)
-    plan = plan_run(split.clients, config.federation, seed)
+    named = _named(clients)
+    source = GivenSource({"train": named, "val": held_out})
+    split = Partition(source.owned("train"), seed, names=tuple(named))
+    plan = plan_run(split.clients, config.federation, seed, names=split.names)
     if rule is None:
         check_cohorts(config, plan)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
@@ -198,6 +199,7 @@ def _named(clients: Mapping[str, Pairs] | Sequence[Pairs]) -> Mapping[str, Pairs
     named = clients if isinstance(clients, Mapping) else {str(number): one for number, one in enumerate(clients)}
     if not named:
         raise ConfigError("clients: expected at least one data set, got none")
+    check_names(list(named), "clients")
     return named
 
 

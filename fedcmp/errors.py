@@ -22,6 +22,14 @@ class RunFolderError(FedcmpError, OSError):
     """The run folder exists already, is not a run, or cannot be written."""
 
 
+class PlanError(DataError):
+    """The samples do not suffice for the rounds; with ``overrides``, if there are any, they do."""
+
+    def __init__(self, message: str, overrides: str) -> None:
+        super().__init__(message)
+        self.overrides = overrides
+
+
 class CheckpointError(FedcmpError):
     """A checkpoint is missing, damaged or belongs to another run."""
 
@@ -41,15 +49,15 @@ class ClientError(FedcmpError):
         client_id: the client in which it failed; of clients that train together, the first.
         stage: what the client was doing: ``"train"``, ``"evaluate"``, ...
         message: what went wrong.
-        together: all clients that trained in one computation, of which any may have failed.
+        together: labels of all clients that trained in one computation, of which any may have failed.
 
-    >>> print(ClientError(2, "train", "out of memory", together=[2, 3]))
-    one of the clients 2, 3, trained together, failed in train: out of memory
+    >>> print(ClientError(2, "train", "out of memory", together=["client 2", "client 3 (xray)"]))
+    one of client 2, client 3 (xray), trained together, failed in train: out of memory
     """
 
-    def __init__(self, client_id: int, stage: str, message: str, together: Sequence[int] = ()) -> None:
-        names = ", ".join(map(str, together))
-        who = f"one of the clients {names}, trained together," if len(together) > 1 else f"client {client_id}"
+    def __init__(self, client_id: int, stage: str, message: str, together: Sequence[str] = ()) -> None:
+        who = ", ".join(together) or f"client {client_id}"
+        who = f"one of {who}, trained together," if len(together) > 1 else who
         super().__init__(f"{who} failed in {stage}: {message}")
         self.client_id = client_id
         self.stage = stage
@@ -72,6 +80,16 @@ class RankLost(FedcmpError, RuntimeError):
             "fedcmp train --resume RUN"
         )
         self.lost = tuple(sorted(lost))
+
+
+def label_client(client_id: int, names: Sequence[str] = ()) -> str:
+    """What messages call a client.
+
+    >>> label_client(3), label_client(1, ["photos", "xray"])
+    ('client 3', 'client 1 (xray)')
+    """
+    name = names[client_id] if names else str(client_id)
+    return f"client {client_id}" if name == str(client_id) else f"client {client_id} ({name})"
 
 
 def nearest(name: str, choices: Iterable[str], listed: str | None = None) -> str:

@@ -81,7 +81,7 @@ def test_the_page_says_it_all_and_loads_nothing(
         "samples of a client 10 / 10 / 10 (min / median / max)",
         "clients record evidence, halfway",
         "clients needed 1 or more in every round",
-        "7 10 10 5 3",
+        "client 7 (tilted) 10 10 5 3",
         "up, diagnostics 595,968 1.8 MB",
         "from .. to: how many directions or iterations this rule needs, the data decide",
     ):
@@ -174,7 +174,7 @@ def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) 
     for words, said in (
         (["--ranks", "0"], "--ranks must be at least 1, got 0"),
         (["--ranks", "3", "launch.group_size=2"], "launch.group_size=2 does not divide the 3 ranks"),
-        (["federation.rounds=99"], "1 round fits the data"),
+        (["federation.rounds=99"], "federation.rounds=5"),
         (["aggregator=krum", "federation.clients_per_round=2"], "needs at least 5 clients"),
         (["model.tower=./nowhere"], "model.tower: no folder"),
     ):

@@ -73,7 +73,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)
             split = split._replace(damaged=positions)
         lengths = [len(sample.caption) for sample in samples] if config.federation.group_by_length else None
-        plan = plan_run(split.clients, config.federation, config.run.seed, lengths)
+        plan = plan_run(split.clients, config.federation, config.run.seed, lengths, split.names)
         check_cohorts(config, plan)
         build_protection(config, plan)  # what it would refuse is told before a model is loaded
         return Data(source, samples, val, test, split, plan)
@@ -130,7 +130,7 @@ def check_cohorts(config: Config, plan: RunPlan) -> None:
         raise ConfigError(
             f"{who} needs at least {needed} clients in a round, but round "
             f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
-            f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {config.partition.clients}), "
+            f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {plan.num_clients}), "
             "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"
             + (f"; federation.min_clients={needed} keeps enough of those that drop out" if smallest.dropped else "")
         )

@@ -43,5 +43,5 @@ def build_federation(
         progress=progress,
         checkpoints=checkpoints,
         privacy=build_protection(config, data.plan),
-        attack=plan_attack(config.attack, config.partition.clients, config.run.seed),
+        attack=plan_attack(config.attack, data.plan.num_clients, config.run.seed),
     )

@@ -57,7 +57,7 @@ def local(parsed: argparse.Namespace) -> int:
 
     config, label = _config(parsed.words)
     summary = train_local(config, label)
-    rows = [[client, ", ".join(one["domains"]), one["own"], one["all"]] for client, one in summary["clients"].items()]
+    rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
     print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
     return _tell(summary)
 

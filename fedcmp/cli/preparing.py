@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+
+from fedcmp.errors import FedcmpError, PlanError
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("label-column", "csv: a column that says what the picture shows, in a word"),
         ("id-column", "csv: a column with a unique id (the path is the id)"),
         ("group-column", "csv: a column, for example of patients, whose pictures stay on one side of a split"),
+        ("client-column", "csv: a column that says whose the row is, for example of institutions: clients of a run"),
         ("caption-key", "webdataset: the key of the .json files with the caption (caption, if there is no .txt)"),
     ):
         parser.add_argument(f"--{name}", metavar="NAME", help=text)
@@ -69,7 +73,27 @@ def prepare(parsed: argparse.Namespace) -> int:
     )
     if left["bad"]:
         print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
+    if done.facts["repeated_rows"]:
+        print(f"left out {done.facts['repeated_rows']:,} rows that repeat another, picture and caption")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
-    print(f"next: fedcmp plan data.kind=pairs data.root={done.folder.parent}")
+    print(f"next: {_next(done.folder, parsed.client_column is not None)}")
     return 0
+
+
+def _next(folder: Path, given: bool) -> str:
+    """A plan of what lies beside ``folder``, or of that domain alone, with settings that fit it."""
+    from fedcmp.build import read_data
+    from fedcmp.config import load_config
+
+    words = ["data.kind=pairs", f"data.root={folder.parent}", *(["partition.clients=given"] if given else [])]
+    for chosen in (words, [*words, f"data.domains=[{folder.name}]"]):
+        fitting: list[str] = []
+        try:
+            read_data(load_config(None, chosen))
+        except PlanError as error:
+            fitting = error.overrides.split()
+        except FedcmpError:  # a folder beside it is bad, or names no clients
+            continue
+        break
+    return shlex.join(["fedcmp", "plan", *chosen, *fitting])

@@ -12,6 +12,7 @@ from typing import NamedTuple, TextIO
 
 from fedcmp.data.images import decode
 from fedcmp.data.layouts import Item, Layout
+from fedcmp.data.layouts.base import Repeated
 from fedcmp.data.layouts.pictures import Mark, Pack, Pictures, look, mark
 from fedcmp.data.recipe import Recipe
 from fedcmp.data.records import Sample
@@ -32,6 +33,7 @@ class Gathered(NamedTuple):
     bad: list[str]
     """The first messages."""
     num_bad: int
+    num_repeated: int
 
 
 def _items(recipe: Recipe, layout: Layout, files: Sequence[Path]) -> Iterator[Item | DataError]:
@@ -65,7 +67,7 @@ def gather(
     splits: list[str | None] = []
     groups: list[str | None] = []
     bad: list[str] = []
-    num_bad = 0
+    num_bad = num_repeated = 0
     seen: set[str] = set()
     with ExitStack() as stack:
         pictures = None if place is None else stack.enter_context(Pictures(place))
@@ -73,6 +75,9 @@ def gather(
         records = stack.enter_context((folder / "records.part").open("w", encoding="utf-8"))
         for found in _items(recipe, layout, files):
             if drawn is not None and isinstance(found, Item) and found.id not in drawn:
+                continue
+            if isinstance(found, Repeated):
+                num_repeated += 1
                 continue
             try:
                 if isinstance(found, DataError):
@@ -95,7 +100,7 @@ def gather(
                 tell(f"{len(marks):,} records")
     if not marks:
         raise DataError(f"no record of {', '.join(map(str, files))} can be used" + (f": {bad[0]}" if bad else ""))
-    return Gathered(marks, splits, groups, bad, num_bad)
+    return Gathered(marks, splits, groups, bad, num_bad, num_repeated)
 
 
 def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, check: bool) -> tuple[str, Mark]:
@@ -129,6 +134,7 @@ def _write(file: TextIO, found: Item, image: str, domain: str, seed: int) -> Non
         "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": chosen}],
         **({"captions": found.captions} if several else {}),
         **({"label": found.label} if found.label is not None else {}),
+        **({"client": found.client} if found.client is not None else {}),
     }
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
 

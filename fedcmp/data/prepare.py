@@ -113,6 +113,7 @@ def _facts(
         "pictures": len(set(gathered.marks)),
         "splits": "own" if own else "drawn",
         "left_out": {"bad": gathered.num_bad, "held_out_elsewhere": counts[None], "first_bad": gathered.bad},
+        "repeated_rows": gathered.num_repeated,
         "seed": recipe.seed,
         "limit": recipe.limit,
         "sha256": hashes,
@@ -131,6 +132,7 @@ def _page(facts: dict[str, Any]) -> str:
 - Pictures: {facts["pictures"]:,} different ones, {facts["images"]["kind"]}
 - Splits: {facts["splits"]}, seed {facts["seed"]}
 - Left out: {left["bad"]:,} bad records, {left["held_out_elsewhere"]:,} samples whose picture is held out elsewhere
+- Repeated rows, left out: {facts["repeated_rows"]:,}
 
 Made by `fedcmp prepare` {facts["fedcmp"]}; `source.json` has the same and the hashes.
 """

@@ -27,6 +27,8 @@ class Sample:
     """What topic it belongs to, whatever its domain; None: its label within its domain is its topic."""
     captions: tuple[str, ...] = ()
     """All captions of the picture, where the record lists them; ``caption`` alone is trained on."""
+    client: str | None = None
+    """Whose it is, where the record says."""
 
 
 class Records(NamedTuple):
@@ -74,6 +76,7 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
     if not isinstance(captions, list) or not all(isinstance(text, str) and text.strip() for text in captions):
         raise DataError(f"{origin}: field `captions` must be a list of texts, none empty, got {captions!r} (id {key})")
     label = None if record.get("label") is None else str(record["label"])
+    client = None if record.get("client") is None else str(record["client"])
     for field, text in (("id", str(key)), ("image", image), ("caption", caption), ("domain", named), ("label", label)):
         check_text(text or "", f"{origin}: field `{field}`")
     for text in captions:
@@ -86,6 +89,7 @@ def parse_record(record: object, origin: str, domain: str = "default") -> Sample
         label,
         origin,
         captions=tuple(text.strip() for text in captions),
+        client=client,
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcmp.build import Kept
 from fedcmp.config import Config
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
 from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
 from fedcmp.experiment.base import Experiment, clock
@@ -118,17 +118,20 @@ def train_local(
     def clients(self: Experiment) -> dict[str, Any]:
         parts = self.parts
         assert parts.fetch is not None, "these parts were built for training"
-        begin, own, samples = self.evaluate(parts.params), {}, 0
+        begin, own, samples, names = self.evaluate(parts.params), {}, 0, self.data.plan.names
         ends: list[Evaluation] = []
         tests: list[dict[str, Any]] = []
-        for client in range(config.partition.clients):
+        for client in range(len(names)):
             batches = client_batches(self.data.plan, client)
             if not batches:
                 continue
             module = ProjectorAlignment(
                 parts.module.tower, parts.module.llm, parts.params, config.optimizer, len(batches)
             ).to(next(parts.module.parameters()).device)
-            with clock(self.seconds, "train"), self.progress.bar(len(batches), f"client {client} alone") as bar:
+            with (
+                clock(self.seconds, "train"),
+                self.progress.bar(len(batches), f"{label_client(client, names)} alone") as bar,
+            ):
                 params = fit(module, batches, parts.fetch, on_step=bar, root=str(self.folder.path))
             folder = self.folder.path / "clients" / str(client)
             folder.mkdir(parents=True)
@@ -139,7 +142,8 @@ def train_local(
             samples += sum(len(batch) for batch in batches)
             domains = {self.data.train[position].domain for batch in batches for position in batch}
             held = [loss for name, loss in ends[-1].by_domain.items() if name in domains]
-            own[str(client)] = {"domains": sorted(domains), "own": sum(held) / max(1, len(held)), "all": ends[-1].loss}
+            own[str(client)] = {"name": names[client], "domains": sorted(domains),
+                                "own": sum(held) / max(1, len(held)), "all": ends[-1].loss}  # fmt: skip
             self.tracker.log({"round": client + 1, "samples_seen": samples, "client": client, **ends[-1].scalars()})
         end = _mean(ends)
         summary = {

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.topology import Topology
+from fedcmp.errors import label_client
 from fedcmp.federation.sampling import RunPlan, deal_waves
 from fedcmp.types import Params
 
@@ -42,6 +43,8 @@ class ClientForecast(NamedTuple):
     """A client in the whole run."""
 
     client: int
+    label: str
+    """What messages call it."""
     held: int
     """Samples that it holds."""
     rounds: int
@@ -118,6 +121,6 @@ def _clients(held: Sequence[Sequence[int]], plan: RunPlan) -> tuple[ClientForeca
             steps[task.client_id] += len(task.batches)
             samples[task.client_id] += task.num_samples
     return tuple(
-        ClientForecast(client, len(indices), rounds[client], steps[client], samples[client])
-        for client, indices in enumerate(held)
+        ClientForecast(k, label_client(k, plan.names), len(indices), rounds[k], steps[k], samples[k])
+        for k, indices in enumerate(held)
     )

@@ -11,7 +11,7 @@ import torch
 
 from fedcmp.aggregation.base import Contribution
 from fedcmp.distributed.exact import largest_magnitude
-from fedcmp.errors import AggregationError
+from fedcmp.errors import AggregationError, label_client
 from fedcmp.federation.config import FederationConfig
 from fedcmp.types import Params
 
@@ -91,15 +91,15 @@ def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[R
     return judged
 
 
-def gate(reports: Sequence[Report], config: FederationConfig) -> frozenset[int]:
-    """The ids of the clients that may enter.
+def gate(reports: Sequence[Report], config: FederationConfig, names: Sequence[str] = ()) -> frozenset[int]:
+    """The ids of the clients that may enter; messages have their ``names``.
 
     Raises:
         AggregationError: they are fewer than ``federation.min_clients``.
     """
     accepted = frozenset(one.client_id for one in reports if one.rejected is None)
     if len(accepted) < config.min_clients:
-        named = "; ".join(f"client {one.client_id}: {one.rejected}" for one in reports if one.rejected)
+        named = "; ".join(f"{label_client(one.client_id, names)}: {one.rejected}" for one in reports if one.rejected)
         raise AggregationError(
             f"only {len(accepted)} of {len(reports)} clients sent a usable update, fewer than "
             f"federation.min_clients={config.min_clients}; left out: {named or 'nobody'}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fedcmp.distributed.team import leads
-from fedcmp.errors import ClientError, FedcmpError
+from fedcmp.errors import ClientError, FedcmpError, label_client
 from fedcmp.federation.client import LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.faults import Survived, train_survivors
 from fedcmp.federation.federation import Federation
@@ -103,4 +103,5 @@ def _train(
         raise
     except Exception as error:
         ids = [task.client_id for task in wave]
-        raise ClientError(ids[0], f"train, round {plan.round + 1}", f"{type(error).__name__}: {error}", ids) from error
+        who = [label_client(client, federation.plan.names) for client in ids]
+        raise ClientError(ids[0], f"train, round {plan.round + 1}", f"{type(error).__name__}: {error}", who) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedcmp.data.stream import announce
 from fedcmp.distributed.team import is_server, together
+from fedcmp.errors import label_client
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import prune_checkpoints, save_checkpoint
 from fedcmp.federation.federation import Federation
@@ -70,10 +71,11 @@ def run_round(
     owners = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, federation.config)
-    accepted = together(team, lambda: gate(reports, federation.config))
+    accepted = together(team, lambda: gate(reports, federation.config, federation.plan.names))
     for one in reports:
         if one.rejected and is_server(team):
-            log.warning("round %d: client %d was left out: %s", plan.round + 1, one.client_id, one.rejected)
+            who = label_client(one.client_id, federation.plan.names)
+            log.warning("round %d: %s was left out: %s", plan.round + 1, who, one.rejected)
     t1 = time.perf_counter()
     mine = [one for one in contributions if one.client_id in accepted]
     cohort, aggregated, secured, carried = fuse_round(federation, mine, plan, state)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
 
 import numpy as np
 
 from fedcmp.distributed.topology import Topology, deal
-from fedcmp.errors import DataError
+from fedcmp.errors import PlanError, label_client
 from fedcmp.federation.config import FederationConfig
 from fedcmp.seeding import derive, numpy_rng
 
@@ -52,10 +53,16 @@ class RunPlan(NamedTuple):
     num_samples: int
     num_clients: int
     """Clients of the federation, in any round or in none."""
+    names: tuple[str, ...] = ()
+    """What they are called, by id."""
 
 
 def plan_run(
-    clients: Sequence[Sequence[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None = None
+    clients: Sequence[Sequence[int]],
+    config: FederationConfig,
+    seed: int,
+    lengths: Sequence[int] | None = None,
+    names: Sequence[str] = (),
 ) -> RunPlan:
     """The cohort of every round and the samples of every local step.
 
@@ -70,29 +77,40 @@ def plan_run(
         seed: the run's seed.
         lengths: of each sample's caption, in any unit; given, those of a client's round that are alike in length share
             a batch. Which samples a round has does not depend on it.
+        names: what the clients are called, for messages; empty: by their numbers.
 
     Raises:
-        DataError: a client has fewer samples than one batch, or nobody has samples for a round.
+        PlanError: a client has fewer samples than one batch, or no client has samples for a round.
     """
-    size = config.batch_size
-    for client, indices in enumerate(clients):
-        if len(indices) < size:
-            raise DataError(
-                f"client {client} has {len(indices)} samples, fewer than one batch (federation.batch_size={size}); "
-                "lower the batch size, or the number of clients (partition.clients)"
-            )
+    few = min(range(len(clients)), key=lambda client: len(clients[client]))
+    size, least = config.batch_size, len(clients[few])
     orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
-    found = _plan(orders, config, seed, lengths, config.rounds)
+    found = _plan(orders, config, seed, lengths, config.rounds) if least >= size else 0
     if isinstance(found, RunPlan):
-        return found
-    empty = fits = found
-    while fits and not isinstance(found := _plan(orders, config, seed, lengths, fits), RunPlan):
-        fits = found  # with fewer rounds clients take more in each
-    lower = "federation.rounds or federation.local_steps" if config.local_steps else "federation.rounds"
-    raise DataError(
-        f"no client has samples for round {empty + 1} of federation.rounds={config.rounds}; "
-        f"{fits} round{' fits' if fits == 1 else 's fit'} the data: lower {lower}, or raise federation.passes"
-    )
+        return found._replace(names=tuple(names or map(str, range(len(clients)))))
+    if least < size:
+        problem = f"{label_client(few, names)} has {least} samples, fewer than one batch"
+        problem += f" (federation.batch_size={size}); lower the number of clients (partition.clients)"
+    else:
+        problem = f"no client has samples for round {found + 1} of federation.rounds={config.rounds}"
+        problem += "; raise federation.passes" + (", lower federation.local_steps" if config.local_steps else "")
+    fits = _fitting(orders, config, seed, min(size, least))
+    told = f"{problem}, or set what fits the data: {', or '.join(fits)}" if fits else problem
+    raise PlanError(told, fits[-1] if fits else "")
+
+
+def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size: int) -> list[str]:
+    """Overrides that fit: for batches of ``size``, then, among its halves, too, where rounds and rows are balanced."""
+    found = []
+    while size:
+        smaller, most, rounds = replace(config, batch_size=size), max(map(len, orders)) // size, config.rounds
+        while not isinstance(fits := _plan(orders, smaller, seed, None, rounds), RunPlan):
+            rounds = max(fits, most) if rounds > most else fits  # with fewer rounds clients take more in each
+        changed = {"batch_size": size, "rounds": rounds}
+        words = [f"federation.{key}={value}" for key, value in changed.items() if value != getattr(config, key)]
+        found.append((min(size, rounds), size, " ".join(words)))
+        size //= 2
+    return list(dict.fromkeys(words for *_, words in [*found[:1], *sorted(found)[-1:]]))
 
 
 def _plan(

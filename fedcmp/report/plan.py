@@ -87,7 +87,7 @@ def _schedule(page: PlanPage) -> str:
 def _clients(forecast: Forecast) -> str:
     if len(forecast.clients) > LISTED:
         return ""
-    rows = [[one.client, one.held, one.samples, one.steps, one.rounds] for one in forecast.clients]
+    rows = [[one.label, one.held, one.samples, one.steps, one.rounds] for one in forecast.clients]
     return table(rows, header=["client", "samples held", "samples used", "steps", "rounds"])
 
 

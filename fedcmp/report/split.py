@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +51,11 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
     widths = [width, 2.4, *([max(2.6, height - 1.9)] if 1 < num_clients <= MATRIX_CLIENTS else [])]
     figure = Figure(figsize=(sum(widths) + 2.2, height), layout="constrained")
     panels = figure.subplots(1, len(widths), width_ratios=widths)
-    _draw_mixture(figure, panels[0], mixture)
-    _draw_sizes(panels[1], manifest)
+    names = manifest.get("names", [str(client) for client in range(num_clients)])
+    _draw_mixture(figure, panels[0], mixture, names)
+    _draw_sizes(panels[1], manifest, names)
     if len(widths) > 2:
-        _draw_overlap(figure, panels[2], mixture)
+        _draw_overlap(figure, panels[2], mixture, names)
     figure.suptitle(_title(manifest, letters=int(13 * figure.get_figwidth())), fontsize=9, x=0.01, ha="left")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def shown_mixture(manifest: Mapping[str, Any]) -> Mixture:
     return Mixture(kinds[kind], (*own, f"{len(totals) - len(own)} others"), counts, overlap)
 
 
-def _draw_mixture(figure: Any, axes: Any, mixture: Mixture) -> None:
+def _draw_mixture(figure: Any, axes: Any, mixture: Mixture, names: Sequence[str]) -> None:
     from matplotlib.colors import PowerNorm
 
     shares = mixture.counts / mixture.counts.sum(axis=1, keepdims=True)
@@ -98,12 +99,12 @@ def _draw_mixture(figure: Any, axes: Any, mixture: Mixture) -> None:
     axes.set_xticks(range(len(mixture.columns)), [_short(name) for name in mixture.columns], rotation=90, fontsize=8)
     axes.set_ylabel("client")
     axes.set_title(f"share of each {mixture.kind} at the client", fontsize=9)
-    _client_ticks(axes.yaxis, len(shares))
+    _client_ticks(axes.yaxis, names)
     ticks = [0, 0.02, 0.1, 0.25, 0.5, 1]
     figure.colorbar(image, ax=axes, pad=0.02, aspect=30, ticks=ticks).ax.tick_params(labelsize=7)
 
 
-def _draw_sizes(axes: Any, manifest: Mapping[str, Any]) -> None:
+def _draw_sizes(axes: Any, manifest: Mapping[str, Any], names: Sequence[str]) -> None:
     sizes = np.array(manifest["sizes"])
     damaged = np.array([len(manifest["damaged"].get(str(client), ())) for client in range(len(sizes))])
     rows = np.arange(len(sizes))
@@ -115,20 +116,21 @@ def _draw_sizes(axes: Any, manifest: Mapping[str, Any]) -> None:
     axes.set_title(f"samples, {sizes.sum():,} in all", fontsize=9)
     axes.tick_params(axis="x", labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
-    _client_ticks(axes.yaxis, len(sizes))
+    _client_ticks(axes.yaxis, names)
 
 
-def _draw_overlap(figure: Any, axes: Any, mixture: Mixture) -> None:
+def _draw_overlap(figure: Any, axes: Any, mixture: Mixture, names: Sequence[str]) -> None:
     image = axes.imshow(mixture.overlap, aspect="auto", cmap="YlGnBu", vmin=0, vmax=1, interpolation="none")
     axes.set_title("overlap of clients", fontsize=9)
     for axis in (axes.xaxis, axes.yaxis):
-        _client_ticks(axis, len(mixture.counts))
+        _client_ticks(axis, names)
+    axes.tick_params(axis="x", rotation=0 if "".join(names).isdecimal() else 90)
     figure.colorbar(image, ax=axes, pad=0.02, aspect=30).ax.tick_params(labelsize=7)
 
 
-def _client_ticks(axis: Any, num_clients: int) -> None:
-    step = 1 if num_clients <= 12 else 4 if num_clients <= MATRIX_CLIENTS else 10
-    axis.set_ticks(range(0, num_clients, step), [str(client) for client in range(0, num_clients, step)], fontsize=7)
+def _client_ticks(axis: Any, names: Sequence[str]) -> None:
+    step = 1 if len(names) <= 12 else 4 if len(names) <= MATRIX_CLIENTS else 10
+    axis.set_ticks(range(0, len(names), step), [_short(name) for name in names[::step]], fontsize=7)
 
 
 def _title(manifest: Mapping[str, Any], letters: int) -> str:

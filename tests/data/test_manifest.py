@@ -31,10 +31,11 @@ def test_it_says_what_the_split_is() -> None:
     content = made(PartitionConfig("domain", 2))
     assert set(content) == {
         "seed", "hash", "records", "clients", "scenario", "knobs", "sizes", "damaged", "composition", "overlap",
-        "splits",
+        "splits", "names",
     }  # fmt: skip
     assert content["scenario"] == "domain"
     assert content["knobs"] == {"clients": 2, "mix": 0.0}
+    assert content["names"] == ["a", "b"]
     assert content["sizes"] == [2 * LEAST, 2 * LEAST]
     assert content["clients"]["1"] == [f"b{n:02}" for n in range(2 * LEAST)]
     assert content["composition"]["0"] == {

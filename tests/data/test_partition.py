@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedcmp.config import load_config
+from fedcmp.config import from_yaml, load_config, to_yaml
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import PartitionConfig, partition
-from fedcmp.data.scenarios.config import QuantityConfig, TopicConfig, parse_scenario
+from fedcmp.data.scenarios.config import QualityConfig, QuantityConfig, TopicConfig, parse_scenario
 from fedcmp.data.scenarios.manifest import split_hash
 from fedcmp.errors import ConfigError, DataError
 
@@ -131,9 +132,8 @@ def test_impossible_partitions() -> None:
         partition(SAMPLES[:2], PartitionConfig("iid", 3), 0)
     with pytest.raises(DataError, match=r"80 samples cannot give 5 clients partition\.quantity\.min_samples=17 each"):
         partition(SAMPLES, PartitionConfig("quantity", 5, quantity=QuantityConfig(min_samples=17)), 0)
-    words = ["partition.scenario=quality", "partition.quality.kind=foreign", "partition.clients=1"]
     with pytest.raises(ConfigError, match=r"partition\.quality\.kind=foreign needs captions of others"):
-        load_config(None, words)
+        partition(SAMPLES, PartitionConfig("quality", 1, quality=QualityConfig(kind="foreign")), 0)
     with pytest.raises(ValueError, match="clusters are found before"):
         partition(SAMPLES, PartitionConfig("topic", 4, topic=TopicConfig(by="cluster")), 0)
 
@@ -166,3 +166,68 @@ def test_a_domain_that_is_too_small_for_its_clients_is_named() -> None:
     assert [len(client) for client in partition(few, PartitionConfig("domain", 4), 0).clients] == [10, 1, 10, 1]
     with pytest.raises(DataError, match=r"domain 'b' has 2 samples for 3 of partition\.clients=6 clients, .*; lower"):
         partition(few, PartitionConfig("domain", 6), 0)
+
+
+def test_clients_are_domains_unless_something_else_is_said() -> None:
+    for clients in (None, "domains", 4):
+        split = partition(SAMPLES, PartitionConfig("domain", clients), 0)
+        assert domains_of(split.clients) == [{"a"}, {"b"}, {"c"}, {"d"}]
+        assert split.names == ("a", "b", "c", "d")
+    assert len(partition(SAMPLES, PartitionConfig("iid"), 0).clients) == 8
+    assert partition(SAMPLES, PartitionConfig("iid", 4), 0).names == ()
+
+
+@pytest.mark.parametrize("clients", range(1, 13))
+def test_who_has_one_whole_domain_has_its_name(clients: int) -> None:
+    split = partition(SAMPLES, PartitionConfig("domain", clients), 0)
+    held = domains_of(split.clients)
+    for client, name in enumerate(split.names):
+        (alone, *more) = held[client]
+        whole = not more and sum(alone in one for one in held) == 1
+        assert name == (alone if whole else str(client))
+
+
+def test_no_domain_names_a_client_that_has_pictures_of_others() -> None:
+    assert partition(SAMPLES, PartitionConfig("domain", mix=0.5), 0).names == ()
+    given = PartitionConfig("domain", {"x": ["a", "b"], "y": ["c", "d"]}, mix=0.5)
+    assert partition(SAMPLES, given, 0).names == ("x", "y")
+
+
+def test_a_map_gives_domains_to_named_clients() -> None:
+    config = load_config(None, ["partition.clients={south: [d, a], north: [b, c]}"])
+    assert from_yaml(to_yaml(config), "again") == config
+    split = partition(SAMPLES, config.partition, 0)
+    assert domains_of(split.clients) == [{"b", "c"}, {"a", "d"}]
+    assert split.names == ("north", "south")
+    with pytest.raises(ConfigError, match=r"partition\.clients.*'e'"):
+        partition(SAMPLES, PartitionConfig("domain", {"x": ["a", "e"], "y": ["b", "c", "d"]}), 0)
+    with pytest.raises(ConfigError, match=r"partition\.clients.*'d'.*data\.domains"):
+        partition(SAMPLES, PartitionConfig("domain", {"x": ["a"], "y": ["b", "c"]}), 0)
+
+
+def test_records_name_their_clients() -> None:
+    named = [replace(sample, client="ward 2" if place % 4 else "ward 1") for place, sample in enumerate(SAMPLES)]
+    split = partition(named, PartitionConfig("domain", "given"), 0)
+    assert split.names == ("ward 1", "ward 2")
+    assert [{named[position].client for position in one} for one in split.clients] == [{"ward 1"}, {"ward 2"}]
+    with pytest.raises(DataError, match=r"partition\.clients=given: 79 .*client.* b\.jsonl:1"):
+        partition(
+            [named[0], replace(SAMPLES[1], origin="b.jsonl:1"), *SAMPLES[2:]], PartitionConfig("domain", "given"), 0
+        )
+    with pytest.raises(ConfigError, match=r"partition\.clients.*printable.*'\\n'"):
+        partition([replace(one, client="\n") for one in SAMPLES], PartitionConfig("domain", "given"), 0)
+
+
+@pytest.mark.parametrize(("words", "named"), [
+    (["partition.clients=eight"], "'eight'"),
+    (["partition.clients=2.5"], "2.5"),
+    (["partition.clients=true"], "True"),
+    (["partition.clients={north: xray}"], "xray"),
+    (["partition.clients={north: []}"], "north"),
+    (["partition.clients={north: [xray], '': [ct]}"], "''"),
+    (["partition.clients={north: [xray], south: [xray]}"], "'xray'"),
+    (["partition.clients=domains", "partition.scenario=topic"], r"partition\.scenario"),
+], ids=str)  # fmt: skip
+def test_clients_that_cannot_be_are_named(words: list[str], named: str) -> None:
+    with pytest.raises(ConfigError, match=rf"partition\.clients.*{named}"):
+        load_config(None, words)

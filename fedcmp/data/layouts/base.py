@@ -30,8 +30,14 @@ class Item(NamedTuple):
     """``"train"``, ``"val"`` or ``"test"``, where the set says."""
     group: str | None = None
     """What it belongs to that must not be torn apart, a patient for example."""
+    client: str | None = None
+    """Whose it is, where the set says."""
     content: Callable[[], bytes] | None = None
     """Reads the picture where it comes with its record, before the next item is taken; None: it lies apart."""
+
+
+class Repeated(DataError):
+    """A row that says what a row before it says of the same picture: it is left out and counted."""
 
 
 class Options(NamedTuple):
@@ -42,6 +48,7 @@ class Options(NamedTuple):
     label_column: str | None = None
     id_column: str | None = None
     group_column: str | None = None
+    client_column: str | None = None
     caption_key: str | None = None
 
 
@@ -104,7 +111,7 @@ def item(
         _word(label),
         None if split is None else SPLITS[str(split)],
         _word(group),
-        content,
+        content=content,
     )
 
 

@@ -12,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from fedcmp.data.layouts.base import Item, Layout, Options, beside, each, item
+from fedcmp.data.layouts.base import Item, Layout, Options, Repeated, beside, each, item
 from fedcmp.errors import ConfigError, DataError, nearest
+from fedcmp.seeding import derive
 
 DELIMITERS = (",", ";", "\t")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
@@ -22,7 +23,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
 
 def read(path: Path, options: Options) -> Iterator[Item | DataError]:
     """The rows of one table. Without a column of ids, the picture's path is the id, and for its further rows a number
-    behind it.
+    behind it. A row that repeats another one in all columns but the id is a ``Repeated``.
 
     Raises:
         ConfigError: a column is not in the table.
@@ -30,10 +31,11 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
     """
     image, caption = options.image_column or "image", options.caption_column or "caption"
     more = {"--label-column": options.label_column, "--id-column": options.id_column,
-            "--group-column": options.group_column}  # fmt: skip
+            "--group-column": options.group_column, "--client-column": options.client_column}  # fmt: skip
     wanted = {"--image-column": image, "--caption-column": caption, **{key: name for key, name in more.items() if name}}
     delimiter = _delimiter(path, wanted)
     seen: Counter[str] = Counter()
+    rows: set[int] = set()
 
     def parse(record: object, origin: str) -> Item:
         assert isinstance(record, dict)
@@ -46,7 +48,10 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
         if not options.id_column and name:
             seen[name] += 1
             name += f"#{seen[name]}" if seen[name] > 1 else ""
-        return item(
+        client = (record[options.client_column] or "").strip() if options.client_column else None
+        if client is not None and not (client and client.isprintable()):
+            raise DataError(f"{origin}: field `{options.client_column}` must name a client, got {client!r}")
+        found = item(
             name,
             [record[image]],
             [record[caption]],
@@ -54,7 +59,12 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
             fields=(options.id_column or image, image, caption),
             label=record[options.label_column] if options.label_column else None,
             group=record[options.group_column] if options.group_column else None,
-        )
+        )._replace(client=client)
+        row = derive(0, "row", *map(str, found._replace(id="", origin="")))
+        if row in rows:
+            raise Repeated(f"{origin}: says what an earlier row says")
+        rows.add(row)
+        return found
 
     yield from each(_rows(path, delimiter, image), parse)
 
@@ -158,5 +168,5 @@ LAYOUT = Layout(
     ("*.csv", "*.tsv"),
     False,
     images,
-    frozenset({"image_column", "caption_column", "label_column", "id_column", "group_column"}),
+    frozenset({"image_column", "caption_column", "label_column", "id_column", "group_column", "client_column"}),
 )

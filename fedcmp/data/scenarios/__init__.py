@@ -3,9 +3,9 @@
 Their definitions are ours: the abstract that the method comes from says that there are four, and not which.
 """
 
-from fedcmp.data.scenarios.config import PartitionConfig
+from fedcmp.data.scenarios.config import PartitionConfig, check_names
 from fedcmp.data.scenarios.manifest import manifest
 from fedcmp.data.scenarios.partition import Partition, partition
 from fedcmp.data.scenarios.quality import damage
 
-__all__ = ["Partition", "PartitionConfig", "damage", "manifest", "partition"]
+__all__ = ["Partition", "PartitionConfig", "check_names", "damage", "manifest", "partition"]

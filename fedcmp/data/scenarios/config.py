@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fedcmp.errors import ConfigError, nearest
 
@@ -11,6 +13,10 @@ DEALING = ("iid", "domain", "topic")
 """Words that say how samples are dealt; a scenario has one of them, or none, which is iid."""
 ADDED = ("quality", "quantity")
 """Words that may stand beside it."""
+CLIENTS = ("domains", "given")
+"""Words for ``partition.clients``."""
+NUM_CLIENTS = 8
+"""Where nothing says how many."""
 TOPICS = ("label", "source", "cluster")
 DAMAGES = ("shuffled", "truncated", "template", "foreign")
 SIZES = ("lognormal", "zipf")
@@ -56,6 +62,19 @@ def parse_scenario(text: str, key: str = "partition.scenario") -> Scenario:
             f"alone or with {' and '.join(ADDED)}, got {text!r}"
         )
     return Scenario(dealing[0] if dealing else "iid", "quality" in words, "quantity" in words)
+
+
+def check_names(names: Sequence[object], key: str) -> None:
+    """Names are printable texts, none empty, none twice.
+
+    Raises:
+        ConfigError: one is not; the message has ``key``.
+    """
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or not name.isprintable():
+            raise ConfigError(f"{key}: a name must be a printable text that is not empty, got {name!r}")
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise ConfigError(f"{key}: the name {twice[0]!r} is used twice")
 
 
 @dataclass
@@ -132,8 +151,10 @@ class PartitionConfig:
     scenario: str = "domain"
     """What clients differ by, words joined by `+`: one of `iid`, `domain`, `topic` says how samples are dealt (none of
     them: iid), `quality` and `quantity` may be added, for example `topic+quality`."""
-    clients: int = 8
-    """Number of clients, >= 1."""
+    clients: Any = None
+    """How many, >= 1. Or, for `domain`: `domains`, a client for each domain; `given`, a client for each name in the
+    field `client` of the records; or a map of names to domains, as in `{north: [xray, ct], south: [photos]}`. Unset:
+    `domains` for `domain`, else 8."""
     mix: float = 0.0
     """For `domain`: share of each client's samples that is exchanged at random with the others, in [0, 1]; 1 is iid."""
     topic: TopicConfig = field(default_factory=TopicConfig)
@@ -143,17 +164,34 @@ class PartitionConfig:
     quantity: QuantityConfig = field(default_factory=QuantityConfig)
     """For `quantity`."""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.clients, str) and self.clients.isdecimal():  # of an environment variable
+            self.clients = int(self.clients)
+
     def validate(self, prefix: str = "partition") -> None:
-        scenario = parse_scenario(str(self.scenario), f"{prefix}.scenario")
-        if self.clients < 1:
-            raise ConfigError(f"{prefix}.clients must be at least 1, got {self.clients}")
+        self._check_clients(f"{prefix}.clients", parse_scenario(str(self.scenario), f"{prefix}.scenario").dealing)
         if not 0 <= self.mix <= 1:
             raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
         self.topic.validate(f"{prefix}.topic")
         self.quality.validate(f"{prefix}.quality")
         self.quantity.validate(f"{prefix}.quantity")
-        if scenario.quality and self.quality.kind == "foreign" and self.clients == 1:
-            raise ConfigError(f"{prefix}.quality.kind=foreign needs captions of others; {prefix}.clients is 1")
+
+    def _check_clients(self, key: str, dealing: str) -> None:
+        clients = self.clients
+        if type(clients) is int and clients < 1:
+            raise ConfigError(f"{key} must be at least 1, got {clients}")
+        if clients is None or type(clients) is int:
+            return
+        if isinstance(clients, Mapping):
+            lists = list(clients.values())
+            if not lists or not all(isinstance(domains, list) and domains for domains in lists):
+                raise ConfigError(f"{key}: each client has a list of domains, as in {{north: [xray]}}, got {clients}")
+            check_names(list(clients), key)
+            check_names([domain for domains in lists for domain in domains], key)
+        elif clients not in CLIENTS:
+            raise ConfigError(f"{key} must be a whole number, a map, or one of {', '.join(CLIENTS)}, got {clients!r}")
+        if dealing != "domain":
+            raise ConfigError(f"{key}={clients} needs the scenario `domain`, and partition.scenario is {self.scenario}")
 
     def knobs(self) -> dict[str, object]:
         """The settings that act in this scenario, nested as in the config."""

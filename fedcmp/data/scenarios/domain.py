@@ -4,12 +4,54 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from fedcmp.data.records import Sample
 from fedcmp.data.scenarios.quantity import sizes_from
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError, nearest
+
+
+def find_owners(samples: Sequence[Sample], clients: Any) -> list[str]:
+    """The owner of each sample: the client that its record names or that a map gives its domain to, else its domain.
+
+    Args:
+        samples: the training samples.
+        clients: ``partition.clients``.
+
+    Raises:
+        ConfigError: a map names a domain that the data lack, or lacks one.
+        DataError: a record names no client.
+    """
+    if clients == "given":
+        if unnamed := [sample.origin for sample in samples if sample.client is None]:
+            raise DataError(
+                f"partition.clients=given: {len(unnamed):,} training records have no field `client`, the first at "
+                f"{unnamed[0]}; `fedcmp prepare csv --client-column NAME` writes it"
+            )
+        return [str(sample.client) for sample in samples]
+    if not isinstance(clients, Mapping):
+        return [sample.domain for sample in samples]
+    owners = {domain: name for name, domains in clients.items() for domain in domains}
+    present = {sample.domain for sample in samples}
+    for domain in sorted(owners.keys() ^ present):
+        if domain in owners:
+            raise ConfigError(f"partition.clients: no domain {domain!r} in the data; {nearest(domain, present)}")
+        raise ConfigError(f"partition.clients gives {domain!r} to no client; data.domains chooses the domains to use")
+    return [owners[sample.domain] for sample in samples]
+
+
+def name_clients(owners: Sequence[str], num_clients: int) -> tuple[str, ...]:
+    """The name of each client: its owner where ``deal_domains`` gives it one whole owner, else its number.
+
+    >>> name_clients(["b", "a", "c"], 2)
+    ('0', 'b')
+    """
+    names, clients = sorted(set(owners)), range(num_clients)
+    few, many = sorted((len(names), num_clients))
+    return tuple(names[one] if one < few and one + few >= many else str(one) for one in clients)
 
 
 def deal_domains(

@@ -27,10 +27,10 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
 
     Returns:
         ``seed``, ``hash`` (of ``clients`` alone), ``records`` (``records_hash`` of each of ``splits``), ``clients``
-        {"0": [sample ids], ...}, ``scenario``, ``knobs`` (those that act), ``sizes`` by client, ``damaged`` {client:
-        [sample ids]}, ``composition`` {client: {"domains": {name: n}, "labels": {name: n}}} (with ``"topics"`` where
-        they are clusters), ``overlap`` (mean over pairs of clients, of the topics that were dealt, else of domains; 1
-        alike, 0 disjoint) and ``splits`` (samples of each).
+        {"0": [sample ids], ...}, ``names`` (of the clients), ``scenario``, ``knobs`` (those that act), ``sizes`` by
+        client, ``damaged`` {client: [sample ids]}, ``composition`` {client: {"domains": {name: n}, "labels": {name:
+        n}}} (with ``"topics"`` where they are clusters), ``overlap`` (mean over pairs of clients, of the topics that
+        were dealt, else of domains; 1 alike, 0 disjoint) and ``splits`` (samples of each).
     """
     samples = splits["train"]
     clients = {str(k): sorted(samples[position].id for position in client) for k, client in enumerate(split.clients)}
@@ -46,6 +46,7 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
         "scenario": config.scenario,
         "knobs": config.knobs(),
         "splits": {name: len(of) for name, of in splits.items()},
+        "names": list(split.names) or list(clients),
         "sizes": [len(client) for client in split.clients],
         "overlap": mean_overlap(as_matrix(dealt)),
         "composition": {

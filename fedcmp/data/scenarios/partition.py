@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios.config import PartitionConfig, parse_scenario
-from fedcmp.data.scenarios.domain import deal_domains, mix_clients
+from fedcmp.data.scenarios.config import NUM_CLIENTS, PartitionConfig, check_names, parse_scenario
+from fedcmp.data.scenarios.domain import deal_domains, find_owners, mix_clients, name_clients
 from fedcmp.data.scenarios.quantity import client_shares, even_sizes, sizes_from
 from fedcmp.data.scenarios.topic import deal_topics, topics_of
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError
 from fedcmp.seeding import numpy_rng
 
 
@@ -26,12 +26,14 @@ class Partition(NamedTuple):
     """The topic of each sample; empty where samples were not dealt by topic."""
     damaged: tuple[tuple[int, ...], ...] = ()
     """Positions of samples whose caption is not their own, by client; empty where none is."""
+    names: tuple[str, ...] = ()
+    """What each client is called; empty: by its number."""
 
 
 def partition(
     samples: Sequence[Sample], config: PartitionConfig, seed: int, topics: Sequence[str] | None = None
 ) -> Partition:
-    """Deals the samples to ``config.clients`` clients; the order of the samples does not matter.
+    """Deals the samples to clients as ``config.clients`` says; the order of the samples does not matter.
 
     Every sample has one owner, except where a client that owns a domain alone keeps only its share of it
     (``domain+quantity``).
@@ -43,9 +45,15 @@ def partition(
         topics: the topic of each sample, for ``topic``; None: as their labels or domains say.
 
     Raises:
-        DataError: there are fewer samples than clients, or fewer than the floor of their sizes needs.
+        ConfigError: clients and domains do not fit, or a client cannot be called as it would be.
+        DataError: there are fewer samples than clients, or fewer than the floor of their sizes needs; or no client is
+            given.
     """
-    scenario, num_clients = parse_scenario(config.scenario), config.clients
+    scenario = parse_scenario(config.scenario)
+    owners = find_owners(samples, config.clients) if scenario.dealing == "domain" else []
+    num_clients = config.clients if isinstance(config.clients, int) else len(set(owners)) or NUM_CLIENTS
+    if scenario.quality and config.quality.kind == "foreign" and num_clients == 1:
+        raise ConfigError("partition.quality.kind=foreign needs captions of others, and there is 1 client")
     if len(samples) < num_clients:
         raise DataError(f"{len(samples)} samples cannot be dealt to partition.clients={num_clients} clients")
     by_id = sorted(range(len(samples)), key=lambda position: samples[position].id)
@@ -54,10 +62,13 @@ def partition(
     shares = client_shares(num_clients, config.quantity, seed) if scenario.quantity else None
     least = config.quantity.min_samples
     if scenario.dealing == "domain":
-        clients = deal_domains([samples[position].domain for position in order], num_clients, shares, least)
+        clients = deal_domains([owners[position] for position in order], num_clients, shares, least)
+        exchanged = config.mix and isinstance(config.clients, int | None)  # then no client is one domain
+        names = () if exchanged else name_clients(owners, num_clients)
+        check_names(names, "partition.clients")
         if config.mix:
             clients = mix_clients(clients, config.mix, rng)
-        return _partition(clients, order, seed)
+        return _partition(clients, order, seed)._replace(names=names)
     sizes = even_sizes(len(order), num_clients) if shares is None else sizes_from(len(order), shares, least)
     if scenario.dealing == "topic":
         if topics is None and config.topic.by == "cluster":

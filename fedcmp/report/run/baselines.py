@@ -17,7 +17,7 @@ def alone_section(run: Run) -> Section | None:
     pictures = []
     if records and len(domains) > 1:
         values = [[one.get(f"val/loss/{name}") for name in domains] for one in records]
-        rows = [f"client {one['client']}" for one in records]
+        rows = [run.called(one["client"]) for one in records]
         figure = draw_heat(values, rows, domains, show=lambda value: f"{value:.2f}", across="evaluated on")
         mean = sum(one.get("val/loss") or 0.0 for one in records) / len(records)
         alt = f"Validation loss of {len(records)} clients trained alone on {len(domains)} domains; mean {number(mean)}."
@@ -26,7 +26,7 @@ def alone_section(run: Run) -> Section | None:
         )
         pictures.append(Picture("alone", "Loss of each client's own projector", figure, alt, caption))
     rows_of_grid = [
-        [f"client {name}", listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
+        [run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
         for name, one in run.summary.get("clients", {}).items()
     ]
     grids = []

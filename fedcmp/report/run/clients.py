@@ -32,7 +32,7 @@ def clients_section(run: Run) -> Section | None:
     if rejected:
         why = [run.faults.get(place, "") for place in rejected]
         rows = [
-            [FAULTS.get(fault, "not told"), str(client), str(number_of_round)]
+            [FAULTS.get(fault, "not told"), run.called(client), str(number_of_round)]
             for (number_of_round, client), fault in zip(rejected, why, strict=True)
         ]
         counts = Counter(row[0] for row in rows).most_common()
@@ -50,7 +50,7 @@ def _losses(run: Run, clients: Sequence[int]) -> Picture | None:
     alt = f"Training loss of {len(found)} clients; at the end from {number(min(ends))} to {number(max(ends))}."
     title, unit = "Training loss by client", "nats per token"
     if len(found) <= NAMED:
-        lines = [Line(f"client {k}", x, y, colour(n), dash=dash(n)) for n, (k, (x, y)) in enumerate(found.items())]
+        lines = [Line(run.called(k), x, y, colour(n), dash=dash(n)) for n, (k, (x, y)) in enumerate(found.items())]
         return Picture("client-loss", title, draw_lines(lines, unit), alt, "Mean over the client's steps of a round.")
     rounds, values = _by_round(run, found)
     middle = Line("median", rounds, [statistics.median(one) for one in values], COOL, width=2.2)
@@ -99,7 +99,7 @@ def _weights(run: Run, clients: Sequence[int]) -> Picture | None:
     absent = any(value is None for row in weights for value in row)
     for at_row, at_column in crossed:
         weights[at_row][at_column] = None  # the cross stands there
-    names = [f"client {client}" for client in clients]
+    names = [run.called(client) for client in clients]
     figure = draw_heat(
         weights, names, columns, show=lambda value: f"{value:.2f}".lstrip("0") or "0", lowest=0.0, crossed=crossed,
         across="round",
@@ -122,11 +122,12 @@ def _chosen(run: Run, clients: Sequence[int]) -> Picture | None:
         return None
     chosen = [[float(client in one["aggregator/chosen"]) for one in rounds] for client in clients]
     figure = draw_heat(
-        chosen, [f"client {client}" for client in clients], [str(one["round"]) for one in rounds],
+        chosen, [run.called(client) for client in clients], [str(one["round"]) for one in rounds],
         show=lambda value: "●" if value else "", lowest=0.0, highest=1.0, across="round",
     )  # fmt: skip
     often = {client: int(sum(row)) for client, row in zip(clients, chosen, strict=True)}
-    alt = "How often each client was chosen: " + ", ".join(f"client {k} {n} times" for k, n in often.items() if n) + "."
+    told = ", ".join(f"{run.called(client)} {times} times" for client, times in often.items() if times)
+    alt = f"How often each client was chosen: {told}."
     return Picture("client-chosen", "Clients that the rule chose", figure, alt, "Only their updates moved the server.")
 
 

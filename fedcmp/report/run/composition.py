@@ -23,32 +23,23 @@ def split_section(run: Run) -> Section | None:
     clients = run.split.get("clients", {})
     if not clients:
         return None
-    sizes = _sizes(run.split)
-    pictures = [_held(sizes)]
+    sizes = run.split["sizes"]
+    pictures = [_held(run, sizes)]
     composition = run.split.get("composition", {})
     for what, title in (("domains", "Samples by client and domain"), ("labels", "Samples by client and label")):
-        if picture := _map(composition, what, title):
+        if picture := _map(run, composition, what, title):
             pictures.append(picture)
-    return Section("split", "The split of the data", [_words(run, sizes)], pictures, _damaged(run.split))
+    return Section("split", "The split of the data", [_words(run, sizes)], pictures, _damaged(run))
 
 
-def _sizes(split: Mapping[str, Any]) -> list[int]:
-    sizes = split.get("sizes")
-    clients = split["clients"]
-    return [int(size) for size in sizes] if sizes else [len(clients[name]) for name in sorted(clients, key=_place)]
-
-
-def _place(name: str) -> tuple[int, str]:
-    return (int(name), "") if name.isdigit() else (10**9, name)
-
-
-def _held(sizes: list[int]) -> Picture:
-    figure = draw_columns([str(client) for client in range(len(sizes))], sizes, "samples", "client")
+def _held(run: Run, sizes: list[int]) -> Picture:
+    names = [run.called(client).removeprefix("client ") for client in range(len(sizes))]
+    figure = draw_columns(names, sizes, "samples", "client")
     alt = f"Training samples that {len(sizes)} clients hold: from {count(min(sizes))} to {count(max(sizes))}."
     return Picture("split-sizes", "Training samples held by client", figure, alt)
 
 
-def _map(composition: Mapping[str, Any], what: str, title: str) -> Picture | None:
+def _map(run: Run, composition: Mapping[str, Any], what: str, title: str) -> Picture | None:
     held = {client: one.get(what) or {} for client, one in composition.items()}
     totals: Counter[str] = Counter()
     for one in held.values():
@@ -58,9 +49,9 @@ def _map(composition: Mapping[str, Any], what: str, title: str) -> Picture | Non
     names = [name for name, _ in totals.most_common(LABELS)]
     if what == "domains":
         names.sort()
-    clients = sorted(held, key=_place)
+    clients = sorted(held, key=int)
     values = [[float(held[client].get(name, 0)) or None for name in names] for client in clients]
-    rows = [f"client {client}" for client in clients]
+    rows = [run.called(client) for client in clients]
     figure = draw_heat(values, rows, names, show=lambda value: f"{value:.0f}", lowest=0.0)
     own = sum(max(one.values(), default=0) for one in held.values()) / max(1, sum(totals.values()))
     alt = f"{len(clients)} clients, {len(totals)} {what}; {own:.0%} of a client's samples are of its most frequent one."
@@ -75,7 +66,8 @@ def _words(run: Run, sizes: list[int]) -> str:
     if scenario:
         text += f", scenario {scenario}"
     knobs = [
-        f"{key.replace('_', ' ')} {value}" for key, value in _flat(run.split.get("knobs") or {}) if key != "clients"
+        f"{key.replace('_', ' ')} {value}"
+        for key, value in _flat({key: one for key, one in (run.split.get("knobs") or {}).items() if key != "clients"})
     ]
     text += f" ({listed(knobs)})." if knobs else "."
     if is_number(overlap := run.split.get("overlap")):
@@ -97,14 +89,13 @@ def _flat(knobs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return [(key, value) for key, value in found if value is not None]
 
 
-def _damaged(split: Mapping[str, Any]) -> list[Grid]:
-    damaged = {client: ids for client, ids in (split.get("damaged") or {}).items() if ids}
+def _damaged(run: Run) -> list[Grid]:
+    damaged = {client: ids for client, ids in (run.split.get("damaged") or {}).items() if ids}
     if not damaged:
         return []
-    sizes = _sizes(split)
+    sizes = run.split["sizes"]
     rows = []
-    for client in sorted(damaged, key=_place):
-        held = sizes[int(client)] if client.isdigit() and int(client) < len(sizes) else 0
-        share = f"{len(damaged[client]) / held:.0%}" if held else "–"
-        rows.append([f"client {client}", count(len(damaged[client])), share])
+    for client in sorted(damaged, key=int):
+        share = len(damaged[client]) / sizes[int(client)]
+        rows.append([run.called(client), count(len(damaged[client])), f"{share:.0%}"])
     return [Grid("Damaged captions", ["client", "captions", "of its own"], rows, folded=len(rows) > 12)]

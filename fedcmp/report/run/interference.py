@@ -71,7 +71,7 @@ def _pairs(run: Run) -> Picture | None:
     for one in range(size):
         for other in range(one + 1, size):
             values[one][other] = values[other][one] = next(order)
-    names = [str(client) for client in measured]
+    names = [run.called(client).removeprefix("client ") for client in measured]
     figure = draw_heat(values, names, names, show=_cosine, about_zero=True, across="client", down="client")
     alt = f"Cosines between the updates of {size} clients in round {last['round']}: {_extremes(values, names)}."
     caption = "Blue: they ask for alike steps; orange: for opposite ones."

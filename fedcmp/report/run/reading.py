@@ -61,6 +61,11 @@ class Run:
         """All that took part in a round so far."""
         return sorted({int(found[1]) for one in self.records for key in one if (found := _CLIENT.match(key))})
 
+    def called(self, client: int | str) -> str:
+        """The name of a client, or ``client 3`` where it has a number only."""
+        names, place = self.split.get("names", ()), int(client)
+        return f"client {client}" if place >= len(names) or names[place] == str(client) else str(names[place])
+
     @cached_property
     def rounds(self) -> Sequence[Mapping[str, Any]]:
         """The records after the start."""

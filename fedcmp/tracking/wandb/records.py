@@ -26,7 +26,7 @@ class Curves(NamedTuple):
     """Histograms already: the share of each of n equal parts of [0, 1]."""
 
 
-def to_curves(record: Mapping[str, Any], per_client: bool) -> Curves:
+def to_curves(record: Mapping[str, Any], per_client: bool, names: Sequence[str] = ()) -> Curves:
     """What of a record can be drawn; text and ``None`` cannot.
 
     Args:
@@ -34,6 +34,7 @@ def to_curves(record: Mapping[str, Any], per_client: bool) -> Curves:
         per_client: keep ``client/<id>/<what>``; otherwise ``clients/<what>`` is the histogram of all of the round's
             clients, ``clients/<what>/<quantile>`` its quantiles (linear interpolation), and ``clients/number`` and
             ``clients/accepted`` count them. Values that are not finite are left out of both.
+        names: of the clients by id, to stand in the place of ``<id>``; empty: none do.
 
     >>> to_curves({"round": 1, "note": "text", "client/0/loss": 2.0, "client/1/loss": 4.0}, per_client=False).numbers
     ... # doctest: +NORMALIZE_WHITESPACE
@@ -45,12 +46,14 @@ def to_curves(record: Mapping[str, Any], per_client: bool) -> Curves:
     shares: dict[str, list[float]] = {}
     of_clients: dict[str, list[float]] = defaultdict(list)
     for key, value in record.items():
-        client = None if per_client else CLIENT.fullmatch(key)
+        client = CLIENT.fullmatch(key)
+        if client and names and per_client:
+            key = f"client/{names[int(client[1])]}/{client[2]}"
         if isinstance(value, list):
             (shares if key.endswith("/histogram") else values)[key] = value
         elif not isinstance(value, (int, float)):
             continue
-        elif client:
+        elif client and not per_client:
             of_clients[client[2]].append(value)
         else:
             numbers[key] = int(value) if isinstance(value, bool) else value  # a curve of true and false cannot be drawn

@@ -47,6 +47,7 @@ class WandbTracker:
     def __init__(self, config: WandbConfig, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self.name, self.folder, self.split = name, folder, folder / "split.json"
         split = json.loads(self.split.read_text(encoding="utf-8")) if self.split.is_file() else {}
+        self.names: list[str] = split.get("names", [])
         self.per_client = len(split.get("clients", ())) <= config.max_client_curves
         content = {**public(settings), "split": {key: split[key] for key in OF_THE_SPLIT if key in split}}
         self.run: Any = _open(config, name, folder, content)
@@ -63,7 +64,7 @@ class WandbTracker:
         if self.run is None or step <= self.last:
             return
         with self._going_on("the record of a round"):
-            row = to_row(to_curves(record, self.per_client))
+            row = to_row(to_curves(record, self.per_client, self.names))
             for key in sorted(row.keys() - self.defined):
                 summary = "min,last" if key.startswith("val/") else None
                 self.run.define_metric(key, step_metric=None if key in AXES else AXES[0], summary=summary)
