@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from fedcmp.data.config import DataConfig
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``fedcmp prepare``."""
@@ -25,6 +27,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
     parser.add_argument("--check", action="store_true", help="decode every picture: a damaged one is a bad record")
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=int, default=DataConfig.max_pixels,
+        help="with --check: larger pictures are bad records, as data.max_pixels in a run (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="pack the pictures into a new images.zip, do not link them")
     parser.add_argument("--licence", "--license", metavar="TEXT", help="what the set may be used for, for source.json")
     for name, text in (
@@ -56,6 +62,7 @@ def prepare(parsed: argparse.Namespace) -> int:
         seed=parsed.seed,
         skip_bad=parsed.skip_bad,
         check=parsed.check,
+        max_pixels=parsed.max_pixels,
         copy=parsed.copy,
         licence=parsed.licence or UNKNOWN,
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
@@ -69,6 +76,11 @@ def prepare(parsed: argparse.Namespace) -> int:
     )
     if left["bad"]:
         print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
+    for kind, count in left["bad_by_kind"].items():
+        if kind != "bad records":
+            print(f"among them {count:,} {kind}")
+    if done.facts["further_answers"]:
+        print(f"kept {done.facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
     print(f"next: fedcmp plan data.kind=pairs data.root={done.folder.parent}")

@@ -30,6 +30,8 @@ class Item(NamedTuple):
     """``"train"``, ``"val"`` or ``"test"``, where the set says."""
     group: str | None = None
     """What it belongs to that must not be torn apart, a patient for example."""
+    further: tuple[str, ...] = ()
+    """Answers after the first, of a conversation."""
     content: Callable[[], bytes] | None = None
     """Reads the picture where it comes with its record, before the next item is taken; None: it lies apart."""
 
@@ -70,6 +72,7 @@ def item(
     label: object = None,
     split: object = None,
     group: object = None,
+    further: Sequence[str] = (),
     content: Callable[[], bytes] | None = None,
 ) -> Item:
     """An item of what a record holds.
@@ -94,7 +97,8 @@ def item(
         raise DataError(f"{origin}: no caption in field `{caption}`")
     if split is not None and split not in SPLITS:
         raise DataError(f"{origin}: field `split` is {split!r}; {nearest(str(split), SPLITS)}")
-    for field, value in ((name, record_id), ("label", label), ("group", group), *((image, one) for one in places)):
+    for field, value in ((name, record_id), ("label", label), ("group", group), *((image, one) for one in places),
+                         *((caption, one) for one in further)):  # fmt: skip
         check_text(str(value), f"{origin}: field `{field}`")
     return Item(
         str(record_id).strip(),
@@ -104,6 +108,7 @@ def item(
         _word(label),
         None if split is None else SPLITS[str(split)],
         _word(group),
+        tuple(text.strip() for text in further),
         content,
     )
 
