@@ -16,7 +16,7 @@ from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
-from fedcmp.data.images import to_rgb
+from fedcmp.data.images import MAX_PIXELS, to_rgb, why
 from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.errors import ConfigError, DataError, nearest
@@ -35,6 +35,7 @@ SETTINGS = (
     "aggregator",
     "data.lowercase",
     "data.max_caption_tokens",
+    "data.max_pixels",
     "evaluation.batch_size",
     "federation",
     "launch",
@@ -74,6 +75,8 @@ class Federated:
     """One record a round, and one of the start; under a launcher: at the server."""
     tower: VisionTower
     llm: LanguageModel
+    max_pixels: int = MAX_PIXELS
+    """Larger pictures are refused."""
 
     @property
     def rounds(self) -> int:
@@ -87,7 +90,9 @@ class Federated:
             DataError: a picture is damaged, or one that training would refuse.
         """
         device = next(iter(self.params.values())).device
-        pixels = self.tower.preprocess([_rgb(place, picture) for place, picture in enumerate(pictures)]).to(device)
+        pixels = self.tower.preprocess(
+            [_rgb(place, picture, self.max_pixels) for place, picture in enumerate(pictures)]
+        ).to(device)
         features = self.tower.look(pixels).float()  # as training saw them
         return greedy_captions(self.llm, project(self.params, features), max_tokens)
 
@@ -143,7 +148,7 @@ def federate(
     config = _config(settings or {}, rounds, seed, name)
     held_out = val if isinstance(val, Mapping) else {"val": val}
     named = _named(clients)
-    source = GivenSource({"train": named, "val": held_out})
+    source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
     split = Partition(source.owned("train"), seed, names=tuple(named))
     plan = plan_run(split.clients, config.federation, seed, names=split.names)
     if rule is None:
@@ -162,15 +167,15 @@ def federate(
         federation = build_federation(config, data, parts, recorder, bars, None)
         federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)
         state = run(federation, start(federation, parts.params))
-    return Federated(state.params, tuple(recorder.records), *models)
+    return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
 
 
-def _rgb(place: int, picture: Image.Image) -> Image.Image:
+def _rgb(place: int, picture: Image.Image, max_pixels: int) -> Image.Image:
     """As training saw pictures."""
     try:
-        return to_rgb(picture)
+        return to_rgb(picture, max_pixels)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"pictures[{place}] cannot be used: {error}") from error
+        raise DataError(f"pictures[{place}] cannot be used: {why(error)}") from error
 
 
 def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:

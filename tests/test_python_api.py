@@ -182,8 +182,15 @@ def test_captions_are_of_pictures_as_training_saw_them(clients: Mapping[str, lis
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     replace(done, tower=Spy()).caption([wide], max_tokens=2)  # type: ignore[arg-type]
     assert np.array_equal(np.asarray(seen[0].convert("L")), grey)
+    icon = Image.new("LA", (32, 32))
+    replace(done, tower=Spy()).caption([icon], max_tokens=2)  # type: ignore[arg-type]
+    assert seen[1].getcolors() == [(1024, (255, 255, 255))], "what is transparent is white"
     with pytest.raises(DataError, match=r"pictures\[1\] cannot be used: its pixels are floats"):
         done.caption([val[0][0], Image.new("F", (32, 32))])
+    with pytest.raises(DataError, match=r"pictures\[0\] cannot be used: .*1 x 999"):
+        done.caption([Image.new("L", (1, 999))])
+    with pytest.raises(DataError, match=r"item 0: .*32 x 32 .*data\.max_pixels=1,000"):
+        fedcmp.federate(clients, val, rounds=1, settings={**QUICK, "data.max_pixels": 1000})
 
 
 PICTURE = Image.new("RGB", (32, 32))

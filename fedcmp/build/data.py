@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from fedcmp.aggregation.presets import build_aggregator
@@ -11,14 +12,16 @@ from fedcmp.config import Config
 from fedcmp.data.config import expand
 from fedcmp.data.held_out import subsample
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import Partition, damage, partition
+from fedcmp.data.scenarios import Partition, damage, partition_conversations
 from fedcmp.data.scenarios.config import parse_scenario
 from fedcmp.data.sources import Source, build_source
-from fedcmp.distributed.team import Solo, Team, together
+from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.federation.sampling import RunPlan, plan_run
 from fedcmp.pictures import find_clusters
 from fedcmp.tracking.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
     source, train, val, test = together(team, lambda: read_samples(config))
+    if source.left_out and is_server(team):
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
+        log.warning("data: not used: %s (data.on_bad_record, data.turns, data.on_overlap)", kinds)
     topics = None
     if _by_cluster(config):
         topics = find_clusters(
@@ -67,7 +73,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
         )
 
     def deal() -> Data:
-        split = partition(train, config.partition, config.run.seed, topics)
+        split = partition_conversations(train, config.partition, config.run.seed, topics)
         samples = train
         if parse_scenario(config.partition.scenario).quality:
             samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)

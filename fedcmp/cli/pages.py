@@ -159,6 +159,7 @@ COMMANDS: dict[str, Command] = {
 
           llava       LLaVA-Pretrain: blip_laion_cc_sbu_558k.json, images.zip
           llava-med   LLaVA-Med alignment: llava_med_alignment_500k.json (or JSON lines), images/
+          messages    messages or conversations with images, as LLaMA-Factory and ms-swift have them: *.json, *.jsonl
           roco        ROCOv2 of the Hugging Face hub: parquet files (needs pyarrow: pip install 'fedcmp[data]')
           rsicd       dataset_rsicd.json, RSICD_images/, txtclasses_rsicd/ for labels
           nwpu        NWPU-Captions: dataset_nwpu.json, NWPU_images/

@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from fedcmp.data.config import DataConfig
 from fedcmp.errors import FedcmpError, PlanError
 
 
@@ -28,6 +29,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
     parser.add_argument("--check", action="store_true", help="decode every picture: a damaged one is a bad record")
+    parser.add_argument(
+        "--max-pixels", metavar="N", type=int, default=DataConfig.max_pixels,
+        help="with --check: larger pictures are bad records, as data.max_pixels in a run (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--copy", action="store_true", help="pack the pictures into a new images.zip, do not link them")
     parser.add_argument("--licence", "--license", metavar="TEXT", help="what the set may be used for, for source.json")
     for name, text in (
@@ -60,6 +65,7 @@ def prepare(parsed: argparse.Namespace) -> int:
         seed=parsed.seed,
         skip_bad=parsed.skip_bad,
         check=parsed.check,
+        max_pixels=parsed.max_pixels,
         copy=parsed.copy,
         licence=parsed.licence or UNKNOWN,
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
@@ -75,6 +81,11 @@ def prepare(parsed: argparse.Namespace) -> int:
         print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
     if done.facts["repeated_rows"]:
         print(f"left out {done.facts['repeated_rows']:,} rows that repeat another, picture and caption")
+    for kind, count in left["bad_by_kind"].items():
+        if kind != "bad records":
+            print(f"among them {count:,} {kind}")
+    if done.facts["further_answers"]:
+        print(f"kept {done.facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
     print(f"next: {_next(done.folder, parsed.client_column is not None)}")

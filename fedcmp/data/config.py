@@ -10,6 +10,7 @@ from fedcmp.errors import ConfigError, nearest
 
 KINDS = ("scenes", "pairs", "file")
 OVERLAPS = ("drop", "error", "ignore")
+TURNS = ("first", "all")
 
 
 @dataclass
@@ -47,8 +48,15 @@ class DataConfig:
     test_scenes_per_camera: int = 48
     """For `scenes`: test scenes of each camera."""
     on_bad_record: str = "error"
-    """`error` stops at the first bad record or missing picture, `skip` leaves it out and counts it. A picture that is
-    there and cannot be decoded always stops the run: `fedcmp prepare --check` finds such pictures before."""
+    """`error` stops at the first bad record (one with no picture, or several, is one) or missing picture, `skip` leaves
+    it out and counts it. A picture that is there and cannot be decoded always stops the run: `fedcmp prepare --check`
+    finds such pictures before."""
+    turns: str = "first"
+    """Answers of a conversation that are captions of its picture: `first`, or `all`, each a sample of its own. Those of
+    one conversation are held out together and belong to one client."""
+    max_pixels: int = 89_478_485
+    """Larger pictures are refused; decoding takes about 4 bytes a pixel. A JPEG of more than 89,478,485 pixels that is
+    not progressive is decoded at a half, a quarter or an eighth of its sides."""
     on_overlap: str = "drop"
     """Training samples whose picture (its bytes) is also held out: `drop` leaves them out of training and counts them,
     `error` stops, `ignore` does not look."""
@@ -70,6 +78,8 @@ class DataConfig:
             raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
         if self.on_bad_record not in ("error", "skip"):
             raise ConfigError(f"{prefix}.on_bad_record must be `error` or `skip`, got {self.on_bad_record!r}")
+        if self.turns not in TURNS:
+            raise ConfigError(f"{prefix}.turns: unknown {self.turns!r}; {nearest(str(self.turns), TURNS)}")
         if self.on_overlap not in OVERLAPS:
             raise ConfigError(f"{prefix}.on_overlap: unknown {self.on_overlap!r}; {nearest(self.on_overlap, OVERLAPS)}")
         for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
@@ -82,6 +92,7 @@ class DataConfig:
             raise ConfigError(f"{prefix}.test is given without {prefix}.val; give both, or neither")
         for key, least in (
             ("workers", 0),
+            ("max_pixels", 1),
             ("held_out_per_domain", 2),
             ("scenes_per_camera", 1),
             ("val_scenes_per_camera", 2),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from fedcmp.data.forms import kind_of
 from fedcmp.data.images import decode
 from fedcmp.data.layouts import Item, Layout
 from fedcmp.data.layouts.base import Repeated
@@ -32,8 +34,12 @@ class Gathered(NamedTuple):
     groups: list[str | None]
     bad: list[str]
     """The first messages."""
-    num_bad: int
+    num_bad: Counter[str]
+    """By kind."""
     num_repeated: int
+    """Rows that repeat another, picture and caption."""
+    num_further: int
+    """Answers after the first of each conversation."""
 
 
 def _items(recipe: Recipe, layout: Layout, files: Sequence[Path]) -> Iterator[Item | DataError]:
@@ -67,10 +73,11 @@ def gather(
     splits: list[str | None] = []
     groups: list[str | None] = []
     bad: list[str] = []
-    num_bad = num_repeated = 0
+    num_bad = Counter[str]()
+    num_repeated = num_further = 0
     seen: set[str] = set()
     with ExitStack() as stack:
-        pictures = None if place is None else stack.enter_context(Pictures(place))
+        pictures = None if place is None else stack.enter_context(closing(Pictures(place)))
         pack = None if place is not None and not recipe.copy else stack.enter_context(Pack(folder / "images.zip"))
         records = stack.enter_context((folder / "records.part").open("w", encoding="utf-8"))
         for found in _items(recipe, layout, files):
@@ -84,15 +91,16 @@ def gather(
                     raise found
                 if found.id in seen:
                     raise DataError(f"{found.origin}: id {found.id!r} stands twice; ids must be unique")
-                image, picture = _picture(found, pictures, pack, recipe.check)
+                image, picture = _picture(found, pictures, pack, recipe.max_pixels if recipe.check else None)
             except DataError as error:
                 if not recipe.skip_bad:
                     raise
-                num_bad += 1
+                num_bad[kind_of(error)] += 1
                 bad += [str(error)][: _SHOWN - len(bad)]
                 continue
             seen.add(found.id)
             _write(records, found, image, domain, recipe.seed)
+            num_further += len(found.further)
             marks.append(picture)
             splits.append(found.split)
             groups.append(found.group)
@@ -100,11 +108,11 @@ def gather(
                 tell(f"{len(marks):,} records")
     if not marks:
         raise DataError(f"no record of {', '.join(map(str, files))} can be used" + (f": {bad[0]}" if bad else ""))
-    return Gathered(marks, splits, groups, bad, num_bad, num_repeated)
+    return Gathered(marks, splits, groups, bad, num_bad, num_repeated, num_further)
 
 
-def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, check: bool) -> tuple[str, Mark]:
-    """Name and mark of an item's picture; it is packed where pictures are, and decoded where it is to be checked."""
+def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, max_pixels: int | None) -> tuple[str, Mark]:
+    """Name and mark of an item's picture; it is packed where pictures are, and decoded if ``max_pixels`` is given."""
     if pictures is None or found.content is not None:
         assert found.content is not None
         assert pack is not None
@@ -112,26 +120,29 @@ def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, check: b
         name = f"{found.places[0]}.{look(content, found.places[0], found.origin)}"
     else:
         name = pictures.find(found.places, found.origin)
-        if pack is None and not check:
+        if pack is None and max_pixels is None:
             return name, pictures.mark(name, found.origin)
         content = pictures.read(name, found.origin)
         look(content, name, found.origin)
-    if check:
-        decode(content, Sample(found.id, name, found.captions[0], "", origin=found.origin))
+    if max_pixels is not None:
+        decode(content, Sample(found.id, name, found.captions[0], "", origin=found.origin), max_pixels)
     if pack is not None:
         pack.add(name, content)
     return name, mark(content)
 
 
 def _write(file: TextIO, found: Item, image: str, domain: str, seed: int) -> None:
-    """One LLaVA record; one of several captions is trained on, all are kept."""
+    """One LLaVA record; one of several captions is trained on, all are kept, and so are answers after the first."""
     several = len(found.captions) > 1
     chosen = found.captions[derive(seed, "caption", found.id) % len(found.captions)]
     record = {
         "id": f"{domain}-{found.id}",  # ids are unique in a whole federation
         "image": image,
         "domain": domain,
-        "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": chosen}],
+        "conversations": [
+            {"from": "human", "value": "<image>"},
+            *({"from": "gpt", "value": text} for text in (chosen, *found.further)),
+        ],
         **({"captions": found.captions} if several else {}),
         **({"label": found.label} if found.label is not None else {}),
         **({"client": found.client} if found.client is not None else {}),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from PIL import Image
 
-from fedcmp.data.images import check_mode, to_rgb
+from fedcmp.data.images import MAX_PIXELS, check_mode, to_rgb, why
 from fedcmp.data.records import Sample
 from fedcmp.errors import DataError
 from fedcmp.types import Scalars
@@ -30,6 +31,7 @@ class GivenSource:
 
     Args:
         sets: by split (``"train"``, ``"val"``, ``"test"``) and name.
+        max_pixels: larger pictures are refused.
 
     Raises:
         DataError: a data set is empty, or an item is no picture with a caption, or one that ``check_mode`` refuses,
@@ -40,8 +42,8 @@ class GivenSource:
     ('a grey square', 'RGB')
     """
 
-    def __init__(self, sets: Mapping[str, Mapping[str, Pairs]]) -> None:
-        self._sets = sets
+    def __init__(self, sets: Mapping[str, Mapping[str, Pairs]], max_pixels: int = MAX_PIXELS) -> None:
+        self._sets, self._max_pixels, self.left_out = sets, max_pixels, Counter[str]()
         self._samples = {
             split: [sample for name, pairs in named.items() for sample in _read(split, name, pairs)]
             for split, named in sets.items()
@@ -76,7 +78,7 @@ class GivenSource:
         split, index = sample.image.split("/")
         item = _item(self._sets[split][sample.domain], int(index), sample.origin)
         try:
-            return to_rgb(item[0])
+            return to_rgb(item[0], self._max_pixels)
         except Exception as error:  # Pillow raises many kinds for damaged files
             raise _unusable(sample.origin, error) from error
 
@@ -117,12 +119,17 @@ def _item(pairs: Pairs, index: int, origin: str) -> tuple[Image.Image, str]:
     """An item that may open or decode its picture only when it is asked for."""
     try:
         return pairs[index]
-    except (OSError, SyntaxError, ValueError) as error:  # as Pillow tells damaged files; all others are bugs
-        raise DataError(f"{origin} cannot be had: {error}") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # as Pillow tells damaged files; all others are bugs
+        raise DataError(f"{origin} cannot be had: {why(error)}") from error
 
 
 def _unusable(origin: str, error: Exception) -> DataError:
-    return DataError(f"{origin}: the picture cannot be used: {error}")
+    return DataError(f"{origin}: the picture cannot be used: {why(error)}")
 
 
 def _kind(item: object) -> str:

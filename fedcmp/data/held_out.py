@@ -20,22 +20,25 @@ Mark = Callable[[Sample], tuple[int, int | None]]
 def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], list[Sample]]:
     """Samples to train on and, of each domain, ``per_domain`` that are not: those whose ids have the lowest hashes.
 
-    So no seed and no other sample of the domain decides about a sample that is held out.
+    A conversation is held out whole, so that there may be some more. No seed and no other sample of the domain decides
+    about a sample that is held out.
 
     Raises:
         DataError: a domain has no sample left to train on.
     """
     members: dict[str, list[tuple[bytes, int]]] = defaultdict(list)
     for position, sample in enumerate(samples):
-        members[sample.domain].append((hashlib.sha256(sample.id.encode()).digest(), position))
+        members[sample.domain].append((hashlib.sha256((sample.group or sample.id).encode()).digest(), position))
     chosen: set[int] = set()
     for domain, ranked in members.items():
-        if len(ranked) <= per_domain:
+        last, _ = heapq.nsmallest(per_domain, ranked)[-1]
+        drawn = [position for rank, position in ranked if rank <= last]
+        if len(drawn) == len(ranked):
             raise DataError(
                 f"domain {domain!r} has {len(ranked):,} samples, and data.held_out_per_domain={per_domain:,} are to be "
                 "held out: lower it, or give data.val"
             )
-        chosen.update(position for _, position in heapq.nsmallest(per_domain, ranked))
+        chosen.update(drawn)
     train = [sample for position, sample in enumerate(samples) if position not in chosen]
     return train, [samples[position] for position in sorted(chosen)]
 

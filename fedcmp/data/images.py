@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+import threading
+import unicodedata
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -12,19 +14,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from fedcmp.data.config import DataConfig
 from fedcmp.data.records import Sample
 from fedcmp.errors import DataError
 
 LARGEST_FILE = 256 * 2**20
 """Bytes of a picture's file; a small zip can claim to hold terabytes."""
-LARGEST_PICTURE = 2**27
-"""Pixels of a picture, 134 million; a small file can claim to hold more than memory."""
+MAX_PIXELS = DataConfig.max_pixels
+"""Pixels of a picture that are decoded where nothing else is asked for. A JPEG that has more is decoded at a half, a
+quarter or an eighth of its sides, whatever the setting: what is seen of a file does not depend on settings."""
+MAX_ASPECT = 200
+"""The longer side of a picture over the shorter, which image processors scale to some hundred pixels."""
 SCALED = ("PNG", "PPM")
 """Formats that Pillow reads as integers of 32 bit, scaled to 16: PNG before Pillow 11, and PGM."""
 SUBFILE, BITS, PHOTOMETRIC, SAMPLE_FORMAT = 254, 258, 262, 339
 """Tags of a TIFF."""
+_UNLIMITED = threading.Lock()
 
 
 class ImageStore:
@@ -37,11 +44,16 @@ class ImageStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            raise DataError(f"no images at {path}; expected a folder or a zip")
+            raise DataError(f"no pictures at {path}; expected a folder or a zip")
         self._zip: zipfile.ZipFile | None = None
         self._file: int | None = None
         self._root = os.path.realpath(path)
         self._within: dict[str, bool] = {}
+        self.top = os.path.basename(self._root)
+        """The name of the folder, or of the one in which all of the zip lies."""
+        if not path.is_dir():
+            tops = {name.split("/")[0] for name in self._archive().NameToInfo} - {"__MACOSX"}
+            self.top = min(tops) if len(tops) == 1 else path.stem
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_file": None}
@@ -77,10 +89,11 @@ class ImageStore:
         """Why none of ``wanted`` is among ``names``, in words."""
         if self.path.is_dir() and any(os.path.lexists(self.path / name) for name in wanted):
             return f"is no file, or a link that leads out of {self.path}; give the folder that it leads to"
-        return f"is not in {self.path}{spelt_otherwise(wanted, self._has)}"
+        return f"is not in {self.path}{spelt_otherwise(wanted, self.has, self.top)}"
 
-    def _has(self, name: str) -> bool:
-        return self._holds(name) if self.path.is_dir() else name in self._archive().NameToInfo
+    def has(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+        return self._holds(name) if self.path.is_dir() else name in self._archive().NameToInfo and name[-1:] != "/"
 
     def _holds(self, name: str) -> bool:
         """One look at a file, and one at each folder: a data set may have millions."""
@@ -99,40 +112,48 @@ class ImageStore:
     def _leads_inside(self, real: str) -> bool:
         return real == self._root or real.startswith(os.path.join(self._root, ""))
 
-    def mark(self, name: str, sample: Sample) -> tuple[int, int | None]:
+    def mark(self, name: str, origin: str) -> tuple[int, int | None]:
         """Bytes of a picture and, in a zip, their CRC-32; the picture is not read."""
         try:
             if self.path.is_dir():
                 return (self.path / name).stat().st_size, None
             entry = self._archive().getinfo(name)
         except (KeyError, OSError) as error:
-            raise DataError(f"{sample.origin}: cannot find picture {name} in {self.path}: {error}") from error
+            raise DataError(f"{origin}: cannot find picture {name} in {self.path}: {error}") from error
         return entry.file_size, entry.CRC
 
-    def read(self, name: str, sample: Sample) -> bytes:
+    def read(self, name: str, origin: str) -> bytes:
         """The bytes of one picture."""
-        size, _ = self.mark(name, sample)
+        size, _ = ImageStore.mark(self, name, origin)
         if size > LARGEST_FILE:
-            raise DataError(
-                f"{sample.origin}: picture {name} in {self.path} has {size:,} bytes, more than {LARGEST_FILE:,}"
-            )
+            raise DataError(f"{origin}: picture {name} in {self.path} has {size:,} bytes, more than {LARGEST_FILE:,}")
         try:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
         except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
-            raise DataError(f"{sample.origin}: cannot read picture {name} in {self.path}: {error}") from error
+            raise DataError(f"{origin}: cannot read picture {name} in {self.path}: {error}") from error
 
 
-def spelt_otherwise(wanted: Sequence[str], has: Callable[[str], bool]) -> str:
-    """The end of a message, where a picture is there with its suffix in other letters; empty where none is.
+def spelt_otherwise(wanted: Sequence[str], has: Callable[[str], bool], top: str = "") -> str:
+    """The end of a message, where a picture is there under a name that differs a little; empty where none is.
 
     >>> spelt_otherwise(["a/scan.PNG"], {"a/scan.png"}.__contains__)
     ', but a/scan.png is: capital letters count'
+    >>> spelt_otherwise([r"a\\scan.png"], {"all/a/scan.png"}.__contains__, "all")
+    ', but all/a/scan.png is: folders are parted by /, all is in all/'
     """
     for name in wanted:
-        stem, suffix = os.path.splitext(name)
-        for other in (stem + suffix.lower(), stem + suffix.upper()):
-            if other != name and has(other):
-                return f", but {other} is: capital letters count"
+        slashes = name.replace("\\", "/")
+        stem, suffix = os.path.splitext(slashes)
+        spellings = {slashes: "folders are parted by /" if slashes != name else ""}
+        for other in (stem + suffix.lower(), stem + suffix.upper(), slashes.lower()):
+            spellings.setdefault(other, "capital letters count")
+        for form in ("NFC", "NFD"):
+            spellings.setdefault(unicodedata.normalize(form, slashes), f"in Unicode form {form}")
+        for spelt, how in spellings.items():
+            for place, where in (("", ""), (f"{top}/", f"all is in {top}/"), (None, "in no folder")):
+                other = spelt.split("/")[-1] if place is None else place + spelt
+                if other != name and has(other):
+                    return f", but {other} is: {', '.join(filter(None, (how, where)))}"
     return ""
 
 
@@ -174,10 +195,23 @@ def open_picture(content: bytes) -> Image.Image:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at where it is decoded
-        picture = Image.open(io.BytesIO(content))
+        try:
+            picture = Image.open(io.BytesIO(content))
+        except Image.DecompressionBombError:  # beyond twice Pillow's own limit, which data.max_pixels may exceed
+            with _UNLIMITED:
+                limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+                try:
+                    picture = Image.open(io.BytesIO(content))
+                finally:
+                    Image.MAX_IMAGE_PIXELS = limit
     if picture.format == "TIFF" and _has_pages(picture):
         raise ValueError("it has several pages; save the page or slice that counts as a file of its own")
     return picture
+
+
+def why(error: Exception) -> str:
+    """What Pillow says, without the address of an object in memory."""
+    return "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _has_pages(picture: Any) -> bool:
@@ -211,13 +245,40 @@ def check_mode(picture: Image.Image) -> None:
         )
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode with 8, 12 or 16 bit a channel as RGB: 16 bit are divided by 257, the 12 of a TIFF by
-    4095 / 255; what is transparent keeps its colour.
+def check_size(picture: Image.Image, max_pixels: int) -> None:
+    """A picture must be of a size that can be decoded, and scaled by its shorter side; a large JPEG is made smaller.
+
+    Args:
+        picture: not decoded yet, or it is too late.
+        max_pixels: the most that may be decoded.
 
     Raises:
-        ValueError: see ``check_mode``.
+        ValueError: it has more pixels, or sides that differ by more than MAX_ASPECT.
     """
+    width, height = picture.size
+    if width * height > MAX_PIXELS and picture.format == "JPEG" and "progressive" not in picture.info:
+        part = next((part for part in (2, 4) if width * height <= part**2 * MAX_PIXELS), 8)
+        picture.draft(picture.mode, (width // part, height // part))  # a progressive one would be in memory whole
+    if picture.width * picture.height > max_pixels:
+        raise ValueError(
+            f"{width:,} x {height:,} pixels are more than data.max_pixels={max_pixels:,} (of fedcmp prepare: "
+            "--max-pixels); make it smaller, cut it into tiles, or raise the setting if memory allows, 4 bytes a pixel"
+        )
+    if max(picture.size) > MAX_ASPECT * min(picture.size):
+        raise ValueError(
+            f"its sides, {width:,} x {height:,} pixels, differ by more than a factor of {MAX_ASPECT}, and scaled by "
+            "the shorter it would not fit memory; crop it, or cut it into tiles"
+        )
+
+
+def to_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A picture of any mode with 8, 12 or 16 bit a channel as RGB: 16 bit are divided by 257, the 12 of a TIFF by
+    4095 / 255; what is transparent is put on white.
+
+    Raises:
+        ValueError: see ``check_size`` and ``check_mode``.
+    """
+    check_size(picture, max_pixels)
     check_mode(picture)
     if picture.mode.startswith("I"):  # where Pillow alone would cut what is above 255
         top = 2 ** _tag(picture, BITS, 16) - 1
@@ -225,6 +286,11 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         values = np.asarray(picture.convert("I"))
         values = top - values if inverted else values
         picture = Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
+    picture.load()  # a GIF and others say only then whether something is transparent
+    if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
+        clear = picture.convert("RGBA")
+        picture = Image.new("RGB", clear.size, "white")
+        picture.paste(clear, mask=clear)
     return picture.convert("RGB")
 
 
@@ -234,12 +300,9 @@ def _tag(picture: Image.Image, number: int, default: int | None = None) -> Any:
     return found[0] if isinstance(found, tuple) else found
 
 
-def decode(content: bytes, sample: Sample) -> Image.Image:
-    """An RGB picture from the bytes of a file."""
+def decode(content: bytes, sample: Sample, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An RGB picture of at most ``max_pixels`` from the bytes of a file."""
     try:
-        picture = open_picture(content)
-        if picture.width * picture.height > LARGEST_PICTURE:
-            raise ValueError(f"{picture.width} x {picture.height} pixels are more than {LARGEST_PICTURE:,}")
-        return to_rgb(picture)
+        return to_rgb(open_picture(content), max_pixels)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {error}") from error
+        raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {why(error)}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedcmp.data.images import MAX_PIXELS
 from fedcmp.data.layouts import Options
 
 UNKNOWN = "unknown; ask the owner"
@@ -36,6 +37,8 @@ class Recipe:
     """Leaves bad records out and counts them; else the first is an error."""
     check: bool = False
     """Decodes every picture, so that a damaged one is a bad record here and not in the midst of a run."""
+    max_pixels: int = MAX_PIXELS
+    """Larger pictures are bad records where pictures are checked."""
     copy: bool = False
     """Packs the pictures into a new zip instead of linking them."""
     licence: str = UNKNOWN

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
 from fedcmp.data import scenes
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.held_out import find_overlap, halve, hold_out
-from fedcmp.data.images import ImageStore, decode
+from fedcmp.data.images import MAX_PIXELS, ImageStore, decode
 from fedcmp.data.records import Sample, read_records
 from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.types import Scalars
 
-log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 """What is trained on, what settings are chosen by, and what is reported."""
 
 
 class Source(Protocol):
     """Samples by split, and their pictures."""
+
+    left_out: Counter[str]
+    """What of the data is not among the samples: how many of which kind."""
 
     def samples(self, split: str) -> list[Sample]:
         """The samples of ``"train"``, ``"val"`` or ``"test"``."""
@@ -64,6 +65,8 @@ class RecordSource:
         on_bad: ``"error"`` or ``"skip"``, for bad records and missing pictures.
         on_overlap: ``"drop"``, ``"error"`` or ``"ignore"``, for training samples whose picture is also held out.
         held_out: without a file of held-out records, so many samples of each domain come from the training records.
+        turns: ``"first"`` or ``"all"``, of the answers of a conversation.
+        max_pixels: larger pictures are refused.
     """
 
     def __init__(
@@ -72,17 +75,20 @@ class RecordSource:
         on_bad: str = "error",
         on_overlap: str = "drop",
         held_out: int = 0,
+        turns: str = "first",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         self._stores: dict[str, tuple[ImageStore, str]] = {}
         self._digests: dict[str, str] = {}
-        self.num_skipped = self.num_overlapping = 0
+        self.left_out = Counter[str]()
+        self._max_pixels = max_pixels
         places: dict[str, str] = {}
         tested = {domain for split, *_, domain in files if split == "test"}
         whole: list[Sample] = []
         for split, path, store, domain in files:
-            records = read_records(path, on_bad, domain)
-            self.num_skipped += records.num_skipped
+            records = read_records(path, on_bad, domain, turns)
+            self.left_out += records.left_out
             resolved = _resolve(store, records.samples)
             for sample in records.samples:
                 problem = None
@@ -93,7 +99,7 @@ class RecordSource:
                 if problem and on_bad == "error":
                     raise DataError(problem)
                 if problem:
-                    self.num_skipped += 1
+                    self.left_out["bad records" if sample.id in resolved else "records whose picture is missing"] += 1
                     continue
                 places[sample.id] = sample.origin
                 self._stores[sample.id] = store, resolved[sample.id]
@@ -102,8 +108,6 @@ class RecordSource:
             self._samples["train"], whole = hold_out(self._samples["train"], held_out)
         for split, half in zip(("val", "test"), halve(whole, self.digest), strict=True):
             self._samples[split] += half
-        if self.num_skipped:
-            log.warning("left out %d bad records (data.on_bad_record=skip)", self.num_skipped)
         if on_overlap != "ignore":
             self._part(on_overlap)
 
@@ -113,13 +117,13 @@ class RecordSource:
         found = find_overlap(train, held_out, self._mark, self.digest)
         if not found:
             return
-        self.num_overlapping = len(found)
-        first = next(sample for sample in train if sample.id in found)
-        twin = found[first.id]
-        told = f"{len(found):,} training pictures are also held out, the first at {first.origin} and {twin.origin}"
         if on_overlap == "error":
-            raise DataError(f"{told}; take them from one side, or leave them out by data.on_overlap=drop")
-        log.warning("left out of training: %s (data.on_overlap=drop)", told)
+            first = next(sample for sample in train if sample.id in found)
+            raise DataError(
+                f"{len(found):,} training pictures are also held out, the first at {first.origin} and "
+                f"{found[first.id].origin}; take them from one side, or leave them out by data.on_overlap=drop"
+            )
+        self.left_out["training samples whose picture is also held out"] = len(found)
         self._samples["train"] = [sample for sample in train if sample.id not in found]
 
     def samples(self, split: str) -> list[Sample]:
@@ -135,7 +139,7 @@ class RecordSource:
         return str(store.path / name)
 
     def image(self, sample: Sample) -> Image.Image:
-        return decode(self._read(sample), sample)
+        return decode(self._read(sample), sample, self._max_pixels)
 
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
         return {}
@@ -150,11 +154,11 @@ class RecordSource:
 
     def _read(self, sample: Sample) -> bytes:
         store, name = self._stores[sample.id]
-        return store.read(name, sample)
+        return store.read(name, sample.origin)
 
     def _mark(self, sample: Sample) -> tuple[int, int | None]:
         store, name = self._stores[sample.id]
-        return store.mark(name, sample)
+        return store.mark(name, sample.origin)
 
 
 def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
@@ -172,11 +176,9 @@ def _places(sample: Sample) -> tuple[str, str]:
     return sample.image, sample.image.split("/", 1)[-1]
 
 
-def pairs_source(
-    root: Path, domains: Sequence[str] = (), on_bad: str = "error", on_overlap: str = "drop"
-) -> RecordSource:
+def pairs_source(root: Path, domains: Sequence[str] = (), **options: Any) -> RecordSource:
     """A folder per domain, each with ``train.jsonl``, ``val.jsonl``, maybe ``test.jsonl``, and ``images.zip`` or
-    ``images/``.
+    ``images/``; options are RecordSource's.
 
     Raises:
         DataError: the folder is missing or holds no domain.
@@ -200,7 +202,7 @@ def pairs_source(
             for split in SPLITS
             if split != "test" or (folder / "test.jsonl").exists()
         ]
-    return RecordSource(files, on_bad, on_overlap)
+    return RecordSource(files, **options)
 
 
 class SceneSource:
@@ -219,6 +221,7 @@ class SceneSource:
         for camera in cameras:
             if camera not in scenes.CAMERAS:
                 raise ConfigError(f"data.domains: no camera {camera!r}; {nearest(camera, scenes.CAMERAS)}")
+        self.left_out = Counter[str]()
         self._scenes: dict[str, scenes.Scene] = {}
         self._digests: dict[str, str] = {}
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
@@ -272,15 +275,17 @@ def build_source(config: DataConfig, seed: int = 0) -> Source:
             "test": config.test_scenes_per_camera,
         }
         return SceneSource(num, config.domains, seed)
+    options: dict[str, Any] = {"on_bad": config.on_bad_record, "on_overlap": config.on_overlap, "turns": config.turns,
+                               "max_pixels": config.max_pixels}  # fmt: skip
     if config.kind == "pairs":
-        return pairs_source(expand(config.root or ""), config.domains, config.on_bad_record, config.on_overlap)
+        return pairs_source(expand(config.root or ""), config.domains, **options)
     store = ImageStore(expand(config.images or ""))
     files = [
         ("train", expand(config.train or ""), store, "default"),
         *([("val", expand(config.val), store, "default")] if config.val else []),
         *([("test", expand(config.test), store, "default")] if config.test else []),
     ]
-    return RecordSource(files, config.on_bad_record, config.on_overlap, config.held_out_per_domain)
+    return RecordSource(files, held_out=config.held_out_per_domain, **options)
 
 
 def count_domains(samples: Sequence[Sample]) -> dict[str, int]:

@@ -239,6 +239,7 @@ class Experiment:
             "versions": versions(),
             "commit": commit(),
             "device": _device_name(self.team),
+            "data_not_used": dict(self.data.source.left_out),
         }
 
     def _captions(self, params: Params) -> dict[str, Any]:

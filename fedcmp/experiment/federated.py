@@ -29,7 +29,7 @@ from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Recorder
 
-MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb")
+MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb", "data.max_pixels")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
 TO_ACCURACY = ("federation.slots",)
 """Those that may differ, too, but send the same numbers through other kernels: results agree to float32 accuracy."""

@@ -116,6 +116,49 @@ def test_a_script_may_give_16_bit() -> None:
     assert np.asarray(source.image(source.samples("train")[0]))[0, :, 0].tolist() == NARROW
 
 
+def icon(kind: str, mode: str) -> bytes:
+    """A black dot, half of it half transparent, on nothing whose hidden colour is black."""
+    picture = Image.new("LA", (3, 1))
+    picture.putdata([(0, 0), (0, 255), (0, 128)])
+    file = io.BytesIO()
+    if mode == "P":
+        indexed = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+        indexed.putpalette(bytes(9))
+        indexed.save(file, kind, transparency=bytes([0, 255, 128]))
+    elif mode == "L":
+        Image.frombytes("L", (3, 1), bytes([7, 0, 127])).save(file, kind, transparency=7)
+    else:
+        picture.convert(mode).save(file, kind, lossless=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGBA"), ("TIFF", "RGBA")],
+)
+def test_what_is_transparent_is_white_everywhere(kind: str, mode: str) -> None:
+    content = icon(kind, mode)
+    source = GivenSource({"train": {"mine": [(Image.open(io.BytesIO(content)), "an icon")]}})
+    for picture in (decode(content, SAMPLE), source.image(source.samples("train")[0])):
+        assert picture.mode == "RGB"
+        assert np.allclose(np.asarray(picture)[0], [[255] * 3, [0] * 3, [127] * 3], atol=1)
+
+
+def test_a_large_jpeg_is_decoded_at_a_part_of_its_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedcmp.data.images.MAX_PIXELS", 1000)
+    for size, seen in (((40, 24), (40, 24)), ((64, 48), (32, 24)), ((128, 96), (32, 24)), ((240, 200), (30, 25))):
+        picture = Image.linear_gradient("L").resize(size).convert("RGB")
+        found = decode(written(picture, "JPEG"), SAMPLE, 1000)
+        assert found.size == seen
+        assert np.abs(np.asarray(found, float) - np.asarray(picture.resize(seen), float)).mean() < 6
+    whole = io.BytesIO()
+    picture.save(whole, "JPEG", progressive=True)
+    for content in (whole.getvalue(), written(picture, "PNG")):  # both are in memory whole, whatever is asked for
+        assert decode(content, SAMPLE).size == (240, 200)
+        with pytest.raises(DataError, match=r"notes\.csv:3: picture scan\.png .*240 x 200 .*data\.max_pixels=1,000"):
+            decode(content, SAMPLE, 1000)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB"])
 def test_8_bit_is_as_pillow_has_it(mode: str) -> None:
     picture = Image.linear_gradient("L").convert("RGB").convert("P" if mode in ("P", "PA") else "RGB")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import struct
 import zipfile
 import zlib
@@ -90,14 +89,12 @@ def test_domains_are_chosen_and_misspelt_ones_named(root: Path) -> None:
         pairs_source(root / "blue" / "images")
 
 
-def test_a_missing_picture_is_named_or_skipped(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_picture_is_named_or_skipped(root: Path) -> None:
     (root / "blue" / "images" / "a.png").unlink()
     with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png is not in"):
         pairs_source(root)
-    with caplog.at_level(logging.WARNING):
-        source = pairs_source(root, on_bad="skip")
-    assert source.num_skipped == 1
-    assert "left out 1 bad records" in caplog.text
+    source = pairs_source(root, on_bad="skip")
+    assert sum(source.left_out.values()) == 1
     assert count_domains(source.samples("train")) == {"red": 2}
 
 
@@ -109,11 +106,35 @@ def test_a_suffix_in_capital_letters_is_told_what_is_there(root: Path, name: str
         pairs_source(root)
 
 
+@pytest.mark.parametrize(("asked", "there", "hint"), [
+    ("a.png", "images/deep/a.png", ""),
+    ("a.png", "images/a.png", "images/a.png"),
+    ("x/y/a.png", "a.png", "a.png"),
+    ("red\\a.png", "red/a.png", "red/a.png"),
+    ("r\u00e9d.png", "re\u0301d.png", "NFD"),
+    ("re\u0301d.png", "pictures/r\u00e9d.png", "NFC"),
+])  # fmt: skip
+def test_a_name_that_differs_a_little_is_told_what_is_there(tmp_path: Path, asked: str, there: str, hint: str) -> None:
+    domain(tmp_path, "red", {"b.png": png("red")}, {}, packed=True)
+    folder = tmp_path / "red"
+    folder.joinpath("images.zip").unlink()
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        archive.writestr(there, png("red"))
+    row = json.loads((folder / "train.jsonl").read_text())
+    (folder / "train.jsonl").write_text(json.dumps({**row, "image": asked}) + "\n")
+    with pytest.raises(DataError) as caught:
+        pairs_source(tmp_path)
+    assert f"picture {asked} is not in" in str(caught.value)
+    said = str(caught.value).partition("images.zip")[2]
+    assert (hint in said) if hint else not said
+
+
 def test_an_unreadable_picture_is_named(root: Path) -> None:
     (root / "blue" / "images" / "a.png").write_bytes(b"no picture")
     source = pairs_source(root, ["blue"])
-    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded"):
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded") as caught:
         source.image(source.samples("train")[0])
+    assert "0x" not in str(caught.value), "no address in memory"
 
 
 def test_links_that_lead_out_of_the_folder_are_not_followed(root: Path, tmp_path: Path) -> None:
@@ -141,7 +162,7 @@ def test_an_encrypted_zip_is_named(root: Path) -> None:
     path.write_bytes(content.replace(b"PK\x03\x04\x14\x00\x00\x00", b"PK\x03\x04\x14\x00\x01\x00"))
     store, sample = fedcmp.data.images.ImageStore(path), Sample("1", "a.png", "a", "red", origin="a.jsonl:1")
     with pytest.raises(DataError, match=r"a\.jsonl:1: cannot read picture a\.png in .*images\.zip: .*encrypted"):
-        store.read("a.png", sample)
+        store.read("a.png", sample.origin)
     store.close()
 
 
@@ -152,12 +173,19 @@ def test_bombs_are_refused_before_they_are_unpacked(root: Path, monkeypatch: pyt
         patch.setattr(fedcmp.data.images, "LARGEST_FILE", 10)
         with pytest.raises(DataError, match=r"picture a\.png in .*images\.zip has \d+ bytes, more than 10"):
             source.image(sample)
-    for size in (2**14, 2**20):  # Pillow warns of the one and refuses the other
-        parts = (b"IHDR" + struct.pack(">IIBBBBB", size, size, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9)))
+    for width, height, most, named in (
+        (10_000, 10_000, None, r"10,000 x 10,000 .*data\.max_pixels=89,478,485"),  # Pillow would warn of this,
+        (2**20, 2**20, None, r"data\.max_pixels=89,478,485"),  # and refuse this,
+        (8, 9, 71, r"8 x 9 .*data\.max_pixels=71"),
+        (100_000, 1, None, r"100,000 x 1 .*factor"),
+        (1, 201, None, r"1 x 201 .*factor"),
+    ):
+        parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9)))
         chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
         bomb = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-        with pytest.raises(DataError, match=r"picture red/a\.png cannot be decoded.*pixels"):
-            fedcmp.data.images.decode(bomb, sample)
+        with pytest.raises(DataError, match=rf"picture red/a\.png cannot be decoded: .*{named}"):
+            fedcmp.data.images.decode(bomb, sample, *([most] if most else []))
+    assert Image.MAX_IMAGE_PIXELS == 89_478_485 == DataConfig.max_pixels, "as Pillow has it, before and after"
 
 
 def test_a_broken_zip_is_named(root: Path) -> None:

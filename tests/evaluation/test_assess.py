@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fedcmp.config import load_config, to_yaml
-from fedcmp.data.records import Sample, parse_record
+from fedcmp.data.records import Sample, parse_pairs
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.evaluation import assess
 from fedcmp.evaluation.assess import HeldOut, caption_pictures, mean_measure
@@ -32,12 +32,12 @@ MEASURE = {
 
 
 def test_all_captions_of_a_picture_are_references() -> None:
-    assert parse_record(RECORD, "x:1").captions == ()
-    assert parse_record({**RECORD, "captions": None}, "x:1").captions == ()
-    assert parse_record({**RECORD, "captions": [" a cat. ", "one cat"]}, "x:1").captions == ("a cat.", "one cat")
+    assert parse_pairs(RECORD, "x:1")[0].captions == ()
+    assert parse_pairs({**RECORD, "captions": None}, "x:1")[0].captions == ()
+    assert parse_pairs({**RECORD, "captions": [" a cat. ", "one cat"]}, "x:1")[0].captions == ("a cat.", "one cat")
     for wrong in ("a cat.", ["a cat.", 7], ["a cat.", " "], {"0": "a cat."}):
         with pytest.raises(DataError, match=r"x:1: field `captions` must be a list of texts.*\(id a\)"):
-            parse_record({**RECORD, "captions": wrong}, "x:1")
+            parse_pairs({**RECORD, "captions": wrong}, "x:1")
 
 
 def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from fedcmp.data.layouts import coco, llava, llava_med, nwpu, roco, rsicd, table, webdataset
+from fedcmp.data.layouts import coco, llava, nwpu, roco, rsicd, table, webdataset
 from fedcmp.data.layouts.base import Item, Layout, Options
 from fedcmp.errors import ConfigError, nearest
 
 LAYOUTS: dict[str, Layout] = {
     "llava": llava.LAYOUT,
-    "llava-med": llava_med.LAYOUT,
+    "messages": llava.MESSAGES,
+    "llava-med": llava.MED,
     "roco": roco.LAYOUT,
     "rsicd": rsicd.LAYOUT,
     "nwpu": nwpu.LAYOUT,

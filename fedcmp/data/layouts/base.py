@@ -32,6 +32,8 @@ class Item(NamedTuple):
     """What it belongs to that must not be torn apart, a patient for example."""
     client: str | None = None
     """Whose it is, where the set says."""
+    further: tuple[str, ...] = ()
+    """Answers after the first, of a conversation."""
     content: Callable[[], bytes] | None = None
     """Reads the picture where it comes with its record, before the next item is taken; None: it lies apart."""
 
@@ -77,6 +79,7 @@ def item(
     label: object = None,
     split: object = None,
     group: object = None,
+    further: Sequence[str] = (),
     content: Callable[[], bytes] | None = None,
 ) -> Item:
     """An item of what a record holds.
@@ -101,7 +104,8 @@ def item(
         raise DataError(f"{origin}: no caption in field `{caption}`")
     if split is not None and split not in SPLITS:
         raise DataError(f"{origin}: field `split` is {split!r}; {nearest(str(split), SPLITS)}")
-    for field, value in ((name, record_id), ("label", label), ("group", group), *((image, one) for one in places)):
+    for field, value in ((name, record_id), ("label", label), ("group", group), *((image, one) for one in places),
+                         *((caption, one) for one in further)):  # fmt: skip
         check_text(str(value), f"{origin}: field `{field}`")
     return Item(
         str(record_id).strip(),
@@ -111,6 +115,7 @@ def item(
         _word(label),
         None if split is None else SPLITS[str(split)],
         _word(group),
+        further=tuple(text.strip() for text in further),
         content=content,
     )
 

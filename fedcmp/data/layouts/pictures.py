@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
-from fedcmp.data.images import LARGEST_FILE, check_mode, open_picture, spelt_otherwise
+from fedcmp.data.images import ImageStore, check_mode, open_picture, why
 from fedcmp.errors import DataError
 
 Mark = tuple[int, int]
@@ -19,35 +19,8 @@ DICOM = (
 )
 
 
-class Pictures:
-    """A folder or a zip of pictures. Nothing outside it is ever read.
-
-    Args:
-        path: the folder or zip.
-
-    Raises:
-        DataError: it is neither.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._zip: zipfile.ZipFile | None = None
-        self._root = path.resolve()
-        self._top = self._root.name
-        if not path.is_dir():
-            try:
-                self._zip = zipfile.ZipFile(path)
-            except Exception as error:  # zipfile raises many kinds for damaged directories
-                raise DataError(f"pictures: {path} is no folder and cannot be read as a zip: {error}") from error
-            tops = {name.split("/", 1)[0] for name in self._zip.NameToInfo} - {"__MACOSX"}
-            self._top = min(tops) if len(tops) == 1 else path.stem
-
-    def __enter__(self) -> Pictures:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._zip is not None:
-            self._zip.close()
+class Pictures(ImageStore):
+    """Pictures by the names that layouts give them."""
 
     def find(self, places: Sequence[str], origin: str) -> str:
         """The name of a picture here: the first of ``places`` that exists, as it is, below the folder that all of a zip
@@ -59,26 +32,13 @@ class Pictures:
         tried = []
         for place in places:
             first, _, rest = place.partition("/")
-            tried += [place, f"{self._top}/{place}", *([rest] if first == self._top and rest else [])]
+            tried += [place, f"{self.top}/{place}", *([rest] if first == self.top and rest else [])]
         for name in tried:
             if PurePosixPath(name).suffix.lower() in (".dcm", ".dicom"):
                 raise DataError(f"{origin}: {name}: {DICOM}")
-            if self._holds(name, origin):
+            if self.has(name):
                 return name
-        otherwise = spelt_otherwise(tried, lambda name: self._holds(name, origin))
-        raise DataError(f"{origin}: picture {places[0]} is not in {self.path}{otherwise}")
-
-    def _holds(self, name: str, origin: str) -> bool:
-        if self._zip is not None:
-            return name in self._zip.NameToInfo and not name.endswith("/")
-        path = self.path / name
-        if not path.is_file():
-            return False
-        if not path.resolve().is_relative_to(self._root):
-            raise DataError(
-                f"{origin}: picture {name} is a link that leads out of {self.path}; give the folder that it leads to"
-            )
-        return True
+        raise DataError(f"{origin}: picture {places[0]} {self.why_not(tried)}")
 
     def mark(self, name: str, origin: str) -> Mark:
         """Size and CRC-32. Of a zip they are read from its directory; a file is read, and must be a picture.
@@ -86,30 +46,16 @@ class Pictures:
         Raises:
             DataError: it cannot be read, is empty, encrypted, or no picture.
         """
-        if self._zip is None:
+        size, checksum = super().mark(name, origin)
+        if checksum is None:
             content = self.read(name, origin)
             look(content, name, origin)
             return mark(content)
-        entry = self._zip.getinfo(name)
-        if entry.flag_bits & 1:
+        if self._archive().getinfo(name).flag_bits & 1:
             raise DataError(f"{origin}: picture {name} in {self.path} is encrypted")
-        if not entry.file_size:
+        if not size:
             raise DataError(f"{origin}: picture {name} is empty")
-        return entry.file_size, entry.CRC
-
-    def read(self, name: str, origin: str) -> bytes:
-        """The bytes of one picture.
-
-        Raises:
-            DataError: they cannot be read, or are more than LARGEST_FILE.
-        """
-        try:
-            size = (self.path / name).stat().st_size if self._zip is None else self._zip.getinfo(name).file_size
-            if size > LARGEST_FILE:
-                raise ValueError(f"it has {size:,} bytes, more than {LARGEST_FILE:,}")
-            return (self.path / name).read_bytes() if self._zip is None else self._zip.read(name)
-        except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
-            raise DataError(f"{origin}: cannot read picture {name} in {self.path}: {error}") from error
+        return size, checksum
 
 
 def mark(content: bytes) -> Mark:
@@ -132,7 +78,7 @@ def look(content: bytes, name: str, origin: str) -> str:
             check_mode(picture)
             kind = str(picture.format).lower()
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"{origin}: {name} is no picture that can be read: {error}") from error
+        raise DataError(f"{origin}: {name} is no picture that can be read: {why(error)}") from error
     return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
 
 

@@ -4,8 +4,17 @@ Their definitions are ours: the abstract that the method comes from says that th
 """
 
 from fedcmp.data.scenarios.config import PartitionConfig, check_names
+from fedcmp.data.scenarios.conversations import partition_conversations
 from fedcmp.data.scenarios.manifest import manifest
 from fedcmp.data.scenarios.partition import Partition, partition
 from fedcmp.data.scenarios.quality import damage
 
-__all__ = ["Partition", "PartitionConfig", "check_names", "damage", "manifest", "partition"]
+__all__ = [
+    "Partition",
+    "PartitionConfig",
+    "check_names",
+    "damage",
+    "manifest",
+    "partition",
+    "partition_conversations",
+]

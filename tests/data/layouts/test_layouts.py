@@ -57,11 +57,6 @@ def test_llava_med_in_both_spellings_and_both_forms(tmp_path: Path) -> None:
     lines = good(read("llava-med", tmp_path / "lines.jsonl"))
     assert [one[:3] for one in lines] == [one[:3] for one in array]
     assert re.search(r"lines\.jsonl:4$", lines[3].origin)
-    # the key of LLaVA-Med is no key of LLaVA
-    assert (
-        'no field `conversations`; did you mean "conversatons"'
-        in bad(read("llava", tmp_path / "alignment" / "llava_med_alignment_500k.json"))[0]
-    )
 
 
 def test_rsicd_with_classes_from_lists_and_names(tmp_path: Path) -> None:
@@ -151,7 +146,7 @@ def test_bad_records_are_named_by_file_record_and_field(tmp_path: Path, change: 
     assert re.search(complaint, bad(found)[0])
     for field in ("id", "image", "conversations"):
         published.dump(path, [{key: value for key, value in rows[0].items() if key != field}, 7])
-        assert f"record 0: no field `{field}`" in bad(read("llava", path))[0]
+        assert re.search(f"record 0: .*field `{field}`", bad(read("llava", path))[0])
         assert "record 1: expected a JSON object, got int" in bad(read("llava", path))[1]
 
 

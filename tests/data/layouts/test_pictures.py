@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from contextlib import closing
 from pathlib import Path
 
 import published
@@ -24,7 +25,7 @@ def pictures(request: pytest.FixtureRequest, tmp_path: Path) -> Pictures:
 
 
 def test_folders_and_zips_tell_the_same(pictures: Pictures) -> None:
-    with pictures:
+    with closing(pictures):
         for name, content in FILES.items():
             found = pictures.find([name], "here")
             assert pictures.read(found, "here") == content
@@ -34,18 +35,18 @@ def test_folders_and_zips_tell_the_same(pictures: Pictures) -> None:
             pictures.find(["sub/7.jpg", "7.jpg"], "here")
         with pytest.raises(DataError, match=r"here: picture sub/1\.JPG is not in .*, but .*sub/1\.jpg is: capital"):
             pictures.find(["sub/1.JPG"], "here")
-        with pytest.raises(DataError, match=r"here: picture sub is not in "):
+        with pytest.raises(DataError, match=r"here: picture sub is "):
             pictures.find(["sub"], "here")
 
 
 def test_a_path_may_begin_with_the_folder_itself(tmp_path: Path) -> None:
-    with Pictures(published.foldered(tmp_path / "scans", FILES)) as pictures:
+    with closing(Pictures(published.foldered(tmp_path / "scans", FILES))) as pictures:
         assert pictures.find(["scans/sub/1.jpg"], "here") == "sub/1.jpg"
 
 
 def test_dicom_is_out_of_scope(tmp_path: Path) -> None:
     files = {"a.DCM": b"x", "b.png": b"\0" * 128 + b"DICM" + b"\0" * 40}
-    with Pictures(published.foldered(tmp_path, files)) as pictures:
+    with closing(Pictures(published.foldered(tmp_path, files))) as pictures:
         with pytest.raises(DataError, match=r"a\.csv:2: a\.DCM: DICOM is not read: export the pictures as PNG or JPEG"):
             pictures.find(["a.DCM"], "a.csv:2")
         with pytest.raises(DataError, match=r"a\.csv:3: b\.png: DICOM is not read"):
@@ -61,9 +62,9 @@ def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
     (home / "in.jpg").symlink_to(home / "top.jpg")
     (tmp_path / "scans2").symlink_to(home)
     for path in (home, tmp_path / "scans2"):
-        with Pictures(path) as pictures:
+        with closing(Pictures(path)) as pictures:
             for name in ("out.jpg", "away/outside.jpg"):
-                with pytest.raises(DataError, match=r"is a link that leads out of"):
+                with pytest.raises(DataError, match=r"link that leads out of"):
                     pictures.find([name], "here")
             assert pictures.find(["in.jpg"], "here") == "in.jpg"
             assert pictures.find(["top.jpg"], "here") == "top.jpg"
@@ -72,29 +73,30 @@ def test_links_that_lead_out_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool) -> None:
     """A small zip can claim to hold terabytes."""
-    monkeypatch.setattr("fedcmp.data.layouts.pictures.LARGEST_FILE", 100)
+    monkeypatch.setattr("fedcmp.data.images.LARGEST_FILE", 100)
     path = published.zipped(tmp_path / "scans.zip", FILES) if packed else published.foldered(tmp_path / "scans", FILES)
-    with Pictures(path) as pictures:
+    with closing(Pictures(path)) as pictures:
         name = pictures.find(["top.jpg"], "a.json: record 0")
-        with pytest.raises(DataError, match=r"a\.json: record 0: cannot read picture .*top\.jpg in .*more than 100"):
+        with pytest.raises(DataError, match=r"a\.json: record 0: picture .*top\.jpg in .*more than 100"):
             pictures.read(name, "a.json: record 0")
 
 
 def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
     files = {"text.jpg": b"no picture at all", "empty.jpg": b""}
-    with Pictures(published.foldered(tmp_path / "scans", files)) as pictures:
+    with closing(Pictures(published.foldered(tmp_path / "scans", files))) as pictures:
         with pytest.raises(DataError, match=r"here: text\.jpg is no picture that can be read"):
             pictures.mark("text.jpg", "here")
         with pytest.raises(DataError, match=r"here: picture empty\.jpg is empty"):
             pictures.mark("empty.jpg", "here")
-    with Pictures(published.zipped(tmp_path / "a.zip", files)) as pictures:
+    with closing(Pictures(published.zipped(tmp_path / "a.zip", files))) as pictures:
         with pytest.raises(DataError, match=r"here: picture empty\.jpg is empty"):
             pictures.mark("empty.jpg", "here")
         pictures.mark("text.jpg", "here")  # of a zip only the directory is read
     (tmp_path / "b.zip").write_bytes(b"no zip")
-    for path in (tmp_path / "b.zip", tmp_path / "none"):
-        with pytest.raises(DataError, match=r"is no folder and cannot be read as a zip"):
-            Pictures(path)
+    with pytest.raises(DataError, match=r"b\.zip cannot be read as a zip"):
+        Pictures(tmp_path / "b.zip")
+    with pytest.raises(DataError, match=r"none"):
+        Pictures(tmp_path / "none")
 
 
 def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
@@ -104,7 +106,10 @@ def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
         start = archive.getinfo("sub/1.jpg").header_offset
     content[start + 60 : start + 90] = b"\xff" * 30
     path.write_bytes(bytes(content))
-    with Pictures(path) as pictures, pytest.raises(DataError, match=r"here: cannot read picture sub/1\.jpg in "):
+    with (
+        closing(Pictures(path)) as pictures,
+        pytest.raises(DataError, match=r"here: cannot read picture sub/1\.jpg in "),
+    ):
         pictures.read("sub/1.jpg", "here")
 
 
@@ -116,7 +121,7 @@ def test_encrypted_pictures_are_named(tmp_path: Path) -> None:
         content[at + 8] |= 1
         at = content.find(b"PK\x01\x02", at + 1)
     path.write_bytes(bytes(content))
-    with Pictures(path) as pictures, pytest.raises(DataError, match=r"is encrypted"):
+    with closing(Pictures(path)) as pictures, pytest.raises(DataError, match=r"is encrypted"):
         pictures.mark("top.jpg", "here")
 
 

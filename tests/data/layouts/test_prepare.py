@@ -16,6 +16,7 @@ from typing import Any
 
 import published
 import pytest
+from PIL import Image
 from published import read_jsonl
 
 from fedcmp.data.layouts import Options
@@ -89,6 +90,27 @@ def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> 
     again = tmp_path / "again" / layout
     make(layout, source, again, options=options)
     assert tree(again) == tree(out)
+
+
+def test_messages_keep_all_their_answers_and_the_run_says_which_are_used(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": f"text {number}"},
+                          {"role": "user", "content": "more?"}, {"role": "assistant", "content": f"more {number}"}],
+             "images": [f"photos/{number}.jpg"]} for number in range(30)]  # fmt: skip
+    rows += [{**rows[0], "images": []}, {**rows[0], "images": ["photos/1.jpg", "photos/2.jpg"]}]
+    published.foldered(tmp_path / "set", {f"photos/{number}.jpg": published.picture(number) for number in range(30)})
+    path, root = published.dump(tmp_path / "set" / "chat.json", rows), tmp_path / "root"
+    with pytest.raises(DataError, match=r"chat\.json: record 30: field `image`"):
+        make("messages", path, root / "chat")
+    facts = make("messages", path, root / "chat", skip_bad=True)
+    assert facts["left_out"]["bad_by_kind"] == {"records without a picture": 1, "records with several pictures": 1}
+    assert facts["further_answers"] == 30
+    first, whole = (pairs_source(root, turns=turns) for turns in ("first", "all"))
+    assert first.left_out == {"answers after the first": 30}
+    assert (len(first.samples("train")), len(whole.samples("train")), whole.left_out) == (28, 56, {})
+    captions = {sample.id: sample.caption for sample in whole.samples("train")}
+    assert all(
+        captions[f"{sample.id}#2"] == sample.caption.replace("text", "more") for sample in first.samples("train")
+    )
 
 
 def test_a_root_of_two_layouts_is_a_federation(tmp_path: Path) -> None:
@@ -180,6 +202,7 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write("nowhere.png,a text,lung,c41\nscan_000.png,,lung,c42\nscan_000.png,the same id,lung,c1\n")
     (path.parent / "pictures" / "scan_007.png").write_bytes(b"no picture")
+    Image.new("L", (999, 1)).save(path.parent / "pictures" / "scan_008.png")
     recipe = Recipe("csv", (str(path),), tmp_path / "root" / "clinic",
                     options=CLINIC._replace(id_column="case"))  # fmt: skip
     with pytest.raises(DataError, match=r"notes\.csv:9: scan_007\.png is no picture that can be read"):
@@ -192,6 +215,13 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
         ":9:", ":42:", ":43:", ":44:"
     ]  # fmt: skip
     assert "id 'c1' stands twice" in facts["left_out"]["first_bad"][3]
+    for name in ("checked", "again"):
+        checked = prepare(replace(recipe, skip_bad=True, check=True, domain="d", out=tmp_path / name)).facts
+    assert (tmp_path / "again" / "source.json").read_bytes() == (tmp_path / "checked" / "source.json").read_bytes()
+    assert checked["left_out"]["bad"] == 5
+    assert "999 x 1" in checked["left_out"]["first_bad"][1]
+    with pytest.raises(DataError, match=r"notes\.csv:2: picture scan_000\.png .*16 x 12 .*max_pixels=99.*--max-pixels"):
+        prepare(replace(recipe, check=True, max_pixels=99, out=tmp_path / "small"))
     path.write_text("file,report,organ,case\nnowhere.png,text,lung,c1\n")
     with pytest.raises(DataError, match=r"no record of .*notes\.csv can be used: .*nowhere\.png is not in "):
         prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
@@ -310,7 +340,7 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
     (home / "images.zip").unlink()
     with pytest.raises(DataError, match=r"were not found \(looked for .*images\.zip, .*images\); say where .*--images"):
         make("llava", home, tmp_path / "out")
-    with pytest.raises(DataError, match=r"pictures: .*nowhere is no folder"):
+    with pytest.raises(DataError, match=r"no pictures at .*nowhere"):
         make("llava", home, tmp_path / "out", images=tmp_path / "nowhere")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
