@@ -19,6 +19,7 @@ from fedcmp.data.given import GivenSource, Pairs
 from fedcmp.data.images import MAX_PIXELS, to_rgb, why
 from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
+from fedcmp.distributed.team import is_server
 from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.loop import run, start
@@ -131,7 +132,7 @@ def federate(
         seed: all random streams derive from it.
         settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
         on_round: told after every round; True ends the run.
-        progress: bars on standard error; None: where that is a terminal.
+        progress: bars on standard error; None: lines where that is no terminal; False: nothing.
 
     Raises:
         ConfigError: a setting is wrong, or models do not fit.
@@ -154,7 +155,7 @@ def federate(
     if rule is None:
         check_cohorts(config, plan)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
-    recorder, bars = Recorder(Trackers()), Progress(progress)
+    recorder = Recorder(Trackers())
     models = _models(tower, llm, config)
 
     def told(state: FederationState, record: Mapping[str, Any]) -> bool:
@@ -163,6 +164,7 @@ def federate(
         return on_round is not None and on_round(done) is True
 
     with open_team(config.launch, pick_device(config.run.device)) as team:
+        bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
         federation = build_federation(config, data, parts, recorder, bars, None)
         federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)

@@ -12,7 +12,8 @@ from fedcmp.distributed.team import Team
 from fedcmp.evaluation.captions import caption
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.config import EvaluationConfig
-from fedcmp.evaluation.losses import EvalData, evaluate, quality
+from fedcmp.evaluation.image_use import ignores_pictures
+from fedcmp.evaluation.losses import EvalData, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.sharing import spread
 from fedcmp.module import ProjectorAlignment
@@ -56,8 +57,8 @@ def measure(
     Returns:
         What ``quality`` tells, ``cider`` (None: see ``caption_pictures``) and ``probe`` (None where nothing is asked).
     """
-    end = evaluate(module, params, held_out.data, team=team)
-    shuffled = evaluate(module, params, held_out.data, shuffle_pictures=True, team=team)
+    right = score_samples(module, params, held_out.data, team=team)
+    shuffled = score_samples(module, params, held_out.data, shuffle_pictures=True, team=team)
     answers = None
     if settings.probe != "off" and settings.questions:
         answers = probe(
@@ -72,7 +73,7 @@ def measure(
             max_tokens=held_out.max_tokens,
             team=team,
         )
-    return {**quality(end, shuffled), "cider": None, "probe": answers}
+    return {**quality(right, shuffled, held_out.data), "cider": None, "probe": answers}
 
 
 def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -85,7 +86,8 @@ def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     means: dict[str, Any] = _mean(measures)
     name, loss = max(means["domains"].items(), key=lambda item: item[1])
-    return {**means, "worst_domain": {"name": name, "loss": loss}}
+    found = {**means, "worst_domain": {"name": name, "loss": loss}}
+    return {**found, "ignores_pictures": ignores_pictures(found)} if "ignores_pictures" in found else found
 
 
 def _mean(values: Sequence[Any]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fedcmp.distributed.team import Solo, Team
+from fedcmp.evaluation.image_use import ignores_pictures, standard_error
 from fedcmp.evaluation.sharing import mixed, score_rows
 from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Batch, Fetch, Params, Scalars
@@ -72,7 +73,6 @@ class Evaluation(NamedTuple):
         return {f"{prefix}/loss": self.loss, **named, f"{prefix}/worst_domain": self.worst[1]}
 
 
-@torch.no_grad()  # not inference mode: layers that were gathered in it could not train afterwards
 def evaluate(
     module: ProjectorAlignment,
     params: Params,
@@ -82,7 +82,22 @@ def evaluate(
     on_batch: Callable[[int], None] | None = None,
     team: Team | None = None,
 ) -> Evaluation:
-    """Loss per token and token accuracy of the projector ``params``.
+    """Loss per token and token accuracy of the projector ``params``; arguments as ``score_samples``."""
+    scores = score_samples(module, params, data, shuffle_pictures=shuffle_pictures, on_batch=on_batch, team=team)
+    return average(scores, data.domains)
+
+
+@torch.no_grad()  # not inference mode: layers that were gathered in it could not train afterwards
+def score_samples(
+    module: ProjectorAlignment,
+    params: Params,
+    data: EvalData,
+    *,
+    shuffle_pictures: bool = False,
+    on_batch: Callable[[int], None] | None = None,
+    team: Team | None = None,
+) -> torch.Tensor:
+    """Summed loss in nats, tokens, and tokens guessed right of each sample, by position: ``[3, n]`` float64.
 
     Args:
         module: the frozen models.
@@ -107,8 +122,13 @@ def evaluate(
     scored = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3, on_batch)
     found = torch.empty_like(scored)
     found[:, order] = scored
+    return found
+
+
+def average(scored: torch.Tensor, domains: Sequence[str]) -> Evaluation:
+    """Per token and domain, from the scores of each sample, ``[3, n]``."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
-    for domain, *scores in zip(data.domains, *found.tolist(), strict=True):
+    for domain, *scores in zip(domains, *scored.tolist(), strict=True):
         sums[domain] = [total + one for total, one in zip(sums[domain], scores, strict=True)]
     by_domain = {domain: sums[domain][0] / sums[domain][1] for domain in sorted(sums)}
     accuracy = {domain: sums[domain][2] / sums[domain][1] for domain in sorted(sums)}
@@ -137,18 +157,27 @@ def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, 
     }
 
 
-def quality(end: Evaluation, shuffled: Evaluation) -> dict[str, Any]:
-    """How good a projector is on samples that chose nothing; losses in nats per token."""
+def quality(right: torch.Tensor, shuffled: torch.Tensor, data: EvalData) -> dict[str, Any]:
+    """How good a projector is on samples that chose nothing; losses in nats per token.
+
+    Args:
+        right, shuffled: scores of each sample with its own and with another picture, ``[3, n]``.
+        data: the samples.
+    """
+    end, other = average(right, data.domains), average(shuffled, data.domains)
     domain, loss = end.worst
-    return {
+    rises = (shuffled[0] - right[0]).tolist()
+    found = {
         "loss": end.loss,
         "domains": end.by_domain,
         "worst_domain": {"name": domain, "loss": loss},
-        "loss_shuffled": shuffled.loss,
-        "image_use": shuffled.loss - end.loss,
+        "loss_shuffled": other.loss,
+        "image_use": other.loss - end.loss,
+        "image_use_se": standard_error(rises, right[1].tolist(), data.shared, data.domains),
         "token_accuracy": end.token_accuracy,
         "token_accuracy_domains": end.accuracy_by_domain,
     }
+    return {**found, "ignores_pictures": ignores_pictures(found)}
 
 
 def other_pictures(domains: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -82,6 +82,7 @@ class Experiment:
                 self._write(lambda: opening.enter_context(locked(resume)))
             together(self.team, lambda: config.wandb.check_environment(os.environ))
             together(self.team, lambda: check_models(config))
+            self.progress.say("reading the data")
             self.data: Data = read_data(config, self.team, self.progress)
             self.folder: RunFolder = self._on_server(
                 lambda: self._reopen(resume) if resume else self._claim(label, opening)
@@ -199,6 +200,7 @@ class Experiment:
         extra: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Evaluates the end, writes projector, pictures and summary; the summary is empty but at the server."""
+        self.progress.say("evaluating the projector at the end")
         end, tested = self.evaluate(params), self.measured(params)
         self._write(lambda: save_projector(self.folder.projector, params))
         if tested is not None:

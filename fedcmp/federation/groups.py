@@ -42,7 +42,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
 
     what = f"round {plan.round + 1}, samples of this group"
     try:
-        with federation.progress.bar(samples, what) as bar:
+        with federation.progress.bar(samples, what, pause=60) as bar:
             for number, wave in enumerate(mine, 1):
                 done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
                 train = partial(_train, federation, state, plan, progress, before, partial(bar, shown=done))

@@ -44,13 +44,14 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     """
     announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
+        federation.progress.say("evaluating the projector before the first round")
         begin = {"round": 0, "samples_seen": 0, **_privacy_record(federation, state, 0)}
         _log(federation, _evaluated(federation, state.params, begin))
-    with federation.progress.bar(len(federation.rounds), "rounds", done=state.rounds_done) as bar:
+    with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
             enough = _log(federation, record, state)
-            bar(1, {"loss": record.get("val/loss")})
+            bar(1, {"train loss": record.get("train/loss"), "validation loss": record.get("val/loss")})
             if any(federation.team.collect(enough or federation.stop())):
                 break
     return state

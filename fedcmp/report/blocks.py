@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +32,9 @@ class Grid(NamedTuple):
     text_columns: int = 1
     """So many columns from the left hold text, the others numbers."""
     strong: Sequence[int] = ()
-    """Rows in bold."""
+    """Rows in bold: the best."""
+    summed: bool = False
+    """The last row sums up the others."""
     faint: Sequence[int] = ()
     """Rows set back: bounds, failed cells."""
     folded: bool = False
@@ -104,12 +107,17 @@ class Page(NamedTuple):
     lead: str
     """What happened, in a sentence or two."""
     state: str
-    """``finished``, ``stopped``, ``failed`` or ``running``: how the badge looks."""
+    """``finished``, ``unused`` (the pictures), ``stopped``, ``failed`` or ``running``: how the badge looks."""
     badge: str
     facts: Sequence[Fact]
     sections: Sequence[Section]
     alarm: str = ""
     """What went wrong or is not there yet."""
+
+    @property
+    def columns(self) -> int:
+        """How many facts stand beside each other at most: 7, in rows that are about equally long."""
+        return math.ceil(len(self.facts) / math.ceil(len(self.facts) / 7))
 
     def with_own_names(self) -> Page:
         """The page, no two of its sections or pictures called the same: two settings may differ in a sign only."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from fedcmp.data.scenarios.manifest import as_matrix
 from fedcmp.data.scenarios.overlap import overlap_matrix
+from fedcmp.data.scenarios.topic import is_unlabelled
 from fedcmp.errors import RunFolderError
 
 COLUMNS = 20
@@ -48,12 +49,15 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
     mixture, num_clients = shown_mixture(manifest), len(manifest["sizes"])
     height = 1.9 + (0.34 if num_clients <= 12 else 0.2 if num_clients <= MATRIX_CLIENTS else 0.085) * num_clients
     width = max(2.6, 0.32 * len(mixture.columns))
-    widths = [width, 2.4, *([max(2.6, height - 1.9)] if 1 < num_clients <= MATRIX_CLIENTS else [])]
+    widths = [2.4]
+    if not all(map(is_unlabelled, mixture.columns)):  # else clients have nothing to differ by but their size
+        widths = [width, 2.4, *([max(2.6, height - 1.9)] if 1 < num_clients <= MATRIX_CLIENTS else [])]
     figure = Figure(figsize=(sum(widths) + 2.2, height), layout="constrained")
-    panels = figure.subplots(1, len(widths), width_ratios=widths)
+    panels = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     names = manifest.get("names", [str(client) for client in range(num_clients)])
-    _draw_mixture(figure, panels[0], mixture, names)
-    _draw_sizes(panels[1], manifest, names)
+    _draw_sizes(panels[min(1, len(widths) - 1)], manifest, names)
+    if len(widths) > 1:
+        _draw_mixture(figure, panels[0], mixture, names)
     if len(widths) > 2:
         _draw_overlap(figure, panels[2], mixture, names)
     figure.suptitle(_title(manifest, letters=int(13 * figure.get_figwidth())), fontsize=9, x=0.01, ha="left")
@@ -150,6 +154,6 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _short(name: str, letters: int = 24) -> str:
+def _short(name: str, letters: int = 40) -> str:
     name = name.replace("$", r"\$")  # matplotlib would read mathematics
     return name if len(name) <= letters else f"{name[: letters - 1]}…"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
+from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.report.table import table
 
 PACKAGES = ("torch", "lightning", "transformers", "numpy", "safetensors")
@@ -45,6 +46,7 @@ def _quality(test: Mapping[str, Any]) -> list[list[object]]:
     worst = test["worst_domain"]
     facts: list[list[object]] = [
         ["test loss", f"{test['loss']:.3f} ({test['loss_shuffled']:.3f} with pictures shuffled)"],
+        ["image use", f"{image_use(test)} nats per token"],
         ["worst domain", f"{worst['name']} ({worst['loss']:.3f})"],
     ]
     if test.get("token_accuracy") is not None:
@@ -61,6 +63,16 @@ def _quality(test: Mapping[str, Any]) -> list[list[object]]:
     return facts
 
 
+def image_use(test: Mapping[str, Any]) -> str:
+    """What the right pictures save, with its standard error where that is known.
+
+    >>> image_use({"loss": 2.0, "image_use": 0.5, "image_use_se": 0.04}), image_use({"loss": 2.0, "image_use": 0.003})
+    ('0.500 ± 0.040', '0.003 (about zero)')
+    """
+    error = f" ± {test['image_use_se']:.3f}" if test.get("image_use_se") is not None else ""
+    return f"{test['image_use']:.3f}{error}{' (about zero)' if ignores_pictures(test) else ''}"
+
+
 QUALITY = ("test", "shuffled", "image use", "worst domain", "tokens", "CIDEr-D", "yes/no", "digits named")
 """The columns of ``quality_columns``."""
 
@@ -73,7 +85,7 @@ def quality_columns(test: Mapping[str, Any] | None) -> list[object]:
     return [
         test["loss"],
         test["loss_shuffled"],
-        test["image_use"],
+        image_use(test) if ignores_pictures(test) else test["image_use"],
         f"{worst['name']} {worst['loss']:.3f}",
         test.get("token_accuracy"),
         test.get("cider"),

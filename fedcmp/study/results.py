@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.study.cells import Jobs
 from fedcmp.study.grid import Options
 from fedcmp.study.schedule import Records, chosen, favoured, gave_up
@@ -55,6 +56,9 @@ class Row(NamedTuple):
     N, or nothing is shared yet."""
     deviation: float | None
     recovered: float | None
+    """Share of the way from local to centralized, in loss."""
+    recovered_use: float | None
+    """The same in image use; None where centralized makes no use of pictures, too."""
     rank: float | None
     """Mean over the seeds that all methods have."""
     against: Paired | None
@@ -62,6 +66,10 @@ class Row(NamedTuple):
     p_holm: float | None
     measures: dict[str, float]
     """Means over seeds."""
+    uses: dict[int, float]
+    """Seed -> image use, of the runs that finished."""
+    ignores_pictures: bool
+    """Its image use, the mean over seeds, is about zero."""
 
 
 class Overall(NamedTuple):
@@ -73,7 +81,8 @@ class Overall(NamedTuple):
     best: int
     """In how many settings its mean loss is the lowest, on the seeds that all methods have."""
     recovered: float | None
-    """Mean over settings."""
+    """Mean over settings; so is the next."""
+    recovered_use: float | None
     against: Paired | None
     """Against the reference, every (setting, seed) a pair."""
     p_holm: float | None
@@ -105,13 +114,14 @@ def _overall(jobs: Jobs, method: str, settings: list[list[Row]], rank: float | N
     if method != jobs.study.reference:
         references = [next(row for row in rows if row.method == jobs.study.reference) for rows in settings]
         against = paired([row.losses for row in rows], [row.losses for row in references])
-    parts = [row.recovered for row in rows if row.recovered is not None]
+    parts, uses = [row.recovered for row in rows], [row.recovered_use for row in rows]
     leaders = [next(row for row in rows if not row.bound) for rows in settings]
     return Overall(
         method,
         rank,
         sum(leader.method == method and leader.shared is not None for leader in leaders),
-        statistics.fmean(parts) if len(parts) == len(rows) else None,
+        None if None in parts else _mean(parts),
+        None if None in uses else _mean(uses),
         against,
         None,
         sum(len(row.failed) for row in rows),
@@ -128,7 +138,7 @@ def _setting(jobs: Jobs, setting: str, records: Records) -> list[Row]:
     for name in jobs.methods:
         row = rows[name]._replace(rank=ranks.get(name), shared=shared.get(name))
         if jobs.bounds:
-            row = row._replace(recovered=recovered(row.losses, rows["local"].losses, rows["centralized"].losses))
+            row = _recovered(row, rows["local"], rows["centralized"])
         if name != jobs.study.reference:
             row = row._replace(against=paired([row.losses], [reference]))
         rows[name] = row
@@ -138,6 +148,19 @@ def _setting(jobs: Jobs, setting: str, records: Records) -> list[Row]:
         (row._replace(p_holm=adjusted.get(name)) for name, row in rows.items()),
         key=lambda row: (place[row.method] if row.bound else 1, _or_last(row.shared), _or_last(row.mean)),
     )
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
+def _recovered(row: Row, local: Row, centralized: Row) -> Row:
+    """With its shares of the way between the bounds; of image use more is better."""
+    low, high, own = ({seed: -use for seed, use in one.uses.items()} for one in (local, centralized, row))
+    use = None if centralized.ignores_pictures else recovered(own, low, high)
+    return row._replace(recovered=recovered(row.losses, local.losses, centralized.losses), recovered_use=use)
 
 
 def _row(jobs: Jobs, setting: str, method: str, records: Records, extra: bool) -> Row:
@@ -153,16 +176,16 @@ def _row(jobs: Jobs, setting: str, method: str, records: Records, extra: bool) -
     failed = frozenset(range(1, asked + 1) if error is not None else runs.keys() - losses.keys())
     if runs and failed:
         error = str(runs[min(failed)]["error"])
-    measures = {}
-    for title, find in MEASURES.items():
-        values = [value for test in tests.values() if (value := find(test)) is not None]
-        if values:
-            measures[title] = statistics.fmean(values)
+    whole = {title: _mean(find(test) for test in tests.values()) for title, find in MEASURES.items()}
+    measures = {title: value for title, value in whole.items() if value is not None}
+    uses = {seed: use for seed, test in tests.items() if (use := _at("image_use")(test)) is not None}
+    judged = {key: _mean(_at(key)(test) for test in tests.values()) for key in ("loss", "image_use", "image_use_se")}
     mean = statistics.fmean(losses.values()) if losses else None
     spread = deviation(list(losses.values()))
     return Row(
         method, method in jobs.bounds, asked, losses, failed, error, options, mean, None, spread,
-        recovered=None, rank=None, against=None, p_holm=None, measures=measures,
+        recovered=None, recovered_use=None, rank=None, against=None, p_holm=None, measures=measures, uses=uses,
+        ignores_pictures=ignores_pictures(judged),
     )  # fmt: skip
 
 

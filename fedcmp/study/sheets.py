@@ -10,6 +10,7 @@ from fedcmp.study.results import MEASURES, Overall, Results, Row
 from fedcmp.study.statistics import Paired
 
 Entry = str | int | float | None
+NO_USE = "the pictures do not matter (image use below 2 % of the loss, or below its standard error)"
 
 
 class Sheet(NamedTuple):
@@ -53,7 +54,10 @@ def legend(jobs: Jobs) -> list[str]:
             f"to seed {study.extra_seeds}."
         )
     if jobs.bounds:
-        lines.append("recovered: (method - local) / (centralized - local), by seed, then the mean.")
+        lines.append(
+            "recovered: (method - local) / (centralized - local) of the loss, by seed, then the mean; of image use: "
+            "the same of the image use, the loss with another picture of the domain minus that with the right one."
+        )
     rivals = len(jobs.methods) - 1
     if rivals:
         lines.append(
@@ -73,16 +77,18 @@ def legend(jobs: Jobs) -> list[str]:
 def _losses(jobs: Jobs, setting: str, rows: list[Row]) -> Sheet:
     rivals, bounds = len(jobs.methods) > 1, bool(jobs.bounds)
     header = ["method", "test loss", "sd", "seeds"]
-    header += ["recovered"] if bounds else []
+    header += ["recovered", "of image use"] if bounds else []
     header += ["rank", "difference", "p", "w/t/l"] if rivals else []
     header.append("chosen")
     table: list[list[Entry]] = []
     for row in rows:
         line: list[Entry] = [_name(jobs, row), row.mean, row.deviation, _seeds(row)]
-        line += [row.recovered] if bounds else []
+        line += [row.recovered, row.recovered_use] if bounds else []
         line += [row.rank, *_against(row.against, row.p_holm)] if rivals else []
         table.append([*line, describe_options(row.chosen) if row.chosen else None])
     notes = [f"{row.method} failed: {_line(row.error)}" for row in rows if row.error]
+    if blind := [row.method for row in rows if row.ignores_pictures]:
+        notes.append(f"{NO_USE}: {', '.join(blind)}")
     best = next((place for place, row in enumerate(rows) if not row.bound and row.shared is not None), None)
     return Sheet(setting, header, table, notes, best)
 
@@ -95,13 +101,13 @@ def _measures(jobs: Jobs, setting: str, rows: list[Row]) -> Sheet:
 
 def _overall(jobs: Jobs, rows: list[Overall]) -> Sheet:
     rivals, bounds = len(jobs.methods) > 1, bool(jobs.bounds)
-    header = ["method", "rank", "best in", "recovered", "difference", "p", "w/t/l"]
+    header = ["method", "rank", "best in", "recovered", "of image use", "difference", "p", "w/t/l"]
     table: list[list[Entry]] = []
     for row in rows:
         name = _failures(_mark(jobs, row.method), row.failed, row.asked, "runs")
         best = f"{row.best} of {len(jobs.settings)}"
-        table.append([name, row.rank, best, row.recovered, *_against(row.against, row.p_holm)])
-    left_out = {*([] if bounds else [3]), *([] if rivals else [1, 2, 4, 5, 6])}
+        table.append([name, row.rank, best, row.recovered, row.recovered_use, *_against(row.against, row.p_holm)])
+    left_out = {*([] if bounds else [3, 4]), *([] if rivals else [1, 2, 5, 6, 7])}
     keep = [place for place in range(len(header)) if place not in left_out]
     pick = [[line[place] for place in keep] for line in table]
     notes = ["difference and p over all (setting, seed) pairs; recovered: mean over settings."]

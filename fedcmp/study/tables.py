@@ -29,9 +29,9 @@ def as_markdown(title: str, sheets: Sequence[Sheet], legend: Sequence[str]) -> s
     """For a document; the best of each table in bold."""
     parts = [f"# {title}"]
     for sheet in sheets:
-        rows = [
-            [_bold(row[0]) if place == sheet.best else row[0], *row[1:]] for place, row in enumerate(_gaps(sheet.rows))
-        ]
+        rows = _gaps(sheet.rows)
+        if sheet.best is not None:
+            rows[sheet.best][:2] = map(_bold, rows[sheet.best][:2])
         parts.append(f"## {sheet.title}")
         parts.append(markdown([[_piped(entry) for entry in row] for row in rows], sheet.header))
         parts += ["\n".join(f"* {note}" for note in sheet.notes)] if sheet.notes else []
@@ -67,7 +67,8 @@ def as_csv(jobs: Jobs, found: Results) -> str:
     """For a spreadsheet, with all digits: a line for each method in each setting, then one for each over all."""
     header = [
         "setting", "method", "kind", "seeds", "seeds_asked", "seeds_failed", "test_loss", "shared_loss", "sd",
-        "recovered", "rank", "difference", "p", "p_holm", "wins", "ties", "losses",
+        "recovered", "recovered_image_use", "ignores_pictures",
+        "rank", "difference", "p", "p_holm", "wins", "ties", "losses",
         *(title.replace(" ", "_") for title in MEASURES), "best_in_settings", "chosen", "error",
     ]  # fmt: skip
     lines: list[list[object]] = []
@@ -76,7 +77,8 @@ def as_csv(jobs: Jobs, found: Results) -> str:
             kind = "bound" if row.bound else "reference" if row.method == jobs.study.reference else "rival"
             against = row.against
             versus = [against.difference, against.p, row.p_holm, *against[3:]] if against else [None] * 6
-            means = [row.mean, row.shared, row.deviation, row.recovered, row.rank]
+            shares = [row.recovered, row.recovered_use, row.ignores_pictures]
+            means = [row.mean, row.shared, row.deviation, *shares, row.rank]
             lines.append(
                 [
                     setting, row.method, kind, len(row.losses), row.asked, len(row.failed), *means, *versus,
@@ -88,7 +90,7 @@ def as_csv(jobs: Jobs, found: Results) -> str:
         kind = "reference" if one.method == jobs.study.reference else "rival"
         against = one.against
         versus = [against.difference, against.p, one.p_holm, *against[3:]] if against else [None] * 6
-        means = [None, None, None, one.recovered, one.rank]
+        means = [None, None, None, one.recovered, one.recovered_use, None, one.rank]
         lines.append(
             [
                 "all settings", one.method, kind, None, one.asked, one.failed, *means, *versus,
@@ -116,6 +118,8 @@ def as_json(jobs: Jobs, found: Results) -> str:
             "by_seed": one.losses,
             "asked": one.asked,
             "recovered": one.recovered,
+            "recovered_image_use": one.recovered_use,
+            "ignores_pictures": one.ignores_pictures,
             "rank": one.rank,
             "failed": len(one.failed),
             "test": {title.replace(" ", "_"): value for title, value in one.measures.items()},
@@ -142,7 +146,7 @@ def _gaps(rows: Sequence[Sequence[Entry]]) -> list[list[Entry]]:
 
 
 def _bold(entry: Entry) -> str:
-    return f"**{entry}**"
+    return f"**{entry:.3f}**" if isinstance(entry, float) else f"**{entry}**"
 
 
 def _piped(entry: Entry) -> Entry:

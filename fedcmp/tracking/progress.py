@@ -1,36 +1,76 @@
-"""Progress bars for rounds and for every long preparation; silent where the output is no terminal."""
+"""Progress of rounds and of every long preparation: bars on a terminal, plain lines in a pipe or a file."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
+Shown = Mapping[str, float | str | None]
 Bar = Callable[..., None]
 """``bar(n, {"name": value})``: n more are done; numbers or words to show beside rate and time left."""
+PAUSE = 10.0
+"""Seconds between two lines about one long task."""
 
 
 class Progress:
-    """Makes bars on standard error.
+    """Reports progress on standard error.
 
     Args:
-        enabled: None: only where standard error is a terminal.
+        enabled: True: bars; False: nothing; None: bars where standard error is a terminal, else lines.
+        least: seconds between any two lines, at least.
     """
 
-    def __init__(self, enabled: bool | None = None) -> None:
-        self.enabled = sys.stderr.isatty() if enabled is None else enabled
+    def __init__(self, enabled: bool | None = None, least: float = 0.0) -> None:
+        terminal = sys.stderr.isatty()
+        self.bars = terminal if enabled is None else enabled
+        self.lines = enabled is None and not terminal
+        self.least = least
+        self._last = float("-inf")
+
+    def say(self, line: str) -> None:
+        """A line where there are no bars."""
+        if self.lines:
+            print(line, file=sys.stderr, flush=True)
+            self._last = time.perf_counter()
 
     @contextmanager
-    def bar(self, total: int, what: str, done: int = 0) -> Iterator[Bar]:
-        """A bar over ``total`` units of ``what``."""
-        with tqdm(total=total, desc=what, initial=done, disable=not self.enabled, leave=False) as inner:
+    def bar(self, total: int, what: str, done: int = 0, pause: float = PAUSE) -> Iterator[Bar]:
+        """A bar over ``total`` units of ``what``, or a line every ``pause`` seconds; 0: a line for each step."""
+        if self.lines:
+            yield self._liner(total, what, done, max(pause, self.least))
+            return
+        with tqdm(total=total, desc=what, initial=done, disable=not self.bars, leave=False) as inner:
 
-            def advance(count: int = 1, shown: dict[str, float | str | None] | None = None) -> None:
+            def advance(count: int = 1, shown: Shown | None = None) -> None:
                 if shown:
-                    text = {k: v if isinstance(v, str) else f"{v:.3f}" for k, v in shown.items() if v is not None}
-                    inner.set_postfix(text, refresh=False)
+                    inner.set_postfix(_texts(shown), refresh=False)
                 inner.update(count)
 
             yield advance
+
+    def _liner(self, total: int, what: str, done: int, pause: float) -> Bar:
+        t0 = before = time.perf_counter()
+        first = done
+        if pause and t0 - self._last >= pause:
+            self.say(f"{what} {done}/{total}")
+
+        def advance(count: int = 1, shown: Shown | None = None) -> None:
+            nonlocal done, before
+            now, done = time.perf_counter(), done + count
+            if now - self._last >= pause and count:
+                seconds = now - (before if pause == 0 else t0)
+                left = (now - t0) / (done - first) * (total - done)
+                said = [f"{seconds:.1f} s", *(f"{name} {text}" for name, text in _texts(shown or {}).items())]
+                said += [f"about {tqdm.format_interval(round(left))} left"] if done < total else []
+                self.say(f"{what} {done}/{total}: {', '.join(said)}")
+            before = now
+
+        return advance
+
+
+def _texts(shown: Shown) -> dict[str, str]:
+    return {name: one if isinstance(one, str) else f"{one:.3f}" for name, one in shown.items() if one is not None}

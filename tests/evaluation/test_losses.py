@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcmp.evaluation.losses import EvalData, evaluate, other_pictures, quality
+from fedcmp.evaluation.losses import EvalData, evaluate, other_pictures, quality, score_samples
 from fedcmp.models.alignment import caption_nll, caption_scores
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
@@ -51,9 +51,14 @@ def test_hits_are_the_likeliest_tokens_of_the_whole_model(llm: LanguageModel) ->
     expected = {"x": sum(hits[0::2]) / sum(counts[0::2]), "y": sum(hits[1::2]) / sum(counts[1::2])}
     assert found.accuracy_by_domain == pytest.approx(expected)
     assert found.token_accuracy == pytest.approx((expected["x"] + expected["y"]) / 2)
-    told = quality(found, found)
+    data = EvalData(fetch, ("x", "y", "x", "y", "x"), batch_size=2)
+    right, shuffled = (score_samples(module, PARAMS, data, shuffle_pictures=one) for one in (False, True))
+    told = quality(right, shuffled, data)
     assert told["token_accuracy"] == found.token_accuracy
     assert told["token_accuracy_domains"] == found.accuracy_by_domain
+    assert told["image_use"] == evaluate(module, PARAMS, data, shuffle_pictures=True).loss - found.loss
+    assert quality(right, right, data)["ignores_pictures"], "whatever the pictures, the loss is the same"
+    assert not quality(right, right + torch.tensor([[9.0], [0.0], [0.0]]), data)["ignores_pictures"]
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

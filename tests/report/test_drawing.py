@@ -139,4 +139,4 @@ def test_panels_have_the_size_that_was_asked_for() -> None:
 def test_every_rule_has_a_name() -> None:
     assert PRESETS.keys() <= METHODS.keys()
     assert shorten("short") == "short"
-    assert len(shorten("x" * 100)) == 18
+    assert len(shorten("x" * 100)) == 28

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from full_disk import room
 
 from fedcmp.errors import RunFolderError
+from fedcmp.tracking import progress
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import JsonlTracker, Trackers, read_records
 
@@ -53,9 +56,25 @@ def test_records_are_read_up_to_where_a_process_was_killed(tmp_path: Path) -> No
     assert read_records(tmp_path / "m.jsonl") == [{"round": 0}, {"round": 1}]
 
 
-def test_bars_are_quiet_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress().bar(3, "rounds") as bar:
-        bar(1, {"loss": 1.0})
+def test_without_a_terminal_there_are_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, 4.0)
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    with Progress().bar(3, "round", done=1, pause=0) as bar:
+        bar(1, {"train loss": 1.0, "validation loss": None})
+        bar(1, {"train loss": 0.5, "validation loss": 0.25})
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"round 2/3: \d+\.0 s, train loss 1\.000, about 00:\d\d left", first)
+    assert re.fullmatch(r"round 3/3: \d+\.0 s, train loss 0\.500, validation loss 0\.250", second)
+    with Progress().bar(40, "pictures") as bar:
+        for _ in range(40):
+            bar(1)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pictures 0/40"
+    assert 4 <= len(lines) <= 20, "one every ten seconds, not one a picture"
+    with Progress(enabled=False).bar(2, "pictures", pause=0) as bar:
+        bar(2)
     assert capsys.readouterr().err == ""
     with Progress(enabled=True).bar(3, "rounds", done=1) as bar:
         bar(2, {"loss": 1.0, "other": None})

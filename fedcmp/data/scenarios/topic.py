@@ -41,6 +41,11 @@ def topics_of(samples: Sequence[Sample], by: str = "label") -> list[str]:
     ]
 
 
+def is_unlabelled(topic: str) -> bool:
+    """Whether a topic of ``topics_of`` says that its samples have no label."""
+    return topic.endswith("/unlabelled")
+
+
 def deal_topics(topics: Sequence[str], sizes: np.ndarray, alpha: float, rng: np.random.Generator) -> list[list[int]]:
     """Deals samples by topic.
 

@@ -36,9 +36,8 @@ def costs_section(comparison: Comparison) -> Section | None:
         )
     header = ["method", "wall time", "training", "aggregation", "samples", "clients to server", "server to clients"]
     header, rows = without_empty(header, rows)
-    strong = [place for place, one in enumerate(found) if one == comparison.reference]
     faint = [place for place, one in enumerate(found) if one in comparison.bounds]
-    grids = [Grid("Means over all final runs of a method", header, rows, strong=strong, faint=faint)]
+    grids = [Grid("Means over all final runs of a method", header, rows, faint=faint)]
     pictures = [picture for picture in (_time(comparison, found), _traffic(comparison, found)) if picture]
     return Section("costs", "Cost", pictures=pictures, grids=grids)
 
@@ -70,8 +69,7 @@ def _picture(
     for one, cells in found.items():
         values = [float(value) for cell in cells if is_number(value := measure(cell))]
         if values:
-            strong = one == comparison.reference
-            rows.append(DotRow(method(one), values, hue(comparison, one), fmean(values), strong=strong))
+            rows.append(DotRow(method(one), values, hue(comparison, one), fmean(values)))
     if not rows:
         return None
     rows.sort(key=lambda row: row.mean or 0.0)

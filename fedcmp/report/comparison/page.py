@@ -12,33 +12,45 @@ from fedcmp.report.comparison.dynamics import dynamics_section
 from fedcmp.report.comparison.reading import Comparison
 from fedcmp.report.comparison.results import results_sections
 from fedcmp.report.comparison.tuning import tuning_section
-from fedcmp.report.comparison.verdict import verdict
 from fedcmp.report.words import count, duration, is_number, listed, method, number, p_value
 
 
 def comparison_page(comparison: Comparison) -> Page:
     """What a comparison folder has to tell; parts that are missing are left out."""
     sections = [
-        Section("verdict", "What the numbers say", verdict(comparison), grids=_overall(comparison)),
+        *_overall(comparison),
         *results_sections(comparison),
         *(section for make in (tuning_section, dynamics_section, costs_section) if (section := make(comparison))),
         *(section for section in (_failed(comparison), _asked(comparison)) if section),
     ]
     failed = sum(not cell.finished for cell in comparison.cells)
-    state = "failed" if failed else "finished" if comparison.table else "running"
+    blind = _blind(comparison)
+    state = "failed" if failed else "unused" if blind else "finished" if comparison.table else "running"
     badge = f"{failed} cells failed" if failed > 1 else "one cell failed" if failed else state
+    badge = {"running": "no table yet", "unused": "pictures not used"}.get(badge, badge)
     return Page(
         kind="Comparison",
         title=str(comparison.asked.get("name") or comparison.path.resolve().name),
         lead=_lead(comparison),
         state=state,
-        badge="no table yet" if badge == "running" else badge,
+        badge=badge,
         facts=_facts(comparison),
         sections=sections,
-        alarm=""
+        alarm=blind
         if comparison.table
         else "The table has not been written yet: the comparison goes on, or it was stopped.",
     )
+
+
+def _blind(comparison: Comparison) -> str:
+    """Which methods make no use of the pictures, by setting; empty without any. Bounds are no methods."""
+    said = []
+    for name, rows in comparison.table.get("settings", {}).items():
+        blind = [
+            row["method"] for row in rows if row.get("ignores_pictures") and row["method"] not in comparison.bounds
+        ]
+        said += [f"{name}: {listed([method(one) for one in blind])}"] if blind else []
+    return f"The pictures do not matter: image use is about zero. {'; '.join(said)}." if said else ""
 
 
 def _lead(comparison: Comparison) -> str:
@@ -71,7 +83,7 @@ def _facts(comparison: Comparison) -> list[Fact]:
     return facts
 
 
-def _overall(comparison: Comparison) -> list[Grid]:
+def _overall(comparison: Comparison) -> list[Section]:
     rows = comparison.table.get("overall") or []
     if not rows or len(comparison.settings) < 2:
         return []
@@ -85,9 +97,10 @@ def _overall(comparison: Comparison) -> list[Grid]:
         ]
         for row in ordered
     ]
-    strong = [place for place, row in enumerate(ordered) if row["method"] == comparison.reference]
     header = ["method", "mean rank", "wins", "ties", "losses", "p (Holm)"]
-    return [Grid(f"Over all settings, against {method(comparison.reference)}", header, lines, strong=strong)]
+    strong = [0] if is_number(ordered[0].get("mean_rank")) else []
+    grid = Grid(f"Ranks, and seeds won against {method(comparison.reference)}", header, lines, strong=strong)
+    return [Section("overall", "Over all settings", grids=[grid])]
 
 
 def _failed(comparison: Comparison) -> Section | None:

@@ -15,6 +15,10 @@ from fedcmp.report.drawing.heat import draw_heat
 from fedcmp.report.words import identifier, is_number, method, number, p_value
 
 LOSS = "test loss, nats per token"
+READING = (
+    "Bold: the lowest loss of a method. Recovered: the share of the way from clients alone to centralized training, of "
+    "the loss and of image use, the loss that the right pictures save. p: against the reference."
+)
 
 
 def results_sections(comparison: Comparison) -> list[Section]:
@@ -28,7 +32,7 @@ def _setting(comparison: Comparison, name: str) -> Section | None:
     found = [picture for picture in pictures if picture]
     if not found and not grids:
         return None
-    return Section(f"setting-{identifier(name)}", f"Setting: {name}", pictures=found, grids=grids)
+    return Section(f"setting-{identifier(name)}", f"Setting: {name}", [READING], pictures=found, grids=grids)
 
 
 def _table(comparison: Comparison, name: str) -> Grid | None:
@@ -38,31 +42,39 @@ def _table(comparison: Comparison, name: str) -> Grid | None:
 
 def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
     ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, *standing(row)))
-    lines, strong, faint = [], [], []
+    lines, faint = [], []
     for place, row in enumerate(ordered):
         failed, seeds = int(row.get("failed") or 0), len(comparison.losses(name, row["method"]))
         seeds = seeds or len(row.get("seeds") or [])
         test = row.get("test") or {}
-        recovered = f"{row['recovered']:.0%}" if is_number(row.get("recovered")) else "–"
         sd = f" ± {number(row['sd'])}" if is_number(row.get("sd")) else ""
         lines.append(
             [
-                method(row["method"]),
+                _name(comparison, row["method"]),
                 f"{number(row.get('mean'))}{sd}",
-                recovered,
-                number(test.get("image_use")),
+                _share(row.get("recovered")),
+                number(test.get("image_use")) + (", about zero" if row.get("ignores_pictures") else ""),
+                _share(row.get("recovered_image_use")),
                 _rank(row.get("rank")),
                 _p(row, comparison),
                 f"{seeds}" + (f", {failed} failed" if failed else ""),
             ]
         )
-        if row["method"] == comparison.reference:
-            strong.append(place)
         if row["method"] in comparison.bounds or not is_number(row.get("mean")):
             faint.append(place)
-    header, lines = without_empty(["method", "test loss", "recovered", "image use", "rank", "p (Holm)", "seeds"], lines)
+    header = ["method", "test loss", "recovered", "image use", "of it recovered", "rank", "p (Holm)", "seeds"]
+    header, lines = without_empty(header, lines)
+    strong = [0] if ordered[0]["method"] not in comparison.bounds and not standing(ordered[0])[0] else []
     title = f"{name}: mean ± standard deviation over seeds, in the order of the seeds that all methods have"
     return Grid(title, header, lines, strong=strong, faint=faint)
+
+
+def _name(comparison: Comparison, one: str) -> str:
+    return f"{method(one)} (reference)" if one == comparison.reference else method(one)
+
+
+def _share(value: Any) -> str:
+    return f"{value:.0%}" if is_number(value) else "–"
 
 
 def _p(row: Mapping[str, Any], comparison: Comparison) -> str:
@@ -88,13 +100,12 @@ def _plain(comparison: Comparison, name: str) -> Grid | None:
         )  # fmt: skip
         if losses or failed:
             mean = fmean(losses) if losses else None
-            rows.append(
-                (one, mean, [method(one), number(mean), f"{len(losses)}" + (f", {failed} failed" if failed else "")])
-            )
+            seeds = f"{len(losses)}" + (f", {failed} failed" if failed else "")
+            rows.append((one, mean, [_name(comparison, one), number(mean), seeds]))
     rows.sort(key=lambda row: (row[0] in comparison.bounds, _or_last(row[1])))
     if not rows:
         return None
-    strong = [place for place, row in enumerate(rows) if row[0] == comparison.reference]
+    strong = [0] if rows[0][0] not in comparison.bounds and rows[0][1] is not None else []
     faint = [place for place, row in enumerate(rows) if row[0] in comparison.bounds or row[1] is None]
     return Grid(
         f"{name}: mean over seeds",
@@ -115,12 +126,10 @@ def _dots(comparison: Comparison, name: str) -> Picture | None:
             bounds.append((method(one), fmean(losses)))
             continue
         sd = tested.get(one, {}).get("sd")
-        rows.append(
-            DotRow(method(one), losses, hue(comparison, one), fmean(losses), sd if is_number(sd) else None,
-                   strong=one == comparison.reference)
-        )  # fmt: skip
+        rows.append(DotRow(method(one), losses, hue(comparison, one), fmean(losses), sd if is_number(sd) else None))
     if not rows:
         return None
+    rows[0] = rows[0]._replace(strong=True)
     alt = f"Test loss in setting {name}: " + ", ".join(f"{row.name} {number(row.mean)}" for row in rows) + "."
     alt += "".join(f" {bound}: {number(value)}." for bound, value in bounds)
     bars = " Bars: one standard deviation to each side." if any(row.spread for row in rows) else ""

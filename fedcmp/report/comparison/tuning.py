@@ -24,10 +24,7 @@ def tuning_section(comparison: Comparison) -> Section | None:
             if not cells:
                 continue
             best = min(loss for _, loss in cells)
-            dots.append(
-                DotRow(method(one), [loss for _, loss in cells], hue(comparison, one), ringed=best,
-                       strong=one == comparison.reference)
-            )  # fmt: skip
+            dots.append(DotRow(method(one), [loss for _, loss in cells], hue(comparison, one), ringed=best))
             rows += [
                 [setting, method(one), _options(cell.options), number(loss), "best" if loss == best else ""]
                 for cell, loss in sorted(cells, key=lambda item: item[1])

@@ -112,7 +112,7 @@ def shade(share: float, hue: str) -> tuple[float, float, float, float]:
     return red, green, blue, 0.04 + 0.60 * min(1.0, max(0.0, share))
 
 
-def shorten(name: str, most: int = 18) -> str:
+def shorten(name: str, most: int = 28) -> str:
     """A long name, its middle left out.
 
     >>> shorten("a-very-long-name-of-a-domain", 12)

@@ -45,7 +45,7 @@ def draw_heat(
     known = [value for row in values for value in row if value is not None and math.isfinite(value)]
     low = min(known, default=0.0) if lowest is None else lowest
     high = max(known, default=1.0) if highest is None else highest
-    names = [shorten(name, 14) for name in columns]
+    names = [shorten(name, 24) for name in columns]
     cell = (width - LETTER * max(len(shorten(name)) for name in rows) - 24) / len(columns)
     written = cell >= LETTER * max((len(show(value)) for value in known), default=1) + 3 and len(rows) <= 40
     longest = max(map(len, names))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from fedcmp.data.scenarios.topic import is_unlabelled
 from fedcmp.report.blocks import Grid, Picture, Section
 from fedcmp.report.drawing.bars import draw_columns
 from fedcmp.report.drawing.heat import draw_heat
@@ -44,7 +45,7 @@ def _map(run: Run, composition: Mapping[str, Any], what: str, title: str) -> Pic
     totals: Counter[str] = Counter()
     for one in held.values():
         totals.update(one)
-    if len(totals) < 2 or not 1 < len(held) <= MOST:
+    if len(totals) < 2 or not 1 < len(held) <= MOST or all(map(is_unlabelled, totals)):
         return None
     names = [name for name, _ in totals.most_common(LABELS)]
     if what == "domains":

@@ -71,7 +71,7 @@ def _table(run: Run) -> Grid:
     header = ["domain", "validation, start", "validation, end", "test"]
     if not tested:
         header, rows = header[:3], [row[:3] for row in rows]
-    return Grid("Loss per token by domain", header, rows, strong=[len(rows) - 1])
+    return Grid("Loss per token by domain", header, rows, summed=True)
 
 
 def _known_domains(run: Run) -> list[str]:

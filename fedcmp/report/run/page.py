@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.report.blocks import Fact, Grid, Page, Section
 from fedcmp.report.run.baselines import alone_section, tuning_section
 from fedcmp.report.run.clients import clients_section
@@ -38,12 +39,13 @@ def run_page(run: Run) -> Page:
     sections = [section for make in SECTIONS if (section := make(run))]
     if probe := _questions(run):
         sections.insert(min(2, len(sections)), probe)
+    unused = run.state in ("finished", "budget") and ignores_pictures(run.tested)
     return Page(
         kind="Run",
         title=str(run.summary.get("name") or run.setting("run", "name") or run.path.resolve().name),
         lead=_lead(run),
-        state=run.state,
-        badge=run.state,
+        state="unused" if unused else run.state,
+        badge=f"{run.state}, pictures not used" if unused else run.state,
         facts=_facts(run),
         sections=sections,
         alarm=_alarm(run),
@@ -57,15 +59,14 @@ def _lead(run: Run) -> str:
         rounds = f"{done} rounds" if done != 1 else "one round"
         if run.state != "finished" and is_number(planned):
             rounds = f"{done} of {planned} rounds"
-        text = f"{method(run.method)} trained the projector in {rounds} on {clients} clients."
+        did = "ran" if ignores_pictures(run.tested) else "trained the projector in"
+        text = f"{method(run.method)} {did} {rounds} on {clients} clients."
         if not done:
             text = f"{method(run.method)} was to train the projector on {clients} clients; no round was finished."
     elif run.kind == "centralized":
-        text = "The projector was trained on the union of all clients' samples: an upper bound for a federation."
+        text = "One projector on the union of all clients' samples: an upper bound for a federation."
     elif run.kind == "local":
-        text = (
-            f"Each of {clients} clients trained a projector on its own samples alone: a lower bound for a federation."
-        )
+        text = f"One projector for each of {clients} clients, on its own samples alone: a lower bound for a federation."
     else:
         text = "No round has been recorded yet."
     _, losses = run.series("val/loss")
@@ -86,6 +87,8 @@ def _alarm(run: Run) -> str:
     if run.state == "running":
         after = f"after round {run.records[-1].get('round')}" if run.records else "before its first evaluation"
         return f"There is no summary yet: the run goes on, or it was killed. This page shows it {after}."
+    if ignores_pictures(run.tested):
+        return "The pictures do not matter: with other pictures the loss is about the same (image use is about zero)."
     return ""
 
 
@@ -101,7 +104,9 @@ def _facts(run: Run) -> list[Fact]:
     if is_number(end):
         facts.append(Fact("Validation loss", number(end), "nats per token"))
     if is_number(tested.get("image_use")):
-        facts.append(Fact("Image use", number(tested["image_use"]), "nats that the right picture saves"))
+        error = f"± {number(tested['image_use_se'])}, " if is_number(tested.get("image_use_se")) else ""
+        note = "about zero" if ignores_pictures(tested) else "nats that the right picture saves"
+        facts.append(Fact("Image use", number(tested["image_use"]), f"{error}{note}"))
     if is_number(tested.get("cider")):
         facts.append(Fact("CIDEr", number(tested["cider"]), "of greedy captions"))
     if is_number(tested.get("token_accuracy")):
@@ -120,8 +125,6 @@ def _facts(run: Run) -> list[Fact]:
         facts.append(Fact("Samples seen", count(samples)))
     if is_number(total := summary.get("seconds", {}).get("total")):
         facts.append(Fact("Wall time", duration(total), str(summary.get("device", ""))))
-    if digest := summary.get("projector_sha256"):
-        facts.append(Fact("Projector", str(digest)[:7], "SHA-256, in full below"))
     return facts
 
 
@@ -138,7 +141,7 @@ def _questions(run: Run) -> Section | None:
     asked = count(probe.get("questions"))
     text = f"{asked} questions about what a picture shows, half of them about objects that are not in it; untrained."
     grids = [
-        Grid("Accuracy by kind of absent object", ["kind", "accuracy"], rows, strong=[len(rows) - 1]),
+        Grid("Accuracy by kind of absent object", ["kind", "accuracy"], rows, summed=True),
         Grid("Of all questions", ["measure", "value"], more),
     ]
     return Section("questions", "Yes or no: is it in the picture?", [text], grids=grids)
