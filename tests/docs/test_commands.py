@@ -167,6 +167,7 @@ def test_for_several_ranks(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     if "configs/scale/" in command.text:
         monkeypatch.setenv(*sandbox.scale_data(place))
     READ_BY.get(command.words[0], lambda words: None)(command.words[1:])

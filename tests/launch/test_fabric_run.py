@@ -113,6 +113,7 @@ def test_ranks_end_with_a_launcher_that_is_killed(tmp_path: Path, alone: str, ki
 @pytest.mark.parametrize(("kind", "code"), [("one", 130), ("devices", 130), ("fabric", -signal.SIGKILL)])
 def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, kind: str, code: int) -> None:
     """`fabric run` would show its own traceback: rank 0 ends it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it, and so would ranks
     run = tmp_path / "run"
     words = [*SMALL, "federation.passes=100", "federation.rounds=100", f"run.dir={run}"]
     with started(launched(kind, words), tmp_path) as launcher:
