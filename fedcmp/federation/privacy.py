@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.errors import ConfigError
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.privacy.accountant import epsilon_of, require_library, solve_noise
 from fedcmp.privacy.clipping import next_clip
-from fedcmp.privacy.methods import private_methods, sends_one_mean
+from fedcmp.privacy.methods import obstacles
 from fedcmp.privacy.noise import Draw, Mechanism, make_draw
 from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.types import Scalars
@@ -133,26 +133,15 @@ def check_privacy(config: PrivacyConfig, aggregator: AggregatorConfig, federatio
     """
     if not config.on:
         return
-    found = []
-    if not sends_one_mean(build_aggregator(aggregator)):
-        found.append(
-            f"aggregator.name={aggregator.name} with its options sends more than one mean: choose one of "
-            f"{', '.join(private_methods())}, without other parts, clip_norm, guard or normalise"
-        )
-    for wrong, key, why in (
-        (aggregator.weights != "uniform", "aggregator.weights must be uniform", "other weights depend on the data"),
-        (aggregator.pairwise, "aggregator.pairwise must be 0", "cosines are measured from single updates"),
-        (federation.keep_local_state, "federation.keep_local_state must be false", "checkpoints would hold it"),
-        (federation.norm_bound, "federation.norm_bound must be 0", "other clients' norms would decide who enters"),
-        (federation.max_update_norm, "federation.max_update_norm must be 0", "privacy.clip bounds updates"),
-        (federation.deadline, "federation.deadline must be 0", "the record would show who was late"),
-        (
-            federation.secure_dropout and config.kind == "distributed" and not config.honest,
-            "privacy.honest must be set",
-            "federation.secure_dropout loses some clients, and the others must add all of the noise",
-        ),
+    found = obstacles(aggregator)
+    for wrong, reason in (
+        (federation.keep_local_state, "federation.keep_local_state must be false: checkpoints would hold it"),
+        (federation.norm_bound, "federation.norm_bound must be 0: norms of others would decide who enters"),
+        (federation.max_update_norm, "federation.max_update_norm must be 0: privacy.clip bounds updates"),
+        (federation.deadline, "federation.deadline must be 0: the record would show who was late"),
     ):
-        if wrong:
-            found.append(f"{key}: {why}")
+        found += [reason] if wrong else []
+    if federation.secure_dropout and config.kind == "distributed" and not config.honest:
+        found.append("privacy.honest must be set: federation.secure_dropout loses clients that should add noise")
     if found:
         raise ConfigError(f"privacy.kind={config.kind} is not possible here: {'; '.join(found)}")

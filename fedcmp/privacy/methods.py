@@ -26,3 +26,18 @@ def private_methods() -> list[str]:
     (True, False)
     """
     return [name for name in sorted(PRESETS) if sends_one_mean(build_aggregator(AggregatorConfig(name)))]
+
+
+def obstacles(config: AggregatorConfig) -> list[str]:
+    """Why clients cannot be protected with these settings, one reason each; empty: they can."""
+    found = []
+    if not sends_one_mean(build_aggregator(config)):
+        found.append(
+            f"aggregator.name={config.name} with its options sends more than one mean: choose one of "
+            f"{', '.join(private_methods())}, without other parts, clip_norm, guard or normalise"
+        )
+    if config.weights != "uniform":
+        found.append("aggregator.weights must be uniform: other weights depend on the data")
+    if config.pairwise:
+        found.append("aggregator.pairwise must be 0: cosines are measured from single updates")
+    return found

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -32,12 +31,8 @@ TAIL = 12.0
 the chance that it matters is below 1e-32 for a number."""
 
 
-class Draw(Protocol):
-    """Independent standard normal numbers for each ``path``."""
-
-    def __call__(self, shape: Sequence[int], *path: str | int) -> Tensor:
-        """float64 of the given shape, on the CPU."""
-        ...
+Draw = Callable[..., Tensor]
+"""``draw(shape, *path)``: independent standard normal numbers for each path, float64, on the CPU."""
 
 
 @dataclass(frozen=True)
