@@ -50,11 +50,10 @@ def cost(words: Sequence[str], keep: Kept | None = None) -> dict[str, Any]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=["fedavg", "fedcmp"])
+    parser.add_argument("--rules", nargs="+", default=["fedavg", "fedadam"])
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 128])
     parser.add_argument("--epsilons", type=float, nargs="*", default=[50.0, 8.0, 2.0])
     parser.add_argument("--clip", type=float, default=0.5)
-    parser.add_argument("--evidence-clip", type=float, default=10.0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
     rows, kept = [], {seed: Kept() for seed in options.seeds}
@@ -64,7 +63,6 @@ def main() -> None:
                 words = [f"aggregator={rule}", f"partition.clients={clients}"]
                 if epsilon is not None:
                     words += ["privacy.kind=central", f"privacy.epsilon={epsilon}", f"privacy.clip={options.clip}"]
-                    words += [f"privacy.evidence_clip={options.evidence_clip}"]
                 found = [cost([*words, f"run.seed={seed}"], kept[seed]) for seed in options.seeds]
                 print(json.dumps({"clients": clients, "rule": rule, "asked": epsilon, "runs": found}), flush=True)
                 means = [statistics.fmean(one[key] for one in found) for key in ("noise", "val loss", "test loss")]

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.credentials import MASK, holds_secret, mask
 from fedcmp.data.config import DataConfig
 from fedcmp.data.scenarios.config import PartitionConfig
@@ -27,7 +27,7 @@ from fedcmp.fields import as_fields, check_texts
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.plain_yaml import Parsed, parse_value, parse_yaml
-from fedcmp.privacy.config import PrivacyConfig
+from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
@@ -102,7 +102,7 @@ class Config:
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
         check_secure(self.federation, self.aggregator, self.launch.devices)
-        check_privacy(self.privacy, build_aggregator(self.aggregator), self.federation)
+        check_privacy(self.privacy, self.aggregator, self.federation)
 
 
 def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:

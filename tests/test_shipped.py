@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import fedcmp
 from fedcmp.cli import main
@@ -115,3 +118,17 @@ def test_how_to_cite_it() -> None:
     for person in [*content["authors"], *paper["authors"]]:
         assert set(person) in ({"name"}, {"given-names", "family-names"})
         assert all(isinstance(value, str) and value for value in person.values())
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.12", "3.13"])
+def test_all_that_is_needed_is_pinned(version: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and line[0] != "#"]
+    names = [
+        canonicalize_name(one.name)
+        for one in pins
+        if not one.marker or one.marker.evaluate({"python_version": version})
+    ]
+    assert len(names) == len(set(names)), "one version of a package"
+    needed = {canonicalize_name(Requirement(line).name) for line in metadata.requires("fedcmp") or []}
+    assert needed - {"fedcmp"} <= set(names)

@@ -23,7 +23,7 @@ from fedcmp.types import Params
 T = TypeVar("T")
 
 
-NOTHING = -2000
+ZEROS = -2000
 """Below every exponent that float64 has."""
 
 
@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
     client: int
     exponents: tuple[int, ...]
-    """For each tensor the least e with ``|x| < 2^e`` for all its entries x, and NOTHING for one that is all zeros."""
+    """For each tensor the least e with ``|x| < 2^e`` for all its entries x, and ZEROS for one that is all zeros."""
 
 
 class ClientsLost(AggregationError):
@@ -44,7 +44,7 @@ class ClientsLost(AggregationError):
 
 
 class SecureCohort:
-    """All clients in one process, each sum by the true messages of a secure sum (``fedcmp.secure``).
+    """All clients in one process, each sum by the true messages of secure aggregation (``fedcmp.secure``).
 
     Sums have the bits of a ``LocalCohort``: masks cancel exactly in integers. With a client its weight is lost, too,
     and a sum does not say which of its terms were weighted. So a loss in the *first* sum ends it with ``ClientsLost``,
@@ -54,12 +54,12 @@ class SecureCohort:
 
     Args:
         contributions, weighting, population: as for ``LocalCohort``.
-        rule: what errors call the rule that works with this cohort.
-        losses: called with the number of a sum, 0, 1, ...: who is lost in it, and when.
-        watch: is shown every message that the server gets, as it comes: its whole view.
+        rule: the name of the method in errors.
+        losses: called with the number of a sum, 0, 1, ...: the clients that are lost in it.
+        watch: is called with every message that the server gets: its whole view.
         largest: by the name of a tensor, what bounds the magnitude of its entries in every term, where that is known
-            beforehand; None: clients tell how large their entries are, and a scale is agreed from that.
-        least: so many clients must stay to the end of a sum, if that is more than two thirds.
+            beforehand; None: clients send the sizes of their entries, and a scale is agreed from that.
+        least: the fewest clients that must stay to the end of a sum, if more than two thirds.
 
     Raises:
         AggregationError: as ``LocalCohort``.
@@ -119,14 +119,14 @@ class SecureCohort:
         return {name: from_fixed(part, exponents[name]) for name, part in parts.items()}
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
-        """Refused: nobody may see a single client's term.
+        """Refused: a single client's term stays hidden.
 
         Raises:
             AggregationError: always.
         """
         raise AggregationError(
-            f"{self._rule} asks for what single clients sent, and under a secure sum the server has sums only; rules "
-            f"that work: {', '.join(sums_only_rules())}; cosines between clients need aggregator.pairwise=0"
+            f"{self._rule} asks for what single clients sent, and secure aggregation gives the server sums only; "
+            f"methods that work: {', '.join(sums_only_rules())}; cosines between clients need aggregator.pairwise=0"
         )
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
@@ -146,13 +146,13 @@ class SecureCohort:
         self.costs = self.costs.plus(Costs(sum(map(num_bytes, told)), len(told) * num_bytes(tuple(most))))
         # the largest number of that size: the same scale as the largest value itself gives
         bounds = {
-            name: math.ldexp(1 - 2.0**-53, size) if size > NOTHING else 0.0
+            name: math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0
             for name, size in zip(layout, most, strict=True)
         }
         return scale_exponents(bounds, len(self.clients))
 
     def _known(self, largest: Mapping[str, float]) -> dict[str, int]:
-        """The exponents of the scales, from bounds that nobody had to tell."""
+        """The exponents of the scales, from bounds that are known beforehand."""
         assert self._largest is not None, "asked for"
         bounds = {name: self._largest(name) for name in largest}
         for name, value in largest.items():
@@ -175,7 +175,7 @@ class SecureCohort:
 
 
 def _size(largest: float) -> int:
-    return math.frexp(largest)[1] if largest else NOTHING
+    return math.frexp(largest)[1] if largest else ZEROS
 
 
 def _words(terms: Terms, layout: Layout, exponents: Mapping[str, int]) -> Iterator[Words]:

@@ -11,10 +11,11 @@ from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
 from fedcmp.errors import ConfigError
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.guard import Guard
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.secure import draw_lost
 from fedcmp.federation.state import FederationState
+from fedcmp.privacy.cohort import PrivateCohort
+from fedcmp.privacy.noise import Mechanism
 from fedcmp.secure import Losses
 
 log = logging.getLogger(__name__)
@@ -46,21 +47,21 @@ def fuse_round(
         ConfigError: secure sums on several ranks.
     """
     config, aggregator = federation.config, federation.aggregator
-    guard = federation.privacy.guard(aggregator, state.params, plan, state.privacy) if federation.privacy else None
+    mechanism = federation.privacy.mechanism(plan, state.privacy) if federation.privacy else None
     if config.secure == "none":
         plain = federation.team.cohort(contributions, aggregator.weighting, federation.plan.num_clients)
-        return _aggregated(federation, plain, guard, state)
+        return _aggregated(federation, plain, mechanism, state)
     if federation.team.topology.world_size > 1:
         raise ConfigError(f"federation.secure={config.secure} runs all clients in one process so far")
     lost = draw_lost(plan, tuple(one.client_id for one in contributions), config)
-    tried = first = _masked(federation, contributions, guard, lost)
+    tried = first = _masked(federation, contributions, mechanism, lost)
     try:
-        fused = _aggregated(federation, first, guard, state)
+        fused = _aggregated(federation, first, mechanism, state)
     except ClientsLost as loss:
         log.warning("round %d: %s; it begins again over the other %d", plan.round + 1, loss, len(loss.survivors))
         left = [one for one in contributions if one.client_id in loss.survivors]
-        tried = _masked(federation, left, guard)
-        fused = _aggregated(federation, tried, guard, state)
+        tried = _masked(federation, left, mechanism)
+        fused = _aggregated(federation, tried, mechanism, state)
     costs = first.costs if tried is first else first.costs.plus(tried.costs)
     record = {
         "secure/lost": len(first.clients) - len(tried.clients),
@@ -73,18 +74,21 @@ def fuse_round(
     return fused._replace(record=record)
 
 
-def _aggregated(federation: Federation, inner: Cohort, guard: Guard | None, state: FederationState) -> FusedRound:
+def _aggregated(
+    federation: Federation, inner: Cohort, mechanism: Mechanism | None, state: FederationState
+) -> FusedRound:
     aggregate = federation.aggregator.aggregate
-    if guard is None:
+    if federation.privacy is None or mechanism is None:
         return FusedRound(inner, aggregate(inner, state.params, state.aggregator), {}, state.privacy)
-    cohort = guard.cohort(inner)
-    return FusedRound(cohort, aggregate(cohort, state.params, state.aggregator), {}, guard.after(cohort))
+    cohort = PrivateCohort(inner, mechanism)
+    aggregated = aggregate(cohort, state.params, state.aggregator)
+    return FusedRound(cohort, aggregated, {}, federation.privacy.after(state.privacy, cohort.below))
 
 
 def _masked(
     federation: Federation,
     contributions: Sequence[Contribution],
-    guard: Guard | None,
+    mechanism: Mechanism | None,
     lost: frozenset[int] = frozenset(),
 ) -> SecureCohort:
     """``lost``: those that vanish in the first sum."""
@@ -95,6 +99,6 @@ def _masked(
         federation.plan.num_clients,
         rule=type(aggregator.fuse).__name__,
         losses=lambda number: Losses(words=lost) if number == 0 else Losses(),
-        largest=guard.noising.largest if guard else None,
-        least=(guard.noising.helpers or 0) if guard else 0,
+        largest=mechanism.largest if mechanism else None,
+        least=(mechanism.helpers or 0) if mechanism else 0,
     )

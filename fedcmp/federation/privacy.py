@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.errors import ConfigError
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.guard import Guard
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.privacy.accountant import epsilon_of, require_library, solve_noise
-from fedcmp.privacy.config import PrivacyConfig
-from fedcmp.privacy.noise import Draw, Noising, make_draw
-from fedcmp.privacy.rules import obstacles, release_of
-from fedcmp.types import Params, Scalars
+from fedcmp.privacy.clipping import next_clip
+from fedcmp.privacy.methods import obstacles
+from fedcmp.privacy.noise import Draw, Mechanism, make_draw
+from fedcmp.privacy.settings import PrivacyConfig
+from fedcmp.types import Scalars
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,14 @@ class Protection:
 
     def epsilon(self, rounds: int) -> float:
         """What the first ``rounds`` rounds cost the client that was asked most often."""
-        return epsilon_of(
-            self.config.accountant, self.noise, self.taking[rounds - 1] if rounds else 0, self.config.delta
-        )
+        times = self.taking[rounds - 1] if rounds else 0
+        return epsilon_of(self.config.accountant, self.noise, times, self.config.delta)
 
     @property
     def affordable(self) -> int:
         """How many of the planned rounds fit the budget."""
-        if not self.config.epsilon or self.epsilon(len(self.taking)) <= self.config.epsilon:
-            return len(self.taking)
-        fits, exceeds = 0, len(self.taking)
-        while exceeds - fits > 1:
-            middle = (fits + exceeds) // 2
-            fits, exceeds = (middle, exceeds) if self.epsilon(middle) <= self.config.epsilon else (fits, middle)
-        return fits
+        budget = self.config.epsilon or math.inf
+        return bisect_right(range(1, len(self.taking) + 1), budget, key=self.epsilon)
 
     @property
     def repeatable(self) -> bool:
@@ -53,38 +49,32 @@ class Protection:
         return self.config.stream != "system"
 
     def start(self) -> dict[str, Any]:
-        """What is carried from round to round."""
+        """The state before the first round."""
         return {"clip": self.config.clip, "noise": self.noise}
 
     def continued(self, state: dict[str, Any]) -> Protection:
-        """The same for a run that goes on: the noise stays what it began with, whatever the library would say now."""
+        """The same for a run that goes on: with the noise that it began with, whatever the library would find now."""
         return replace(self, noise=state["noise"])
 
-    def guard(self, rule: Aggregator, params: Params, plan: RoundPlan, state: dict[str, Any]) -> Guard:
-        """What stands between the clients of a round and the rule.
-
-        Args:
-            rule: one that ``check_privacy`` lets pass.
-            params: the projector; only names and shapes are read.
-            plan: the round.
-            state: what was carried into it.
-        """
+    def mechanism(self, plan: RoundPlan, state: dict[str, Any]) -> Mechanism:
+        """What a round releases, and its noise."""
         config, invited = self.config, len(plan.tasks)
         helpers = min(config.honest or invited, invited) if config.kind == "distributed" else None
-        noising = Noising(release_of(rule, params, config, state["clip"]), self.noise, invited, helpers)
-        return Guard(config, noising, self.draw, plan.round, state)
+        counts = config.quantile > 0
+        return Mechanism(state["clip"], self.noise, invited, plan.round, self.draw, helpers, counts)
+
+    def after(self, state: dict[str, Any], below: float | None) -> dict[str, Any]:
+        """The state after a round, of which ``below`` is the share of clients within the clip; None: not counted."""
+        if below is None:
+            return state
+        return {**state, "clip": next_clip(state["clip"], below, self.config.quantile, self.config.quantile_rate)}
 
     def record(self, rounds: int, clip: float) -> Scalars:
-        """What the record of a round tells: computed from what was released, and from settings.
-
-        Args:
-            rounds: rounds done.
-            clip: the bound in the last of them.
-        """
+        """The metrics after ``rounds`` rounds, the last with the bound ``clip``: no client's numbers are in them."""
         return {"privacy/epsilon": self.epsilon(rounds), "privacy/noise": self.noise, "privacy/clip": clip}
 
     def summary(self, rounds: int) -> dict[str, Any]:
-        """What summary.json says of ``rounds`` rounds."""
+        """The entry of summary.json after ``rounds`` rounds."""
         config = self.config
         return {
             "kind": config.kind,
@@ -99,7 +89,7 @@ class Protection:
 
 
 def make_protection(config: PrivacyConfig, plan: RunPlan, seed: int) -> Protection | None:
-    """What protects the clients of a run; None where ``privacy.kind`` is none.
+    """The protection of the clients of a run; None if ``privacy.kind`` is none.
 
     Raises:
         ConfigError: dp-accounting is not installed, the budget does not allow one round, or more clients must be honest
@@ -135,7 +125,7 @@ def most_invited(rounds: Sequence[RoundPlan]) -> tuple[int, ...]:
     return tuple(found)
 
 
-def check_privacy(config: PrivacyConfig, rule: Aggregator, federation: FederationConfig) -> None:
+def check_privacy(config: PrivacyConfig, aggregator: AggregatorConfig, federation: FederationConfig) -> None:
     """Whether clients can be protected with these settings.
 
     Raises:
@@ -143,18 +133,15 @@ def check_privacy(config: PrivacyConfig, rule: Aggregator, federation: Federatio
     """
     if not config.on:
         return
-    found = obstacles(rule, config)
-    if federation.keep_local_state:
-        found.append("federation.keep_local_state must be false: checkpoints would hold what clients keep")
-    for key, why in (
-        ("norm_bound", "the norms of others would decide whether a client's update enters"),
-        ("max_update_norm", "privacy.clip bounds updates, and what was left out would show"),
-        ("deadline", "who was late would show"),
+    found = obstacles(aggregator)
+    for wrong, reason in (
+        (federation.keep_local_state, "federation.keep_local_state must be false: checkpoints would hold it"),
+        (federation.norm_bound, "federation.norm_bound must be 0: norms of others would decide who enters"),
+        (federation.max_update_norm, "federation.max_update_norm must be 0: privacy.clip bounds updates"),
+        (federation.deadline, "federation.deadline must be 0: the record would show who was late"),
     ):
-        if getattr(federation, key):
-            found.append(f"federation.{key} must be 0: {why}")
+        found += [reason] if wrong else []
     if federation.secure_dropout and config.kind == "distributed" and not config.honest:
-        found.append("privacy.honest must say how many clients stay: federation.secure_dropout loses some")
+        found.append("privacy.honest must be set: federation.secure_dropout loses clients that should add noise")
     if found:
         raise ConfigError(f"privacy.kind={config.kind} is not possible here: {'; '.join(found)}")
-    release_of(rule, {}, config, config.clip)  # names of shares

@@ -1,4 +1,4 @@
-"""What secure sums ask of the other settings, and who is lost in one."""
+"""What secure aggregation requires of other settings, and which clients are lost in it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ran
         ranks: W, of the whole run.
 
     Raises:
-        ConfigError: the rule looks at single clients, cosines between them are asked for, or there are several ranks.
+        ConfigError: the method looks at single clients, cosines between them are asked for, or there are several ranks.
     """
     if federation.secure == "none":
         return
@@ -25,7 +25,7 @@ def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ran
         own = f" with aggregator.fuse.rule={aggregator.fuse['rule']}" if "rule" in aggregator.fuse else ""
         raise ConfigError(
             f"federation.secure={federation.secure} hides what single clients send, and aggregator={aggregator.name}"
-            f"{own} compares just that; rules that work, as they see sums only: {', '.join(sums_only_rules())}"
+            f"{own} compares just that; methods that see sums only: {', '.join(sums_only_rules())}"
         )
     if aggregator.pairwise:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""How much privacy rounds of Gaussian noise use up, computed by the library dp-accounting."""
+"""How much privacy rounds of Gaussian noise cost, computed by the library dp-accounting."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from fedcmp.errors import ConfigError
 
 INTERVAL = 1e-3
 """Width of a cell of a privacy loss distribution, in standard deviations of the loss."""
-QUIET = 0.01
-"""With a noise multiplier of a run below this, epsilon is in the thousands and nothing is private: for both accountants
-the Renyi bound is told, since distributions of such losses leave the range of numbers."""
+PLD_MINIMUM = 0.01
+"""With a noise multiplier of a run below this, epsilon is in the thousands and nothing is private: both accountants
+give the Renyi bound, since distributions of such losses leave the range of numbers."""
 TOLERANCE = 1e-4
-"""How close to the least one the noise multiplier is that ``solve_noise`` finds: a share of it."""
+"""Largest relative excess of the noise multiplier that ``solve_noise`` finds over the least one."""
 
 
 @lru_cache(maxsize=4096)
@@ -42,19 +42,24 @@ def epsilon_of(accountant: str, noise: float, rounds: int, delta: float) -> floa
     """
     if rounds == 0:
         return 0.0
-    # rounds of Gaussians are one Gaussian, exactly and whatever is asked in between (Dong, Roth and Su, JRSS B 2022,
+    # rounds of Gaussians are one Gaussian, exactly and for adaptive questions, too (Dong, Roth and Su, JRSS B 2022,
     # corollary 3.3): quicker and no looser than to compose distributions on a grid
     whole = noise / math.sqrt(rounds)
-    made = _fresh(accountant, whole)
-    made.compose(require_library().GaussianDpEvent(whole))
+    library = require_library()
+    if accountant == "rdp" or whole < PLD_MINIMUM:
+        made = importlib.import_module("dp_accounting.rdp").RdpAccountant()
+    else:
+        pld = importlib.import_module("dp_accounting.pld")
+        made = pld.PLDAccountant(value_discretization_interval=INTERVAL / whole)  # the loss is N(., 1 / whole^2)
+    made.compose(library.GaussianDpEvent(whole))
     return float(made.get_epsilon(delta))
 
 
 @lru_cache(maxsize=256)
 def solve_noise(accountant: str, epsilon: float, delta: float, rounds: int) -> float:
-    """The least noise multiplier with which ``rounds`` Gaussian mechanisms stay within ``epsilon``.
+    """The least noise multiplier with which ``rounds`` Gaussian mechanisms cost at most ``epsilon``.
 
-    It is never below the least one, and above it by no more than a share of ``TOLERANCE``.
+    It is never below the least one, and above it by a share of at most ``TOLERANCE``.
 
     Args:
         accountant, delta, rounds: as for ``epsilon_of``; at least one round.
@@ -86,7 +91,7 @@ def solve_noise(accountant: str, epsilon: float, delta: float, rounds: int) -> f
 
 
 def require_library() -> Any:
-    """The library.
+    """The library dp-accounting.
 
     Raises:
         ConfigError: it is not installed.
@@ -97,11 +102,3 @@ def require_library() -> Any:
         raise ConfigError(
             f"privacy.kind needs dp-accounting, which is not installed ({error}): pip install 'fedcmp[privacy]'"
         ) from error
-
-
-def _fresh(accountant: str, noise: float) -> Any:
-    require_library()
-    if accountant == "rdp" or noise < QUIET:
-        return importlib.import_module("dp_accounting.rdp").RdpAccountant()
-    module = importlib.import_module("dp_accounting.pld")
-    return module.PLDAccountant(value_discretization_interval=INTERVAL / noise)  # the loss is N(., 1 / noise^2)

@@ -1,96 +1,116 @@
-"""Where noise comes from, and how much of it a round's sums get."""
+"""How much noise the sum of a round gets, and where the noise comes from."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedcmp.errors import AggregationError
-from fedcmp.privacy.release import Release
+from fedcmp.privacy.clipping import clip_norm
 from fedcmp.seeding import numpy_rng
+from fedcmp.types import Params
 
+BELOW = "below"
+"""The tensor of a sum that counts the clients whose norm is at most the clip."""
+COUNT_WEIGHT = 0.05
+"""Of the budget of a round in which clients are counted, beside 1 for the deltas."""
+SLACK = 1e-6
+"""Terms are clipped to a norm that is smaller than their bound by this share: room for what rounding adds."""
 GRID = -24
 """What is released is rounded to multiples of the power of two in (2^GRID, 2^(GRID + 1)] standard deviations of the
 noise that is added to it. At least 2^24 numbers of float64 fall on each multiple, even twelve deviations away."""
 TAIL = 12.0
-"""Standard deviations. Noise that a client adds is cut there, so that how large its message may be is known beforehand;
+"""Standard deviations. Noise that a client adds is cut there, so that the largest possible message is known beforehand;
 the chance that it matters is below 1e-32 for a number."""
 
 
-class Draw(Protocol):
-    """Independent standard normal numbers for each ``path``."""
-
-    def __call__(self, shape: Sequence[int], *path: str | int) -> Tensor:
-        """float64 of the given shape, on the CPU."""
-        ...
+Draw = Callable[..., Tensor]
+"""``draw(shape, *path)``: independent standard normal numbers for each path, float64, on the CPU."""
 
 
 @dataclass(frozen=True)
-class Noising:
-    """How much noise the sums of a round get.
+class Mechanism:
+    """The Gaussian mechanism of one round: clipped deltas, a count beside them if asked for, and their noise.
+
+    A part with the share s of the round's budget gets noise of multiplier ``z / sqrt(s)``; the shares sum to 1, so that
+    all parts together are one Gaussian mechanism of multiplier z (Dong, Roth and Su, JRSS B 2022, arXiv 1905.02383,
+    corollary 3.3: mu-GDP composes as ``sqrt(mu_1^2 + ...)``, and a Gaussian mechanism has mu = 1 / z).
 
     Args:
-        release: what may be asked, and within which bounds.
-        noise: the noise multiplier z of everything that is released in this round together, > 0.
-        invited: by how much sums are divided: the clients that were to report, whether they do or not.
-        helpers: None: the server adds the noise. Else each client adds its share, and so many are surely honest and
-            report: the noise of that many is what is promised.
+        clip: C, the largest norm of a client's delta.
+        noise: z, standard deviation over sensitivity of everything that the round releases, > 0.
+        invited: n, by which sums are divided: the clients that were asked to report, whether they do or not.
+        round: counted from 0; names the noise.
+        draw: where noise comes from.
+        helpers: h. None: the server adds the noise. Else each client adds its share, ``1 / sqrt(h)`` of the deviation,
+            and so many clients are surely honest and report.
+        counts: whether the clients within the clip are counted, too.
 
     Raises:
-        AggregationError: without noise there is no privacy.
+        AggregationError: there would be no noise.
     """
 
-    release: Release
+    clip: float
     noise: float
     invited: int
+    round: int
+    draw: Draw
     helpers: int | None = None
+    counts: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.noise > 0 and self.invited > 0):  # no assert: it must hold under python -O, too
+        if not (self.noise > 0 and self.invited > 0):  # no assert: it must be checked under python -O, too
             raise AggregationError(f"no privacy with noise={self.noise} for {self.invited} clients")
 
-    @property
-    def share(self) -> float:
-        """Of the deviation, what whoever adds noise adds: all, or ``1 / sqrt(helpers)``."""
-        return 1.0 if self.helpers is None else 1.0 / math.sqrt(self.helpers)
+    def bound(self, name: str) -> float:
+        """The largest norm of one client's part, before it is divided by ``invited``: C, and 1/2 for the count."""
+        return 0.5 if name == BELOW else self.clip
 
     def deviation(self, name: str) -> float:
-        """The standard deviation of the noise in every entry of a tensor's sum.
+        """The standard deviation of the noise in every entry of a sum: ``z / sqrt(s) * bound / n``."""
+        share = (COUNT_WEIGHT if name == BELOW else 1.0) / (1.0 + COUNT_WEIGHT) if self.counts else 1.0
+        return self.noise / math.sqrt(share) * self.bound(name) / self.invited
 
-        Raises:
-            AggregationError: the tensor belongs to no part.
-        """
-        part = self.release.require_part(name)
-        return self.release.multiplier(part, self.noise) * self.release.parts[part].bound / self.invited
+    def own_deviation(self, name: str) -> float:
+        """The standard deviation of what one party adds: the server all, each client ``1 / sqrt(h)`` of it."""
+        share = 1.0 if self.helpers is None else 1.0 / math.sqrt(self.helpers)
+        return share * self.deviation(name)
 
     def largest(self, name: str) -> float:
-        """The largest magnitude that an entry of one client's term may have: known before any client has spoken."""
-        bound = self.release.parts[self.release.require_part(name)].bound / self.invited
-        own = 0.0 if self.helpers is None else TAIL * self.share * self.deviation(name) + self._grid(name)
-        return bound + own
+        """The largest magnitude that an entry of one client's term may have: known before any client has reported."""
+        own = 0.0 if self.helpers is None else TAIL * self.own_deviation(name) + self._grid(name)
+        return self.bound(name) / self.invited + own
 
-    def add(self, name: str, value: Tensor, draw: Draw, *path: str | int) -> Tensor:
-        """``value`` and its noise, on a grid that does not depend on the data; float64.
+    def clip_term(self, term: Params) -> Params:
+        """One client's term, float64, with all its tensors but the count scaled to a norm of at most C / n together."""
+        parts = [{n: v.double() for n, v in term.items() if (n == BELOW) == count} for count in (False, True)]
+        bounds = [1.0 / self.invited * self.bound(name) * (1 - SLACK) for name in ("", BELOW)]
+        return {**clip_norm(parts[0], bounds[0]), **clip_norm(parts[1], bounds[1])}
 
-        Noise in floating point can take only some values, and a sum shifts them: its lowest bits may tell what it was
+    def add_noise(self, sums: Params, *party: str | int) -> Params:
+        """``sums`` with the noise of the server or of one client, on a grid that does not depend on the data; float64.
+
+        Noise in floating point can take only some values, and a sum shifts them: its lowest bits may show what it was
         (Mironov, ACM CCS 2012). They are rounded away.
         """
-        deviation, grid = self.share * self.deviation(name), self._grid(name)
-        noise = draw(value.shape, *path).to(value.device)
+        return {name: self._add(name, value, *party) for name, value in sums.items()}
+
+    def _add(self, name: str, value: Tensor, *party: str | int) -> Tensor:
+        noise = self.draw(value.shape, self.round, name, *party).to(value.device)
         if self.helpers is not None:
             noise = noise.clamp(-TAIL, TAIL)
-        return ((value + deviation * noise) / grid).round() * grid
+        grid = self._grid(name)
+        return ((value + self.own_deviation(name) * noise) / grid).round() * grid
 
     def _grid(self, name: str) -> float:
-        return math.ldexp(1.0, math.frexp(self.share * self.deviation(name))[1] + GRID)
+        return math.ldexp(1.0, math.frexp(self.own_deviation(name))[1] + GRID)
 
 
 def make_draw(stream: str, seed: int) -> Draw:

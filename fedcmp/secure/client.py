@@ -1,4 +1,4 @@
-"""One client's side of a secure sum. Its steps are called once each, in their order."""
+"""One client's side of secure aggregation. Its steps are called once each, in their order."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fedcmp.secure.shamir import SHARE_BYTES, Entropy, split
 
 
 class Client:
-    """One client, for one sum: every key is drawn anew, and none may serve twice.
+    """One client, for one sum: every key is new and is used once.
 
     Args:
         client_id: its id.
-        threshold: t: with fewer clients than this it does not go on.
-        entropy: where its keys come from.
+        threshold: t: with fewer clients it refuses to go on.
+        entropy: the source of its keys.
     """
 
     def __init__(self, client_id: int, threshold: int, entropy: Entropy = os.urandom) -> None:
@@ -38,7 +38,7 @@ class Client:
         """Step 1: shares of both secrets, one letter to each other client.
 
         Args:
-            roster: what all clients advertised, this one too, the same for everybody.
+            roster: what all clients advertised, this one too; the same for every client.
 
         Raises:
             AggregationError: fewer clients than the threshold, or one twice.
@@ -58,7 +58,7 @@ class Client:
         """Step 2: ``x_u + stream(b_u) + sum_{v > u} stream(s_uv) - sum_{v < u} stream(s_uv)`` modulo 2^64.
 
         Args:
-            sealed: by sender, the letters for this client. Who has sent none takes no part.
+            sealed: by sender, the letters for this client. A client that sent none takes no part.
             words: x_u, not changed.
 
         Raises:
@@ -79,7 +79,7 @@ class Client:
 
         Raises:
             AggregationError: fewer survivors than the threshold, one that took no part, or a second question, which
-                could bring out the other share of a client.
+                could reveal the other secret of a client.
         """
         self._require(len(survivors), "sent their words")
         if self._answered or len(set(survivors)) < len(survivors) or not set(survivors) <= self._held.keys():
@@ -105,6 +105,6 @@ class Client:
     def _require(self, count: int, what: str) -> None:
         if count < self._threshold:
             raise AggregationError(
-                f"client {self.client_id} does not go on with a secure sum: only {count} clients {what}, and "
+                f"client {self.client_id} does not go on with secure aggregation: only {count} clients {what}, and "
                 f"{self._threshold} are needed"
             )

@@ -53,7 +53,7 @@ def seal(letter: bytes, private: bytes, public: bytes, sender: int, receiver: in
 
 
 def unseal(sealed: bytes, private: bytes, public: bytes, sender: int, receiver: int) -> bytes | None:
-    """The letter, or None: it was changed on its way, or it is from somebody else or for somebody else."""
+    """The letter, or None: it was changed on its way, or it is from or for another client."""
     try:
         return ChaCha20Poly1305(_letter_key(private, public, sender, receiver)).decrypt(_ONCE, sealed, None)
     except InvalidTag:

@@ -1,4 +1,4 @@
-"""What clients and the server send each other in a secure sum: all of it, nothing else crosses."""
+"""All that clients and the server send each other in secure aggregation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Masked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Step 3, client to server, when it was told who has sent its words.
+    """Step 3, client to server, after it got the list of survivors.
 
     Of one client it holds a share of the one secret or of the other, never of both.
     """

@@ -1,4 +1,4 @@
-"""A secure sum from its first message to its result, all parties in one process."""
+"""Secure aggregation from its first message to its result, all parties in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedcmp.secure.shamir import Entropy
 
 
 class Losses(NamedTuple):
-    """The clients that are heard of no more, by the step before which they are lost."""
+    """The clients that are lost, by the step before which it happens."""
 
     shares: frozenset[int] = frozenset()
     words: frozenset[int] = frozenset()
@@ -26,7 +26,7 @@ class Losses(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What a secure sum took; costs of several add up."""
+    """What one sum cost; costs of several add up."""
 
     up: int = 0
     """Bytes from all clients to the server."""
@@ -71,10 +71,10 @@ def secure_sum(
         clients: K different ids, K at least 2.
         terms: x_k ``[n]`` in their order, one for each client, whether it is lost or not; read one by one, so that
             memory does not depend on K.
-        losses: who is lost, and when; None: nobody.
-        least: so many must stay to the end for anything to be opened, if that is more than two thirds; at most K.
-        entropy: where all keys come from.
-        watch: is shown every message that the server gets, as it comes: its whole view.
+        losses: the clients that are lost; None: none.
+        least: the fewest clients that must stay to the end, if more than two thirds; at most K.
+        entropy: the source of all keys.
+        watch: is called with every message that the server gets: its whole view.
 
     Raises:
         AggregationError: more than a third is lost, or fewer than ``least`` stay.

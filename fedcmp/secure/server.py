@@ -1,4 +1,4 @@
-"""The server's side of a secure sum: it passes letters on, adds up masked words, and takes the masks off the sum."""
+"""The server's side of secure aggregation: it passes letters on, adds masked words, and removes the masks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fedcmp.secure.shamir import join
 def threshold(num_clients: int) -> int:
     """t = K - floor(K/3): so many must stay to the end, so that floor(K/3) may be lost.
 
-    That many clients together can open masks, fewer cannot. Being above K/2, it needs K/3 clients and more that lie
-    with the server before one client's two secrets can both come out.
+    That many clients together can open masks, fewer cannot. Since t > K/2, both secrets of one client open only if at
+    least K/3 clients collude with the server.
 
     >>> [threshold(count) for count in (2, 3, 4, 6, 8, 100)]
     [2, 2, 3, 4, 6, 67]
@@ -25,11 +25,11 @@ def threshold(num_clients: int) -> int:
 
 
 class Server:
-    """The server, for one sum. Its memory does not depend on K but for keys and shares: it holds one sum of words.
+    """The server, for one sum. It holds one sum of words, whatever K; keys and shares beside it grow with K.
 
     Args:
-        num_clients: K, those that were asked.
-        least: so many must stay, if that is more than the threshold.
+        num_clients: K, the clients that were asked.
+        least: the fewest clients that must stay, if more than the threshold.
 
     Raises:
         AggregationError: fewer than 2: the sum would be the term.
@@ -38,7 +38,7 @@ class Server:
     def __init__(self, num_clients: int, least: int = 0) -> None:
         if num_clients < 2:
             raise AggregationError(
-                f"a secure sum needs at least 2 clients, got {num_clients}: the sum over one client is its term"
+                f"secure aggregation needs at least 2 clients, got {num_clients}: the sum over one client is its term"
             )
         self._asked, self._needed = num_clients, max(threshold(num_clients), least)
         self._roster: dict[int, Advertisement] = {}
@@ -47,7 +47,7 @@ class Server:
         self._total: Words | None = None
 
     def roster(self, advertised: Iterable[Advertisement]) -> tuple[Advertisement, ...]:
-        """Step 0: what every client is told, by id.
+        """Step 0: the keys that every client gets, by id.
 
         Raises:
             AggregationError: fewer than the threshold, or a client twice.
@@ -92,7 +92,7 @@ class Server:
         self._sent.append(masked.client)
 
     def survivors(self) -> tuple[int, ...]:
-        """Step 3: who has sent its words; every client is told.
+        """Step 3: the clients that sent their words; every client gets the list.
 
         Raises:
             AggregationError: fewer than the threshold.
@@ -144,6 +144,6 @@ class Server:
             spare = self._asked - self._needed
             most = f"at most a third, {spare}," if self._needed == threshold(self._asked) else f"at most {spare}"
             raise AggregationError(
-                f"only {here} of {self._asked} clients {what}, and a secure sum needs {self._needed}: {most} may be "
-                "lost"
+                f"only {here} of {self._asked} clients {what}, and secure aggregation needs {self._needed}: {most} may "
+                "be lost"
             )

@@ -23,7 +23,7 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
 
     Args:
         secret: 32 bytes.
-        threshold: t, 1 .. n: so many shares give the secret.
+        threshold: t, 1 .. n: the number of shares that give the secret.
         points: n different numbers, each at least 1 and below the prime.
         entropy: where the polynomial comes from.
 
@@ -41,8 +41,8 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
 def join(shares: Mapping[int, bytes]) -> bytes | None:
     """The secret, 32 bytes, from t shares or more by their points, if they are all of one secret.
 
-    With fewer shares, or where one is wrong, what comes out is another value: whoever joins must be able to tell. None:
-    the value is no secret of 32 bytes, so that a share must be wrong.
+    With fewer shares, or where one is wrong, what comes out is another value: the caller must check it. None: the
+    value is no secret of 32 bytes, so that a share must be wrong.
     """
     weights = _weights(tuple(shares))
     total = sum(weight * int.from_bytes(share, "big") for weight, share in zip(weights, shares.values(), strict=True))

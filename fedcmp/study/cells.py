@@ -11,7 +11,7 @@ from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
 from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
-from fedcmp.privacy.config import PrivacyConfig
+from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.study.asked import Setting, Study
 from fedcmp.study.grid import LR, Options, centralized_grid, local_grid, method_grid
 from fedcmp.study.identity import identity

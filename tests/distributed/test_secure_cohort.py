@@ -11,7 +11,7 @@ import torch
 from samples_of_clients import NUM_CLIENTS, contributions, random_params
 
 from fedcmp.aggregation.base import Contribution
-from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator, sums_only_rules
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_rules
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.secure import ClientsLost, SecureCohort, Sizes
@@ -32,17 +32,12 @@ def same(one, other) -> bool:
     return bool(one == other)
 
 
-def test_most_rules_work() -> None:
-    assert set(PRESETS) - set(sums_only_rules()) == {"krum", "multi-krum", "median", "trimmed-mean"}
-
-
-@pytest.mark.parametrize("clip_norm", [0.0, 0.3])
 @pytest.mark.parametrize("name", sums_only_rules())
-def test_every_sums_only_rule_has_the_bits_of_the_plain_cohort(name: str, clip_norm: float) -> None:
-    aggregator = build_aggregator(AggregatorConfig(name, pairwise=0, clip_norm=clip_norm))
+def test_every_sums_only_rule_has_the_bits_of_the_plain_cohort(name: str) -> None:
+    aggregator = build_aggregator(AggregatorConfig(name, pairwise=0, clip_norm=0.3))
     params = random_params(1)
     state = aggregator.init(params)
-    for number in range(3):
+    for number in range(2):
         cohort = SecureCohort(contributions(number))
         plain = aggregator.aggregate(LocalCohort(contributions(number)), params, state)
         secure = aggregator.aggregate(cohort, params, state)
@@ -101,58 +96,8 @@ def test_the_server_gets_messages_of_the_protocol_and_no_term() -> None:
                 assert 2.0 ** (exponent - 1) <= float(value.abs().max()) < 2.0**exponent
 
 
-@pytest.mark.parametrize("name", ["krum", "multi-krum", "median", "trimmed-mean"])
-def test_rules_that_gather_are_refused_by_name_with_those_that_work(name: str) -> None:
-    aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=0)), random_params(1)
-    rule = type(aggregator.fuse).__name__
-    cohort = SecureCohort(contributions(), rule=rule)
-    with pytest.raises(
-        AggregationError, match=rf"{rule} asks for what single clients sent.*rules that work: diloco, fed"
-    ):
-        aggregator.aggregate(cohort, params, aggregator.init(params))
-
-
-def test_cosines_between_clients_are_refused() -> None:
-    aggregator, params = build_aggregator(AggregatorConfig("fedavg")), random_params(1)
-    with pytest.raises(AggregationError, match=r"need aggregator\.pairwise=0"):
-        aggregator.aggregate(SecureCohort(contributions()), params, aggregator.init(params))
-
-
-def test_a_loss_in_the_first_sum_leaves_a_cohort_of_the_others_to_begin_again() -> None:
-    aggregator, params = build_aggregator(AggregatorConfig("fedcmp", pairwise=0)), random_params(1)
-    cohort = SecureCohort(contributions(), losses=lost_in(0, 2, 5))
-    with pytest.raises(ClientsLost) as found:
-        aggregator.aggregate(cohort, params, aggregator.init(params))
-    assert found.value.survivors == (0, 1, 3, 4, 6)
-    assert found.value.lost == (2, 5)
-    assert cohort.costs.up > 0
-
-
-def test_a_third_may_be_lost_and_no_more() -> None:
-    with pytest.raises(AggregationError, match=r"only 4 of 7 clients sent their words, .* needs 5: at most a third, 2"):
-        SecureCohort(contributions(), losses=lost_in(0, 1, 2, 3)).sum(lambda one: one.delta)
-    with pytest.raises(AggregationError, match="at least 2 clients, got 1"):
-        SecureCohort(contributions()[:1]).sum(lambda one: one.delta)
-
-
-def test_a_loss_in_a_later_sum_ends_the_round_and_says_why() -> None:
-    cohort = SecureCohort(contributions(), losses=lost_in(1, 3))
-    cohort.sum(lambda one: one.delta)
-    with pytest.raises(
-        AggregationError, match=r"clients \[3\] were lost after the first sum .* begin a new round"
-    ) as found:
-        cohort.sum(lambda one: one.delta)
-    assert not isinstance(found.value, ClientsLost)
-
-
-def test_who_is_lost_after_its_words_came_counts() -> None:
-    cohort = SecureCohort(contributions(), losses=lambda number: Losses(answer=frozenset({0, 6})))
-    assert same(cohort.sum(lambda one: one.delta), LocalCohort(contributions()).sum(lambda one: one.delta))
-
-
 @pytest.mark.parametrize(("value", "message"), [
-    (torch.tensor([math.nan]), "client 2 brings a value that is not finite into the sum of 'w'"),
-    (torch.zeros(2), r"clients 1 and 2 send different tensors: 'w' is float32 \[1\] and float32 \[2\]"),
+    (torch.tensor([math.nan]), "client 2 .*'w'"), (torch.zeros(2), "clients 1 and 2 .*'w'"),
 ])  # fmt: skip
 def test_terms_that_cannot_be_added_are_named_as_by_the_plain_cohort(value: torch.Tensor, message: str) -> None:
     cohort = SecureCohort([Contribution(1, {"w": torch.zeros(1)}), Contribution(2, {"w": value})])
@@ -160,10 +105,27 @@ def test_terms_that_cannot_be_added_are_named_as_by_the_plain_cohort(value: torc
         cohort.sum(lambda one: one.delta)
 
 
-def test_the_server_passes_results_on() -> None:
-    cohort = SecureCohort(contributions(), "uniform", population=40)
-    assert (cohort.population, cohort.clients) == (40, tuple(range(NUM_CLIENTS)))
-    assert cohort.weights.tolist() == pytest.approx([1 / 7] * 7)
-    assert cohort.on_server(lambda a, b: a + b, 1, 2) == 3
-    assert cohort.share(torch.zeros(3)).shape == (3,)
-    assert cohort.traffic == (0, 12)
+@pytest.mark.parametrize(("name", "pairwise"), [("krum", 0), ("median", 0), ("trimmed-mean", 0), ("fedavg", 64)])
+def test_what_looks_at_single_clients_is_refused(name: str, pairwise: int) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=pairwise)), random_params(1)
+    cohort = SecureCohort(contributions(), rule=type(aggregator.fuse).__name__)
+    with pytest.raises(AggregationError, match=rf"{type(aggregator.fuse).__name__} .*aggregator\.pairwise=0"):
+        aggregator.aggregate(cohort, params, aggregator.init(params))
+
+
+def test_a_loss_leaves_a_cohort_of_the_others_in_the_first_sum_and_ends_the_round_in_a_later_one() -> None:
+    cohort = SecureCohort(contributions(), losses=lost_in(0, 2, 5))
+    with pytest.raises(ClientsLost) as found:
+        cohort.sum(lambda one: one.delta)
+    assert (found.value.survivors, found.value.lost) == ((0, 1, 3, 4, 6), (2, 5))
+    assert cohort.costs.up > 0
+    with pytest.raises(AggregationError, match="only 4 of 7 clients"):
+        SecureCohort(contributions(), losses=lost_in(0, 1, 2, 3)).sum(lambda one: one.delta)
+    cohort = SecureCohort(contributions(), losses=lost_in(1, 3))
+    cohort.sum(lambda one: one.delta)
+    with pytest.raises(AggregationError, match=r"\[3\]") as later:
+        cohort.sum(lambda one: one.delta)
+    assert not isinstance(later.value, ClientsLost)
+    silent = SecureCohort(contributions(), losses=lambda number: Losses(answer=frozenset({0, 6})))
+    expected = LocalCohort(contributions()).sum(lambda one: one.delta)
+    assert same(silent.sum(lambda one: one.delta), expected), "clients lost after their words arrived count"

@@ -20,11 +20,11 @@ OWN_TEST = {
 ELSEWHERE = {
     ".venv/bin/fedcmp --version": ("tests/test_shipped.py", '"--version"'),
     ".venv/bin/python -m pip install --no-index": ("tests/test_wheel.py", '"--no-index"'),
-    ".venv/bin/python -m pip install -c": ("launch/pythons", "-m pip install"),
+    ".venv/bin/python -m pip install -c": ("launch/environment", "-c constraints.txt"),
     "python examples/own_everything.py": ("tests/test_python_api.py", "own_everything"),
     "python3 -m pip download": ("tests/test_wheel.py", '"download"'),
-    "python3 -m pip wheel": ("launch/pythons", "-m pip wheel"),
-    "python3 -m venv": ("launch/pythons", "-m venv"),
+    "python3 -m pip wheel": ("tests/test_wheel.py", "build_meta"),
+    "python3 -m venv": ("launch/environment", "-m venv"),
     "wandb sync": ("tests/tracking/test_wandb.py", '"sync"'),
     "python launch/site/settings.py": ("tests/docs/test_settings_page.py", "settings.py"),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import small
@@ -11,8 +13,7 @@ from test_loop import PARAMS, federation, flat, poisoned
 
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator, sums_only_rules
 from fedcmp.config import load_config
-from fedcmp.distributed.team import Solo
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Team
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.experiment import plan, train
 from fedcmp.federation import fusing
@@ -46,16 +47,13 @@ def test_a_run_has_the_bits_of_the_plain_one(llm: LanguageModel, rule: str) -> N
         assert one["secure/lost"] == 0
         assert one["secure/sums"] >= 2
         own = {key for key in one if "secure" in key}
-        assert own == {"secure/lost", "secure/sums"} | {
-            f"{what}/secure_{who}" for what, who in
-            (("bytes", "up"), ("bytes", "down"), ("seconds", "clients"), ("seconds", "server"))
-        }  # fmt: skip
+        assert {key for key in own if key.startswith("seconds/")} == {"seconds/secure_clients", "seconds/secure_server"}
         assert {key: value for key, value in one.items() if not key.startswith("seconds/") and key not in own} == {
             key: value for key, value in other.items() if not key.startswith("seconds/")
         }
 
 
-@pytest.mark.parametrize("rule", ["fedavg", "scaffold", "fedcmp", "fednova"])
+@pytest.mark.parametrize("rule", ["fedavg", "scaffold", "fedcmp"])
 def test_a_round_that_loses_a_client_is_one_in_which_it_never_was(
     llm: LanguageModel, rule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,28 +69,9 @@ def test_a_round_that_loses_a_client_is_one_in_which_it_never_was(
     assert (record["secure/lost"], record["client/1/accepted"], record["client/1/weight"]) == (1, False, 0.0)
     assert record["client/0/weight"] + record["client/2/weight"] == pytest.approx(1.0)
     assert record["bytes/up"] == other["bytes/up"]
-
-
-def test_more_than_a_third_ends_the_run(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     lose(monkeypatch, 0, 2)
-    secure = masked(llm, "fedavg")
-    with pytest.raises(AggregationError, match="only 1 of 3 clients sent their words"):
+    with pytest.raises(AggregationError, match="only 1 of 3 clients"):
         run_round(secure, start(secure, PARAMS), secure.plan.rounds[0])
-
-
-def test_several_ranks_are_refused(llm: LanguageModel) -> None:
-    class Two(Solo):
-        def __init__(self) -> None:
-            super().__init__()
-            self.topology = Topology(world_size=2)
-
-        def collect(self, value):
-            return [value, []]
-
-    secure = dataclasses.replace(masked(llm, "fedavg"), team=Two())
-    state = start(secure, PARAMS)
-    with pytest.raises(ConfigError, match=r"federation\.secure=masks runs all clients in one process"):
-        fusing.fuse_round(secure, [], secure.plan.rounds[0], state)
 
 
 def test_losses_are_drawn_from_seed_round_and_client() -> None:
@@ -114,49 +93,44 @@ def test_losses_are_drawn_from_seed_round_and_client() -> None:
     assert draw_lost(rounds[0], ids, dataclasses.replace(config, secure_dropout=0.0)) == frozenset()
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["federation.secure=mask"], r'federation.secure: unknown word .mask.; did you mean "masks"'),
-    (["federation.secure=masks"], r"aggregator.pairwise=64 asks for compare just that; set aggregator.pairwise=0"),
-    (["federation.secure=masks", "aggregator.pairwise=0", "aggregator=krum"],
-     r"aggregator=krum compares just that; rules that work, as they see sums only: diloco, .*, ties"),
-    (["federation.secure=masks", "aggregator.pairwise=0", "aggregator=fedavg", "aggregator.fuse.rule=median"],
-     r"aggregator=fedavg with aggregator.fuse.rule=median compares"),
-    (["federation.secure=masks", "aggregator.pairwise=0", "launch.devices=2"], r"this run has 2 ranks; .*devices=1"),
-    (["federation.secure=masks", "aggregator.pairwise=0", "federation.clients_per_round=1"],
-     r"needs at least 2 clients in a round, and federation.clients_per_round is 1"),
-    (["federation.secure_dropout=0.1"], r"federation.secure_dropout=0.1 loses clients in secure sums, and there are"),
-    (["federation.secure_dropout=1", "federation.secure=masks"], r"secure_dropout must be in \[0, 1\), got 1"),
+@pytest.mark.parametrize(("words", "key"), [
+    (["federation.secure=mask"], "federation.secure.*masks"),
+    (["federation.secure=masks"], "aggregator.pairwise=0"),
+    (["federation.secure=masks", "aggregator.pairwise=0", "aggregator.fuse.rule=median"], "aggregator.fuse.rule"),
+    (["federation.secure=masks", "aggregator.pairwise=0", "launch.devices=2"], "launch.devices=1"),
+    (["federation.secure=masks", "federation.clients_per_round=1"], "federation.clients_per_round"),
+    (["federation.secure_dropout=0.1"], "federation.secure_dropout"),
+    (["federation.secure_dropout=1", "federation.secure=masks"], "secure_dropout"),
 ])  # fmt: skip
-def test_settings_that_do_not_fit_are_named(words: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_that_do_not_fit_are_named(words: list[str], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
         load_config(None, words)
 
 
-def test_every_rule_is_judged_by_its_name() -> None:
+def test_methods_that_compare_clients_and_several_ranks_are_refused(llm: LanguageModel) -> None:
     masks = FederationConfig(secure="masks")
-    for name in PRESETS:
-        if name in sums_only_rules():
+    refused = set(PRESETS) - set(sums_only_rules())
+    assert refused == {"krum", "multi-krum", "median", "trimmed-mean"}
+    for name in refused:
+        with pytest.raises(ConfigError, match=f"federation.secure=masks .*aggregator={name}"):
             check_secure(masks, AggregatorConfig(name, pairwise=0))
-        else:
-            with pytest.raises(ConfigError, match=f"hides what single clients send, and aggregator={name} compares"):
-                check_secure(masks, AggregatorConfig(name, pairwise=0))
-            check_secure(FederationConfig(), AggregatorConfig(name), ranks=2)
-
-
-def test_a_plan_for_several_ranks_is_refused_too() -> None:
-    config = load_config(None, ["federation.secure=masks", "aggregator.pairwise=0"])
-    with pytest.raises(ConfigError, match="this run has 4 ranks"):
-        plan(config, ranks=4)
+        check_secure(FederationConfig(), AggregatorConfig(name), ranks=2)
+    two = cast(Team, SimpleNamespace(topology=SimpleNamespace(world_size=2)))
+    secure = dataclasses.replace(masked(llm, "fedavg"), team=two)
+    with pytest.raises(ConfigError, match=r"federation\.secure=masks"):
+        fusing.fuse_round(secure, [], secure.plan.rounds[0], start(secure, PARAMS))
+    with pytest.raises(ConfigError, match="4 ranks"):
+        plan(load_config(None, ["federation.secure=masks", "aggregator.pairwise=0"]), ranks=4)
 
 
 def test_a_whole_run_by_its_command_words(tmp_path: Path) -> None:
-    words = [*small.SMALL, "evaluation.test=false", "run.figures=false", "aggregator.pairwise=0"]
-    hashes = []
-    for secure in ("none", "masks"):
-        config = load_config(None, [*words, f"federation.secure={secure}", f"run.dir={tmp_path / secure}"])
-        hashes.append(train(config, progress=Progress(enabled=False))["projector_sha256"])
-    assert hashes[0] == hashes[1]
-    lossy = [*words, "federation.secure=masks", "federation.secure_dropout=0.9", f"run.dir={tmp_path / 'lossy'}"]
-    summary = train(load_config(None, lossy), progress=Progress(enabled=False))
-    assert summary["exit"] == "finished"
-    assert summary["projector_sha256"] != hashes[0]
+    def trained(name: str, *words: str) -> dict:
+        config = load_config(None, [*small.SMALL, "evaluation.test=false", "aggregator.pairwise=0",
+                                    *words, f"run.dir={tmp_path / name}"])  # fmt: skip
+        return train(config, progress=Progress(enabled=False))
+
+    plain, masked = trained("none"), trained("masks", "federation.secure=masks")
+    assert plain["projector_sha256"] == masked["projector_sha256"]
+    lossy = trained("lossy", "federation.secure=masks", "federation.secure_dropout=0.9")
+    assert lossy["exit"] == "finished"
+    assert lossy["projector_sha256"] != plain["projector_sha256"]

@@ -1,0 +1,74 @@
+"""Which methods and settings can be private, and which keys an error names for the others."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.local.plain import Plain
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.config import load_config
+from fedcmp.errors import ConfigError
+from fedcmp.privacy.methods import private_methods, sends_one_mean
+
+PRIVATE = ["diloco", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedmuon", "fedprox", "fedyogi"]
+GIVEN = ["privacy.kind=central", "privacy.epsilon=8", "aggregator.weights=uniform", "aggregator.pairwise=0"]
+
+
+def test_methods_with_one_mean_are_private_and_others_are_refused_with_the_choices() -> None:
+    assert private_methods() == PRIVATE
+    for name in PRESETS:
+        if name in PRIVATE:
+            load_config(None, [*GIVEN, f"aggregator={name}"])
+            continue
+        with pytest.raises(ConfigError, match=rf"aggregator\.name={name} .*{', '.join(PRIVATE)}"):
+            load_config(None, [*GIVEN, f"aggregator={name}"])
+
+
+def test_parts_of_ones_own_are_not_known_to_send_one_mean() -> None:
+    class Fuse(Mean):
+        pass
+
+    class Local(Plain):
+        pass
+
+    method = build_aggregator(AggregatorConfig("fedavg"))
+    assert sends_one_mean(method)
+    for change in ({"fuse": Fuse()}, {"local": Local()}):
+        assert not sends_one_mean(dataclasses.replace(method, **change))
+
+
+@pytest.mark.parametrize(("words", "key"), [
+    (["aggregator.weights=samples"], "aggregator.weights"),
+    (["aggregator.pairwise=8"], "aggregator.pairwise"),
+    (["aggregator.clip_norm=1"], "clip_norm"),
+    (["aggregator.guard=true"], "guard"),
+    (["aggregator.normalise=true"], "normalise"),
+    (["aggregator.fuse.rule=ties"], "aggregator.name=fedavg"),
+    (["aggregator.server.rule=fedexp"], "aggregator.name=fedavg"),
+    (["aggregator.local.rule=control_variates"], "aggregator.name=fedavg"),
+    (["federation.keep_local_state=true"], "federation.keep_local_state"),
+    (["federation.norm_bound=3"], "federation.norm_bound"),
+    (["federation.max_update_norm=3"], "federation.max_update_norm"),
+    (["federation.deadline=3", "federation.slots=1"], "federation.deadline"),
+    (["privacy.kind=centrall"], r"privacy.kind.*central"),
+    (["privacy.accountant=moments"], "privacy.accountant"),
+    (["privacy.stream=os"], "privacy.stream"),
+    (["privacy.epsilon=0"], "privacy.epsilon"),
+    (["privacy.epsilon=-1"], "privacy.epsilon"),
+    (["privacy.epsilon=.nan"], "privacy.epsilon"),
+    (["privacy.noise=1e-9"], "privacy.noise"),
+    (["privacy.clip=0"], "privacy.clip"),
+    (["privacy.delta=1"], "privacy.delta"),
+    (["privacy.quantile=1"], "privacy.quantile"),
+    (["privacy.honest=3"], "privacy.honest"),
+    (["privacy.shares.delta=1"], "privacy.shares"),
+    (["privacy.kind=distributed", "privacy.stream=system"], "privacy.stream"),
+    (["privacy.kind=distributed", "federation.secure=masks", "federation.secure_dropout=0.1"], "privacy.honest"),
+    (["aggregator=krum", "federation.norm_bound=2"], r"aggregator.name=krum.*federation.norm_bound"),
+])  # fmt: skip
+def test_settings_that_do_not_fit_are_named(words: list[str], key: str) -> None:
+    with pytest.raises(ConfigError, match=key):
+        load_config(None, [*GIVEN, "aggregator=fedavg", *words])
