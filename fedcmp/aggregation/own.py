@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, single, weighted_sum
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -56,10 +55,6 @@ class Own:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         deltas = cohort.gather(lambda contribution: contribution.delta)
         return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params, params: Params) -> Fused:
         delta = self.rule(single(deltas), weights)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol
 
 from fedcmp.aggregation.base import Cohort
-from fedcmp.aggregation.traffic import Exchanged
 from fedcmp.types import Metrics, Params
 
 State = dict[str, Any]
@@ -93,10 +92,6 @@ class Fuse(Protocol):
         """The delta of this round from the deltas of its clients, and the new state; valid at the server."""
         ...
 
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """What ``fuse`` makes each of ``num_clients`` send and get in a round; reads names and shapes only."""
-        ...
-
 
 class ServerStep(Protocol):
     """One delta to new parameters. A frozen dataclass; ``init`` and ``step`` are pure and run at the server."""
@@ -158,8 +153,4 @@ class LocalRule(Protocol):
 
     def update(self, cohort: Cohort, shared: State) -> State:
         """The shared state after a round, the same on every rank."""
-        ...
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """What ``update`` makes each client send and get in a round; reads names and shapes only."""
         ...

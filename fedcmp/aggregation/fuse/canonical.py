@@ -22,7 +22,6 @@ from fedcmp.aggregation.linalg import (
     subspace_cosines,
 )
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, affine_shapes, between, count, exactly
 from fedcmp.types import Metrics, Params
 
 
@@ -136,29 +135,6 @@ class Canonical:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
             second = cohort.sum(partial(self._second_terms, basis, share))
         return cohort.on_server(self._finish, layers, first, known, second, cohort.weights, state.get("basis", {}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Deltas and second moments; the basis, and coefficients in it. The data decide how many directions it has."""
-        layers, first = affine_shapes(params), count(params)
-        for m, n in layers.values():
-            first += n * n * (self.basis == "updates")
-            first += (n * n + 2) * self._reads_evidence + m * n * self._weighs_evidence
-        if self.tau == 0 or num_clients == 1:
-            return exactly(first)
-
-        def with_ranks(ranks: dict[str, int]) -> Exchanged:
-            up = sum((m + 2) * ranks[name] for name, (m, _) in layers.items())
-            return exactly(first + up, sum(n * ranks[name] for name, (_, n) in layers.items()))
-
-        most = {name: self._most_directions(m, n, num_clients) for name, (m, n) in layers.items()}
-        least = most if self.energy == 1 else dict.fromkeys(most, 0)  # none where nobody has moved
-        return between(with_ranks(least), with_ranks(most))
-
-    def _most_directions(self, m: int, n: int, num_clients: int) -> int:
-        if self.basis == "none":
-            return 0
-        # K deltas span no more; that close to 1, rounding counts as directions, too
-        return min(n, num_clients * m) if self.basis == "updates" and self.energy <= 0.9999 else n
 
     def _first_terms(self, layers: list[str], share: dict[int, float], contribution: Contribution) -> Params:
         p = share[contribution.client_id]

@@ -11,7 +11,6 @@ from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, 
 from fedcmp.aggregation.checks import require_positive
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
@@ -44,10 +43,6 @@ class Clipped(Wrapper):
         facts = cohort.sum(partial(self._facts, shares(cohort)))
         fused = self.inner.fuse(MappedCohort(cohort, self.clip), params, state)
         return cohort.on_server(self._finish, fused, facts, len(cohort.clients))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The inner fuse's, and how many were clipped with their mean square."""
-        return together(self.inner.exchanged(params, num_clients), exactly(2))
 
     def clip(self, contribution: Contribution) -> Contribution:
         """The contribution, its delta and its halfway delta scaled so that the delta's norm is at most c."""

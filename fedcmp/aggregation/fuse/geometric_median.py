@@ -13,7 +13,6 @@ import torch
 from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
 from fedcmp.aggregation.checks import require_count, require_positive, require_share
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, between, count, exactly, repeated, together
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)
@@ -85,12 +84,6 @@ class GeometricMedian:
             )  # fmt: skip
         metrics: Metrics = {"aggregator/iterations": iterations, "aggregator/objective": objective}
         return cohort.on_server(lambda: Fused(point, mean, {}, metrics))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The mean, and in each iteration the pulls and the point: one iteration at least, where all pulls cancel."""
-        size, most = count(params), self.max_iterations
-        mean, one = exactly(size), exactly(size + 3, size)
-        return between(together(mean, one), together(mean, repeated(one, most)))
 
     def _pull(self, share: dict[int, float], point: Params, contribution: Contribution) -> Params:
         p, delta = share[contribution.client_id], contribution.delta

@@ -13,7 +13,6 @@ from fedcmp.aggregation.base import Cohort, Contribution, single, weighted_sum
 from fedcmp.aggregation.checks import require_count
 from fedcmp.aggregation.diagnostics import CHUNK, piece
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Metrics, Params
 
 
@@ -72,10 +71,6 @@ class Krum:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         metrics: Metrics = {"aggregator/chosen": [*chosen]}
         return cohort.on_server(lambda: Fused(single(total), mean, {}, metrics))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas one by one, and again into the sum of the chosen and into the mean of all."""
-        return exactly(3 * count(params))
 
     def _choose(self, squares: Tensor, clients: tuple[int, ...]) -> list[int]:
         neighbours = len(clients) - self.byzantine - 2

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from fedcmp.aggregation.base import Cohort, single, weighted_sum
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -32,10 +31,6 @@ class Mean:
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean."""
         return cohort.on_server(_fused, weighted_sum(cohort, lambda contribution: contribution.delta))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas."""
-        return exactly(count(params))
 
 
 def _fused(total: Params) -> Fused:

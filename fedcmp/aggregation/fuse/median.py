@@ -10,7 +10,6 @@ from torch import Tensor
 from fedcmp.aggregation.base import Cohort, weighted_sum
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -46,10 +45,6 @@ class Median:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         delta = coordinate_wise(cohort, params, _median)
         return cohort.on_server(lambda: Fused(delta, mean, {}, {}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
 
 def _median(values: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted
 from fedcmp.aggregation.checks import require_fraction
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
@@ -50,10 +49,6 @@ class Normalised(Wrapper):
         fused = self.inner.fuse(MappedCohort(cohort, self.per_step), params, state)
         facts = weighted_sum(cohort, self._facts)
         return cohort.on_server(_finish, fused, facts)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The inner fuse's, and the mean of steps and of squares."""
-        return together(self.inner.exchanged(params, num_clients), exactly(2))
 
     def counted(self, num_steps: int) -> float:
         """``a_k`` of a client with ``num_steps`` local steps, at least 0."""

@@ -12,7 +12,6 @@ import torch
 from fedcmp.aggregation.base import Cohort, Contribution, weighted_sum
 from fedcmp.aggregation.checks import require_share
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -60,10 +59,6 @@ class Ties:
         signs = cohort.share(cohort.on_server(_elect, first))
         second = weighted_sum(cohort, partial(self._agreeing, signs))
         return cohort.on_server(_finish, first, second)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Delta and what is kept of it, signs back, what agrees and that it does."""
-        return exactly(4 * count(params), count(params))
 
     def _ballot(self, contribution: Contribution) -> Params:
         kept = trimmed(contribution.delta, self.density)

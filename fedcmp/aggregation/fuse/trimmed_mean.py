@@ -13,7 +13,6 @@ from fedcmp.aggregation.base import Cohort, weighted_sum
 from fedcmp.aggregation.checks import require_fraction
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -57,10 +56,6 @@ class TrimmedMean:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         delta = coordinate_wise(cohort, params, partial(_inner_mean, cut))
         return cohort.on_server(lambda: Fused(delta, mean, {}, {"aggregator/trimmed": cut}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
 
 def _inner_mean(cut: int, values: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.rules import Fuse, Fused, State
-from fedcmp.aggregation.traffic import Exchanged, affine_shapes, between, count, exactly, together
 from fedcmp.types import Metrics, Params
 
 TOLERANCE = 1e-5
@@ -79,22 +78,6 @@ class UpdateSvd:
         rest = merge.fuse(MappedCohort(cohort, partial(_outside, inside)), params, {}) if inside < set(params) else None
         return cohort.on_server(self._finish, layers, factors, cores, rest, mean)
 
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Deltas and Grams; U and S back; the merge of ``r x N'`` cores, whose r the data decide, and of the rest."""
-        layers = affine_shapes(params)
-        rest = {name: value for name, value in params.items() if name not in _inside(layers)}
-
-        def with_ranks(ranks: dict[str, int]) -> Exchanged:
-            cores = {name: torch.empty(ranks[name], n, device="meta") for name, (_, n) in layers.items()}
-            own = exactly(
-                count(params) + sum(m * m for m, _ in layers.values()),
-                sum((m + 1) * ranks[name] for name, (m, _) in layers.items()),
-            )
-            return together(own, *(self._merge.exchanged(part, num_clients) for part in (cores, rest)))
-
-        most = {name: min(m, num_clients * n) for name, (m, n) in layers.items()}
-        return between(with_ranks(dict.fromkeys(layers, 1)), with_ranks(most))
-
     @property
     def _merge(self) -> Fuse:
         return Ties(self.density) if self.merge == "ties" else Mean()
@@ -136,7 +119,8 @@ def _factorise(grams: Params) -> Params:
         squares, vectors = torch.linalg.eigh(gram)
         squares, vectors = squares.flip(0).clamp(min=0.0), vectors.flip(1)
         # where no client moved there is one direction, of size 0
-        rank = max(1, int((squares > TOLERANCE**2 * squares[0]).sum()))
+        kept = squares if gram.is_meta else squares[squares > TOLERANCE**2 * squares[0]]  # meta: shapes alone
+        rank = max(1, len(kept))
         factors[f"{name}/U"], factors[f"{name}/S"] = vectors[:, :rank].contiguous(), squares[:rank].sqrt()
     return factors
 

@@ -8,7 +8,6 @@ import torch
 
 from fedcmp.aggregation.base import Cohort, message_of, single
 from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.errors import ConfigError
 from fedcmp.types import Params
 
@@ -88,10 +87,6 @@ class ControlVariates:
             return {"control": single(control)}
 
         return cohort.share(cohort.on_server(renewed))
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """The change of a control variate, and the server's back."""
-        return exactly(count(params), count(params))
 
 
 def _zeros(params: Params) -> Params:

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from fedcmp.aggregation.base import Cohort
 from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, exactly
 from fedcmp.types import Params
 
 
@@ -39,7 +38,3 @@ class Plain:
     def update(self, cohort: Cohort, shared: State) -> State:
         """Nothing is shared."""
         return {}
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """Nothing."""
-        return exactly(0)

@@ -8,7 +8,6 @@ from typing import ClassVar
 from fedcmp.aggregation.base import Cohort
 from fedcmp.aggregation.checks import require_positive
 from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, exactly
 from fedcmp.types import Params
 
 
@@ -58,7 +57,3 @@ class Proximal:
     def update(self, cohort: Cohort, shared: State) -> State:
         """Nothing is shared."""
         return {}
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """Nothing."""
-        return exactly(0)

@@ -10,7 +10,6 @@ import torch
 from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum
 from fedcmp.aggregation.checks import require_share
 from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
 from fedcmp.types import Params
 
 
@@ -63,10 +62,6 @@ class ServerMomentum:
         """``sum_k p_k mean(v)``."""
         total = weighted_sum(cohort, message_of)
         return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """The mean direction of a client, and everybody's back."""
-        return exactly(count(params), count(params))
 
     def _leaning(self, gradient: Params, shared: State) -> Params:
         before = shared["direction"]
