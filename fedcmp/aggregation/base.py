@@ -209,6 +209,11 @@ def scaled(values: Params, factor: float) -> Params:
     return values if factor == 1.0 else {name: value * factor for name, value in values.items()}
 
 
+def zeros_like(params: Params) -> Params:
+    """Zeros of the names and shapes of ``params``."""
+    return {name: torch.zeros_like(value) for name, value in params.items()}
+
+
 def message_of(contribution: Contribution) -> Params:
     """What the local rule sent, for rules whose clients always send."""
     assert contribution.message is not None, "the local rule's clients send a message"

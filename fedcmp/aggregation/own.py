@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, single, weighted_sum
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -19,7 +19,7 @@ delta."""
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(Fuse):
     """``D = rule(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
     Args:
@@ -35,16 +35,9 @@ class Own:
     {'bias': tensor([5.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
 
     rule: Rule
-
-    def init(self, params: Params) -> State:
-        """A function has no memory."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """What the function makes of the deltas.

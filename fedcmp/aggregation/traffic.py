@@ -110,7 +110,7 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
     cohort = ShapesCohort(one, num_clients)
     with _unread():
         _, state, metrics = aggregator.aggregate(cohort, one.delta, aggregator.init(one.delta))
-    traffic = {name: value for name, value in metrics.items() if name.startswith("bytes/")}
+    traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
     return Counted(traffic, cohort.widest, num_bytes(state))
 
 

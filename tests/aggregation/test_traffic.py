@@ -45,7 +45,7 @@ def test_no_round_sends_more_than_was_counted(config: AggregatorConfig) -> None:
 
 
 def test_counts_by_hand() -> None:
-    """A mean sends its deltas and one square, and gets parameters; the widest sum and the state are the deltas' size."""
+    """A mean sends its deltas and one square, and gets parameters; its widest sum and its state are deltas."""
     mean = count(build_aggregator(AggregatorConfig("fedavg")), random_params(0), 3)
     size = 4 * sum(value.numel() for value in random_params(0).values())
     assert mean.traffic == {"bytes/up": 3 * (size + 4), "bytes/down": 3 * size, "bytes/diagnostics": 3 * size}

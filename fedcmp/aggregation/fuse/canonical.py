@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from fedcmp.aggregation.linalg import (
     split_affine,
     subspace_cosines,
 )
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 
@@ -38,7 +38,7 @@ class _Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Canonical:
+class Canonical(Fuse):
     """Clients speak where their data do, and in proportion to how repeatable what they say is.
 
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
@@ -71,9 +71,6 @@ class Canonical:
     Also its G_k and p_k are of the round's steps, where RegMean looks at the data after training, and b is fused with
     W, where RegMean averages it.
     """
-
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
 
     evidence: bool = True
     """Weigh by evidence; off: ``D_evi`` is the mean."""
@@ -120,10 +117,6 @@ class Canonical:
     @property
     def _weighs_evidence(self) -> bool:
         return self.evidence and self.tau != 1
-
-    def init(self, params: Params) -> State:
-        """No basis yet."""
-        return {"basis": {}}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The delta of this round, its basis, and how the clients stood to each other."""

@@ -6,20 +6,19 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
 from fedcmp.aggregation.checks import require_count, require_positive, require_share
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class GeometricMedian:
+class GeometricMedian(Fuse):
     """``D = argmin_v g(v)``, ``g(v) = sum_k p_k |v - D_k|``, by the modified Weiszfeld iteration from v = 0::
 
         beta_k = p_k / |v - D_k|, and 0 for those nearer than nu, whose p_k sum to h      (over all parameters together)
@@ -47,11 +46,6 @@ class GeometricMedian:
     {'bias': tensor([2.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
     smoothing: float = 1e-6
     """nu, the distance below which a client counts as at the point, in (0, inf), in units of a delta's norm."""
     tolerance: float = 1e-3
@@ -63,10 +57,6 @@ class GeometricMedian:
         require_positive("aggregator.fuse.smoothing", self.smoothing)
         require_share("aggregator.fuse.tolerance", self.tolerance, most=float("inf"))
         require_count("aggregator.fuse.max_iterations", self.max_iterations, least=1)
-
-    def init(self, params: Params) -> State:
-        """Every round begins anew."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The geometric median."""

@@ -12,12 +12,12 @@ from torch import Tensor
 from fedcmp.aggregation.base import Cohort, Contribution, single, weighted_sum
 from fedcmp.aggregation.checks import require_count
 from fedcmp.aggregation.diagnostics import CHUNK, piece
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 
 @dataclass(frozen=True)
-class Krum:
+class Krum(Fuse):
     """The mean of the ``keep`` deltas with the lowest scores, f = ``byzantine``::
 
         score_k = sum of the K - f - 2 smallest |D_k - D_j|^2 over j != k      (over all parameters together)
@@ -37,9 +37,7 @@ class Krum:
     {'bias': tensor([2.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    finds_basis: ClassVar[bool] = False
 
     byzantine: int = 1
     """f, hostile clients that it withstands in a round, >= 0; a round needs at least 2f + 3 clients."""
@@ -54,10 +52,6 @@ class Krum:
     def least_clients(self) -> int:
         """2f + 3, and as many as are kept."""
         return max(2 * self.byzantine + 3, self.keep)
-
-    def init(self, params: Params) -> State:
-        """Krum has no memory."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean of the chosen."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 
@@ -25,7 +24,7 @@ M = 4096, and a delta in float32 knows nothing below it anyway."""
 
 
 @dataclass(frozen=True)
-class UpdateSvd:
+class UpdateSvd(Fuse):
     """For each affine layer, with ``D_k = [dW db]`` (M x N'), merges the clients' parts of one common decomposition::
 
         [D_1 ... D_K] = U S [V_1 ... V_K]            (U: M x r, V_k: r x N')
@@ -47,11 +46,6 @@ class UpdateSvd:
     True
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
     merge: str = "ties"
     """How the V_k become one: `ties` or `mean`."""
     density: float = 0.2
@@ -62,10 +56,6 @@ class UpdateSvd:
     def __post_init__(self) -> None:
         require_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
         require_share("aggregator.fuse.density", self.density, least_open=True)
-
-    def init(self, params: Params) -> State:
-        """Nothing is remembered: every round has its own decomposition."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The merged delta."""

@@ -9,7 +9,7 @@ from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Wrapper:
+class Wrapper(Fuse):
     """A fuse that changes what ``inner`` is given, and is like it where it does not say otherwise."""
 
     inner: Fuse
