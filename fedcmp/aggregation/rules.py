@@ -89,7 +89,6 @@ class Fuse(Protocol):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The delta of this round from the deltas of its clients, and the new state; valid at the server."""
-        ...
 
 
 class ServerStep(Protocol):
@@ -109,7 +108,6 @@ class ServerStep(Protocol):
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """New parameters and state; ``update.delta`` points where the parameters should go: it is added."""
-        ...
 
 
 class Finished(NamedTuple):

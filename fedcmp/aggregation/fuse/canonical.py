@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, Contribution, shares, single
-from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.diagnostics import effective_clients, histogram
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.linalg import (
@@ -92,12 +92,12 @@ class Canonical(Fuse):
     """The share l of the mean evidence that every client has in every direction, >= 0."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau)
+        require_number("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau, "[0, 1]")
         require_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
         require_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
-        require_share("aggregator.fuse.energy", self.energy, least_open=True)
-        require_share("aggregator.fuse.correlation", self.correlation)
-        require_share("aggregator.fuse.ridge", self.ridge, most=float("inf"))
+        require_number("aggregator.fuse.energy", self.energy, "(0, 1]")
+        require_number("aggregator.fuse.correlation", self.correlation, "[0, 1]")
+        require_number("aggregator.fuse.ridge", self.ridge, "[0, inf)")
 
     @property
     def needs(self) -> frozenset[str]:

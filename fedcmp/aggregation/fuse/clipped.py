@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
 from fedcmp.types import Params
@@ -36,7 +36,7 @@ class Clipped(Wrapper):
     """c, in (0, inf), in units of a delta's norm."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.clip_norm", self.norm)
+        require_number("aggregator.clip_norm", self.norm, "(0, inf)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the clipped deltas, with the share of clients that were clipped."""

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
-from fedcmp.aggregation.checks import require_count, require_positive, require_share
+from fedcmp.aggregation.checks import require_count, require_number
 from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -54,8 +54,8 @@ class GeometricMedian(Fuse):
     """Most iterations in a round, >= 1; each is an exchange. Without hostile clients a few are enough."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.fuse.smoothing", self.smoothing)
-        require_share("aggregator.fuse.tolerance", self.tolerance, most=float("inf"))
+        require_number("aggregator.fuse.smoothing", self.smoothing, "(0, inf)")
+        require_number("aggregator.fuse.tolerance", self.tolerance, "[0, inf)")
         require_count("aggregator.fuse.max_iterations", self.max_iterations, least=1)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:

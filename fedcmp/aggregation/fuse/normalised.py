@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
-from fedcmp.aggregation.checks import require_fraction
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
 from fedcmp.types import Params
@@ -42,7 +42,7 @@ class Normalised(Wrapper):
     """rho, the momentum of the clients' SGD, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require_fraction("optimizer.momentum", self.momentum)
+        require_number("optimizer.momentum", self.momentum, "[0, 1)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the normalised deltas, and its plain mean, times ``tau_eff``."""

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, weighted_sum
-from fedcmp.aggregation.checks import require_share
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Params
 
@@ -41,7 +41,7 @@ class Ties(Fuse):
     """Share of a client's entries that are kept, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.fuse.density", self.density, least_open=True)
+        require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean of those who agree with the elected signs."""

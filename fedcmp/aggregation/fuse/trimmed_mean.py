@@ -10,7 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, weighted_sum
-from fedcmp.aggregation.checks import require_fraction
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
 from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Params
@@ -40,7 +40,7 @@ class TrimmedMean(Fuse):
     """Share of the clients that is dropped at each end, in [0, 0.5)."""
 
     def __post_init__(self) -> None:
-        require_fraction("aggregator.fuse.trim", self.trim, below=0.5)
+        require_number("aggregator.fuse.trim", self.trim, "[0, 0.5)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The trimmed mean."""

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, single
-from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.ties import Ties
@@ -55,7 +55,7 @@ class UpdateSvd(Fuse):
 
     def __post_init__(self) -> None:
         require_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
-        require_share("aggregator.fuse.density", self.density, least_open=True)
+        require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The merged delta."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import LocalRule, State
 from fedcmp.types import Params
 
@@ -32,7 +32,7 @@ class Proximal(LocalRule):
     """Strength of the pull, > 0; the paper tries 0.001 to 1."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.local.mu", self.mu)
+        require_number("aggregator.local.mu", self.mu, "(0, inf)")
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """The gradient of the data and of the pull."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum, zeros_like
-from fedcmp.aggregation.checks import require_share
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import Finished, LocalRule, State
 from fedcmp.types import Params
 
@@ -39,7 +39,7 @@ class ServerMomentum(LocalRule):
     """Share of the data's gradient in each step, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.local.alpha", self.alpha, least_open=True)
+        require_number("aggregator.local.alpha", self.alpha, "(0, 1]")
 
     def init(self, params: Params) -> State:
         """``Delta_0 = 0``."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.base import zeros_like
-from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
@@ -35,9 +35,9 @@ class Adaptive(ServerStep):
     """Adaptivity: the floor of the denominator, in (0, inf)."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.beta1", self.beta1)
-        require_positive("aggregator.server.tau", self.tau)
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
+        require_number("aggregator.server.beta1", self.beta1, "[0, 1)")
+        require_number("aggregator.server.tau", self.tau, "(0, inf)")
 
     def init(self, params: Params) -> State:
         """``m_0 = 0``, ``v_0 = tau^2``."""
@@ -65,4 +65,4 @@ class Decaying(Adaptive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_fraction("aggregator.server.beta2", self.beta2)
+        require_number("aggregator.server.beta2", self.beta2, "[0, 1)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
@@ -35,7 +35,7 @@ class FedExp(ServerStep):
     """What keeps eta from growing without bound where the mean delta vanishes, in (0, inf), a squared norm."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.eps", self.eps)
+        require_number("aggregator.server.eps", self.eps, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcmp.aggregation.base import zeros_like
-from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
@@ -43,8 +43,8 @@ class Opm(ServerStep):
     """Carry the velocity by the projector; off: all of it, as the heavy ball does."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.momentum", self.momentum)
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
+        require_number("aggregator.server.momentum", self.momentum, "[0, 1)")
 
     @property
     def needs_basis(self) -> bool:

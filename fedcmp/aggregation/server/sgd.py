@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcmp.aggregation.base import scaled
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
@@ -25,7 +25,7 @@ class Sgd(ServerStep):
     """Server learning rate, in (0, inf)."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedcmp.aggregation.base import zeros_like
-from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
@@ -22,8 +22,8 @@ class Velocity(ServerStep):
     """Share of the velocity that is kept for the next round, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.beta", self.beta)
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
+        require_number("aggregator.server.beta", self.beta, "[0, 1)")
 
     def init(self, params: Params) -> State:
         """A velocity of zeros."""
