@@ -52,8 +52,8 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
         assert record.get("clients_dropped", 0) == one.num_dropped
         assert sum(key.endswith("/accepted") for key in record) == one.num_clients
         for key in ("bytes/up", "bytes/down", "bytes/diagnostics"):
-            assert one.least[key] <= record[key] <= one.most[key]
-            assert one.least[key] == one.most[key] or "aggregator=fedcmp" in words
+            assert record[key] <= one.most[key]
+            assert record[key] == one.most[key] or "aggregator=fedcmp" in words
     for client in found.clients:
         for what, foretold in (("samples", client.samples), ("steps", client.steps)):
             assert sum(record.get(f"client/{client.client}/{what}", 0) for record in records) == foretold
@@ -83,7 +83,6 @@ def test_the_page_says_it_all_and_loads_nothing(
         "clients needed 1 or more in every round",
         "client 7 (tilted) 10 10 5 3",
         "up, diagnostics 595,968 1.8 MB",
-        "from .. to: how many directions or iterations this rule needs, the data decide",
     ):
         assert fact in lines
     assert max(map(len, page.splitlines())) <= 120
@@ -133,7 +132,7 @@ def test_a_projector_to_start_from_gives_the_shapes(tmp_path: Path) -> None:
     size = sum(value.numel() for value in params.values())
     for tower in ("demo", "nobody/no-such-tower"):
         found = plan(small(*words, f"model.tower={tower}"))
-        assert found.forecast.rounds[0].least["bytes/down"] == 8 * 4 * size
+        assert found.forecast.rounds[0].most["bytes/down"] == 8 * 4 * size
     save_projector(tmp_path / "p.safetensors", {"linear.weight": torch.zeros(96, 96), "linear.bias": torch.zeros(96)})
     with pytest.raises(ConfigError, match="needs linear_1"):
         plan(small(*words))

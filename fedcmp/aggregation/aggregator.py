@@ -11,7 +11,6 @@ from fedcmp.aggregation.base import Cohort, Traffic, weighted_sum
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
-from fedcmp.aggregation.traffic import count, exactly, together
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
@@ -93,20 +92,6 @@ class Aggregator:
         sizes = _sizes(len(cohort.clients), Traffic(up - measured, down), measured)
         kept = done.state if done else {"fuse": {}, "server": {}, "diagnostics": {}}
         return Aggregated(shared[0], {**kept, "local": local}, {**shared[1], **sizes})
-
-    def exchanged(self, params: Params, num_clients: int) -> tuple[dict[str, int], dict[str, int]]:
-        """What ``bytes/...`` of a round's metrics will be: the least and the most.
-
-        They are equal for rules whose traffic depends on shapes only; others send more or less as the data have it.
-
-        Args:
-            params: the projector; only names and shapes are read.
-            num_clients: accepted clients of the round.
-        """
-        square = exactly(int(self.measures), count(params))  # and the new parameters to all
-        rule = together(self.fuse.exchanged(params, num_clients), self.local.exchanged(params), square)
-        measured = 4 * diagnostics.cosine_numbers(params, num_clients, self.pairwise)
-        return _sizes(num_clients, rule.least, measured), _sizes(num_clients, rule.most, measured)
 
     def _finish(
         self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State

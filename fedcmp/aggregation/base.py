@@ -82,51 +82,43 @@ class Cohort(Protocol):
     @property
     def clients(self) -> tuple[int, ...]:
         """The accepted client ids, sorted."""
-        ...
 
     @property
     def weights(self) -> torch.Tensor:
         """The weights p_k in the order of ``clients``: float64 ``[K]``, at least 0, sum 1, the same on every rank."""
-        ...
 
     @property
     def population(self) -> int:
         """Clients of the whole federation, present or not; at least K."""
-        ...
 
     @property
     def traffic(self) -> Traffic:
         """What each client has sent into ``sum`` and ``gather`` and got from ``share`` so far."""
-        ...
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
         """``sum_k fn(contribution_k)``, float64; each term is computed where its client was trained.
 
         ``fn`` must be pure: it may be called twice for a client, where all terms at once would not fit the memory.
         """
-        ...
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
         """``fn(contribution_k)``, stacked ``[K, ...]`` in the order of ``clients`` (None: all); costs K copies."""
-        ...
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
         """``fn(*args)``, run at the server, where its result stays; an exception reaches every rank.
 
         ``fn`` must not call the cohort: the other ranks would not answer.
         """
-        ...
 
     def share(self, value: T) -> T:
         """The server's value, on every rank."""
-        ...
 
 
 @dataclass(frozen=True)
 class MappedCohort:
     """A cohort seen through ``change``: each contribution is changed where its client was trained.
 
-    Rules that first bound or rescale what clients send are wrappers: a fuse over a mapped cohort.
+    A fuse that first bounds or rescales what clients send wraps another fuse, which gets a mapped cohort.
     """
 
     inner: Cohort
@@ -134,41 +126,33 @@ class MappedCohort:
 
     @property
     def clients(self) -> tuple[int, ...]:
-        """The inner cohort's."""
         return self.inner.clients
 
     @property
     def weights(self) -> torch.Tensor:
-        """The inner cohort's."""
         return self.inner.weights
 
     @property
     def population(self) -> int:
-        """The inner cohort's."""
         return self.inner.population
 
     @property
     def traffic(self) -> Traffic:
-        """The inner cohort's."""
         return self.inner.traffic
 
     def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        """The sum over changed contributions."""
         if isinstance(fn, Weighted):
             within, change = fn.fn, self.change
             return self.inner.sum(Weighted(lambda contribution: within(change(contribution)), fn.shares))
         return self.inner.sum(lambda contribution: fn(self.change(contribution)))
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
-        """Gathers from changed contributions."""
         return self.inner.gather(lambda contribution: fn(self.change(contribution)), clients)
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        """As the inner cohort."""
         return self.inner.on_server(fn, *args)
 
     def share(self, value: T) -> T:
-        """As the inner cohort."""
         return self.inner.share(value)
 
 
@@ -207,6 +191,11 @@ def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params
 def scaled(values: Params, factor: float) -> Params:
     """All tensors times ``factor``; at 1 the very same tensors."""
     return values if factor == 1.0 else {name: value * factor for name, value in values.items()}
+
+
+def zeros_like(params: Params) -> Params:
+    """Zeros of the names and shapes of ``params``."""
+    return {name: torch.zeros_like(value) for name, value in params.items()}
 
 
 def message_of(contribution: Contribution) -> Params:

@@ -107,8 +107,8 @@ def cohort_cosines(cohort: Cohort, params: Params, most: int) -> Metrics:
         At the server ``aggregator/cosine`` (mean over pairs), ``aggregator/cosine_min`` and ``aggregator/cosines`` (the
         pairs i < j, row by row); empty where there is no pair.
     """
-    count = _compared(len(cohort.clients), most)
-    if count == 0:
+    count = min(most, len(cohort.clients))
+    if count < 2:
         return {}
     chosen = [cohort.clients[place * len(cohort.clients) // count] for place in range(count)]
     return cohort.on_server(_pairs, cohort_products(cohort, params, chosen))
@@ -122,16 +122,6 @@ def cohort_products(cohort: Cohort, params: Params, clients: Sequence[int]) -> t
             rows = cohort.gather(partial(piece, name, begin), clients)
             products = cohort.on_server(_add_products, products, rows)
     return products
-
-
-def cosine_numbers(params: Params, num_clients: int, most: int) -> int:
-    """How many numbers each client sends for ``cohort_cosines``."""
-    return sum(value.numel() for value in params.values()) if _compared(num_clients, most) else 0
-
-
-def _compared(num_clients: int, most: int) -> int:
-    count = min(most, num_clients)
-    return count if count > 1 else 0
 
 
 def piece(name: str, begin: int, contribution: Contribution) -> Params:
@@ -161,5 +151,5 @@ def histogram(values: torch.Tensor, bins: int = 10) -> list[float]:
     [0.5, 0.5]
     """
     places = (values.double().clamp(0, 1) * bins).long().clamp(max=bins - 1)
-    counts = torch.bincount(places, minlength=bins).double() / max(1, values.numel())
-    return [round(value, 4) for value in counts.tolist()]
+    counts = (places[:, None] == torch.arange(bins, device=places.device)).sum(dim=0)
+    return [round(value / max(1, len(values)), 4) for value in counts.tolist()]

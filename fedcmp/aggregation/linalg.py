@@ -77,7 +77,8 @@ def leading_eigenvectors(
 
     Small matrices are decomposed in full. Large ones go through subspace iteration: a block, begun with ``start``, is
     widened until it holds enough, then iterated until the share that it misses changes by less than ``tolerance`` of
-    itself. A block can only hold less than the true leading eigenvectors, so r is never too small.
+    itself. A block can only hold less than the true leading eigenvectors, so r is never too small. On the meta device,
+    where there are no eigenvalues, all N are kept.
 
     Args:
         matrix: ``[N, N]``, symmetric, positive semi-definite.
@@ -88,6 +89,8 @@ def leading_eigenvectors(
     >>> leading_eigenvectors(torch.diag(torch.tensor([1.0, 8.0, 1.0])), 0.75).vectors.tolist()
     [[0.0], [1.0], [0.0]]
     """
+    if matrix.is_meta:
+        return Leading(matrix, 1.0)
     size, trace = len(matrix), float(matrix.diagonal().double().sum())
     if trace <= 0.0:
         return Leading(matrix.new_zeros(size, 0), 1.0)

@@ -9,8 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, single, weighted_sum
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -20,7 +19,7 @@ delta."""
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(Fuse):
     """``D = rule(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
     Args:
@@ -36,16 +35,9 @@ class Own:
     {'bias': tensor([5.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
 
     rule: Rule
-
-    def init(self, params: Params) -> State:
-        """A function has no memory."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """What the function makes of the deltas.
@@ -56,10 +48,6 @@ class Own:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         deltas = cohort.gather(lambda contribution: contribution.delta)
         return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params, params: Params) -> Fused:
         delta = self.rule(single(deltas), weights)

@@ -1,4 +1,4 @@
-"""The table of rules: name -> (local, fuse, server) with its paper. A new rule is one file and one row."""
+"""The table of methods, and from a config to a method. A new method is one file and one row."""
 
 from __future__ import annotations
 
@@ -36,74 +36,81 @@ from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.aggregation.server.yogi import Yogi
 from fedcmp.errors import ConfigError, nearest
 
-LOCALS: dict[str, Any] = {
-    "plain": Plain,
-    "proximal": Proximal,
-    "control_variates": ControlVariates,
-    "server_momentum": ServerMomentum,
-}
-FUSES: dict[str, Any] = {
-    "mean": Mean,
-    "canonical": Canonical,
-    "ties": Ties,
-    "update_svd": UpdateSvd,
-    "median": Median,
-    "trimmed_mean": TrimmedMean,
-    "krum": Krum,
-    "geometric_median": GeometricMedian,
-}
-UNWEIGHTED = ("median", "trimmed_mean", "krum")
+UNWEIGHTED = (Median, TrimmedMean, Krum)
 """Fuses that do not ask for weights p_k."""
-SERVERS: dict[str, Any] = {
-    "sgd": Sgd,
-    "momentum": Momentum,
-    "nesterov": Nesterov,
-    "adam": Adam,
-    "yogi": Yogi,
-    "adagrad": Adagrad,
-    "opm": Opm,
-    "muon": Muon,
-    "fedexp": FedExp,
-}
 
 
 class Preset(NamedTuple):
-    """One row: which parts a method is made of, and where it comes from."""
+    """One row: a method, where it comes from, the classes of its parts, and what a comparison tunes."""
 
-    fuse: str
-    server: str
+    title: str
     paper: str
-    fuse_options: Mapping[str, Any] = {}
-    server_options: Mapping[str, Any] = {}
-    local: str = "plain"
-    local_options: Mapping[str, Any] = {}
+    fuse: type[Any] = Mean
+    server: type[Any] = Sgd
+    local: type[Any] = Plain
+    options: Mapping[str, Any] = {}
+    """Options that differ from a part's defaults, as ``fuse.tau``."""
     normalise: bool = False
     """Fuse updates per local step (FedNova)."""
+    tuned: tuple[str, tuple[float, ...]] | None = None
+    """What is tuned beside the local learning rate: option, as ``local.mu``, and its values, the default first; None:
+    what its server step says."""
 
 
+_REDDI, _YIN, _KRUM = (
+    "Reddi et al., ICLR 2021, arXiv 2003.00295",
+    "Yin et al., ICML 2018, arXiv 1803.01498",
+    "Blanchard et al., NeurIPS 2017, arXiv 1703.02757",
+)
 PRESETS: dict[str, Preset] = {
-    "fedcmp": Preset("canonical", "opm", "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)"),
-    "regmean": Preset("canonical", "sgd", "Jin et al., ICLR 2023, arXiv 2212.09849", {"tau": 0.0, "basis": "none"}),
-    "fedavg": Preset("mean", "sgd", "McMahan et al., AISTATS 2017, arXiv 1602.05629"),
-    "fedavgm": Preset("mean", "momentum", "Hsu, Qi, Brown 2019, arXiv 1909.06335"),
-    "diloco": Preset("mean", "nesterov", "Douillard et al. 2023, arXiv 2311.08105"),
-    "fedadam": Preset("mean", "adam", "Reddi et al., ICLR 2021, arXiv 2003.00295"),
-    "fedyogi": Preset("mean", "yogi", "Reddi et al., ICLR 2021, arXiv 2003.00295"),
-    "fedadagrad": Preset("mean", "adagrad", "Reddi et al., ICLR 2021, arXiv 2003.00295"),
-    "fedprox": Preset("mean", "sgd", "Li et al., MLSys 2020, arXiv 1812.06127", local="proximal"),
-    "scaffold": Preset("mean", "sgd", "Karimireddy et al., ICML 2020, arXiv 1910.06378", local="control_variates"),
-    "fedcm": Preset("mean", "sgd", "Xu et al. 2021, arXiv 2106.10874", local="server_momentum"),
-    "fednova": Preset("mean", "sgd", "Wang et al., NeurIPS 2020, arXiv 2007.07481", normalise=True),
-    "fedexp": Preset("mean", "fedexp", "Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604"),
-    "fedmuon": Preset("mean", "muon", "Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982"),
-    "ties": Preset("ties", "sgd", "Yadav et al., NeurIPS 2023, arXiv 2306.01708"),
-    "knots": Preset("update_svd", "sgd", "Stoica et al., ICLR 2025, arXiv 2410.19735"),
-    "median": Preset("median", "sgd", "Yin et al., ICML 2018, arXiv 1803.01498"),
-    "trimmed-mean": Preset("trimmed_mean", "sgd", "Yin et al., ICML 2018, arXiv 1803.01498"),
-    "krum": Preset("krum", "sgd", "Blanchard et al., NeurIPS 2017, arXiv 1703.02757"),
-    "multi-krum": Preset("krum", "sgd", "Blanchard et al., NeurIPS 2017, arXiv 1703.02757", {"keep": 0}),
-    "geometric-median": Preset("geometric_median", "sgd", "Pillutla et al., IEEE TSP 2022, arXiv 1912.13445"),
+    "fedcmp": Preset("Fed-CMP", "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)", Canonical, Opm),
+    "regmean": Preset(
+        "RegMean",
+        "Jin et al., ICLR 2023, arXiv 2212.09849",
+        Canonical,
+        options={"fuse.tau": 0.0, "fuse.basis": "none"},
+        tuned=("server.lr", (1.0, 1.5, 0.7)),
+    ),
+    "fedavg": Preset("FedAvg", "McMahan et al., AISTATS 2017, arXiv 1602.05629"),
+    "fedavgm": Preset("FedAvgM", "Hsu, Qi, Brown 2019, arXiv 1909.06335", server=Momentum),
+    "diloco": Preset("DiLoCo", "Douillard et al. 2023, arXiv 2311.08105", server=Nesterov),
+    "fedadam": Preset("FedAdam", _REDDI, server=Adam),
+    "fedyogi": Preset("FedYogi", _REDDI, server=Yogi),
+    "fedadagrad": Preset("FedAdagrad", _REDDI, server=Adagrad),
+    "fedprox": Preset(
+        "FedProx", "Li et al., MLSys 2020, arXiv 1812.06127", local=Proximal, tuned=("local.mu", (0.01, 0.1, 1.0))
+    ),
+    "scaffold": Preset("SCAFFOLD", "Karimireddy et al., ICML 2020, arXiv 1910.06378", local=ControlVariates),
+    "fedcm": Preset(
+        "FedCM", "Xu et al. 2021, arXiv 2106.10874", local=ServerMomentum, tuned=("local.alpha", (0.1, 0.3, 0.9))
+    ),
+    "fednova": Preset("FedNova", "Wang et al., NeurIPS 2020, arXiv 2007.07481", normalise=True),
+    "fedexp": Preset("FedExP", "Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604", server=FedExp),
+    "fedmuon": Preset("FedMuon", "Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982", server=Muon),
+    "ties": Preset("TIES", "Yadav et al., NeurIPS 2023, arXiv 2306.01708", Ties),
+    "knots": Preset("KnOTS", "Stoica et al., ICLR 2025, arXiv 2410.19735", UpdateSvd),
+    "median": Preset("Median", _YIN, Median),
+    "trimmed-mean": Preset("Trimmed mean", _YIN, TrimmedMean),
+    "krum": Preset("Krum", _KRUM, Krum),
+    "multi-krum": Preset("Multi-Krum", _KRUM, Krum, options={"fuse.keep": 0}),
+    "geometric-median": Preset("Geometric median", "Pillutla et al., IEEE TSP 2022, arXiv 1912.13445", GeometricMedian),
 }
+"""The methods. To add one, write its file and its row."""
+
+
+def part_name(part: type[Any]) -> str:
+    """A part's name in configs: its file's.
+
+    >>> part_name(UpdateSvd)
+    'update_svd'
+    """
+    return part.__module__.rpartition(".")[2]
+
+
+LOCALS, FUSES, SERVERS = (
+    {part_name(part): part for part in parts}
+    for parts in zip(*((row.local, row.fuse, row.server) for row in PRESETS.values()), strict=True)
+)
 
 
 @dataclass
@@ -159,35 +166,28 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
             what = "rule" if key == "name" else "weights"
             raise ConfigError(f"{prefix}.{key}: unknown {what} {value!r}; {nearest(str(value), choices)}")
     row = PRESETS[config.name]
-    fuse = _build(FUSES, row.fuse, row.fuse_options, config.fuse, f"{prefix}.fuse")
-    server = _build(SERVERS, row.server, row.server_options, config.server, f"{prefix}.server")
-    local = _build(LOCALS, row.local, row.local_options, config.local, f"{prefix}.local")
+    tables = {"fuse": FUSES, "server": SERVERS, "local": LOCALS}
+    parts = {
+        name: _build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()
+    }
+    fuse, server, local = parts.values()
+    names = [f"{prefix}.{name}.rule={part_name(type(part))}" for name, part in parts.items()]
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
-            f"{prefix}.server.rule={config.server.get('rule', row.server)} carries its momentum by a shared basis, and "
-            f"{prefix}.fuse.rule={config.fuse.get('rule', row.fuse)} finds none; use canonical with basis=updates or "
-            f"evidence, or {prefix}.server.projected=false"
+            f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "
+            f"basis=updates or evidence, or {prefix}.server.projected=false"
         )
+    if config.guard and isinstance(fuse, UNWEIGHTED):
+        raise ConfigError(f"{prefix}.guard weighs clients, and {names[0]} counts them alike; leave it off")
+    if config.guard and not isinstance(local, Plain | Proximal):
+        raise ConfigError(f"{prefix}.guard does not cover what clients of {names[2]} send beside their update")
     if row.normalise if config.normalise is None else config.normalise:
         fuse = Normalised(fuse, momentum)
     if config.clip_norm:
         fuse = Clipped(fuse, config.clip_norm)
     if config.guard:
-        _check_guard(config.fuse.get("rule", row.fuse), config.local.get("rule", row.local), prefix)
         fuse = Guarded(fuse)
     return Aggregator(fuse, server, local, config.weights, config.pairwise)
-
-
-def _check_guard(fuse: str, local: str, prefix: str) -> None:
-    """A guard acts by weights, on updates and evidence; where those do not count it would promise too much."""
-    if fuse in UNWEIGHTED:
-        raise ConfigError(
-            f"{prefix}.guard weighs clients, and {prefix}.fuse.rule={fuse} counts them alike; leave it off"
-        )
-    if local not in ("plain", "proximal"):
-        raise ConfigError(
-            f"{prefix}.guard does not cover what clients of {prefix}.local.rule={local} send beside their update"
-        )
 
 
 def sums_only_rules() -> list[str]:
@@ -199,11 +199,10 @@ def sums_only_rules() -> list[str]:
     return [name for name in sorted(PRESETS) if build_aggregator(AggregatorConfig(name)).sums_only]
 
 
-def _build(
-    table: Mapping[str, Any], name: str, defaults: Mapping[str, Any], options: Mapping[str, Any], prefix: str
-) -> Any:
-    """The part ``name`` of the row, or the one that ``options["rule"]`` puts in its place, with its options."""
-    chosen = options.get("rule", name)
+def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[str, Any], prefix: str) -> Any:
+    """The part of the row, or the one that ``options["rule"]`` puts in its place, with its options."""
+    default = part_name(getattr(row, part))
+    chosen = options.get("rule", default)
     if not isinstance(chosen, str) or chosen not in table:
         raise ConfigError(f"{prefix}.rule: unknown rule {chosen!r}; {nearest(str(chosen), table)}")
     own = {key: value for key, value in options.items() if key != "rule"}
@@ -215,7 +214,8 @@ def _build(
             raise ConfigError(f"{prefix}.{option}: unknown option of {chosen}; {hint}")
         if known[option] in (bool, "bool") and not isinstance(value, bool):
             raise ConfigError(f"{prefix}.{option} must be true or false, got {value!r}")
-    return kind(**{**(defaults if chosen == name else {}), **own})
+    given = {key.removeprefix(f"{part}."): value for key, value in row.options.items() if key.startswith(f"{part}.")}
+    return kind(**{**(given if chosen == default else {}), **own})
 
 
 def describe_rules(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
@@ -230,7 +230,8 @@ def describe_rules(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]
     rows = []
     for name in sorted(names or PRESETS):
         rule, row = build_aggregator(AggregatorConfig(name)), PRESETS[name]
-        fuse = f"normalised {row.fuse}" if row.normalise else row.fuse
+        local, fuse, server = (part_name(part) for part in (row.local, row.fuse, row.server))
+        fuse = f"normalised {fuse}" if row.normalise else fuse
         needs = ", ".join(sorted(rule.needs)) or "-"
-        rows.append([name, row.local, fuse, row.server, needs, "yes" if rule.sums_only else "no", row.paper])
+        rows.append([name, local, fuse, server, needs, "yes" if rule.sums_only else "no", row.paper])
     return ["rule", "local steps", "fuse", "server", "clients record", "sums only", "paper"], rows

@@ -1,15 +1,13 @@
-"""What a method is made of: a local rule, a fuse (many clients to one delta), a server step (one delta to parameters).
+"""The parts of a method: a local rule, a fuse (many clients to one delta), a server step (one delta to parameters).
 
-All are frozen values. Their state is passed in and out and nothing is kept between calls, so that what a run saves is
-all there is.
+Each part is a frozen dataclass with pure methods. State is passed in and returned; nothing is kept between calls.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from fedcmp.aggregation.base import Cohort
-from fedcmp.aggregation.traffic import Exchanged
 from fedcmp.types import Metrics, Params
 
 State = dict[str, Any]
@@ -63,60 +61,57 @@ class Aggregated(NamedTuple):
 
 
 class Fuse(Protocol):
-    """Many deltas to one. A frozen dataclass; ``init`` and ``fuse`` are pure."""
+    """Many deltas to one. ``fuse`` must be written; the rest has a default."""
 
     @property
     def needs(self) -> frozenset[str]:
         """What clients must record: a subset of {"evidence", "halfway"}."""
-        ...
+        return frozenset()
 
     @property
     def sums_only(self) -> bool:
         """Whether the server sees sums over clients only, so that its memory does not depend on K."""
-        ...
+        return True
 
     @property
     def least_clients(self) -> int:
-        """The smallest cohort for which the rule is defined."""
-        ...
+        """The smallest cohort for which the method is defined."""
+        return 1
 
     @property
     def finds_basis(self) -> bool:
         """Whether ``Fused.basis`` holds a shared alignment basis of each affine layer."""
-        ...
+        return False
 
     def init(self, params: Params) -> State:
         """The state before the first round."""
-        ...
+        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The delta of this round from the deltas of its clients, and the new state; valid at the server."""
-        ...
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """What ``fuse`` makes each of ``num_clients`` send and get in a round; reads names and shapes only."""
-        ...
 
 
 class ServerStep(Protocol):
-    """One delta to new parameters. A frozen dataclass; ``init`` and ``step`` are pure and run at the server."""
+    """One delta to new parameters, at the server. ``step`` must be written; the rest has a default."""
+
+    tuned: ClassVar[tuple[str, tuple[float, ...]]] = ("lr", (1.0, 2.0, 0.5))
+    """The option that a comparison tunes beside the local learning rate, and its values, the default first."""
 
     @property
     def needs_basis(self) -> bool:
         """Whether the fuse before it must find a shared alignment basis."""
-        ...
+        return False
 
     def init(self, params: Params) -> State:
         """The state before the first round."""
-        ...
+        return {}
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """New parameters and state; ``update.delta`` points where the parameters should go: it is added."""
-        ...
 
 
 class Finished(NamedTuple):
-    """What a local rule leaves behind after a client's last step."""
+    """What a local rule returns after a client's last step."""
 
     client: State
     """The client's own state for its next round; empty where the rule keeps none."""
@@ -125,28 +120,28 @@ class Finished(NamedTuple):
 
 
 class LocalRule(Protocol):
-    """What clients do differently in their steps. A frozen dataclass; every method is pure.
+    """What clients do differently in their steps; by default nothing.
 
-    ``shared`` is the part of the rule's state that the server keeps and every client reads, ``client`` the part that
-    one client keeps from round to round.
+    ``shared`` is the part of the state that the server keeps and every client reads, ``client`` the part that one
+    client keeps from round to round.
     """
 
     @property
     def needs(self) -> frozenset[str]:
         """What a client must record for ``finish``: a subset of {"gradient", "start_gradient"}."""
-        ...
+        return frozenset()
 
     def init(self, params: Params) -> State:
         """The shared state before the first round."""
-        ...
+        return {}
 
     def client_init(self, params: Params) -> State:
         """A client's own state before its first round."""
-        ...
+        return {}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """The gradient that the optimizer is given, from the data's (already clipped) ``gradient`` at ``local``."""
-        ...
+        return gradient
 
     def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
         """After a client's last step; ``recorded`` holds what ``needs`` asked for.
@@ -154,12 +149,8 @@ class LocalRule(Protocol):
         ``"gradient"`` is the mean of the data's gradients over the local steps, ``"start_gradient"`` the mean gradient
         at the global parameters over the same batches.
         """
-        ...
+        return Finished({}, None)
 
     def update(self, cohort: Cohort, shared: State) -> State:
         """The shared state after a round, the same on every rank."""
-        ...
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """What ``update`` makes each client send and get in a round; reads names and shapes only."""
-        ...
+        return {}

@@ -1,77 +1,137 @@
-"""What one client and the server exchange in a round, known before it from the shapes of the parameters alone.
-
-Rules say it beside what they do, in numbers; a number is four bytes, as in ``base.Traffic``. Only names and shapes of
-``params`` are read: tensors on the meta device will do.
-"""
+"""What one client and the server exchange in a round, at most, counted before it: the method runs on shapes alone."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
 
-from fedcmp.aggregation.base import Traffic, num_bytes
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.base import Contribution, Traffic, num_bytes
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.types import Params
 
+T = TypeVar("T")
 
-class Exchanged(NamedTuple):
-    """Bounds of a round's traffic of one client. They are equal where shapes decide it and the data do not."""
-
-    least: Traffic
-    """In a round in which clients move at all."""
-    most: Traffic
-    widest: int
-    """Bytes of the largest sum or gather, at most: what is held of a client while it is added."""
+READERS = {getattr(Tensor, name) for name in ("item", "__float__", "__int__", "__bool__", "tolist", "cpu")}
 
 
-def exactly(up: int, down: int = 0) -> Exchanged:
-    """So many numbers, whatever the data.
+class ShapesCohort:
+    """K clients that send alike, in shapes: a cohort on the meta device, which calls ``fn`` once for all clients.
 
-    >>> exactly(3)
-    Exchanged(least=Traffic(up=12, down=0), most=Traffic(up=12, down=0), widest=12)
+    Args:
+        contribution: what each client brings.
+        num_clients: K.
     """
-    traffic = Traffic(4 * up, 4 * down)
-    return Exchanged(traffic, traffic, traffic.up)
+
+    def __init__(self, contribution: Contribution, num_clients: int) -> None:
+        self._contribution = contribution
+        self.clients = tuple(range(num_clients))
+        self.weights = torch.full((num_clients,), 1 / num_clients, dtype=torch.float64)
+        self.population = num_clients
+        self.traffic = Traffic()
+        self.widest = 0
+        """Bytes of the largest sum, four to a number."""
+
+    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+        """One term, float64."""
+        term = fn(self._contribution)
+        self.widest = max(self.widest, num_bytes(term))
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
+        return {name: value.double() for name, value in term.items()}
+
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        """``[K, ...]``, K times one."""
+        one, count = fn(self._contribution), len(self.clients if clients is None else clients)
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(one))
+        return {name: value.expand(count, *value.shape) for name, value in one.items()}
+
+    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
+        """Calls ``fn``."""
+        return fn(*args)
+
+    def share(self, value: T) -> T:
+        """The value."""
+        self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
+        return value
 
 
-def between(low: Exchanged, high: Exchanged) -> Exchanged:
-    """As little as the one, as much as the other."""
-    return Exchanged(low.least, high.most, high.widest)
+def outline(aggregator: Aggregator, params: Params) -> Contribution:
+    """The contribution of a client that records what the method needs, on the meta device.
 
-
-def repeated(one: Exchanged, times: int) -> Exchanged:
-    """One after another, so many times.
-
-    >>> repeated(exactly(1, 2), 5)
-    Exchanged(least=Traffic(up=20, down=40), most=Traffic(up=20, down=40), widest=4)
+    Args:
+        aggregator: the method.
+        params: the projector; only names and shapes are read.
     """
-    least, most = (Traffic(times * up, times * down) for up, down in (one.least, one.most))
-    return Exchanged(least, most, one.widest)
-
-
-def together(*parts: Exchanged) -> Exchanged:
-    """All of the parts.
-
-    >>> together(exactly(1), between(exactly(0), exactly(2, 5))).most
-    Traffic(up=12, down=20)
-    """
-    least, most = (
-        Traffic(sum(one.up for one in bounds), sum(one.down for one in bounds))
-        for bounds in ([part.least for part in parts], [part.most for part in parts])
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in params.items()}
+    widths = {name: shapes[f"{name}.weight"].shape[1] + 1 for name in affine_layers(shapes)}
+    local, needs = aggregator.local, aggregator.needs
+    finished = local.finish(dict.fromkeys(local.needs, shapes), local.init(shapes), local.client_init(shapes))
+    return Contribution(
+        0,
+        shapes,
+        halfway=shapes if "halfway" in needs else None,
+        evidence={name: shapes[f"{name}.weight"].new_empty(n, n) for name, n in widths.items()}
+        if "evidence" in needs
+        else None,
+        message=finished.message,
+        num_steps=2,
     )
-    return Exchanged(least, most, sum(one.widest for one in parts))
 
 
-def count(params: Params) -> int:
-    """How many numbers there are."""
-    return num_bytes(params) // 4
+class Counted(NamedTuple):
+    """What a round costs at most."""
+
+    traffic: dict[str, int]
+    """``bytes/...`` as in the metrics of the round."""
+    widest: int
+    """Bytes of the largest sum of a client, four to a number."""
+    state: int
+    """Bytes of the state after the round."""
 
 
-def affine_shapes(params: Params) -> dict[str, tuple[int, int]]:
-    """``(M, N')`` of ``[W b]`` of each affine layer.
+def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
+    """Runs one round on the meta device: no data, hardly any time and memory, whatever the size.
 
-    >>> import torch
-    >>> affine_shapes({"linear.weight": torch.zeros(2, 3), "linear.bias": torch.zeros(2), "norm.bias": torch.zeros(9)})
-    {'linear': (2, 4)}
+    Numbers that the method reads from tensors are nan (or 0), so that no test of convergence is met and iterations go
+    on to their limit; where the data decide on a rank, it is full. Traffic is an upper bound for that reason.
+
+    Args:
+        aggregator: the method.
+        params: the projector; only names and shapes are read.
+        num_clients: accepted clients of the round.
     """
-    shapes = {name: params[f"{name}.weight"].shape for name in affine_layers(params)}
-    return {name: (rows, columns + 1) for name, (rows, columns) in shapes.items()}
+    one = outline(aggregator, params)
+    cohort = ShapesCohort(one, num_clients)
+    with _unread():
+        _, state, metrics = aggregator.aggregate(cohort, one.delta, aggregator.init(one.delta))
+    traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
+    return Counted(traffic, cohort.widest, num_bytes(state))
+
+
+class _Unread(TorchFunctionMode):
+    """Numbers of tensors on the meta device, which have none, read as nan, 0 or False."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READERS and args[0].is_meta:
+            absent = float("nan") if args[0].is_floating_point() else 0
+            args = (torch.full_like(args[0], absent, device="cpu"), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def _unread() -> Iterator[None]:
+    """The mode, and no warnings about what numbers would say."""
+    log = logging.getLogger("fedcmp.aggregation")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with _Unread():
+            yield
+    finally:
+        log.setLevel(level)

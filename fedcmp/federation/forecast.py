@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.traffic import count
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import label_client
 from fedcmp.federation.sampling import RunPlan, deal_waves
@@ -33,10 +34,8 @@ class RoundForecast(NamedTuple):
     busiest: int
     """The most clients that one group trains."""
     num_samples: int
-    least: dict[str, int]
-    """``bytes/...`` as in metrics.jsonl, at least, if every client is accepted; empty where shapes are unknown."""
     most: dict[str, int]
-    """The same, at most."""
+    """``bytes/...`` as in metrics.jsonl, at most, if every client is accepted; empty where shapes are unknown."""
 
 
 class ClientForecast(NamedTuple):
@@ -88,15 +87,16 @@ def forecast(
         beside: numbers that each client sends in a round beside what the rule asks for.
     """
     rounds = []
+    counted: dict[int, dict[str, int]] = {}
     for one in plan.rounds:
         dealt = deal_waves(one.tasks, slots, topology)
         num_clients, num_waves = len(one.tasks), sum(map(len, dealt))
         busiest = max(sum(map(len, waves)) for waves in dealt)
-        bytes_of = aggregator.exchanged(params, num_clients) if params is not None else ({}, {})
-        least, most = (
-            {**one, "bytes/up": one["bytes/up"] + 4 * beside * num_clients} if one else {} for one in bytes_of
-        )
-        rounds.append(RoundForecast(num_clients, len(one.dropped), num_waves, busiest, one.num_samples, least, most))
+        if params is not None and num_clients not in counted:
+            traffic = count(aggregator, params, num_clients).traffic
+            counted[num_clients] = {**traffic, "bytes/up": traffic["bytes/up"] + 4 * beside * num_clients}
+        most = counted.get(num_clients, {})
+        rounds.append(RoundForecast(num_clients, len(one.dropped), num_waves, busiest, one.num_samples, most))
     used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
     share = len(used) / sum(len(indices) for indices in held)
     return Forecast(first_groups(plan, slots, topology), tuple(rounds), _clients(held, plan), plan.num_samples, share)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.base import num_bytes
-from fedcmp.aggregation.traffic import affine_shapes
+from fedcmp.aggregation.traffic import count, outline
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.terms import HELD_BYTES
 from fedcmp.federation.config import FederationConfig
@@ -45,20 +45,16 @@ def training_memory(
     """
     size, slots = num_bytes(params), min(federation.slots, busiest)
     moments = size * (2 if optimizer.name == "adamw" else int(optimizer.momentum > 0))
-    evidence = 4 * sum(n * n for _, n in affine_shapes(params).values())
-    message = aggregator.local.exchanged(params).most.up
-    needs = aggregator.needs
+    one, needs = outline(aggregator, params), aggregator.needs
+    round_ = count(aggregator, params, max(population, aggregator.fuse.least_clients))
     # parameters and gradients, each once more in the stack; what is recorded while they train
     slot = 4 * size + moments + size * ("gradient" in needs) + 3 * size * ("start_gradient" in needs)
-    slot += evidence * ("evidence" in needs)
-    update = size * (1 + ("halfway" in needs)) + evidence * ("evidence" in needs) + message
-    # float64; the total is int64
-    up = 2 * aggregator.fuse.exchanged(params, population).widest
+    slot += num_bytes(one.evidence)
+    update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
+    up = 2 * round_.widest  # float64; the total is int64
     sums = up * (busiest if up * busiest <= HELD_BYTES else min(busiest, PILE)) + up
-    basis = evidence if aggregator.fuse.finds_basis else 0
     kept = num_bytes(aggregator.local.client_init(params)) + (moments if federation.keep_local_state else 0)
-    # the rule's state beside the last step, and what clients keep from round to round
-    state = num_bytes(aggregator.init(params)) + size + basis + population * kept
+    state = round_.state + population * kept
     return [
         MemoryPart(f"{slots} projector{'s' * (slots > 1)} in training", slots * slot, slots * slot),
         MemoryPart(f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * update] * 2),

@@ -96,13 +96,9 @@ def _traffic(forecast: Forecast) -> str:
         return "bytes: unknown, because the widths of the models are not known before they are loaded"
     rows = []
     for what, key in (("up", "bytes/up"), ("down", "bytes/down"), ("up, diagnostics", "bytes/diagnostics")):
-        low, high = [one.least[key] for one in forecast.rounds], [one.most[key] for one in forecast.rounds]
-        total = f"{human(sum(low))} .. {human(sum(high))}" if low != high else human(sum(low))
-        rows.append([what, _span([*low, *high]), total])
-    lines = [table(rows, header=["bytes of all clients", "in a round", "in the run"])]
-    if any(one.least != one.most for one in forecast.rounds):
-        lines.append("from .. to: how many directions or iterations this rule needs, the data decide")
-    return "\n".join(lines)
+        most = [one.most[key] for one in forecast.rounds]
+        rows.append([what, _span(most), human(sum(most))])
+    return table(rows, header=["bytes of all clients, at most", "in a round", "in the run"])
 
 
 def _memory(page: PlanPage) -> str:

@@ -7,31 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
-METHODS = {
-    "fedcmp": "Fed-CMP",
-    "regmean": "RegMean",
-    "fedavg": "FedAvg",
-    "fedavgm": "FedAvgM",
-    "diloco": "DiLoCo",
-    "fedadam": "FedAdam",
-    "fedyogi": "FedYogi",
-    "fedadagrad": "FedAdagrad",
-    "fedprox": "FedProx",
-    "scaffold": "SCAFFOLD",
-    "fedcm": "FedCM",
-    "fednova": "FedNova",
-    "fedexp": "FedExP",
-    "fedmuon": "FedMuon",
-    "ties": "TIES",
-    "knots": "KnOTS",
-    "median": "Median",
-    "trimmed-mean": "Trimmed mean",
-    "krum": "Krum",
-    "multi-krum": "Multi-Krum",
-    "geometric-median": "Geometric median",
-    "centralized": "Centralized",
-    "local": "Local only",
-}
+BOUNDS = {"centralized": "Centralized", "local": "Local only"}
 PHASES = {
     "prepare": "preparing",
     "train": "training",
@@ -62,7 +38,9 @@ def method(name: str) -> str:
     >>> method("fedavgm"), method("my-rule")
     ('FedAvgM', 'my-rule')
     """
-    return METHODS.get(name, name)
+    from fedcmp.aggregation.presets import PRESETS  # torch
+
+    return PRESETS[name].title if name in PRESETS else BOUNDS.get(name, name)
 
 
 def record(key: str) -> str:

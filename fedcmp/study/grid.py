@@ -18,7 +18,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from fedcmp.aggregation.presets import PRESETS
+from fedcmp.aggregation import presets
+from fedcmp.aggregation.presets import PRESETS, part_name
 from fedcmp.config import Config
 from fedcmp.errors import ConfigError
 
@@ -42,42 +43,10 @@ class Option(NamedTuple):
     """The preset's own first."""
 
 
-SERVERS: dict[str, Option] = {
-    "sgd": Option("server.lr", (1.0, 2.0, 0.5)),
-    "momentum": Option("server.beta", (0.5, 0.8, 0.9)),
-    "nesterov": Option("server.lr", (0.7, 0.3, 1.0)),
-    "adam": Option("server.lr", (0.01, 0.03, 0.1)),
-    "yogi": Option("server.lr", (0.01, 0.03, 0.1)),
-    "adagrad": Option("server.lr", (0.01, 0.03, 0.1)),
-    "fedexp": Option("server.eps", (1e-3, 1.0, 0.1)),
-    "muon": Option("server.lr", (0.05, 0.1, 0.02)),
-    "opm": Option("server.momentum", (0.3, 0.0, 0.5)),
-}
+SERVERS = {name: Option(f"server.{step.tuned[0]}", step.tuned[1]) for name, step in presets.SERVERS.items()}
 """Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.rule``), too."""
 
-OPTIONS: dict[str, Option] = {
-    "fedcmp": SERVERS["opm"],
-    "regmean": Option("server.lr", (1.0, 1.5, 0.7)),
-    "fedavg": SERVERS["sgd"],
-    "fedavgm": SERVERS["momentum"],
-    "diloco": SERVERS["nesterov"],
-    "fedadam": SERVERS["adam"],
-    "fedyogi": SERVERS["yogi"],
-    "fedadagrad": SERVERS["adagrad"],
-    "fedprox": Option("local.mu", (0.01, 0.1, 1.0)),
-    "scaffold": SERVERS["sgd"],
-    "fedcm": Option("local.alpha", (0.1, 0.3, 0.9)),
-    "fednova": SERVERS["sgd"],
-    "fedexp": SERVERS["fedexp"],
-    "fedmuon": SERVERS["muon"],
-    "ties": SERVERS["sgd"],
-    "knots": SERVERS["sgd"],
-    "median": SERVERS["sgd"],
-    "trimmed-mean": SERVERS["sgd"],
-    "krum": SERVERS["sgd"],
-    "multi-krum": SERVERS["sgd"],
-    "geometric-median": SERVERS["sgd"],
-}
+OPTIONS = {name: Option(*row.tuned) if row.tuned else SERVERS[part_name(row.server)] for name, row in PRESETS.items()}
 """Preset -> what is tuned."""
 
 MOST = len(FACTORS) * min(len(option.values) for option in OPTIONS.values())
@@ -115,8 +84,9 @@ def own_option(config: Config) -> Option | None:
     aggregator = config.aggregator
     option, row = OPTIONS[aggregator.name], PRESETS[aggregator.name]
     part, _, name = option.key.partition(".")
-    if getattr(aggregator, part).get("rule", getattr(row, part)) != getattr(row, part):  # its option may be gone
-        option = SERVERS[aggregator.server.get("rule", row.server)]
+    default = part_name(getattr(row, part))
+    if getattr(aggregator, part).get("rule", default) != default:  # its option may be gone
+        option = SERVERS[aggregator.server.get("rule", part_name(row.server))]
         part, _, name = option.key.partition(".")
     return None if name in getattr(aggregator, part) else option
 

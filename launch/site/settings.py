@@ -93,8 +93,11 @@ def _settings(prefix: str, value: Any) -> Iterator[str]:
 def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
     for name, part in table.items():
         fields = [one for one in dataclasses.fields(part) if one.init]
-        presets = {row: preset for row, preset in PRESETS.items() if getattr(preset, key) == name}
-        rows = [_row(row, getattr(preset, f"{key}_options")) for row, preset in presets.items()]
+        presets = {row: preset.options for row, preset in PRESETS.items() if getattr(preset, key) is part}
+        rows = [
+            _row(row, {one.partition(".")[2]: value for one, value in own.items() if one.startswith(key)})
+            for row, own in presets.items()
+        ]
         yield f"### `aggregator.{key}.rule={name}`\n\nUsed by {', '.join(rows)}."
         hints, notes = typing.get_type_hints(part), field_notes(part)
         if not fields:
@@ -113,10 +116,12 @@ def _row(row: str, own: Mapping[str, Any]) -> str:
 
 
 def field_notes(owner: type) -> dict[str, str]:
-    """The string below each field of a dataclass, on one line."""
+    """The string below each field of a dataclass, on one line, with those that it inherits."""
+    (base, *_), found = owner.__bases__, {}
+    if dataclasses.is_dataclass(base):
+        found = field_notes(base)
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
     assert isinstance(tree, ast.ClassDef)
-    found = {}
     for node, after in zip(tree.body, tree.body[1:], strict=False):
         if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
             assert isinstance(node.target, ast.Name)

@@ -175,15 +175,6 @@ def test_two_clients_cannot_outvote_each_other() -> None:
     assert distance(fused(Guarded(Mean()), pair), fused(Mean(), pair)) == 0.0
 
 
-def test_traffic_is_what_it_says() -> None:
-    cohort = LocalCohort([honest(number) for number in range(5)])
-    rule = Guarded(Canonical(energy=1.0))
-    result = rule.fuse(cohort, PARAMS, {})
-    assert result.basis["linear"].shape[1] == 10
-    least, most, _ = rule.exchanged(PARAMS, 5)
-    assert cohort.traffic == most == least
-
-
 @pytest.mark.parametrize(("config", "message"), [
     (AggregatorConfig("median", guard=True), r"guard weighs clients, and aggregator\.fuse\.rule=median counts"),
     (AggregatorConfig("krum", guard=True), "rule=krum counts them alike"),

@@ -13,7 +13,7 @@ from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, Aggregat
 from fedcmp.errors import ConfigError
 
 ROOT = Path(presets.__file__).parent
-HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "guarded", "normalised", "wrapper"}
+HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "guarded", "normalised", "velocity", "wrapper"}
 
 
 @pytest.mark.parametrize(("folder", "table"), [("fuse", FUSES), ("server", SERVERS), ("local", LOCALS)])
@@ -23,13 +23,19 @@ def test_every_file_is_in_the_table(folder: str, table: dict) -> None:
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_rows_name_their_paper_and_build(name: str) -> None:
-    assert "arXiv" in PRESETS[name].paper
-    aggregator = build_aggregator(AggregatorConfig(name))
-    fuse = aggregator.fuse.inner if isinstance(aggregator.fuse, Normalised) else aggregator.fuse
-    assert isinstance(fuse, FUSES[PRESETS[name].fuse])
-    assert isinstance(aggregator.fuse, Normalised) == PRESETS[name].normalise
-    assert isinstance(aggregator.server, SERVERS[PRESETS[name].server])
-    assert isinstance(aggregator.local, LOCALS[PRESETS[name].local])
+    row, aggregator = PRESETS[name], build_aggregator(AggregatorConfig(name))
+    assert row.title
+    assert "arXiv" in row.paper
+    fuse = aggregator.fuse.inner if row.normalise else aggregator.fuse
+    assert isinstance(aggregator.fuse, Normalised) == row.normalise
+    assert [type(part) for part in (fuse, aggregator.server, aggregator.local)] == [row.fuse, row.server, row.local]
+    parts = {"fuse": fuse, "server": aggregator.server, "local": aggregator.local}
+    for key, value in row.options.items():
+        part, _, option = key.partition(".")
+        assert getattr(parts[part], option) == value
+    tuned = row.tuned or (f"server.{row.server.tuned[0]}", row.server.tuned[1])
+    part, _, option = tuned[0].partition(".")
+    assert getattr(parts[part], option) == tuned[1][0], "the default comes first"
 
 
 @pytest.mark.parametrize(("config", "message"), [

@@ -38,8 +38,8 @@ def test_rounds_and_clients_are_those_of_the_loop(llm: LanguageModel, rule: str)
     for one, record in zip(found.rounds, records, strict=True):
         assert one.num_clients == sum(record.get(f"client/{k}/accepted", False) for k in range(3))
         for key in ("bytes/up", "bytes/down", "bytes/diagnostics"):
-            assert one.least[key] <= record[key] <= one.most[key]
-            assert one.least[key] == one.most[key] or rule == "fedcmp"
+            assert record[key] <= one.most[key]
+            assert record[key] == one.most[key] or rule == "fedcmp"
     for client in found.clients:
         assert client.held == len(CLIENTS[client.client])
         assert client.samples == sum(record.get(f"client/{client.client}/samples", 0) for record in records)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, Contribution, shares, single
-from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.diagnostics import effective_clients, histogram
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.linalg import (
@@ -21,8 +21,7 @@ from fedcmp.aggregation.linalg import (
     split_affine,
     subspace_cosines,
 )
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, affine_shapes, between, count, exactly
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 
@@ -39,7 +38,7 @@ class _Layer(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Canonical:
+class Canonical(Fuse):
     """Clients speak where their data do, and in proportion to how repeatable what they say is.
 
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
@@ -73,9 +72,6 @@ class Canonical:
     W, where RegMean averages it.
     """
 
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-
     evidence: bool = True
     """Weigh by evidence; off: ``D_evi`` is the mean."""
     repeatability: bool = True
@@ -96,12 +92,12 @@ class Canonical:
     """The share l of the mean evidence that every client has in every direction, >= 0."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau)
+        require_number("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau, "[0, 1]")
         require_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
         require_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
-        require_share("aggregator.fuse.energy", self.energy, least_open=True)
-        require_share("aggregator.fuse.correlation", self.correlation)
-        require_share("aggregator.fuse.ridge", self.ridge, most=float("inf"))
+        require_number("aggregator.fuse.energy", self.energy, "(0, 1]")
+        require_number("aggregator.fuse.correlation", self.correlation, "[0, 1]")
+        require_number("aggregator.fuse.ridge", self.ridge, "[0, inf)")
 
     @property
     def needs(self) -> frozenset[str]:
@@ -122,10 +118,6 @@ class Canonical:
     def _weighs_evidence(self) -> bool:
         return self.evidence and self.tau != 1
 
-    def init(self, params: Params) -> State:
-        """No basis yet."""
-        return {"basis": {}}
-
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The delta of this round, its basis, and how the clients stood to each other."""
         layers, share = affine_layers(params), shares(cohort)
@@ -136,29 +128,6 @@ class Canonical:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
             second = cohort.sum(partial(self._second_terms, basis, share))
         return cohort.on_server(self._finish, layers, first, known, second, cohort.weights, state.get("basis", {}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Deltas and second moments; the basis, and coefficients in it. The data decide how many directions it has."""
-        layers, first = affine_shapes(params), count(params)
-        for m, n in layers.values():
-            first += n * n * (self.basis == "updates")
-            first += (n * n + 2) * self._reads_evidence + m * n * self._weighs_evidence
-        if self.tau == 0 or num_clients == 1:
-            return exactly(first)
-
-        def with_ranks(ranks: dict[str, int]) -> Exchanged:
-            up = sum((m + 2) * ranks[name] for name, (m, _) in layers.items())
-            return exactly(first + up, sum(n * ranks[name] for name, (_, n) in layers.items()))
-
-        most = {name: self._most_directions(m, n, num_clients) for name, (m, n) in layers.items()}
-        least = most if self.energy == 1 else dict.fromkeys(most, 0)  # none where nobody has moved
-        return between(with_ranks(least), with_ranks(most))
-
-    def _most_directions(self, m: int, n: int, num_clients: int) -> int:
-        if self.basis == "none":
-            return 0
-        # K deltas span no more; that close to 1, rounding counts as directions, too
-        return min(n, num_clients * m) if self.basis == "updates" and self.energy <= 0.9999 else n
 
     def _first_terms(self, layers: list[str], share: dict[int, float], contribution: Contribution) -> Params:
         p = share[contribution.client_id]

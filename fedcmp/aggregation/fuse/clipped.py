@@ -8,10 +8,9 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
@@ -37,17 +36,13 @@ class Clipped(Wrapper):
     """c, in (0, inf), in units of a delta's norm."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.clip_norm", self.norm)
+        require_number("aggregator.clip_norm", self.norm, "(0, inf)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the clipped deltas, with the share of clients that were clipped."""
         facts = cohort.sum(partial(self._facts, shares(cohort)))
         fused = self.inner.fuse(MappedCohort(cohort, self.clip), params, state)
         return cohort.on_server(self._finish, fused, facts, len(cohort.clients))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The inner fuse's, and how many were clipped with their mean square."""
-        return together(self.inner.exchanged(params, num_clients), exactly(2))
 
     def clip(self, contribution: Contribution) -> Contribution:
         """The contribution, its delta and its halfway delta scaled so that the delta's norm is at most c."""

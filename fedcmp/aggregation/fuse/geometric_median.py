@@ -6,21 +6,19 @@ import logging
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
-from fedcmp.aggregation.checks import require_count, require_positive, require_share
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, between, count, exactly, repeated, together
+from fedcmp.aggregation.checks import require_count, require_number
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class GeometricMedian:
+class GeometricMedian(Fuse):
     """``D = argmin_v g(v)``, ``g(v) = sum_k p_k |v - D_k|``, by the modified Weiszfeld iteration from v = 0::
 
         beta_k = p_k / |v - D_k|, and 0 for those nearer than nu, whose p_k sum to h      (over all parameters together)
@@ -48,11 +46,6 @@ class GeometricMedian:
     {'bias': tensor([2.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
     smoothing: float = 1e-6
     """nu, the distance below which a client counts as at the point, in (0, inf), in units of a delta's norm."""
     tolerance: float = 1e-3
@@ -61,13 +54,9 @@ class GeometricMedian:
     """Most iterations in a round, >= 1; each is an exchange. Without hostile clients a few are enough."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.fuse.smoothing", self.smoothing)
-        require_share("aggregator.fuse.tolerance", self.tolerance, most=float("inf"))
+        require_number("aggregator.fuse.smoothing", self.smoothing, "(0, inf)")
+        require_number("aggregator.fuse.tolerance", self.tolerance, "[0, inf)")
         require_count("aggregator.fuse.max_iterations", self.max_iterations, least=1)
-
-    def init(self, params: Params) -> State:
-        """Every round begins anew."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The geometric median."""
@@ -85,12 +74,6 @@ class GeometricMedian:
             )  # fmt: skip
         metrics: Metrics = {"aggregator/iterations": iterations, "aggregator/objective": objective}
         return cohort.on_server(lambda: Fused(point, mean, {}, metrics))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The mean, and in each iteration the pulls and the point: one iteration at least, where all pulls cancel."""
-        size, most = count(params), self.max_iterations
-        mean, one = exactly(size), exactly(size + 3, size)
-        return between(together(mean, one), together(mean, repeated(one, most)))
 
     def _pull(self, share: dict[int, float], point: Params, contribution: Contribution) -> Params:
         p, delta = share[contribution.client_id], contribution.delta

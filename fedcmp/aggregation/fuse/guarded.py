@@ -14,7 +14,6 @@ from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, 
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly, together
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)
@@ -83,14 +82,6 @@ class Guarded(Wrapper):
         fused = self.inner.fuse(trusted, params, inner)
         return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
 
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The inner fuse's; the deltas in pieces, two numbers, and the verdict."""
-        inner = self.inner.exchanged(params, num_clients)
-        if num_clients < 3:
-            return inner
-        up = count(params) + 1 + ("evidence" in self.needs)
-        return together(inner, exactly(up, 3 * num_clients))
-
 
 @dataclass(frozen=True)
 class Trusted(MappedCohort):
@@ -119,7 +110,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     ([1.0, 1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.05])
     """
     num_clients = len(products)
-    others = ~torch.eye(num_clients, dtype=torch.bool, device=products.device)
+    others = ~torch.eye(num_clients, dtype=torch.bool)
     cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
     agreement = cosines.quantile(0.5, dim=1, interpolation="higher")
     usual = float(agreement.quantile(0.5))

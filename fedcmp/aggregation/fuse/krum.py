@@ -12,13 +12,12 @@ from torch import Tensor
 from fedcmp.aggregation.base import Cohort, Contribution, single, weighted_sum
 from fedcmp.aggregation.checks import require_count
 from fedcmp.aggregation.diagnostics import CHUNK, piece
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 
 @dataclass(frozen=True)
-class Krum:
+class Krum(Fuse):
     """The mean of the ``keep`` deltas with the lowest scores, f = ``byzantine``::
 
         score_k = sum of the K - f - 2 smallest |D_k - D_j|^2 over j != k      (over all parameters together)
@@ -38,9 +37,7 @@ class Krum:
     {'bias': tensor([2.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    finds_basis: ClassVar[bool] = False
 
     byzantine: int = 1
     """f, hostile clients that it withstands in a round, >= 0; a round needs at least 2f + 3 clients."""
@@ -56,10 +53,6 @@ class Krum:
         """2f + 3, and as many as are kept."""
         return max(2 * self.byzantine + 3, self.keep)
 
-    def init(self, params: Params) -> State:
-        """Krum has no memory."""
-        return {}
-
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean of the chosen."""
         squares: Tensor | float = 0.0
@@ -72,10 +65,6 @@ class Krum:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         metrics: Metrics = {"aggregator/chosen": [*chosen]}
         return cohort.on_server(lambda: Fused(single(total), mean, {}, metrics))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas one by one, and again into the sum of the chosen and into the mean of all."""
-        return exactly(3 * count(params))
 
     def _choose(self, squares: Tensor, clients: tuple[int, ...]) -> list[int]:
         neighbours = len(clients) - self.byzantine - 2

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, weighted_sum
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Median:
+class Median(Fuse):
     """``D = median_k D_k`` at every coordinate; for even K the mean of the two middle values.
 
     Fewer than half of the clients cannot move any coordinate beyond what the others say. Clients count alike: the
@@ -32,24 +31,13 @@ class Median:
     {'bias': tensor([2.5000])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
-    def init(self, params: Params) -> State:
-        """The median has no memory."""
-        return {}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The median."""
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         delta = coordinate_wise(cohort, params, _median)
         return cohort.on_server(lambda: Fused(delta, mean, {}, {}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
 
 def _median(values: Tensor) -> Tensor:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
-from fedcmp.aggregation.checks import require_fraction
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, exactly, together
 from fedcmp.types import Params
 
 
@@ -43,17 +42,13 @@ class Normalised(Wrapper):
     """rho, the momentum of the clients' SGD, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        require_fraction("optimizer.momentum", self.momentum)
+        require_number("optimizer.momentum", self.momentum, "[0, 1)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse of the normalised deltas, and its plain mean, times ``tau_eff``."""
         fused = self.inner.fuse(MappedCohort(cohort, self.per_step), params, state)
         facts = weighted_sum(cohort, self._facts)
         return cohort.on_server(_finish, fused, facts)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The inner fuse's, and the mean of steps and of squares."""
-        return together(self.inner.exchanged(params, num_clients), exactly(2))
 
     def counted(self, num_steps: int) -> float:
         """``a_k`` of a client with ``num_steps`` local steps, at least 0."""

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, weighted_sum
-from fedcmp.aggregation.checks import require_share
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Ties:
+class Ties(Fuse):
     """Small changes are noise and opposite signs cancel, so drop the first and let the majority decide the second::
 
         T_k   = D_k where |D_k| is among its largest ``density``, else 0    (over all parameters of the client together)
@@ -39,20 +37,11 @@ class Ties:
     [-9.0, 4.5, 0.0]
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
     density: float = 0.2
     """Share of a client's entries that are kept, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.fuse.density", self.density, least_open=True)
-
-    def init(self, params: Params) -> State:
-        """TIES has no memory."""
-        return {}
+        require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The mean of those who agree with the elected signs."""
@@ -60,10 +49,6 @@ class Ties:
         signs = cohort.share(cohort.on_server(_elect, first))
         second = weighted_sum(cohort, partial(self._agreeing, signs))
         return cohort.on_server(_finish, first, second)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Delta and what is kept of it, signs back, what agrees and that it does."""
-        return exactly(4 * count(params), count(params))
 
     def _ballot(self, contribution: Contribution) -> Params:
         kept = trimmed(contribution.delta, self.density)

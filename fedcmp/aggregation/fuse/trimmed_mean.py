@@ -10,15 +10,14 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedcmp.aggregation.base import Cohort, weighted_sum
-from fedcmp.aggregation.checks import require_fraction
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
-from fedcmp.aggregation.rules import Fused, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.rules import Fuse, Fused, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class TrimmedMean:
+class TrimmedMean(Fuse):
     """At every coordinate the mean of the clients' values without the ``floor(trim K)`` largest and smallest.
 
     It withstands up to ``floor(trim K)`` hostile clients; where ``trim K < 1`` it is the unweighted mean and withstands
@@ -35,20 +34,13 @@ class TrimmedMean:
     {'bias': tensor([3.])}
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     sums_only: ClassVar[bool] = False
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
 
     trim: float = 0.2
     """Share of the clients that is dropped at each end, in [0, 0.5)."""
 
     def __post_init__(self) -> None:
-        require_fraction("aggregator.fuse.trim", self.trim, below=0.5)
-
-    def init(self, params: Params) -> State:
-        """The trimmed mean has no memory."""
-        return {}
+        require_number("aggregator.fuse.trim", self.trim, "[0, 0.5)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The trimmed mean."""
@@ -57,10 +49,6 @@ class TrimmedMean:
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         delta = coordinate_wise(cohort, params, partial(_inner_mean, cut))
         return cohort.on_server(lambda: Fused(delta, mean, {}, {"aggregator/trimmed": cut}))
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """The deltas, into their mean and again one by one."""
-        return exactly(2 * count(params))
 
 
 def _inner_mean(cut: int, values: Tensor) -> Tensor:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 import torch
 
 from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, single
-from fedcmp.aggregation.checks import require_choice, require_share
+from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.rules import Fuse, Fused, State
-from fedcmp.aggregation.traffic import Exchanged, affine_shapes, between, count, exactly, together
 from fedcmp.types import Metrics, Params
 
 TOLERANCE = 1e-5
@@ -26,7 +24,7 @@ M = 4096, and a delta in float32 knows nothing below it anyway."""
 
 
 @dataclass(frozen=True)
-class UpdateSvd:
+class UpdateSvd(Fuse):
     """For each affine layer, with ``D_k = [dW db]`` (M x N'), merges the clients' parts of one common decomposition::
 
         [D_1 ... D_K] = U S [V_1 ... V_K]            (U: M x r, V_k: r x N')
@@ -48,11 +46,6 @@ class UpdateSvd:
     True
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    sums_only: ClassVar[bool] = True
-    least_clients: ClassVar[int] = 1
-    finds_basis: ClassVar[bool] = False
-
     merge: str = "ties"
     """How the V_k become one: `ties` or `mean`."""
     density: float = 0.2
@@ -62,11 +55,7 @@ class UpdateSvd:
 
     def __post_init__(self) -> None:
         require_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
-        require_share("aggregator.fuse.density", self.density, least_open=True)
-
-    def init(self, params: Params) -> State:
-        """Nothing is remembered: every round has its own decomposition."""
-        return {}
+        require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The merged delta."""
@@ -78,22 +67,6 @@ class UpdateSvd:
         mean = Mean().fuse(cohort, params, {})
         rest = merge.fuse(MappedCohort(cohort, partial(_outside, inside)), params, {}) if inside < set(params) else None
         return cohort.on_server(self._finish, layers, factors, cores, rest, mean)
-
-    def exchanged(self, params: Params, num_clients: int) -> Exchanged:
-        """Deltas and Grams; U and S back; the merge of ``r x N'`` cores, whose r the data decide, and of the rest."""
-        layers = affine_shapes(params)
-        rest = {name: value for name, value in params.items() if name not in _inside(layers)}
-
-        def with_ranks(ranks: dict[str, int]) -> Exchanged:
-            cores = {name: torch.empty(ranks[name], n, device="meta") for name, (_, n) in layers.items()}
-            own = exactly(
-                count(params) + sum(m * m for m, _ in layers.values()),
-                sum((m + 1) * ranks[name] for name, (m, _) in layers.items()),
-            )
-            return together(own, *(self._merge.exchanged(part, num_clients) for part in (cores, rest)))
-
-        most = {name: min(m, num_clients * n) for name, (m, n) in layers.items()}
-        return between(with_ranks(dict.fromkeys(layers, 1)), with_ranks(most))
 
     @property
     def _merge(self) -> Fuse:
@@ -136,7 +109,8 @@ def _factorise(grams: Params) -> Params:
         squares, vectors = torch.linalg.eigh(gram)
         squares, vectors = squares.flip(0).clamp(min=0.0), vectors.flip(1)
         # where no client moved there is one direction, of size 0
-        rank = max(1, int((squares > TOLERANCE**2 * squares[0]).sum()))
+        kept = squares if gram.is_meta else squares[squares > TOLERANCE**2 * squares[0]]  # meta: shapes alone
+        rank = max(1, len(kept))
         factors[f"{name}/U"], factors[f"{name}/S"] = vectors[:, :rank].contiguous(), squares[:rank].sqrt()
     return factors
 

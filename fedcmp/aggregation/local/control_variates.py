@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from fedcmp.aggregation.base import Cohort, message_of, single
-from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.base import Cohort, message_of, single, zeros_like
+from fedcmp.aggregation.rules import Finished, LocalRule, State
 from fedcmp.errors import ConfigError
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class ControlVariates:
+class ControlVariates(LocalRule):
     """``g - c_k + c``: the local gradient of SCAFFOLD.
 
     ``c_k`` is what client k knows of its own gradients, ``c`` what the server knows of all N clients' together. Both
@@ -27,6 +24,7 @@ class ControlVariates:
     Option 1 costs a second pass of every batch. The sum over S is uniform, as in the paper, whatever the weights p_k of
     the deltas count.
 
+    >>> import torch
     >>> rule = ControlVariates()
     >>> one, two, three = ({"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0))
     >>> rule.correct(one, one, one, {"control": two}, {"control": three})
@@ -60,11 +58,11 @@ class ControlVariates:
 
     def init(self, params: Params) -> State:
         """``c = 0``."""
-        return {"control": _zeros(params)}
+        return {"control": zeros_like(params)}
 
     def client_init(self, params: Params) -> State:
         """``c_k = 0``."""
-        return {"control": _zeros(params)}
+        return {"control": zeros_like(params)}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """``g - c_k + c``."""
@@ -88,11 +86,3 @@ class ControlVariates:
             return {"control": single(control)}
 
         return cohort.share(cohort.on_server(renewed))
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """The change of a control variate, and the server's back."""
-        return exactly(count(params), count(params))
-
-
-def _zeros(params: Params) -> Params:
-    return {name: torch.zeros_like(value) for name, value in params.items()}

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from fedcmp.aggregation.base import Cohort
-from fedcmp.aggregation.checks import require_positive
-from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, exactly
+from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.rules import LocalRule, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Proximal:
+class Proximal(LocalRule):
     """``h_k(w) = F_k(w) + mu / 2 |w - w_t|^2``: the local objective of FedProx.
 
     The gradient that the optimizer is given is the data's plus ``mu (w - w_t)``, exactly; at the first step, where
@@ -31,34 +28,12 @@ class Proximal:
     there depends on the size of the gradients and not on mu alone.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-
     mu: float = 0.01
     """Strength of the pull, > 0; the paper tries 0.001 to 1."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.local.mu", self.mu)
-
-    def init(self, params: Params) -> State:
-        """Nothing is shared."""
-        return {}
-
-    def client_init(self, params: Params) -> State:
-        """Nothing is kept."""
-        return {}
+        require_number("aggregator.local.mu", self.mu, "(0, inf)")
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """The gradient of the data and of the pull."""
         return {name: value + self.mu * (local[name] - start[name]) for name, value in gradient.items()}
-
-    def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
-        """Nothing is kept or sent."""
-        return Finished({}, None)
-
-    def update(self, cohort: Cohort, shared: State) -> State:
-        """Nothing is shared."""
-        return {}
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """Nothing."""
-        return exactly(0)

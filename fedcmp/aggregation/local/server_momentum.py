@@ -5,23 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum
-from fedcmp.aggregation.checks import require_share
-from fedcmp.aggregation.rules import Finished, State
-from fedcmp.aggregation.traffic import Exchanged, count, exactly
+from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum, zeros_like
+from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.rules import Finished, LocalRule, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class ServerMomentum:
+class ServerMomentum(LocalRule):
     """``v = alpha g + (1 - alpha) Delta_t``: the local step of FedCM.
 
     ``Delta_t`` is the direction of the last round, of the size of a gradient: ``Delta_t+1 = sum_k p_k mean(v)``, the
     mean over the local path of client k, which is what the clients send. ``Delta_0 = 0``. At ``alpha = 1`` the steps
     are plain.
 
+    >>> import torch
     >>> rule = ServerMomentum(alpha=0.25)
     >>> gradient, before = ({"w": torch.tensor([value])} for value in (1.0, 2.0))
     >>> rule.correct(gradient, gradient, gradient, {"direction": before}, {})
@@ -41,15 +39,11 @@ class ServerMomentum:
     """Share of the data's gradient in each step, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        require_share("aggregator.local.alpha", self.alpha, least_open=True)
+        require_number("aggregator.local.alpha", self.alpha, "(0, 1]")
 
     def init(self, params: Params) -> State:
         """``Delta_0 = 0``."""
-        return {"direction": {name: torch.zeros_like(value) for name, value in params.items()}}
-
-    def client_init(self, params: Params) -> State:
-        """Nothing is kept."""
-        return {}
+        return {"direction": zeros_like(params)}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """``alpha g + (1 - alpha) Delta_t``."""
@@ -63,10 +57,6 @@ class ServerMomentum:
         """``sum_k p_k mean(v)``."""
         total = weighted_sum(cohort, message_of)
         return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
-
-    def exchanged(self, params: Params) -> Exchanged:
-        """The mean direction of a client, and everybody's back."""
-        return exactly(count(params), count(params))
 
     def _leaning(self, gradient: Params, shared: State) -> Params:
         before = shared["direction"]

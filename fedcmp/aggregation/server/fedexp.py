@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcmp.aggregation.checks import require_positive
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.linalg import squared_norm
-from fedcmp.aggregation.rules import State, Stepped, Update
+from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class FedExp:
+class FedExp(ServerStep):
     """``x += eta D``, ``eta = max(1, sum_k p_k |D_k|^2 / (2 (|D|^2 + eps)))``, norms over all parameters together.
 
     Where clients agree eta is 1; where K equal clients are orthogonal it is up to K / 2. eta is reported as
@@ -29,17 +29,13 @@ class FedExp:
     Stepped(params={'bias': tensor([1., 1.])}, state={}, metrics={'aggregator/server_lr': 2.0})
     """
 
-    needs_basis: ClassVar[bool] = False
+    tuned: ClassVar = ("eps", (1e-3, 1.0, 0.1))
 
     eps: float = 1e-3
     """What keeps eta from growing without bound where the mean delta vanishes, in (0, inf), a squared norm."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.eps", self.eps)
-
-    def init(self, params: Params) -> State:
-        """FedExP has no memory."""
-        return {}
+        require_number("aggregator.server.eps", self.eps, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""

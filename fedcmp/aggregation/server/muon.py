@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from fedcmp.aggregation.checks import require_fraction, require_positive
-from fedcmp.aggregation.rules import State, Stepped, Update
-from fedcmp.types import Params
+from fedcmp.aggregation.server.velocity import Velocity
 
 
 @dataclass(frozen=True)
-class Muon:
+class Muon(Velocity):
     """``v = beta v + D``, ``x += 0.2 sqrt(max(M, N)) lr O(v)``, with v = 0 before the first round.
 
     O brings all singular values of an M x N matrix near 1, so that each of its directions moves alike; with the factor
@@ -26,32 +23,22 @@ class Muon:
     (0.5, for tens of rounds, not 0.95 for thousands of steps); no Nesterov term, no weight decay; vectors are
     normalised, where the papers give them to AdamW; float32, where the papers iterate in bfloat16.
 
+    >>> import torch
+    >>> from fedcmp.aggregation.rules import Update
     >>> muon, x = Muon(lr=5.0), {"bias": torch.zeros(4)}
     >>> moved = muon.step(x, Update({"bias": torch.tensor([1e-2, 0.0, 0.0, 0.0])}), muon.init(x)).params
     >>> moved["bias"].round(decimals=2)
     tensor([2., 0., 0., 0.])
     """
 
-    needs_basis: ClassVar[bool] = False
+    tuned: ClassVar = ("lr", (0.05, 0.1, 0.02))
 
     lr: float = 0.05
     """Server learning rate, in (0, inf): five times the root mean square of a step."""
-    beta: float = 0.5
-    """Share of the velocity that lives on to the next round, in [0, 1)."""
 
-    def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.beta", self.beta)
-
-    def init(self, params: Params) -> State:
-        """A velocity of zeros."""
-        return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
-
-    def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
-        velocity = {name: self.beta * value + update.delta[name] for name, value in state["velocity"].items()}
-        moved = {name: value + 0.2 * self.lr * _scaled_direction(velocity[name]) for name, value in params.items()}
-        return Stepped(moved, {"velocity": velocity}, {})
+    def move(self, delta: Tensor, velocity: Tensor) -> Tensor:
+        """``0.2 sqrt(max(M, N)) lr O(v)``."""
+        return 0.2 * self.lr * _scaled_direction(velocity)
 
 
 def _scaled_direction(value: Tensor) -> Tensor:
@@ -73,6 +60,7 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
 
     Source: Jordan et al. 2024.
 
+    >>> import torch
     >>> bool((torch.linalg.svdvals(orthogonalised(torch.tensor([[5.0, 1.0], [0.0, 0.1]]))) - 1).abs().max() < 0.35)
     True
     """

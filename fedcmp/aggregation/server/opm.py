@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-import torch
-
-from fedcmp.aggregation.checks import require_fraction, require_positive
+from fedcmp.aggregation.base import zeros_like
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.linalg import join_affine, split_affine
-from fedcmp.aggregation.rules import State, Stepped, Update
+from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Opm:
+class Opm(ServerStep):
     """``V_t = D_t + mu V_{t-1} U_t U_t^T``, ``x += lr V_t`` for each affine layer, V = 0 before the first round.
 
     U_t (N' x r, orthonormal) is this round's shared alignment basis. The velocity is carried over by the orthogonal
@@ -24,6 +24,7 @@ class Opm:
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours.
     Differs from the paper: unknown, derived from the abstract.
 
+    >>> import torch
     >>> opm, x = Opm(momentum=0.5), {"linear.weight": torch.zeros(1, 2), "linear.bias": torch.zeros(1)}
     >>> ones = {name: torch.ones_like(value) for name, value in x.items()}
     >>> alive = {"linear": torch.tensor([[1.0], [0.0], [0.0]])}
@@ -31,6 +32,8 @@ class Opm:
     >>> opm.step(once.params, Update(ones, alive), once.state).params
     {'linear.weight': tensor([[2.5000, 2.0000]]), 'linear.bias': tensor([2.])}
     """
+
+    tuned: ClassVar = ("momentum", (0.3, 0.0, 0.5))
 
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
@@ -40,8 +43,8 @@ class Opm:
     """Carry the velocity by the projector; off: all of it, as the heavy ball does."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-        require_fraction("aggregator.server.momentum", self.momentum)
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
+        require_number("aggregator.server.momentum", self.momentum, "[0, 1)")
 
     @property
     def needs_basis(self) -> bool:
@@ -50,13 +53,13 @@ class Opm:
 
     def init(self, params: Params) -> State:
         """A velocity of zeros."""
-        return {"velocity": {name: torch.zeros_like(value) for name, value in params.items()}}
+        return {"velocity": zeros_like(params)}
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
         carried: Params = state["velocity"]
         if self.needs_basis:
-            carried = {name: torch.zeros_like(value) for name, value in carried.items()}
+            carried = zeros_like(carried)
             for name, basis in update.basis.items():
                 carried |= split_affine((join_affine(state["velocity"], name) @ basis) @ basis.T, name)
         velocity = {name: value + self.momentum * carried[name] for name, value in update.delta.items()}

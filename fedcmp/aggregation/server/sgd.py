@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from fedcmp.aggregation.base import scaled
-from fedcmp.aggregation.checks import require_positive
-from fedcmp.aggregation.rules import State, Stepped, Update
+from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Sgd:
+class Sgd(ServerStep):
     """``x += lr D``. With lr = 1 and the mean as fuse this is FedAvg.
 
     Source: McMahan et al., AISTATS 2017, arXiv 1602.05629; the server rate: Reddi et al., ICLR 2021, arXiv 2003.00295.
@@ -22,17 +21,11 @@ class Sgd:
     {'bias': tensor([2.])}
     """
 
-    needs_basis: ClassVar[bool] = False
-
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
 
     def __post_init__(self) -> None:
-        require_positive("aggregator.server.lr", self.lr)
-
-    def init(self, params: Params) -> State:
-        """SGD has no memory."""
-        return {}
+        require_number("aggregator.server.lr", self.lr, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
         """One server step."""
