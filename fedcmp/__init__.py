@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from fedcmp.config import Config as Config
     from fedcmp.config import load_config as load_config
     from fedcmp.errors import FedcmpError as FedcmpError
+    from fedcmp.experiment import LoadedRun as LoadedRun
     from fedcmp.experiment import evaluate_run as evaluate_run
+    from fedcmp.experiment import load_run as load_run
     from fedcmp.experiment import train as train
     from fedcmp.experiment.exporting import export_run as export_run
     from fedcmp.models.backbones import LanguageModel as LanguageModel
@@ -42,6 +44,7 @@ PUBLIC = {
     "Federated": "fedcmp.api",
     "FedcmpError": "fedcmp.errors",
     "LanguageModel": "fedcmp.models.backbones",
+    "LoadedRun": "fedcmp.experiment",
     "Pairs": "fedcmp.api",
     "Params": "fedcmp.types",
     "ProjectorAlignment": "fedcmp.module",
@@ -51,6 +54,7 @@ PUBLIC = {
     "export_run": "fedcmp.experiment.exporting",
     "federate": "fedcmp.api",
     "load_config": "fedcmp.config",
+    "load_run": "fedcmp.experiment",
     "new_projector": "fedcmp.batches",
     "train": "fedcmp.experiment",
 }

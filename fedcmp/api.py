@@ -8,26 +8,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.own import Own, Rule
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
-from fedcmp.data.images import MAX_PIXELS, to_rgb, why
+from fedcmp.data.images import MAX_PIXELS
+from fedcmp.data.loose import Picture
 from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server
-from fedcmp.errors import ConfigError, DataError, nearest
+from fedcmp.errors import ConfigError, nearest
+from fedcmp.evaluation.captions import caption_loose
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.state import FederationState
-from fedcmp.models.alignment import greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
-from fedcmp.models.projector import project
+from fedcmp.module import ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Recorder, Trackers
 from fedcmp.types import Params
@@ -84,18 +83,14 @@ class Federated:
         """Rounds that were done: fewer than asked for where the callback ended the run."""
         return len(self.records) - 1
 
-    def caption(self, pictures: Sequence[Image.Image], max_tokens: int = 48) -> list[str]:
-        """Greedy captions, each of at most ``max_tokens`` tokens.
+    def caption(self, pictures: Sequence[Picture], max_tokens: int = 48) -> list[str]:
+        """Greedy captions, each of at most ``max_tokens`` tokens, of PIL pictures or files.
 
         Raises:
-            DataError: a picture is damaged, or one that training would refuse.
+            DataError: a picture cannot be read, or training would refuse it.
         """
-        device = next(iter(self.params.values())).device
-        pixels = self.tower.preprocess(
-            [_rgb(place, picture, self.max_pixels) for place, picture in enumerate(pictures)]
-        ).to(device)
-        features = self.tower.look(pixels).float()  # as training saw them
-        return greedy_captions(self.llm, project(self.params, features), max_tokens)
+        module = ProjectorAlignment(self.tower, self.llm, self.params)
+        return caption_loose(module, pictures, max_tokens, max_pixels=self.max_pixels)
 
     def save(self, path: str | Path) -> None:
         """Writes a projector.safetensors, which ``model.projector.init`` and ``fedcmp evaluate`` take."""
@@ -170,14 +165,6 @@ def federate(
         federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)
         state = run(federation, start(federation, parts.params))
     return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
-
-
-def _rgb(place: int, picture: Image.Image, max_pixels: int) -> Image.Image:
-    """As training saw pictures."""
-    try:
-        return to_rgb(picture, max_pixels)
-    except Exception as error:  # Pillow raises many kinds for damaged files
-        raise DataError(f"pictures[{place}] cannot be used: {why(error)}") from error
 
 
 def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:

@@ -44,6 +44,7 @@ LAYERS = {
     "api": 8,
     "study": 9,
     "doctor": 9,
+    "web": 9,
     "cli": 10,
     "__main__": 11,
 }

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedcmp.cli import commands, comparison, evaluating, preparing
+from fedcmp.cli import commands, comparison, evaluating, preparing, using
 
 OVERRIDES = """\
 CONFIG is a YAML file, or the name of one that comes with fedcmp (`fedcmp configs`); without one the embedded demo is
@@ -212,6 +212,34 @@ COMMANDS: dict[str, Command] = {
             ("fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme", "how to score its export on benchmarks"),
         ),
         evaluating.arguments,
+    ),
+    "caption": Command(
+        using.caption,
+        "caption pictures with a finished run",
+        """\
+        Prints each picture and the caption that the run's projector leads to, with a tab between them, or with --json an
+        object a line. Of folders all pictures below them are taken, sorted. Data of the run are not needed. A picture
+        that cannot be read is named, the others are captioned, and the exit code is 1. Overrides say where models have
+        moved, or name a device.""",
+        (
+            ("fedcmp caption runs/demo-fedcmp-1 photo.jpg", "one picture"),
+            ("fedcmp caption runs/mine pictures/ --json > captions.jsonl", "a folder"),
+            ("fedcmp caption runs/mine pictures/ model.llm=models/vicuna run.device=cpu", "the LLM has moved"),
+        ),
+        using.caption_arguments,
+    ),
+    "serve": Command(
+        using.serve,
+        "open a page on this machine that captions pictures",
+        """\
+        Opens a page on 127.0.0.1 where one drops a picture and reads the caption of the run, of its projector before
+        training, and of other runs, side by side; Ctrl-C ends it. Nothing leaves the machine. It needs Gradio:
+        pip install 'fedcmp[web]'.""",
+        (
+            ("fedcmp serve runs/demo-fedcmp-1", "http://127.0.0.1:7860"),
+            ("fedcmp serve runs/demo-fedcmp-1 --beside runs/demo-fedavg-1 --port 8000", "two runs side by side"),
+        ),
+        using.serve_arguments,
     ),
     "export": Command(
         commands.export,

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcmp.build import build_held_out, build_parts, check_models, read_data
-from fedcmp.config import load_config
+from fedcmp.build import build_held_out, build_parts, read_data
 from fedcmp.evaluation.assess import caption_pictures, measure
 from fedcmp.evaluation.losses import evaluate
-from fedcmp.federation.folder import open_run
+from fedcmp.experiment.loading import open_with_projector
 from fedcmp.federation.state import params_sha256
 from fedcmp.tracking.progress import Progress
-
-PROJECTOR = "model.projector.init"
 
 
 def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> dict[str, Any]:
@@ -30,11 +26,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress |
         What it writes: ``val/loss``, ``test`` as in summary.json (whether the run itself was to be tested or not),
         ``projector``, where the projector came from, and ``projector_sha256``.
     """
-    folder = open_run(path)
-    chosen = [override for override in overrides if override.partition("=")[0] == PROJECTOR]
-    projector = [] if chosen else [f"{PROJECTOR}={json.dumps(str(folder.projector))}"]
-    config = load_config(folder.config, [*overrides, *projector, "evaluation.test=true", "evaluation.examples=0"])
-    check_models(config)
+    folder, config = open_with_projector(path, [*overrides, "evaluation.test=true", "evaluation.examples=0"])
     data = read_data(config)
     parts = build_parts(config, data, progress or Progress(), training=False)
     held_out, settings = build_held_out(config, data, parts), config.evaluation

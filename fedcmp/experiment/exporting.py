@@ -12,13 +12,14 @@ import torch
 
 from fedcmp.build import check_models, start_params
 from fedcmp.config import Config, differences, load_config
-from fedcmp.errors import ConfigError, ExportError, RunFolderError, nearest
+from fedcmp.errors import ConfigError, ExportError, nearest
+from fedcmp.experiment.loading import open_finished, shared_projector
 from fedcmp.export.card import Licences, Origin, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
 from fedcmp.export.read import read_projector
-from fedcmp.federation.folder import RunFolder, open_run
+from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import DTYPES
 from fedcmp.models.projector import affine_names
@@ -64,8 +65,8 @@ def open_exportable(path: Path, overrides: Sequence[str] = ()) -> Exportable:
         ConfigError: an override is another one, or a model is not there.
         ExportError: the projector is not worth exporting.
     """
-    folder, summary = _finished(path)
-    params = read_projector(folder.projector)
+    folder, summary = open_finished(path)
+    params = read_projector(shared_projector(folder, summary))
     config = _config(folder, overrides)
     _worth_it(folder, summary, config, params)
     return Exportable(folder, summary, config, params)
@@ -111,27 +112,6 @@ def export_run(
         card = model_card(origin, licences or Licences(), to, dtype, proof, config.model.projector.kind)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Exported(out, to, dtype, proof)
-
-
-def _finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
-    folder = RunFolder(path)
-    if not path.is_dir():
-        raise RunFolderError(f"no run folder {path}")
-    try:
-        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is no finished run: cannot read {folder.summary.name}: {error}") from error
-    if summary.get("exit") not in ("finished", "budget"):
-        raise RunFolderError(
-            f"{path} is no finished run: its summary.json says exit {summary.get('exit')!r}; go on with: fedcmp train "
-            f"--resume {path}"
-        )
-    if summary.get("method") == "local":
-        raise RunFolderError(
-            f"{path} is a run of `fedcmp local`: it has a projector for each client and none that is shared; "
-            "export a run of `fedcmp train` or `fedcmp centralized`"
-        )
-    return open_run(path), summary
 
 
 def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:

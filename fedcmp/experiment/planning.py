@@ -19,6 +19,7 @@ from fedcmp.build import (
 from fedcmp.config import Config
 from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
+from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
 from fedcmp.federation.privacy import Protection
@@ -59,6 +60,11 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     if (known := outline_encoder(config, outline)) is not None:
         encoder, warning = known
         notes += [note for note in (warning, describe_cut(count_cut(data.splits, encoder), encoder)) if note]
+    if outline.params is not None:
+        try:
+            check_hf(config.model, outline.params)
+        except ConfigError as error:
+            notes.append(f"fedcmp export --to hf will refuse this run, fedcmp caption will not: {error}")
     idle = sum(not group.waves for group in found.groups)
     if idle:
         notes.append(

@@ -107,18 +107,3 @@ def _writable(folder: Path) -> Path:
             f"only {free / 2**20:.0f} MiB are free for the run folder {folder}; at least 64 are needed"
         )
     return folder
-
-
-def open_run(path: Path) -> RunFolder:
-    """An existing run.
-
-    Raises:
-        RunFolderError: the folder is missing or is no finished run.
-    """
-    folder = RunFolder(path)
-    if not path.is_dir():
-        raise RunFolderError(f"no run folder {path}")
-    for file in (folder.config, folder.projector):
-        if not file.is_file():
-            raise RunFolderError(f"{path} is no finished run: it has no {file.name}")
-    return folder

@@ -1,0 +1,135 @@
+"""A finished run, opened again: its config, its projector, and its captions of any pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedcmp.build import Kept, check_models, pick_device, start_params
+from fedcmp.config import Config, load_config
+from fedcmp.data.loose import Picture
+from fedcmp.errors import RunFolderError
+from fedcmp.evaluation.captions import caption_loose
+from fedcmp.federation.folder import RunFolder
+from fedcmp.module import ProjectorAlignment
+from fedcmp.types import Params
+
+PROJECTOR = "model.projector.init"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A finished run with its models, on the device."""
+
+    config: Config
+    """The run's settings; ``model.projector.init`` is where training began."""
+    module: ProjectorAlignment
+    """The frozen models and the trained projector."""
+
+    @property
+    def projector(self) -> Params:
+        """The projector of the module, float32."""
+        return {name: value.detach() for name, value in self.module.projector.params().items()}
+
+    def caption(self, pictures: Sequence[Picture], max_tokens: int | None = None) -> list[str]:
+        """Greedy captions, as the run wrote them into captions.jsonl.
+
+        Args:
+            pictures: PIL pictures, or paths of files.
+            max_tokens: the longest caption, in tokens; None: ``evaluation.max_tokens``.
+
+        Raises:
+            DataError: a picture cannot be read, or training would refuse it.
+        """
+        settings = self.config.evaluation
+        longest = settings.max_tokens if max_tokens is None else max_tokens
+        return caption_loose(self.module, pictures, longest, settings.batch_size, self.config.data.max_pixels)
+
+    def untrained(self) -> LoadedRun:
+        """The same run before its first round.
+
+        Raises:
+            ConfigError: the projector that training began with is not there.
+        """
+        tower, llm = self.module.tower, self.module.llm
+        assert tower is not None, "a run is loaded with its tower"
+        params = start_params(self.config, tower.width, llm.width)
+        return LoadedRun(self.config, ProjectorAlignment(tower, llm, params).to(self.module.device))
+
+
+def load_run(path: str | Path, overrides: Sequence[str] = (), *, keep: Kept | None = None) -> LoadedRun:
+    """Opens a finished run; its data are not needed.
+
+    Args:
+        path: the run folder.
+        overrides: for example ``model.llm=...`` where a model has moved, ``run.device=cpu``, or
+            ``model.projector.init=...`` for a projector in place of the run's.
+        keep: models that the last call left; this one leaves its own.
+
+    Raises:
+        RunFolderError: no finished run, or one without a shared projector.
+        ConfigError: an override is wrong, or a model is not there or has another width.
+    """
+    folder, used = open_with_projector(Path(path), overrides)
+    device = pick_device(used.run.device)
+    tower, llm = (keep or Kept()).models(used, device)
+    params = start_params(used, tower.width, llm.width)
+    own = load_config(folder.config, [word for word in overrides if word.partition("=")[0] != PROJECTOR])
+    return LoadedRun(own, ProjectorAlignment(tower, llm, params, own.optimizer).to(device))
+
+
+def open_with_projector(path: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Config]:
+    """A finished run, and its config with ``model.projector.init`` at its projector, or where an override says.
+
+    Raises:
+        RunFolderError, ConfigError: as ``load_run``.
+    """
+    folder, summary = open_finished(path)
+    if not any(word.partition("=")[0] == PROJECTOR for word in overrides):
+        overrides = [*overrides, f"{PROJECTOR}={json.dumps(str(shared_projector(folder, summary)))}"]
+    config = load_config(folder.config, overrides)
+    check_models(config)
+    return folder, config
+
+
+def open_finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """A run that ended by itself, and its summary.
+
+    Raises:
+        RunFolderError: there is none, or it did not.
+    """
+    folder = RunFolder(path)
+    if not path.is_dir():
+        raise RunFolderError(f"no run folder {path}")
+    if not folder.config.is_file():
+        raise RunFolderError(f"{path} is no finished run: it has no {folder.config.name}")
+    try:
+        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is no finished run: cannot read {folder.summary.name}: {error}") from error
+    if summary.get("exit") not in ("finished", "budget"):
+        raise RunFolderError(
+            f"{path} is no finished run: its summary.json says exit {summary.get('exit')!r}; go on with: fedcmp train "
+            f"--resume {path}"
+        )
+    return folder, summary
+
+
+def shared_projector(folder: RunFolder, summary: dict[str, Any]) -> Path:
+    """The projector of all clients together.
+
+    Raises:
+        RunFolderError: it is a run of ``fedcmp local``, or the file is not there.
+    """
+    if summary.get("method") == "local":
+        clients = sorted(folder.path.glob("clients/*"))
+        raise RunFolderError(
+            f"{folder.path} is a run of `fedcmp local`: it has a projector for each client and none that is shared; "
+            f"caption, serve and evaluate take one by {PROJECTOR}={clients[0] if clients else 'PATH'}, export none"
+        )
+    if not folder.projector.is_file():
+        raise RunFolderError(f"{folder.path} is no finished run: it has no {folder.projector.name}")
+    return folder.projector
