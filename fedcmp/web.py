@@ -25,7 +25,7 @@ def open_page(columns: Mapping[str, Describe], port: int) -> None:
     """
     page = build_page(columns)
     try:
-        page.launch(server_name="127.0.0.1", server_port=port, share=False, quiet=True, **_looks())
+        page.launch(server_name="127.0.0.1", server_port=port, share=False, quiet=True, footer_links=[], **_looks())
     except OSError as error:
         raise ConfigError(f"--port {port}: {error}") from error
 
@@ -50,7 +50,9 @@ def build_page(columns: Mapping[str, Describe]) -> Any:
         gradio.Markdown("# fedcmp\nDrop a picture and read what each projector says of it.")
         with gradio.Row():
             # the file as it is, so that it is read as training read its pictures
-            picture = gradio.Image(type="filepath", image_mode=None, sources=["upload", "clipboard"], label="picture")
+            picture = gradio.Image(
+                type="filepath", image_mode=None, sources=["upload", "clipboard"], label="picture", height=360
+            )
             with gradio.Column():
                 boxes = [gradio.Textbox(label=name, interactive=False) for name in columns]
         picture.change(describe, picture, boxes)

@@ -217,7 +217,7 @@ COMMANDS: dict[str, Command] = {
         using.caption,
         "caption pictures with a finished run",
         """\
-        Prints each picture and the caption that the run's projector leads to, with a tab between them, or with --json an
+        Prints each picture and the caption that the run's projector leads to, a tab between them, or with --json an
         object a line. Of folders all pictures below them are taken, sorted. Data of the run are not needed. A picture
         that cannot be read is named, the others are captioned, and the exit code is 1. Overrides say where models have
         moved, or name a device.""",

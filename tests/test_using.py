@@ -1,0 +1,165 @@
+"""A finished run is of use: captions by command, in Python and on a page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small
+from models.tiny import save_tower
+from PIL import Image
+
+import fedcmp
+from fedcmp.cli import main
+from fedcmp.config import load_config
+from fedcmp.data.scenes import make_scene, render
+from fedcmp.errors import DataError, RunFolderError
+from fedcmp.experiment import train, train_local
+from fedcmp.experiment.planning import plan
+
+SMALL = [*small.SMALL, "evaluation.captions=8", "evaluation.examples=4"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "a run"
+    train(load_config(None, [*SMALL, f"run.dir={folder}"]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(3):
+        render(make_scene("test", "plain", number)).save(folder / f"{number}.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_captions_are_those_that_the_run_wrote(finished: Path) -> None:
+    run = fedcmp.load_run(finished)
+    rows = [json.loads(line) for line in (finished / "captions.jsonl").read_text().splitlines()]
+    shown = [row for row in rows if row.get("picture")]
+    assert len(shown) == 4
+    assert run.caption([finished / row["picture"] for row in shown]) == [row["generated"] for row in shown]
+    assert run.config == load_config(finished / "config.yaml")
+    start = run.untrained()
+    assert all((run.projector[name] != value).any() for name, value in start.projector.items())
+
+
+def test_the_command_captions_files_and_folders_and_names_what_it_cannot_read(
+    finished: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = sorted(pictures.glob("*.png"))
+    expected = fedcmp.load_run(finished).caption(paths)
+    capsys.readouterr()
+    assert main(["caption", str(finished), str(pictures)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{path}\t{text}" for path, text in zip(paths, expected, strict=True)
+    ]
+    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
+    assert main(["caption", str(finished), str(tmp_path / "broken.png"), str(paths[1]), "--json"]) == 1
+    told = capsys.readouterr()
+    assert [json.loads(line) for line in told.out.splitlines()] == [{"picture": str(paths[1]), "caption": expected[1]}]
+    assert str(tmp_path / "broken.png") in told.err
+    with pytest.raises(DataError, match=str(tmp_path / "nothing.png")):
+        fedcmp.load_run(finished).caption([tmp_path / "nothing.png"])
+
+
+def test_feature_maps_and_transparent_pictures_are_captioned_as_they_were_trained_on(tmp_path: Path) -> None:
+    tower = save_tower("mobilenet", tmp_path / "tower")
+    config = load_config(None, [*SMALL, f"model.tower={tower}", f"run.dir={tmp_path / 'run'}"])
+    train(config)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "captions.jsonl").read_text().splitlines()]
+    run = fedcmp.load_run(tmp_path / "run", ["run.device=cpu"])
+    assert run.caption([tmp_path / "run" / rows[0]["picture"]]) == [rows[0]["generated"]]
+    icon = np.zeros((40, 40, 4), np.uint8)
+    assert run.caption([Image.fromarray(icon)]) == run.caption([Image.new("RGB", (40, 40), "white")])
+    assert any("model.tower" in note for note in plan(config).notes), "a Llava holds no feature maps"
+
+
+def test_runs_that_cannot_be_used_are_named(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match="nowhere"):
+        fedcmp.load_run(tmp_path / "nowhere")
+    stopped = Path(shutil.copytree(finished, tmp_path / "stopped"))
+    summary = json.loads((stopped / "summary.json").read_text())
+    (stopped / "summary.json").write_text(json.dumps({**summary, "exit": "stopped"}))
+    with pytest.raises(RunFolderError, match="stopped"):
+        fedcmp.load_run(stopped)
+    train_local(load_config(None, [*small.SMALL, "evaluation.test=false", f"run.dir={tmp_path / 'local'}"]))
+    with pytest.raises(RunFolderError, match=r"model\.projector\.init") as refused:
+        fedcmp.load_run(tmp_path / "local")
+    assert fedcmp.load_run(tmp_path / "local", [str(refused.value).split("take one by ")[1].split(",")[0]]).projector
+
+
+def _browser(folder: Path) -> Any:
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for word in (
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1100,700",
+        "--disable-background-networking", "--disable-component-update", "--disable-sync", f"--user-data-dir={folder}",
+    ):  # fmt: skip
+        options.add_argument(word)
+    return webdriver.Chrome(options=options, service=Service(shutil.which("chromedriver")))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("chromium") and shutil.which("chromedriver")),
+    reason="needs Debian's chromium and chromium-driver",
+)
+def test_the_page_captions_a_picture_that_is_dropped_on_it(finished: Path, pictures: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = [
+        "serve",
+        str(finished),
+        "--beside",
+        str(Path(shutil.copytree(finished, tmp_path / "b"))),
+        "--port",
+        str(port),
+    ]
+    server = subprocess.Popen([sys.executable, "-m", "fedcmp", *words])
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the server has ended"
+                time.sleep(0.2)
+        browser = _browser(tmp_path / "profile")
+        try:
+            browser.get(f"http://127.0.0.1:{port}/")
+            run = fedcmp.load_run(finished)
+            path = pictures / "1.png"
+            (text,) = run.caption([path])
+            wanted = [text, *run.untrained().caption([path]), text]
+            found: list[str] = []
+            for _ in range(300):
+                if not found and (inputs := browser.find_elements("css selector", "input[type=file]")):
+                    inputs[0].send_keys(str(path))
+                found = [box.get_attribute("value") for box in browser.find_elements("css selector", "textarea")]
+                if found == wanted:
+                    break
+                time.sleep(0.2)
+            browser.save_screenshot(str(tmp_path / "page.png"))
+            assert found == wanted
+        finally:
+            browser.quit()
+    finally:
+        server.terminate()
+        server.wait()
