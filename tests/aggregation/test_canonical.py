@@ -294,13 +294,18 @@ def test_tau_may_be_each_layers_own() -> None:
     np.testing.assert_allclose(join_affine(result.delta, "linear_2").numpy(), two["linear_2"], rtol=1e-4, atol=1e-7)
 
 
-def test_the_basis_turns_by_nothing_if_nothing_changes() -> None:
-    rule = Canonical()
+def test_the_basis_is_this_rounds_and_turns_by_nothing_if_nothing_changes() -> None:
+    rule = Canonical(energy=0.6)
     once = rule.fuse(LocalCohort(clients()), PARAMS, rule.init(PARAMS))
     again = rule.fuse(LocalCohort(clients()), PARAMS, once.state)
     assert again.metrics["aggregator/basis_turn_max/linear_1"] == pytest.approx(0.0, abs=0.1)
     other = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
-    assert other.metrics["aggregator/basis_turn/linear_1"] >= 0.0
+    assert other.metrics["aggregator/basis_turn/linear_1"] > 1.0
+    fresh = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, rule.init(PARAMS))
+    for name, basis in fresh.basis.items():
+        assert 0 < basis.shape[1] < len(basis)
+        torch.testing.assert_close(other.basis[name], basis, rtol=0, atol=1e-6)
+        torch.testing.assert_close(other.state["basis"][name], basis, rtol=0, atol=1e-6)
     for name, basis in once.basis.items():
         torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
         assert sum(once.metrics[f"aggregator/overlap/{name}/histogram"]) == pytest.approx(1.0, abs=1e-3)
