@@ -27,9 +27,9 @@ class Aggregator:
         local: what clients do differently in their steps.
         weighting: what the weights p_k of a cohort count: ``samples``, ``tokens`` or ``uniform``.
         pairwise: cosines between the deltas of up to this many clients are measured each round; 0: none, so that the
-            server of a sums-only rule sees nothing but sums.
+            server of a sums-only method sees nothing but sums.
         measures: whether the mean square of the deltas is summed for ``energy_kept`` and for server steps that read it;
-            off, the server gets what the fuse and the local rule ask for and nothing beside.
+            off, the server gets only what the fuse and the local rule ask for.
 
     >>> from fedcmp.aggregation import Mean, Sgd
     >>> aggregator = Aggregator(Mean(), Sgd(lr=0.5))
@@ -51,7 +51,7 @@ class Aggregator:
 
     @property
     def sums_only(self) -> bool:
-        """Whether the server of the rule itself sees sums over clients only; diagnostics: see ``pairwise``."""
+        """Whether the fuse makes the server see sums over clients only; for diagnostics see ``pairwise``."""
         return self.fuse.sums_only
 
     def init(self, params: Params) -> State:
@@ -73,7 +73,7 @@ class Aggregator:
             state: from ``init`` or from the last round.
 
         Raises:
-            AggregationError: the cohort is too small for the rule.
+            AggregationError: the cohort is too small for the method.
         """
         if len(cohort.clients) < self.fuse.least_clients:
             raise AggregationError(

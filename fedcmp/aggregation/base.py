@@ -1,4 +1,4 @@
-"""What an aggregator is given: the contributions of a round's clients, behind a cohort that guards them.
+"""The contributions of a round's clients, and the cohort through which the server sees them.
 
 A delta is local minus global, in float32.
 """
@@ -6,7 +6,7 @@ A delta is local minus global, in float32.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -26,9 +26,9 @@ class Contribution:
     delta: Params
     """Local minus global, float32, keys and shapes of the projector."""
     halfway: Params | None = None
-    """The delta after half of the local steps, if the rule needs ``"halfway"``."""
+    """The delta after half of the local steps, if the method needs ``"halfway"``."""
     evidence: Params | None = None
-    """Per affine layer, the mean of x~ x~^T over its inputs, ``[N', N']``, if the rule needs ``"evidence"``."""
+    """Per affine layer, the mean of x~ x~^T over its inputs, ``[N', N']``, if the method needs ``"evidence"``."""
     message: Params | None = None
     """What the local rule sends beside the delta, for example the change of a control variate."""
     num_samples: int = 1
@@ -40,9 +40,15 @@ class Contribution:
     scalars: Scalars = field(default_factory=dict)
     """Loss before and after, gradient norm, seconds and the like."""
 
+    def scaled(self, factor: float, evidence: float = 1.0) -> Contribution:
+        """The contribution with delta and halfway delta times ``factor``, and its evidence times ``evidence``."""
+        halfway = None if self.halfway is None else scaled(self.halfway, factor)
+        moments = None if self.evidence is None else scaled(self.evidence, evidence)
+        return replace(self, delta=scaled(self.delta, factor), halfway=halfway, evidence=moments)
+
     @cached_property
     def square(self) -> float:
-        """``|D_k|^2`` over all of the delta, in float64; measured once, for nobody writes into a contribution."""
+        """``|D_k|^2`` over all of the delta, in float64; computed once."""
         return squared_norm(self.delta)
 
 

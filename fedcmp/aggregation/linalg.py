@@ -1,4 +1,4 @@
-"""Linear algebra that several rules share: affine layers as matrices, leading eigenvectors, solves, angles."""
+"""Linear algebra that several methods share: affine layers as matrices, leading eigenvectors, solves, angles."""
 
 from __future__ import annotations
 

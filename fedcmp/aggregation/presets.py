@@ -156,7 +156,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
         momentum: the momentum of the clients' SGD, which decides what a local step counts (``Normalised``).
 
     Raises:
-        ConfigError: no such rule or option, an option out of its range, or parts that do not fit together.
+        ConfigError: no such method or option, an option out of its range, or parts that do not fit together.
 
     >>> build_aggregator(AggregatorConfig("fedavgm", server={"beta": 0.7})).server
     Momentum(lr=1.0, beta=0.7)
@@ -191,7 +191,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
 
 
 def sums_only_rules() -> list[str]:
-    """The rules whose server sees sums over clients only, so that they work under a secure sum.
+    """The methods whose server sees sums over clients only, so that they work under a secure sum.
 
     >>> "fedcmp" in sums_only_rules(), "krum" in sums_only_rules()
     (True, False)
@@ -219,19 +219,19 @@ def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[st
 
 
 def describe_rules(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
-    """The table of rules for people: a header, and a row of each rule in ``names`` (empty: all), sorted by name.
+    """The table of methods for people: a header, and a row of each method in ``names`` (empty: all), sorted by name.
 
     Raises:
-        ConfigError: no such rule.
+        ConfigError: no such method.
 
     >>> describe_rules(["fedavg"])[1]
     [['fedavg', 'plain', 'mean', 'sgd', '-', 'yes', 'McMahan et al., AISTATS 2017, arXiv 1602.05629']]
     """
     rows = []
     for name in sorted(names or PRESETS):
-        rule, row = build_aggregator(AggregatorConfig(name)), PRESETS[name]
+        method, row = build_aggregator(AggregatorConfig(name)), PRESETS[name]
         local, fuse, server = (part_name(part) for part in (row.local, row.fuse, row.server))
         fuse = f"normalised {fuse}" if row.normalise else fuse
-        needs = ", ".join(sorted(rule.needs)) or "-"
-        rows.append([name, local, fuse, server, needs, "yes" if rule.sums_only else "no", row.paper])
+        needs = ", ".join(sorted(method.needs)) or "-"
+        rows.append([name, local, fuse, server, needs, "yes" if method.sums_only else "no", row.paper])
     return ["rule", "local steps", "fuse", "server", "clients record", "sums only", "paper"], rows

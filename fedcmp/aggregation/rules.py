@@ -19,7 +19,7 @@ class Update(NamedTuple):
 
     delta: Params
     """One delta for all clients, float32."""
-    basis: Params = {}  # noqa: RUF012 - a NamedTuple default; nobody writes into an update
+    basis: Params = {}  # noqa: RUF012 - never written
     """Per affine layer, the shared alignment basis, ``[N', r]`` with orthonormal columns, from fuses that find one."""
     mean_square: float = 0.0
     """``sum_k p_k |D_k|^2`` over all parameters."""

@@ -14,7 +14,7 @@ from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, solve_right, subspace_cosines
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.errors import AggregationError, ConfigError
+from fedcmp.errors import AggregationError
 
 SHAPES = {"linear_1": (6, 5), "linear_2": (4, 6)}  # M x N
 PARAMS = {f"{name}.weight": torch.zeros(shape) for name, shape in SHAPES.items()}
@@ -138,27 +138,6 @@ def test_a_case_by_hand() -> None:
     assert result.metrics["aggregator/overlap/linear"] == pytest.approx(0.5)
 
 
-def test_the_evidence_part_minimises_the_weighted_objective() -> None:
-    """``sum_k p_k tr((D - D_k) A_k (D - D_k)^T)``, with l g I in A_k."""
-    cohort, rule = clients(), Canonical(tau=0.0)
-    total = sum(one.num_samples for one in cohort)
-    found, rng = fuse(rule, cohort), np.random.default_rng(0)
-    for name in SHAPES:
-        G = [one.evidence[name].double().numpy() for one in cohort]
-        p = [one.num_samples / total for one in cohort]
-        g = sum(q * np.trace(one) / len(one) for q, one in zip(p, G, strict=True))
-        A = [0.9 * one + 0.1 * np.diag(np.diag(one)) + 0.01 * g * np.eye(len(one)) for one in G]
-        D = [join_affine(one.delta, name).double().numpy() for one in cohort]
-
-        def objective(X: np.ndarray, p=p, A=A, D=D) -> float:
-            return sum(q * np.trace((X - d) @ m @ (X - d).T) for q, m, d in zip(p, A, D, strict=True))
-
-        best = objective(found[name])
-        for _ in range(50):
-            away = rng.normal(size=found[name].shape) * 10 ** rng.uniform(-3, 0)
-            assert objective(found[name] + away) > best
-
-
 @pytest.mark.parametrize("a", [1.0, 0.9])
 def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
     """``sum_k n_k W_k A_k (sum_k n_k A_k)^-1``, ``A_k = a G_k + (1 - a) diag G_k``; the preset's ridge moves it."""
@@ -175,15 +154,6 @@ def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
         expected = said @ np.linalg.inv(sum(A))
         np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
         assert np.abs(preset[name] - expected).max() > 1e-3 * np.abs(expected).max()
-
-
-def test_shares_sum_to_the_identity() -> None:
-    """Clients that bring the same delta get it back, whatever their evidence."""
-    same = client(0)
-    cohort = [replace(one, delta=same.delta) for one in clients()]
-    found = fuse(Canonical(tau=0.0), cohort)
-    for name in SHAPES:
-        np.testing.assert_allclose(found[name], join_affine(same.delta, name).double().numpy(), rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("tau", [None, 0.0, 1.0])
@@ -231,37 +201,6 @@ def test_fedavg_is_the_limit(options: dict) -> None:
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-8)
 
 
-def test_everything_off_is_fedavg_as_a_method() -> None:
-    off = {"evidence": False, "repeatability": False, "overlap": False}
-    ablated = build_aggregator(AggregatorConfig("fedcmp", fuse=off, server={"momentum": 0.0}))
-    plain = build_aggregator(AggregatorConfig("fedavg"))
-    one, other = (rule.aggregate(LocalCohort(clients()), PARAMS, rule.init(PARAMS)) for rule in (ablated, plain))
-    for name in PARAMS:
-        torch.testing.assert_close(one.params[name], other.params[name], rtol=1e-6, atol=1e-8)
-
-
-def test_equal_evidence_gives_fedavg_at_tau_0_and_the_rest_at_tau_1() -> None:
-    same = client(0).evidence
-    cohort = [replace(one, evidence=same) for one in clients()]
-    found = fuse(Canonical(tau=0.0), cohort)
-    for name, expected in fedavg(cohort).items():
-        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-8)
-    measured = Canonical().fuse(LocalCohort(cohort), PARAMS, {})
-    assert measured.metrics["aggregator/tau/linear_1"] == pytest.approx(1.0)
-    only = fuse(Canonical(tau=1.0), cohort)
-    for name in SHAPES:
-        np.testing.assert_allclose(fuse(Canonical(), cohort)[name], only[name], rtol=1e-5, atol=1e-7)
-
-
-def test_a_client_without_evidence_has_no_say_at_l_0() -> None:
-    cohort = clients(3)
-    silent = replace(client(9), evidence={name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()})
-    rule = Canonical(tau=0.0, ridge=0.0)
-    with_it, without = fuse(rule, [*cohort, silent]), fuse(rule, cohort)
-    for name in SHAPES:
-        np.testing.assert_allclose(with_it[name], without[name], rtol=1e-5, atol=1e-8)
-
-
 def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
     none = {name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()}
     cohort = LocalCohort([replace(one, evidence=none) for one in clients()])
@@ -288,21 +227,6 @@ def test_alike_clients_are_taken_at_their_word(share: float) -> None:
     for name in SHAPES:
         expected = join_affine(client(0).delta, name).double().numpy()
         np.testing.assert_allclose(fuse(Canonical(tau=1.0), same)[name], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_who_contradicts_itself_is_not_heard_where_others_repeat() -> None:
-    same = [replace(one, num_samples=1) for one in clients(2)]
-    steady, noisy = halves(same[0], 0, 0.5), halves(same[1], 1, 0.0)
-    found = fuse(Canonical(tau=1.0, energy=1.0, overlap=False), [steady, noisy])
-    for name in SHAPES:
-        expected = join_affine(steady.delta, name).double().numpy()
-        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
-
-
-def test_where_nobody_repeats_the_mean_stands() -> None:
-    noise = [halves(one, number, 0.0) for number, one in enumerate(clients())]
-    for name, expected in fedavg(noise).items():
-        np.testing.assert_allclose(fuse(Canonical(tau=1.0), noise)[name], expected, rtol=1e-5, atol=1e-8)
 
 
 def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
@@ -362,27 +286,6 @@ def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     assert all(np.isfinite(value).all() for value in fuse(rule, bare).values())
 
 
-def test_the_server_sees_sums_only() -> None:
-    class Sums(LocalCohort):
-        def gather(self, fn, clients=None):
-            raise AssertionError("a sums-only rule gathered")
-
-    cohort = Sums(clients())
-    Canonical().fuse(cohort, PARAMS, {})
-
-
-def test_traffic_is_what_the_definition_says() -> None:
-    cohort = LocalCohort(clients())
-    ranks = {name: basis.shape[1] for name, basis in Canonical().fuse(cohort, PARAMS, {}).basis.items()}
-    up = down = 0
-    for name, (M, N) in SHAPES.items():
-        n, r = N + 1, ranks[name]
-        up += 2 * M * n + 2 * n * n + 2  # mean, weighed mean, evidence, Gram matrix, two norms
-        up += M * r + 2 * r  # coefficients, their squares, how repeatable they are
-        down += n * r
-    assert cohort.traffic == (4 * up, 4 * down)
-
-
 def test_tau_may_be_each_layers_own() -> None:
     result = Canonical(tau_from="each").fuse(LocalCohort(clients()), PARAMS, {})
     taus = [result.metrics[f"aggregator/tau/{name}"] for name in SHAPES]
@@ -391,13 +294,18 @@ def test_tau_may_be_each_layers_own() -> None:
     np.testing.assert_allclose(join_affine(result.delta, "linear_2").numpy(), two["linear_2"], rtol=1e-4, atol=1e-7)
 
 
-def test_the_basis_turns_by_nothing_if_nothing_changes() -> None:
-    rule = Canonical()
+def test_the_basis_is_this_rounds_and_turns_by_nothing_if_nothing_changes() -> None:
+    rule = Canonical(energy=0.6)
     once = rule.fuse(LocalCohort(clients()), PARAMS, rule.init(PARAMS))
     again = rule.fuse(LocalCohort(clients()), PARAMS, once.state)
     assert again.metrics["aggregator/basis_turn_max/linear_1"] == pytest.approx(0.0, abs=0.1)
     other = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
-    assert other.metrics["aggregator/basis_turn/linear_1"] >= 0.0
+    assert other.metrics["aggregator/basis_turn/linear_1"] > 1.0
+    fresh = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, rule.init(PARAMS))
+    for name, basis in fresh.basis.items():
+        assert 0 < basis.shape[1] < len(basis)
+        torch.testing.assert_close(other.basis[name], basis, rtol=0, atol=1e-6)
+        torch.testing.assert_close(other.state["basis"][name], basis, rtol=0, atol=1e-6)
     for name, basis in once.basis.items():
         torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
         assert sum(once.metrics[f"aggregator/overlap/{name}/histogram"]) == pytest.approx(1.0, abs=1e-3)
@@ -422,18 +330,6 @@ def test_float32_evidence_is_enough(condition: float) -> None:
     rule = Canonical(tau=0.0, basis="none")
     one, other = (rule.fuse(LocalCohort(cohort), params, {}).delta["linear.weight"] for cohort in (exact, rounded))
     assert float((one - other).norm() / one.norm()) < 1e-4
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    ({"tau": 1.5}, r"aggregator\.fuse\.tau must be in \[0, 1\], got 1.5"),
-    ({"energy": 0.0}, r"aggregator\.fuse\.energy must be in \(0, 1\], got 0.0"),
-    ({"ridge": -1.0}, r"aggregator\.fuse\.ridge must be in \[0, inf\), got -1.0"),
-    ({"basis": "update"}, r'aggregator\.fuse\.basis: unknown choice .update.; did you mean "updates"'),
-    ({"tau_from": "last"}, r"aggregator\.fuse\.tau_from: unknown choice"),
-])  # fmt: skip
-def test_ranges_are_checked(options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Canonical(**options)
 
 
 def spiked(size: int, rank: int) -> torch.Tensor:

@@ -12,9 +12,7 @@ from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.guarded import Guarded, judge
 from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.errors import ConfigError
 from fedcmp.types import Params
 
 SHAPES = {"linear.weight": (6, 9), "linear.bias": (6,)}
@@ -173,18 +171,3 @@ def test_a_round_of_two_forgets_nobody() -> None:
 def test_two_clients_cannot_outvote_each_other() -> None:
     pair = [honest(0), times(honest(1), -1.0)]
     assert distance(fused(Guarded(Mean()), pair), fused(Mean(), pair)) == 0.0
-
-
-@pytest.mark.parametrize(("config", "message"), [
-    (AggregatorConfig("median", guard=True), r"guard weighs clients, and aggregator\.fuse\.rule=median counts"),
-    (AggregatorConfig("krum", guard=True), "rule=krum counts them alike"),
-    (AggregatorConfig("scaffold", guard=True), r"clients of aggregator\.local\.rule=control_variates"),
-])  # fmt: skip
-def test_what_it_cannot_guard_is_refused(config: AggregatorConfig, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        build_aggregator(config)
-
-
-def test_it_is_not_sums_only() -> None:
-    assert build_aggregator(AggregatorConfig("fedcmp")).sums_only
-    assert not build_aggregator(AggregatorConfig("fedcmp", guard=True)).sums_only

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 
 import pytest
@@ -13,7 +12,6 @@ from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.normalised import Normalised
 from fedcmp.aggregation.local.control_variates import ControlVariates
-from fedcmp.aggregation.local.proximal import Proximal
 from fedcmp.aggregation.local.server_momentum import ServerMomentum
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
@@ -173,38 +171,6 @@ def params(value: float) -> dict[str, torch.Tensor]:
     return {"w": torch.tensor([value])}
 
 
-def test_scaffold_by_hand() -> None:
-    rule, zero = ControlVariates(), params(0.0)
-    shared, own = rule.init(zero), rule.client_init(zero)
-    assert rule.correct(params(5.0), zero, zero, shared, own)["w"].item() == 5.0
-    first, second = (rule.finish({"gradient": params(value)}, shared, own) for value in (4.0, 6.0))
-    cohort = LocalCohort(
-        [Contribution(k, zero, message=one.message, num_samples=1 + 8 * k) for k, one in enumerate((first, second))],
-        population=5,
-    )
-    shared = rule.update(cohort, shared)
-    assert shared["control"]["w"].item() == 2.0, "(4 + 6) / 5: uniform, over all clients"
-    assert rule.correct(params(5.0), zero, zero, shared, second.client)["w"].item() == 5.0 - 6.0 + 2.0
-    assert rule.finish({"gradient": params(7.0)}, shared, second.client).message["w"].item() == 1.0
-    assert ControlVariates(option=1).needs == {"start_gradient"}
-
-
-def test_fedcm_by_hand() -> None:
-    rule, zero = ServerMomentum(alpha=0.5), params(0.0)
-    sent = [rule.finish({"gradient": params(value)}, rule.init(zero), {}).message for value in (4.0, 8.0)]
-    assert [one["w"].item() for one in sent] == [2.0, 4.0]
-    cohort = LocalCohort([Contribution(k, zero, message=one, num_samples=1 + 2 * k) for k, one in enumerate(sent)])
-    shared = rule.update(cohort, rule.init(zero))
-    assert shared["direction"]["w"].item() == 0.25 * 2.0 + 0.75 * 4.0
-    assert rule.correct(params(1.0), zero, zero, shared, {})["w"].item() == 0.5 * 1.0 + 0.5 * 3.5
-
-
-def test_fedprox_pulls_back_and_not_at_the_start() -> None:
-    rule = Proximal(mu=0.1)
-    assert rule.correct(params(1.0), params(7.0), params(2.0), {}, {})["w"].item() == pytest.approx(1.5)
-    assert rule.correct(params(1.0), params(2.0), params(2.0), {}, {})["w"].item() == 1.0
-
-
 def test_fednova_by_hand() -> None:
     clients = [
         Contribution(0, params(1.0), halfway=params(0.5), num_steps=1),
@@ -218,33 +184,6 @@ def test_fednova_by_hand() -> None:
     assert Normalised(Mean()).per_step(clients[1]).halfway["w"].item() == 1.0, "divided by the steps of the whole"
     still = [*clients, Contribution(2, params(0.0), num_samples=0, num_steps=0)]
     assert Normalised(Mean()).fuse(LocalCohort(still), params(0.0), {}).delta["w"].item() == pytest.approx(3.0)
-
-
-def test_fednova_does_not_favour_those_who_step_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two clients, minima 0 and 1, ten times the steps in one of them: the middle is the optimum."""
-    here = sys.modules[__name__]
-    monkeypatch.setattr(here, "CURVES", [[1.0] * 3] * 2)
-    monkeypatch.setattr(here, "MINIMA", [[0.0] * 3, [1.0] * 3])
-    monkeypatch.setattr(here, "STEPS", [1, 10])
-    monkeypatch.setattr(here, "noise", lambda *place: 0.0)
-    monkeypatch.setattr(here, "LR", 0.01)
-    ends = {name: ours(AggregatorConfig(name, "uniform"), [(0, 1)] * 200) for name in ("fedavg", "fednova")}
-    assert ends["fedavg"] == pytest.approx([0.905] * 3, abs=0.01)
-    assert ends["fednova"] == pytest.approx([0.5] * 3, abs=0.015)
-
-
-def test_scaffold_finds_the_optimum_that_averaging_misses(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = sys.modules[__name__]
-    monkeypatch.setattr(here, "STEPS", [10] * 4)
-    monkeypatch.setattr(here, "noise", lambda *place: 0.0)
-    curves, minima = torch.tensor(CURVES), torch.tensor(MINIMA)
-    optimum = (curves * minima).sum(0) / curves.sum(0)
-    errors = {
-        name: float((torch.tensor(ours(AggregatorConfig(name, "uniform"), ALL * 60)) - optimum).abs().max())
-        for name in ("fedavg", "scaffold")
-    }
-    assert errors["fedavg"] > 0.1
-    assert errors["scaffold"] < 1e-4
 
 
 @pytest.mark.parametrize("rule", [ControlVariates(), ServerMomentum(0.5)], ids=["scaffold", "fedcm"])

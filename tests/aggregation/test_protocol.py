@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 import torch
-from test_laws import SHAPES, assert_same_bits, contributions, random_params
+from samples_of_clients import SHAPES, random_params
+from test_laws import assert_same_bits, contributions
 
 from fedcmp.aggregation.base import MappedCohort
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator

@@ -11,7 +11,6 @@ from fedcmp.aggregation.base import Contribution
 from fedcmp.aggregation.presets import SERVERS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.rules import Update
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.errors import ConfigError
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]
 START = [1.0, -2.0, 0.5]
@@ -69,22 +68,11 @@ def test_sgd_adds_the_scaled_deltas() -> None:
     torch.testing.assert_close(run(SERVERS["sgd"](lr=0.5)), torch.tensor(expected))
 
 
-def newton_schulz(rows: list[list[float]]) -> list[list[float]]:
-    """Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X on a matrix of unit norm, entry by entry."""
-
-    def times(one: list[list[float]], other: list[list[float]]) -> list[list[float]]:
-        return [
-            [sum(x * y for x, y in zip(row, column, strict=True)) for column in zip(*other, strict=True)] for row in one
-        ]
-
-    norm = math.sqrt(sum(x * x for row in rows for x in row))
-    X = [[x / norm for x in row] for row in rows]
+def newton_schulz(matrix: torch.Tensor) -> torch.Tensor:
+    """Five steps of X <- a X + b (X X^T) X + c (X X^T)^2 X on a matrix of unit norm."""
+    X = matrix / matrix.norm()
     for _ in range(5):
-        gram = times(X, [list(column) for column in zip(*X, strict=True)])
-        third, fifth = times(gram, X), times(times(gram, gram), X)
-        for i, row in enumerate(X):
-            for j in range(len(row)):
-                X[i][j] = 3.4445 * X[i][j] - 4.7750 * third[i][j] + 2.0315 * fifth[i][j]
+        X = 3.4445 * X - 4.7750 * X @ X.T @ X + 2.0315 * X @ X.T @ X @ X.T @ X
     return X
 
 
@@ -98,9 +86,7 @@ def test_muon_orthogonalises_its_momentum(M: int, N: int) -> None:
     for delta in deltas:
         params, state, _ = server.step(params, Update({"w": delta, "b": delta[:, 0]}), state)
         velocity = 0.6 * velocity + delta.double()
-        expected += (
-            0.2 * math.sqrt(max(M, N)) * 0.1 * torch.tensor(newton_schulz(velocity.tolist()), dtype=torch.float64)
-        )
+        expected += 0.2 * math.sqrt(max(M, N)) * 0.1 * newton_schulz(velocity)
     torch.testing.assert_close(params["w"].double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -118,15 +104,6 @@ def test_muon_steps_have_the_documented_size_whatever_the_delta() -> None:
         values = torch.linalg.svdvals(step["w"]) / (0.2 * 24**0.5 * 0.5)
         assert 0.65 < float(values.min()) < float(values.max()) < 1.25
         assert not step["none"].any()
-
-
-def test_muon_reaches_small_directions() -> None:
-    """A direction of a hundredth of the energy moves as far as the largest one, where SGD would leave it behind."""
-    left, _, right = torch.linalg.svd(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)))
-    delta = left @ torch.diag(torch.tensor([1.0, 0.5, 0.2, 0.1])) @ right
-    server, params = SERVERS["muon"](lr=5.0), {"w": torch.zeros(4, 4)}
-    step = server.step(params, Update({"w": delta}), server.init(params)).params["w"] / 2.0
-    assert (torch.diagonal(left.T @ step @ right.T) - 1).abs().max() < 0.35
 
 
 @pytest.mark.parametrize(("mean_square", "eps", "eta"), [
@@ -153,22 +130,3 @@ def test_fedexp_reads_the_clients_it_is_given() -> None:
     result = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
     assert result.metrics["aggregator/server_lr"] == pytest.approx(4 / 3, rel=1e-5)
     assert result.params["w"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
-
-
-def test_defaults_are_the_documented_ones() -> None:
-    assert (SERVERS["adam"]().beta1, SERVERS["adam"]().beta2, SERVERS["adam"]().tau) == (0.9, 0.99, 1e-3)
-    assert SERVERS["yogi"]().lr == SERVERS["adagrad"]().lr == 1e-2
-    assert SERVERS["adagrad"]().beta1 == 0.0
-    assert (SERVERS["nesterov"]().lr, SERVERS["nesterov"]().beta) == (0.7, 0.9)
-    assert SERVERS["fedexp"]().eps == 1e-3
-    assert (SERVERS["muon"]().lr, SERVERS["muon"]().beta) == (0.05, 0.5)
-
-
-@pytest.mark.parametrize(("name", "options", "message"), [
-    ("fedexp", {"eps": 0}, r"aggregator\.server\.eps must be in \(0, inf\), got 0"),
-    ("fedmuon", {"lr": 0}, r"aggregator\.server\.lr must be in \(0, inf\), got 0"),
-    ("fedmuon", {"beta": 1}, r"aggregator\.server\.beta must be in \[0, 1\), got 1"),
-])  # fmt: skip
-def test_bad_settings_name_the_key(name: str, options: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        AggregatorConfig(name, server=options).validate()

@@ -39,7 +39,7 @@ class _Layer(NamedTuple):
 
 @dataclass(frozen=True)
 class Canonical(Fuse):
-    """Clients speak where their data do, and in proportion to how repeatable what they say is.
+    """Each client is weighed by its evidence, and by how far the second half of its steps repeats the first.
 
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
 
@@ -59,7 +59,7 @@ class Canonical(Fuse):
         D     = (1 - tau) D_evi + tau D_rep
 
     The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
-    single client's delta is returned as it is. Server memory does not depend on K: two exchanges of sums, one where
+    single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums, one where
     tau is fixed at 0.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
@@ -119,7 +119,7 @@ class Canonical(Fuse):
         return self.evidence and self.tau != 1
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The delta of this round, its basis, and how the clients stood to each other."""
+        """The delta of this round, its basis, and measures of overlap and repeatability."""
         layers, share = affine_layers(params), shares(cohort)
         first = cohort.sum(partial(self._first_terms, layers, share))
         known = cohort.on_server(self._first_server, layers, first, cohort.weights, state.get("basis", {}))
@@ -237,7 +237,7 @@ class Canonical(Fuse):
         if self.overlap:
             ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
             overlap = ratio.where(squares > 0, 1.0).clamp(1.0 / effective_clients(weights), 1.0)
-        # never less than the mean: clients whose halves differ have said less in that direction, not nothing
+        # never less than the mean: halves that differ weaken a direction, they do not remove it
         inside = m * (repeatable / overlap).clamp(min=1.0) - mean
         return layer.mean + inside @ vectors.T, overlap
 

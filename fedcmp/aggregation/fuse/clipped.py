@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, shares
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, shares
 from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
@@ -18,9 +18,8 @@ from fedcmp.types import Params
 class Clipped(Wrapper):
     """``D_k <- D_k min(1, c / |D_k|)`` before ``inner`` fuses, the norm over all parameters together.
 
-    The halfway delta is scaled by the same factor, so that how it stands to the delta does not change; evidence is left
-    as it is. What ``inner`` calls the mean, and the mean square that a server step reads, are those of the clipped
-    deltas, so that no single client can blow them up.
+    The halfway delta is scaled by the same factor; evidence is not changed. The mean of ``inner`` and the mean square
+    that a server step reads are those of the clipped deltas.
 
     Source: Sun et al. 2019, arXiv 1911.07963 (norm bounding); McMahan et al., ICLR 2018, arXiv 1710.06963.
     Differs from the paper: no noise is added.
@@ -47,14 +46,7 @@ class Clipped(Wrapper):
     def clip(self, contribution: Contribution) -> Contribution:
         """The contribution, its delta and its halfway delta scaled so that the delta's norm is at most c."""
         norm = contribution.square**0.5
-        if norm <= self.norm:
-            return contribution
-        factor, halfway = self.norm / norm, contribution.halfway
-        return replace(
-            contribution,
-            delta=scaled(contribution.delta, factor),
-            halfway=None if halfway is None else scaled(halfway, factor),
-        )
+        return contribution if norm <= self.norm else contribution.scaled(self.norm / norm)
 
     def _facts(self, share: dict[int, float], contribution: Contribution) -> Params:
         square = contribution.square

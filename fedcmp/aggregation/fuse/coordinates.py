@@ -1,4 +1,4 @@
-"""What the coordinate-wise rules share: one function of K numbers, at every coordinate."""
+"""What the coordinate-wise methods share: one function of K numbers, at every coordinate."""
 
 from __future__ import annotations
 

@@ -23,22 +23,20 @@ class GeometricMedian(Fuse):
 
         beta_k = p_k / |v - D_k|, and 0 for those nearer than nu, whose p_k sum to h      (over all parameters together)
         T = sum_k beta_k D_k / sum_k beta_k,   r = |T - v| sum_k beta_k
-        v <- T + min(1, h / r) (v - T)                                                   (T where nobody is that near)
+        v <- T + min(1, h / r) (v - T)                                                   (T where none is that near)
 
-    Clients that hold less than half of the weight (of the samples that they say they have, unless weights are uniform)
-    cannot move it arbitrarily far, and 0, the global parameters, which all know, is a beginning that nobody can move at
-    all. It stops where v moves by at most ``tolerance`` of its norm. Those who send almost nothing are near the
-    beginning and hold it back: against h of the weight v grows at most by (1 - h) / h in an iteration; a warning says
-    where ``max_iterations`` were not enough. Sums only: one exchange for the plain mean, which is measured, and one for
-    each iteration. The objective in the metrics is g at the last point but one, with |z| smoothed to
-    ``|z|^2 / (2 nu) + nu / 2`` below nu.
+    Clients with less than half of the weight (by the samples that they report, unless weights are uniform) cannot move
+    it arbitrarily far, and no client can move the starting point. It stops when v moves by at most ``tolerance`` of its
+    norm. Clients with almost zero deltas are near the start and hold it back: against h of the weight v grows at most
+    by (1 - h) / h in an iteration; a warning says when ``max_iterations`` were not enough. Sums only: one exchange for
+    the plain mean, which is measured, and one for each iteration. The objective in the metrics is g at the last point
+    but one, with |z| smoothed to ``|z|^2 / (2 nu) + nu / 2`` below nu.
 
-    Source: RFA, Pillutla, Kakade, Harchaoui, IEEE TSP 2022, arXiv 1912.13445; those at the point itself: Vardi, Zhang,
-    PNAS 2000.
-    Differs from RFA: no pull is bounded by 1 / nu; those whose pull it would bound are left out, so that the iteration
-    leaves a point where many are in one step. Begins at the global parameters, where its code begins at the mean, which
-    a single client can put anywhere; stops by the point, where its code stops by g, which distant clients inflate;
-    points are shared in float32.
+    Source: RFA, Pillutla, Kakade, Harchaoui, IEEE TSP 2022, arXiv 1912.13445; clients at the point itself: Vardi,
+    Zhang, PNAS 2000.
+    Differs from RFA: clients whose pull RFA bounds by 1 / nu are left out, so that the iteration leaves a point where
+    many are in one step. It begins at the global parameters, not at the mean, which a single client can put anywhere;
+    it stops by the point, not by g, which distant clients inflate; points are shared in float32.
 
     >>> from fedcmp.distributed.cohort import LocalCohort
     >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 2.0, 900.0])]
@@ -51,7 +49,7 @@ class GeometricMedian(Fuse):
     tolerance: float = 1e-3
     """Largest move of the point, in parts of its own norm, at which the iteration stops, in [0, inf)."""
     max_iterations: int = 100
-    """Most iterations in a round, >= 1; each is an exchange. Without hostile clients a few are enough."""
+    """Most iterations in a round, >= 1; each is an exchange. Without Byzantine clients a few are enough."""
 
     def __post_init__(self) -> None:
         require_number("aggregator.fuse.smoothing", self.smoothing, "(0, inf)")
@@ -91,7 +89,7 @@ class GeometricMedian(Fuse):
         beta, near, objective = (float(sums[name]) for name in ("beta", "near", "objective"))
         step = {name: sums[f"pull:{name}"] - beta * before[name].double() for name in before}
         pull = _norm(step)
-        if pull <= near:  # those at the point hold it against all others
+        if pull <= near:
             return before, objective, True
         share = (1 - near / pull) / beta
         point = {name: (value + share * step[name]).float() for name, value in before.items()}

@@ -1,16 +1,16 @@
-"""Trust by agreement: clients that most others contradict are not heard; a wrapper of any fuse that weighs clients."""
+"""Trust by agreement: clients that most others contradict get no weight; wraps any fuse that weighs clients."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, scaled, weighted_sum
+from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
 from fedcmp.aggregation.fuse.wrapper import Wrapper
 from fedcmp.aggregation.rules import Fused, State
@@ -23,7 +23,7 @@ BOUND = 2.0
 
 
 class Verdict(NamedTuple):
-    """What the guard thinks of each client, float64 ``[K]``."""
+    """The guard's factors of each client, float64 ``[K]``."""
 
     trust: Tensor
     """t_k in [0, 1], by which its weight is multiplied."""
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
     evidence: Tensor
     """By what its evidence is scaled, in (0, 1]."""
     agreed: bool
-    """Whether clients agreed: the trust is theirs, and worth remembering."""
+    """Whether the clients agreed, so that their trust is remembered."""
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,29 @@ class Guarded(Wrapper):
         t_k = min(1, max(0, 2 a_k / median_j a_j))       full trust from half of the usual agreement on, none at 0
         D_k <- D_k min(1, 2 median_j |D_j| / |D_k|)^2    and G_k alike, by the mean of its diagonals
 
-    As long as fewer than half of a round's clients are hostile, each median lies among what honest clients say. In an
-    odd cohort as many honest as hostile others may face an honest client: the upper of the two middle cosines is then
-    an honest one where liars contradict, and the mean of both would not be. (Where they copy one honest client instead,
-    it is theirs, that client and they have full trust, and the other honest ones the less the less they agree.)
-    Where even the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, nobody can be
-    told from a liar: each has the trust of the last round in which there was agreement, and all of it if it was in
-    none, or if that leaves nobody; a warning says which. Such rounds, and those of fewer than three clients, which are
-    passed on as they are, leave that memory as it was. Clients count alike in the medians, and by p_k
-    afterwards. An update that is too long comes out shorter than twice the median, the shorter the longer it was: to
-    shout does not pay.
+    While fewer than half of a round's clients are Byzantine, each median lies among the honest values. The median over
+    others is the upper one: in an odd cohort an honest client faces as many Byzantine as honest others, and the mean of
+    the two middle cosines would be pulled down. (If attackers copy one honest client, they and it get full trust.)
 
-    It needs the deltas' products, so the server sees pieces of single updates: no rule under it is sums-only. Clients
-    cannot be asked to measure their own trust: those for whom it is made would lie.
+    Where the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, each client keeps
+    the trust of the last round with agreement; it has full trust if it was in none, or if none of the cohort would be
+    trusted; a warning reports it. Such rounds, and rounds of fewer than three clients, which are passed on unchanged,
+    do not change that memory. Clients count alike in the medians, and by p_k afterwards. An update above twice the
+    median norm ends below it, the further the longer it was.
 
-    Source: ours, for the trust t_k of Fed-CMP; cosines that tell hostile clients and clipping at the median norm are
-    FLAME's (Nguyen et al., USENIX Security 2022, arXiv 2101.02281), weights that fall off again Hampel's (JASA 1974).
+    It needs the products of deltas, so the server sees pieces of single updates and no method under it is sums-only.
+
+    Source: ours, for the trust t_k of Fed-CMP; cosines to find attackers and clipping at the median norm are FLAME's
+    (Nguyen et al., USENIX Security 2022, arXiv 2101.02281), weights that fall again Hampel's (JASA 1974).
     Differs from the papers: medians in the place of FLAME's clustering, no noise.
     """
 
     @property
     def sums_only(self) -> bool:
-        """False: the products of deltas are measured."""
         return False
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The inner fuse of the trusted, with what each is trusted."""
+        """The inner fuse, with weights by trust."""
         known, inner = _parted(state)
         if len(cohort.clients) < 3:
             return cohort.on_server(_remembering, self.inner.fuse(cohort, params, inner), known)
@@ -85,14 +82,13 @@ class Guarded(Wrapper):
 
 @dataclass(frozen=True)
 class Trusted(MappedCohort):
-    """A cohort whose clients have other weights, and whose contributions are changed."""
+    """A mapped cohort with other weights."""
 
     trusted: Tensor
     """The weights: float64 ``[K]``, at least 0, sum 1."""
 
     @property
     def weights(self) -> Tensor:
-        """The trusted ones."""
         return self.trusted
 
 
@@ -102,7 +98,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     Args:
         products: inner products of their deltas, ``[K, K]`` float64.
         sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
-        before: what each was trusted when last there was agreement, ``[K]`` in [0, 1]; None: none of them was there.
+        before: the trust of the last round with agreement, ``[K]`` in [0, 1]; None: no client was in one.
 
     >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
     >>> verdict = judge(deltas @ deltas.T)
@@ -125,13 +121,13 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     return Verdict(trust, _within(norms), evidence, agreed)
 
 
-def _recalled(before: Tensor | None, everybody: Tensor) -> tuple[Tensor, str]:
-    """What clients are trusted where they do not agree, and why."""
+def _recalled(before: Tensor | None, full: Tensor) -> tuple[Tensor, str]:
+    """The trust of clients that do not agree, and why."""
     if before is None:
-        return everybody, "none of them was in a round that did, so all of them are trusted"
+        return full, "none of them was in a round that did, so all of them are trusted"
     if not before.any():
-        return everybody, "when last they did, none of them was trusted, so all of them are trusted"
-    return before.to(everybody), "each keeps the trust that it had"
+        return full, "when last they did, none of them was trusted, so all of them are trusted"
+    return before.to(full), "each keeps the trust that it had"
 
 
 def _within(sizes: Tensor) -> Tensor:
@@ -148,17 +144,11 @@ def _evidence_size(contribution: Contribution) -> Params:
 
 def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribution) -> Contribution:
     place = clients.index(contribution.client_id)
-    update, evidence = float(verdict.update[place]), float(verdict.evidence[place])
-    return replace(
-        contribution,
-        delta=scaled(contribution.delta, update),
-        halfway=None if contribution.halfway is None else scaled(contribution.halfway, update),
-        evidence=None if contribution.evidence is None else scaled(contribution.evidence, evidence),
-    )
+    return contribution.scaled(float(verdict.update[place]), float(verdict.evidence[place]))
 
 
 def _before(known: dict[int, float], clients: tuple[int, ...]) -> Tensor | None:
-    """What is remembered of these clients, where anything is: the others are trusted."""
+    """The remembered trust of these clients, 1 for those that are not known; None: none is known."""
     if known.keys().isdisjoint(clients):
         return None
     return torch.tensor([known.get(client, 1.0) for client in clients], dtype=torch.float64)
@@ -169,7 +159,7 @@ def _on_cpu(trust: Tensor, update: Tensor, evidence: Tensor, agreed: bool) -> Ve
 
 
 def _parted(state: State) -> tuple[dict[int, float], State]:
-    """What clients were trusted, by id, and the inner fuse's state; empty but at the server."""
+    """The remembered trust by client, and the inner fuse's state; both are empty on other ranks than the server."""
     return state.get("trust", {}), {key: value for key, value in state.items() if key != "trust"}
 
 

@@ -22,9 +22,9 @@ class Krum(Fuse):
 
         score_k = sum of the K - f - 2 smallest |D_k - D_j|^2 over j != k      (over all parameters together)
 
-    It expects at most f hostile clients: of more, some are among the K - f of multi-Krum, whatever they send. Of equal
-    scores the smaller client id wins. Clients count alike. The distances come from differences in float64, in pieces of
-    K x CHUNK numbers, so that none can turn negative; the mean is a sum, so only distances cost K deltas.
+    It expects at most f Byzantine clients: of more, some are among the K - f of multi-Krum. Of equal scores the smaller
+    client id wins. Clients count alike. Distances are sums of squared differences in float64, in pieces of K x CHUNK
+    numbers; the mean is a sum, so only distances need K deltas.
 
     Source: Blanchard et al., NeurIPS 2017, arXiv 1703.02757; keep > 1 is its multi-Krum, with K - f by default.
     Differs from the paper: chooses among deltas after many local steps, where it chooses among gradients; its proof
@@ -40,7 +40,7 @@ class Krum(Fuse):
     sums_only: ClassVar[bool] = False
 
     byzantine: int = 1
-    """f, hostile clients that it withstands in a round, >= 0; a round needs at least 2f + 3 clients."""
+    """f, Byzantine clients that it withstands in a round, >= 0; a round needs at least 2f + 3 clients."""
     keep: int = 1
     """How many deltas are averaged, >= 0; 1: Krum, more: multi-Krum, 0: all but f."""
 

@@ -17,8 +17,8 @@ from fedcmp.types import Params
 class Median(Fuse):
     """``D = median_k D_k`` at every coordinate; for even K the mean of the two middle values.
 
-    Fewer than half of the clients cannot move any coordinate beyond what the others say. Clients count alike: the
-    number of samples is the client's own claim. The server sees every delta, in pieces of K x CHUNK numbers.
+    Fewer than half of the clients cannot move a coordinate beyond the values of the others. Clients count alike. The
+    server sees every delta, in pieces of K x CHUNK numbers.
 
     Source: Yin et al., ICML 2018, arXiv 1803.01498, Definition 1.
     Differs from the paper: medians of deltas after many local steps, where it takes medians of gradients.

@@ -22,8 +22,8 @@ class Ties(Fuse):
         sigma = sign(sum_k p_k T_k)
         D     = sum_k p_k a_k T_k / sum_k p_k a_k,   a_k = 1 where sign(T_k) = sigma, else 0
 
-    per coordinate; D is 0 where no client kept anything or where the kept ones cancel. Entries of one size are kept or
-    dropped together. With density = 1 and all signs alike this is the mean. Two exchanges, sums only.
+    per coordinate; D is 0 where no client kept an entry or where the kept ones cancel. Entries of equal size are kept
+    or dropped together. With density = 1 and all signs alike this is the mean. Two exchanges, sums only.
 
     Source: TIES-Merging, Yadav et al., NeurIPS 2023, arXiv 2306.01708, Algorithm 1.
     Differs from the paper: its means are plain, ours are weighted by p_k; its scaling of the merged vector is the
@@ -44,7 +44,7 @@ class Ties(Fuse):
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean of those who agree with the elected signs."""
+        """The mean of the kept entries that have the elected signs."""
         first = weighted_sum(cohort, self._ballot)
         signs = cohort.share(cohort.on_server(_elect, first))
         second = weighted_sum(cohort, partial(self._agreeing, signs))

@@ -20,8 +20,8 @@ from fedcmp.types import Params
 class TrimmedMean(Fuse):
     """At every coordinate the mean of the clients' values without the ``floor(trim K)`` largest and smallest.
 
-    It withstands up to ``floor(trim K)`` hostile clients; where ``trim K < 1`` it is the unweighted mean and withstands
-    none. Clients count alike. The server sees every delta, in pieces of K x CHUNK numbers.
+    It withstands ``floor(trim K)`` Byzantine clients; where ``trim K < 1`` it is the unweighted mean. Clients count
+    alike. The server sees every delta, in pieces of K x CHUNK numbers.
 
     Source: Yin et al., ICML 2018, arXiv 1803.01498, Definition 2.
     Differs from the paper: trims deltas after many local steps, where it trims gradients.
@@ -44,7 +44,7 @@ class TrimmedMean(Fuse):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The trimmed mean."""
-        # 0.29 * 100 is 28.999999999999996: what rounding takes away is a client
+        # 0.29 * 100 is 28.999999999999996
         cut = math.floor(self.trim * len(cohort.clients) + 1e-9)
         mean = weighted_sum(cohort, lambda contribution: contribution.delta)
         delta = coordinate_wise(cohort, params, partial(_inner_mean, cut))

@@ -1,4 +1,4 @@
-"""Local steps freed from what sets one client's gradients apart from everybody's."""
+"""Local steps without the difference between a client's gradients and those of all."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fedcmp.types import Params
 class ControlVariates(LocalRule):
     """``g - c_k + c``: the local gradient of SCAFFOLD.
 
-    ``c_k`` is what client k knows of its own gradients, ``c`` what the server knows of all N clients' together. Both
-    begin at 0. After its steps a client of the cohort S keeps a new ``c_k+`` and sends ``c_k+ - c_k``::
+    ``c_k`` estimates the gradient of client k, ``c`` that of all N clients. Both begin at 0. After its steps a
+    client of the cohort S keeps a new ``c_k+`` and sends ``c_k+ - c_k``::
 
         option 1:  c_k+ = mean of the data's gradients at the global parameters    (the batches of the local steps)
         option 2:  c_k+ = mean of the data's gradients on the local path
@@ -66,8 +66,8 @@ class ControlVariates(LocalRule):
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         """``g - c_k + c``."""
-        own, everybody = client["control"], shared["control"]
-        return {name: value - own[name] + everybody[name] for name, value in gradient.items()}
+        own, mean = client["control"], shared["control"]
+        return {name: value - own[name] + mean[name] for name, value in gradient.items()}
 
     def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
         """Keeps ``c_k+`` and sends ``c_k+ - c_k``."""

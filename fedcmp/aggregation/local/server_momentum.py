@@ -1,4 +1,4 @@
-"""Local steps that lean towards where everybody went in the last round."""
+"""Local steps that lean towards the direction of the last round."""
 
 from __future__ import annotations
 
