@@ -75,6 +75,8 @@ def prepare(parsed: argparse.Namespace) -> int:
         print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
     if done.facts["repeated_rows"]:
         print(f"left out {done.facts['repeated_rows']:,} rows that repeat another, picture and caption")
+    if parsed.layout == "csv" and (lines := done.facts["captions_of_several_lines"]):
+        print(f"{lines:,} captions have several lines; if yours have one, a double quote was not closed")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
     print(f"next: {_next(done.folder, parsed.client_column is not None)}")
