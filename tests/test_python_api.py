@@ -198,6 +198,8 @@ PICTURE = Image.new("RGB", (32, 32))
 
 @pytest.mark.parametrize(("change", "error", "message"), [
     ({"clients": []}, ConfigError, r"clients: expected at least one data set, got none"),
+    ({"clients": {" ": []}}, ConfigError, r"clients: .*printable"),
+    ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\) has 1 samples"),
     ({"clients": {"a": []}}, DataError, r"the train data set 'a' is empty"),
     ({"clients": {"a": [(PICTURE, "x"), PICTURE]}}, DataError,
      r"the train data set 'a', item 1: expected \(PIL picture, caption\), got Image"),

@@ -86,8 +86,11 @@ def prepare(parsed: argparse.Namespace) -> int:
             print(f"among them {count:,} {kind}")
     if done.facts["further_answers"]:
         print(f"kept {done.facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
+    if parsed.layout == "csv" and (lines := done.facts["captions_of_several_lines"]):
+        print(f"{lines:,} captions have several lines; if yours have one, a double quote was not closed")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
+    print(f"the longest caption has {done.facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
     print(f"next: {_next(done.folder, parsed.client_column is not None)}")
     return 0
 

@@ -85,9 +85,10 @@ def _settings(prefix: str, value: Any) -> Iterator[str]:
             yield from _settings(key, default)
             continue
         words = [f"`{word}`" for word in _choices(key, hints[one.name])]
-        told = all(word in notes[one.name] for word in words)
-        listed = "" if told else f"\n\nOne of {', '.join(words)}."
-        yield f"### `{key}`\n\n*{kind(hints[one.name])}, default {shown(default)}*\n\n{notes[one.name]}{listed}\n\n"
+        listed = "" if all(word in notes[one.name] for word in words) else f"\n\nOne of {', '.join(words)}."
+        either = hints[one.name] is Any and default is None
+        told = "whole number, word, or keys and values" if either else kind(hints[one.name])
+        yield f"### `{key}`\n\n*{told}, default {shown(default)}*\n\n{notes[one.name]}{listed}\n\n"
 
 
 def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:

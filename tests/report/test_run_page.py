@@ -64,7 +64,8 @@ def test_rules_that_elect_clients(run: Copy) -> None:
     assert "figure-client-chosen" in page.ids
     chosen = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["aggregator/chosen"]
     alt = next(one["aria-label"] for one in page.all("svg") if "was chosen" in one["aria-label"])
-    assert all(f"client {client} " in alt for client in chosen)
+    names = json.loads((folder / "split.json").read_text())["names"]
+    assert all(f"{names[client]} " in alt for client in chosen)
 
 
 def test_centralized_and_local(run: Copy) -> None:
@@ -244,7 +245,8 @@ def test_any_number_of_clients(run: Copy, clients: int) -> None:
     records[1] |= {"client/0/loss": None}  # what was not finite is null
     (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     held = {str(client): [f"s{client}"] * (client + 1) for client in range(clients)}
-    (folder / "split.json").write_text(json.dumps({"seed": 0, "hash": "ab", "clients": held}))
+    sizes = [len(held[str(client)]) for client in range(clients)]
+    (folder / "split.json").write_text(json.dumps({"seed": 0, "hash": "ab", "clients": held, "sizes": sizes}))
     page = report(folder)
     assert "figure-client-loss" in page.ids
     assert ("figure-client-weights" in page.ids) == (clients <= 400)

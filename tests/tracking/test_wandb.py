@@ -173,6 +173,14 @@ def test_wandb_curves_are_over_rounds_and_can_be_over_samples(finished: Part) ->
     assert finished.summary["val/loss"] == {"min": 2.0, "last": 2.5}
 
 
+def test_curves_of_clients_have_their_names() -> None:
+    record = {"round": 1, "client/0/loss": 2.0, "client/1/loss": 4.0}
+    assert to_curves(record, per_client=True, names=["north", "1"]).numbers == {
+        "round": 1, "client/north/loss": 2.0, "client/1/loss": 4.0,
+    }  # fmt: skip
+    assert to_curves(record, False, ["north", "1"]) == to_curves(record, False)
+
+
 def test_wandb_has_a_curve_for_each_client_and_histograms_of_lists(finished: Part) -> None:
     row = finished.rows[1]
     assert (row["client/0/loss"], row["client/1/accepted"], row["client/2/accepted"]) == (1.0, 1, 0)

@@ -6,8 +6,6 @@ Cells are parted by commas, semicolons or tabs, whichever parts the wanted colum
 from __future__ import annotations
 
 import csv
-import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +15,6 @@ from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.seeding import derive
 
 DELIMITERS = (",", ";", "\t")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif")
-"""Of pictures, whatever a table's own have."""
 
 
 def read(path: Path, options: Options) -> Iterator[Item | DataError]:
@@ -66,11 +62,10 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
         rows.add(row)
         return found
 
-    yield from each(_rows(path, delimiter, image), parse)
+    yield from each(_rows(path, delimiter), parse)
 
 
-def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]]:
-    kinds = {(suffix, False) for suffix in SUFFIXES}
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, object]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         table = csv.DictReader(file, delimiter=delimiter, strict=True)  # else a quote that is not closed takes all rows
         while True:
@@ -79,9 +74,6 @@ def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]
                 if start == 1 and table.fieldnames:
                     continue
                 row = next(table)
-                kinds.add(_kind(row[image] or ""))
-                if table.line_num > start:
-                    _check_texts(row, delimiter, image, kinds)
             except StopIteration:
                 return
             except UnicodeDecodeError as error:
@@ -92,36 +84,6 @@ def _rows(path: Path, delimiter: str, image: str) -> Iterator[tuple[str, object]
                     "those inside a text stand twice"
                 ) from error
             yield f"{path}:{table.line_num}", row
-
-
-def _check_texts(row: dict[str, str], delimiter: str, image: str, kinds: set[tuple[str, bool]]) -> None:
-    """A text of several lines must hold no rows: they were taken by a quote that another row happened to close.
-
-    Its first line ends the row that opened the quote, its last begins the one that closed it; each is looked at with
-    the cells beside it. A picture's name must stand in the text: beside it the row's own always does.
-
-    Args:
-        kinds: of pictures' names, as ``_kind`` tells them.
-
-    Raises:
-        csv.Error: a line of it has as many cells as the row, and a picture where the row has its own.
-    """
-    place = list(row).index(image)
-    cells = [text for text in row.values() if isinstance(text, str)]
-    for column, text in enumerate(cells):
-        lines = re.split(r"\r\n|\r|\n", text)
-        for number, line in enumerate(lines if len(lines) > 1 else []):
-            inside = next(csv.reader([line], delimiter=delimiter), [])
-            before = column if number == 0 else 0
-            after = len(cells) - column - 1 if number == len(lines) - 1 else 0
-            named = inside[place - before] if 0 <= place - before < len(inside) else ""
-            if before + len(inside) + after >= len(cells) and _kind(named)[0] and _kind(named) in kinds:
-                raise csv.Error(f"a text holds a row, {line!r}")
-
-
-def _kind(path: str) -> tuple[str, bool]:
-    """The suffix, and whether there are spaces: a sentence that ends with the name of a picture is none."""
-    return os.path.splitext(path)[1].lower(), " " in path
 
 
 def _not_utf8(path: Path, error: UnicodeDecodeError) -> DataError:

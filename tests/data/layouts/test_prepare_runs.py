@@ -39,6 +39,7 @@ def test_every_step_for_ones_own_data_works_as_written(
 ) -> None:
     hospital(tmp_path / "north", 0)
     hospital(tmp_path / "south", 100)
+    institutions(tmp_path / "all", 40)
     shown = (DOCS / "own_data.md").read_text(encoding="utf-8")
     head = (tmp_path / "north" / "notes.csv").read_text().splitlines()[1:3]
     assert all(f"\n{line.split(',')[0]}," in shown for line in head)
@@ -49,7 +50,7 @@ def test_every_step_for_ones_own_data_works_as_written(
         more = ["wandb.mode=disabled"] if words[0] == "train" else []
         assert main([*words, *more]) == 0, words
         done.append(words[0])
-    assert done == ["prepare", "prepare", "plan", "train", "report", "evaluate", "export"]
+    assert done == ["prepare", "prepare", "plan", "train", "report", "evaluate", "export", "prepare", "plan"]
     summary = json.loads((tmp_path / "runs" / "hospitals" / "summary.json").read_text())
     assert summary["exit"] == "finished"
     assert set(summary["val/domains"]) == {"north", "south"}
@@ -60,6 +61,92 @@ def test_every_step_for_ones_own_data_works_as_written(
     out = capsys.readouterr().out
     assert "wrote data/north: 36 training, 2 validation and 2 test samples (splits drawn); pictures linked from" in out
     assert "next: fedcmp plan data.kind=pairs data.root=data" in out
+    split = json.loads((tmp_path / "runs" / "hospitals" / "split.json").read_text())
+    assert split["names"] == ["north", "south"]
+    assert all(f"client {place} (ward {place + 1})" in out for place in range(3))
+
+
+def institutions(home: Path, num: int) -> Path:
+    """One table of pictures of three institutions."""
+    published.clinic(home, num)
+    rows = [
+        {"file": f"scan_{number:03d}.png", "report": f"case {number}", "clinic": f"ward {1 + number % 3}"}
+        for number in range(num)
+    ]
+    return published.table(home / "notes.csv", rows)
+
+
+def next_words(out: str) -> list[str]:
+    """The command behind the last ``next:``."""
+    program, *words = shlex.split(re.findall(r"^next: (.*)$", out, re.M)[-1])
+    assert program == "fedcmp"
+    return words
+
+
+QUIET = ["run.device=cpu", "run.figures=false", "wandb.mode=disabled", "evaluation.captions=0", "evaluation.examples=0"]
+
+
+@pytest.mark.parametrize("more", [[], ["--client-column", "clinic"], ["--val", "2", "--test", "0"]], ids=str)
+def test_what_is_printed_as_next_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    table = institutions(tmp_path / "set", 12)
+    root = tmp_path / "my root"
+    words = ["--image-column", "file", "--caption-column", "report", *more, "--out", str(root / "all")]
+    assert main(["prepare", "csv", str(table), *words]) == 0
+    command = next_words(capsys.readouterr().out)
+    assert main(command) == 0
+    assert ("client 2 (ward 3)" if "clinic" in more else "client 0 (all)") in capsys.readouterr().out
+    run = tmp_path / "run"
+    assert main(["train", *command[1:], *QUIET, f"run.dir={run}"]) == 0
+    assert json.loads((run / "summary.json").read_text())["rounds"] > 1
+
+
+def test_next_leaves_a_folder_out_that_would_stop_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["--image-column", "file", "--caption-column", "report"]
+    for name, more in (("plain", []), ("given", ["--client-column", "clinic"])):
+        table = institutions(tmp_path / name, 40)
+        assert main(["prepare", "csv", str(table), *columns, *more, "--out", str(tmp_path / "root" / name)]) == 0
+    assert main(next_words(capsys.readouterr().out)) == 0
+
+
+def test_what_an_error_proposes_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = institutions(tmp_path / "set", 12)
+    columns = ["--image-column", "file", "--caption-column", "report"]
+    assert main(["prepare", "csv", str(table), *columns, "--out", str(tmp_path / "root" / "all")]) == 0
+    capsys.readouterr()
+    words = ["data.kind=pairs", f"data.root={tmp_path / 'root'}"]
+    for asked in ([], ["federation.batch_size=3"], ["federation.batch_size=2", "federation.local_steps=2"]):
+        assert main(["plan", *words, *asked]) == 2
+        proposals = re.findall(
+            r"(?:federation\.(?:rounds|batch_size)=\d+ ?)+", capsys.readouterr().err.split("fits")[1]
+        )
+        assert proposals
+        for proposed in proposals:
+            assert main(["plan", *words, *asked, *proposed.split()]) == 0
+        capsys.readouterr()
+
+
+def test_rows_that_repeat_another_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = institutions(tmp_path / "set", 12)
+    with table.open("a", encoding="utf-8") as file:
+        file.write("scan_003.png,case 3,ward 1\n" * 2 + "scan_003.png,another,ward 1\nscan_003.png,case 3,ward 2\n")
+    columns = ["--image-column", "file", "--caption-column", "report", "--client-column", "clinic"]
+    assert main(["prepare", "csv", str(table), *columns, "--out", str(tmp_path / "root" / "all")]) == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out")]
+    assert "2" in told.split()
+    facts = json.loads((tmp_path / "root" / "all" / "source.json").read_text())
+    assert facts["repeated_rows"] == 2
+    assert sum(facts["counts"].values()) == 14
+
+
+def test_a_row_without_its_client_is_a_bad_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = institutions(tmp_path / "set", 12)
+    with table.open("a", encoding="utf-8") as file:
+        file.write("scan_003.png,case 3 again, \n")
+    columns = ["--image-column", "file", "--caption-column", "report", "--client-column", "clinic"]
+    words = ["prepare", "csv", str(table), *columns, "--out", str(tmp_path / "root" / "all")]
+    assert main(words) == 2
+    assert "notes.csv:14: field `clinic`" in capsys.readouterr().err
+    assert main([*words, "--skip-bad"]) == 0
 
 
 def test_the_recipes_of_the_documentation_are_words_that_are_understood() -> None:
