@@ -17,6 +17,9 @@ class ConfigError(FedcmpError, ValueError):
 class DataError(FedcmpError, ValueError):
     """A record, picture or cache is wrong."""
 
+    kind = "bad records"
+    """What it counts as where records are skipped."""
+
 
 class RunFolderError(FedcmpError, OSError):
     """The run folder exists already, is not a run, or cannot be written."""

@@ -12,16 +12,11 @@ TURNS = ("conversations", "conversatons", "messages")
 
 
 class NotOnePicture(DataError):
-    """A record of text alone, or of several pictures; ``kind`` says which."""
+    """A record of text alone, or of several pictures."""
 
     def __init__(self, origin: str, count: int) -> None:
         super().__init__(f"{origin}: field `image` (or `images`) must name one picture, got {count}")
         self.kind = "records with several pictures" if count else "records without a picture"
-
-
-def kind_of(error: DataError) -> str:
-    """The kind of record that cannot be used, for counts."""
-    return error.kind if isinstance(error, NotOnePicture) else "bad records"
 
 
 def picture_of(record: Mapping[str, Any], origin: str) -> object:

@@ -11,7 +11,6 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from fedcmp.data.forms import kind_of
 from fedcmp.data.images import decode
 from fedcmp.data.layouts import Item, Layout
 from fedcmp.data.layouts.base import Repeated
@@ -99,7 +98,7 @@ def gather(
             except DataError as error:
                 if not recipe.skip_bad:
                     raise
-                num_bad[kind_of(error)] += 1
+                num_bad[error.kind] += 1
                 bad += [str(error)][: _SHOWN - len(bad)]
                 continue
             seen.add(found.id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from fedcmp.data.forms import answers_of, id_of, kind_of, picture_of
+from fedcmp.data.forms import answers_of, id_of, picture_of
 from fedcmp.data.json_stream import records
 from fedcmp.errors import DataError
 
@@ -137,7 +137,7 @@ def read_records(path: Path, on_bad: str = "error", domain: str = "default", tur
         except DataError as error:
             if on_bad == "error":
                 raise
-            left_out[kind_of(error)] += 1
+            left_out[error.kind] += 1
             continue
         left_out["answers after the first"] += len(pairs) - len(used)
         places.update((one.id, origin) for one in used)

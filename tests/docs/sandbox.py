@@ -50,6 +50,7 @@ MODELS = {"siglip-so400m": BIG_TOWERS["SigLIP so400m/14-384"], "Qwen2.5-0.5B": (
 """Model folders of the pages: their shapes, without weights."""
 SETS: dict[str, Callable[[Path], object]] = {
     "LLaVA-Pretrain": published.llava,
+    "chat": published.chat,
     "LLaVA-Med": lambda home: published.llava_med(home / "data"),
     "ROCOv2-radiology": published.roco,
     "RSICD": published.rsicd,

@@ -60,6 +60,17 @@ def llava(home: Path, num: int = 40) -> Path:
     return home
 
 
+def chat(home: Path, num: int = 30) -> Path:
+    """Messages of two answers each, with a record of text alone and one of two pictures behind them."""
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": f"text {number}"},
+                      {"role": "user", "content": "more?"}, {"role": "assistant", "content": f"more {number}"}],
+         "images": [f"photos/{number}.jpg"]} for number in range(num)]  # fmt: skip
+    rows += [{**rows[0], "images": []}, {**rows[0], "images": ["photos/1.jpg", "photos/2.jpg"]}]
+    foldered(home, {f"photos/{number}.jpg": picture(number) for number in range(num)})
+    return dump(home / "chat.json", rows)
+
+
 def llava_med_rows(num: int) -> list[dict[str, Any]]:
     return [
         {

@@ -93,12 +93,7 @@ def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> 
 
 
 def test_messages_keep_all_their_answers_and_the_run_says_which_are_used(tmp_path: Path) -> None:
-    rows = [{"messages": [{"role": "user", "content": "<image>"}, {"role": "assistant", "content": f"text {number}"},
-                          {"role": "user", "content": "more?"}, {"role": "assistant", "content": f"more {number}"}],
-             "images": [f"photos/{number}.jpg"]} for number in range(30)]  # fmt: skip
-    rows += [{**rows[0], "images": []}, {**rows[0], "images": ["photos/1.jpg", "photos/2.jpg"]}]
-    published.foldered(tmp_path / "set", {f"photos/{number}.jpg": published.picture(number) for number in range(30)})
-    path, root = published.dump(tmp_path / "set" / "chat.json", rows), tmp_path / "root"
+    path, root = published.chat(tmp_path / "set"), tmp_path / "root"
     with pytest.raises(DataError, match=r"chat\.json: record 30: field `image`"):
         make("messages", path, root / "chat")
     facts = make("messages", path, root / "chat", skip_bad=True)
