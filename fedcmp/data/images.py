@@ -283,7 +283,7 @@ def to_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if picture.mode.startswith("I"):  # where Pillow alone would cut what is above 255
         top = 2 ** _tag(picture, BITS, 16) - 1
         inverted = _tag(picture, PHOTOMETRIC) == 0  # Pillow sees to that with 8 bit only
-        values = np.asarray(picture.convert("I"))
+        values = np.asarray(picture).astype(np.int32)  # Pillow before 13 cuts I;16N on its way to I
         values = top - values if inverted else values
         picture = Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
     picture.load()  # a GIF and others say only then whether something is transparent
