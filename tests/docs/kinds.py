@@ -25,6 +25,7 @@ ELSEWHERE = {
     "python3 -m pip download": ("tests/test_wheel.py", '"download"'),
     "python3 -m pip wheel": ("tests/test_wheel.py", "build_meta"),
     "python3 -m venv": ("launch/environment", "-m venv"),
+    "fedcmp serve": ("tests/test_using.py", '"serve"'),
     "wandb sync": ("tests/tracking/test_wandb.py", '"sync"'),
     "python launch/site/settings.py": ("tests/docs/test_settings_page.py", "settings.py"),
 }

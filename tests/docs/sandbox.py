@@ -65,9 +65,12 @@ RUN = re.compile(r"runs/[\w*.-]+")
 
 
 def make(folder: Path) -> None:
-    """Links to the checkout, and the files that the first page's own-data example names."""
+    """Links to the checkout, and pictures of one's own."""
     for name in LINKED:
         (folder / name).symlink_to(ROOT / name)
+    (folder / "photos").mkdir()
+    for path in (folder / "photo.jpg", folder / "photos" / "1.jpg"):
+        path.write_bytes(published.picture(1, "JPEG"))
 
 
 def own_data(folder: Path) -> None:
