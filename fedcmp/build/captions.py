@@ -17,7 +17,7 @@ def outline_encoder(config: Config, outline: Outline) -> tuple[CaptionEncoder, s
     Raises:
         ConfigError: captions do not fit behind the image tokens, or the tokenizer has no end.
     """
-    if outline.tower is None or outline.llm is None:
+    if outline.tower is None or outline.llm is None or outline.llm.tokenizer is None:
         return None
     llm = outline.llm
     room = find_room(config, llm.positions, outline.tower.tokens, llm.tokenizer)

@@ -38,7 +38,7 @@ def check_models(config: Config) -> None:
     pick_device(config.run.device)
     model = config.model
     tower, llm, out_width = outline_tower(model), outline_llm(model), width_of(model.llm, "llm", "model.llm")
-    if tower and llm:
+    if tower and llm and llm.tokenizer is not None:
         find_room(config, llm.positions, tower.tokens, llm.tokenizer)
     if model.projector.init is not None:
         in_width = tower.width if tower else feature_width(model)

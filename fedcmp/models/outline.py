@@ -38,6 +38,7 @@ class LlmOutline(NamedTuple):
     num_embeddings: int
     """Rows of its table of token embeddings."""
     tokenizer: Any
+    """None: its files are not there."""
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
@@ -69,12 +70,20 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
     try:
         with quiet_transformers():
             model = meta_llm(config, local=True)
-            tokenizer = load_tokenizer(config, local=True)
         rows, width = model.get_input_embeddings().weight.shape
         layers = _num_bytes(decoder_layers(model))
-        return LlmOutline(width, _num_bytes(model), layers, find_positions(model), rows, tokenizer)
+        return LlmOutline(width, _num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
     except Exception:
         return None
+
+
+def _tokenizer(config: ModelConfig) -> Any:
+    try:
+        with quiet_transformers():
+            found = load_tokenizer(config, local=True)
+    except FedcmpError:
+        return None
+    return found if found.encode("a", add_special_tokens=False) else None  # made of no files, it knows no letter
 
 
 def feature_width(config: ModelConfig) -> int | None:
