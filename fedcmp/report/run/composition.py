@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedcmp.report.blocks import Grid, Picture, Section
-from fedcmp.report.drawing.bars import draw_columns
+from fedcmp.report.drawing.bars import draw_amounts, draw_columns
 from fedcmp.report.drawing.heat import draw_heat
 from fedcmp.report.run.reading import Run
 from fedcmp.report.words import count, is_number, listed, number
 
 MOST = 400
 """Beyond so many clients there is no map."""
+BARS = 32
+"""Up to so many clients have a bar with their name."""
 LABELS = 20
 """Up to so many labels, the most frequent ones, have a column."""
 
@@ -33,8 +35,11 @@ def split_section(run: Run) -> Section | None:
 
 
 def _held(run: Run, sizes: list[int]) -> Picture:
-    names = [run.called(client).removeprefix("client ") for client in range(len(sizes))]
-    figure = draw_columns(names, sizes, "samples", "client")
+    clients = range(len(sizes))
+    if len(sizes) <= BARS:
+        figure = draw_amounts([run.called(client) for client in clients], sizes, count)
+    else:
+        figure = draw_columns([str(client) for client in clients], sizes, "samples", "client")
     alt = f"Training samples that {len(sizes)} clients hold: from {count(min(sizes))} to {count(max(sizes))}."
     return Picture("split-sizes", "Training samples held by client", figure, alt)
 
