@@ -34,8 +34,7 @@ class Gathered(NamedTuple):
     """The first messages."""
     num_bad: int
     num_repeated: int
-    num_of_lines: int
-    """Captions with line breaks."""
+    num_multiline: int
 
 
 def _items(recipe: Recipe, layout: Layout, files: Sequence[Path]) -> Iterator[Item | DataError]:
@@ -69,7 +68,7 @@ def gather(
     splits: list[str | None] = []
     groups: list[str | None] = []
     bad: list[str] = []
-    num_bad = num_repeated = num_of_lines = 0
+    num_bad = num_repeated = num_multiline = 0
     seen: set[str] = set()
     with ExitStack() as stack:
         pictures = None if place is None else stack.enter_context(Pictures(place))
@@ -94,7 +93,7 @@ def gather(
                 bad += [str(error)][: _SHOWN - len(bad)]
                 continue
             seen.add(found.id)
-            num_of_lines += sum("\n" in text for text in found.captions)
+            num_multiline += sum("\n" in text for text in found.captions)
             _write(records, found, image, domain, recipe.seed)
             marks.append(picture)
             splits.append(found.split)
@@ -103,7 +102,7 @@ def gather(
                 tell(f"{len(marks):,} records")
     if not marks:
         raise DataError(f"no record of {', '.join(map(str, files))} can be used" + (f": {bad[0]}" if bad else ""))
-    return Gathered(marks, splits, groups, bad, num_bad, num_repeated, num_of_lines)
+    return Gathered(marks, splits, groups, bad, num_bad, num_repeated, num_multiline)
 
 
 def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, check: bool) -> tuple[str, Mark]:

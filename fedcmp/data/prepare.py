@@ -114,7 +114,7 @@ def _facts(
         "splits": "own" if own else "drawn",
         "left_out": {"bad": gathered.num_bad, "held_out_elsewhere": counts[None], "first_bad": gathered.bad},
         "repeated_rows": gathered.num_repeated,
-        "captions_of_several_lines": gathered.num_of_lines,
+        "captions_of_several_lines": gathered.num_multiline,
         "seed": recipe.seed,
         "limit": recipe.limit,
         "sha256": hashes,

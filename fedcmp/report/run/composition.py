@@ -35,11 +35,10 @@ def split_section(run: Run) -> Section | None:
 
 
 def _held(run: Run, sizes: list[int]) -> Picture:
-    clients = range(len(sizes))
     if len(sizes) <= BARS:
-        figure = draw_amounts([run.called(client) for client in clients], sizes, count)
+        figure = draw_amounts([run.called(client) for client in range(len(sizes))], sizes, count)
     else:
-        figure = draw_columns([str(client) for client in clients], sizes, "samples", "client")
+        figure = draw_columns(sizes, "samples", "client")
     alt = f"Training samples that {len(sizes)} clients hold: from {count(min(sizes))} to {count(max(sizes))}."
     return Picture("split-sizes", "Training samples held by client", figure, alt)
 
