@@ -9,7 +9,7 @@ from fedcmp.aggregation.fuse.normalised import Normalised
 from fedcmp.build import build_federation, check_cohorts, read_data
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
-from fedcmp.federation.sampling import plan_run
+from fedcmp.federation.sampling import RunPlan, plan_run
 
 CLIENTS = [tuple(range(32 * k, 32 * k + 32)) for k in range(4)]
 
@@ -69,5 +69,5 @@ def test_batches_of_captions_alike_in_length() -> None:
 def test_fednova_knows_the_momentum_of_the_clients(optimizer: str, momentum: float) -> None:
     config = load_config(None, ["aggregator=fednova", f"optimizer.name={optimizer}", "optimizer.momentum=0.7"])
     parts = type("Parts", (), {"module": None, "fetch": len, "val_data": None})
-    data = type("Data", (), {"plan": None})
+    data = type("Data", (), {"plan": RunPlan((), 0, 8)})
     assert build_federation(config, data, parts, None, None, None).aggregator.fuse == Normalised(Mean(), momentum)

@@ -187,6 +187,7 @@ def test_centralized_sees_the_same_samples(tmp_path: Path) -> None:
 def test_local_trains_each_client_alone(tmp_path: Path) -> None:
     summary = train_local(small(tmp_path / "l"))
     assert set(summary["clients"]) == {str(client) for client in range(8)}
+    assert all(one["domains"] == [one["name"]] for one in summary["clients"].values())
     assert summary["val/loss"]["end"] == pytest.approx(sum(one["all"] for one in summary["clients"].values()) / 8)
     hashes = {params_sha256(load_projector(path)) for path in (tmp_path / "l" / "clients").rglob("*.safetensors")}
     assert len(hashes) == 8
@@ -293,7 +294,7 @@ def test_bad_input_ends_before_a_model_is_loaded(tmp_path: Path, finished: Path)
 
     fails(
         DataError,
-        r"client 0 has 8 samples, fewer than one batch \(federation\.batch_size=16\)",
+        r"client 0 \(blurred\) has 8 samples, fewer than one batch \(federation\.batch_size=16\)",
         "federation.batch_size=16",
     )
     fails(RunFolderError, "exists and is not empty", folder=finished)

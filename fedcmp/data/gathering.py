@@ -39,7 +39,7 @@ class Gathered(NamedTuple):
     """Rows that repeat another, picture and caption."""
     num_further: int
     """Answers after the first of each conversation."""
-    num_of_lines: int
+    num_multiline: int
     """Captions with line breaks."""
     most_words: int
     """Of the longest caption."""
@@ -77,7 +77,7 @@ def gather(
     groups: list[str | None] = []
     bad: list[str] = []
     num_bad = Counter[str]()
-    num_repeated = num_further = num_of_lines = most_words = 0
+    num_repeated = num_further = num_multiline = most_words = 0
     seen: set[str] = set()
     with ExitStack() as stack:
         pictures = None if place is None else stack.enter_context(closing(Pictures(place)))
@@ -102,7 +102,7 @@ def gather(
                 bad += [str(error)][: _SHOWN - len(bad)]
                 continue
             seen.add(found.id)
-            num_of_lines += sum("\n" in text for text in found.captions)
+            num_multiline += sum("\n" in text for text in found.captions)
             most_words = max(most_words, *(len(text.split()) for text in (*found.captions, *found.further)))
             _write(records, found, image, domain, recipe.seed)
             num_further += len(found.further)
@@ -113,7 +113,7 @@ def gather(
                 tell(f"{len(marks):,} records")
     if not marks:
         raise DataError(f"no record of {', '.join(map(str, files))} can be used" + (f": {bad[0]}" if bad else ""))
-    return Gathered(marks, splits, groups, bad, num_bad, num_repeated, num_further, num_of_lines, most_words)
+    return Gathered(marks, splits, groups, bad, num_bad, num_repeated, num_further, num_multiline, most_words)
 
 
 def _picture(found: Item, pictures: Pictures | None, pack: Pack | None, max_pixels: int | None) -> tuple[str, Mark]:

@@ -120,7 +120,7 @@ def _facts(
         },
         "repeated_rows": gathered.num_repeated,
         "further_answers": gathered.num_further,
-        "captions_of_several_lines": gathered.num_of_lines,
+        "captions_of_several_lines": gathered.num_multiline,
         "most_words": gathered.most_words,
         "seed": recipe.seed,
         "limit": recipe.limit,

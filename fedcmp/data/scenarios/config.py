@@ -14,7 +14,6 @@ DEALING = ("iid", "domain", "topic")
 ADDED = ("quality", "quantity")
 """Words that may stand beside it."""
 CLIENTS = ("domains", "given")
-"""Words for ``partition.clients``."""
 NUM_CLIENTS = 8
 """Where nothing says how many."""
 TOPICS = ("label", "source", "cluster")

@@ -17,10 +17,6 @@ from fedcmp.errors import ConfigError, DataError, nearest
 def find_owners(samples: Sequence[Sample], clients: Any) -> list[str]:
     """The owner of each sample: the client that its record names or that a map gives its domain to, else its domain.
 
-    Args:
-        samples: the training samples.
-        clients: ``partition.clients``.
-
     Raises:
         ConfigError: a map names a domain that the data lack, or lacks one.
         DataError: a record names no client.

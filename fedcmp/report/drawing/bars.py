@@ -61,13 +61,11 @@ def draw_stack(x: Sequence[int], parts: Mapping[str, Sequence[float]], unit: str
     return figure
 
 
-def draw_columns(names: Sequence[str], values: Sequence[float], unit: str, across: str) -> Figure:
-    """One upright bar per name; beyond 40 bars only some names are written."""
+def draw_columns(values: Sequence[float], unit: str, across: str) -> Figure:
+    """Many upright bars, numbered from 0."""
     figure, axes = panel(unit)
-    places = list(range(len(names)))
-    axes.bar(places, values, width=0.78 if len(names) <= 40 else 1.0, color=COOL, linewidth=0)
-    step = max(1, -(-len(names) // 16))
-    axes.set_xticks(places[::step], names[::step])
+    axes.bar(range(len(values)), values, width=1.0, color=COOL, linewidth=0)
+    whole_numbers(axes)
     axes.tick_params(axis="x", length=0)
     axes.margins(x=0.02)
     axes.set_xlabel(across, fontsize=SMALL, labelpad=2)

@@ -8,13 +8,15 @@ from typing import Any
 
 from fedcmp.data.scenarios.topic import is_unlabelled
 from fedcmp.report.blocks import Grid, Picture, Section
-from fedcmp.report.drawing.bars import draw_columns
+from fedcmp.report.drawing.bars import draw_amounts, draw_columns
 from fedcmp.report.drawing.heat import draw_heat
 from fedcmp.report.run.reading import Run
 from fedcmp.report.words import count, is_number, listed, number
 
 MOST = 400
 """Beyond so many clients there is no map."""
+BARS = 32
+"""Up to so many clients have a bar with their name."""
 LABELS = 20
 """Up to so many labels, the most frequent ones, have a column."""
 
@@ -34,8 +36,10 @@ def split_section(run: Run) -> Section | None:
 
 
 def _held(run: Run, sizes: list[int]) -> Picture:
-    names = [run.called(client).removeprefix("client ") for client in range(len(sizes))]
-    figure = draw_columns(names, sizes, "samples", "client")
+    if len(sizes) <= BARS:
+        figure = draw_amounts([run.called(client) for client in range(len(sizes))], sizes, count)
+    else:
+        figure = draw_columns(sizes, "samples", "client")
     alt = f"Training samples that {len(sizes)} clients hold: from {count(min(sizes))} to {count(max(sizes))}."
     return Picture("split-sizes", "Training samples held by client", figure, alt)
 
