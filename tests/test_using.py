@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import DataError, RunFolderError
 from fedcmp.experiment import train, train_local
 from fedcmp.experiment.planning import plan
+from fedcmp.federation.checkpoint import save_projector
 
 SMALL = [*small.SMALL, "evaluation.captions=8", "evaluation.examples=4"]
 
@@ -124,15 +127,14 @@ def test_the_page_captions_a_picture_that_is_dropped_on_it(finished: Path, pictu
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = [
-        "serve",
-        str(finished),
-        "--beside",
-        str(Path(shutil.copytree(finished, tmp_path / "b"))),
-        "--port",
-        str(port),
-    ]
-    server = subprocess.Popen([sys.executable, "-m", "fedcmp", *words])
+    other = Path(shutil.copytree(finished, tmp_path / "b"))
+    params = fedcmp.load_run(finished).projector
+    save_projector(other / "projector.safetensors", {name: -value for name, value in params.items()})
+    words = ["serve", str(finished), "--beside", str(other), "--port", str(port)]
+    (tmp_path / "uploads").mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "fedcmp", *words], env={**os.environ, "TMPDIR": str(tmp_path / "uploads")}
+    )
     try:
         for _ in range(600):
             try:
@@ -147,7 +149,8 @@ def test_the_page_captions_a_picture_that_is_dropped_on_it(finished: Path, pictu
             run = fedcmp.load_run(finished)
             path = pictures / "1.png"
             (text,) = run.caption([path])
-            wanted = [text, *run.untrained().caption([path]), text]
+            wanted = [text, *run.untrained().caption([path]), *fedcmp.load_run(other).caption([path])]
+            assert len(set(wanted)) == 3
             found: list[str] = []
             for _ in range(300):
                 if not found and (inputs := browser.find_elements("css selector", "input[type=file]")):
@@ -158,8 +161,13 @@ def test_the_page_captions_a_picture_that_is_dropped_on_it(finished: Path, pictu
                 time.sleep(0.2)
             browser.save_screenshot(str(tmp_path / "page.png"))
             assert found == wanted
+            fetched = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
+            assert fetched
+            assert all(name.startswith((f"http://127.0.0.1:{port}/", "blob:", "data:")) for name in fetched)
+            assert list((tmp_path / "uploads").rglob("*.png"))
         finally:
             browser.quit()
     finally:
-        server.terminate()
-        server.wait()
+        server.send_signal(signal.SIGINT)
+        server.wait(60)
+    assert not list((tmp_path / "uploads").rglob("*.png")), "pictures that were dropped go with the page"

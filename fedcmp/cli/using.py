@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedcmp.credentials import mask
 from fedcmp.errors import ConfigError, DataError
 
 
@@ -42,23 +43,30 @@ def caption(parsed: argparse.Namespace) -> int:
                 read.append((path, read_picture(path, max_pixels=run.config.data.max_pixels)))
             except DataError as error:
                 bad += 1
-                print(f"fedcmp: error: {error}", file=sys.stderr, flush=True)
+                print(f"fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
         for (path, _), text in zip(read, run.caption([picture for _, picture in read]), strict=True):
             line = json.dumps({"picture": str(path), "caption": text}, ensure_ascii=False)
-            print(line if parsed.json else f"{path}\t{text}", flush=True)
+            print(line if parsed.json else f"{path}\t{' '.join(text.split())}", flush=True)
     return int(bad > 0)
 
 
 def serve(parsed: argparse.Namespace) -> int:
     """``fedcmp serve``: until Ctrl-C."""
+    from fedcmp.build import Kept
     from fedcmp.experiment import load_run
-    from fedcmp.web import open_page
+    from fedcmp.web import check_gradio, open_page
 
     if (overrides := _overrides(parsed.words)) != parsed.words:
         raise ConfigError(f"serve takes one run and overrides, got {' '.join(parsed.words)}; other runs: --beside RUN")
-    run = load_run(parsed.run, overrides)
-    shown = {parsed.run: run, "before training": run.untrained()}
-    shown |= {other: load_run(other, overrides) for other in parsed.beside}
+    check_gradio()
+    keep = Kept()  # runs with the same models share them
+    run = load_run(parsed.run, overrides, keep=keep)
+    shown = {parsed.run: run}
+    try:
+        shown["before training"] = run.untrained()
+    except ConfigError as error:  # the projector that it started from has gone
+        print(f"fedcmp: the projector before training is not shown: {mask(str(error))}", file=sys.stderr, flush=True)
+    shown |= {other: load_run(other, overrides, keep=keep) for other in parsed.beside}
     open_page({name: one.caption for name, one in shown.items()}, parsed.port)
     return 0
 

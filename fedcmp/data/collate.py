@@ -87,7 +87,8 @@ def _control_ids(tokenizer: Any) -> set[int]:
     unknown = tokenizer.unk_token_id
     if unknown in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id):
         unknown = None
-    return set(tokenizer.all_special_ids) - {unknown}
+    added = {token for token, one in tokenizer.added_tokens_decoder.items() if one.special}
+    return added.union(tokenizer.all_special_ids) - {unknown}
 
 
 def collate(tokens: Sequence[Tensor], pad_id: int, **images: Tensor) -> Batch:

@@ -74,7 +74,7 @@ def check_hf(config: ModelConfig, params: Params) -> None:
     check_projector(config, params)
     try:
         with quiet_transformers():
-            tower, llm = meta_tower(config, local=False), meta_llm(config, local=False)
+            tower, llm = meta_tower(config, local=True), meta_llm(config, local=True)
     except FedcmpError:
         raise
     except Exception:  # they cannot be built without weights: writing will tell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -66,6 +66,7 @@ def test_a_caption_without_tokens_is_named(llm: LanguageModel) -> None:
     class Deaf:
         unk_token_id = bos_token_id = eos_token_id = pad_token_id = None
         all_special_ids: tuple[int, ...] = ()
+        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
         def __call__(self, texts, **_):
             return {"input_ids": [[] for _ in texts]}
