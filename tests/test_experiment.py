@@ -28,6 +28,7 @@ from fedcmp.seeding import torch_rng
 
 SMALL = [*small.SMALL, "evaluation.examples=2", "run.figures=true"]
 FILES = {
+    ".lock",
     "config.yaml",
     "split.json",
     "metrics.jsonl",

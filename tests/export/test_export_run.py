@@ -276,7 +276,9 @@ def test_the_line_of_the_card_scales_16_bit_as_training_does() -> None:
     assert np.array_equal(np.asarray(scaled.convert("RGB")), np.asarray(to_rgb(Image.fromarray(values))))
     line = card.split("on white, as training did, by\n`")[1].split("`")[0]
     clear = Image.merge("LA", (Image.linear_gradient("L"), Image.linear_gradient("L").rotate(90)))
-    assert np.allclose(np.asarray(eval(line, {"PIL": PIL, "picture": clear})), np.asarray(to_rgb(clear)), atol=1)
+    names = {"PIL": PIL, "picture": clear}
+    exec(f"white = {line}", names)
+    assert np.allclose(np.asarray(names["white"]), np.asarray(to_rgb(clear)), atol=1)
 
 
 def test_base_models_of_the_hub_are_named() -> None:
