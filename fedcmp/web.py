@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ def check_gradio() -> None:
 
 
 def open_page(columns: Mapping[str, Describe], port: int) -> None:
-    """Serves the page on 127.0.0.1 until Ctrl-C; nothing is sent anywhere else.
+    """Serves the page on 127.0.0.1 until Ctrl-C or SIGTERM; nothing is sent anywhere else.
 
     Args:
         columns: what says captions, by the name that stands above.
@@ -33,6 +34,7 @@ def open_page(columns: Mapping[str, Describe], port: int) -> None:
     Raises:
         ConfigError: the port is taken.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the pictures are removed then, too
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read when it is imported
         import gradio

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -168,6 +167,6 @@ def test_the_page_captions_a_picture_that_is_dropped_on_it(finished: Path, pictu
         finally:
             browser.quit()
     finally:
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         server.wait(60)
     assert not list((tmp_path / "uploads").rglob("*.png")), "pictures that were dropped go with the page"
