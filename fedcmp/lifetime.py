@@ -32,6 +32,8 @@ def end_with_launcher() -> None:
     it. The first rank of each node says so. A process that torchrun did not start is left alone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
+    # a store that went with its launcher is warned of by C++, a page of frames each time; torch reads it when it loads
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     launcher = os.getppid()
     gone = launcher == 1 and not _runs_this_python(launcher)  # in a container torchrun itself may be process 1
 
