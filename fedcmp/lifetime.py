@@ -13,6 +13,9 @@ from contextlib import suppress
 OURS = "FEDCMP_LAUNCHES"
 """Variable of ranks whose launcher is a ``fedcmp`` process."""
 
+_launchers: list[int] = []
+"""The process that started this rank; 0: it had ended before."""
+
 
 def end_with_parent() -> None:
     """Ends this process when the one that started it (by ``multiprocessing``) has ended, however that ended; it may be
@@ -37,8 +40,10 @@ def end_with_launcher() -> None:
     launcher = os.getppid()
     gone = launcher == 1 and not _runs_this_python(launcher)  # in a container torchrun itself may be process 1
 
+    _launchers.append(0 if gone else launcher)
+
     def follow() -> None:
-        while not gone and os.getppid() == launcher:
+        while not launcher_gone():
             time.sleep(0.1)
         if os.environ.get("LOCAL_RANK") == "0":
             onward = "the run goes on from its last checkpoint with: fedcmp train --resume RUN"
@@ -48,6 +53,11 @@ def end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+def launcher_gone() -> bool:
+    """Whether the launcher of this rank has ended; what the rank meets then comes of it."""
+    return any(os.getppid() != launcher for launcher in _launchers)
 
 
 def end_launcher() -> None:

@@ -14,7 +14,7 @@ from fedcmp.cli.pages import COMMANDS, OVERRIDES
 from fedcmp.credentials import log_to_stderr, mask
 from fedcmp.distributed.starter import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
-from fedcmp.lifetime import end_launcher, end_with_launcher
+from fedcmp.lifetime import end_launcher, end_with_launcher, launcher_gone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,6 +72,9 @@ def _speaker(error: Exception) -> str | None:
     ranks, here = met_on(error), rank_of()
     if here is None:
         return ""
+    if launcher_gone():  # one sentence says so
+        time.sleep(SILENCE)
+        return None
     rank, local = here
     # before ranks meet they read the same words and the same folder: one on each node speaks
     read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
