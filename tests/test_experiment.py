@@ -45,6 +45,8 @@ TEST = {
     "worst_domain",
     "loss_shuffled",
     "image_use",
+    "image_use_se",
+    "ignores_pictures",
     "token_accuracy",
     "token_accuracy_domains",
     "cider",

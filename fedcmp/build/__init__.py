@@ -1,6 +1,6 @@
 """The composition root: a config becomes objects. No function below this room takes the root config."""
 
-from fedcmp.build.data import Data, check_cohorts, read_data
+from fedcmp.build.data import Data, check_cohorts, draw_samples, read_data
 from fedcmp.build.device import pick_device
 from fedcmp.build.kept import Kept
 from fedcmp.build.parts import Parts, build_held_out, build_parts
@@ -21,6 +21,7 @@ __all__ = [
     "build_tracker",
     "check_cohorts",
     "check_models",
+    "draw_samples",
     "outline_parts",
     "pick_device",
     "read_data",

@@ -47,7 +47,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             privacy that is asked for cannot be had with this plan.
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
-    source, train, val, test = together(team, lambda: _draw(config))
+    source, train, val, test = together(team, lambda: draw_samples(config))
     topics = None
     if _by_cluster(config):
         topics = find_clusters(
@@ -76,7 +76,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
     return together(team, deal)
 
 
-def _draw(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
+def draw_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
     """The source, and the samples of each split that are used."""
     if config.federation.batch_size < config.launch.group_size:
         raise ConfigError(

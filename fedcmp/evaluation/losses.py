@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,11 +79,10 @@ def evaluate(
     data: EvalData,
     *,
     shuffle_pictures: bool = False,
-    on_batch: Callable[[int], None] | None = None,
     team: Team | None = None,
 ) -> Evaluation:
     """Loss per token and token accuracy of the projector ``params``; arguments as ``score_samples``."""
-    scores = score_samples(module, params, data, shuffle_pictures=shuffle_pictures, on_batch=on_batch, team=team)
+    scores = score_samples(module, params, data, shuffle_pictures=shuffle_pictures, team=team)
     return average(scores, data.domains)
 
 
@@ -94,7 +93,6 @@ def score_samples(
     data: EvalData,
     *,
     shuffle_pictures: bool = False,
-    on_batch: Callable[[int], None] | None = None,
     team: Team | None = None,
 ) -> torch.Tensor:
     """Summed loss in nats, tokens, and tokens guessed right of each sample, by position: ``[3, n]`` float64.
@@ -104,7 +102,6 @@ def score_samples(
         params: the projector to evaluate.
         data: the held-out samples.
         shuffle_pictures: give each caption another picture of its domain.
-        on_batch: told the number of rows done after each batch.
         team: ranks that share the batches; their number does not change the result. None: this one alone.
     """
     module.eval()
@@ -119,7 +116,7 @@ def score_samples(
             batch |= images_of(data, [pictures[position] for position in positions])
         return torch.stack([scores.double() for scores in module.scores(batch, params)])
 
-    scored = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3, on_batch)
+    scored = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3)
     found = torch.empty_like(scored)
     found[:, order] = scored
     return found

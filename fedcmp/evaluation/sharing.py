@@ -18,7 +18,6 @@ def score_rows(
     batch_size: int,
     score: Callable[[range], Tensor],
     num_scores: int = 1,
-    on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Scores of all rows, on every rank.
 
@@ -30,7 +29,6 @@ def score_rows(
         batch_size: rows that are scored together, whoever does it.
         score: some rows in, their scores ``[num_scores, rows]`` out.
         num_scores: S.
-        on_batch: told the number of rows done after each batch of this rank.
 
     Returns:
         ``[S, n]`` float64.
@@ -40,8 +38,6 @@ def score_rows(
         scores = score(rows)
         if _speaks(team):
             found[:, rows.start : rows.stop] = scores
-        if on_batch is not None:
-            on_batch(len(rows))
     return team.total(found)
 
 

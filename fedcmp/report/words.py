@@ -148,16 +148,6 @@ def duration(seconds: Any) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3597 else f"{seconds / 3600:,.1f} h"
 
 
-def chance(p: Any) -> str:
-    """A p-value.
-
-    >>> chance(0.0123), chance(0.0000123), chance(1.0), chance(None)
-    ('p = 0.012', 'p < 0.001', 'p = 1.000', 'p unknown')
-    """
-    text = p_value(p)
-    return f"p {text}" if text.startswith("<") else f"p = {text}" if is_number(p) else "p unknown"
-
-
 def p_value(p: Any) -> str:
     """A p-value in a column of its own.
 

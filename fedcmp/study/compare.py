@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from fedcmp.errors import ConfigError
+from fedcmp.report.words import duration
 from fedcmp.study.asked import Study
 from fedcmp.study.cells import Job, Jobs
+from fedcmp.study.features import encode_features, open_jobs
 from fedcmp.study.inputs import check_inputs
 from fedcmp.study.ledger import Ledger
 from fedcmp.study.lock import locked
@@ -91,11 +94,17 @@ def compare(
         missing, stopped = runner.missing(), False
         if missing:
             renew()
+            cost = encode_features(open_jobs(jobs, ledger.records), place.features)
+            place.write(study, jobs, command, cost)
+            how = f"{cost['encoded']:,} encoded" if cost["encoded"] else "all in a cache already"
+            tell(f"features of {cost['pictures']:,} pictures, for all runs: {how} ({duration(cost['seconds'])})")
             crew, count = start_workers(missing, place, workers)
             left = remaining(jobs, ledger.records)
             what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
             tell(f"{what}; {left} run{'s' * (left != 1)} to do, {count} at once")
             stopped = runner.run(crew, count)
+            if not stopped:
+                shutil.rmtree(place.features, ignore_errors=True)
         tables = renew()
         return Compared(place.path, tables, stopped, runner.failed())
 

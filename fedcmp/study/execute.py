@@ -37,12 +37,13 @@ class Executor:
     Args:
         cells: the folder of the runs.
         group: the W&B group.
-        bars: whether runs draw progress bars on a terminal.
+        features: the cache of runs that have none of their own.
+        alone: no other process speaks; elsewhere a line for each run is all that is said.
     """
 
-    def __init__(self, cells: Path, group: str, bars: bool = False) -> None:
-        self.cells, self.group = cells, group
-        self.progress = Progress() if bars else Progress(enabled=False)
+    def __init__(self, cells: Path, group: str, features: Path | None = None, alone: bool = False) -> None:
+        self.cells, self.group, self.features = cells, group, features
+        self.progress = Progress(least=60.0) if alone else Progress(enabled=False)
         self.kept = Kept()
 
     def __call__(self, job: Job) -> Answer:
@@ -66,6 +67,8 @@ class Executor:
     def _run(self, job: Job, folder: Path) -> dict[str, Any]:
         """Begins the run, or goes on with it where a checkpoint of it is left."""
         places = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.group}
+        if self.features is not None and job.config.data.cache_dir is None:
+            places["data.cache_dir"] = str(self.features)
         config = with_options(job.config, places)
         begun = RunFolder(folder)
         bound = {"centralized": train_centralized, "local": train_local}.get(job.cell.method)

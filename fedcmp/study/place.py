@@ -21,6 +21,8 @@ class Place:
         self.asked = path / "compare.json"
         self.runs = path / "runs.jsonl"
         self.cells = path / "cells"
+        self.features = path / "features"
+        """Of runs without ``data.cache_dir``, until all have ended."""
         self.tables = {kind: path / f"table.{kind}" for kind in ("md", "csv", "tex", "json")}
 
     @property
@@ -45,12 +47,16 @@ class Place:
             raise RunFolderError(f"cannot read {self.asked}: {error}") from error
         return from_json(content, str(self.asked))
 
-    def write(self, study: Study, jobs: Jobs, command: str) -> None:
-        """Remembers what is asked for now."""
+    def write(self, study: Study, jobs: Jobs, command: str, cost: Mapping[str, float] | None = None) -> None:
+        """Remembers what is asked for now, and adds what ``encode_features`` has cost to what it had cost before."""
+        before = json.loads(self.asked.read_text(encoding="utf-8")) if self.remembers() else {}
+        features = before.get("features", {})
+        if cost is not None:
+            features = {**cost, **{key: features.get(key, 0) + cost[key] for key in ("seconds", "encoded")}}
         grid: dict[str, dict[str, Any]] = {setting: {} for setting in jobs.settings}
         for (setting, method), cells in jobs.grids.items():
             grid[setting][method] = [dict(cell) for cell in cells]
-        content = {"name": self.name, "command": command, **to_json(study), "grid": grid}
+        content = {"name": self.name, "command": command, **to_json(study), "grid": grid, "features": features}
         RunFolder(self.path).write_json(self.asked, content)
 
     def write_tables(self, tables: Mapping[str, str]) -> None:

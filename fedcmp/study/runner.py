@@ -13,6 +13,7 @@ import torch
 from fedcmp.build import pick_device
 from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
+from fedcmp.report.words import duration
 from fedcmp.study.cells import FINAL, Job, Jobs
 from fedcmp.study.execute import Answer, Executor, lighten
 from fedcmp.study.ledger import Ledger
@@ -162,23 +163,12 @@ def start_workers(jobs: Sequence[Job], place: Place, asked: int | None) -> tuple
     count = asked or (len(gpus) or cores)
     if asked is None:
         count = max(1, min(count, len(jobs)))
-    make = functools.partial(Executor, place.cells, place.name)
+    make = functools.partial(Executor, place.cells, place.name, place.features)
     if count == 1:
-        return Here(make(bars=True)), 1
+        return Here(make(alone=True)), 1
     threads = max(1, cores // count)
     shares = [Share(threads, gpus[worker % len(gpus)] if gpus else None) for worker in range(count)]
     return Processes(make, shares), count
-
-
-def duration(seconds: float) -> str:
-    """For people.
-
-    >>> duration(7.4), duration(200), duration(9000)
-    ('7 s', '3 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _gpus() -> list[str]:

@@ -128,15 +128,29 @@ def test_before_the_first_record(run: Copy) -> None:
     assert "No round has been recorded yet" in page.text
 
 
-def test_runs_from_before_the_test_split(run: Copy) -> None:
+def test_a_run_whose_pictures_do_not_matter_is_no_success(run: Copy) -> None:
     folder = run("fedcmp")
     summary = json.loads((folder / "summary.json").read_text())
-    test = summary.pop("test")
-    old = {"worst_domain": test["worst_domain"], "image_use": test["image_use"], "val/loss_shuffled": 2.0}
-    (folder / "summary.json").write_text(json.dumps(summary | old))
-    page = report(folder)
-    assert f"{test['image_use']:.3f}" in page.text
-    assert "Test loss" not in page.text
+    badge = {}
+    for use in (1.0, 0.003):
+        summary["test"] |= {"loss": 2.0, "image_use": use, "image_use_se": 0.001}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        page = report(folder)
+        badge[use] = [one["class"] for one in page.all("span") if "badge" in one.get("class", "")]
+        assert ("trained the projector" in page.text) is (use == 1.0)
+        assert ("about zero" in page.text) is (use < 1)
+        assert summary["projector_sha256"][:7] not in page.text.partition("Loss per token")[0], "a hash is no headline"
+    assert badge == {1.0: ["badge finished"], 0.003: ["badge unused"]}
+
+
+def test_without_labels_there_is_no_map_of_labels(run: Copy) -> None:
+    folder = run("fedcmp")
+    assert "figure-split-labels" in report(folder).ids
+    split = json.loads((folder / "split.json").read_text())
+    for one in split["composition"].values():
+        one["labels"] = {f"{domain}/unlabelled": count for domain, count in one["domains"].items()}
+    (folder / "split.json").write_text(json.dumps(split))
+    assert "figure-split-labels" not in report(folder).ids
 
 
 def test_what_else_a_summary_may_hold(run: Copy) -> None:

@@ -95,6 +95,9 @@ def test_the_folder_is_as_promised(done: Path) -> None:
     asked = json.loads((done / "compare.json").read_text())
     assert (asked["seeds"], asked["budget"], asked["reference"], asked["bounds"]) == (1, 2, "fedcmp", True)
     assert asked["command"].startswith("fedcmp compare data.scenes_per_camera=8")
+    cost, scenes = asked["features"], 8 * (8 + 2)
+    assert cost["pictures"] == cost["encoded"] == 2 * scenes + 8 * 2, "of two seeds; test pictures of one"
+    assert cost["seconds"] > 0
     assert {method: len(cells) for method, cells in asked["grid"]["demo"].items()} == {
         **dict.fromkeys(("fedavg", "fedcmp", "centralized", "local"), 2)
     }
@@ -116,6 +119,9 @@ def test_the_tables_say_what_the_runs_say(done: Path, capsys: pytest.CaptureFixt
     assert float(rows["fedavg"]["recovered"]) == pytest.approx(part)
     assert "worst domain" in out
     assert "image use" in out
+    use = {line["cell"]["method"]: line["test"]["image_use"] for line in lines(done) if line["test"]}
+    part = (use["fedavg"] - use["local"]) / (use["centralized"] - use["local"])
+    assert float(rows["fedavg"]["recovered_image_use"]) == pytest.approx(part)
 
 
 @pytest.mark.usefixtures("no_runs")

@@ -37,6 +37,9 @@ def costs_section(comparison: Comparison) -> Section | None:
     header = ["method", "wall time", "training", "aggregation", "samples", "clients to server", "server to clients"]
     header, rows = without_empty(header, rows)
     faint = [place for place, one in enumerate(found) if one in comparison.bounds]
+    if cost := comparison.asked.get("features"):
+        how = f"{count(cost['encoded'])} pictures" if cost["encoded"] else "all in a cache already"
+        rows.append([f"features, once for all runs ({how})", duration(cost["seconds"]), *["–"] * (len(header) - 2)])
     grids = [Grid("Means over all final runs of a method", header, rows, faint=faint)]
     pictures = [picture for picture in (_time(comparison, found), _traffic(comparison, found)) if picture]
     return Section("costs", "Cost", pictures=pictures, grids=grids)

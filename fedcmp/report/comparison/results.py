@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import fmean
 from typing import Any
 
@@ -36,11 +36,10 @@ def _setting(comparison: Comparison, name: str) -> Section | None:
 
 
 def _table(comparison: Comparison, name: str) -> Grid | None:
+    """None before the table of the comparison was written."""
     rows = comparison.table.get("settings", {}).get(name)
-    return _tested(comparison, name, rows) if rows else _plain(comparison, name)
-
-
-def _tested(comparison: Comparison, name: str, rows: Sequence[Mapping[str, Any]]) -> Grid:
+    if not rows:
+        return None
     ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, *standing(row)))
     lines, faint = [], []
     for place, row in enumerate(ordered):
@@ -84,36 +83,6 @@ def _p(row: Mapping[str, Any], comparison: Comparison) -> str:
 def _rank(value: Any) -> str:
     """A mean of ranks; whole ones without decimals."""
     return number(value, 0 if is_number(value) and value == int(value) else 2)
-
-
-def _or_last(value: Any) -> float:
-    return float(value) if is_number(value) else float("inf")
-
-
-def _plain(comparison: Comparison, name: str) -> Grid | None:
-    """Means only: there is no table yet."""
-    rows = []
-    for one in comparison.methods:
-        losses = comparison.losses(name, one)
-        failed = sum(
-            (cell.setting, cell.method) == (name, one) and not cell.finished for cell in comparison.final
-        )  # fmt: skip
-        if losses or failed:
-            mean = fmean(losses) if losses else None
-            seeds = f"{len(losses)}" + (f", {failed} failed" if failed else "")
-            rows.append((one, mean, [_name(comparison, one), number(mean), seeds]))
-    rows.sort(key=lambda row: (row[0] in comparison.bounds, _or_last(row[1])))
-    if not rows:
-        return None
-    strong = [0] if rows[0][0] not in comparison.bounds and rows[0][1] is not None else []
-    faint = [place for place, row in enumerate(rows) if row[0] in comparison.bounds or row[1] is None]
-    return Grid(
-        f"{name}: mean over seeds",
-        ["method", "test loss", "seeds"],
-        [row[2] for row in rows],
-        strong=strong,
-        faint=faint,
-    )
 
 
 def _dots(comparison: Comparison, name: str) -> Picture | None:

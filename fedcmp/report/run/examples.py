@@ -16,8 +16,6 @@ SHOWN = 8
 """Up to so many at once; those with a picture come first."""
 SIDE = 224
 """Their longest side, in pixels."""
-SHEET = 1200
-"""The longest side of the one sheet of older runs."""
 SMALL = 16_000
 """A PNG up to so many bytes stays a PNG; larger ones become JPEG."""
 
@@ -34,16 +32,13 @@ def examples_section(run: Run) -> Section | None:
         for one in sorted(run.examples, key=lambda one: not one.get("picture"))[:MOST]
     ]
     cards.sort(key=lambda card: not card.source)
-    if cards:
-        more = len(run.examples) - len(cards)
-        text = f"Captions are greedy. {more} more are in captions.jsonl." if more else "Captions are greedy."
-        shown = min(SHOWN, sum(bool(card.source) for card in cards) or SHOWN)
-        title = "What the model says about test pictures"
-        return Section("examples", title, [text], cards=cards[:shown], more_cards=cards[shown:])
-    sheet = run.path / "captions.png"
-    if not sheet.is_file():
+    if not cards:
         return None
-    return Section("examples", "What the model says", cards=[Card("", _data(sheet, SHEET), "", "")])
+    more = len(run.examples) - len(cards)
+    text = f"Captions are greedy. {more} more are in captions.jsonl." if more else "Captions are greedy."
+    shown = min(SHOWN, sum(bool(card.source) for card in cards) or SHOWN)
+    title = "What the model says about test pictures"
+    return Section("examples", title, [text], cards=cards[:shown], more_cards=cards[shown:])
 
 
 def _picture(folder: Path, name: object) -> str:

@@ -13,7 +13,6 @@ from fedcmp.report.files import read_object, read_objects, read_settings, read_t
 from fedcmp.report.words import is_number
 
 _CLIENT = re.compile(r"client/(\d+)/")
-_TESTED = ("worst_domain", "image_use", "digits_named", "digits_by_chance")
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,8 @@ class Run:
 
     @property
     def tested(self) -> Mapping[str, Any]:
-        """What was measured at the end. Runs before there was a test split: on the validation samples."""
-        if isinstance(test := self.summary.get("test"), dict):
-            return test
-        return {key: self.summary[key] for key in _TESTED if key in self.summary}
-
-    @property
-    def split_name(self) -> str:
-        """Which samples ``tested`` speaks of."""
-        return "test" if isinstance(self.summary.get("test"), dict) else "validation"
+        """What was measured on the test samples at the end; empty where nothing was."""
+        return self.summary.get("test") or {}
 
     def setting(self, *keys: str) -> Any:
         """A setting, or None: ``run.setting("federation", "rounds")``."""
