@@ -71,7 +71,7 @@ def legend(jobs: Jobs) -> list[str]:
         if several:
             how = f"mean over those of seeds 1 to {last} that all methods have, whoever has more; "
             how += "who failed on one is last."
-        lines.append(f"Order, bold row and best in: by the {how}")
+        lines.append(f"Order, bold name and best in: by the {how}")
     return lines
 
 
