@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,8 +40,17 @@ def test_each_command_has_a_page_with_examples(name: str, capsys: pytest.Capture
 def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     assert main(["train", *SMALL, f"run.dir={folder}", "aggregator=fedavgm"]) == 0
-    out = capsys.readouterr().out
-    for word in ("validation loss per token", "worst domain", "test loss", "digits named right", "seconds"):
+    out, err = capsys.readouterr()
+    said = re.findall(r"^round (\d)/2: [\d.]+ s, train loss [\d.]+, validation loss [\d.]+", err, re.MULTILINE)
+    assert said == ["1", "2"], "standard error is no terminal: a line for each round"
+    for word in (
+        "validation loss per token",
+        "image use",
+        "worst domain",
+        "test loss",
+        "digits named right",
+        "seconds",
+    ):
         assert word in out
     assert str(folder) in out
     assert main(["evaluate", str(folder)]) == 0

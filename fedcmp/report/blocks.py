@@ -32,7 +32,7 @@ class Grid(NamedTuple):
     text_columns: int = 1
     """So many columns from the left hold text, the others numbers."""
     strong: Sequence[int] = ()
-    """Rows in bold: the best."""
+    """The best rows: their names are bold."""
     summed: bool = False
     """The last row sums up the others."""
     faint: Sequence[int] = ()

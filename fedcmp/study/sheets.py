@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from fedcmp.report.words import p_value
 from fedcmp.study.cells import Jobs
 from fedcmp.study.results import MEASURES, Overall, Results, Row
 from fedcmp.study.statistics import Paired
@@ -70,7 +71,7 @@ def legend(jobs: Jobs) -> list[str]:
         if several:
             how = f"mean over those of seeds 1 to {last} that all methods have, whoever has more; "
             how += "who failed on one is last."
-        lines.append(f"Order, bold row and best in: by the {how}")
+        lines.append(f"Order, bold name and best in: by the {how}")
     return lines
 
 
@@ -131,15 +132,6 @@ def describe_options(options: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def p_value(p: float | None) -> str | None:
-    """Three decimals, as far as they go.
-
-    >>> p_value(0.0312), p_value(0.00004), p_value(None)
-    ('0.031', '<0.001', None)
-    """
-    return None if p is None else "<0.001" if p < 0.0005 else f"{p:.3f}"
-
-
 def _name(jobs: Jobs, row: Row) -> str:
     return _failures(_mark(jobs, row.method), len(row.failed), row.asked, "seeds")
 
@@ -159,7 +151,8 @@ def _seeds(row: Row) -> str:
 def _against(against: Paired | None, p_holm: float | None) -> list[Entry]:
     if against is None or against.difference is None:
         return [None, None, None]
-    return [f"{against.difference:+.3f}", p_value(p_holm), f"{against.wins}/{against.ties}/{against.losses}"]
+    p = None if p_holm is None else p_value(p_holm)
+    return [f"{against.difference:+.3f}", p, f"{against.wins}/{against.ties}/{against.losses}"]
 
 
 def _line(error: str | None) -> str:

@@ -31,7 +31,7 @@ def as_markdown(title: str, sheets: Sequence[Sheet], legend: Sequence[str]) -> s
     for sheet in sheets:
         rows = _gaps(sheet.rows)
         if sheet.best is not None:
-            rows[sheet.best][:2] = map(_bold, rows[sheet.best][:2])
+            rows[sheet.best][0] = f"**{rows[sheet.best][0]}**"
         parts.append(f"## {sheet.title}")
         parts.append(markdown([[_piped(entry) for entry in row] for row in rows], sheet.header))
         parts += ["\n".join(f"* {note}" for note in sheet.notes)] if sheet.notes else []
@@ -39,7 +39,7 @@ def as_markdown(title: str, sheets: Sequence[Sheet], legend: Sequence[str]) -> s
 
 
 def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
-    """For a paper: a ``table`` of each sheet, with the rules of the package booktabs, the best row in bold."""
+    """For a paper: a ``table`` of each sheet, with the rules of the package booktabs, the best method in bold."""
     parts = ["\n".join(["% needs \\usepackage{booktabs}", *(f"% {line}" for line in legend)])]
     for sheet in sheets:
         numeric = [not any(isinstance(row[place], str) for row in sheet.rows) for place in range(len(sheet.header))]
@@ -55,7 +55,7 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
         for place, row in enumerate(sheet.rows):
             cells = [_tex_entry(entry) for entry in row]
             if place == sheet.best:
-                cells[:2] = [rf"\textbf{{{cell}}}" for cell in cells[:2]]
+                cells[0] = rf"\textbf{{{cells[0]}}}"
             lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         lines += [rf"\par\smallskip\footnotesize {_tex(note)}" for note in sheet.notes]
@@ -143,10 +143,6 @@ def _gaps(rows: Sequence[Sequence[Entry]]) -> list[list[Entry]]:
     """A dash where a column of words has nothing to say, so that it stays a column of words."""
     words = [any(isinstance(row[place], str) for row in rows) for place in range(len(rows[0]))]
     return [["-" if entry is None and words[place] else entry for place, entry in enumerate(row)] for row in rows]
-
-
-def _bold(entry: Entry) -> str:
-    return f"**{entry:.3f}**" if isinstance(entry, float) else f"**{entry}**"
 
 
 def _piped(entry: Entry) -> Entry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from fedcmp.errors import AggregationError, DataError, RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.study import Request, ask
 from fedcmp.study.cells import Jobs
+from fedcmp.study.features import encode_features, open_jobs
 
 WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
@@ -50,6 +52,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "first"
     assert compare(*WORDS, "--out", folder) == 0
     return folder
+
+
+def test_pictures_that_a_cache_has_are_not_encoded_again(tmp_path: Path) -> None:
+    jobs = Jobs(ask(None, SMALL, Request(methods="fedavg,fedcmp", seeds=2, budget=1, bounds=False)))
+    first, again = (encode_features(open_jobs(jobs, {}), tmp_path) for _ in range(2))
+    pictures = 2 * 8 * (8 + 2 + 2)  # of two seeds, of eight cameras
+    assert (first["pictures"], first["encoded"]) == (pictures, pictures)
+    assert (again["pictures"], again["encoded"]) == (pictures, 0)
 
 
 @pytest.fixture
@@ -154,7 +164,10 @@ def test_more_methods_and_settings_are_added_and_labels_cost_nothing(
 ) -> None:
     more = ["--methods", "mean=fedavg,fedcmp,fedprox", "--scenarios", "all=domain", "--workers", "1"]
     assert compare("--out", copy, *more) == 0
-    assert "3 runs to do" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "3 runs to do" in err
+    assert len(re.findall(r"^ *\d+/15  all ", err, re.MULTILINE)) == 3, "a line for each run"
+    assert "round 1/" not in err
     added = lines(copy)[12:]
     ran = [one for one in added if one["folder"] not in {line["folder"] for line in lines(copy)[:12]}]
     assert [(one["cell"]["method"], one["cell"]["stage"]) for one in ran] == [

@@ -228,8 +228,8 @@ def test_the_same_numbers_in_every_form() -> None:
         assert len({row.count(" & ") for row in body}) == 1
         assert all(row.endswith(r"\\") for row in body)
     best = f"{found.settings['iid'][1].mean:.3f}"
-    assert rf"\textbf{{fedcmp (reference)}} & \textbf{{{best}}}" in latex
-    assert f"| **fedcmp (reference)** | **{best}** |" in as_markdown("x", drawn, legend(jobs))
+    assert rf"\textbf{{fedcmp (reference)}} & {best} &" in latex
+    assert f"| **fedcmp (reference)** | {best} |" in as_markdown("x", drawn, legend(jobs))
     read = list(csv.DictReader(io.StringIO(as_csv(jobs, found))))
     assert len(read) == 2 * 5 + 3
     row = next(one for one in read if (one["setting"], one["method"]) == ("iid", "fedavg"))

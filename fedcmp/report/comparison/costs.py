@@ -23,7 +23,7 @@ def costs_section(comparison: Comparison) -> Section | None:
         return None
     rows = []
     for one, cells in found.items():
-        seconds, traffic = _mean(cells, _seconds), [_mean(cells, _bytes(way)) for way in ("up", "down")]
+        seconds, traffic = _mean(cells, _phase("total")), [_mean(cells, _bytes(way)) for way in ("up", "down")]
         rows.append(
             [
                 method(one),
@@ -46,7 +46,7 @@ def costs_section(comparison: Comparison) -> Section | None:
 
 
 def _time(comparison: Comparison, found: dict[str, list[Cell]]) -> Picture | None:
-    return _picture(comparison, found, _seconds, "time", "Wall time of a run", "seconds", duration)
+    return _picture(comparison, found, _phase("total"), "time", "Wall time of a run", "seconds", duration)
 
 
 def _traffic(comparison: Comparison, found: dict[str, list[Cell]]) -> Picture | None:
@@ -85,10 +85,6 @@ def _picture(
 def _mean(cells: list[Cell], measure: Callable[[Cell], Any]) -> float | None:
     values = [float(value) for cell in cells if is_number(value := measure(cell))]
     return fmean(values) if values else None
-
-
-def _seconds(cell: Cell) -> Any:
-    return _phase("total")(cell)
 
 
 def _phase(name: str) -> Callable[[Cell], Any]:

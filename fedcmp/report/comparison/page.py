@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from fedcmp.report.blocks import Fact, Grid, Listing, Page, Section
 from fedcmp.report.comparison.costs import costs_section
@@ -135,7 +133,8 @@ def _asked(comparison: Comparison) -> Section | None:
         file = f" ({asked['file']})" if asked.get("file") else ""
         listings.append(Listing(f"Configuration of all runs{file}", str(config), folded=True))
     if rest := {key: value for key, value in asked.items() if key not in ("command", "config", "file", "name")}:
-        text = json.dumps(_short(rest), indent=2, ensure_ascii=False)
+        rest["settings"] = [one["label"] for one in rest.get("settings", ())]  # their configs: mostly the one above
+        text = json.dumps(rest, indent=2, ensure_ascii=False)
         listings.append(Listing("Methods, settings, seeds and grids", text, folded=True))
     first = next((cell for cell in comparison.cells if cell.line.get("versions")), None)
     grids = []
@@ -146,11 +145,3 @@ def _asked(comparison: Comparison) -> Section | None:
     if not listings and not grids:
         return None
     return Section("again", "What was asked", grids=grids, listings=listings)
-
-
-def _short(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without their whole configs: those differ from the one above in the partition only."""
-    settings = asked.get("settings")
-    if not isinstance(settings, list):
-        return dict(asked)
-    return {**asked, "settings": [one.get("label", one) if isinstance(one, Mapping) else one for one in settings]}

@@ -130,7 +130,7 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _wanted(cell: Cell, asked: Mapping[str, Any]) -> bool:
     """Whether the comparison, as it was last asked for, shows the cell's setting and method."""
-    settings, methods = _labels(asked.get("settings")), _labels(asked.get("methods"))
+    settings, methods = ([one["label"] for one in asked.get(key, ())] for key in ("settings", "methods"))
     bounds = BOUNDS if asked.get("bounds", True) else ()
     return (not settings or cell.setting in settings) and (not methods or cell.method in (*methods, *bounds))
 
@@ -145,12 +145,6 @@ def _seed_wanted(cell: Cell, asked: Mapping[str, Any], table: Mapping[str, Any])
     known = [int(asked[key]) for key in ("seeds", "extra_seeds") if is_number(asked.get(key))]
     last = row.get("asked", max(known, default=0))
     return not last or int(cell.seed) <= last
-
-
-def _labels(asked: Any) -> list[str]:
-    if not isinstance(asked, Sequence | Mapping) or isinstance(asked, str):
-        return []
-    return [str(one["label"] if isinstance(one, Mapping) and "label" in one else one) for one in asked]
 
 
 def _cell(line: Mapping[str, Any], path: Path, number: int) -> Cell:

@@ -16,8 +16,9 @@ from fedcmp.report.words import identifier, is_number, method, number, p_value
 
 LOSS = "test loss, nats per token"
 READING = (
-    "Bold: the lowest loss of a method. Recovered: the share of the way from clients alone to centralized training, of "
-    "the loss and of image use, the loss that the right pictures save. p: against the reference."
+    "Bold: the method with the lowest loss on the seeds that all have. Recovered: the share of the way from clients "
+    "alone to centralized training, of the loss and of image use, the loss that the right pictures save. p: against "
+    "the reference."
 )
 
 
