@@ -129,7 +129,7 @@ def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
     assert {row.method: row.best for row in found.overall} == {"fedcmp": 2, "fedavg": 0, "ties": 0, "fedadam": 0}
     drawn = sheets(jobs, found)
     assert drawn[0].rows[drawn[0].best][0] == "fedcmp (reference)"
-    assert "| **fedcmp (reference)** | **1.500** |" in as_markdown("x", drawn, [])
+    assert "| **fedcmp (reference)** | 1.500 |" in as_markdown("x", drawn, [])
     assert any("best in: by the mean over those of seeds 1 to 2 that all methods have" in one for one in legend(jobs))
     read = next(csv.DictReader(line for line in io.StringIO(as_csv(jobs, found)) if "centralized" not in line))
     assert (read["method"], float(read["test_loss"]), float(read["shared_loss"])) == ("fedcmp", 1.5, 1.0)
