@@ -1,14 +1,14 @@
-"""What each rule costs at the sizes of LLaVA-1.5's projector: milliseconds and bytes, beside what memory allows.
+"""What each method costs at the sizes of LLaVA-1.5's projector: milliseconds and bytes, beside what memory allows.
 
-    python benchmarks/aggregation.py                              # the rules of RULES, 7B, K = 8; some minutes
+    python benchmarks/aggregation.py                              # the methods of METHODS, 7B, K = 8; some minutes
     python benchmarks/aggregation.py --shapes 7b 13b              # both sizes; tens of minutes for the decompositions
-    python benchmarks/aggregation.py --rules fedavg median        # some; the record keeps what it has of others
+    python benchmarks/aggregation.py --methods fedavg median        # some; the record keeps what it has of others
     python benchmarks/aggregation.py --device cuda
 
 ``Aggregator.aggregate`` of one process on synthetic updates (one thread on a CPU), with ``aggregator.pairwise=0``; a
-round warms up where a rule keeps a basis. No rule can be faster than reading the K updates once: the bound is their
+round warms up where a method keeps a basis. No method can be faster than reading the K updates once: the bound is their
 bytes over the bandwidth with which this machine reads a large tensor (its largest magnitude), measured in turns with
-the rules. One round more goes by its parts. Bytes are what a client sends and gets, as the round's record has them.
+the methods. One round more goes by its parts. Bytes are what a client sends and gets, as the round's record has them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from phases import AGGREGATING, REST, watched
 from record import RESULTS, Table, read, save
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
@@ -33,7 +33,7 @@ SHAPES = {
     "13b": {"linear_1": (5120, 1024), "linear_2": (5120, 5120)},
     "tiny": {"linear_1": (64, 32), "linear_2": (64, 64)},
 }
-RULES = ("fedavg", "fedavgm", "fedadam", "fedmuon", "median", "trimmed-mean", "krum", "geometric-median", "ties",
+METHODS = ("fedavg", "fedavgm", "fedadam", "fedmuon", "median", "trimmed-mean", "krum", "geometric-median", "ties",
          "regmean", "fedcmp")  # fmt: skip
 """One of every kind of work."""
 
@@ -58,7 +58,7 @@ def draw(shapes: dict[str, tuple[int, int]], stream: torch.Generator, device: to
 def contributions(
     shapes: dict[str, tuple[int, int]], count: int, needs: frozenset[str], device: torch.device
 ) -> list[Contribution]:
-    """K clients with what the rule asks for; updates share half of their energy."""
+    """K clients with what the method asks for; updates share half of their energy."""
     stream = torch.Generator(device).manual_seed(0)
     common, found = draw(shapes, stream, device, 1e-2), []
     for client in range(count):
@@ -86,9 +86,9 @@ def bandwidth(device: torch.device) -> float:
     return 4 * value.numel() / min(seconds)
 
 
-def measure(shape: str, rule: str, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
+def measure(shape: str, method: str, count: int, device: torch.device, repeats: int) -> dict[str, Any]:
     """Seconds of a warm round (the best), its bytes, and the bound measured beside it; seconds of one more by part."""
-    aggregator = build_aggregator(AggregatorConfig(rule, pairwise=0))
+    aggregator = build_aggregator(AggregatorConfig(method, pairwise=0))
     clients = contributions(SHAPES[shape], count, aggregator.needs, device)
     params = draw(SHAPES[shape], torch.Generator(device).manual_seed(1), device, 1e-2)
     state, seconds, rates = aggregator.init(params), [], []
@@ -110,22 +110,22 @@ def measure(shape: str, rule: str, count: int, device: torch.device, repeats: in
     }  # fmt: skip
 
 
-def by_part(by_rule: dict[str, Any]) -> Table:
+def by_part(by_method: dict[str, Any]) -> Table:
     """A round's parts as multiples of the bound; a record from before they were measured has none."""
     columns = [*dict.fromkeys(AGGREGATING.values()), REST]
     rows = [
-        [rule, *(f"{one['parts'].get(part, 0.0) / one['bound']:,.1f}" for part in columns),
+        [method, *(f"{one['parts'].get(part, 0.0) / one['bound']:,.1f}" for part in columns),
          f"{sum(one['parts'].values()) / one['bound']:,.0f}"]
-        for rule, one in by_rule.items() if "parts" in one
+        for method, one in by_method.items() if "parts" in one
     ]  # fmt: skip
-    return Table(("rule", *columns, "together"), rows)
+    return Table(("method", *columns, "together"), rows)
 
 
 def main() -> None:
     """Prints the tables and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["7b"])
-    parser.add_argument("--rules", nargs="+", choices=list(PRESETS), default=list(RULES))
+    parser.add_argument("--methods", nargs="+", choices=list(PRESETS), default=list(METHODS))
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -136,12 +136,12 @@ def main() -> None:
     there = (options.out / "aggregation.json").exists()
     found: dict[str, Any] = read("aggregation", options.out)["found"] if there else {}
     for shape in options.shapes:
-        for rule in options.rules:
-            one = measure(shape, rule, options.clients, device, options.repeats)
-            found.setdefault(f"{shape}, {device.type}", {})[rule] = one
+        for method in options.methods:
+            one = measure(shape, method, options.clients, device, options.repeats)
+            found.setdefault(f"{shape}, {device.type}", {})[method] = one
             print(
                 shape,
-                rule,
+                method,
                 {key: value if key == "parts" else round(value, 3) for key, value in one.items()},
                 flush=True,
             )
@@ -152,15 +152,15 @@ def keep(found: dict[str, Any], out: Path) -> None:
     """Writes the record as far as it goes."""
     tables = {
         name: Table(
-            ("rule", "K", "ms", "bound, ms", "times the bound", "MB up, a client", "MB down", "sums only"),
-            [[rule, int(one["clients"]), f"{1000 * one['seconds']:,.0f}", f"{1000 * one['bound']:,.0f}",
+            ("method", "K", "ms", "bound, ms", "times the bound", "MB up, a client", "MB down", "sums only"),
+            [[method, int(one["clients"]), f"{1000 * one['seconds']:,.0f}", f"{1000 * one['bound']:,.0f}",
               f"{one['seconds'] / one['bound']:,.0f}", f"{one['up'] / 1e6:,.0f}", f"{one['down'] / 1e6:,.0f}",
               "yes" if one["sums_only"] else "no"]
-             for rule, one in sorted(by_rule.items(), key=lambda item: item[1]["seconds"] / item[1]["clients"])],
+             for method, one in sorted(by_method.items(), key=lambda item: item[1]["seconds"] / item[1]["clients"])],
         )
-        for name, by_rule in found.items()
+        for name, by_method in found.items()
     }  # fmt: skip
-    tables |= {f"{name}, by part": by_part(by_rule) for name, by_rule in found.items()}
+    tables |= {f"{name}, by part": by_part(by_method) for name, by_method in found.items()}
     save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=out)
 
 

@@ -23,10 +23,10 @@ import torch
 from aggregation import SHAPES
 from record import RESULTS, Table, save
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, split_affine
-from fedcmp.aggregation.rules import Update
+from fedcmp.aggregation.parts import Update
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
@@ -105,13 +105,13 @@ def measure(shapes: Shapes, count: int, decay: float, device: torch.device) -> d
     """Two rounds, then both ways to the basis."""
     params = {f"{name}.weight": torch.zeros(shape, device=device) for name, shape in shapes.items()}
     params |= {f"{name}.bias": torch.zeros(shape[0], device=device) for name, shape in shapes.items()}
-    rule, opm = Canonical(), Opm()
-    state, server, found = rule.init(params), opm.init(params), {}
+    method, opm = Canonical(), Opm()
+    state, server, found = method.init(params), opm.init(params), {}
     for number, what in enumerate(("cold", "warm")):
         cohort = Timed(make_clients(shapes, count, decay, number, device))
         cohort.seconds, cohort.exchanged = defaultdict(float), []
         t0 = now()
-        fused = rule.fuse(cohort, params, state)
+        fused = method.fuse(cohort, params, state)
         t1 = now()
         stepped = opm.step(params, Update(fused.delta, fused.basis), server)
         found[what] = {

@@ -60,7 +60,7 @@ class Axis(NamedTuple):
 AXES = {
     "clients": Axis((4, 8, 16, 32, 64), 1.0, 1.0, "a rank trains its clients wave by wave and holds their updates"),
     "local steps": Axis((1, 2, 4, 8, 16), 1.0, 0.0, "steps follow one another and leave nothing behind"),
-    "ranks": Axis((1, 2, 4), -1.0, -1.0, "clients are dealt to ranks"),
+    "ranks": Axis((1, 2, 4), -1.0, -1.0, "clients are assigned to ranks"),
     "projector parameters": Axis(
         (100_000, 400_000, 1_600_000, 6_400_000), 1.0, 1.0, "all that is sent, held and added grows with it"
     ),

@@ -85,7 +85,7 @@ def memory_estimate(
     shape: Shape,
     federation: FederationConfig,
     optimizer: OptimizerConfig,
-    rules: tuple[str, ...],
+    methods: tuple[str, ...],
     *,
     clients: int,
     caption: int,
@@ -96,7 +96,7 @@ def memory_estimate(
     """Bytes on the device by part, before anything is built.
 
     Args:
-        rules: their states lie side by side; one of them trains at a time, or the loop by hand does.
+        methods: their states lie side by side; one of them trains at a time, or the loop by hand does.
         item: bytes of a number of the LLM.
     """
     tower = shape.tower
@@ -104,8 +104,8 @@ def memory_estimate(
     params = {name: torch.empty(one, device="meta") for name, one in shapes.items()}
     projector = 4 * sum(value.numel() for value in params.values())
     federated, sums = 0, 0
-    for rule in rules:
-        aggregator = build_aggregator(AggregatorConfig(rule))
+    for method in methods:
+        aggregator = build_aggregator(AggregatorConfig(method))
         parts = training_memory(params, aggregator, federation, optimizer, busiest=clients, population=clients)
         sums = max(sums, sum(part.server or 0 for part in parts if part.what.startswith("sums")))
         federated = max(federated, sum(part.server or 0 for part in parts if not part.what.startswith("sums")))
@@ -119,8 +119,8 @@ def memory_estimate(
         "activations": activations,
         "sums over clients, beyond activations": max(0, sums - activations),  # those are free by then
         "clients and states": federated,
-        # parameters, gradients and moments of the loop by hand, and what the other rules keep
-        "beside them": (4 + 3 * len(rules)) * projector,
+        # parameters, gradients and moments of the loop by hand, and what the other methods keep
+        "beside them": (4 + 3 * len(methods)) * projector,
     }
 
 

@@ -82,7 +82,7 @@ class Built(NamedTuple):
 
 
 def build(setting: Setting, device: torch.device, checkpointing: bool) -> Built:
-    """Everything but the rules."""
+    """Everything but the methods."""
     shape, seconds, t0 = SHAPES[setting.shape], {}, now(device)
     llm = build_llm(shape, device, DTYPES[setting.dtype], setting.seed)
     if checkpointing:
@@ -142,7 +142,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 class Federated(Runner):
-    """Rounds of a rule."""
+    """Rounds of a method."""
 
     def __init__(self, federation: Federation, params: Params, device: torch.device) -> None:
         super().__init__(self._round, device)
@@ -185,14 +185,14 @@ class Centralized(Runner):
         return self.loop.params()
 
 
-def make_federation(setting: Setting, built: Built, device: torch.device, rule: str) -> Federation:
+def make_federation(setting: Setting, built: Built, device: torch.device, method: str) -> Federation:
     """A federation on the built parts."""
     config, each = federation_config(setting), samples_of_client(setting)
     clients = [tuple(range(client * each, (client + 1) * each)) for client in range(setting.clients)]
     rows = min(setting.slots, setting.clients) * setting.batch
     return Federation(
         module=built.module,
-        aggregator=build_aggregator(AggregatorConfig(rule)),
+        aggregator=build_aggregator(AggregatorConfig(method)),
         plan=plan_run(clients, config, setting.seed),
         fetch=built.fetch,
         eval_data=EvalData(built.fetch, ("all",) * (setting.clients * each), batch_size=rows),

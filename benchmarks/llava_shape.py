@@ -48,7 +48,7 @@ from fedcmp.models.backbones import DTYPES
 from fedcmp.report.plan import human
 from fedcmp.report.table import table
 
-RULES = ("fedavg", "fedcmp")
+METHODS = ("fedavg", "fedcmp")
 CENTRALIZED = "by hand"
 ROOM = 0.9
 """Share of the device's memory that the estimate may reach."""
@@ -74,7 +74,7 @@ def choose_checkpointing(setting: Setting, device: torch.device) -> tuple[bool, 
             SHAPES[setting.shape],
             federation_config(setting),
             optimizer_config(setting),
-            RULES,
+            METHODS,
             clients=setting.clients,
             caption=setting.caption,
             item=DTYPES[setting.dtype].itemsize,
@@ -102,13 +102,13 @@ def measure(setting: Setting) -> dict[str, Any]:
     checkpointing, estimate = choose_checkpointing(setting, device)
     built = build(setting, device, checkpointing)
     peak = matmul_peak(device, DTYPES[setting.dtype])
-    federations = {rule: make_federation(setting, built, device, rule) for rule in RULES}
-    data = federations[RULES[0]].eval_data
+    federations = {method: make_federation(setting, built, device, method) for method in METHODS}
+    data = federations[METHODS[0]].eval_data
     before = evaluate(built.module, built.params, data, team=Solo(device)).loss
     runners: dict[str, Federated | Centralized] = {
-        rule: Federated(federation, built.params, device) for rule, federation in federations.items()
+        method: Federated(federation, built.params, device) for method, federation in federations.items()
     }
-    runners[CENTRALIZED] = Centralized(built, federations[RULES[0]], setting.lr, device)
+    runners[CENTRALIZED] = Centralized(built, federations[METHODS[0]], setting.lr, device)
     for number in range(setting.rounds):
         for runner in runners.values():
             runner.go(number)

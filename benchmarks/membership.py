@@ -3,8 +3,8 @@
     python benchmarks/membership.py                            # ten minutes or so on two cores
     python benchmarks/membership.py --epsilons 8 1 --seeds 0   # less of it
 
-Clients are dealt at random to three groups of one size: members train, outsiders and a reference group do not. Then, of
-each member and each outsider, an attacker who has its data asks whether it took part:
+Clients are assigned at random to three groups of one size: members train, outsiders and a reference group do not.
+Then, of each member and each outsider, an attacker who has its data asks whether it took part:
 
 * *by updates*: it computes the update that this client would have sent in each round, takes away the mean update of
   the reference group, and looks how far what the server released points the same way. It needs the projector of every

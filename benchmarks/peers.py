@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("fedcmp", *PEERS), help="others keep what the record has of them")
     parser.add_argument("--tasks", nargs="+", default=["train", "overhead-8", "overhead-64"])
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the record")
-    parser.add_argument("--workers", type=int, default=1, help="processes among which a framework deals its clients")
+    parser.add_argument("--workers", type=int, default=1, help="processes among which a framework assigns its clients")
     parser.add_argument("--limit", type=float, default=1800, help="seconds after which a command is given up")
     parser.add_argument(
         "--rounds", type=int, default=7, help="the first warms up; of what takes minutes there are fewer"

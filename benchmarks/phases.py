@@ -27,7 +27,7 @@ TRAINING = {
     "fedcmp.federation.loop:fuse_round": "aggregation",
     "fedcmp.federation.loop:evaluate": "evaluation",
 }
-"""Of a round in which clients train. What clients record for a rule is in its forward pass."""
+"""Of a round in which clients train. What clients record for a method is in its forward pass."""
 BY_HAND = {
     "llava_models:ByHand.loss": "forward pass",
     "torch.nn.utils:clip_grad_norm_": "clipping",
@@ -41,7 +41,7 @@ AGGREGATING = {
     "fedcmp.aggregation.diagnostics:square_of": "mean of squares",
     "fedcmp.aggregation.aggregator:Aggregator._finish": "server step, its norms",
 }
-"""Of ``Aggregator.aggregate``; the rest of it is the rule's own work on each update, or at the server."""
+"""Of ``Aggregator.aggregate``; the rest of it is the method's own work on each update, or at the server."""
 
 
 class Phases:

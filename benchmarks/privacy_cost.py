@@ -1,9 +1,9 @@
-"""What differential privacy costs in quality, over rules, numbers of clients and budgets, on the embedded demo.
+"""What differential privacy costs in quality, over methods, numbers of clients and budgets, on the embedded demo.
 
     python benchmarks/privacy_cost.py                                      # a quarter of an hour or so on two cores
-    python benchmarks/privacy_cost.py --rules fedavg --epsilons 8 --seeds 0  # less of it
+    python benchmarks/privacy_cost.py --methods fedavg --epsilons 8 --seeds 0  # less of it
 
-The same samples are dealt to few clients or to many, at random, and used once. Noise of a round has the norm
+The same samples are assigned to few clients or to many, at random, and used once. Noise of a round has the norm
 ``z C sqrt(d) / K`` for d numbers, K clients, clip C and noise multiplier z; the mean update does not shrink with K.
 Each row is told as JSON, too.
 """
@@ -50,7 +50,7 @@ def cost(words: Sequence[str], keep: Kept | None = None) -> dict[str, Any]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rules", nargs="+", default=["fedavg", "fedadam"])
+    parser.add_argument("--methods", nargs="+", default=["fedavg", "fedadam"])
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 128])
     parser.add_argument("--epsilons", type=float, nargs="*", default=[50.0, 8.0, 2.0])
     parser.add_argument("--clip", type=float, default=0.5)
@@ -58,18 +58,18 @@ def main() -> None:
     options = parser.parse_args()
     rows, kept = [], {seed: Kept() for seed in options.seeds}
     for clients in options.clients:
-        for rule in options.rules:
+        for method in options.methods:
             for epsilon in [None, *options.epsilons]:
-                words = [f"aggregator={rule}", f"partition.clients={clients}"]
+                words = [f"aggregator={method}", f"partition.clients={clients}"]
                 if epsilon is not None:
                     words += ["privacy.kind=central", f"privacy.epsilon={epsilon}", f"privacy.clip={options.clip}"]
                 found = [cost([*words, f"run.seed={seed}"], kept[seed]) for seed in options.seeds]
-                print(json.dumps({"clients": clients, "rule": rule, "asked": epsilon, "runs": found}), flush=True)
+                print(json.dumps({"clients": clients, "method": method, "asked": epsilon, "runs": found}), flush=True)
                 means = [statistics.fmean(one[key] for one in found) for key in ("noise", "val loss", "test loss")]
                 said = "none" if epsilon is None else f"{epsilon:g}"
-                rows.append([clients, rule, said, *(f"{value:.3f}" for value in means)])
+                rows.append([clients, method, said, *(f"{value:.3f}" for value in means)])
     print(f"\nmean over seeds {options.seeds}; loss in nats per token, at the start {found[0]['start']:.3f}\n")
-    print(table(rows, ("clients", "rule", "epsilon", "noise", "val loss", "test loss")))
+    print(table(rows, ("clients", "method", "epsilon", "noise", "val loss", "test loss")))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LCS-558K in its own layout, synthetic: what reading, dealing and planning it costs, and pictures a second.
+"""LCS-558K in its own layout, synthetic: what reading, split_by and planning it costs, and pictures a second.
 
     python benchmarks/scale_data.py                     # 558,128 records; about 3 minutes and 1 GB of disk
     python benchmarks/scale_data.py --records 20000     # seconds: shows that it runs
@@ -58,7 +58,7 @@ WORDS = (
     "people",
     "sky",
 )
-STEPS = ("read", "deal", "plan", "manifest")
+STEPS = ("read", "assign", "plan", "manifest")
 
 
 def jpeg(width: int, height: int, seed: int) -> bytes:

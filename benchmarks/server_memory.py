@@ -1,7 +1,7 @@
-"""What aggregation adds to the server's memory, over the number of clients: flat for rules that see sums only.
+"""What aggregation adds to the server's memory, over the number of clients: flat for methods that see sums only.
 
-    python benchmarks/server_memory.py                         # 8, 64 and 512 clients, four rules, some minutes
-    python benchmarks/server_memory.py --clients 8 64 --rules fedavg median
+    python benchmarks/server_memory.py                         # 8, 64 and 512 clients, four methods, some minutes
+    python benchmarks/server_memory.py --clients 8 64 --methods fedavg median
 
 Two ranks over gloo on this machine: the server holds one client, the other rank the rest. Measured is the growth of
 the server's peak resident memory during ``aggregate`` (Linux: VmHWM after a reset), beyond what it holds before: its
@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from record import Table, save
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import GroupCohort
@@ -34,13 +34,13 @@ from fedcmp.types import Params
 
 SHAPES = {"linear_1": (768, 512), "linear_2": (768, 768)}
 """A projector of 984,576 parameters."""
-RULES = {
+METHODS = {
     "fedavg": AggregatorConfig("fedavg", pairwise=0),
     "fedcmp": AggregatorConfig("fedcmp", pairwise=0),
     "fedavg, cosines of 64": AggregatorConfig("fedavg", pairwise=64),
     "median": AggregatorConfig("median", pairwise=0),
 }
-"""Cosines between clients are a diagnostic that gathers updates; the first two rows show the rules alone."""
+"""Cosines between clients are a diagnostic that gathers updates; the first two rows show the methods alone."""
 MIB = 2**20
 
 
@@ -54,7 +54,7 @@ def random_params(shapes: dict[str, tuple[int, int]], stream: torch.Generator) -
 
 
 def make_clients(ids: list[int], shapes: dict[str, tuple[int, int]]) -> list[Contribution]:
-    """Clients with everything that a rule may ask for."""
+    """Clients with everything that a method may ask for."""
     few: list[Contribution] = []
     for seed in range(min(4, len(ids))):
         stream = torch.Generator().manual_seed(seed + 1)
@@ -120,19 +120,22 @@ def measure(config: AggregatorConfig, count: int, held: int) -> dict[int, dict[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 64, 512])
-    parser.add_argument("--rules", nargs="+", choices=list(RULES), default=list(RULES))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--held", type=int, default=1024, help="MiB of terms that a rank may hold (terms.HELD_BYTES)")
     options = parser.parse_args()
     found = {
-        rule: {count: measure(RULES[rule], count, options.held * MIB) for count in options.clients}
-        for rule in options.rules
+        method: {count: measure(METHODS[method], count, options.held * MIB) for count in options.clients}
+        for method in options.methods
     }
     sizes = sum(M * (N + 1) for M, N in SHAPES.values())
-    header = ["rule", *(f"K = {count}" for count in options.clients)]
+    header = ["method", *(f"K = {count}" for count in options.clients)]
     tables = {
         title: Table(
             header,
-            [[rule, *(f"{one[rank]['MiB']:,.1f}" for one in by_count.values())] for rule, by_count in found.items()],
+            [
+                [method, *(f"{one[rank]['MiB']:,.1f}" for one in by_count.values())]
+                for method, by_count in found.items()
+            ],
         )
         for rank, title in enumerate(("server", "the other rank"))
     }

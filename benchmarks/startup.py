@@ -25,7 +25,7 @@ WORDS = {
     "fedcmp train --help": ["-m", "fedcmp", "train", "--help"],
     "fedcmp --version": ["-m", "fedcmp", "--version"],
     "fedcmp configs": ["-m", "fedcmp", "configs"],
-    "fedcmp rules": ["-m", "fedcmp", "rules"],
+    "fedcmp methods": ["-m", "fedcmp", "methods"],
     "python -c 'import torch'": ["-c", "import torch"],
     "fedcmp validate": ["-m", "fedcmp", "validate", "configs/demo/scenes.yaml"],
     "fedcmp plan": ["-m", "fedcmp", "plan"],

@@ -84,24 +84,24 @@ SHORT_ROUNDS = (
     "'iid, 22 x 2'=iid:federation.rounds=22:federation.local_steps=2"
 )
 ONCE = ("scale", "inner", "replay", "evidence_huge", "evidence_zero", "evidence_rank_one")
-"""Attacks with one share of hostile clients; evidence that is no second moment never enters, like what is malformed."""
+"""Attacks with one share of Byzantine clients; evidence that is no second moment never enters."""
 ATTACKED = ",".join(
     [
         "clean=iid",
         *(f"'{kind}, 2 of 8'=iid:attack.kind={kind}:attack.share=0.25" for kind in ONCE),
         *(
-            f"'{kind}, {hostile} of 8'=iid:attack.kind={kind}:attack.share={hostile / 8:g}"
-            for hostile in (2, 3)
+            f"'{kind}, {byzantine} of 8'=iid:attack.kind={kind}:attack.share={byzantine / 8:g}"
+            for byzantine in (2, 3)
             for kind in ("noise", "sign", "little", "malformed")
         ),
     ]
 )
-"""Malformed updates never enter: what is left without the hostile clients, and the best that any rule can reach."""
+"""Malformed updates never enter: what is left without the Byzantine clients, and the best that any method can reach."""
 ROBUST = (
     "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
     "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
 )
-MEANT = {"attacks": {(f"malformed, {hostile} of 8", "multi-krum") for hostile in (2, 3)}}
+MEANT = {"attacks": {(f"malformed, {byzantine} of 8", "multi-krum") for byzantine in (2, 3)}}
 """Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
 MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"

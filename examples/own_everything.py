@@ -1,4 +1,4 @@
-"""A federation of one's own parts: data sets, frozen models, a rule, and a look at every round.
+"""A federation of one's own parts: data sets, frozen models, a method, and a look at every round.
 
 python examples/own_everything.py
 """
@@ -36,7 +36,7 @@ def load_models() -> tuple[fedcmp.VisionTower, fedcmp.LanguageModel]:
 
 
 def halfway_to_median(deltas: fedcmp.Params, weights: torch.Tensor) -> fedcmp.Params:
-    """A rule: what K clients changed, [K, ...] each, and their weights [K], to one change."""
+    """A method: what K clients changed, [K, ...] each, and their weights [K], to one change."""
     mean = {name: torch.tensordot(weights.float(), value, 1) for name, value in deltas.items()}
     return {name: (mean[name] + value.median(0).values) / 2 for name, value in deltas.items()}
 

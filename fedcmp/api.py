@@ -1,4 +1,4 @@
-"""A federation of one's own parts, from a script: data sets, frozen models, a rule, a look at every round."""
+"""A federation of one's own parts, from a script: data sets, frozen models, a method, a look at every round."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.own import Own, Rule
+from fedcmp.aggregation.own import Method, Own
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
@@ -56,7 +56,7 @@ class Round(NamedTuple):
     loss: float
     """Validation loss in nats a token, mean of the domains; of a round before where this one is not evaluated."""
     record: Mapping[str, Any]
-    """What metrics.jsonl would hold: the clients' losses and weights, what the rule measured, bytes, seconds."""
+    """What metrics.jsonl would hold: the clients' losses and weights, what the method measured, bytes, seconds."""
     params: Params
     """The global projector after this round."""
 
@@ -103,7 +103,7 @@ def federate(
     *,
     tower: VisionTower | None = None,
     llm: LanguageModel | None = None,
-    aggregator: str | Aggregator | Rule = "fedcmp",
+    aggregator: str | Aggregator | Method = "fedcmp",
     rounds: int = 12,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
@@ -121,7 +121,7 @@ def federate(
         val: held-out pairs; by name, each is a domain that counts alike.
         tower: the frozen vision tower; None: the embedded demo's.
         llm: the frozen LLM; None: the embedded demo's.
-        aggregator: a row of the table of rules; parts put together; or a function of the clients' deltas ``[K, ...]``
+        aggregator: a row of the table of methods; parts put together; or a function of the clients' deltas ``[K, ...]``
             and weights ``[K]``, followed by a plain server step.
         rounds: aggregations, at least 1.
         seed: all random streams derive from it.
@@ -132,7 +132,7 @@ def federate(
     Raises:
         ConfigError: a setting is wrong, or models do not fit.
         DataError: an item is no picture with a caption, or the pairs do not suffice for the rounds.
-        AggregationError: too few clients for the rule.
+        AggregationError: too few clients for the method.
 
     >>> from PIL import Image
     >>> pairs = [(Image.new("RGB", (32, 32), name), f"a plain picture of a {name} one") for name in ("red", "blue")]
@@ -140,14 +140,14 @@ def federate(
     >>> sorted(done.params), done.rounds
     (['linear_1.bias', 'linear_1.weight', 'linear_2.bias', 'linear_2.weight'], 1)
     """
-    rule, name = _rule(aggregator)
+    method, name = _method(aggregator)
     config = _config(settings or {}, rounds, seed, name)
     held_out = val if isinstance(val, Mapping) else {"val": val}
     named = _named(clients)
     source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
     split = Partition(source.owned("train"), seed, names=tuple(named))
     plan = plan_run(split.clients, config.federation, seed, names=split.names)
-    if rule is None:
+    if method is None:
         check_cohorts(config, plan)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
     recorder = Recorder(Trackers())
@@ -162,13 +162,13 @@ def federate(
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
         federation = build_federation(config, data, parts, recorder, bars, None)
-        federation = replace(federation, team=team, on_round=told, aggregator=rule or federation.aggregator)
+        federation = replace(federation, team=team, on_round=told, aggregator=method or federation.aggregator)
         state = run(federation, start(federation, parts.params))
     return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
 
 
-def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:
-    """One's own rule, and the row of the table that the config names."""
+def _method(aggregator: str | Aggregator | Method) -> tuple[Aggregator | None, str]:
+    """One's own method, and the row of the table that the config names."""
     if isinstance(aggregator, str):
         return None, aggregator
     if isinstance(aggregator, Aggregator):
@@ -176,7 +176,7 @@ def _rule(aggregator: str | Aggregator | Rule) -> tuple[Aggregator | None, str]:
     if callable(aggregator):
         return Aggregator(Own(aggregator), Sgd()), "fedavg"
     raise ConfigError(
-        "aggregator must be the name of a rule, an Aggregator, or a function of deltas and weights, got "
+        "aggregator must be the name of a method, an Aggregator, or a function of deltas and weights, got "
         f"{type(aggregator).__name__}"
     )
 

@@ -19,8 +19,8 @@ from fedcmp.data.scenarios.config import PartitionConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.federation.byzantine import AttackConfig
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.hostile import AttackConfig
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.secure import check_secure
 from fedcmp.fields import as_fields, check_texts

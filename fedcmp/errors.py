@@ -34,7 +34,7 @@ class PlanError(DataError):
 
 
 class CheckpointError(FedcmpError):
-    """A checkpoint is missing, damaged or belongs to another run."""
+    """A checkpoint is missing, corrupted or belongs to another run."""
 
 
 class ExportError(FedcmpError):

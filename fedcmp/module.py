@@ -224,7 +224,7 @@ class ProjectorAlignment(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as the federated clients do, so that both trainings follow the same rule."""
+        """Clips as the federated clients do, so that both trainings follow the same method."""
         limit = gradient_clip_val or self.optimizer_config.clip_norm
         if limit:
             torch.nn.utils.clip_grad_norm_(self.projector.parameters(), limit)

@@ -1,4 +1,4 @@
-"""Contributions of seven clients, and how they may be dealt to ranks."""
+"""Contributions of seven clients, and how they may be assigned to ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
@@ -28,7 +28,7 @@ def evidence(seed: int) -> dict[str, torch.Tensor]:
 
 
 def contribution(client: int, round_: int = 0) -> Contribution:
-    """A client that recorded everything that a rule may ask for."""
+    """A client that recorded everything that a method may ask for."""
     seed = 100 * round_ + client
     delta, noise = random_params(seed, 0.1), random_params(seed + 50, 0.02)
     return Contribution(
@@ -58,12 +58,12 @@ def contributions(round_: int = 0) -> list[Contribution]:
     return [contribution(client, round_) for client in range(NUM_CLIENTS)]
 
 
-def deal(world_size: int, round_: int = 0) -> list[list[int]]:
-    """The clients of each rank: shuffled, uneven, dealt anew each round; one rank of several has none."""
+def assign(world_size: int, round_: int = 0) -> list[list[int]]:
+    """The clients of each rank: shuffled, uneven, assigned anew each round; one rank of several has none."""
     order = torch.randperm(NUM_CLIENTS, generator=torch.Generator().manual_seed(round_)).tolist()
     idle = round_ % world_size if world_size > 1 else None
     busy = [rank for rank in range(world_size) if rank != idle]
-    dealt: list[list[int]] = [[] for _ in range(world_size)]
+    assigned: list[list[int]] = [[] for _ in range(world_size)]
     for place, client in enumerate(order):
-        dealt[busy[place * place % len(busy)]].append(client)
-    return dealt
+        assigned[busy[place * place % len(busy)]].append(client)
+    return assigned

@@ -190,16 +190,16 @@ def test_rounds_that_warm_up_are_not_timed() -> None:
     assert made.rows == [["pfl", "2.00 (1.00 to 3.00)", 2, "20", "19", "5", "6", "0.0325"]]
 
 
-@pytest.mark.parametrize("rule", aggregation.RULES)
-def test_what_a_rule_costs_is_measured_at_any_size(rule: str) -> None:
-    one = aggregation.measure("tiny", rule, 5, CPU, 1)
+@pytest.mark.parametrize("method", aggregation.METHODS)
+def test_what_a_rule_costs_is_measured_at_any_size(method: str) -> None:
+    one = aggregation.measure("tiny", method, 5, CPU, 1)
     size = 4 * (64 * 32 + 64 + 64 * 64 + 64)
     assert one["bytes"] == size
     assert one["up"] >= size, "at least the update"
     assert one["seconds"] > one["bound"] > 0
     assert {"largest values", "mean of squares", "server step, its norms", "the rest"} <= one["parts"].keys()
-    made = aggregation.by_part({rule: one, "of before": {"bound": 1.0}})
-    assert [row[0] for row in made.rows] == [rule]
+    made = aggregation.by_part({method: one, "of before": {"bound": 1.0}})
+    assert [row[0] for row in made.rows] == [method]
     *parts, together = (float(str(value).replace(",", "")) for value in made.rows[0][1:])
     assert sum(parts) == pytest.approx(together, abs=1)
 
@@ -261,7 +261,7 @@ def test_the_command_for_a_gpu_runs_its_steps_and_says_how_each_ended(tmp_path: 
     assert {name: one["ended"] for name, one in found.items()} == dict.fromkeys(found, "well"), done.stdout[-2000:]
     assert list(found) == steps
     assert done.returncode == 0
-    rules = json.loads((tmp_path / "aggregation.json").read_text())["found"]["tiny, cpu"]
-    assert {"fedavg", "fedcmp", "krum"} <= rules.keys()
+    methods = json.loads((tmp_path / "aggregation.json").read_text())["found"]["tiny, cpu"]
+    assert {"fedavg", "fedcmp", "krum"} <= methods.keys()
     assert json.loads((tmp_path / "llava_shape.json").read_text())["found"]["methods"]
     assert all(json.loads(path.read_text())["name"] == path.stem for path in tmp_path.glob("*.json"))

@@ -38,15 +38,15 @@ def test_fewer_clients_than_must_send_something_are_named_before_the_run() -> No
         check_cohorts(config, plan_run(CLIENTS, config.federation, seed=0))
 
 
-def test_damaged_captions_are_trained_on_and_nothing_else_is_touched() -> None:
+def test_corrupted_captions_are_trained_on_and_nothing_else_is_touched() -> None:
     words = ["data.scenes_per_camera=8", "federation.batch_size=4", "federation.rounds=1", "partition.clients=4"]
-    damage = ["partition.scenario=domain+quality", "partition.quality.kind=template"]
-    clean, hurt = read_data(load_config(None, words)), read_data(load_config(None, [*words, *damage]))
-    damaged = {position for client in hurt.split.damaged for position in client}
-    assert len(damaged) == 32
+    corrupt = ["partition.scenario=domain+quality", "partition.quality.kind=template"]
+    clean, hurt = read_data(load_config(None, words)), read_data(load_config(None, [*words, *corrupt]))
+    corrupted = {position for client in hurt.split.corrupted for position in client}
+    assert len(corrupted) == 32
     for position, (before, after) in enumerate(zip(clean.train, hurt.train, strict=True)):
-        assert (after.caption == "a picture") == (position in damaged)
-        assert (after.caption == before.caption) == (position not in damaged)
+        assert (after.caption == "a picture") == (position in corrupted)
+        assert (after.caption == before.caption) == (position not in corrupted)
     assert (hurt.val, hurt.test) == (clean.val, clean.test)
     assert (hurt.split.clients, hurt.plan) == (clean.split.clients, clean.plan)
 

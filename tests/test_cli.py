@@ -102,9 +102,9 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["train"]) == 130
 
 
-@pytest.mark.parametrize("words", [["rules"], ["train", "nonsense=1"]])
+@pytest.mark.parametrize("words", [["methods"], ["train", "nonsense=1"]])
 def test_a_reader_that_has_left_is_no_error(words: list[str]) -> None:
-    """As in ``fedcmp rules | head -1``; the last of these writes to standard error."""
+    """As in ``fedcmp methods | head -1``; the last of these writes to standard error."""
     gone, pipe = os.pipe()
     os.close(gone)
     stream = "stderr" if words[0] == "train" else "stdout"
@@ -117,12 +117,12 @@ def test_a_reader_that_has_left_is_no_error(words: list[str]) -> None:
 
 
 def test_the_table_of_rules_is_complete_and_the_one_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["rules", "--markdown"]) == 0
+    assert main(["methods", "--markdown"]) == 0
     printed = capsys.readouterr().out.strip()
     assert all(f"| {name} |" in printed for name in PRESETS)
-    docs = Path(__file__).parent.parent / "docs" / "rules.md"
-    assert printed in docs.read_text(encoding="utf-8"), "docs/rules.md is not what `fedcmp rules --markdown` prints"
-    assert main(["rules", "krum", "fedcmp"]) == 0
+    docs = Path(__file__).parent.parent / "docs" / "methods.md"
+    assert printed in docs.read_text(encoding="utf-8"), "docs/methods.md is not what `fedcmp methods --markdown` prints"
+    assert main(["methods", "krum", "fedcmp"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["fedcmp", "krum"]
-    assert main(["rules", "krums"]) == 2
+    assert main(["methods", "krums"]) == 2
     assert 'did you mean "krum"' in capsys.readouterr().err

@@ -88,7 +88,7 @@ def test_environment_variables_fill_paths(monkeypatch: pytest.MonkeyPatch) -> No
     (["federation.rounds=many"], r"federation\.rounds.*many"),
     (["federation.rounds=0"], r"federation\.rounds must be at least 1, got 0"),
     (["federation.clients_per_round=2", "federation.min_clients=3"], r"federation\.min_clients is 3"),
-    (["aggregator=fedavgM"], r'aggregator\.name: unknown rule .fedavgM.; did you mean "fedavgm"'),
+    (["aggregator=fedavgM"], r'aggregator\.name: unknown method .fedavgM.; did you mean "fedavgm"'),
     (["aggregator.server.beta=0.5"], r"aggregator\.server\.beta: unknown option of opm"),
     (["data.kind=scene"], r'data\.kind: unknown kind .scene.; did you mean "scenes"'),
     (["data.kind=pairs"], r"data\.root is needed for data\.kind=pairs"),

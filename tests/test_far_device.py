@@ -1,4 +1,4 @@
-"""What would break on a GPU, found without one: rules, rounds, evaluation, the Trainer, checkpoints, shared GPUs."""
+"""What would break on a GPU, found without one: methods, rounds, evaluation, the Trainer, checkpoints, shared GPUs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import pytest
 import torch
 from far_device import FAR, can_install, install
 from ranks import run_ranks
-from samples_of_clients import NUM_CLIENTS, brought, deal, moved, random_params
+from samples_of_clients import NUM_CLIENTS, assign, brought, moved, random_params
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Cohort
+from fedcmp.aggregation.contribution import Cohort
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
@@ -43,12 +43,12 @@ SMALL = [
 ]
 
 
-def two_rounds(rule: Aggregator, cohort: Callable[[int], Cohort], device: str) -> Params:
+def two_rounds(method: Aggregator, cohort: Callable[[int], Cohort], device: str) -> Params:
     """The second round has a state, a basis and a last step to begin with."""
     params = moved(random_params(1), device)
-    state = rule.init(params)
+    state = method.init(params)
     for round_ in range(2):
-        params, state, _ = rule.aggregate(cohort(round_), params, state)
+        params, state, _ = method.aggregate(cohort(round_), params, state)
     assert {value.device for value in params.values()} == {torch.device(device)}
     return moved(params, "cpu")
 
@@ -75,25 +75,25 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
     assert len(said) == 5
 
 
-def test_every_rule_stays_on_its_device_alone_and_over_ranks() -> None:
-    rules = {name: build_aggregator(AggregatorConfig(name)) for name in PRESETS}
-    rules["fedcmp, guarded"] = build_aggregator(AggregatorConfig("fedcmp", guard=True))
+def test_every_method_stays_on_its_device_alone_and_over_ranks() -> None:
+    methods = {name: build_aggregator(AggregatorConfig(name)) for name in PRESETS}
+    methods["fedcmp, guarded"] = build_aggregator(AggregatorConfig("fedcmp", guard=True))
 
     def there() -> dict[str, list[Params]]:
         install()
         wire = Wire(device=FAR)
-        mine = [deal(wire.size, round_)[wire.rank] for round_ in range(2)]
+        mine = [assign(wire.size, round_)[wire.rank] for round_ in range(2)]
         cohorts: list[Callable[[int], Cohort]] = [
             lambda round_: GroupCohort([brought(client, round_, FAR) for client in mine[round_]], wire)
         ]
         if wire.rank == 0:
             cohorts.append(lambda round_: LocalCohort([brought(client, round_, FAR) for client in range(NUM_CLIENTS)]))
-        return {name: [two_rounds(rule, cohort, FAR) for cohort in cohorts] for name, rule in rules.items()}
+        return {name: [two_rounds(method, cohort, FAR) for cohort in cohorts] for name, method in methods.items()}
 
     found = run_ranks(there, 2, timeout=240.0)
-    for name, rule in rules.items():
+    for name, method in methods.items():
         here = two_rounds(
-            rule, lambda round_: LocalCohort([brought(client, round_, "cpu") for client in range(NUM_CLIENTS)]), "cpu"
+            method, lambda round_: LocalCohort([brought(client, round_, "cpu") for client in range(NUM_CLIENTS)]), "cpu"
         )
         for params in (params for rank in found for params in rank[name]):
             assert all(torch.equal(value, here[key]) for key, value in params.items()), name
@@ -130,7 +130,7 @@ def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[
 
 
 def test_a_whole_run_and_its_evaluation_stay_on_their_device(tmp_path: Path) -> None:
-    words = ["aggregator=fedcmp", "aggregator.local.rule=control_variates", "aggregator.local.option=1"]
+    words = ["aggregator=fedcmp", "aggregator.local.kind=control_variates", "aggregator.local.option=1"]
     words += ["federation.keep_local_state=true", "model.llm_dtype=bfloat16"]  # all that clients may record and keep
     here = run_and_evaluate(tmp_path / "cpu", words)
     # not forked: autograd counts the devices once in a process
@@ -141,10 +141,10 @@ def test_a_whole_run_and_its_evaluation_stay_on_their_device(tmp_path: Path) -> 
 
 
 def test_a_checkpoint_of_a_gpu_is_read_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rule, params = build_aggregator(AggregatorConfig("fedavgm")), random_params(1)
+    method, params = build_aggregator(AggregatorConfig("fedavgm")), random_params(1)
     with monkeypatch.context() as patch:
         patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
-        path = save_checkpoint(tmp_path, FederationState(params, rule.init(params), rounds_done=1))
+        path = save_checkpoint(tmp_path, FederationState(params, method.init(params), rounds_done=1))
     assert b"cuda:0" in path.read_bytes()
     state = load_checkpoint(path)
     assert all(torch.equal(value, params[name]) and value.device.type == "cpu" for name, value in state.params.items())

@@ -49,14 +49,14 @@ def small(folder: Path, *overrides: str) -> dict[str, Any]:
     return train(load_config(None, [*SMALL, f"run.dir={folder}", *overrides]))
 
 
-def two_rounds(rule: Aggregator, device: str, wire: Wire | None = None) -> Params:
+def two_rounds(method: Aggregator, device: str, wire: Wire | None = None) -> Params:
     """The second round has a state, a basis and a last step to begin with."""
     params = moved(random_params(1), device)
-    state = rule.init(params)
+    state = method.init(params)
     for round_ in range(2):
         clients = [brought(client, round_, device) for client in range(NUM_CLIENTS)]
         cohort = LocalCohort(clients) if wire is None else GroupCohort(clients, wire)
-        params, state, _ = rule.aggregate(cohort, params, state)
+        params, state, _ = method.aggregate(cohort, params, state)
     return params
 
 
@@ -95,17 +95,17 @@ def test_checkpointed_layers_learn_the_same_on_cuda(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_rule_computes_on_cuda_what_it_computes_on_the_cpu(name: str) -> None:
-    rule = build_aggregator(AggregatorConfig(name))
-    here, there = two_rounds(rule, "cpu"), two_rounds(rule, "cuda")
+def test_every_method_computes_on_cuda_what_it_computes_on_the_cpu(name: str) -> None:
+    method = build_aggregator(AggregatorConfig(name))
+    here, there = two_rounds(method, "cpu"), two_rounds(method, "cuda")
     for key, value in here.items():
         assert there[key].device.type == "cuda"
         torch.testing.assert_close(there[key].cpu(), value, rtol=1e-3, atol=1e-5)
 
 
 def test_sums_over_clients_have_the_bits_of_the_cpu() -> None:
-    rule = build_aggregator(AggregatorConfig("fedavg"))
-    here, there = two_rounds(rule, "cpu"), two_rounds(rule, "cuda")
+    method = build_aggregator(AggregatorConfig("fedavg"))
+    here, there = two_rounds(method, "cpu"), two_rounds(method, "cuda")
     assert all(torch.equal(there[name].cpu(), value) for name, value in here.items())
 
 
@@ -131,10 +131,10 @@ def nccl(tmp_path: Path) -> Iterator[Wire]:
     dist.destroy_process_group()
 
 
-def test_every_rule_over_nccl_gives_the_numbers_of_one_process(nccl: Wire) -> None:
+def test_every_method_over_nccl_gives_the_numbers_of_one_process(nccl: Wire) -> None:
     for name in sorted(PRESETS):
-        rule = build_aggregator(AggregatorConfig(name))
-        alone, over = two_rounds(rule, "cuda"), two_rounds(rule, "cuda", nccl)
+        method = build_aggregator(AggregatorConfig(name))
+        alone, over = two_rounds(method, "cuda"), two_rounds(method, "cuda", nccl)
         for key, value in alone.items():
             torch.testing.assert_close(over[key], value, rtol=1e-6, atol=1e-7, msg=f"{name}: {key}")
 
@@ -172,7 +172,7 @@ def test_ranks_end_where_one_process_does(tmp_path: Path, ranks: int, words: lis
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_a_run_goes_on_from_a_checkpoint_of_a_gpu(tmp_path: Path, device: str) -> None:
-    words = ["run.device=cuda", "aggregator=fedcmp", "aggregator.local.rule=control_variates"]
+    words = ["run.device=cuda", "aggregator=fedcmp", "aggregator.local.kind=control_variates"]
     whole = small(tmp_path, *words, "federation.keep_local_state=true")
     (tmp_path / "summary.json").unlink()
     next((tmp_path / "checkpoints").glob("round-0002-*.pt")).unlink()  # as if it had been killed in the second round

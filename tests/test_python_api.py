@@ -140,9 +140,9 @@ def test_a_rule_may_be_a_name_a_function_or_put_together(clients: Mapping[str, l
         assert weights.sum() == pytest.approx(1.0)
         return {name: torch.tensordot(weights, value.double(), 1).float() for name, value in deltas.items()}
 
-    rules: list[Any] = ["fedavg", Aggregator(Mean(), Sgd()), mean]
+    methods: list[Any] = ["fedavg", Aggregator(Mean(), Sgd()), mean]
     named, together, function = (
-        fedcmp.federate(clients, val, rounds=2, settings=QUICK, aggregator=rule).params for rule in rules
+        fedcmp.federate(clients, val, rounds=2, settings=QUICK, aggregator=method).params for method in methods
     )
     assert all(torch.equal(named[name], value) for name, value in together.items())
     for name, value in function.items():
@@ -212,10 +212,10 @@ PICTURE = Image.new("RGB", (32, 32))
     ({"settings": {"data.kind": "file"}}, ConfigError, r"settings: data\.kind cannot be said here;"),
     ({"settings": {"optimiser.lr": 1}}, ConfigError, r"optimiser\.lr cannot be said here; did you mean \"optimizer\""),
     ({"settings": {"optimizer.lrr": 1}}, ConfigError, r"unknown key `optimizer\.lrr`; did you mean \"lr\""),
-    ({"aggregator": "fedavgg"}, ConfigError, r"aggregator\.name: unknown rule 'fedavgg'; did you mean \"fedavg\""),
+    ({"aggregator": "fedavgg"}, ConfigError, r"aggregator\.name: unknown method 'fedavgg'; did you mean \"fedavg\""),
     ({"aggregator": "krum"}, ConfigError, r"aggregator\.name=krum needs at least"),
-    ({"aggregator": 3}, ConfigError, r"aggregator must be the name of a rule, .* got int"),
-    ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, r"the rule returned \{'x': \(2,\)\}"),
+    ({"aggregator": 3}, ConfigError, r"aggregator must be the name of a method, .* got int"),
+    ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, r"the method returned \{'x': \(2,\)\}"),
     ({"tower": PICTURE}, ConfigError, r"tower must be a VisionTower\(model, image processor\), got Image"),
     ({"llm": PICTURE}, ConfigError, r"llm must be a LanguageModel\.wrap\(model, tokenizer\), got Image"),
 ])  # fmt: skip
@@ -227,7 +227,7 @@ def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], 
         fedcmp.federate(**{**right, **change, "settings": settings})
 
 
-class Damaged:
+class Corrupted:
     """Pictures of files, the second of which is cut; opened when they are asked for, as data sets of torch do it."""
 
     def __init__(self, decode: bool) -> None:
@@ -247,10 +247,14 @@ class Damaged:
     (False, r"the train data set 'mine', item 1: the picture cannot be used: .*trunc"),
     (True, r"the train data set 'mine', item 1 cannot be had: .*trunc"),
 ])  # fmt: skip
-def test_a_damaged_picture_is_named(decode: bool, message: str) -> None:
+def test_a_corrupted_picture_is_named(decode: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):
         fedcmp.federate(
-            {"mine": Damaged(decode)}, [(PICTURE, "a")], rounds=1, settings={"federation.batch_size": 2}, progress=False
+            {"mine": Corrupted(decode)},
+            [(PICTURE, "a")],
+            rounds=1,
+            settings={"federation.batch_size": 2},
+            progress=False,
         )
 
 

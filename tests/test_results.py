@@ -82,7 +82,7 @@ def test_pages_that_repeat_figures_repeat_the_measured_ones() -> None:
     assert "five times the rows a second of decoding pictures" in speed
     said = " ".join(scale.split())
     assert (
-        f"are read in {steps['read']} s, dealt to 64 clients in {steps['deal']} s and planned in {steps['plan']} s"
+        f"are read in {steps['read']} s, assigned to 64 clients in {steps['assign']} s and planned in {steps['plan']} s"
         in said
     )
     assert f"one process decodes {decoded:.0f} pictures a second" in said

@@ -38,7 +38,7 @@ def small(folder: Path, *overrides: str) -> Config:
     return load_config(None, [*SMALL, f"run.dir={folder}", *overrides])
 
 
-def damage(folder: Path, number: int) -> None:
+def corrupt(folder: Path, number: int) -> None:
     """One checkpoint loses its second half, as a disk may."""
     (path,) = (folder / "checkpoints").glob(f"round-{number:04d}-*.pt")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -64,10 +64,10 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, after: int, how: str) -> None:
     monkeypatch.setattr(loop, "run_round", round_then_interrupt)
 
 
-@pytest.mark.parametrize("rule", ["fedcmp", "fedcmp guarded", "scaffold", "fedadam"])
+@pytest.mark.parametrize("method", ["fedcmp", "fedcmp guarded", "scaffold", "fedadam"])
 @pytest.mark.parametrize("how", ["asked", "killed"])
-def test_going_on_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rule: str, how: str) -> None:
-    name, _, guarded = rule.partition(" ")
+def test_going_on_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, how: str) -> None:
+    name, _, guarded = method.partition(" ")
     options = [f"aggregator={name}", f"aggregator.guard={bool(guarded)}", "federation.keep_local_state=true"]
     whole = train(small(tmp_path / "whole", *options))
     with monkeypatch.context() as patch:
@@ -162,13 +162,13 @@ def test_what_a_kill_may_leave_costs_a_round(
         interrupt(patch, 3, "asked")
         train(small(tmp_path / "part"))
     if left == "half a checkpoint":
-        damage(tmp_path / "part", 3)
+        corrupt(tmp_path / "part", 3)
     else:
         lines = (tmp_path / "part" / "metrics.jsonl").read_text().splitlines(keepends=True)
         (tmp_path / "part" / "metrics.jsonl").write_text("".join(lines[:-1]))
     assert resume(tmp_path / "part")["projector_sha256"] == whole["projector_sha256"]
     assert records(tmp_path / "part") == records(tmp_path / "whole")
-    said = "is damaged or not a checkpoint" if left == "half a checkpoint" else "has no record of round 3"
+    said = "is corrupted or not a checkpoint" if left == "half a checkpoint" else "has no record of round 3"
     assert said in caplog.text
     assert "the run goes on from the one before, round 2" in caplog.text
 
@@ -284,6 +284,6 @@ def test_other_settings_are_refused_and_shown(tmp_path: Path, monkeypatch: pytes
         resume(tmp_path / "part", ["run.seed=1", "run.device=cpu"])
     with pytest.raises(RunFolderError, match="is no run: it has no config"):
         resume(tmp_path / "none")
-    damage(tmp_path / "part", 1)
-    with pytest.raises(CheckpointError, match="damaged"):
+    corrupt(tmp_path / "part", 1)
+    with pytest.raises(CheckpointError, match="corrupted"):
         resume(tmp_path / "part")

@@ -115,11 +115,11 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
     assert study.run("attacks", None) == 130
 
 
-def test_the_page_on_hostile_clients_tells_what_was_measured() -> None:
-    page = (study.HERE.parent / "docs" / "hostile.md").read_text(encoding="utf-8")
+def test_the_page_on_byzantine_clients_tells_what_was_measured() -> None:
+    page = (study.HERE.parent / "docs" / "byzantine.md").read_text(encoding="utf-8")
     _, _, told = page.partition("| of 8 clients |")
     shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told.splitlines()[2:9]]
-    settings = {"none hostile": "clean", "2 send the opposite": "sign, 2 of 8", "3 send the opposite": "sign, 3 of 8",
+    settings = {"none byzantine": "clean", "2 send the opposite": "sign, 2 of 8", "3 send the opposite": "sign, 3 of 8",
                 "2 forge huge evidence": "evidence_huge, 2 of 8", "2 replay their first update": "replay, 2 of 8",
                 "3 send noise": "noise, 3 of 8", "3 are left out": "malformed, 3 of 8"}  # fmt: skip
     rows = [line.strip("| ").split(" | ") for line in study.table("attacks", "losses").splitlines()]
@@ -127,5 +127,5 @@ def test_the_page_on_hostile_clients_tells_what_was_measured() -> None:
     assert len(shown) == len(settings)
     for words, *losses in shown:
         of = measured[settings[words]]
-        wanted = [of[rule] for rule in ("fedcmp", "guarded", "fedavg", "median", "multi-krum")]
+        wanted = [of[method] for method in ("fedcmp", "guarded", "fedavg", "median", "multi-krum")]
         assert losses == [loss.replace("failed", "-") for loss in wanted]

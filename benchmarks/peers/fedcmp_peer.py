@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from task import Clock, Task
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.data.collate import Batches
 from fedcmp.distributed.team import Solo
@@ -36,7 +36,7 @@ MOVED = "clients move, and take the difference"
 PARTS = {
     "fedcmp.federation.loop:train_round": MOVED,
     "fedcmp.federation.loop:report": "gate",
-    "fedcmp.aggregation.base:squared_norm": "norms of updates",
+    "fedcmp.aggregation.contribution:squared_norm": "norms of updates",
     "fedcmp.aggregation.fuse.mean:single": "back to floating point",
 }
 """Beside those of an aggregation."""

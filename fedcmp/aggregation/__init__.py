@@ -1,9 +1,9 @@
 """The mathematics of aggregation: torch only; no I/O, no devices, no ranks, no logging."""
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.rules import Aggregated
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.server.momentum import Momentum
 from fedcmp.aggregation.server.nesterov import Nesterov
 from fedcmp.aggregation.server.sgd import Sgd

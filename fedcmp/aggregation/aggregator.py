@@ -1,4 +1,4 @@
-"""A local rule, a fuse and a server step, put together: one method."""
+"""A local step, a fuse and a server step, put together: one method."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.base import Cohort, Traffic, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Traffic, weighted_sum
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.rules import Aggregated, Fuse, Fused, LocalRule, ServerStep, State, Update
+from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, ServerStep, State, Update
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
 
 @dataclass(frozen=True)
 class Aggregator:
-    """A local rule, a fuse and a server step: one method.
+    """A local step, a fuse and a server step: one method.
 
     ``params_t+1, state_t+1 = server(params_t, fuse(cohort_t), state_t)``; no input is changed.
 
@@ -29,7 +29,7 @@ class Aggregator:
         pairwise: cosines between the deltas of up to this many clients are measured each round; 0: none, so that the
             server of a sums-only method sees nothing but sums.
         measures: whether the mean square of the deltas is summed for ``energy_kept`` and for server steps that read it;
-            off, the server gets only what the fuse and the local rule ask for.
+            off, the server gets only what the fuse and the local step ask for.
 
     >>> from fedcmp.aggregation import Mean, Sgd
     >>> aggregator = Aggregator(Mean(), Sgd(lr=0.5))
@@ -39,7 +39,7 @@ class Aggregator:
 
     fuse: Fuse
     server: ServerStep
-    local: LocalRule = field(default_factory=Plain)
+    local: LocalStep = field(default_factory=Plain)
     weighting: str = "samples"
     pairwise: int = 64
     measures: bool = True

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.linalg import cache_parts, squared_norm
 from fedcmp.types import Metrics, Params
 

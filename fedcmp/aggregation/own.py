@@ -1,4 +1,4 @@
-"""A rule given as a function: what a script has of its own, without a row in the table."""
+"""A method given as a function: what a script has of its own, without a row in the table."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, single, weighted_sum
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.contribution import Cohort, single, weighted_sum
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
-Rule = Callable[[Params, Tensor], Params]
+Method = Callable[[Params, Tensor], Params]
 """Deltas (local minus global) of K clients, stacked ``[K, ...]`` float32, and weights ``[K]`` float64 of sum 1, to one
 delta."""
 
 
 @dataclass(frozen=True)
 class Own(Fuse):
-    """``D = rule(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
+    """``D = method(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
     Args:
-        rule: pure, and without memory; a rule with memory, or of sums only, is a class (``docs/add_a_rule.md``).
+        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/add_a_method.md``).
 
     >>> import torch
-    >>> from fedcmp.aggregation.base import Contribution
+    >>> from fedcmp.aggregation.contribution import Contribution
     >>> from fedcmp.distributed.cohort import LocalCohort
     >>> cohort = LocalCohort([Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 5.0])])
     >>> Own(lambda deltas, weights: {name: value.amax(0) for name, value in deltas.items()}).fuse(
@@ -37,7 +37,7 @@ class Own(Fuse):
 
     sums_only: ClassVar[bool] = False
 
-    rule: Rule
+    method: Method
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """What the function makes of the deltas.
@@ -50,9 +50,9 @@ class Own(Fuse):
         return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params, params: Params) -> Fused:
-        delta = self.rule(single(deltas), weights)
+        delta = self.method(single(deltas), weights)
         wanted = {name: tuple(value.shape) for name, value in params.items()}
         found = {name: tuple(value.shape) for name, value in delta.items()}
         if found != wanted:
-            raise AggregationError(f"the rule returned {found}; expected a delta of the projector: {wanted}")
+            raise AggregationError(f"the method returned {found}; expected a delta of the projector: {wanted}")
         return Fused(single(delta), mean, {}, {})

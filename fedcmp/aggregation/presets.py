@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import WEIGHTINGS
+from fedcmp.aggregation.contribution import WEIGHTINGS
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.clipped import Clipped
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
@@ -118,11 +118,11 @@ class AggregatorConfig:
     """How clients train and how their updates are fused. `aggregator=NAME` is short for `aggregator.name=NAME`.
 
     `fuse`, `server` and `local` hold options of the method's parts that differ from its row, for example
-    `aggregator.server.lr=0.5`; `rule` exchanges a part, for example `aggregator.fuse.rule=ties`.
+    `aggregator.server.lr=0.5`; `kind` exchanges a part, for example `aggregator.fuse.kind=ties`.
     """
 
     name: str = "fedcmp"
-    """A row of the table of rules (`fedcmp rules` shows it)."""
+    """A row of the table of methods (`fedcmp methods` shows it)."""
     weights: str = "samples"
     """What a client's weight counts in a round: `samples`, `tokens` or `uniform`."""
     pairwise: int = 64
@@ -138,7 +138,7 @@ class AggregatorConfig:
     server: dict[str, Any] = field(default_factory=dict)
     """Options of the server step (one update to new parameters)."""
     local: dict[str, Any] = field(default_factory=dict)
-    """Options of the local rule (what clients do differently in their steps)."""
+    """Options of the local step (what clients do differently in their steps)."""
 
     def validate(self, prefix: str = "aggregator") -> None:
         if self.pairwise < 0:
@@ -163,7 +163,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     """
     for key, value, choices in (("name", config.name, PRESETS), ("weights", config.weights, WEIGHTINGS)):
         if value not in choices:
-            what = "rule" if key == "name" else "weights"
+            what = "method" if key == "name" else "weights"
             raise ConfigError(f"{prefix}.{key}: unknown {what} {value!r}; {nearest(str(value), choices)}")
     row = PRESETS[config.name]
     tables = {"fuse": FUSES, "server": SERVERS, "local": LOCALS}
@@ -171,7 +171,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
         name: _build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()
     }
     fuse, server, local = parts.values()
-    names = [f"{prefix}.{name}.rule={part_name(type(part))}" for name, part in parts.items()]
+    names = [f"{prefix}.{name}.method={part_name(type(part))}" for name, part in parts.items()]
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
             f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "
@@ -190,22 +190,22 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     return Aggregator(fuse, server, local, config.weights, config.pairwise)
 
 
-def sums_only_rules() -> list[str]:
-    """The methods whose server sees sums over clients only, so that they work under a secure sum.
+def sums_only_methods() -> list[str]:
+    """The methods whose server sees sums over clients only, so that they work under secure aggregation.
 
-    >>> "fedcmp" in sums_only_rules(), "krum" in sums_only_rules()
+    >>> "fedcmp" in sums_only_methods(), "krum" in sums_only_methods()
     (True, False)
     """
     return [name for name in sorted(PRESETS) if build_aggregator(AggregatorConfig(name)).sums_only]
 
 
 def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[str, Any], prefix: str) -> Any:
-    """The part of the row, or the one that ``options["rule"]`` puts in its place, with its options."""
+    """The part of the row, or the one that ``options["kind"]`` puts in its place, with its options."""
     default = part_name(getattr(row, part))
-    chosen = options.get("rule", default)
+    chosen = options.get("kind", default)
     if not isinstance(chosen, str) or chosen not in table:
-        raise ConfigError(f"{prefix}.rule: unknown rule {chosen!r}; {nearest(str(chosen), table)}")
-    own = {key: value for key, value in options.items() if key != "rule"}
+        raise ConfigError(f"{prefix}.kind: unknown kind {chosen!r}; {nearest(str(chosen), table)}")
+    own = {key: value for key, value in options.items() if key != "kind"}
     kind = table[chosen]
     known = {one.name: one.type for one in dataclasses.fields(kind)}
     for option, value in own.items():
@@ -218,13 +218,13 @@ def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[st
     return kind(**{**(given if chosen == default else {}), **own})
 
 
-def describe_rules(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
+def describe_methods(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:
     """The table of methods for people: a header, and a row of each method in ``names`` (empty: all), sorted by name.
 
     Raises:
         ConfigError: no such method.
 
-    >>> describe_rules(["fedavg"])[1]
+    >>> describe_methods(["fedavg"])[1]
     [['fedavg', 'plain', 'mean', 'sgd', '-', 'yes', 'McMahan et al., AISTATS 2017, arXiv 1602.05629']]
     """
     rows = []
@@ -234,4 +234,4 @@ def describe_rules(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]
         fuse = f"normalised {fuse}" if row.normalise else fuse
         needs = ", ".join(sorted(method.needs)) or "-"
         rows.append([name, local, fuse, server, needs, "yes" if method.sums_only else "no", row.paper])
-    return ["rule", "local steps", "fuse", "server", "clients record", "sums only", "paper"], rows
+    return ["method", "local steps", "fuse", "server", "clients record", "sums only", "paper"], rows

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import Contribution, Traffic, num_bytes
+from fedcmp.aggregation.contribution import Contribution, Traffic, num_bytes
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.types import Params
 

@@ -5,7 +5,7 @@ from fedcmp.build.data import Data, check_cohorts, read_data, read_samples
 from fedcmp.build.device import pick_device
 from fedcmp.build.kept import Kept
 from fedcmp.build.parts import Parts, build_held_out, build_parts
-from fedcmp.build.privacy import build_protection, build_rule
+from fedcmp.build.privacy import build_method, build_protection
 from fedcmp.build.run import build_federation, build_tracker
 from fedcmp.build.shapes import Outline, check_models, outline_parts, start_params
 
@@ -16,9 +16,9 @@ __all__ = [
     "Parts",
     "build_federation",
     "build_held_out",
+    "build_method",
     "build_parts",
     "build_protection",
-    "build_rule",
     "build_tracker",
     "check_cohorts",
     "check_models",

@@ -12,7 +12,7 @@ from fedcmp.config import Config
 from fedcmp.data.config import expand
 from fedcmp.data.held_out import subsample
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import Partition, damage, partition_conversations
+from fedcmp.data.scenarios import Partition, corrupt, partition_conversations
 from fedcmp.data.scenarios.config import parse_scenario
 from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team, is_server, together
@@ -30,7 +30,7 @@ class Data:
 
     source: Source
     train: list[Sample]
-    """With the captions that their owners have, damaged or not."""
+    """With the captions that their owners have, corrupted or not."""
     val: list[Sample]
     test: list[Sample]
     split: Partition
@@ -51,7 +51,7 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
         progress: bars.
 
     Raises:
-        ConfigError, DataError: the records are wrong or do not suffice, for the plan or for the rule's cohorts; or the
+        ConfigError, DataError: the records are wrong or do not suffice for the plan or for the cohorts; or the
             privacy that is asked for cannot be had with this plan.
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
@@ -72,19 +72,19 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             progress or Progress(),
         )
 
-    def deal() -> Data:
+    def assign() -> Data:
         split = partition_conversations(train, config.partition, config.run.seed, topics)
         samples = train
         if parse_scenario(config.partition.scenario).quality:
-            samples, positions = damage(train, split.clients, config.partition.quality, config.run.seed)
-            split = split._replace(damaged=positions)
+            samples, positions = corrupt(train, split.clients, config.partition.quality, config.run.seed)
+            split = split._replace(corrupted=positions)
         lengths = [len(sample.caption) for sample in samples] if config.federation.group_by_length else None
         plan = plan_run(split.clients, config.federation, config.run.seed, lengths, split.names)
         check_cohorts(config, plan)
         build_protection(config, plan)  # what it would refuse is told before a model is loaded
         return Data(source, samples, val, test, split, plan)
 
-    return together(team, deal)
+    return together(team, assign)
 
 
 def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
@@ -105,7 +105,7 @@ def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], li
         )
     if _by_cluster(config) and not config.data.cache_dir:
         raise ConfigError(
-            "partition.topic.by=cluster needs data.cache_dir: the tower sees the pictures before they are dealt, and a "
+            "partition.topic.by=cluster needs data.cache_dir: the tower reads the pictures before the split, and a "
             "run that goes on must find the same clusters"
         )
     source, data = build_source(config.data, config.run.seed), config.data
@@ -119,18 +119,18 @@ def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], li
 
 
 def _by_cluster(config: Config) -> bool:
-    return parse_scenario(config.partition.scenario).dealing == "topic" and config.partition.topic.by == "cluster"
+    return parse_scenario(config.partition.scenario).split_by == "topic" and config.partition.topic.by == "cluster"
 
 
 def check_cohorts(config: Config, plan: RunPlan) -> None:
-    """Whether every round has as many clients as the rule and ``federation.min_clients`` need.
+    """Whether every round has as many clients as the method and ``federation.min_clients`` need.
 
     Raises:
         ConfigError: a round has too few.
     """
-    rule, least = build_aggregator(config.aggregator).fuse.least_clients, config.federation.min_clients
-    needed = max(rule, least)
-    who = f"aggregator.name={config.aggregator.name}" if rule >= least else f"federation.min_clients={least}"
+    method, least = build_aggregator(config.aggregator).fuse.least_clients, config.federation.min_clients
+    needed = max(method, least)
+    who = f"aggregator.name={config.aggregator.name}" if method >= least else f"federation.min_clients={least}"
     smallest = min(plan.rounds, key=lambda one: len(one.tasks))
     if len(smallest.tasks) < needed:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What protects the clients, and the rule as it runs under it."""
+"""What protects the clients, and the method as it runs under it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def build_protection(config: Config, plan: RunPlan) -> Protection | None:
     return make_protection(config.privacy, plan, config.run.seed)
 
 
-def build_rule(config: Config) -> Aggregator:
-    """The rule that the config names. Under privacy its server measures nothing beside."""
+def build_method(config: Config) -> Aggregator:
+    """The method that the config names. Under privacy its server measures nothing beside."""
     momentum = config.optimizer.momentum if config.optimizer.name == "sgd" else 0.0
-    rule = build_aggregator(config.aggregator, momentum=momentum)
-    return replace(rule, measures=False) if config.privacy.on else rule
+    method = build_aggregator(config.aggregator, momentum=momentum)
+    return replace(method, measures=False) if config.privacy.on else method

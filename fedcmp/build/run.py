@@ -6,11 +6,11 @@ from pathlib import Path
 
 from fedcmp.build.data import Data
 from fedcmp.build.parts import Parts
-from fedcmp.build.privacy import build_protection, build_rule
+from fedcmp.build.privacy import build_method, build_protection
 from fedcmp.config import Config, to_dict
+from fedcmp.federation.byzantine import plan_attack
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.hostile import plan_attack
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import JsonlTracker, Tracker, Trackers
 
@@ -33,7 +33,7 @@ def build_federation(
         raise ValueError("these parts were built for evaluation only")
     return Federation(
         module=parts.module,
-        aggregator=build_rule(config),
+        aggregator=build_method(config),
         plan=data.plan,
         fetch=parts.fetch,
         eval_data=parts.val_data,

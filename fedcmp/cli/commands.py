@@ -110,12 +110,12 @@ def compare_folders(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def rules(parsed: argparse.Namespace) -> int:
-    """``fedcmp rules``; returns the exit code."""
-    from fedcmp.aggregation.presets import describe_rules
+def methods(parsed: argparse.Namespace) -> int:
+    """``fedcmp methods``; returns the exit code."""
+    from fedcmp.aggregation.presets import describe_methods
     from fedcmp.report.table import markdown, table
 
-    header, rows = describe_rules(parsed.words)
+    header, rows = describe_methods(parsed.words)
     print(markdown(rows, header) if parsed.markdown else table(rows, header))
     return 0
 

@@ -49,7 +49,7 @@ def _plannable(parser: argparse.ArgumentParser) -> None:
 
 
 def _rule_words(parser: argparse.ArgumentParser) -> None:
-    _words("RULE", "names of rules; none: all")(parser)
+    _words("METHOD", "names of methods; none: all")(parser)
     parser.add_argument("--markdown", action="store_true", help="a Markdown table")
 
 
@@ -79,12 +79,12 @@ COMMANDS: dict[str, Command] = {
         summary.json, projector.safetensors, captions.png and checkpoints/, and ends with a table.
 
         SIGUSR1 or SIGTERM stops a run at the end of its round; --resume goes on from the last checkpoint. Under `fabric
-        run`, torchrun or srun each rank runs the same command, and clients are dealt to groups of ranks.
+        run`, torchrun or srun each rank runs the same command, and clients are assigned to groups of ranks.
 
         {OVERRIDES}""",
         (
             ("fedcmp train", "the embedded demo: eight clients, digit scenes, about a minute"),
-            ("fedcmp train federation.rounds=4 aggregator=fedadam", "fewer rounds, another rule"),
+            ("fedcmp train federation.rounds=4 aggregator=fedadam", "fewer rounds, another method"),
             ("fedcmp train configs/scenarios/domain.yaml run.dir=runs/mine", "real pairs, a folder of your choice"),
             ("fedcmp train --resume runs/mine", "go on after a kill, to the bits of an uninterrupted run"),
             ("fedcmp train launch.devices=2", "two processes; the same bits"),
@@ -267,15 +267,15 @@ COMMANDS: dict[str, Command] = {
         (("fedcmp table runs/domain-*", "all runs of a scenario"),),
         _words("RUN", "run folders", "+"),
     ),
-    "rules": Command(
-        commands.rules,
-        "show the table of aggregation rules",
+    "methods": Command(
+        commands.methods,
+        "show the table of aggregation methods",
         """\
-        One row per rule: what clients do differently in their steps, how their updates are fused, the server step, what
+        One row per method: the local step, how updates are fused, the server step, what
         clients must record, whether the server sees sums only (its memory then does not depend on the number of
-        clients), and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.rule=NAME` and its like exchange a
+        clients), and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.kind=NAME` and its like exchange a
         part.""",
-        (("fedcmp rules", "all of them"), ("fedcmp rules fedcmp krum --markdown", "two, for a document")),
+        (("fedcmp methods", "all of them"), ("fedcmp methods fedcmp krum --markdown", "two, for a document")),
         _rule_words,
     ),
     "plan": Command(
@@ -283,7 +283,7 @@ COMMANDS: dict[str, Command] = {
         "say what a run would do, before anything is loaded",
         f"""\
         Which rank trains which clients of round 1, where and in which wave; rounds, samples and steps of every client;
-        what the rule needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
+        what the method needs; the bytes of a round, as bytes/... of metrics.jsonl will have them if every update is
         accepted (from .. to, where the data decide); the memory of a rank, estimated. Records are read; no weight is,
         and of the pictures none but those that might be both trained on and held out (with partition.topic.by=cluster
         the tower must see all of them, once). What a run would refuse is refused here.

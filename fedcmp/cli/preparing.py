@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", metavar="N", type=int, help=text)
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
     parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
-    parser.add_argument("--check", action="store_true", help="decode every picture: a damaged one is a bad record")
+    parser.add_argument("--check", action="store_true", help="decode every picture: a corrupted one is a bad record")
     parser.add_argument(
         "--max-pixels", metavar="N", type=int, default=DataConfig.max_pixels,
         help="with --check: larger pictures are bad records, as data.max_pixels in a run (%(default)s)",

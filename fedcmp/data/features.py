@@ -172,7 +172,7 @@ class _Store:
                 if len(values) != len(note["pictures"]):
                     raise ValueError("it has another number of rows than its note says")
             except Exception as error:  # whatever is wrong with a cache, the mend is the same
-                log.warning("feature cache shard %s is damaged (%s); it is computed again", shard, error)
+                log.warning("feature cache shard %s is corrupted (%s); it is computed again", shard, error)
                 continue
             yield [note["pictures"][row] for row in rows], values[rows] if len(rows) < len(values) else values
 

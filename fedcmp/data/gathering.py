@@ -155,7 +155,7 @@ def _write(file: TextIO, found: Item, image: str, domain: str, seed: int) -> Non
     file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def deal(folder: Path, sides: Sequence[str | None]) -> dict[str, str]:
+def assign(folder: Path, sides: Sequence[str | None]) -> dict[str, str]:
     """Parts the records into a file a side; returns the SHA-256 of each. The training file has no name yet."""
     names = {side: f"{side}.jsonl" for side in SIDES if side in set(sides)} | {"train": "train.part"}
     hashes = {side: hashlib.sha256() for side in names}

@@ -73,13 +73,13 @@ class GivenSource:
         """The picture, RGB.
 
         Raises:
-            DataError: it cannot be had, or is damaged.
+            DataError: it cannot be had, or is corrupted.
         """
         split, index = sample.image.split("/")
         item = _item(self._sets[split][sample.domain], int(index), sample.origin)
         try:
             return to_rgb(item[0], self._max_pixels)
-        except Exception as error:  # Pillow raises many kinds for damaged files
+        except Exception as error:  # Pillow raises many kinds for corrupted files
             raise _unusable(sample.origin, error) from error
 
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
@@ -124,7 +124,7 @@ def _item(pairs: Pairs, index: int, origin: str) -> tuple[Image.Image, str]:
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
-    ) as error:  # as Pillow tells damaged files; all others are bugs
+    ) as error:  # as Pillow tells corrupted files; all others are bugs
         raise DataError(f"{origin} cannot be had: {why(error)}") from error
 
 

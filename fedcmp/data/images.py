@@ -75,7 +75,7 @@ class ImageStore:
             try:
                 self._file = os.open(self.path, os.O_RDONLY)
                 self._zip = zipfile.ZipFile(_Positioned(self._file))
-            except Exception as error:  # zipfile raises many kinds for damaged directories
+            except Exception as error:  # zipfile raises many kinds for corrupted directories
                 raise DataError(f"{self.path} cannot be read as a zip: {error}") from error
         return self._zip
 
@@ -129,7 +129,7 @@ class ImageStore:
             raise DataError(f"{origin}: picture {name} in {self.path} has {size:,} bytes, more than {LARGEST_FILE:,}")
         try:
             return (self.path / name).read_bytes() if self.path.is_dir() else self._archive().read(name)
-        except Exception as error:  # encrypted, packed in a way that is not known, damaged: zipfile has a kind for each
+        except Exception as error:  # encrypted, unknown packing, corrupted: zipfile has a kind for each
             raise DataError(f"{origin}: cannot read picture {name} in {self.path}: {error}") from error
 
 
@@ -191,7 +191,7 @@ def open_picture(content: bytes) -> Image.Image:
 
     Raises:
         ValueError: it is a TIFF of several pages.
-        Exception: Pillow raises many kinds for damaged files.
+        Exception: Pillow raises many kinds for corrupted files.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is looked at where it is decoded
@@ -304,5 +304,5 @@ def decode(content: bytes, sample: Sample, max_pixels: int = MAX_PIXELS) -> Imag
     """An RGB picture of at most ``max_pixels`` from the bytes of a file."""
     try:
         return to_rgb(open_picture(content), max_pixels)
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds for corrupted files
         raise DataError(f"{sample.origin}: picture {sample.image} cannot be decoded: {why(error)}") from error

@@ -53,7 +53,7 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
     A line that is no JSON comes as the DataError that it is.
 
     Raises:
-        DataError: the file is missing, or its array is damaged, or it is one object.
+        DataError: the file is missing, or its array is corrupted, or it is one object.
     """
     with _opened(path) as file:
         text = _Text(path, file)
@@ -73,7 +73,7 @@ def records(path: Path) -> Iterator[tuple[str, object]]:
                 continue
             origin = f"{path}:{number}"
             if len(line) == LARGEST:
-                raise DataError(f"{origin}: a record is longer than {LARGEST:,} bytes, or damaged")
+                raise DataError(f"{origin}: a record is longer than {LARGEST:,} bytes, or corrupted")
             record: object
             try:
                 record = json.loads(line)
@@ -155,7 +155,7 @@ class _Text:
                     self._at = end
                     return found
             if len(self._window) - self._at > LARGEST:
-                raise self.error(f"a record is longer than {LARGEST:,} characters, or damaged")
+                raise self.error(f"a record is longer than {LARGEST:,} characters, or corrupted")
             self._more()
 
 

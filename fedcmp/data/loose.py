@@ -53,5 +53,5 @@ def read_picture(picture: Picture, place: int = 0, max_pixels: int = MAX_PIXELS)
         return decode(content, Sample(str(path), path.name, "", "", origin=str(path)), max_pixels)
     try:
         return to_rgb(picture, max_pixels)
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds for corrupted files
         raise DataError(f"pictures[{place}] cannot be used: {why(error)}") from error

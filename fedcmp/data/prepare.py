@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp import __version__
-from fedcmp.data.gathering import Gathered, deal, gather
+from fedcmp.data.gathering import Gathered, assign, gather
 from fedcmp.data.layouts import LAYOUTS, Layout, find_layout
 from fedcmp.data.layouts.sources import find_files
 from fedcmp.data.recipe import Recipe
@@ -49,7 +49,7 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
             gathered = gather(recipe, layout, files, domain, place, folder, tell)
             marks, splits, groups = gathered.marks, gathered.splits, gathered.groups
             sides, own = divide(marks, splits, recipe.val, recipe.test, recipe.seed, groups)
-            hashes = deal(folder, sides)
+            hashes = assign(folder, sides)
             packed = layout.images is None or recipe.copy
             if place is not None and not packed:
                 (folder / ("images" if place.is_dir() else "images.zip")).symlink_to(place.resolve())

@@ -36,7 +36,7 @@ class Recipe:
     skip_bad: bool = False
     """Leaves bad records out and counts them; else the first is an error."""
     check: bool = False
-    """Decodes every picture, so that a damaged one is a bad record here and not in the midst of a run."""
+    """Decodes every picture, so that a corrupted one is a bad record here and not in the midst of a run."""
     max_pixels: int = MAX_PIXELS
     """Larger pictures are bad records where pictures are checked."""
     copy: bool = False

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-from fedcmp.aggregation.base import WEIGHTINGS, Contribution, Traffic, num_bytes
+from fedcmp.aggregation.contribution import WEIGHTINGS, Contribution, Traffic, num_bytes
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.layout import (

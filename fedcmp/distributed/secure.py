@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from fedcmp.aggregation.base import Contribution, Traffic
-from fedcmp.aggregation.presets import sums_only_rules
+from fedcmp.aggregation.contribution import Contribution, Traffic
+from fedcmp.aggregation.presets import sums_only_methods
 from fedcmp.distributed.cohort import LocalCohort, sent
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
 from fedcmp.distributed.layout import Layout, flatten, unflatten
@@ -54,7 +54,7 @@ class SecureCohort:
 
     Args:
         contributions, weighting, population: as for ``LocalCohort``.
-        rule: the name of the method in errors.
+        method: the name of the method in errors.
         losses: called with the number of a sum, 0, 1, ...: the clients that are lost in it.
         watch: is called with every message that the server gets: its whole view.
         largest: by the name of a tensor, what bounds the magnitude of its entries in every term, where that is known
@@ -71,7 +71,7 @@ class SecureCohort:
         weighting: str = "samples",
         population: int | None = None,
         *,
-        rule: str = "the rule",
+        method: str = "the method",
         losses: Callable[[int], Losses] = lambda number: Losses(),
         watch: Callable[[Any], None] = lambda message: None,
         largest: Callable[[str], float] | None = None,
@@ -80,7 +80,7 @@ class SecureCohort:
         self._plain = LocalCohort(contributions, weighting, population)
         self._contributions = sorted(contributions, key=lambda one: one.client_id)
         self.clients, self.weights, self.population = self._plain.clients, self._plain.weights, self._plain.population
-        self._rule, self._losses, self._watch = rule, losses, watch
+        self._method, self._losses, self._watch = method, losses, watch
         self._largest, self._least = largest, least
         self._up = 0
         self.costs = Costs()
@@ -125,8 +125,8 @@ class SecureCohort:
             AggregationError: always.
         """
         raise AggregationError(
-            f"{self._rule} asks for what single clients sent, and secure aggregation gives the server sums only; "
-            f"methods that work: {', '.join(sums_only_rules())}; cosines between clients need aggregator.pairwise=0"
+            f"{self._method} asks for what single clients sent, and secure aggregation gives the server sums only; "
+            f"methods that work: {', '.join(sums_only_methods())}; cosines between clients need aggregator.pairwise=0"
         )
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, cast
 import torch
 from torch import nn
 
-from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.pulse import Pulse, watched

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from fedcmp.aggregation.base import Contribution, Weighted
+from fedcmp.aggregation.contribution import Contribution, Weighted
 from fedcmp.distributed.exact import Product, Term, largest_magnitude
 from fedcmp.distributed.layout import Layout, layout_of, require_same_layout
 from fedcmp.errors import AggregationError

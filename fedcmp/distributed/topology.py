@@ -1,4 +1,4 @@
-"""Who does what: W ranks are G groups of R ranks, and a round's waves are dealt to the groups. Pure."""
+"""Who does what: W ranks are G groups of R ranks, and a round's waves are assigned to the groups. Pure."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def make_topology(world_size: int, group_size: int) -> Topology:
     return Topology(world_size, group_size)
 
 
-def deal(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]:
+def assign(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]:
     """Which group takes which wave: each to the group that has least to do, so that groups finish together.
 
-    What a wave computes does not depend on the group that it is dealt to.
+    What a wave computes does not depend on the group that it is assigned to.
 
     Args:
         costs: what each wave costs, longest first.
@@ -66,13 +66,13 @@ def deal(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]:
     Returns:
         The waves of each group, in the order in which it takes them.
 
-    >>> deal([5, 4, 3, 3], num_groups=2)
+    >>> assign([5, 4, 3, 3], num_groups=2)
     ((0, 3), (1, 2))
     """
-    dealt: list[list[int]] = [[] for _ in range(num_groups)]
+    assigned: list[list[int]] = [[] for _ in range(num_groups)]
     loads = [0] * num_groups
     for wave, cost in enumerate(costs):
         group = loads.index(min(loads))
-        dealt[group].append(wave)
+        assigned[group].append(wave)
         loads[group] += cost
-    return tuple(tuple(waves) for waves in dealt)
+    return tuple(tuple(waves) for waves in assigned)

@@ -8,8 +8,8 @@ import torch
 
 from fedcmp.build import (
     Outline,
+    build_method,
     build_protection,
-    build_rule,
     count_cut,
     describe_cut,
     outline_encoder,
@@ -29,7 +29,7 @@ from fedcmp.report.words import human
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:
-    """What ``train`` would do. Records are read and dealt as there; no weight is opened, unless topics are clusters.
+    """What ``train`` would do. Records are read and assigned as there; no weight is opened, unless topics are clusters.
 
     Args:
         config: the run's settings, checked.
@@ -43,13 +43,13 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
     check_secure(config.federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
-    data, outline, rule = read_data(config), outline_parts(config), build_rule(config)
+    data, outline, method = read_data(config), outline_parts(config), build_method(config)
     protection, coming = build_protection(config, data.plan), data.plan
     if protection is not None:  # the budget may end the run before the plan does
         rounds = coming.rounds[: protection.affordable]
         coming = coming._replace(rounds=rounds, num_samples=sum(one.num_samples for one in rounds))
     beside = int(protection is not None and config.privacy.quantile > 0)
-    found = forecast(data.split.clients, coming, config.federation.slots, topology, rule, outline.params, beside)
+    found = forecast(data.split.clients, coming, config.federation.slots, topology, method, outline.params, beside)
     features = None
     kept = len(data.val)
     kept += 0 if config.data.stream else len(data.train)
@@ -84,7 +84,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     if protection is not None:
         told = tuple(_privacy(protection, len(found.rounds)))
         notes += _privacy_notes(protection, len(found.rounds), len(found.clients), config.federation.secure)
-    return PlanPage(found, config.aggregator.name, rule, devices, memory, features, tuple(notes), told)
+    return PlanPage(found, config.aggregator.name, method, devices, memory, features, tuple(notes), told)
 
 
 def _privacy(protection: Protection, rounds: int) -> list[tuple[str, str]]:
@@ -149,7 +149,7 @@ def _memory(config: Config, outline: Outline, topology: Topology, found: Forecas
         llm = outline.llm.num_bytes - outline.llm.layer_bytes * (topology.group_size - 1) // topology.group_size
     training = training_memory(
         outline.params,
-        build_rule(config),
+        build_method(config),
         config.federation,
         config.optimizer,
         busiest=max(one.busiest for one in found.rounds),

@@ -39,7 +39,7 @@ def read_projector(path: Path) -> Params:
             read, and of a pickle nothing but tensors.
 
     Raises:
-        CheckpointError: nothing there, damaged, no projector, or one of a form that fedcmp does not have.
+        CheckpointError: nothing there, corrupted, no projector, or one of a form that fedcmp does not have.
     """
     file = _file(path)
     tensors, others = _tensors(file)

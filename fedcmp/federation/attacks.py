@@ -1,4 +1,4 @@
-"""What hostile clients send in the place of what they have trained."""
+"""What Byzantine clients send in the place of what they have trained."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.types import Params
 
 
 class Crowd(NamedTuple):
-    """What hostile clients know of each other's honest updates: mean and deviation by coordinate, and how many."""
+    """What Byzantine clients know of each other's honest updates: mean and deviation by coordinate, and how many."""
 
     mean: Params
     std: Params
-    num_hostile: int
+    num_byzantine: int
     num_clients: int
 
 
 class Means(NamedTuple):
-    """What a hostile client has to lie with."""
+    """What a Byzantine client has to forge with."""
 
     strength: float
     stream: torch.Generator
@@ -36,7 +36,7 @@ class Means(NamedTuple):
     """Its first honest update, from the second round on."""
 
 
-Lie = Callable[[Contribution, Means], Contribution]
+Forgery = Callable[[Contribution, Means], Contribution]
 
 
 def _sent(honest: Contribution, delta: Params) -> Contribution:
@@ -61,9 +61,9 @@ def _noise(one: Contribution, means: Means) -> Contribution:
 def _little(one: Contribution, means: Means) -> Contribution:
     """``mean - z std`` with the largest z that a majority cannot tell from honest spread."""
     assert means.crowd is not None
-    mean, std, hostile, clients = means.crowd
-    supporters = clients // 2 + 1 - hostile
-    honest = max(1, clients - hostile)
+    mean, std, byzantine, clients = means.crowd
+    supporters = clients // 2 + 1 - byzantine
+    honest = max(1, clients - byzantine)
     share = min(max((honest - supporters) / honest, 1e-6), 1 - 1e-6)
     z = means.strength * max(0.0, statistics.NormalDist().inv_cdf(share))
     return _sent(one, {name: mean[name] - z * std[name] for name in one.delta})
@@ -78,7 +78,7 @@ def _replay(one: Contribution, means: Means) -> Contribution:
     return _sent(one, one.delta if means.kept is None else means.kept)
 
 
-def _forged(forge: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> Lie:
+def _forged(forge: Callable[[torch.Tensor, torch.Generator], torch.Tensor]) -> Forgery:
     """A turned update, with evidence that gives it more to say than it has."""
 
     def send(one: Contribution, means: Means) -> Contribution:
@@ -101,7 +101,7 @@ def _malformed(one: Contribution, means: Means) -> Contribution:
     return _sent(one, {name: value.double().flatten() for name, value in one.delta.items()})
 
 
-ATTACKS: Mapping[str, Lie] = {
+ATTACKS: Mapping[str, Forgery] = {
     "noise": _noise,
     "scale": lambda one, means: _times(one, means.strength),
     "sign": lambda one, means: _times(one, -means.strength),
@@ -114,10 +114,10 @@ ATTACKS: Mapping[str, Lie] = {
     "evidence_rank_one": _forged(_rank_one),
     "malformed": _malformed,
 }
-"""Name -> what a hostile client sends in the place of its honest contribution.
+"""Name -> what a Byzantine client sends in the place of its honest contribution.
 
 Sources: little: Baruch, Baruch, Goldberg, NeurIPS 2019, arXiv 1902.06156; inner: Xie, Koyejo, Gupta, UAI 2019, arXiv
-1903.03936; both with what the hostile clients know of themselves, not of all. The forged evidence is ours.
+1903.03936; both with what the Byzantine clients know of themselves, not of all. The forged evidence is ours.
 """
 COLLUDING = ("little", "inner")
 STRENGTH = {"scale": 10.0, "inner": 0.5}

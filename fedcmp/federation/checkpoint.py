@@ -79,7 +79,7 @@ def load_checkpoint(path: Path) -> FederationState:
     """Reads a checkpoint onto the CPU; tensors and plain containers only, no code.
 
     Raises:
-        CheckpointError: missing, damaged, or not a checkpoint of fedcmp.
+        CheckpointError: missing, corrupted, or not a checkpoint of fedcmp.
     """
     try:
         digest, match = sha256_of(path), NAME.fullmatch(path.name)
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path) -> FederationState:
     except FileNotFoundError as error:
         raise CheckpointError(f"no checkpoint {path}") from error
     except Exception as error:
-        raise CheckpointError(f"{path} is damaged or not a checkpoint of fedcmp: {error}") from error
+        raise CheckpointError(f"{path} is corrupted or not a checkpoint of fedcmp: {error}") from error
 
 
 def _check(state: FederationState, rounds: int) -> None:
@@ -127,7 +127,7 @@ def load_projector(path: Path) -> Params:
     """Reads what ``save_projector`` wrote.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: missing or corrupted.
     """
     try:
         params: Params = load_file(path)

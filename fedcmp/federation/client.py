@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.rules import LocalRule, State
+from fedcmp.aggregation.parts import LocalStep, State
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
@@ -21,7 +21,7 @@ from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
 from fedcmp.types import Batch, Fetch, Params
 
 LocalStates = dict[int, dict[str, Any]]
-"""What clients keep from round to round, by client id: ``"rule"``, the local rule's own state of the client, and
+"""What clients keep from round to round, by client id: ``"step"``, the local step's own state of the client, and
 ``"optimizer"``; only what is used."""
 
 PLAIN = Plain()
@@ -45,7 +45,7 @@ def train_wave(
     progress: Callable[[float], float],
     *,
     needs: frozenset[str] = frozenset(),
-    rule: LocalRule = PLAIN,
+    local: LocalStep = PLAIN,
     shared: State | None = None,
     states: LocalStates | None = None,
     keep_optimizer: bool = False,
@@ -55,7 +55,7 @@ def train_wave(
     """Trains each task's client from ``params`` on its own batches.
 
     The sum of the clients' losses gives every client its own gradient, because a projector touches only its own
-    rows. Clipping, the rule's correction, optimizer state and step count are per client. The order within a step is
+    rows. Clipping, the method's correction, optimizer state and step count are per client. The order within a step is
     fixed: gradient of the data, clipping, recording, correction, optimizer.
 
     Args:
@@ -65,9 +65,9 @@ def train_wave(
         fetch: sample indices to a batch.
         optimizer: the local optimizer.
         progress: the share of a client's round that is done, in [0, 1], to the share of the run that is done.
-        needs: what the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``rule`` needs is added.
-        rule: what the clients do differently in their steps.
-        shared: the rule's shared state; None: that of the first round.
+        needs: what the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``local`` needs is added.
+        local: what the clients do differently in their steps.
+        shared: the method's shared state; None: that of the first round.
         states: what clients kept from earlier rounds; it is read and not changed.
         keep_optimizer: return the optimizer states, too.
         team: the ranks that train this wave together, each its share of the rows of every batch; None: this one alone.
@@ -78,10 +78,10 @@ def train_wave(
         module.eval()  # it walks through every layer of the LLM: not for every wave
     team = team or Solo()
     place, size = team.topology.place(team.rank), team.topology.group_size
-    needs, states = needs | rule.needs, states or {}
-    shared = rule.init(params) if shared is None else shared
+    needs, states = needs | local.needs, states or {}
+    shared = local.init(params) if shared is None else shared
     own = [states.get(task.client_id, {}) for task in tasks]
-    kept_by_rule = [state["rule"] if "rule" in state else rule.client_init(params) for state in own]
+    kept_by_step = [state["step"] if "step" in state else local.client_init(params) for state in own]
     stack = Stack(params, optimizer, [state.get("optimizer") for state in own])
     starts = Stack(params, PASSIVE, [None] * len(tasks)) if "start_gradient" in needs else None
     recorder = Recorder(needs, params, len(tasks))
@@ -103,7 +103,7 @@ def train_wave(
             for slot, gradient in zip(active, gradients, strict=True):
                 recorder.add("gradient", slot, gradient)
             corrected = [
-                rule.correct(gradient, stack.rows[slot], params, shared, kept_by_rule[slot])
+                local.correct(gradient, stack.rows[slot], params, shared, kept_by_step[slot])
                 for slot, gradient in zip(active, gradients, strict=True)
             ]
         same = all(one is gradient for one, gradient in zip(corrected, gradients, strict=True))
@@ -121,7 +121,7 @@ def train_wave(
     seconds = (time.perf_counter() - t0) / len(tasks)
     contributions, kept = [], {}
     for slot, task in enumerate(tasks):
-        finished = rule.finish(recorder.means(slot, totals[slot]), shared, kept_by_rule[slot])
+        finished = local.finish(recorder.means(slot, totals[slot]), shared, kept_by_step[slot])
         scalars, num_tokens = noted[slot]
         contributions.append(
             Contribution(
@@ -136,7 +136,7 @@ def train_wave(
                 scalars={**scalars, "seconds": seconds},
             )
         )
-        keeps: dict[str, Any] = {"rule": finished.client} if finished.client else {}
+        keeps: dict[str, Any] = {"step": finished.client} if finished.client else {}
         if kept_by_optimizer[slot] is not None:
             keeps["optimizer"] = kept_by_optimizer[slot]
         if keeps:

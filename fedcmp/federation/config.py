@@ -49,8 +49,8 @@ class FederationConfig:
     """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated. It needs
     `slots=1`: clients that train together take the same time."""
     secure: str = "none"
-    """How the server adds up what clients send: `none`, it sees every term, or `masks`, secure sums, of whose terms it
-    sees nothing; for rules that see sums only, with `aggregator.pairwise=0`, on one rank."""
+    """How the server adds updates: `none`, it sees every term, or `masks`, secure aggregation, of whose terms it
+    sees nothing; for methods that see sums only, with `aggregator.pairwise=0`, on one rank."""
     secure_dropout: float = 0.0
     """Probability with which a client is lost in the middle of a round's first secure sum, in [0, 1); its masks are
     recovered from the others, and the round goes on without it. At most a third of the clients are lost."""
@@ -85,7 +85,7 @@ class FederationConfig:
                 raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
         if self.secure_dropout and self.secure == "none":
             raise ConfigError(
-                f"{prefix}.secure_dropout={self.secure_dropout} loses clients in secure sums, and there are none: set "
+                f"{prefix}.secure_dropout={self.secure_dropout} loses clients in secure aggregation, which is off: set "
                 f"{prefix}.secure=masks, or use {prefix}.dropout"
             )
         if self.secure != "none" and self.clients_per_round == 1:

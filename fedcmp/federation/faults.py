@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.credentials import mask
 from fedcmp.federation.client import LocalStates, WaveResult
 from fedcmp.federation.gate import Report

@@ -10,8 +10,8 @@ from typing import Any
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
+from fedcmp.federation.byzantine import Attack
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.hostile import Attack
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.state import FederationState
@@ -46,7 +46,7 @@ class Federation:
     privacy: Protection | None = None
     """What protects the clients; None: nothing does."""
     attack: Attack | None = None
-    """Hostile clients, simulated; None: there are none."""
+    """Byzantine clients, simulated; None: there are none."""
 
     @property
     def rounds(self) -> tuple[RoundPlan, ...]:

@@ -10,7 +10,7 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.traffic import count
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import label_client
-from fedcmp.federation.sampling import RunPlan, deal_waves
+from fedcmp.federation.sampling import RunPlan, assign_waves
 from fedcmp.types import Params
 
 
@@ -82,16 +82,16 @@ def forecast(
         plan: as the round loop follows it.
         slots: clients that one group trains at once.
         topology: the ranks.
-        aggregator: the rule.
+        aggregator: the method.
         params: the projector, of which only names and shapes are read; None: unknown.
-        beside: numbers that each client sends in a round beside what the rule asks for.
+        beside: numbers that each client sends in a round beside what the method asks for.
     """
     rounds = []
     counted: dict[int, dict[str, int]] = {}
     for one in plan.rounds:
-        dealt = deal_waves(one.tasks, slots, topology)
-        num_clients, num_waves = len(one.tasks), sum(map(len, dealt))
-        busiest = max(sum(map(len, waves)) for waves in dealt)
+        assigned = assign_waves(one.tasks, slots, topology)
+        num_clients, num_waves = len(one.tasks), sum(map(len, assigned))
+        busiest = max(sum(map(len, waves)) for waves in assigned)
         if params is not None and num_clients not in counted:
             traffic = count(aggregator, params, num_clients).traffic
             counted[num_clients] = {**traffic, "bytes/up": traffic["bytes/up"] + 4 * beside * num_clients}
@@ -104,7 +104,7 @@ def forecast(
 
 def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupForecast, ...]:
     """Who trains whom in the first round, by group."""
-    first = deal_waves(plan.rounds[0].tasks, slots, topology)
+    first = assign_waves(plan.rounds[0].tasks, slots, topology)
     return tuple(
         GroupForecast(topology.members(group), tuple(tuple(task.client_id for task in wave) for wave in waves))
         for group, waves in enumerate(first)

@@ -1,4 +1,4 @@
-"""The aggregation of a round: in the clear, or by secure sums."""
+"""The aggregation of a round: in the clear, or by secure aggregation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from fedcmp.aggregation.base import Cohort, Contribution
-from fedcmp.aggregation.rules import Aggregated
+from fedcmp.aggregation.contribution import Cohort, Contribution
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
 from fedcmp.errors import ConfigError
 from fedcmp.federation.federation import Federation
@@ -28,7 +28,7 @@ class FusedRound(NamedTuple):
     """Of the clients whose updates are in it."""
     aggregated: Aggregated
     record: dict[str, Any]
-    """What secure sums took; empty in the clear."""
+    """What secure aggregation took; empty in the clear."""
     carried: dict[str, Any]
     """What privacy carries into the next round."""
 
@@ -40,11 +40,11 @@ def fuse_round(
 
     Under ``federation.secure=masks`` a round that loses clients in its first sum begins again over those that are left,
     with their weights brought to sum 1: the result is that of a round in which the others never were. Under privacy
-    clients clip their terms before they are summed, in the clear or under masks, and the rule gets noisy sums.
+    clients clip their terms before they are summed, in the clear or under masks, and the method gets noisy sums.
 
     Raises:
-        AggregationError: too few clients for the rule, for a secure sum, or for the noise that is promised.
-        ConfigError: secure sums on several ranks.
+        AggregationError: too few clients for the method, for secure aggregation, or for the noise that is promised.
+        ConfigError: secure aggregation on several ranks.
     """
     config, aggregator = federation.config, federation.aggregator
     mechanism = federation.privacy.mechanism(plan, state.privacy) if federation.privacy else None
@@ -97,7 +97,7 @@ def _masked(
         contributions,
         aggregator.weighting,
         federation.plan.num_clients,
-        rule=type(aggregator.fuse).__name__,
+        method=type(aggregator.fuse).__name__,
         losses=lambda number: Losses(words=lost) if number == 0 else Losses(),
         largest=mechanism.largest if mechanism else None,
         least=(mechanism.helpers or 0) if mechanism else 0,

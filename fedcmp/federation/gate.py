@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.errors import AggregationError, label_client
 from fedcmp.federation.config import FederationConfig

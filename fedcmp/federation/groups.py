@@ -1,4 +1,4 @@
-"""A round's local training: waves of clients, dealt to the groups of ranks."""
+"""A round's local training: waves of clients, assigned to the groups of ranks."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import partial
 
 from fedcmp.distributed.team import leads
 from fedcmp.errors import ClientError, FedcmpError, label_client
+from fedcmp.federation.byzantine import attack_round
 from fedcmp.federation.client import LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.faults import Survived, train_survivors
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.hostile import lie
 from fedcmp.federation.keeping import hand_out
-from fedcmp.federation.sampling import ClientTask, RoundPlan, deal_waves
+from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
 from fedcmp.federation.state import FederationState
 
 
@@ -28,7 +28,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
             rank raises it.
     """
     team = federation.team
-    mine = deal_waves(plan.tasks, federation.config.slots, team.topology)[team.topology.group(team.rank)]
+    mine = assign_waves(plan.tasks, federation.config.slots, team.topology)[team.topology.group(team.rank)]
     clients = frozenset(task.client_id for wave in mine for task in wave)
     before = hand_out(team, state.local, [task.client_id for task in plan.tasks], clients)
     trained = Survived([], {}, [])
@@ -59,7 +59,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     found = trained._replace(contributions=ordered) if leads(team) else Survived([], {}, [])
     if federation.attack is None:
         return found
-    return lie(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
+    return attack_round(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
 
 
 def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
@@ -69,7 +69,7 @@ def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
     return [
         wave_rows(wave, step, place, topology.group_size)
         for plan in federation.rounds[rounds_done:]
-        for wave in deal_waves(plan.tasks, federation.config.slots, topology)[group]
+        for wave in assign_waves(plan.tasks, federation.config.slots, topology)[group]
         for step in range(max(len(task.batches) for task in wave))
     ]
 
@@ -92,7 +92,7 @@ def _train(
             federation.optimizer,
             progress,
             needs=federation.aggregator.needs,
-            rule=federation.aggregator.local,
+            local=federation.aggregator.local,
             shared=state.aggregator["local"],
             states=before,
             keep_optimizer=federation.config.keep_local_state,

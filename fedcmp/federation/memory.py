@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import num_bytes
+from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.traffic import count, outline
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.terms import HELD_BYTES
@@ -37,7 +37,7 @@ def training_memory(
 
     Args:
         params: the projector, of which only names and shapes are read.
-        aggregator: the rule.
+        aggregator: the method.
         federation: slots, and whether clients keep their optimizer.
         optimizer: that of the local steps.
         busiest: the most clients that a group trains in one round.
@@ -59,5 +59,5 @@ def training_memory(
         MemoryPart(f"{slots} projector{'s' * (slots > 1)} in training", slots * slot, slots * slot),
         MemoryPart(f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * update] * 2),
         MemoryPart("sums over clients while they are added, at most", sums, sums),
-        MemoryPart("global projector, and at the server the rule's state", size + state, size),
+        MemoryPart("global projector, and at the server the method's state", size + state, size),
     ]

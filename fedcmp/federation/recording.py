@@ -1,4 +1,4 @@
-"""What clients record for the rules while they train. What no rule needs costs nothing."""
+"""What clients record for the methods while they train. What no method needs costs nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Recorder:
     {'gradient': {'w': tensor([1.5000])}}
 
     Args:
-        needs: what the rules want; of "halfway" the recorder knows nothing.
+        needs: what the methods want; of "halfway" the recorder knows nothing.
         params: the global projector.
         num_slots: C.
     """

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmp.distributed.topology import Topology, deal
+from fedcmp.distributed.topology import Topology, assign
 from fedcmp.errors import PlanError, label_client
 from fedcmp.federation.config import FederationConfig
 from fedcmp.seeding import derive, numpy_rng
@@ -206,10 +206,10 @@ def plan_waves(tasks: Sequence[ClientTask], slots: int) -> list[tuple[ClientTask
     return [tuple(ordered[begin : begin + slots]) for begin in range(0, len(ordered), slots)]
 
 
-def deal_waves(
+def assign_waves(
     tasks: Sequence[ClientTask], slots: int, topology: Topology
 ) -> tuple[tuple[tuple[ClientTask, ...], ...], ...]:
     """The waves of a round that each group of ranks trains, in the order in which it trains them."""
     waves = plan_waves(tasks, slots)
-    dealt = deal([len(wave[0].batches) * len(wave) for wave in waves], topology.num_groups)
-    return tuple(tuple(waves[number] for number in numbers) for numbers in dealt)
+    assigned = assign([len(wave[0].batches) * len(wave) for wave in waves], topology.num_groups)
+    return tuple(tuple(waves[number] for number in numbers) for numbers in assigned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_rules
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_methods
 from fedcmp.errors import ConfigError
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import RoundPlan
@@ -10,7 +10,7 @@ from fedcmp.seeding import numpy_rng
 
 
 def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ranks: int = 1) -> None:
-    """Whether the rule and the ranks fit ``federation.secure``.
+    """Whether the method and the ranks fit ``federation.secure``.
 
     Args:
         federation, aggregator: checked each by itself.
@@ -22,10 +22,10 @@ def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ran
     if federation.secure == "none":
         return
     if not build_aggregator(aggregator).sums_only:
-        own = f" with aggregator.fuse.rule={aggregator.fuse['rule']}" if "rule" in aggregator.fuse else ""
+        own = f" with aggregator.fuse.kind={aggregator.fuse['kind']}" if "kind" in aggregator.fuse else ""
         raise ConfigError(
             f"federation.secure={federation.secure} hides what single clients send, and aggregator={aggregator.name}"
-            f"{own} compares just that; methods that see sums only: {', '.join(sums_only_rules())}"
+            f"{own} compares just that; methods that see sums only: {', '.join(sums_only_methods())}"
         )
     if aggregator.pairwise:
         raise ConfigError(

@@ -22,7 +22,7 @@ class FederationState:
     samples_seen: int = 0
     best_loss: float = float("inf")
     local: LocalStates = field(default_factory=dict)
-    """What clients keep: the local rule's state of each, and its optimizer's where that is kept."""
+    """What clients keep: the local step's state of each, and its optimizer's where that is kept."""
     privacy: dict[str, Any] = field(default_factory=dict)
     """What privacy carries from round to round; empty without."""
 

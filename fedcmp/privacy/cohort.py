@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, Contribution, Traffic
+from fedcmp.aggregation.contribution import Cohort, Contribution, Traffic
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.clipping import clip_norm
 from fedcmp.privacy.noise import BELOW, Mechanism

@@ -32,9 +32,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(text) if text.strip() else {}
     except ValueError as error:
-        raise RunFolderError(f"{path} is damaged: {error}") from error
+        raise RunFolderError(f"{path} is corrupted: {error}") from error
     if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: expected an object, got {type(content).__name__}")
+        raise RunFolderError(f"{path} is corrupted: expected an object, got {type(content).__name__}")
     return content
 
 
@@ -56,7 +56,7 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
         except ValueError as error:
             if number == len(lines):
                 break
-            raise RunFolderError(f"{path}, line {number} is damaged: {error}") from error
+            raise RunFolderError(f"{path}, line {number} is corrupted: {error}") from error
         found.append(content)
     return found
 
@@ -72,5 +72,5 @@ def read_settings(text: str, path: Path) -> dict[str, Any]:
     except ConfigError as error:
         raise RunFolderError(str(error)) from error
     if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is damaged: expected keys and values, got {type(content).__name__}")
+        raise RunFolderError(f"{path} is corrupted: expected keys and values, got {type(content).__name__}")
     return content

@@ -34,7 +34,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
         The path of the page.
 
     Raises:
-        RunFolderError: the folder is neither, a file in it is damaged, or the report cannot be written.
+        RunFolderError: the folder is neither, a file in it is corrupted, or the report cannot be written.
     """
     if not folder.is_dir():
         raise RunFolderError(f"no folder {folder}; expected a run folder or a comparison folder")

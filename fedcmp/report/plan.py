@@ -21,8 +21,8 @@ class PlanPage(NamedTuple):
 
     forecast: Forecast
     name: str
-    """The rule's name."""
-    rule: Aggregator
+    """The method's name."""
+    method: Aggregator
     devices: tuple[str, ...]
     """Where each rank computes."""
     memory: tuple[MemoryPart, ...]
@@ -62,11 +62,11 @@ def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> s
 
 
 def _schedule(page: PlanPage) -> str:
-    forecast, rule = page.forecast, page.rule
+    forecast, method = page.forecast, page.method
     dropped = [one.num_dropped for one in forecast.rounds]
-    sees = "sums over clients only" if rule.sums_only else "the update of every client"
-    if rule.pairwise > 1:
-        sees += f"; for diagnostics, updates of up to {rule.pairwise} clients (aggregator.pairwise=0: none)"
+    sees = "sums over clients only" if method.sums_only else "the update of every client"
+    if method.pairwise > 1:
+        sees += f"; for diagnostics, updates of up to {method.pairwise} clients (aggregator.pairwise=0: none)"
     facts = [
         ["rounds", f"{len(forecast.rounds):,}"],
         ["clients in a round", f"{_span(one.num_clients for one in forecast.rounds)} of {len(forecast.clients):,}"],
@@ -76,10 +76,10 @@ def _schedule(page: PlanPage) -> str:
         ["samples in all", f"{forecast.num_samples:,}; {forecast.share_used:.1%} of the training samples are used"],
         ["samples of a client", _spread([one.samples for one in forecast.clients])],
         ["steps of a client", _spread([one.steps for one in forecast.clients])],
-        ["rule", page.name],
-        ["clients record", ", ".join(sorted(rule.needs)) or "nothing but their update"],
+        ["method", page.name],
+        ["clients record", ", ".join(sorted(method.needs)) or "nothing but their update"],
         ["the server sees", sees],
-        ["clients needed", f"{rule.fuse.least_clients:,} or more in every round"],
+        ["clients needed", f"{method.fuse.least_clients:,} or more in every round"],
     ]
     return table(facts)
 

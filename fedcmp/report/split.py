@@ -19,7 +19,7 @@ COLUMNS = 20
 """So many kinds have a column of their own; the rarer ones share one."""
 MATRIX_CLIENTS = 32
 """Up to so many clients, every two of them are compared."""
-SIZE, DAMAGED = "#4477aa", "#ee6677"
+SIZE, CORRUPTED = "#4477aa", "#ee6677"
 
 
 class Mixture(NamedTuple):
@@ -71,7 +71,7 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
 
 
 def shown_mixture(manifest: Mapping[str, Any]) -> Mixture:
-    """What clients differ by: the topics that were dealt, else domains, or labels where there is but one domain.
+    """What clients differ by: the topics that were assigned, else domains, or labels where there is but one domain.
 
     Args:
         manifest: the content of split.json.
@@ -110,12 +110,12 @@ def _draw_mixture(figure: Any, axes: Any, mixture: Mixture, names: Sequence[str]
 
 def _draw_sizes(axes: Any, manifest: Mapping[str, Any], names: Sequence[str]) -> None:
     sizes = np.array(manifest["sizes"])
-    damaged = np.array([len(manifest["damaged"].get(str(client), ())) for client in range(len(sizes))])
+    corrupted = np.array([len(manifest["corrupted"].get(str(client), ())) for client in range(len(sizes))])
     rows = np.arange(len(sizes))
-    axes.barh(rows, sizes - damaged, color=SIZE, height=0.8)
-    if damaged.any():
-        axes.barh(rows, damaged, left=sizes - damaged, color=DAMAGED, height=0.8)
-        axes.set_xlabel("red: captions damaged", fontsize=8, color=DAMAGED)
+    axes.barh(rows, sizes - corrupted, color=SIZE, height=0.8)
+    if corrupted.any():
+        axes.barh(rows, corrupted, left=sizes - corrupted, color=CORRUPTED, height=0.8)
+        axes.set_xlabel("red: captions corrupted", fontsize=8, color=CORRUPTED)
     axes.set_ylim(len(sizes) - 0.5, -0.5)
     axes.set_title(f"samples, {sizes.sum():,} in all", fontsize=9)
     axes.tick_params(axis="x", labelsize=7)

@@ -29,8 +29,8 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
         ]
         return "  ".join(cells).rstrip()
 
-    rule = ["  ".join("-" * width for width in widths)] if header else []
-    return "\n".join([*([line(header)] if header else []), *rule, *(line(row) for row in lines)])
+    method = ["  ".join("-" * width for width in widths)] if header else []
+    return "\n".join([*([line(header)] if header else []), *method, *(line(row) for row in lines)])
 
 
 def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

@@ -35,8 +35,8 @@ _RECORDS = {
 def method(name: str) -> str:
     """A method's name as its paper writes it.
 
-    >>> method("fedavgm"), method("my-rule")
-    ('FedAvgM', 'my-rule')
+    >>> method("fedavgm"), method("my-method")
+    ('FedAvgM', 'my-method')
     """
     from fedcmp.aggregation.presets import PRESETS  # torch
 

@@ -139,7 +139,7 @@ def method_config(config: Config, method: Method) -> Config:
 
 
 def baseline(config: Config, bound: str) -> Config:
-    """The config of a bound: it has no rule, and what the config says of one must not make it another run. Nor has it
+    """The config of a bound: it has no method, and what the config says of one must not make it another run. Nor has it
     rounds in which clients could be protected."""
     lists = config.centralized if bound == "centralized" else CentralizedConfig()
     bare = dataclasses.replace(config, aggregator=AggregatorConfig("fedavg"), privacy=PrivacyConfig())

@@ -44,7 +44,7 @@ class Option(NamedTuple):
 
 
 SERVERS = {name: Option(f"server.{step.tuned[0]}", step.tuned[1]) for name, step in presets.SERVERS.items()}
-"""Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.rule``), too."""
+"""Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.kind``), too."""
 
 OPTIONS = {name: Option(*row.tuned) if row.tuned else SERVERS[part_name(row.server)] for name, row in PRESETS.items()}
 """Preset -> what is tuned."""
@@ -85,8 +85,8 @@ def own_option(config: Config) -> Option | None:
     option, row = OPTIONS[aggregator.name], PRESETS[aggregator.name]
     part, _, name = option.key.partition(".")
     default = part_name(getattr(row, part))
-    if getattr(aggregator, part).get("rule", default) != default:  # its option may be gone
-        option = SERVERS[aggregator.server.get("rule", part_name(row.server))]
+    if getattr(aggregator, part).get("kind", default) != default:  # its option may be gone
+        option = SERVERS[aggregator.server.get("kind", part_name(row.server))]
         part, _, name = option.key.partition(".")
     return None if name in getattr(aggregator, part) else option
 

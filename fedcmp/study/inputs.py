@@ -14,9 +14,9 @@ from fedcmp.study.cells import Job, baseline
 
 
 def check_inputs(jobs: Iterable[Job]) -> None:
-    """Reads the records, deals them, and asks whether the cohorts suffice for the rules. No model is loaded.
+    """Reads the records, assigns them, and asks whether the cohorts suffice for the methods. No model is loaded.
 
-    Of jobs that differ in nothing but the rule and the optimizer the records are read once.
+    Of jobs that differ in nothing but the method and the optimizer the records are read once.
 
     Raises:
         ConfigError, DataError: a run would be refused; the message names its setting and method.

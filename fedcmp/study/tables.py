@@ -39,7 +39,7 @@ def as_markdown(title: str, sheets: Sequence[Sheet], legend: Sequence[str]) -> s
 
 
 def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
-    """For a paper: a ``table`` of each sheet, with the rules of the package booktabs, the best method in bold."""
+    """For a paper: a ``table`` of each sheet, with the methods of the package booktabs, the best method in bold."""
     parts = ["\n".join(["% needs \\usepackage{booktabs}", *(f"% {line}" for line in legend)])]
     for sheet in sheets:
         numeric = [not any(isinstance(row[place], str) for row in sheet.rows) for place in range(len(sheet.header))]

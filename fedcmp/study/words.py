@@ -30,7 +30,7 @@ class Method(NamedTuple):
 
     label: str
     preset: str
-    """A row of the table of rules."""
+    """A row of the table of methods."""
     overrides: tuple[str, ...]
 
 

@@ -47,7 +47,7 @@ class JsonlTracker:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, up to the first that is damaged, as its writer leaves one when it is killed; none
+    """The records of a metrics.jsonl, up to the first corrupted one, which a killed writer leaves; none
     where there is no file."""
     records: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:

@@ -50,10 +50,10 @@ is a config itself; `fedcmp validate FILE` checks one without running it.
 
 """
 PARTS_HEAD = """\
-## Options of the rules
+## Options of the methods
 
-`aggregator.name` picks a row of [the table of rules](rules.md), and a row is made of three parts. Their options are
-keys below `aggregator.local`, `aggregator.fuse` and `aggregator.server`; `rule` exchanges a part.
+`aggregator.name` picks a row of [the table of methods](methods.md), and a row is made of three parts. Their options are
+keys below `aggregator.local`, `aggregator.fuse` and `aggregator.server`; `method` exchanges a part.
 
 ```bash
 fedcmp train aggregator=fedadam aggregator.server.lr=0.03
@@ -99,7 +99,7 @@ def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
             _row(row, {one.partition(".")[2]: value for one, value in own.items() if one.startswith(key)})
             for row, own in presets.items()
         ]
-        yield f"### `aggregator.{key}.rule={name}`\n\nUsed by {', '.join(rows)}."
+        yield f"### `aggregator.{key}.method={name}`\n\nUsed by {', '.join(rows)}."
         hints, notes = typing.get_type_hints(part), field_notes(part)
         if not fields:
             yield " It has no options.\n\n"
@@ -112,7 +112,7 @@ def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _row(row: str, own: Mapping[str, Any]) -> str:
-    """A row of the table of rules, with what it sets otherwise than the part's defaults."""
+    """A row of the table of methods, with what it sets otherwise than the part's defaults."""
     return f"`{row}`" + (f" (with {', '.join(f'{key} {shown(value)}' for key, value in own.items())})" if own else "")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, solve_right, subspace_cosines
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -42,8 +42,8 @@ def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
     return [client(number, seed) for number in range(num)]
 
 
-def fuse(rule: Canonical, cohort: list[Contribution], state=None) -> dict[str, np.ndarray]:
-    result = rule.fuse(LocalCohort(cohort), PARAMS, state or rule.init(PARAMS))
+def fuse(method: Canonical, cohort: list[Contribution], state=None) -> dict[str, np.ndarray]:
+    result = method.fuse(LocalCohort(cohort), PARAMS, state or method.init(PARAMS))
     return {name: join_affine(result.delta, name).double().numpy() for name in SHAPES}
 
 
@@ -158,7 +158,7 @@ def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
 
 @pytest.mark.parametrize("tau", [None, 0.0, 1.0])
 def test_the_basis_of_the_input_space_does_not_matter_at_a_1(tau: float | None) -> None:
-    rule, turned = Canonical(correlation=1.0, tau=tau, energy=0.9), []
+    method, turned = Canonical(correlation=1.0, tau=tau, energy=0.9), []
     Q = {}
     for name, (_, N) in SHAPES.items():
         Q[name] = torch.linalg.qr(
@@ -175,7 +175,7 @@ def test_the_basis_of_the_input_space_does_not_matter_at_a_1(tau: float | None) 
     for one in clients():
         moments = {name: Q[name].T @ value.double() @ Q[name] for name, value in one.evidence.items()}
         turned.append(replace(one, delta=turn(one.delta), halfway=turn(one.halfway), evidence=moments))
-    expected, found = fuse(rule, clients()), fuse(rule, turned)
+    expected, found = fuse(method, clients()), fuse(method, turned)
     for name in SHAPES:
         np.testing.assert_allclose(found[name], expected[name] @ Q[name].numpy(), rtol=1e-4, atol=1e-6)
 
@@ -239,11 +239,11 @@ def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
         delta = {"linear.weight": weight, "linear.bias": torch.zeros(2)}
         return halves(Contribution(number, delta, None, None, num_samples=1, num_steps=2), number, share)
 
-    rule = Canonical(tau=1.0)
+    method = Canonical(tau=1.0)
     # w of halves a and 1 - a of one direction: a (1 - a) / (a (1 - a) + (2 a - 1)^2 / 4)
     for share, w in ((0.5, 1.0), (0.25, 0.75), (0.1, 0.36), (0.0, 0.0)):
         cohort = LocalCohort([one(0, share), one(1, share)])
-        found = rule.fuse(cohort, params, {}).delta["linear.weight"]
+        found = method.fuse(cohort, params, {}).delta["linear.weight"]
         assert found.flatten().tolist() == [pytest.approx(0.5 * max(1.0, 2 * w))] * 2
 
 
@@ -251,10 +251,12 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
     """Its halfway says nothing about noise: whatever it holds, the update counts in full."""
     once = [replace(one, num_steps=1) for one in clients()]
     nothing = [replace(one, halfway={n: torch.zeros_like(v) for n, v in one.delta.items()}) for one in once]
-    rule = Canonical(tau=1.0)
+    method = Canonical(tau=1.0)
     for name in SHAPES:
-        np.testing.assert_array_equal(fuse(rule, once)[name], fuse(rule, nothing)[name])
-        np.testing.assert_array_equal(fuse(rule, once)[name], fuse(Canonical(tau=1.0, repeatability=False), once)[name])
+        np.testing.assert_array_equal(fuse(method, once)[name], fuse(method, nothing)[name])
+        np.testing.assert_array_equal(
+            fuse(method, once)[name], fuse(Canonical(tau=1.0, repeatability=False), once)[name]
+        )
 
 
 @pytest.mark.parametrize("part", ["evidence", "repeatability", "overlap"])
@@ -273,8 +275,8 @@ def test_every_part_is_a_switch(part: str) -> None:
     ({"evidence": False}, "evidence halfway"),
 ], ids=str)  # fmt: skip
 def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
-    rule = Canonical(**options)
-    assert rule.needs == set(needs.split())
+    method = Canonical(**options)
+    assert method.needs == set(needs.split())
     bare = [
         replace(
             one,
@@ -283,7 +285,7 @@ def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
         )
         for one in clients()
     ]
-    assert all(np.isfinite(value).all() for value in fuse(rule, bare).values())
+    assert all(np.isfinite(value).all() for value in fuse(method, bare).values())
 
 
 def test_tau_may_be_each_layers_own() -> None:
@@ -295,13 +297,13 @@ def test_tau_may_be_each_layers_own() -> None:
 
 
 def test_the_basis_is_this_rounds_and_turns_by_nothing_if_nothing_changes() -> None:
-    rule = Canonical(energy=0.6)
-    once = rule.fuse(LocalCohort(clients()), PARAMS, rule.init(PARAMS))
-    again = rule.fuse(LocalCohort(clients()), PARAMS, once.state)
+    method = Canonical(energy=0.6)
+    once = method.fuse(LocalCohort(clients()), PARAMS, method.init(PARAMS))
+    again = method.fuse(LocalCohort(clients()), PARAMS, once.state)
     assert again.metrics["aggregator/basis_turn_max/linear_1"] == pytest.approx(0.0, abs=0.1)
-    other = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
+    other = method.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
     assert other.metrics["aggregator/basis_turn/linear_1"] > 1.0
-    fresh = rule.fuse(LocalCohort(clients(seed=4)), PARAMS, rule.init(PARAMS))
+    fresh = method.fuse(LocalCohort(clients(seed=4)), PARAMS, method.init(PARAMS))
     for name, basis in fresh.basis.items():
         assert 0 < basis.shape[1] < len(basis)
         torch.testing.assert_close(other.basis[name], basis, rtol=0, atol=1e-6)
@@ -327,8 +329,8 @@ def test_float32_evidence_is_enough(condition: float) -> None:
         exact.append(Contribution(k, delta, evidence={"linear": moments}))
         single = {name: value.float() for name, value in delta.items()}
         rounded.append(Contribution(k, single, evidence={"linear": (rows.float().T @ rows.float()) / 500}))
-    rule = Canonical(tau=0.0, basis="none")
-    one, other = (rule.fuse(LocalCohort(cohort), params, {}).delta["linear.weight"] for cohort in (exact, rounded))
+    method = Canonical(tau=0.0, basis="none")
+    one, other = (method.fuse(LocalCohort(cohort), params, {}).delta["linear.weight"] for cohort in (exact, rounded))
     assert float((one - other).norm() / one.norm()) < 1e-4
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.diagnostics import cohort_cosines, energy_kept, mean_cosine, step_cosine
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.distributed.cohort import LocalCohort

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.clipped import Clipped
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.median import Median
@@ -119,18 +119,18 @@ def test_clipping_bounds_delta_and_halfway_alike() -> None:
     one, two, three, four, zero = (torch.tensor([x]) for x in (1.0, 2.0, 3.0, 4.0, 0.0))
     long = Contribution(0, {"a": three, "b": four}, halfway={"a": one, "b": two}, evidence={"linear": torch.eye(2)})
     short = Contribution(1, {"a": one, "b": zero})
-    rule = Clipped(Mean(), 2.0)
-    assert rule.clip(long).delta["a"].item() == pytest.approx(6 / 5)
-    assert rule.clip(long).halfway == {"a": torch.tensor([2 / 5]), "b": torch.tensor([4 / 5])}
-    assert rule.clip(long).evidence is long.evidence
-    assert rule.clip(short) is short
-    fused = rule.fuse(LocalCohort([long, short]), {}, {})
+    method = Clipped(Mean(), 2.0)
+    assert method.clip(long).delta["a"].item() == pytest.approx(6 / 5)
+    assert method.clip(long).halfway == {"a": torch.tensor([2 / 5]), "b": torch.tensor([4 / 5])}
+    assert method.clip(long).evidence is long.evidence
+    assert method.clip(short) is short
+    fused = method.fuse(LocalCohort([long, short]), {}, {})
     assert [fused.delta["a"].item(), fused.delta["b"].item()] == pytest.approx([1.1, 0.8])
     assert fused.metrics["aggregator/clipped"] == 0.5
     assert fused.mean_square == pytest.approx((4 + 1) / 2)
 
 
-def test_clipping_is_a_setting_of_every_rule() -> None:
+def test_clipping_is_a_setting_of_every_method() -> None:
     assert build_aggregator(AggregatorConfig("fedavg")).fuse == Mean()
     aggregator = build_aggregator(AggregatorConfig("krum", clip_norm=2.0))
     assert (aggregator.fuse.least_clients, aggregator.sums_only, aggregator.needs) == (5, False, frozenset())
@@ -139,7 +139,7 @@ def test_clipping_is_a_setting_of_every_rule() -> None:
     far[0] = replace(far[0], delta={name: 1e6 * value for name, value in far[0].delta.items()})
     plain = build_aggregator(AggregatorConfig("fedexp"))
     clipped = build_aggregator(AggregatorConfig("fedexp", clip_norm=1e3))
-    same = [rule.aggregate(LocalCohort(one), PARAMS, rule.init(PARAMS)) for rule in (plain, clipped)]
+    same = [method.aggregate(LocalCohort(one), PARAMS, method.init(PARAMS)) for method in (plain, clipped)]
     assert same[1].metrics.pop("aggregator/clipped") == 0.0
     for name, value in same[0].metrics.items():
         if name != "bytes/up":  # whether it was clipped is one more thing that a client says

@@ -1,4 +1,4 @@
-"""Three rounds of a tiny federation per rule, kept as numbers. FEDCMP_REWRITE_GOLDEN=1 writes them anew."""
+"""Three rounds of a tiny federation per method, kept as numbers. FEDCMP_REWRITE_GOLDEN=1 writes them anew."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
@@ -28,7 +28,7 @@ def evidence(index: int, client: int) -> dict[str, torch.Tensor]:
 
 
 def contribution(index: int, client: int) -> Contribution:
-    """A client that recorded everything that a rule may ask for."""
+    """A client that recorded everything that a method may ask for."""
 
     def params(shift: int, scale: float) -> dict[str, torch.Tensor]:
         return {

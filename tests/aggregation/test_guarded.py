@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.guarded import Guarded, judge
 from fedcmp.aggregation.fuse.mean import Mean
@@ -42,8 +42,8 @@ def times(one: Contribution, factor: float) -> Contribution:
     )
 
 
-def fused(rule, clients: list[Contribution]) -> Params:
-    return rule.fuse(LocalCohort(clients), PARAMS, rule.init(PARAMS)).delta
+def fused(method, clients: list[Contribution]) -> Params:
+    return method.fuse(LocalCohort(clients), PARAMS, method.init(PARAMS)).delta
 
 
 def distance(one: Params, other: Params) -> float:
@@ -55,23 +55,23 @@ def distance(one: Params, other: Params) -> float:
 @pytest.mark.parametrize("factor", [-1.0, -9.0], ids=["flipped", "flipped and scaled"])
 def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> None:
     cohort = [honest(number) for number in range(8)]
-    hostile = [times(one, factor) if one.client_id in (1, 4, 6) else one for one in cohort]
+    byzantine = [times(one, factor) if one.client_id in (1, 4, 6) else one for one in cohort]
     rest = [one for one in cohort if one.client_id not in (1, 4, 6)]
     assert (
-        distance(fused(Guarded(inner), hostile), fused(inner, rest)) < 0.12
+        distance(fused(Guarded(inner), byzantine), fused(inner, rest)) < 0.12
     )  # trust of honest ones may differ a little
-    assert distance(fused(inner, hostile), fused(inner, rest)) > 0.5
+    assert distance(fused(inner, byzantine), fused(inner, rest)) > 0.5
 
 
 @pytest.mark.parametrize("num", [3, 5, 7, 8, 9])
 def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
     """In odd cohorts an honest client faces as many liars as honest ones."""
-    hostile = (num - 1) // 2
+    byzantine = (num - 1) // 2
     for draw in range(10):
         own = torch.Generator().manual_seed(100 * num + draw)
         deltas = torch.randn(500, generator=own).double() + torch.randn(num, 500, generator=own).double()
-        deltas[:hostile] *= -1
-        assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * hostile + [1.0] * (num - hostile)
+        deltas[:byzantine] *= -1
+        assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * byzantine + [1.0] * (num - byzantine)
 
 
 @pytest.mark.parametrize("size", [1_000, 18_624], ids=["small", "the demo's projector"])
@@ -104,9 +104,9 @@ def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
 def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     cohort = [honest(number, noise=0.2) for number in range(5)]
     loud = [replace(times(cohort[0], 50.0), evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
-    rule = Guarded(Canonical(tau=0.0))
-    assert distance(fused(rule, loud), fused(rule, cohort)) < 1.0
-    assert distance(fused(Canonical(tau=0.0), loud), fused(rule, cohort)) > 10.0
+    method = Guarded(Canonical(tau=0.0))
+    assert distance(fused(method, loud), fused(method, cohort)) < 1.0
+    assert distance(fused(Canonical(tau=0.0), loud), fused(method, cohort)) > 10.0
     deltas = torch.stack([torch.cat([value.flatten() for value in one.delta.values()]) for one in loud]).double()
     sizes = torch.tensor([5.0, 1.0, 1.0, 1.0, 1.0])
     verdict = judge(deltas @ deltas.T, sizes)

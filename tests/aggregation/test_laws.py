@@ -1,4 +1,4 @@
-"""Laws that every rule of the table obeys."""
+"""Laws that every method of the table obeys."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 from samples_of_clients import SHAPES, contribution, random_params
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
-from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed.cohort import LocalCohort
 
 NAMES = sorted(PRESETS)

@@ -1,4 +1,4 @@
-"""Each local rule, and FedNova, against loops over single numbers written from the papers' equations, and by hand."""
+"""Each local step, and FedNova, against loops over single numbers written from the papers' equations, and by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.normalised import Normalised
 from fedcmp.aggregation.local.control_variates import ControlVariates
@@ -36,14 +36,14 @@ def gradient(client: int, round_: int, step: int, place: int, w: float) -> float
 
 
 def ours(config: AggregatorConfig, cohorts: Sequence[Sequence[int]], momentum: float = 0.0) -> list[float]:
-    """Rounds of SGD with the rule's own methods."""
+    """Rounds of SGD with the method's own methods."""
     aggregator = build_aggregator(config, momentum=momentum)
-    rule, params = aggregator.local, {"w": torch.tensor(START)}
+    method, params = aggregator.local, {"w": torch.tensor(START)}
     state, kept = aggregator.init(params), {}
     for round_, cohort in enumerate(cohorts):
         contributions, shared = [], state["local"]
         for client in cohort:
-            own = kept.get(client) or rule.client_init(params)
+            own = kept.get(client) or method.client_init(params)
             local, velocity = params["w"].clone(), torch.zeros(3)
             path, at_start = [], []
             for step in range(STEPS[client]):
@@ -53,11 +53,11 @@ def ours(config: AggregatorConfig, cohorts: Sequence[Sequence[int]], momentum: f
                 )
                 path.append(found)
                 at_start.append(first)
-                corrected = rule.correct({"w": found}, {"w": local}, params, shared, own)["w"]
+                corrected = method.correct({"w": found}, {"w": local}, params, shared, own)["w"]
                 velocity = momentum * velocity + corrected
                 local = local - LR * velocity
             means = {"gradient": {"w": sum(path) / len(path)}, "start_gradient": {"w": sum(at_start) / len(at_start)}}
-            finished = rule.finish({what: means[what] for what in rule.needs}, shared, own)
+            finished = method.finish({what: means[what] for what in method.needs}, shared, own)
             kept[client] = finished.client
             delta = {"w": local - params["w"]}
             contributions.append(
@@ -186,8 +186,8 @@ def test_fednova_by_hand() -> None:
     assert Normalised(Mean()).fuse(LocalCohort(still), params(0.0), {}).delta["w"].item() == pytest.approx(3.0)
 
 
-@pytest.mark.parametrize("rule", [ControlVariates(), ServerMomentum(0.5)], ids=["scaffold", "fedcm"])
-def test_two_sums_over_two_clients_tell_both_updates_as_the_page_on_secure_sums_says(rule) -> None:
+@pytest.mark.parametrize("method", [ControlVariates(), ServerMomentum(0.5)], ids=["scaffold", "fedcm"])
+def test_two_sums_over_two_clients_tell_both_updates_as_the_page_on_secure_aggregation_says(method) -> None:
     """SGD at a constant rate: D_k = -lr n_k (sent_k + c), c the server's, and two sums are two equations."""
     rng = torch.Generator().manual_seed(0)
     steps, p, known = (3, 5), (0.25, 0.75), torch.randn(4, generator=rng)
@@ -196,11 +196,11 @@ def test_two_sums_over_two_clients_tell_both_updates_as_the_page_on_secure_sums_
     for count in steps:
         own = {"control": {"w": torch.randn(4, generator=rng)}}
         gradients = [{"w": torch.randn(4, generator=rng)} for _ in range(count)]
-        taken = [rule.correct(one, {}, {}, shared, own)["w"] for one in gradients]
+        taken = [method.correct(one, {}, {}, shared, own)["w"] for one in gradients]
         updates.append(-LR * torch.stack(taken).sum(dim=0))
         mean = {"w": torch.stack([one["w"] for one in gradients]).mean(dim=0)}
-        sent.append(rule.finish({"gradient": mean}, shared, own).message["w"])
-    plain = isinstance(rule, ControlVariates)
+        sent.append(method.finish({"gradient": mean}, shared, own).message["w"])
+    plain = isinstance(method, ControlVariates)
     of_sent = torch.tensor((1.0, 1.0) if plain else p)
     of_updates = torch.tensor([q * n for q, n in zip(p, steps, strict=True)])
     offset = known if plain else torch.zeros(4)

@@ -1,4 +1,4 @@
-"""The table of rules: complete, and strict about names, options and ranges."""
+"""The table of methods: complete, and strict about names, options and ranges."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def settings(name: str, **given: Any) -> AggregatorConfig:
     ("fedavg", {"clip_norm": -1.0}, ["aggregator.clip_norm", "-1.0"]),
     ("fedavg", {"pairwise": -1}, ["aggregator.pairwise", "-1"]),
     ("fedavg", {"fuse__lr": 1.0}, ["aggregator.fuse.lr", "it has none"]),
-    ("fedavg", {"local__rule": "prox"}, ["aggregator.local.rule", '"proximal"']),
-    ("fedavg", {"server__rule": "opm"}, ["aggregator.server.rule=opm", "aggregator.fuse.rule=mean"]),
+    ("fedavg", {"local__kind": "prox"}, ["aggregator.local.kind", '"proximal"']),
+    ("fedavg", {"server__kind": "opm"}, ["aggregator.server.kind=opm", "aggregator.fuse.kind=mean"]),
     ("fedavg", {"server__lr": "fast"}, ["aggregator.server.lr", "(0, inf)", "'fast'"]),
     ("fedavgm", {"server__beta": 1.0}, ["aggregator.server.beta", "[0, 1)", "1.0"]),
     ("fedadam", {"server__bta1": 0.5}, ["aggregator.server.bta1", '"beta1"']),
@@ -79,7 +79,7 @@ def settings(name: str, **given: Any) -> AggregatorConfig:
     ("fedmuon", {"server__beta": 1}, ["aggregator.server.beta"]),
     ("fedcmp", {"server__momentum": 1.0}, ["aggregator.server.momentum"]),
     ("fedcmp", {"server__projected": "no"}, ["aggregator.server.projected", "true or false"]),
-    ("fedcmp", {"fuse__basis": "none", "fuse__tau": 0.0}, ["aggregator.fuse.rule=canonical"]),
+    ("fedcmp", {"fuse__basis": "none", "fuse__tau": 0.0}, ["aggregator.fuse.kind=canonical"]),
     ("fedcmp", {"fuse__basis": "update"}, ["aggregator.fuse.basis", '"updates"']),
     ("fedcmp", {"fuse__tau": 1.5}, ["aggregator.fuse.tau", "[0, 1]", "1.5"]),
     ("fedcmp", {"fuse__tau": float("nan")}, ["aggregator.fuse.tau"]),
@@ -101,9 +101,9 @@ def settings(name: str, **given: Any) -> AggregatorConfig:
     ("geometric-median", {"fuse__smoothing": 0}, ["aggregator.fuse.smoothing"]),
     ("geometric-median", {"fuse__tolerance": -1}, ["aggregator.fuse.tolerance"]),
     ("geometric-median", {"fuse__max_iterations": 0}, ["aggregator.fuse.max_iterations"]),
-    ("median", {"guard": True}, ["aggregator.guard", "aggregator.fuse.rule=median"]),
-    ("krum", {"guard": True}, ["aggregator.guard", "aggregator.fuse.rule=krum"]),
-    ("scaffold", {"guard": True}, ["aggregator.guard", "aggregator.local.rule=control_variates"]),
+    ("median", {"guard": True}, ["aggregator.guard", "aggregator.fuse.kind=median"]),
+    ("krum", {"guard": True}, ["aggregator.guard", "aggregator.fuse.kind=krum"]),
+    ("scaffold", {"guard": True}, ["aggregator.guard", "aggregator.local.kind=control_variates"]),
 ], ids=str)  # fmt: skip
 def test_errors_name_the_key(name: str, given: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -113,7 +113,7 @@ def test_errors_name_the_key(name: str, given: dict[str, Any], words: list[str])
 
 def test_options_reach_their_part() -> None:
     assert build_aggregator(settings("fedyogi", server__lr=0.5)).server.lr == 0.5
-    assert build_aggregator(settings("fedavg", server__rule="opm", server__projected=False)).server == Opm(
+    assert build_aggregator(settings("fedavg", server__kind="opm", server__projected=False)).server == Opm(
         projected=False
     )
     assert not build_aggregator(settings("fedcmp", guard=True)).sums_only

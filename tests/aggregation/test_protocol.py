@@ -1,4 +1,4 @@
-"""Every rule as another rank than the server sees it: the same calls in the same order, no use of their results."""
+"""Every method as another rank than the server sees it: the same calls in the same order, no use of their results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from samples_of_clients import SHAPES, random_params
 from test_laws import assert_same_bits, contributions
 
-from fedcmp.aggregation.base import MappedCohort
+from fedcmp.aggregation.contribution import MappedCohort
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse import coordinates, krum
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.krum import Krum
@@ -65,13 +65,13 @@ def test_the_trimmed_mean_drops_both_ends(trim: float, num: int, cut: int) -> No
 
 def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     one = LocalCohort(clients(5))
-    rules = (Median(), TrimmedMean(), Krum())
-    whole = [rule.fuse(one, PARAMS, {}).delta for rule in rules]
+    methods = (Median(), TrimmedMean(), Krum())
+    whole = [method.fuse(one, PARAMS, {}).delta for method in methods]
     monkeypatch.setattr("fedcmp.aggregation.diagnostics.CHUNK", 5)
     for room in (coordinates, krum):
         monkeypatch.setattr(room, "CHUNK", 5)
-    for rule, before in zip(rules, whole, strict=True):
-        assert flat(rule.fuse(one, PARAMS, {}).delta) == flat(before)
+    for method, before in zip(methods, whole, strict=True):
+        assert flat(method.fuse(one, PARAMS, {}).delta) == flat(before)
 
 
 @pytest.mark.parametrize(("num", "f", "keep"), [(3, 0, 1), (5, 1, 1), (6, 1, 0), (7, 2, 3), (9, 2, 9), (9, 0, 0)])
@@ -133,8 +133,8 @@ def test_the_geometric_median_is_weiszfelds(iterations: int) -> None:
         pull = distance(goal, v) * sum(beta)
         assert 0 < held < pull
         v = [to + held / pull * (at - to) for at, to in zip(v, goal, strict=True)]
-    rule = GeometricMedian(smoothing=nu, tolerance=0.0, max_iterations=iterations)
-    fused = rule.fuse(LocalCohort(one), PARAMS, {})
+    method = GeometricMedian(smoothing=nu, tolerance=0.0, max_iterations=iterations)
+    fused = method.fuse(LocalCohort(one), PARAMS, {})
     assert flat(fused.delta) == pytest.approx(v, rel=1e-5, abs=1e-6)
     assert fused.metrics == {"aggregator/iterations": iterations, "aggregator/objective": pytest.approx(objective)}
 
@@ -162,16 +162,16 @@ def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None
     ("geometric-median", {}, 3),
 ])  # fmt: skip
 def test_each_rule_withstands_as_many_of_eight_as_its_options_say(name: str, options: dict, most: int) -> None:
-    rule = build_aggregator(AggregatorConfig(name, fuse=options)).fuse
+    method = build_aggregator(AggregatorConfig(name, fuse=options)).fuse
     rng = torch.Generator().manual_seed(4)
     rows = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
 
-    def away(hostile: int) -> float:
+    def away(byzantine: int) -> float:
         """In norms of the honest, who say about 1 everywhere."""
-        cohort, params = points(*([-1e6] * 200,) * hostile, *rows[hostile:])
-        return float((rule.fuse(cohort, params, {}).delta["w"] - 1.0).norm()) / math.sqrt(200)
+        cohort, params = points(*([-1e6] * 200,) * byzantine, *rows[byzantine:])
+        return float((method.fuse(cohort, params, {}).delta["w"] - 1.0).norm()) / math.sqrt(200)
 
-    assert max(away(hostile) for hostile in range(most + 1)) < 0.5
+    assert max(away(byzantine) for byzantine in range(most + 1)) < 0.5
     assert name == "krum" or away(most + 1) > 2, "Krum may be luckier than its limit"
 
 

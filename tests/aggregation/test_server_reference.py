@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.parts import Update
 from fedcmp.aggregation.presets import SERVERS, AggregatorConfig, build_aggregator
-from fedcmp.aggregation.rules import Update
 from fedcmp.distributed.cohort import LocalCohort
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]

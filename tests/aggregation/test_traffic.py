@@ -22,7 +22,7 @@ CONFIGS = [
     AggregatorConfig("fedcmp", fuse={"evidence": False, "tau": 0.5}),
     AggregatorConfig("fedcmp", normalise=True, clip_norm=1.0),
     AggregatorConfig("fedcmp", guard=True),
-    AggregatorConfig("fedavg", local={"rule": "server_momentum"}, pairwise=0),
+    AggregatorConfig("fedavg", local={"kind": "server_momentum"}, pairwise=0),
     AggregatorConfig("fedavg", pairwise=3),
     AggregatorConfig("ties", normalise=True),
     AggregatorConfig("knots", fuse={"merge": "mean"}),

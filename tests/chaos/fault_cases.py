@@ -121,7 +121,7 @@ CASES = (
     Case("no-bound", "the same with no bound set", (), of_the_sick(scaled(1e3))),
     Case("slow", "a client that is too slow", ("federation.deadline=10",), slow(12.0), left_out="slow"),
     Case("dropout", "clients that drop out", ("federation.dropout=0.25",)),
-    Case("secure-dropout", "clients lost in a secure sum",
+    Case("secure-dropout", "clients lost in secure aggregation",
          ("federation.secure=masks", "aggregator.pairwise=0", "federation.secure_dropout=0.1")),
     Case("too-few", "errors in more clients than may fail", (SKIP, "federation.min_clients=7"), breaking(True),
          ends="failed", error="fewer than federation.min_clients=7; left out: client 1"),

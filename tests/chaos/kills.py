@@ -62,23 +62,25 @@ def told(folder: Path) -> dict[str, Any]:
     return {**kept, "records": timed}
 
 
-def whole(folder: Path, ranks: int, rule: str) -> tuple[dict[str, Any], float]:
+def whole(folder: Path, ranks: int, method: str) -> tuple[dict[str, Any], float]:
     """A run that is left alone, and the seconds that it takes."""
     t0 = time.monotonic()
-    children = start(folder, ranks, rule)
+    children = start(folder, ranks, method)
     codes = [os.waitpid(child, 0)[1] for child in children]
     if any(codes):
         raise RuntimeError(f"the run that was left alone failed: {codes}")
     return told(folder), time.monotonic() - t0
 
 
-def trial(seed: int, how: str, ranks: int, rule: str, folder: Path, expected: dict[str, Any], seconds: float) -> Trial:
+def trial(
+    seed: int, how: str, ranks: int, method: str, folder: Path, expected: dict[str, Any], seconds: float
+) -> Trial:
     """One run, killed and continued until it is whole."""
     chance, kills = random.Random(seed), []
     for attempt in range(MOST_KILLS + 1):
         last = attempt == MOST_KILLS or (attempt > 0 and chance.random() < 0.4)
         count = 0 if last or how != "file" else chance.randrange(1, 60)
-        children = start(folder, ranks, rule, count)
+        children = start(folder, ranks, method, count)
         if last:
             codes = [os.waitpid(child, 0)[1] for child in children]
             if any(codes):
@@ -94,18 +96,18 @@ def trial(seed: int, how: str, ranks: int, rule: str, folder: Path, expected: di
     return Trial(how, ranks, tuple(kills), f"other than uninterrupted: {', '.join(different)}" if different else None)
 
 
-def start(folder: Path, ranks: int, rule: str, kill_at_file: int = 0) -> list[int]:
+def start(folder: Path, ranks: int, method: str, kill_at_file: int = 0) -> list[int]:
     """Forks the ranks of a run, or of one that goes on; their process ids."""
 
     def act(rank: int) -> None:
         if kill_at_file and rank == 0:
             _die_at(kill_at_file, folder)
-        _run(folder, rule)
+        _run(folder, method)
 
     return fork_ranks(ranks, act)
 
 
-def _run(folder: Path, rule: str) -> None:
+def _run(folder: Path, method: str) -> None:
     from fedcmp.config import load_config
     from fedcmp.experiment import resume, train
     from fedcmp.tracking.progress import Progress
@@ -117,7 +119,7 @@ def _run(folder: Path, rule: str) -> None:
     else:
         if folder.exists():
             shutil.rmtree(folder)  # it died before it had said what it is: nothing is lost
-        train(load_config(None, [*SMALL, f"aggregator={rule}", f"run.dir={folder}"]), progress=quiet)
+        train(load_config(None, [*SMALL, f"aggregator={method}", f"run.dir={folder}"]), progress=quiet)
 
 
 def _die_at(count: int, folder: Path) -> None:
@@ -167,26 +169,30 @@ def _place(folder: Path) -> str:
     return f"after record {rounds - 1}"
 
 
-def campaign(trials: int, ranks: list[int], rules: list[str], seed: int, folder: Path) -> list[Trial]:
+def campaign(trials: int, ranks: list[int], methods: list[str], seed: int, folder: Path) -> list[Trial]:
     """Trials of every kind in turn; each line is printed as it ends."""
     import fedcmp.experiment  # noqa: F401 - the ranks are forked from a process that has loaded everything
 
     alone = {}
-    for rule in rules:
+    for method in methods:
         for count in ranks:
-            alone[rule, count] = whole(folder / f"alone-{rule}-{count}", count, rule)
-        hashes = {alone[rule, count][0]["projector_sha256"] for count in ranks}
-        assert len(hashes) == 1, f"{rule}: {ranks} ranks give different bits"
+            alone[method, count] = whole(folder / f"alone-{method}-{count}", count, method)
+        hashes = {alone[method, count][0]["projector_sha256"] for count in ranks}
+        assert len(hashes) == 1, f"{method}: {ranks} ranks give different bits"
     found = []
     for number in range(trials):
-        how, count, rule = HOW[number % len(HOW)], ranks[number // len(HOW) % len(ranks)], rules[number % len(rules)]
+        how, count, method = (
+            HOW[number % len(HOW)],
+            ranks[number // len(HOW) % len(ranks)],
+            methods[number % len(methods)],
+        )
         how = "clock" if how == "rank" and count == 1 else how
         place = folder / f"trial-{number}"
-        one = trial(seed + number, how, count, rule, place, *alone[rule, count])
+        one = trial(seed + number, how, count, method, place, *alone[method, count])
         found.append(one)
         said = one.problem or "the same bits"
         print(
-            f"{number + 1:4}  {rule:9} {how:6} {count} ranks  killed {'; '.join(one.kills) or 'never'}: {said}",
+            f"{number + 1:4}  {method:9} {how:6} {count} ranks  killed {'; '.join(one.kills) or 'never'}: {said}",
             flush=True,
         )
         if one.problem is None:
@@ -198,7 +204,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--rules", nargs="+", default=["fedcmp", "scaffold"])
+    parser.add_argument("--methods", nargs="+", default=["fedcmp", "scaffold"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", action="store_true", help="put what was found into docs/faults.md")
     options = parser.parse_args()
@@ -207,7 +213,7 @@ def main() -> int:
     begun_at = (commit() or "unknown")[:7]
     folder = Path(tempfile.mkdtemp(prefix="fedcmp-chaos-"))
     t0 = time.monotonic()
-    found = campaign(options.trials, options.ranks, options.rules, options.seed, folder)
+    found = campaign(options.trials, options.ranks, options.methods, options.seed, folder)
     places = Counter("after a record" if "record" in place else place for one in found for place in one.kills)
     bad = [one for one in found if one.problem]
     print(f"\n{len(found)} trials, {sum(len(one.kills) for one in found)} kills, {time.monotonic() - t0:.0f} s")

@@ -64,7 +64,9 @@ def test_pooled_features_have_length_one() -> None:
     assert pool(table) == pytest.approx(np.array([[0.6, 0.8], [1.0, 0.0], [0.6, 0.8]]), abs=1e-3)
 
 
-def test_kept_clusters_are_found_again_and_damaged_ones_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_kept_clusters_are_found_again_and_corrupted_ones_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_clusters(tmp_path / "new", "k" * 64, ["a", "b"])
     assert load_clusters(tmp_path / "new", "k" * 64, 2) == ["a", "b"]
     assert load_clusters(tmp_path / "new", "j" * 64, 2) is None
@@ -109,11 +111,11 @@ def groups() -> Groups:
 def test_all_ranks_have_the_same_topics_as_one_process(tmp_path: Path) -> None:
     alone = read_data(config(tmp_path / "alone")).split
 
-    def deal() -> tuple[Partition, Partition]:
+    def assign() -> tuple[Partition, Partition]:
         first = read_data(config(tmp_path / "together"), groups()).split
         return first, read_data(config(tmp_path / "together"), groups()).split
 
-    assert run_ranks(deal, 3) == [(alone, alone)] * 3
+    assert run_ranks(assign, 3) == [(alone, alone)] * 3
 
 
 @pytest.mark.parametrize("broken", [0, 2])
@@ -121,14 +123,14 @@ def test_a_rank_whose_tower_fails_ends_all(tmp_path: Path, broken: int) -> None:
     def fail(*args: object, **more: object) -> None:
         raise DataError("a picture cannot be decoded")
 
-    def deal() -> str:
+    def assign() -> str:
         if dist.get_rank() == broken:
             fedcmp.pictures.compute_features = fail
         with pytest.raises(DataError, match="cannot be decoded") as caught:
             read_data(config(tmp_path), groups())
         return str(caught.value)
 
-    said = run_ranks(deal, 3)
+    said = run_ranks(assign, 3)
     assert [rank for rank, text in enumerate(said) if text == "a picture cannot be decoded"] == [broken]
 
 

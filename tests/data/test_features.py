@@ -75,7 +75,7 @@ def test_another_tower_has_another_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["shard", "note", "foreign", "missing"])
-def test_damage_is_noticed_and_mended(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_corrupt_is_noticed_and_mended(tmp_path: Path, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = table(tmp_path, Counting())
     shard = next((tmp_path / "k").glob("shard-*.safetensors"))
     note = shard.with_suffix(".json")

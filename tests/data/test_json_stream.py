@@ -78,7 +78,7 @@ def test_one_object_is_told_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.json:1: an object of several lines; expected a JSON array"):
         list(records(path))
     path.write_text('{"id": \n{"id": 2}\n')
-    assert isinstance(next(iter(records(path)))[1], DataError), "a damaged line is one bad record"
+    assert isinstance(next(iter(records(path)))[1], DataError), "a corrupted line is one bad record"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_one_object_is_told_what_is_expected(tmp_path: Path) -> None:
         ('["caf\udce9"]', r"not UTF-8"),
     ],
 )
-def test_damage_is_named_by_file_and_line(tmp_path: Path, text: str, complaint: str) -> None:
+def test_corrupt_is_named_by_file_and_line(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=complaint):
@@ -111,5 +111,5 @@ def test_a_missing_file_and_an_endless_record_are_named(tmp_path: Path, monkeypa
     monkeypatch.setattr(json_stream, "LARGEST", 1000)
     monkeypatch.setattr(json_stream, "CHUNK", 100)
     (tmp_path / "c.json").write_text('["' + "x" * 5000)
-    with pytest.raises(DataError, match=r"longer than 1,000 characters, or damaged"):
+    with pytest.raises(DataError, match=r"longer than 1,000 characters, or corrupted"):
         list(elements(tmp_path / "c.json"))

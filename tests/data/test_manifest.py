@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import Partition, PartitionConfig, damage, manifest, partition
+from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.config import QualityConfig, TopicConfig
 from fedcmp.data.scenarios.manifest import records_hash
 from fedcmp.data.scenarios.overlap import mean_overlap, overlap_matrix
@@ -30,7 +30,7 @@ def made(config: PartitionConfig, split: Partition | None = None) -> dict:
 def test_it_says_what_the_split_is() -> None:
     content = made(PartitionConfig("domain", 2))
     assert set(content) == {
-        "seed", "hash", "records", "clients", "scenario", "knobs", "sizes", "damaged", "composition", "overlap",
+        "seed", "hash", "records", "clients", "scenario", "knobs", "sizes", "corrupted", "composition", "overlap",
         "splits", "names",
     }  # fmt: skip
     assert content["scenario"] == "domain"
@@ -41,7 +41,7 @@ def test_it_says_what_the_split_is() -> None:
     assert content["composition"]["0"] == {
         "domains": {"a": 2 * LEAST}, "labels": {"a/0": LEAST, "a/1": LEAST},
     }  # fmt: skip
-    assert content["damaged"] == {}
+    assert content["corrupted"] == {}
     assert content["overlap"] == 0.0
     assert content["splits"] == {"train": len(SAMPLES), "val": 3, "test": 4}
     assert content["records"] == {name: records_hash(samples) for name, samples in SPLITS.items()}
@@ -50,7 +50,7 @@ def test_it_says_what_the_split_is() -> None:
 def test_the_hash_is_of_who_holds_what_alone() -> None:
     plain = PartitionConfig("iid", 3)
     split = partition(SAMPLES, plain, 0)
-    spoilt = split._replace(damaged=damage(SAMPLES, split.clients, QualityConfig(), 0).positions)
+    spoilt = split._replace(corrupted=corrupt(SAMPLES, split.clients, QualityConfig(), 0).positions)
     assert made(plain)["hash"] == made(PartitionConfig("quality", 3), spoilt)["hash"]
     assert made(plain)["hash"] != made(PartitionConfig("iid", 4))["hash"]
 
@@ -73,12 +73,12 @@ def test_the_hash_of_many_records_is_of_each() -> None:
     assert len({*hashes, records_hash(many)}) == 4
 
 
-def test_damaged_captions_are_listed() -> None:
+def test_corrupted_captions_are_listed() -> None:
     config = PartitionConfig("quality", 4, quality=QualityConfig(0.5, 0.25))
     split = partition(SAMPLES, config, 0)
-    content = made(config, split._replace(damaged=damage(SAMPLES, split.clients, config.quality, 0).positions))
-    assert len(content["damaged"]) == 2
-    for client, ids in content["damaged"].items():
+    content = made(config, split._replace(corrupted=corrupt(SAMPLES, split.clients, config.quality, 0).positions))
+    assert len(content["corrupted"]) == 2
+    for client, ids in content["corrupted"].items():
         assert len(ids) == round(0.25 * content["sizes"][int(client)])
         assert set(ids) <= set(content["clients"][client])
 

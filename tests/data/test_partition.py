@@ -106,7 +106,7 @@ def test_words_of_a_scenario() -> None:
 @pytest.mark.parametrize(("override", "message"), [
     ("scenario=domian", r'partition\.scenario: unknown word .domian.; did you mean "domain"'),
     ("scenario=topic+qualty", r'partition\.scenario: unknown word .qualty.; did you mean "quality"'),
-    ("scenario=topic+domain", r"partition\.scenario: topic and domain both say how samples are dealt"),
+    ("scenario=topic+domain", r"partition\.scenario: topic and domain both say how samples are assigned"),
     ("scenario=quality+quality", r"partition\.scenario: quality stands twice"),
     ("scenario=topic+", r"partition\.scenario: unknown word ''"),
     ("mix=1.5", r"partition\.mix must be in \[0, 1\], got 1.5"),
@@ -128,7 +128,7 @@ def test_bad_knobs_are_named(override: str, message: str) -> None:
 
 
 def test_impossible_partitions() -> None:
-    with pytest.raises(DataError, match=r"2 samples cannot be dealt to partition\.clients=3"):
+    with pytest.raises(DataError, match=r"2 samples cannot be assigned to partition\.clients=3"):
         partition(SAMPLES[:2], PartitionConfig("iid", 3), 0)
     with pytest.raises(DataError, match=r"80 samples cannot give 5 clients partition\.quantity\.min_samples=17 each"):
         partition(SAMPLES, PartitionConfig("quantity", 5, quantity=QuantityConfig(min_samples=17)), 0)

@@ -1,4 +1,4 @@
-"""Damaged captions: as many as asked, where asked, and nothing else."""
+"""Corrupted captions: as many as asked, where asked, and nothing else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import PartitionConfig, damage, partition
-from fedcmp.data.scenarios.config import DAMAGES, QualityConfig
+from fedcmp.data.scenarios import PartitionConfig, corrupt, partition
+from fedcmp.data.scenarios.config import CORRUPTIONS, QualityConfig
 from fedcmp.data.scenarios.quality import TEMPLATE
 
 SAMPLES = [
@@ -20,10 +20,10 @@ SPLIT = partition(SAMPLES, PartitionConfig("domain", 5), 0)
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 @pytest.mark.parametrize(("clients", "captions"), [(0.4, 1.0), (1.0, 0.5), (0.05, 0.1), (0.0, 1.0), (0.6, 0.0)])
 def test_as_many_as_asked(kind: str, clients: float, captions: float, seed: int) -> None:
-    found = damage(SAMPLES, SPLIT.clients, QualityConfig(clients, captions, kind), seed)
+    found = corrupt(SAMPLES, SPLIT.clients, QualityConfig(clients, captions, kind), seed)
     hurt = [positions for positions in found.positions if positions]
     assert len(hurt) == (0 if not clients * captions else max(1, round(5 * clients)))
     assert all(len(positions) == round(30 * captions) for positions in hurt)
@@ -33,21 +33,21 @@ def test_as_many_as_asked(kind: str, clients: float, captions: float, seed: int)
     for position, (before, after) in enumerate(zip(SAMPLES, found.samples, strict=True)):
         assert (after.caption != before.caption) == (position in chosen)
         assert (after.id, after.image, after.domain) == (before.id, before.image, before.domain)
-    assert found == damage(SAMPLES, SPLIT.clients, QualityConfig(clients, captions, kind), seed)
+    assert found == corrupt(SAMPLES, SPLIT.clients, QualityConfig(clients, captions, kind), seed)
 
 
-@pytest.mark.parametrize("kind", DAMAGES)
+@pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_the_order_of_samples_does_not_matter(kind: str) -> None:
     config, turned = QualityConfig(0.4, 0.5, kind), SAMPLES[::-1]
-    found = damage(SAMPLES, SPLIT.clients, config, 1)
-    other = damage(turned, partition(turned, PartitionConfig("domain", 5), 0).clients, config, 1)
+    found = corrupt(SAMPLES, SPLIT.clients, config, 1)
+    other = corrupt(turned, partition(turned, PartitionConfig("domain", 5), 0).clients, config, 1)
     assert {s.id: s.caption for s in found.samples} == {s.id: s.caption for s in other.samples}
-    assert found.samples != damage(SAMPLES, SPLIT.clients, config, 2).samples
+    assert found.samples != corrupt(SAMPLES, SPLIT.clients, config, 2).samples
 
 
 def captions_of(kind: str, samples=SAMPLES, clients=SPLIT.clients) -> list[tuple[list[str], list[str]]]:
     """Before and after, by client."""
-    found = damage(samples, clients, QualityConfig(1.0, 1.0, kind), 0)
+    found = corrupt(samples, clients, QualityConfig(1.0, 1.0, kind), 0)
     return [
         ([samples[p].caption for p in positions], [found.samples[p].caption for p in positions])
         for positions in found.positions
@@ -75,7 +75,7 @@ def test_one_word_is_left() -> None:
 def test_shuffled_captions_change_their_text_where_that_can_be(texts: str, kept: int) -> None:
     samples = [Sample(f"{n}", "x.png", text, "d") for n, text in enumerate(texts)]
     for seed in range(10):
-        found = damage(samples, [range(len(texts))], QualityConfig(1.0, 1.0, "shuffled"), seed)
+        found = corrupt(samples, [range(len(texts))], QualityConfig(1.0, 1.0, "shuffled"), seed)
         after = [sample.caption for sample in found.samples]
         assert sum(one == two for one, two in zip(texts, after, strict=True)) == kept
         assert Counter(after) == Counter(texts)
@@ -85,12 +85,12 @@ def test_foreign_captions_come_from_others_even_if_they_are_few() -> None:
     samples = [Sample(f"{n:02}", "x.png", "same" if n % 2 else f"own {n}", "d") for n in range(20)]
     clients = [tuple(range(18)), (18, 19)]
     for seed in range(5):
-        found = damage(samples, clients, QualityConfig(1.0, 1.0, "foreign"), seed)
+        found = corrupt(samples, clients, QualityConfig(1.0, 1.0, "foreign"), seed)
         assert {found.samples[p].caption for p in clients[0]} <= {"own 18", "same"}
         assert all(found.samples[p].caption != samples[p].caption for p in range(20))
 
 
 def test_samples_that_nobody_holds_are_left_alone() -> None:
-    found = damage(SAMPLES, [(0, 1), (2, 3)], QualityConfig(1.0, 1.0, "foreign"), 0)
+    found = corrupt(SAMPLES, [(0, 1), (2, 3)], QualityConfig(1.0, 1.0, "foreign"), 0)
     assert found.samples[4:] == SAMPLES[4:]
     assert {sample.caption for sample in found.samples[:4]} == {sample.caption for sample in SAMPLES[:4]}

@@ -11,7 +11,7 @@ from fedcmp.data.scenarios import PartitionConfig, partition
 from fedcmp.data.scenarios.config import TopicConfig
 from fedcmp.data.scenarios.overlap import mean_overlap
 from fedcmp.data.scenarios.quantity import even_sizes
-from fedcmp.data.scenarios.topic import LEAST, deal_topics, topic_counts, topics_of
+from fedcmp.data.scenarios.topic import LEAST, partition_topics, topic_counts, topics_of
 from fedcmp.data.sources import build_source
 
 
@@ -78,7 +78,7 @@ def test_many_samples_and_clients() -> None:
     rng = np.random.default_rng(0)
     topics = [str(number) for number in rng.zipf(1.5, 60_000) % 50]
     sizes = even_sizes(len(topics), 100)
-    clients = deal_topics(topics, sizes, 0.5, rng)
+    clients = partition_topics(topics, sizes, 0.5, rng)
     assert list(map(len, clients)) == sizes.tolist()
     assert sorted(place for client in clients for place in client) == list(range(len(topics)))
 
@@ -107,7 +107,7 @@ def test_a_label_belongs_to_its_domain() -> None:
     assert set(topics_of(samples, "source")) == {"doodles", "waste", "shapes"}
 
 
-def test_given_topics_are_dealt() -> None:
+def test_given_topics_are_assigned() -> None:
     samples = labelled("a", None, 40)
     topics = ["even" if n % 2 else "odd" for n in range(40)]
     split = partition(samples, PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster")), 0, topics)

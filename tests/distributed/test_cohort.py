@@ -8,7 +8,7 @@ import pytest
 import torch
 from samples_of_clients import contributions
 
-from fedcmp.aggregation.base import Contribution, weighted_sum
+from fedcmp.aggregation.contribution import Contribution, weighted_sum
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError

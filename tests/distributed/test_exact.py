@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution, MappedCohort, Weighted, shares
+from fedcmp.aggregation.contribution import Contribution, MappedCohort, Weighted, shares
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.exact import BITS, CHUNK, Product, from_fixed, largest_magnitude, scale_exponents, sum_fixed
 from fedcmp.errors import AggregationError

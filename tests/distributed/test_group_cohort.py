@@ -1,4 +1,4 @@
-"""Many ranks give the same bits as one process, for every rule; and nobody hangs where one fails."""
+"""Many ranks give the same bits as one process, for every method; and nobody hangs where one fails."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
-from samples_of_clients import NUM_CLIENTS, contribution, contributions, deal, random_params
+from samples_of_clients import NUM_CLIENTS, assign, contribution, contributions, random_params
 
-from fedcmp.aggregation.base import Cohort, Contribution
+from fedcmp.aggregation.contribution import Cohort, Contribution
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
-from fedcmp.aggregation.rules import Aggregated
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.wire import Wire
@@ -24,7 +24,7 @@ from fedcmp.errors import ClientError
 from fedcmp.types import Params
 
 ROUNDS = 3
-# cosines of all pairs are many small messages, and the same for every rule
+# cosines of all pairs are many small messages, and the same for every method
 CASES = {name: AggregatorConfig(name, pairwise=64 if name == "fedcmp" else 0) for name in sorted(PRESETS)}
 CASES["fedcmp, clipped"] = AggregatorConfig("fedcmp", clip_norm=0.3, pairwise=3)
 CASES["fedcmp, guarded"] = AggregatorConfig("fedcmp", guard=True)
@@ -58,7 +58,7 @@ def difference(one: Any, two: Any) -> str:
 
 def here(round_: int) -> list[Contribution]:
     """The clients of this rank; those of rank 2 are shuffled, too."""
-    mine = deal(dist.get_world_size(), round_)[dist.get_rank()]
+    mine = assign(dist.get_world_size(), round_)[dist.get_rank()]
     return [contribution(client, round_) for client in (mine[::-1] if dist.get_rank() == 2 else mine)]
 
 
@@ -74,7 +74,7 @@ def expected() -> dict[str, list[Aggregated]]:
 
 @pytest.fixture(scope="module", params=[1, 2, 4])
 def differences(request: pytest.FixtureRequest, expected: dict[str, list[Aggregated]]) -> list[dict[str, str]]:
-    """Where each rank differs from one process, by rule."""
+    """Where each rank differs from one process, by method."""
 
     def compare() -> dict[str, str]:
         wire, found = Wire(), {}
@@ -104,9 +104,9 @@ def test_any_number_of_ranks_gives_the_bits_of_one_process(name: str, difference
 
 def test_clients_are_dealt_so_that_one_of_several_ranks_has_none() -> None:
     for world_size in (2, 4):
-        idle = [deal(world_size, round_).index([]) for round_ in range(ROUNDS)]
+        idle = [assign(world_size, round_).index([]) for round_ in range(ROUNDS)]
         assert idle == [round_ % world_size for round_ in range(ROUNDS)]  # the server is idle, too
-    assert sorted(client for rank in deal(4, 1) for client in rank) == list(range(NUM_CLIENTS))
+    assert sorted(client for rank in assign(4, 1) for client in rank) == list(range(NUM_CLIENTS))
 
 
 def everything(cohort: Cohort) -> dict[str, Any]:

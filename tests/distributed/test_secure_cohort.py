@@ -10,8 +10,8 @@ import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, contributions, random_params
 
-from fedcmp.aggregation.base import Contribution
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_rules
+from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_methods
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.secure import ClientsLost, SecureCohort, Sizes
@@ -32,7 +32,7 @@ def same(one, other) -> bool:
     return bool(one == other)
 
 
-@pytest.mark.parametrize("name", sums_only_rules())
+@pytest.mark.parametrize("name", sums_only_methods())
 def test_every_sums_only_rule_has_the_bits_of_the_plain_cohort(name: str) -> None:
     aggregator = build_aggregator(AggregatorConfig(name, pairwise=0, clip_norm=0.3))
     params = random_params(1)
@@ -43,7 +43,7 @@ def test_every_sums_only_rule_has_the_bits_of_the_plain_cohort(name: str) -> Non
         secure = aggregator.aggregate(cohort, params, state)
         assert same(secure.params, plain.params)
         assert same(secure.state, plain.state)
-        assert secure.metrics == plain.metrics, "the bytes of the rule too, as if there were no masks"
+        assert secure.metrics == plain.metrics, "the bytes of the method too, as if there were no masks"
         assert cohort.num_sums >= 2
         assert cohort.costs.up > secure.metrics["bytes/up"], "masks cost more"
         params, state = plain.params, plain.state
@@ -108,7 +108,7 @@ def test_terms_that_cannot_be_added_are_named_as_by_the_plain_cohort(value: torc
 @pytest.mark.parametrize(("name", "pairwise"), [("krum", 0), ("median", 0), ("trimmed-mean", 0), ("fedavg", 64)])
 def test_what_looks_at_single_clients_is_refused(name: str, pairwise: int) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=pairwise)), random_params(1)
-    cohort = SecureCohort(contributions(), rule=type(aggregator.fuse).__name__)
+    cohort = SecureCohort(contributions(), method=type(aggregator.fuse).__name__)
     with pytest.raises(AggregationError, match=rf"{type(aggregator.fuse).__name__} .*aggregator\.pairwise=0"):
         aggregator.aggregate(cohort, params, aggregator.init(params))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcmp.distributed.topology import Topology, deal, make_topology
+from fedcmp.distributed.topology import Topology, assign, make_topology
 from fedcmp.errors import ConfigError
 
 
@@ -22,12 +22,12 @@ def test_groups_are_neighbours_and_fill_the_ranks() -> None:
 @pytest.mark.parametrize("num_groups", [1, 2, 3, 5])
 def test_every_wave_is_dealt_once_and_no_group_waits_long(num_groups: int) -> None:
     costs = [9, 8, 7, 7, 5, 3, 2, 2, 1]
-    dealt = deal(costs, num_groups)
-    assert sorted(wave for waves in dealt for wave in waves) == list(range(len(costs)))
-    loads = [sum(costs[wave] for wave in waves) for waves in dealt]
+    assigned = assign(costs, num_groups)
+    assert sorted(wave for waves in assigned for wave in waves) == list(range(len(costs)))
+    loads = [sum(costs[wave] for wave in waves) for waves in assigned]
     assert max(loads) - min(loads) <= max(costs)
-    assert all(waves == tuple(sorted(waves)) for waves in dealt), "long waves first"
+    assert all(waves == tuple(sorted(waves)) for waves in assigned), "long waves first"
 
 
 def test_more_groups_than_waves_leave_some_idle() -> None:
-    assert deal([3], 3) == ((0,), (), ())
+    assert assign([3], 3) == ((0,), (), ())

@@ -13,7 +13,7 @@ PYTHONS = ("python", "python3", ".venv/bin/python")
 PROGRAMS = {*FEDCMP, *LAUNCHERS, *PYTHONS, "wandb", "export", "launch/quickstart", "launch/check"}
 """What a block of commands may begin with."""
 OWN_TEST = {
-    "docs/add_a_rule.md": "tests/docs/test_add_a_rule.py",
+    "docs/add_a_method.md": "tests/docs/test_add_a_method.py",
     "docs/own_data.md": "tests/data/layouts/test_prepare_runs.py",
 }
 """Pages whose commands need what the page makes first."""

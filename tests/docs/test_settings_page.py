@@ -32,7 +32,7 @@ def test_every_key_has_a_place() -> None:
     assert len(keys(Config())) > 80
     assert [line.removeprefix("### `").rstrip("`") for line in PAGE.splitlines() if line.startswith("### `")] == [
         *keys(Config()),
-        *(f"aggregator.{part}.rule={name}" for part, table in zip(
+        *(f"aggregator.{part}.method={name}" for part, table in zip(
             ("local", "fuse", "server"), (LOCALS, FUSES, SERVERS), strict=True
         ) for name in table),
     ]  # fmt: skip

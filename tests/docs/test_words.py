@@ -31,7 +31,7 @@ def is_setting(key: str) -> bool:
     parts = key.split(".")
     if parts[0] == "aggregator" and len(parts) == 3 and parts[1] in PARTS:
         known = {one.name for part in PARTS[parts[1]].values() for one in dataclasses.fields(part)}
-        return parts[2] in known | {"rule"}
+        return parts[2] in known | {"method"}
     for part in parts:
         if not dataclasses.is_dataclass(value) or part not in {one.name for one in dataclasses.fields(value)}:
             return False
@@ -82,7 +82,7 @@ def test_every_command_that_is_named_is_one() -> None:
     assert named <= COMMANDS.keys()
 
 
-def test_the_first_page_counts_the_rules() -> None:
+def test_the_first_page_counts_the_methods() -> None:
     text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert f"; {len(PRESETS) - 1} others are" in text
 

@@ -18,7 +18,7 @@ from fedcmp.models.projector import project
 
 
 def as_the_original(folder: Path) -> nn.Module:
-    """The original's projector, made from config.json and filled from mm_projector.bin by its own rule for names."""
+    """The original's projector, made from config.json and filled from mm_projector.bin by its own method for names."""
     settings = json.loads((folder / "config.json").read_text())
     first = nn.Linear(settings["mm_hidden_size"], settings["hidden_size"])
     module: nn.Module = first

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.federation.client import train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel

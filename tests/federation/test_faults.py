@@ -41,8 +41,8 @@ def failing(error: Exception, times: int = 10**9) -> Fetch:
     return try_to_fetch
 
 
-def build(llm: LanguageModel, how: str, slots: int = 1, rule: str = "fedavg", **changes: Any) -> Federation:
-    whole = federation(llm, rule=rule)
+def build(llm: LanguageModel, how: str, slots: int = 1, method: str = "fedavg", **changes: Any) -> Federation:
+    whole = federation(llm, method=method)
     config = dataclasses.replace(whole.config, slots=slots, on_client_error=how, keep_local_state=True)
     return dataclasses.replace(whole, config=config, **changes)
 
@@ -53,7 +53,7 @@ def build(llm: LanguageModel, how: str, slots: int = 1, rule: str = "fedavg", **
 def test_a_client_that_fails_is_left_out_of_every_round(
     llm: LanguageModel, caplog: pytest.LogCaptureFixture, error: Exception, slots: int, how: str
 ) -> None:
-    whole = build(llm, how, slots, rule="fedcmp", fetch=failing(error))
+    whole = build(llm, how, slots, method="fedcmp", fetch=failing(error))
     with caplog.at_level(logging.WARNING):
         state = run(whole, start(whole, PARAMS))
     assert state.rounds_done == 3
@@ -105,13 +105,13 @@ def test_too_few_that_are_left_end_the_run(llm: LanguageModel) -> None:
         run(whole, start(whole, PARAMS))
 
 
-@pytest.mark.parametrize("rule", ["fedcmp", "median"])
-def test_ranks_agree_on_who_is_left_out(llm: LanguageModel, rule: str) -> None:
-    alone = build(llm, "skip", rule=rule, fetch=failing(OSError("gone")))
+@pytest.mark.parametrize("method", ["fedcmp", "median"])
+def test_ranks_agree_on_who_is_left_out(llm: LanguageModel, method: str) -> None:
+    alone = build(llm, "skip", method=method, fetch=failing(OSError("gone")))
     expected = params_sha256(run(alone, start(alone, PARAMS)).params)
 
     def on_this_rank() -> str:
-        whole = build(llm, "skip", rule=rule, team=Ranks(1), fetch=failing(OSError("gone")))
+        whole = build(llm, "skip", method=method, team=Ranks(1), fetch=failing(OSError("gone")))
         return params_sha256(run(whole, start(whole, PARAMS)).params)
 
     assert run_ranks(on_this_rank, 2) == [expected, expected]

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_loop import CLIENTS, PARAMS, federation
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.base import num_bytes
+from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.topology import Topology
@@ -28,9 +28,9 @@ from fedcmp.module import OptimizerConfig
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 
 
-@pytest.mark.parametrize("rule", ["fedavg", "scaffold", "fedcmp"])
-def test_rounds_and_clients_are_those_of_the_loop(llm: LanguageModel, rule: str) -> None:
-    whole = federation(llm, rule=rule)
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedcmp"])
+def test_rounds_and_clients_are_those_of_the_loop(llm: LanguageModel, method: str) -> None:
+    whole = federation(llm, method=method)
     found = forecast(CLIENTS, whole.plan, whole.config.slots, Topology(), whole.aggregator, OUTLINE)
     state = run(whole, start(whole, PARAMS))
     records = whole.tracker.records[1:]
@@ -39,7 +39,7 @@ def test_rounds_and_clients_are_those_of_the_loop(llm: LanguageModel, rule: str)
         assert one.num_clients == sum(record.get(f"client/{k}/accepted", False) for k in range(3))
         for key in ("bytes/up", "bytes/down", "bytes/diagnostics"):
             assert record[key] <= one.most[key]
-            assert record[key] == one.most[key] or rule == "fedcmp"
+            assert record[key] == one.most[key] or method == "fedcmp"
     for client in found.clients:
         assert client.held == len(CLIENTS[client.client])
         assert client.samples == sum(record.get(f"client/{client.client}/samples", 0) for record in records)
@@ -59,9 +59,9 @@ def test_groups_are_dealt_as_the_loop_deals_them(llm: LanguageModel) -> None:
     assert found.rounds[0].most == {}
 
 
-@pytest.mark.parametrize("rule", ["fedcmp", "scaffold", "fedadam"])
-def test_what_is_kept_is_counted(llm: LanguageModel, rule: str) -> None:
-    whole = federation(llm, rule=rule)
+@pytest.mark.parametrize("method", ["fedcmp", "scaffold", "fedadam"])
+def test_what_is_kept_is_counted(llm: LanguageModel, method: str) -> None:
+    whole = federation(llm, method=method)
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
     state = start(whole, PARAMS)
     contributions, *_ = train_round(whole, state, whole.plan.rounds[0])
@@ -80,8 +80,8 @@ def test_what_is_kept_is_counted(llm: LanguageModel, rule: str) -> None:
     assert parts["global projector"].others == num_bytes(PARAMS)
 
 
-def sums_held(rule: Aggregator, busiest: int) -> int:
-    parts = training_memory(OUTLINE, rule, FederationConfig(), OptimizerConfig(), busiest=busiest, population=9)
+def sums_held(method: Aggregator, busiest: int) -> int:
+    parts = training_memory(OUTLINE, method, FederationConfig(), OptimizerConfig(), busiest=busiest, population=9)
     (found,) = (part.server for part in parts if part.what.startswith("sums over clients"))
     assert found is not None
     return found

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.gate import compare_norms, gate, report

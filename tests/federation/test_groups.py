@@ -18,11 +18,11 @@ from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 
-RULES = ("fedcmp", "scaffold", "median")
+METHODS = ("fedcmp", "scaffold", "median")
 
 
-def build(llm: LanguageModel, rule: str, **changes: Any) -> Federation:
-    whole = federation(llm, rule=rule)
+def build(llm: LanguageModel, method: str, **changes: Any) -> Federation:
+    whole = federation(llm, method=method)
     config = dataclasses.replace(whole.config, slots=1, keep_local_state=True)
     return dataclasses.replace(whole, config=config, **changes)
 
@@ -42,32 +42,32 @@ def outcome(whole: Federation) -> dict[str, Any]:
 
 
 def on_rank(llm: LanguageModel, group_size: int) -> dict[str, dict[str, Any]]:
-    return {rule: outcome(build(llm, rule, team=Ranks(group_size))) for rule in RULES}
+    return {method: outcome(build(llm, method, team=Ranks(group_size))) for method in METHODS}
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_any_number_of_groups_gives_the_bits_of_one_process(llm: LanguageModel, world_size: int) -> None:
-    alone = {rule: outcome(build(llm, rule)) for rule in RULES}
+    alone = {method: outcome(build(llm, method)) for method in METHODS}
     server, *others = run_ranks(lambda: on_rank(llm, 1), world_size)
-    for rule in RULES:
-        assert server[rule]["sha"] == alone[rule]["sha"], rule
-        assert server[rule]["records"] == alone[rule]["records"], rule
-        assert server[rule]["local"] == alone[rule]["local"] == [0, 1, 2], "what clients keep is at the server"
+    for method in METHODS:
+        assert server[method]["sha"] == alone[method]["sha"], method
+        assert server[method]["records"] == alone[method]["records"], method
+        assert server[method]["local"] == alone[method]["local"] == [0, 1, 2], "what clients keep is at the server"
         for other in others:
-            assert other[rule]["sha"] == alone[rule]["sha"]
-            assert other[rule]["records"] == []
-            assert other[rule]["local"] == []
+            assert other[method]["sha"] == alone[method]["sha"]
+            assert other[method]["records"] == []
+            assert other[method]["local"] == []
 
 
 def test_two_ranks_train_one_client_as_one_does(llm: LanguageModel) -> None:
-    alone = {rule: outcome(build(llm, rule)) for rule in RULES}
+    alone = {method: outcome(build(llm, method)) for method in METHODS}
     server, other = run_ranks(lambda: on_rank(llm, 2), 2)
-    for rule in RULES:
-        assert server[rule]["sha"] == other[rule]["sha"], "both ranks hold the same projector"
-        for name, value in alone[rule]["params"].items():
-            torch.testing.assert_close(server[rule]["params"][name], value, rtol=2e-3, atol=1e-3)
-        assert server[rule]["records"][-1]["val/loss"] == pytest.approx(
-            alone[rule]["records"][-1]["val/loss"], rel=1e-3
+    for method in METHODS:
+        assert server[method]["sha"] == other[method]["sha"], "both ranks hold the same projector"
+        for name, value in alone[method]["params"].items():
+            torch.testing.assert_close(server[method]["params"][name], value, rtol=2e-3, atol=1e-3)
+        assert server[method]["records"][-1]["val/loss"] == pytest.approx(
+            alone[method]["records"][-1]["val/loss"], rel=1e-3
         )
 
 
@@ -100,7 +100,7 @@ def test_each_rank_knows_what_it_will_fetch(llm: LanguageModel, world_size: int,
             return fetch(positions)
 
         team = Ranks(group_size) if world_size > 1 else Solo()
-        whole = dataclasses.replace(federation(llm, rule="fedavg"), team=team, fetch=noting)
+        whole = dataclasses.replace(federation(llm, method="fedavg"), team=team, fetch=noting)
         run(whole, start(whole, PARAMS))
         coming, rest = coming_batches(whole, 0), coming_batches(whole, 1)
         return asked == coming and 0 < len(rest) < len(coming) and coming[-len(rest) :] == rest

@@ -64,11 +64,11 @@ def poisoned(positions) -> dict[str, torch.Tensor]:
     return batch
 
 
-def federation(llm: LanguageModel, folder: Path | None = None, rule: str = "fedadam", **changes) -> Federation:
+def federation(llm: LanguageModel, folder: Path | None = None, method: str = "fedadam", **changes) -> Federation:
     config = FederationConfig(rounds=3, batch_size=2, slots=2)
     whole = Federation(
         module=ProjectorAlignment(None, llm, PARAMS),
-        aggregator=build_aggregator(AggregatorConfig(rule)),
+        aggregator=build_aggregator(AggregatorConfig(method)),
         plan=plan_run(CLIENTS, config, seed=0),
         fetch=fetch,
         eval_data=EvalData(fetch, ("a", "a", "b", "b", "b"), batch_size=2),
@@ -101,16 +101,16 @@ def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) ->
 def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
     results = []
     for slots in (1, 3):
-        whole = federation(llm, rule="fedavg")
+        whole = federation(llm, method="fedavg")
         whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, slots=slots))
         results.append(run(whole, start(whole, PARAMS)).params)
     for name in PARAMS:
         torch.testing.assert_close(results[0][name], results[1][name], rtol=2e-3, atol=3e-4)
 
 
-@pytest.mark.parametrize("rule", ["fedavgm", "fedyogi"])
-def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: str) -> None:
-    whole = federation(llm, rule=rule)
+@pytest.mark.parametrize("method", ["fedavgm", "fedyogi"])
+def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method: str) -> None:
+    whole = federation(llm, method=method)
     config = dataclasses.replace(whole.config, keep_local_state=True)
     whole = dataclasses.replace(whole, config=config)
     expected = run(whole, start(whole, PARAMS))
@@ -124,7 +124,7 @@ def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: 
 def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: LanguageModel, tmp_path: Path) -> None:
     clients = [tuple(range(8 * client, 8 * client + 8)) for client in range(4)]
     config = FederationConfig(rounds=4, batch_size=2, slots=2, clients_per_round=2, local_steps=2)
-    whole = federation(llm, rule="scaffold", config=config, plan=plan_run(clients, config, seed=0))
+    whole = federation(llm, method="scaffold", config=config, plan=plan_run(clients, config, seed=0))
     assert len({task.client_id for one in whole.plan.rounds[:2] for task in one.tasks}) > 2, "states of several rounds"
     expected = run(whole, start(whole, PARAMS))
     calls = iter([False, True])
@@ -136,16 +136,16 @@ def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: Lan
     assert params_sha256(one) == params_sha256(other)
     assert resumed.local.keys() == expected.local.keys() == {0, 1, 2, 3}
     for client, kept in expected.local.items():
-        assert set(kept) == {"rule"}
-        assert params_sha256(resumed.local[client]["rule"]["control"]) == params_sha256(kept["rule"]["control"])
+        assert set(kept) == {"step"}
+        assert params_sha256(resumed.local[client]["step"]["control"]) == params_sha256(kept["step"]["control"])
     for name, value in expected.aggregator["local"]["control"].items():  # c stays the mean of all c_k, round for round
-        mean = sum(kept["rule"]["control"][name] for kept in expected.local.values()) / 4
+        mean = sum(kept["step"]["control"][name] for kept in expected.local.values()) / 4
         torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("rule", ["scaffold", "fedcm", "fednova", "fedprox", "fedcmp"])
-def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, rule: str) -> None:
-    whole = federation(llm, rule=rule)
+@pytest.mark.parametrize("method", ["scaffold", "fedcm", "fednova", "fedprox", "fedcmp"])
+def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, method: str) -> None:
+    whole = federation(llm, method=method)
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
     sound, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
     before = flat(sound.local[0]), flat(sound.local[1])
@@ -157,9 +157,9 @@ def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, rule
     assert all(math.isfinite(number) for number in flat([state.params, state.aggregator, state.local]))
 
 
-@pytest.mark.parametrize("rule", ["scaffold", "fedcm"])
-def test_what_the_server_keeps_for_the_local_rule_reaches_the_clients(llm: LanguageModel, rule: str) -> None:
-    whole = federation(llm, rule=rule)
+@pytest.mark.parametrize("method", ["scaffold", "fedcm"])
+def test_what_the_server_keeps_for_the_local_rule_reaches_the_clients(llm: LanguageModel, method: str) -> None:
+    whole = federation(llm, method=method)
     state, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
     fresh = {**state.aggregator, "local": whole.aggregator.local.init(PARAMS)}
     ends = [
@@ -171,8 +171,8 @@ def test_what_the_server_keeps_for_the_local_rule_reaches_the_clients(llm: Langu
 
 def test_bytes_count_what_the_local_rule_sends(llm: LanguageModel) -> None:
     size = sum(value.numel() * 4 for value in PARAMS.values())
-    for rule, factor in (("fedavg", 1), ("scaffold", 2)):
-        whole = federation(llm, rule=rule)
+    for method, factor in (("fedavg", 1), ("scaffold", 2)):
+        whole = federation(llm, method=method)
         _, record = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
         for way in ("up", "down"):
             assert 0 <= record[f"bytes/{way}"] / 3 - factor * size < 64, "beside them go some numbers at most"
@@ -213,11 +213,11 @@ def test_evaluation_by_hand_and_with_other_pictures(llm: LanguageModel) -> None:
     assert swapped.loss != scores.loss
 
 
-def test_damaged_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
+def test_corrupted_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint"):
         load_checkpoint(tmp_path / "round-0001.pt")
     (tmp_path / "bad.pt").write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="corrupted or not a checkpoint"):
         load_checkpoint(tmp_path / "bad.pt")
     path = save_checkpoint(tmp_path, FederationState(PARAMS, {}, rounds_done=7))
     whole = bytearray(path.read_bytes())

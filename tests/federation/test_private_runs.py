@@ -29,10 +29,10 @@ from fedcmp.privacy.settings import PrivacyConfig
 CONFIG = PrivacyConfig(kind="central", noise=2.0, clip=0.5, accountant="rdp")
 
 
-def private(llm: LanguageModel, rule: str = "fedavg", change: dict | None = None, **changes: Any) -> Federation:
+def private(llm: LanguageModel, method: str = "fedavg", change: dict | None = None, **changes: Any) -> Federation:
     config = dataclasses.replace(CONFIG, **(change or {}))
-    aggregator = build_aggregator(AggregatorConfig(rule, weights="uniform", pairwise=0))
-    whole = federation(llm, rule=rule, aggregator=dataclasses.replace(aggregator, measures=False))
+    aggregator = build_aggregator(AggregatorConfig(method, weights="uniform", pairwise=0))
+    whole = federation(llm, method=method, aggregator=dataclasses.replace(aggregator, measures=False))
     return dataclasses.replace(whole, privacy=make_protection(config, whole.plan, 0), **changes)
 
 
@@ -113,16 +113,16 @@ def test_clients_that_are_asked_less_often_cost_less() -> None:
     assert protection.epsilon(12) == epsilon_of("rdp", 4.0, taking[-1], 1e-5) < epsilon_of("rdp", 4.0, 12, 1e-5)
 
 
-@pytest.mark.parametrize(("rule", "kind"), [("fedavg", "distributed"), ("fedadam", "central")])
-def test_going_on_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, rule: str, kind: str) -> None:
+@pytest.mark.parametrize(("method", "kind"), [("fedavg", "distributed"), ("fedadam", "central")])
+def test_going_on_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method: str, kind: str) -> None:
     change = {"kind": kind, "quantile": 0.3}
-    expected = outcome(private(llm, rule, change))
+    expected = outcome(private(llm, method, change))
     calls = iter([False, True])
-    stopped = private(llm, rule, change, checkpoints=tmp_path, stop=lambda: next(calls))
+    stopped = private(llm, method, change, checkpoints=tmp_path, stop=lambda: next(calls))
     assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
     kept = load_checkpoint(list_checkpoints(tmp_path)[-1])
     assert kept.privacy["clip"] != 0.5, "the clip that has adapted goes on, too"
-    resumed = run(private(llm, rule, change), kept)
+    resumed = run(private(llm, method, change), kept)
     assert (params_sha256(resumed.params), resumed.privacy) == (expected["sha"], expected["privacy"])
 
 

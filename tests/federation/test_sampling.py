@@ -12,7 +12,7 @@ import pytest
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import DataError, PlanError
 from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.sampling import deal_waves, plan_run, plan_waves
+from fedcmp.federation.sampling import assign_waves, plan_run, plan_waves
 
 CLIENTS = [tuple(range(50)), tuple(range(50, 64)), tuple(range(64, 200))]
 
@@ -216,7 +216,7 @@ def test_waves_are_dealt_to_the_group_with_least_to_do() -> None:
     tasks = plan_run(CLIENTS, FederationConfig(rounds=1, batch_size=4), seed=0).rounds[0].tasks
 
     def clients(slots: int, topology: Topology) -> list[list[list[int]]]:
-        return [[[t.client_id for t in w] for w in waves] for waves in deal_waves(tasks, slots, topology)]
+        return [[[t.client_id for t in w] for w in waves] for waves in assign_waves(tasks, slots, topology)]
 
     assert clients(1, Topology(2)) == [[[2]], [[0], [1]]]  # 34 steps beside 12 + 3
     assert clients(2, Topology(4, 2)) == [[[2, 0]], [[1]]]

@@ -11,7 +11,7 @@ import pytest
 import small
 from test_loop import PARAMS, federation, flat, poisoned
 
-from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator, sums_only_rules
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator, sums_only_methods
 from fedcmp.config import load_config
 from fedcmp.distributed.team import Team
 from fedcmp.errors import AggregationError, ConfigError
@@ -27,8 +27,8 @@ from fedcmp.models.backbones import LanguageModel
 from fedcmp.tracking.progress import Progress
 
 
-def masked(llm: LanguageModel, rule: str, secure: str = "masks", **settings) -> Federation:
-    whole = federation(llm, rule=rule, aggregator=build_aggregator(AggregatorConfig(rule, pairwise=0)))
+def masked(llm: LanguageModel, method: str, secure: str = "masks", **settings) -> Federation:
+    whole = federation(llm, method=method, aggregator=build_aggregator(AggregatorConfig(method, pairwise=0)))
     return dataclasses.replace(whole, config=dataclasses.replace(whole.config, secure=secure, **settings))
 
 
@@ -36,9 +36,9 @@ def lose(monkeypatch: pytest.MonkeyPatch, *clients: int) -> None:
     monkeypatch.setattr(fusing, "draw_lost", lambda *args: frozenset(clients))
 
 
-@pytest.mark.parametrize("rule", sums_only_rules())
-def test_a_run_has_the_bits_of_the_plain_one(llm: LanguageModel, rule: str) -> None:
-    plain, secure = masked(llm, rule, "none"), masked(llm, rule)
+@pytest.mark.parametrize("method", sums_only_methods())
+def test_a_run_has_the_bits_of_the_plain_one(llm: LanguageModel, method: str) -> None:
+    plain, secure = masked(llm, method, "none"), masked(llm, method)
     expected, found = run(plain, start(plain, PARAMS)), run(secure, start(secure, PARAMS))
     assert params_sha256(found.params) == params_sha256(expected.params)
     assert flat([found.aggregator, found.local]) == flat([expected.aggregator, expected.local])
@@ -53,14 +53,14 @@ def test_a_run_has_the_bits_of_the_plain_one(llm: LanguageModel, rule: str) -> N
         }
 
 
-@pytest.mark.parametrize("rule", ["fedavg", "scaffold", "fedcmp"])
+@pytest.mark.parametrize("method", ["fedavg", "scaffold", "fedcmp"])
 def test_a_round_that_loses_a_client_is_one_in_which_it_never_was(
-    llm: LanguageModel, rule: str, monkeypatch: pytest.MonkeyPatch
+    llm: LanguageModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = dataclasses.replace(masked(llm, rule, "none", keep_local_state=True), fetch=poisoned)
+    plain = dataclasses.replace(masked(llm, method, "none", keep_local_state=True), fetch=poisoned)
     expected, other = run_round(plain, start(plain, PARAMS), plain.plan.rounds[0])
     assert other["client/1/accepted"] is False, "the gate leaves client 1 out"
-    secure = masked(llm, rule, keep_local_state=True)
+    secure = masked(llm, method, keep_local_state=True)
     lose(monkeypatch, 1)
     found, record = run_round(secure, start(secure, PARAMS), secure.plan.rounds[0])
     assert params_sha256(found.params) == params_sha256(expected.params)
@@ -96,7 +96,7 @@ def test_losses_are_drawn_from_seed_round_and_client() -> None:
 @pytest.mark.parametrize(("words", "key"), [
     (["federation.secure=mask"], "federation.secure.*masks"),
     (["federation.secure=masks"], "aggregator.pairwise=0"),
-    (["federation.secure=masks", "aggregator.pairwise=0", "aggregator.fuse.rule=median"], "aggregator.fuse.rule"),
+    (["federation.secure=masks", "aggregator.pairwise=0", "aggregator.fuse.kind=median"], "aggregator.fuse.kind"),
     (["federation.secure=masks", "aggregator.pairwise=0", "launch.devices=2"], "launch.devices=1"),
     (["federation.secure=masks", "federation.clients_per_round=1"], "federation.clients_per_round"),
     (["federation.secure_dropout=0.1"], "federation.secure_dropout"),
@@ -109,7 +109,7 @@ def test_settings_that_do_not_fit_are_named(words: list[str], key: str) -> None:
 
 def test_methods_that_compare_clients_and_several_ranks_are_refused(llm: LanguageModel) -> None:
     masks = FederationConfig(secure="masks")
-    refused = set(PRESETS) - set(sums_only_rules())
+    refused = set(PRESETS) - set(sums_only_methods())
     assert refused == {"krum", "multi-krum", "median", "trimmed-mean"}
     for name in refused:
         with pytest.raises(ConfigError, match=f"federation.secure=masks .*aggregator={name}"):

@@ -99,7 +99,7 @@ def test_other_bytes_under_their_own_name_are_a_state_or_refused(
     path = named(folder, rounds, altered(whole, data))
     found, message = attempt(lambda: load_checkpoint(path))
     if found is None:
-        assert "is damaged or not a checkpoint of fedcmp" in message
+        assert "is corrupted or not a checkpoint of fedcmp" in message
     else:
         assert found.rounds_done == rounds
         assert all(isinstance(value, torch.Tensor) for value in found.params.values())
@@ -145,7 +145,7 @@ def test_other_names_are_passed_over(tmp_path_factory: pytest.TempPathFactory, n
 def test_a_run_goes_on_from_what_is_whole(
     tmp_path_factory: pytest.TempPathFactory, data: Any, lines: list[bytes]
 ) -> None:
-    """Two checkpoints of which one or both may be damaged, and records of which the tail may be."""
+    """Two checkpoints of which one or both may be corrupted, and records of which the tail may be."""
     folder = RunFolder(tmp_path_factory.mktemp("any"))
     rounds = (1, 2)
     saved = {number: save_checkpoint(folder.checkpoints, state(number)) for number in rounds}
@@ -191,7 +191,7 @@ def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path, monkeypatch: py
 
     file = io.BytesIO()
     torch.save({**state().to_dict(), "aggregator": {"local": Harm()}}, file)
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="corrupted or not a checkpoint"):
         load_checkpoint(named(tmp_path, 1, file.getvalue()))
     assert not (tmp_path / "harmed").exists()
 
@@ -218,5 +218,5 @@ def test_a_checkpoint_may_not_claim_more_than_it_holds(tmp_path: Path) -> None:
                 content = content.replace(b"K\x04", b"\x8a\x07" + (2**50).to_bytes(7, "little"))
             archive.writestr(entry, content)
     assert bomb.getvalue() != file.getvalue()
-    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="corrupted or not a checkpoint"):
         load_checkpoint(named(tmp_path, 1, bomb.getvalue()))

@@ -33,7 +33,7 @@ def keys_of(kind: type, prefix: str = "") -> list[str]:
     ]
 
 
-KEYS = [*keys_of(Config), "aggregator", *(f"aggregator.{part}.rule" for part in ("fuse", "server", "local"))]
+KEYS = [*keys_of(Config), "aggregator", *(f"aggregator.{part}.method" for part in ("fuse", "server", "local"))]
 KEYS += ["aggregator.fuse.tau", "aggregator.fuse.evidence", "aggregator.server.lr"]
 ODD = [
     "", "~", "null", "yes", "-1", "0", "1e3", "1e400", ".nan", "-.inf", "007", "2026-11-25", "2020-99-99", "???", "[1]",
@@ -56,7 +56,7 @@ def is_whole(config: Config) -> None:
 @few(120)
 @example("run.name", "1e3")
 @example("optimizer.betas", "{a: 1}")
-@example("aggregator.server.rule", "[1]")
+@example("aggregator.server.kind", "[1]")
 def test_an_override_is_taken_or_named(key: str, text: str) -> None:
     config, message = attempt(lambda: load_config(None, [f"{key}={text}"]))
     if config is None:
@@ -77,7 +77,7 @@ def test_a_file_of_any_values_is_taken_or_refused(content: dict[str, Any]) -> No
 
 @given(st.sampled_from(SHIPPED), st.data())
 @few(60)
-def test_a_damaged_file_is_taken_or_refused(path: Path, data: st.DataObject) -> None:
+def test_a_corrupted_file_is_taken_or_refused(path: Path, data: st.DataObject) -> None:
     text = path.read_text(encoding="utf-8")
     begin = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(begin, min(len(text), begin + 20)))
@@ -143,7 +143,7 @@ def test_lists_of_texts_stay_as_they_were_typed() -> None:
     ("wandb.tags.0=a", r"wandb\.tags is a list and given whole"),
     ("optimizer.betas={a: 1}", r"optimizer\.betas is a list and given whole"),
     ("aggregator.fuse.evidence='false'", r"aggregator\.fuse\.evidence must be true or false, got 'false'"),
-    ("aggregator.server.rule=[1]", r"aggregator\.server\.rule: unknown rule \[1\]"),
+    ("aggregator.server.kind=[1]", r"aggregator\.server\.method: unknown method \[1\]"),
     ("aggregator.fuse=3", r"`aggregator\.fuse` holds keys of its own, got 3"),
     ("run.seed=2020-99-99", r"run\.seed: .*2020-99-99"),
     ("federation.rounds=1:30", r"federation\.rounds: .*1:30"),

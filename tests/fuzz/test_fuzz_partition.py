@@ -1,4 +1,4 @@
-"""Any samples, any valid settings: each sample is dealt once, whatever its place in the list, or it is told why not."""
+"""Any samples, any valid settings: each sample is assigned once, or an error names the reason."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import Partition, PartitionConfig, damage, manifest, partition
+from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.config import (
     ADDED,
     ALPHAS,
-    DAMAGES,
-    DEALING,
+    CORRUPTIONS,
     SIZES,
+    SPLIT_BY,
     QualityConfig,
     QuantityConfig,
     TopicConfig,
@@ -44,13 +44,13 @@ def samples(draw: st.DrawFn) -> list[Sample]:
 
 @st.composite
 def configs(draw: st.DrawFn) -> PartitionConfig:
-    words = [draw(st.sampled_from(DEALING)), *draw(st.sets(st.sampled_from(ADDED)))]
+    words = [draw(st.sampled_from(SPLIT_BY)), *draw(st.sets(st.sampled_from(ADDED)))]
     config = PartitionConfig(
         "+".join(words),
         draw(st.integers(1, 12)),
         draw(SHARES),
         TopicConfig(draw(SPREAD), draw(st.sampled_from(["label", "source"]))),
-        QualityConfig(draw(SHARES), draw(SHARES), draw(st.sampled_from(DAMAGES))),
+        QualityConfig(draw(SHARES), draw(SHARES), draw(st.sampled_from(CORRUPTIONS))),
         QuantityConfig(draw(st.sampled_from(SIZES)), draw(UNEQUAL), draw(UNEQUAL), draw(st.integers(1, 4))),
     )
     if config.clients == 1 and config.quality.kind == "foreign":
@@ -80,7 +80,7 @@ def test_each_sample_is_dealt_once(held: list[Sample], config: PartitionConfig, 
     owners = Counter(position for client in split.clients for position in client)
     assert set(owners.values()) <= {1}
     scenario = parse_scenario(config.scenario)
-    if not (scenario.dealing == "domain" and scenario.quantity):  # there a lone owner keeps only its share
+    if not (scenario.split_by == "domain" and scenario.quantity):  # there a lone owner keeps only its share
         assert set(owners) == set(range(len(held)))
     if scenario.quantity:
         assert min(map(len, split.clients)) >= config.quantity.min_samples
@@ -90,11 +90,11 @@ def test_each_sample_is_dealt_once(held: list[Sample], config: PartitionConfig, 
 
 @given(samples(), configs(), st.integers(0, 9))
 @few(80)
-def test_captions_are_damaged_where_it_is_said(held: list[Sample], config: PartitionConfig, seed: int) -> None:
+def test_captions_are_corrupted_where_it_is_said(held: list[Sample], config: PartitionConfig, seed: int) -> None:
     split, _ = attempt(lambda: partition(held, config, seed))
     if split is None:
         return
-    hurt = damage(held, split.clients, config.quality, seed)
+    hurt = corrupt(held, split.clients, config.quality, seed)
     named = {position for client in hurt.positions for position in client}
     for position, (before, after) in enumerate(zip(held, hurt.samples, strict=True)):
         assert (before.id, before.image, before.domain) == (after.id, after.image, after.domain)
@@ -102,7 +102,7 @@ def test_captions_are_damaged_where_it_is_said(held: list[Sample], config: Parti
     for client, positions in zip(split.clients, hurt.positions, strict=True):
         assert set(positions) <= set(client)
     written = manifest(
-        split._replace(damaged=hurt.positions), {"train": held, "val": held[:2], "test": held[:2]}, config
+        split._replace(corrupted=hurt.positions), {"train": held, "val": held[:2], "test": held[:2]}, config
     )
     assert sum(written["sizes"]) == sum(map(len, split.clients))
     assert written["clients"] == {str(k): sorted(one) for k, one in enumerate(ids(split, held))}

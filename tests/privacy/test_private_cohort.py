@@ -8,7 +8,7 @@ import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, contributions
 
-from fedcmp.aggregation.base import Contribution, weighted_sum
+from fedcmp.aggregation.contribution import Contribution, weighted_sum
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.clipping import clip_norm, next_clip

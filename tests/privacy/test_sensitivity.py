@@ -15,7 +15,7 @@ import torch
 from samples_of_clients import contributions, random_params
 from scipy.stats import kstest
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.privacy.clipping import clip_norm

@@ -25,14 +25,14 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Federated runs of three rules, a centralized and a local one."""
+    """Federated runs of three methods, a centralized and a local one."""
     root = tmp_path_factory.mktemp("runs")
 
     def config(name: str, *more: str) -> Any:
         return load_config(None, [*SMALL, f"run.dir={root / name}", *more])
 
-    for rule in ("fedcmp", "fedavgm", "krum"):
-        train(config(rule, f"aggregator={rule}"))
+    for method in ("fedcmp", "fedavgm", "krum"):
+        train(config(method, f"aggregator={method}"))
     train_centralized(config("centralized"), tune=True)
     train_local(config("local"))
     return {path.name: path for path in root.iterdir()}

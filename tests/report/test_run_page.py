@@ -28,7 +28,7 @@ def report(folder: Path, *, figures: bool = False) -> Seen:
 def test_federated(run: Copy) -> None:
     folder = run("fedcmp")
     page = report(folder, figures=True)
-    expected = [*ALWAYS, "Oscillation between rounds", "Inside the rule", "How to run it again"]
+    expected = [*ALWAYS, "Oscillation between rounds", "Inside the method", "How to run it again"]
     expected += ["What the model says about test pictures", "Yes or no: is it in the picture?"]
     assert sorted(page.sections) == sorted(expected)
     summary = json.loads((folder / "summary.json").read_text())
@@ -180,7 +180,7 @@ def test_the_split_in_full(run: Copy) -> None:
         "scenario": "topic+quality",
         "knobs": {"topic": {"alpha": 0.3}, "quality": {"clients": 0.5}},
         "sizes": [len(one) for one in ids.values()],
-        "damaged": {"1": ids["1"][:2], "2": []},
+        "corrupted": {"1": ids["1"][:2], "2": []},
         "composition": {
             client: {"domains": {f"d{client}": len(one)}, "labels": {"seven": 3, "$x_1$ <i>": 5}}
             for client, one in ids.items()
@@ -194,11 +194,11 @@ def test_the_split_in_full(run: Copy) -> None:
     assert "topic+quality (topic alpha 0.3 and quality clients 0.5)" in page.text
     assert "$x_1$ <i>" in page.text, "no mathematics, no markup"
     assert "overlap by 0.26 on average" in page.text
-    assert "Damaged captions" in page.text
+    assert "Corrupted captions" in page.text
     assert "25%" in page.text
 
 
-def hostile(folder: Path) -> str:
+def byzantine(folder: Path) -> str:
     evil = "<script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\" $\\frac{1}{2}$ 图片"
     Image.new("RGB", (64, 64), "red").save(folder / "pictures" / "a.png")
     Image.new("RGB", (8, 8), "red").save(folder.parent / "secret.png")
@@ -219,10 +219,10 @@ def hostile(folder: Path) -> str:
     return evil
 
 
-def test_hostile_words(run: Copy) -> None:
+def test_byzantine_words(run: Copy) -> None:
     folder = run("fedcmp")
     (folder / "pictures").mkdir(exist_ok=True)
-    evil = hostile(folder)
+    evil = byzantine(folder)
     page = report(folder, figures=True)
     assert page.text.count(evil) >= 5  # title, table, card, config: all as text
     assert [one["alt"] for one in page.all("img")] == [evil], "one picture; none from outside of the run folder"
@@ -286,15 +286,15 @@ def test_the_same_run_gives_the_same_page(run: Copy) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("summary.json", "{", r"summary\.json is damaged"),
+        ("summary.json", "{", r"summary\.json is corrupted"),
         ("summary.json", "[]", "expected an object, got list"),
-        ("split.json", "no", r"split\.json is damaged"),
-        ("metrics.jsonl", '{"round": 0}\n{"rou\n{"round": 2}\n', r"metrics\.jsonl, line 2 is damaged"),
+        ("split.json", "no", r"split\.json is corrupted"),
+        ("metrics.jsonl", '{"round": 0}\n{"rou\n{"round": 2}\n', r"metrics\.jsonl, line 2 is corrupted"),
         ("config.yaml", "a: [", r"config\.yaml cannot be read as YAML"),
         ("config.yaml", "words", "expected keys and values"),
     ],
 )
-def test_damaged_files_are_named(run: Copy, name: str, text: str, said: str) -> None:
+def test_corrupted_files_are_named(run: Copy, name: str, text: str, said: str) -> None:
     folder = run("fedcmp")
     (folder / name).write_text(text)
     with pytest.raises(RunFolderError, match=said):

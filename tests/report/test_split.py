@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios import PartitionConfig, damage, manifest, partition
+from fedcmp.data.scenarios import PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.config import QuantityConfig, TopicConfig
 from fedcmp.data.scenarios.overlap import mean_overlap
 from fedcmp.errors import RunFolderError
@@ -25,7 +25,7 @@ SAMPLES = [
 def made(config: PartitionConfig, topics: list[str] | None = None) -> dict:
     split = partition(SAMPLES, config, 0, topics)
     if "quality" in config.scenario:
-        split = split._replace(damaged=damage(SAMPLES, split.clients, config.quality, 0).positions)
+        split = split._replace(corrupted=corrupt(SAMPLES, split.clients, config.quality, 0).positions)
     return manifest(split, {"train": SAMPLES}, config)
 
 
@@ -40,7 +40,7 @@ def test_a_png_and_a_pdf(scenario: str, clients: int, tmp_path: Path) -> None:
         assert min(picture.size) > 250
         pixels = np.asarray(picture.convert("RGB"), np.int16)
     red = (abs(pixels - (0xEE, 0x66, 0x77)).sum(-1) < 30).sum()
-    assert (red > 200) == ("quality" in scenario), "damaged captions are seen"
+    assert (red > 200) == ("quality" in scenario), "corrupted captions are seen"
     assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
-from fedcmp.aggregation.rules import ServerStep, Update
 from fedcmp.config import Config, load_config
 from fedcmp.shipped import shipped
 from fedcmp.study import Request, ask
@@ -91,9 +91,9 @@ def test_a_held_option_leaves_as_many_learning_rates() -> None:
 
 
 def test_an_exchanged_part_brings_its_own_option() -> None:
-    variant = config_of("aggregator=fedcmp", "aggregator.server.rule=adam")
+    variant = config_of("aggregator=fedcmp", "aggregator.server.kind=adam")
     assert own_option(variant) == SERVERS["adam"]
-    plain = config_of("aggregator=fedprox", "aggregator.local.rule=plain")
+    plain = config_of("aggregator=fedprox", "aggregator.local.kind=plain")
     assert own_option(plain) == SERVERS["sgd"]
     ablation = config_of("aggregator=fedcmp", "aggregator.fuse.tau=0")
     assert own_option(ablation) == SERVERS["opm"]

@@ -1,4 +1,4 @@
-"""Rules that turn the deltas of many clients into one. One file each."""
+"""Methods that turn the deltas of many clients into one. One file each."""
 
 from fedcmp.aggregation.fuse.mean import Mean
 

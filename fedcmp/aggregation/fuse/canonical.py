@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, Contribution, shares, single
 from fedcmp.aggregation.checks import require_choice, require_number
+from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import effective_clients, histogram
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.linalg import (
@@ -21,7 +21,7 @@ from fedcmp.aggregation.linalg import (
     split_affine,
     subspace_cosines,
 )
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, shares
 from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, shares
 from fedcmp.aggregation.fuse.wrapper import Wrapper
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Params
 
 

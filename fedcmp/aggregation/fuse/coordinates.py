@@ -8,18 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort
+from fedcmp.aggregation.contribution import Cohort
 from fedcmp.aggregation.diagnostics import CHUNK, piece
 from fedcmp.types import Params
 
 
-def coordinate_wise(cohort: Cohort, params: Params, rule: Callable[[Tensor], Tensor]) -> Params:
-    """``rule`` at every coordinate of the clients' deltas, gathered in pieces: K x CHUNK numbers at a time.
+def coordinate_wise(cohort: Cohort, params: Params, method: Callable[[Tensor], Tensor]) -> Params:
+    """``method`` at every coordinate of the clients' deltas, gathered in pieces: K x CHUNK numbers at a time.
 
     Args:
         cohort: the clients of a round.
         params: the parameters that the deltas belong to, for their names and shapes.
-        rule: the clients' values ``[K, n]``, in any order of clients, to one value each ``[n]``.
+        method: the clients' values ``[K, n]``, in any order of clients, to one value each ``[n]``.
 
     Returns:
         At the server, one delta, float32.
@@ -29,13 +29,13 @@ def coordinate_wise(cohort: Cohort, params: Params, rule: Callable[[Tensor], Ten
         parts = []
         for begin in range(0, value.numel(), CHUNK):
             rows = cohort.gather(partial(piece, name, begin))
-            parts.append(cohort.on_server(_apply, rule, rows))
+            parts.append(cohort.on_server(_apply, method, rows))
         found[name] = cohort.on_server(_join, parts, value)
     return found
 
 
-def _apply(rule: Callable[[Tensor], Tensor], rows: Params) -> Tensor:
-    return rule(rows["piece"]).float()
+def _apply(method: Callable[[Tensor], Tensor], rows: Params) -> Tensor:
+    return method(rows["piece"]).float()
 
 
 def _join(parts: list[Tensor], like: Tensor) -> Tensor:

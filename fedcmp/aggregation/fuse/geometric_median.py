@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, shares, weighted_sum
 from fedcmp.aggregation.checks import require_count, require_number
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.contribution import Cohort, Contribution, shares, weighted_sum
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
 from fedcmp.aggregation.fuse.wrapper import Wrapper
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Metrics, Params
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, Contribution, single, weighted_sum
 from fedcmp.aggregation.checks import require_count
+from fedcmp.aggregation.contribution import Cohort, Contribution, single, weighted_sum
 from fedcmp.aggregation.diagnostics import CHUNK, piece
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 

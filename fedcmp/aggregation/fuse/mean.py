@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.base import Cohort, single, weighted_sum
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.contribution import Cohort, single, weighted_sum
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
 

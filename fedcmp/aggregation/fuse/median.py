@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, weighted_sum
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
 
@@ -24,7 +24,7 @@ class Median(Fuse):
     Differs from the paper: medians of deltas after many local steps, where it takes medians of gradients.
 
     >>> import torch
-    >>> from fedcmp.aggregation.base import Contribution
+    >>> from fedcmp.aggregation.contribution import Contribution
     >>> from fedcmp.distributed.cohort import LocalCohort
     >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 9e9, 2.0, 3.0])]
     >>> Median().fuse(LocalCohort(clients), {"bias": torch.zeros(1)}, {}).delta

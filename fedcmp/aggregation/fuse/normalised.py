@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedcmp.aggregation.base import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, weighted_sum
 from fedcmp.aggregation.fuse.wrapper import Wrapper
-from fedcmp.aggregation.rules import Fused, State
+from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Params
 
 
@@ -33,7 +33,7 @@ class Normalised(Wrapper):
     Source: Wang et al., NeurIPS 2020, arXiv 2007.07481.
     Differs from the paper: for AdamW, which the paper does not treat, a_k is the number of steps, as an AdamW step has
     about the same length whatever the gradient. The paper's a_k for a proximal term is not used: with
-    ``aggregator.local.rule=proximal`` the steps are counted alone. A rate that changes is left out of a_k, because the
+    ``aggregator.local.kind=proximal`` the steps are counted alone. A rate that changes is left out of a_k, because the
     steps of every client in a round span the same part of the schedule; so is momentum carried over from earlier
     rounds (``federation.keep_local_state``).
     """

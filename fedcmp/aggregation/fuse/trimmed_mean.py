@@ -9,10 +9,10 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.base import Cohort, weighted_sum
 from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.contribution import Cohort, weighted_sum
 from fedcmp.aggregation.fuse.coordinates import coordinate_wise
-from fedcmp.aggregation.rules import Fuse, Fused, State
+from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
 
@@ -27,7 +27,7 @@ class TrimmedMean(Fuse):
     Differs from the paper: trims deltas after many local steps, where it trims gradients.
 
     >>> import torch
-    >>> from fedcmp.aggregation.base import Contribution
+    >>> from fedcmp.aggregation.contribution import Contribution
     >>> from fedcmp.distributed.cohort import LocalCohort
     >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 9e9, 2.0, 4.0])]
     >>> TrimmedMean(trim=0.25).fuse(LocalCohort(clients), {"bias": torch.zeros(1)}, {}).delta

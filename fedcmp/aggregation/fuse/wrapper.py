@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.rules import Fuse, State
+from fedcmp.aggregation.parts import Fuse, State
 from fedcmp.types import Params
 
 

@@ -1,1 +1,1 @@
-"""Rules for what clients do differently in their steps. One file each."""
+"""Methods for what clients do differently in their steps. One file each."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.base import Cohort, message_of, single, zeros_like
-from fedcmp.aggregation.rules import Finished, LocalRule, State
+from fedcmp.aggregation.contribution import Cohort, message_of, single, zeros_like
+from fedcmp.aggregation.parts import Finished, LocalStep, State
 from fedcmp.errors import ConfigError
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class ControlVariates(LocalRule):
+class ControlVariates(LocalStep):
     """``g - c_k + c``: the local gradient of SCAFFOLD.
 
     ``c_k`` estimates the gradient of client k, ``c`` that of all N clients. Both begin at 0. After its steps a
@@ -25,11 +25,11 @@ class ControlVariates(LocalRule):
     the deltas count.
 
     >>> import torch
-    >>> rule = ControlVariates()
+    >>> method = ControlVariates()
     >>> one, two, three = ({"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0))
-    >>> rule.correct(one, one, one, {"control": two}, {"control": three})
+    >>> method.correct(one, one, one, {"control": two}, {"control": three})
     {'w': tensor([0.])}
-    >>> rule.finish({"gradient": one}, {"control": two}, {"control": three}).message
+    >>> method.finish({"gradient": one}, {"control": two}, {"control": three}).message
     {'w': tensor([-2.])}
 
     Source: Karimireddy et al., ICML 2020, arXiv 1910.06378, algorithm 1.

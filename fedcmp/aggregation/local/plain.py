@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.rules import LocalRule
+from fedcmp.aggregation.parts import LocalStep
 
 
 @dataclass(frozen=True)
-class Plain(LocalRule):
+class Plain(LocalStep):
     """The gradient of the data: the local steps of FedAvg.
 
     Source: McMahan et al., AISTATS 2017, arXiv 1602.05629.

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.rules import LocalRule, State
+from fedcmp.aggregation.parts import LocalStep, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class Proximal(LocalRule):
+class Proximal(LocalStep):
     """``h_k(w) = F_k(w) + mu / 2 |w - w_t|^2``: the local objective of FedProx.
 
     The gradient that the optimizer is given is the data's plus ``mu (w - w_t)``, exactly; at the first step, where

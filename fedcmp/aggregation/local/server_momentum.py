@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcmp.aggregation.base import Cohort, message_of, single, weighted_sum, zeros_like
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.rules import Finished, LocalRule, State
+from fedcmp.aggregation.contribution import Cohort, message_of, single, weighted_sum, zeros_like
+from fedcmp.aggregation.parts import Finished, LocalStep, State
 from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class ServerMomentum(LocalRule):
+class ServerMomentum(LocalStep):
     """``v = alpha g + (1 - alpha) Delta_t``: the local step of FedCM.
 
     ``Delta_t`` is the direction of the last round, of the size of a gradient: ``Delta_t+1 = sum_k p_k mean(v)``, the
@@ -20,9 +20,9 @@ class ServerMomentum(LocalRule):
     are plain.
 
     >>> import torch
-    >>> rule = ServerMomentum(alpha=0.25)
+    >>> method = ServerMomentum(alpha=0.25)
     >>> gradient, before = ({"w": torch.tensor([value])} for value in (1.0, 2.0))
-    >>> rule.correct(gradient, gradient, gradient, {"direction": before}, {})
+    >>> method.correct(gradient, gradient, gradient, {"direction": before}, {})
     {'w': tensor([1.7500])}
 
     Source: Xu et al. 2021, arXiv 2106.10874.

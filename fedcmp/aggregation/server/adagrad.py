@@ -19,7 +19,7 @@ class Adagrad(Adaptive):
     Differs from the paper: as ``Adaptive``.
 
     >>> import torch
-    >>> from fedcmp.aggregation.rules import Update
+    >>> from fedcmp.aggregation.parts import Update
     >>> step, x = Adagrad(lr=1.0, tau=1.0), {"bias": torch.zeros(1)}
     >>> step.step(x, Update({"bias": torch.ones(1)}), step.init(x)).params["bias"].isfinite().item()
     True

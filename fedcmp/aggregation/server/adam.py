@@ -19,7 +19,7 @@ class Adam(Decaying):
     Differs from the paper: as ``Adaptive``.
 
     >>> import torch
-    >>> from fedcmp.aggregation.rules import Update
+    >>> from fedcmp.aggregation.parts import Update
     >>> step, x = Adam(lr=1.0, beta1=0.0, tau=1.0), {"bias": torch.zeros(1)}
     >>> step.step(x, Update({"bias": torch.ones(1)}), step.init(x)).params["bias"].isfinite().item()
     True

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.base import zeros_like
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
+from fedcmp.aggregation.contribution import zeros_like
+from fedcmp.aggregation.parts import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 

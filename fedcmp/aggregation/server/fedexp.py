@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.linalg import squared_norm
-from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
+from fedcmp.aggregation.parts import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 

@@ -21,7 +21,7 @@ class Momentum(Velocity):
     tens of rounds of a single pass the default is 0.5. Our delta is local minus global, so signs are turned.
 
     >>> import torch
-    >>> from fedcmp.aggregation.rules import Update
+    >>> from fedcmp.aggregation.parts import Update
     >>> momentum, x = Momentum(beta=0.5), {"bias": torch.zeros(1)}
     >>> once = momentum.step(x, Update({"bias": torch.ones(1)}), momentum.init(x))
     >>> momentum.step(once.params, Update({"bias": torch.ones(1)}), once.state).params

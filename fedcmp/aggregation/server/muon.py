@@ -24,7 +24,7 @@ class Muon(Velocity):
     normalised, where the papers give them to AdamW; float32, where the papers iterate in bfloat16.
 
     >>> import torch
-    >>> from fedcmp.aggregation.rules import Update
+    >>> from fedcmp.aggregation.parts import Update
     >>> muon, x = Muon(lr=5.0), {"bias": torch.zeros(4)}
     >>> moved = muon.step(x, Update({"bias": torch.tensor([1e-2, 0.0, 0.0, 0.0])}), muon.init(x)).params
     >>> moved["bias"].round(decimals=2)

@@ -21,7 +21,7 @@ class Nesterov(Velocity):
     Differs from the paper: they average clients uniformly; here the weights are the cohort's.
 
     >>> import torch
-    >>> from fedcmp.aggregation.rules import Update
+    >>> from fedcmp.aggregation.parts import Update
     >>> nesterov, x = Nesterov(lr=1.0, beta=0.5), {"bias": torch.zeros(1)}
     >>> nesterov.step(x, Update({"bias": torch.ones(1)}), nesterov.init(x)).params
     {'bias': tensor([1.5000])}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fedcmp.aggregation.base import zeros_like
 from fedcmp.aggregation.checks import require_number
+from fedcmp.aggregation.contribution import zeros_like
 from fedcmp.aggregation.linalg import join_affine, split_affine
-from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
+from fedcmp.aggregation.parts import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 

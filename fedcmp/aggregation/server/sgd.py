@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.base import scaled
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
+from fedcmp.aggregation.contribution import scaled
+from fedcmp.aggregation.parts import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedcmp.aggregation.base import zeros_like
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.rules import ServerStep, State, Stepped, Update
+from fedcmp.aggregation.contribution import zeros_like
+from fedcmp.aggregation.parts import ServerStep, State, Stepped, Update
 from fedcmp.types import Params
 
 

@@ -77,7 +77,7 @@ def look(content: bytes, name: str, origin: str) -> str:
         with open_picture(content) as picture:
             check_mode(picture)
             kind = str(picture.format).lower()
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds for corrupted files
         raise DataError(f"{origin}: {name} is no picture that can be read: {why(error)}") from error
     return {"jpeg": "jpg", "tiff": "tif"}.get(kind, kind)
 

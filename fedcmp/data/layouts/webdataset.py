@@ -28,7 +28,7 @@ def read(path: Path, options: Options) -> Iterator[Item | DataError]:
     """The samples of one shard. A member that is a link or leads out of the shard makes its sample a bad record.
 
     Raises:
-        DataError: the shard is no tar, or damaged.
+        DataError: the shard is no tar, or corrupted.
     """
     try:
         with tarfile.open(path, "r:*") as shard:
@@ -115,12 +115,12 @@ def _captions(parts: dict[str, bytes], caption_key: str | None, origin: str) -> 
 
 
 def _check_end(shard: tarfile.TarFile) -> None:
-    """The reader of the standard library takes a damaged header for the end."""
+    """The reader of the standard library takes a corrupted header for the end."""
     file = shard.fileobj
     assert file is not None
     file.seek(shard.offset)
     if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-        raise tarfile.ReadError(f"damaged at byte {shard.offset:,}")
+        raise tarfile.ReadError(f"corrupted at byte {shard.offset:,}")
 
 
 LAYOUT = Layout(read, ("*.tar", "*.tar.gz", "*.tgz", "**/*.tar"), True, None, frozenset({"caption_key"}))

@@ -7,13 +7,13 @@ from fedcmp.data.scenarios.config import PartitionConfig, check_names
 from fedcmp.data.scenarios.conversations import partition_conversations
 from fedcmp.data.scenarios.manifest import manifest
 from fedcmp.data.scenarios.partition import Partition, partition
-from fedcmp.data.scenarios.quality import damage
+from fedcmp.data.scenarios.quality import corrupt
 
 __all__ = [
     "Partition",
     "PartitionConfig",
     "check_names",
-    "damage",
+    "corrupt",
     "manifest",
     "partition",
     "partition_conversations",

@@ -66,7 +66,7 @@ def clusters_key(tower: str, digests: Sequence[str], samples: Sequence[Sample], 
 
 
 def load_clusters(folder: Path, key: str, count: int) -> list[str] | None:
-    """The clusters of ``count`` samples that were kept under a key; None where there are none or they are damaged."""
+    """The clusters of ``count`` samples that were kept under a key; None where there are none or they are corrupted."""
     path = _path(folder, key)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 
 from fedcmp.errors import ConfigError, nearest
 
-DEALING = ("iid", "domain", "topic")
-"""Words that say how samples are dealt; a scenario has one of them, or none, which is iid."""
+SPLIT_BY = ("iid", "domain", "topic")
+"""Words that say how samples are assigned; a scenario has one of them, or none, which is iid."""
 ADDED = ("quality", "quantity")
 """Words that may stand beside it."""
 CLIENTS = ("domains", "given")
 NUM_CLIENTS = 8
 """Where nothing says how many."""
 TOPICS = ("label", "source", "cluster")
-DAMAGES = ("shuffled", "truncated", "template", "foreign")
+CORRUPTIONS = ("shuffled", "truncated", "template", "foreign")
 SIZES = ("lognormal", "zipf")
 ALPHAS = (1e-6, 1e9)
 """Beyond them a client's distribution is one topic, or that of all data, to the last bit."""
@@ -28,8 +28,8 @@ MOST_UNEQUAL = 20.0
 class Scenario(NamedTuple):
     """What the words of ``partition.scenario`` ask for."""
 
-    dealing: str
-    """One of DEALING."""
+    split_by: str
+    """One of SPLIT_BY."""
     quality: bool
     quantity: bool
 
@@ -38,29 +38,29 @@ def parse_scenario(text: str, key: str = "partition.scenario") -> Scenario:
     """Words joined by ``+``.
 
     Raises:
-        ConfigError: a word is unknown or stands twice, or two of them deal.
+        ConfigError: a word is unknown or stands twice, or two of them assign.
 
     >>> parse_scenario("topic+quality")
-    Scenario(dealing='topic', quality=True, quantity=False)
-    >>> parse_scenario("quantity").dealing
+    Scenario(split_by='topic', quality=True, quantity=False)
+    >>> parse_scenario("quantity").split_by
     'iid'
     """
     words = text.split("+")
     for word in words:
-        if word not in DEALING + ADDED:
+        if word not in SPLIT_BY + ADDED:
             raise ConfigError(
-                f"{key}: unknown word {word!r}; {nearest(word, DEALING + ADDED)}; words are joined by +, for example "
+                f"{key}: unknown word {word!r}; {nearest(word, SPLIT_BY + ADDED)}; words are joined by +, for example "
                 "topic+quality"
             )
         if words.count(word) > 1:
             raise ConfigError(f"{key}: {word} stands twice in {text!r}")
-    dealing = [word for word in words if word in DEALING]
-    if len(dealing) > 1:
+    split_by = [word for word in words if word in SPLIT_BY]
+    if len(split_by) > 1:
         raise ConfigError(
-            f"{key}: {' and '.join(dealing)} both say how samples are dealt; expected one of {', '.join(DEALING)}, "
+            f"{key}: {' and '.join(split_by)} both partition the samples; expected one of {', '.join(SPLIT_BY)}, "
             f"alone or with {' and '.join(ADDED)}, got {text!r}"
         )
-    return Scenario(dealing[0] if dealing else "iid", "quality" in words, "quantity" in words)
+    return Scenario(split_by[0] if split_by else "iid", "quality" in words, "quantity" in words)
 
 
 def check_names(names: Sequence[object], key: str) -> None:
@@ -101,12 +101,12 @@ class TopicConfig:
 
 @dataclass
 class QualityConfig:
-    """For `quality`: whose captions are damaged, and how."""
+    """For `quality`: whose captions are corrupted, and how."""
 
     clients: float = 0.5
-    """Share of the clients that hold damaged captions, in [0, 1]; above 0 at least one does."""
+    """Share of the clients that hold corrupted captions, in [0, 1]; above 0 at least one does."""
     captions: float = 1.0
-    """Share of their captions that is damaged, in [0, 1]."""
+    """Share of their captions that is corrupted, in [0, 1]."""
     kind: str = "shuffled"
     """`shuffled` (another caption of the same client), `truncated` (its first third), `template` (the same sentence for
     all) or `foreign` (a caption of another client)."""
@@ -115,8 +115,8 @@ class QualityConfig:
         for key in ("clients", "captions"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{prefix}.{key} must be in [0, 1], got {getattr(self, key)}")
-        if self.kind not in DAMAGES:
-            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), DAMAGES)}")
+        if self.kind not in CORRUPTIONS:
+            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), CORRUPTIONS)}")
 
 
 @dataclass
@@ -145,10 +145,10 @@ class QuantityConfig:
 
 @dataclass
 class PartitionConfig:
-    """How records are dealt to clients."""
+    """How records are assigned to clients."""
 
     scenario: str = "domain"
-    """What clients differ by, words joined by `+`: one of `iid`, `domain`, `topic` says how samples are dealt (none of
+    """What clients differ by, words joined by `+`: one of `iid`, `domain`, `topic` partitions the samples (none of
     them: iid), `quality` and `quantity` may be added, for example `topic+quality`."""
     clients: Any = None
     """How many, >= 1. Or, for `domain`: `domains`, a client for each domain; `given`, a client for each name in the
@@ -168,14 +168,14 @@ class PartitionConfig:
             self.clients = int(self.clients)
 
     def validate(self, prefix: str = "partition") -> None:
-        self._check_clients(f"{prefix}.clients", parse_scenario(str(self.scenario), f"{prefix}.scenario").dealing)
+        self._check_clients(f"{prefix}.clients", parse_scenario(str(self.scenario), f"{prefix}.scenario").split_by)
         if not 0 <= self.mix <= 1:
             raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
         self.topic.validate(f"{prefix}.topic")
         self.quality.validate(f"{prefix}.quality")
         self.quantity.validate(f"{prefix}.quantity")
 
-    def _check_clients(self, key: str, dealing: str) -> None:
+    def _check_clients(self, key: str, split_by: str) -> None:
         clients = self.clients
         if type(clients) is int and clients < 1:
             raise ConfigError(f"{key} must be at least 1, got {clients}")
@@ -189,16 +189,16 @@ class PartitionConfig:
             check_names([domain for domains in lists for domain in domains], key)
         elif clients not in CLIENTS:
             raise ConfigError(f"{key} must be a whole number, a map, or one of {', '.join(CLIENTS)}, got {clients!r}")
-        if dealing != "domain":
+        if split_by != "domain":
             raise ConfigError(f"{key}={clients} needs the scenario `domain`, and partition.scenario is {self.scenario}")
 
     def knobs(self) -> dict[str, object]:
         """The settings that act in this scenario, nested as in the config."""
         scenario = parse_scenario(self.scenario)
         found: dict[str, object] = {"clients": self.clients}
-        if scenario.dealing == "domain":
+        if scenario.split_by == "domain":
             found["mix"] = self.mix
-        if scenario.dealing == "topic":
+        if scenario.split_by == "topic":
             clusters = {"clusters": self.topic.clusters} if self.topic.by == "cluster" else {}
             found["topic"] = {"alpha": self.topic.alpha, "by": self.topic.by, **clusters}
         if scenario.quality:

@@ -40,7 +40,7 @@ def find_owners(samples: Sequence[Sample], clients: Any) -> list[str]:
 
 
 def name_clients(owners: Sequence[str], num_clients: int) -> tuple[str, ...]:
-    """The name of each client: its owner where ``deal_domains`` gives it one whole owner, else its number.
+    """The name of each client: its owner where ``partition_domains`` gives it one whole owner, else its number.
 
     >>> name_clients(["b", "a", "c"], 2)
     ('0', 'b')
@@ -50,7 +50,7 @@ def name_clients(owners: Sequence[str], num_clients: int) -> tuple[str, ...]:
     return tuple(names[one] if one < few and one + few >= many else str(one) for one in clients)
 
 
-def deal_domains(
+def partition_domains(
     domains: Sequence[str], num_clients: int, shares: np.ndarray | None = None, least: int = 1
 ) -> list[list[int]]:
     """Whole domains to clients in turn; with more clients than domains, a domain is shared by several.

@@ -28,9 +28,9 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
     Returns:
         ``seed``, ``hash`` (of ``clients`` alone), ``records`` (``records_hash`` of each of ``splits``), ``clients``
         {"0": [sample ids], ...}, ``names`` (of the clients), ``scenario``, ``knobs`` (those that act), ``sizes`` by
-        client, ``damaged`` {client: [sample ids]}, ``composition`` {client: {"domains": {name: n}, "labels": {name:
+        client, ``corrupted`` {client: [sample ids]}, ``composition`` {client: {"domains": {name: n}, "labels": {name:
         n}}} (with ``"topics"`` where they are clusters), ``overlap`` (mean over pairs of clients, of the topics that
-        were dealt, else of domains; 1 alike, 0 disjoint) and ``splits`` (samples of each).
+        were assigned, else of domains; 1 alike, 0 disjoint) and ``splits`` (samples of each).
     """
     samples = splits["train"]
     clients = {str(k): sorted(samples[position].id for position in client) for k, client in enumerate(split.clients)}
@@ -38,7 +38,7 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
     if split.topics and config.topic.by == "cluster":
         names["topics"] = split.topics
     counts = {kind: count(split.clients, of) for kind, of in names.items()}
-    dealt = count(split.clients, split.topics) if split.topics else counts["domains"]
+    assigned = count(split.clients, split.topics) if split.topics else counts["domains"]
     return {
         "seed": split.seed,
         "hash": split_hash(clients),
@@ -48,14 +48,14 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
         "splits": {name: len(of) for name, of in splits.items()},
         "names": list(split.names) or list(clients),
         "sizes": [len(client) for client in split.clients],
-        "overlap": mean_overlap(as_matrix(dealt)),
+        "overlap": mean_overlap(as_matrix(assigned)),
         "composition": {
             str(k): {kind: dict(sorted(by_client[k].items())) for kind, by_client in counts.items()}
             for k in range(len(split.clients))
         },
-        "damaged": {
+        "corrupted": {
             str(k): sorted(samples[position].id for position in client)
-            for k, client in enumerate(split.damaged)
+            for k, client in enumerate(split.corrupted)
             if client
         },
         "clients": clients,

@@ -9,9 +9,9 @@ import numpy as np
 
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios.config import NUM_CLIENTS, PartitionConfig, check_names, parse_scenario
-from fedcmp.data.scenarios.domain import deal_domains, find_owners, mix_clients, name_clients
+from fedcmp.data.scenarios.domain import find_owners, mix_clients, name_clients, partition_domains
 from fedcmp.data.scenarios.quantity import client_shares, even_sizes, sizes_from
-from fedcmp.data.scenarios.topic import deal_topics, topics_of
+from fedcmp.data.scenarios.topic import partition_topics, topics_of
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.seeding import numpy_rng
 
@@ -23,8 +23,8 @@ class Partition(NamedTuple):
     """Positions in the list of samples, by client; disjoint."""
     seed: int
     topics: tuple[str, ...] = ()
-    """The topic of each sample; empty where samples were not dealt by topic."""
-    damaged: tuple[tuple[int, ...], ...] = ()
+    """The topic of each sample; empty where samples were not assigned by topic."""
+    corrupted: tuple[tuple[int, ...], ...] = ()
     """Positions of samples whose caption is not their own, by client; empty where none is."""
     names: tuple[str, ...] = ()
     """What each client is called; empty: by its number."""
@@ -50,19 +50,19 @@ def partition(
             given.
     """
     scenario = parse_scenario(config.scenario)
-    owners = find_owners(samples, config.clients) if scenario.dealing == "domain" else []
+    owners = find_owners(samples, config.clients) if scenario.split_by == "domain" else []
     num_clients = config.clients if isinstance(config.clients, int) else len(set(owners)) or NUM_CLIENTS
     if scenario.quality and config.quality.kind == "foreign" and num_clients == 1:
         raise ConfigError("partition.quality.kind=foreign needs captions of others, and there is 1 client")
     if len(samples) < num_clients:
-        raise DataError(f"{len(samples)} samples cannot be dealt to partition.clients={num_clients} clients")
+        raise DataError(f"{len(samples)} samples cannot be assigned to partition.clients={num_clients} clients")
     by_id = sorted(range(len(samples)), key=lambda position: samples[position].id)
     rng = numpy_rng(seed, "partition")
     order = [by_id[place] for place in rng.permutation(len(by_id))]
     shares = client_shares(num_clients, config.quantity, seed) if scenario.quantity else None
     least = config.quantity.min_samples
-    if scenario.dealing == "domain":
-        clients = deal_domains([owners[position] for position in order], num_clients, shares, least)
+    if scenario.split_by == "domain":
+        clients = partition_domains([owners[position] for position in order], num_clients, shares, least)
         exchanged = config.mix and isinstance(config.clients, int | None)  # then no client is one domain
         names = () if exchanged else name_clients(owners, num_clients)
         check_names(names, "partition.clients")
@@ -70,11 +70,11 @@ def partition(
             clients = mix_clients(clients, config.mix, rng)
         return _partition(clients, order, seed)._replace(names=names)
     sizes = even_sizes(len(order), num_clients) if shares is None else sizes_from(len(order), shares, least)
-    if scenario.dealing == "topic":
+    if scenario.split_by == "topic":
         if topics is None and config.topic.by == "cluster":
-            raise ValueError("clusters are found before samples are dealt by them")
+            raise ValueError("clusters are found before samples are assigned by them")
         named = tuple(topics_of(samples, config.topic.by) if topics is None else topics)
-        clients = deal_topics([named[position] for position in order], sizes, config.topic.alpha, rng)
+        clients = partition_topics([named[position] for position in order], sizes, config.topic.alpha, rng)
         return _partition(clients, order, seed)._replace(topics=named)
     if shares is None:
         return _partition([range(client, len(order), num_clients) for client in range(num_clients)], order, seed)

@@ -16,20 +16,20 @@ TEMPLATE = "a picture"
 """What ``template`` says of every picture."""
 
 
-class Damaged(NamedTuple):
+class Corrupted(NamedTuple):
     """Samples as their owners see them."""
 
     samples: list[Sample]
     """All of them, in their old order."""
     positions: tuple[tuple[int, ...], ...]
-    """Whose caption was damaged, by client."""
+    """Whose caption was corrupted, by client."""
 
 
-def damage(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config: QualityConfig, seed: int) -> Damaged:
-    """Damages captions.
+def corrupt(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config: QualityConfig, seed: int) -> Corrupted:
+    """Corrupts captions.
 
     A shuffled or foreign caption is not the text that it replaces wherever that can be: where two thirds of a client's
-    captions are one sentence, a third of them must keep it. They count as damaged all the same.
+    captions are one sentence, a third of them must keep it. They count as corrupted all the same.
 
     Args:
         samples: the training samples.
@@ -63,7 +63,7 @@ def damage(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config: 
         for position, caption in zip(places, captions, strict=True):
             changed[position] = replace(samples[position], caption=caption)
         positions.append(tuple(sorted(places)))
-    return Damaged(changed, tuple(positions))
+    return Corrupted(changed, tuple(positions))
 
 
 def _truncated(captions: Sequence[str], rng: np.random.Generator) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the pictures show: a Dirichlet distribution over topics for each client, fitted so that every sample is dealt.
+"""Clients differ by topic: a Dirichlet distribution over topics for each client, fitted so that every sample is used.
 
 The idea of Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
 Classification (2019, arXiv 1909.06335): client k draws its topics from q_k ~ Dir(alpha p), p the topics' shares of all
@@ -46,8 +46,10 @@ def is_unlabelled(topic: str) -> bool:
     return topic.endswith("/unlabelled")
 
 
-def deal_topics(topics: Sequence[str], sizes: np.ndarray, alpha: float, rng: np.random.Generator) -> list[list[int]]:
-    """Deals samples by topic.
+def partition_topics(
+    topics: Sequence[str], sizes: np.ndarray, alpha: float, rng: np.random.Generator
+) -> list[list[int]]:
+    """Partitions samples by topic.
 
     Args:
         topics: the topic of each sample, in random order.

@@ -116,7 +116,7 @@ def _weight(value: object) -> float | None:
 
 
 def _chosen(run: Run, clients: Sequence[int]) -> Picture | None:
-    """What rules that elect clients chose (Krum, Multi-Krum)."""
+    """What methods that elect clients chose (Krum, Multi-Krum)."""
     rounds = [one for one in run.rounds if isinstance(one.get("aggregator/chosen"), list)]
     if not rounds or len(clients) > 400:
         return None
@@ -128,7 +128,9 @@ def _chosen(run: Run, clients: Sequence[int]) -> Picture | None:
     often = {client: int(sum(row)) for client, row in zip(clients, chosen, strict=True)}
     told = ", ".join(f"{run.called(client)} {times} times" for client, times in often.items() if times)
     alt = f"How often each client was chosen: {told}."
-    return Picture("client-chosen", "Clients that the rule chose", figure, alt, "Only their updates moved the server.")
+    return Picture(
+        "client-chosen", "Clients that the method chose", figure, alt, "Only their updates moved the server."
+    )
 
 
 def _rejected(run: Run, clients: Sequence[int]) -> list[tuple[int, int]]:

@@ -32,7 +32,7 @@ def split_section(run: Run) -> Section | None:
     for what, title in (("domains", "Samples by client and domain"), ("labels", "Samples by client and label")):
         if picture := _map(run, composition, what, title):
             pictures.append(picture)
-    return Section("split", "The split of the data", [_words(run, sizes)], pictures, _damaged(run))
+    return Section("split", "The split of the data", [_words(run, sizes)], pictures, _corrupted(run))
 
 
 def _held(run: Run, sizes: list[int]) -> Picture:
@@ -94,13 +94,13 @@ def _flat(knobs: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return [(key, value) for key, value in found if value is not None]
 
 
-def _damaged(run: Run) -> list[Grid]:
-    damaged = {client: ids for client, ids in (run.split.get("damaged") or {}).items() if ids}
-    if not damaged:
+def _corrupted(run: Run) -> list[Grid]:
+    corrupted = {client: ids for client, ids in (run.split.get("corrupted") or {}).items() if ids}
+    if not corrupted:
         return []
     sizes = run.split["sizes"]
     rows = []
-    for client in sorted(damaged, key=int):
-        share = len(damaged[client]) / sizes[int(client)]
-        rows.append([run.called(client), count(len(damaged[client])), f"{share:.0%}"])
-    return [Grid("Damaged captions", ["client", "captions", "of its own"], rows, folded=len(rows) > 12)]
+    for client in sorted(corrupted, key=int):
+        share = len(corrupted[client]) / sizes[int(client)]
+        rows.append([run.called(client), count(len(corrupted[client])), f"{share:.0%}"])
+    return [Grid("Corrupted captions", ["client", "captions", "of its own"], rows, folded=len(rows) > 12)]

@@ -14,7 +14,7 @@ from fedcmp.report.words import layer, number
 
 
 def interference_section(run: Run) -> Section | None:
-    """None where the rule recorded nothing of it."""
+    """None where the method recorded nothing of it."""
     pictures = [picture for picture in (_energy(run), _cosines(run), _pairs(run), _tau(run)) if picture]
     if not pictures:
         return None

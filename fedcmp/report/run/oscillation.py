@@ -10,7 +10,7 @@ from fedcmp.report.words import layer, number, short
 
 
 def oscillation_section(run: Run) -> Section | None:
-    """None where the rule recorded nothing of it."""
+    """None where the method recorded nothing of it."""
     pictures = [picture for picture in (_turns(run), _length(run), _angles(run)) if picture]
     if not pictures:
         return None

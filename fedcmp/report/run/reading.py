@@ -44,7 +44,7 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The rule's name, or ``centralized`` or ``local``."""
+        """The method's name, or ``centralized`` or ``local``."""
         if self.kind in ("centralized", "local"):
             return self.kind
         return str(self.summary.get("method") or self.setting("aggregator", "name") or "unknown")

@@ -1,4 +1,4 @@
-"""What Fed-CMP takes to be signal, and what else a rule says of itself."""
+"""What Fed-CMP takes to be signal, and what else a method says of itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST = 12
 
 
 def reliability_section(run: Run) -> Section | None:
-    """Reliability by direction, and all records of the rule that no other section shows; None where there are none."""
+    """Reliability by direction, and the records that no other section shows; None without any."""
     pictures = [picture for what in _FACES for picture in (_means(run, what), *_spread(run, what)) if picture]
     changing, constant = _others(run)
     pictures += [_other(run, key) for key in changing[:MOST]]
@@ -38,7 +38,7 @@ def reliability_section(run: Run) -> Section | None:
     grids = [Grid("The same in every round", ["record", "value"], rows)] if rows else []
     if not pictures and not grids:
         return None
-    return Section("rule", "Inside the rule", pictures=pictures, grids=grids)
+    return Section("method", "Inside the method", pictures=pictures, grids=grids)
 
 
 def _means(run: Run, what: str) -> Picture | None:

@@ -216,7 +216,7 @@ def test_bad_samples(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", ["header", "picture", "noise", "nothing"])
-def test_damaged_shards_are_named(tmp_path: Path, cut: str) -> None:
+def test_corrupted_shards_are_named(tmp_path: Path, cut: str) -> None:
     path = published.shards(tmp_path, 1) / "00000.tar"
     whole = path.read_bytes()
     with tarfile.open(path) as archive:

@@ -99,7 +99,7 @@ def test_what_is_no_picture_is_named(tmp_path: Path) -> None:
         Pictures(tmp_path / "none")
 
 
-def test_damage_inside_a_zip_is_named(tmp_path: Path) -> None:
+def test_corrupt_inside_a_zip_is_named(tmp_path: Path) -> None:
     path = published.zipped(tmp_path / "a.zip", FILES)
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:

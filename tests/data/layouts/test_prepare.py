@@ -223,7 +223,7 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["linked folder", "linked zip", "copied", "webdataset"])
-def test_a_damaged_picture_is_found_where_pictures_are_checked(tmp_path: Path, where: str) -> None:
+def test_a_corrupted_picture_is_found_where_pictures_are_checked(tmp_path: Path, where: str) -> None:
     files = {f"{number}.png": published.picture(number, "PNG") for number in range(30)}
     files["7.png"] = files["7.png"][:-40]
     home = tmp_path / "set"
@@ -266,7 +266,7 @@ def test_a_limit_draws_from_all_of_the_set(tmp_path: Path) -> None:
         assert len(archive.namelist()) == 9
 
 
-def test_hostile_records_reach_nothing(tmp_path: Path) -> None:
+def test_byzantine_records_reach_nothing(tmp_path: Path) -> None:
     secret = tmp_path / "secret.jpg"
     secret.write_bytes(published.picture(200))
     home = published.llava(tmp_path / "set")

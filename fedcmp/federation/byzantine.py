@@ -1,11 +1,11 @@
-"""Hostile clients, simulated: they train like everyone and send something else. For the comparison of robust rules."""
+"""Byzantine clients, simulated: they train as the others do and send something else."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.team import Team
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.federation.attacks import ATTACKS, COLLUDING, STRENGTH, Crowd, Means
@@ -19,14 +19,14 @@ KEPT = "attack"
 
 @dataclass
 class AttackConfig:
-    """Simulated hostile clients. Captions that are wrong are a scenario of their own: `partition.scenario=quality`."""
+    """Simulated Byzantine clients. Wrong captions are a scenario: `partition.scenario=quality`."""
 
     kind: str = "none"
     """`none`, `noise`, `scale`, `sign`, `little` (a little is enough), `inner` (inner-product manipulation), `replay`,
     evidence that is forged beside a turned update (`evidence_huge`, `evidence_zero`, `evidence_negative`,
     `evidence_rank_one`), or `malformed`."""
     share: float = 0.3
-    """Share of all clients that are hostile, in [0, 1), the same ones in every round."""
+    """Share of all clients that are byzantine, in [0, 1), the same ones in every round."""
     strength: float = 0.0
     """By how much; 0: the kind's own (scale 10, inner 0.5, others 1)."""
 
@@ -42,19 +42,19 @@ class AttackConfig:
 
 @dataclass(frozen=True)
 class Attack:
-    """Who lies, and how."""
+    """Which clients attack, and how."""
 
     kind: str
-    hostile: frozenset[int]
+    byzantine: frozenset[int]
     strength: float
     seed: int
 
 
 def plan_attack(config: AttackConfig, num_clients: int, seed: int) -> Attack | None:
-    """The hostile clients of a run, drawn by its seed; None: there are none.
+    """The Byzantine clients of a run, drawn by its seed; None: there are none.
 
     >>> attack = plan_attack(AttackConfig("sign", 0.25), 8, 0)
-    >>> len(attack.hostile), attack == plan_attack(AttackConfig("sign", 0.25), 8, 0)
+    >>> len(attack.byzantine), attack == plan_attack(AttackConfig("sign", 0.25), 8, 0)
     (2, True)
     """
     count = round(config.share * num_clients)
@@ -64,26 +64,26 @@ def plan_attack(config: AttackConfig, num_clients: int, seed: int) -> Attack | N
     return Attack(config.kind, frozenset(chosen.tolist()), config.strength or STRENGTH.get(config.kind, 1.0), seed)
 
 
-def lie(
+def attack_round(
     attack: Attack, trained: Survived, before: LocalStates, round_index: int, team: Team, population: int
 ) -> Survived:
-    """What this rank's clients send: of the hostile among them something else than they have trained.
+    """What this rank's clients send: of the byzantine among them something else than they have trained.
 
     All ranks make this call: colluding clients share the mean and the deviation of their honest updates.
 
     Args:
-        attack: who lies, and how.
+        attack: which clients attack, and how.
         trained: the honest result of the round on this rank.
         before: what the rank's clients kept from earlier rounds.
         round_index: of the round, from 0.
         team: the ranks.
         population: clients of the federation.
     """
-    mine = [one for one in trained.contributions if one.client_id in attack.hostile]
+    mine = [one for one in trained.contributions if one.client_id in attack.byzantine]
     crowd = _crowd(mine, len(trained.contributions), team, population) if attack.kind in COLLUDING else None
     sent, states = [], dict(trained.states)
     for one in trained.contributions:
-        if one.client_id not in attack.hostile:
+        if one.client_id not in attack.byzantine:
             sent.append(one)
             continue
         kept = before.get(one.client_id, {}).get(KEPT)
@@ -96,12 +96,12 @@ def lie(
 
 def _crowd(mine: list[Contribution], here: int, team: Team, population: int) -> Crowd | None:
     counts = team.collect([len(mine), here])
-    hostile, clients = (sum(one[place] for one in counts) for place in (0, 1))
-    if hostile == 0:
+    byzantine, clients = (sum(one[place] for one in counts) for place in (0, 1))
+    if byzantine == 0:
         return None
     cohort = team.cohort(mine, "uniform", population)
     first = cohort.share(cohort.sum(lambda one: one.delta))
     second = cohort.share(cohort.sum(lambda one: {name: value.double() ** 2 for name, value in one.delta.items()}))
-    mean = {name: value / hostile for name, value in first.items()}
-    std = {name: (second[name] / hostile - mean[name] ** 2).clamp_min(0).sqrt().float() for name in mean}
-    return Crowd({name: value.float() for name, value in mean.items()}, std, hostile, clients)
+    mean = {name: value / byzantine for name, value in first.items()}
+    std = {name: (second[name] / byzantine - mean[name] ** 2).clamp_min(0).sqrt().float() for name in mean}
+    return Crowd({name: value.float() for name, value in mean.items()}, std, byzantine, clients)

@@ -1,4 +1,4 @@
-"""docs/add_a_rule.md does what it says: its code, put into a copy of the package, is a rule in under 60 lines."""
+"""docs/add_a_method.md does what it says: its code, put into a copy of the package, is a method in under 60 lines."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import sandbox
 from written import ROOT, Block, Command, blocks, commands
 
-PAGE = ROOT / "docs" / "add_a_rule.md"
+PAGE = ROOT / "docs" / "add_a_method.md"
 BLOCKS = list(blocks(PAGE))
 NEW = [block for block in BLOCKS if block.language == "python"]
 ROWS = [block for block in BLOCKS if block.language == "diff"]
@@ -28,10 +28,10 @@ def added(block: Block) -> list[str]:
 
 
 def test_a_rule_is_less_than_sixty_lines() -> None:
-    (rule,) = [block for block in NEW if block.title.startswith("fedcmp/")]
-    assert len(rule.lines) + sum(len(added(block)) for block in ROWS) < MOST
-    assert max(map(len, rule.lines)) <= 120
-    assert "arXiv" in rule.text
+    (method,) = [block for block in NEW if block.title.startswith("fedcmp/")]
+    assert len(method.lines) + sum(len(added(block)) for block in ROWS) < MOST
+    assert max(map(len, method.lines)) <= 120
+    assert "arXiv" in method.text
 
 
 def apply(block: Block, folder: Path) -> None:
@@ -47,7 +47,7 @@ def apply(block: Block, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkout with the page's rule in it."""
+    """The checkout with the page's method in it."""
     folder = tmp_path_factory.mktemp("copy")
     for name in COPIED:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -91,5 +91,5 @@ def test_its_commands_do_what_they_say(copy: Path) -> None:
 def test_what_the_page_leaves_to_the_reader_is_named(copy: Path) -> None:
     """The rows of docs/ are not on the page; the tests that ask for them are there."""
     text = PAGE.read_text(encoding="utf-8")
-    for page in ("docs/rules.md", "docs/compare.md", "docs/configuration.md"):
+    for page in ("docs/methods.md", "docs/compare.md", "docs/configuration.md"):
         assert page in text

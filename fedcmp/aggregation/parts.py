@@ -1,4 +1,4 @@
-"""The parts of a method: a local rule, a fuse (many clients to one delta), a server step (one delta to parameters).
+"""The parts of a method: a local step, a fuse (many clients to one delta), a server step (one delta to parameters).
 
 Each part is a frozen dataclass with pure methods. State is passed in and returned; nothing is kept between calls.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, NamedTuple, Protocol
 
-from fedcmp.aggregation.base import Cohort
+from fedcmp.aggregation.contribution import Cohort
 from fedcmp.types import Metrics, Params
 
 State = dict[str, Any]
@@ -111,15 +111,15 @@ class ServerStep(Protocol):
 
 
 class Finished(NamedTuple):
-    """What a local rule returns after a client's last step."""
+    """What a local step returns after a client's last step."""
 
     client: State
-    """The client's own state for its next round; empty where the rule keeps none."""
+    """The client's own state for its next round; empty where the method keeps none."""
     message: Params | None
     """What the client sends beside its delta; None: nothing."""
 
 
-class LocalRule(Protocol):
+class LocalStep(Protocol):
     """What clients do differently in their steps; by default nothing.
 
     ``shared`` is the part of the state that the server keeps and every client reads, ``client`` the part that one

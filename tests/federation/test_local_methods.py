@@ -1,4 +1,4 @@
-"""Local rules and evidence in the training of stacked clients."""
+"""Local methods and evidence in the training of stacked clients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fedcmp.module import OptimizerConfig, ProjectorAlignment
 
 SIZES = [5, 3, 1, 4, 4, 2, 6, 3]  # local steps of the eight clients
 SGD = OptimizerConfig(name="sgd", lr=0.2, clip_norm=0.0, schedule="constant", warmup=0.0)
-RULES = {
+METHODS = {
     "fedprox": Proximal(mu=1.0),
     "scaffold-1": ControlVariates(option=1),
     "scaffold-2": ControlVariates(option=2),
@@ -47,11 +47,11 @@ def noise(seed: int) -> dict[str, torch.Tensor]:
     return {name: 0.01 * torch.randn(value.shape, generator=generator) for name, value in PARAMS.items()}
 
 
-def memory(rule) -> dict:
+def memory(method) -> dict:
     """Shared and client states as they are in the middle of a run."""
-    shared = {key: noise(1) for key in rule.init(PARAMS)}
-    own = {task.client_id: {key: noise(10 + task.client_id) for key in rule.client_init(PARAMS)} for task in tasks()}
-    return {"shared": shared, "states": {client: {"rule": one} for client, one in own.items() if one}}
+    shared = {key: noise(1) for key in method.init(PARAMS)}
+    own = {task.client_id: {key: noise(10 + task.client_id) for key in method.client_init(PARAMS)} for task in tasks()}
+    return {"shared": shared, "states": {client: {"step": one} for client, one in own.items() if one}}
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def waves(module, size: int, optimizer: OptimizerConfig, **options) -> dict[int,
 
 
 @pytest.mark.parametrize("optimizer", [SGD, OptimizerConfig(lr=1e-2, clip_norm=0.5)], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_one_three_and_eight_at_once_are_the_same(module, name: str, optimizer: OptimizerConfig) -> None:
-    options = {"rule": RULES[name], **memory(RULES[name])}
+    options = {"local": METHODS[name], **memory(METHODS[name])}
     # AdamW divides by the gradient's size: rounding of tiny gradients shows in the step's last digits
     near = {"rtol": 1e-3, "atol": 1e-6} if optimizer is SGD else {"rtol": 2e-3, "atol": 5e-4}
     alone, three, eight = (waves(module, size, optimizer, **options) for size in (1, 3, 8))
@@ -130,29 +130,29 @@ def test_evidence_is_the_second_moment_of_what_the_layers_saw(module) -> None:
 
 def test_scaffold_renews_its_control_variates_as_in_the_paper(module) -> None:
     """Option II: c_k - c + (x - y) / (K lr), for SGD at a constant rate."""
-    rule, todo, before = RULES["scaffold-2"], tasks()[:3], memory(RULES["scaffold-2"])
-    result = train(module, todo, rule=rule, **before)
+    method, todo, before = METHODS["scaffold-2"], tasks()[:3], memory(METHODS["scaffold-2"])
+    result = train(module, todo, local=method, **before)
     for task, found in zip(todo, result.contributions, strict=True):
-        own = before["states"][task.client_id]["rule"]["control"]
+        own = before["states"][task.client_id]["step"]["control"]
         for name, c in before["shared"]["control"].items():
             quotient = own[name] - c - found.delta[name] / (len(task.batches) * SGD.lr)
-            renewed = result.states[task.client_id]["rule"]["control"][name]
+            renewed = result.states[task.client_id]["step"]["control"][name]
             torch.testing.assert_close(renewed, quotient, rtol=1e-4, atol=2e-6)
             torch.testing.assert_close(found.message[name], renewed - own[name])
 
 
 def test_the_first_option_of_scaffold_looks_at_the_same_batches_from_the_start(module) -> None:
     limit, task = 0.05, tasks()[3]
-    result = train(module, [task], OptimizerConfig(lr=1e-2, clip_norm=limit), rule=RULES["scaffold-1"])
+    result = train(module, [task], OptimizerConfig(lr=1e-2, clip_norm=limit), local=METHODS["scaffold-1"])
     each = [gradients(module, PARAMS, fetch(positions), limit) for positions in task.batches]
     for name in PARAMS:
         expected = sum(one[name] for one in each) / len(each)
-        torch.testing.assert_close(result.states[3]["rule"]["control"][name], expected, rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(result.states[3]["step"]["control"][name], expected, rtol=1e-3, atol=1e-6)
 
 
 def test_fedcm_sends_the_mean_step_and_fedprox_adds_its_gradient(module) -> None:
-    todo, before = tasks()[:2], memory(RULES["fedcm"])
-    for task, found in zip(todo, train(module, todo, rule=RULES["fedcm"], **before).contributions, strict=True):
+    todo, before = tasks()[:2], memory(METHODS["fedcm"])
+    for task, found in zip(todo, train(module, todo, local=METHODS["fedcm"], **before).contributions, strict=True):
         for name in PARAMS:
             quotient = -found.delta[name] / (len(task.batches) * SGD.lr)
             torch.testing.assert_close(found.message[name], quotient, rtol=1e-4, atol=2e-6)
@@ -160,13 +160,13 @@ def test_fedcm_sends_the_mean_step_and_fedprox_adds_its_gradient(module) -> None
     for positions in todo[0].batches:
         step = gradients(module, weights, fetch(positions))
         weights = {name: w - SGD.lr * (step[name] + 1.0 * (w - PARAMS[name])) for name, w in weights.items()}
-    (found,) = train(module, todo[:1], rule=RULES["fedprox"]).contributions
+    (found,) = train(module, todo[:1], local=METHODS["fedprox"]).contributions
     for name in PARAMS:
         torch.testing.assert_close(found.delta[name], weights[name] - PARAMS[name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(RULES))
+@pytest.mark.parametrize("name", sorted(METHODS))
 def test_inputs_stay(module, name: str) -> None:
-    before, again = memory(RULES[name]), memory(RULES[name])
-    train(module, tasks()[:2], OptimizerConfig(), rule=RULES[name], keep_optimizer=True, **before)
+    before, again = memory(METHODS[name]), memory(METHODS[name])
+    train(module, tasks()[:2], OptimizerConfig(), local=METHODS[name], keep_optimizer=True, **before)
     torch.testing.assert_close(before, again, rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Every rule by name, from a config to a summary: on the demo, and on real pairs where they lie beside the checkout."""
+"""Every method by name, from a config to a summary: on the demo, and on real pairs where they are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hostile clients: each lie against its formula, colluding ones over ranks, and runs that survive or do not."""
+"""Byzantine clients: each lie against its formula, colluding ones over ranks, and runs that survive or do not."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from ranks import Ranks, run_ranks
 from test_loop import PARAMS, federation
 
-from fedcmp.aggregation.base import Contribution
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
 from fedcmp.federation.attacks import ATTACKS
+from fedcmp.federation.byzantine import Attack, AttackConfig, attack_round, plan_attack
 from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
 from fedcmp.federation.faults import Survived
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.hostile import Attack, AttackConfig, lie, plan_attack
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel
@@ -39,7 +39,9 @@ def sent(kind: str, strength: float = 0.0, round_index: int = 0, before: Any = N
     attack = plan_attack(AttackConfig(kind, 0.5, strength), CLIENTS, 0)
     assert attack is not None
     trained = Survived([honest(k) for k in range(CLIENTS)], {}, [])
-    return lie(dataclasses.replace(attack, hostile=frozenset({1, 3, 4})), trained, before or {}, round_index, Solo(), 6)
+    return attack_round(
+        dataclasses.replace(attack, byzantine=frozenset({1, 3, 4})), trained, before or {}, round_index, Solo(), 6
+    )
 
 
 def test_the_honest_are_left_as_they_are_and_lies_repeat_by_seed() -> None:
@@ -96,8 +98,8 @@ def test_what_is_replayed_is_the_first_update() -> None:
     assert again.states[3]["attack"] is old[3]["attack"], "and stays the first"
 
 
-def attacked(llm: LanguageModel, rule: str, attack: Attack | None, **changes: Any) -> Federation:
-    whole = federation(llm, rule=rule)
+def attacked(llm: LanguageModel, method: str, attack: Attack | None, **changes: Any) -> Federation:
+    whole = federation(llm, method=method)
     return dataclasses.replace(whole, attack=attack, **changes)
 
 
@@ -126,9 +128,9 @@ def test_a_run_under_attack_goes_on_to_the_same_bits(llm: LanguageModel, tmp_pat
     assert params_sha256(resumed.params) == params_sha256(expected.params)
 
 
-@pytest.mark.parametrize("rule", ["fedavg", "fedcmp", "median"])
-def test_what_is_malformed_never_enters(llm: LanguageModel, rule: str) -> None:
-    whole = attacked(llm, rule, Attack("malformed", frozenset({1}), 1.0, 0))
+@pytest.mark.parametrize("method", ["fedavg", "fedcmp", "median"])
+def test_what_is_malformed_never_enters(llm: LanguageModel, method: str) -> None:
+    whole = attacked(llm, method, Attack("malformed", frozenset({1}), 1.0, 0))
     run(whole, start(whole, PARAMS))
     records = [one for one in whole.tracker.records[1:] if "client/1/accepted" in one]
     assert records

@@ -30,7 +30,7 @@ class Contribution:
     evidence: Params | None = None
     """Per affine layer, the mean of x~ x~^T over its inputs, ``[N', N']``, if the method needs ``"evidence"``."""
     message: Params | None = None
-    """What the local rule sends beside the delta, for example the change of a control variate."""
+    """What the local step sends beside the delta, for example the change of a control variate."""
     num_samples: int = 1
     """Samples used in this round, at least 0."""
     num_tokens: int = 0
@@ -205,8 +205,8 @@ def zeros_like(params: Params) -> Params:
 
 
 def message_of(contribution: Contribution) -> Params:
-    """What the local rule sent, for rules whose clients always send."""
-    assert contribution.message is not None, "the local rule's clients send a message"
+    """What the local step sent, for methods whose clients always send."""
+    assert contribution.message is not None, "the local step's clients send a message"
     return contribution.message
 
 
