@@ -42,7 +42,7 @@ LAYERS = {
     "build": 7,
     "experiment": 8,
     "api": 8,
-    "study": 9,
+    "compare": 9,
     "doctor": 9,
     "web": 9,
     "cli": 10,

@@ -18,8 +18,8 @@ from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.report.page import write_report
 from fedcmp.report.plan import describe_plan
 from fedcmp.report.summary import describe
-from fedcmp.study.cells import baseline, method_config
-from fedcmp.study.words import Method
+from fedcmp.compare.cells import baseline, method_config
+from fedcmp.compare.words import Method
 from fedcmp.tracking.progress import Progress
 
 PRIVATE = ["privacy.kind=central", "aggregator.weights=uniform", "aggregator.pairwise=0", "privacy.accountant=rdp"]

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fedcmp.cli.comparison import arguments
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Jobs
-from fedcmp.study.ledger import Ledger
-from fedcmp.study.schedule import remaining
+from fedcmp.compare import Request, ask
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.ledger import Ledger
+from fedcmp.compare.schedule import remaining
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 

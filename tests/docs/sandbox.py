@@ -17,7 +17,7 @@ from written import ROOT
 from fedcmp.cli import commands, entry
 from fedcmp.data.sources import SceneSource
 from fedcmp.models.backbones import DEMO
-from fedcmp.study import Request, ask
+from fedcmp.compare import Request, ask
 
 PLACEHOLDERS = {
     "CONFIG": "configs/demo/scenes.yaml",

@@ -22,7 +22,7 @@ from wandb_server import Server
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
 from fedcmp.experiment import train
-from fedcmp.study import Request, ask, compare
+from fedcmp.compare import Request, ask, compare
 from fedcmp.tracking.wandb import WandbConfig, WandbTracker
 from fedcmp.tracking.wandb.file import BEGIN, BLOCK, FIRST, FULL, HEAD, LAST, mend_parts, read_log
 from fedcmp.tracking.wandb.media import SPLIT_BYTES, to_artifacts

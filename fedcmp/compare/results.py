@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.study.cells import Jobs
-from fedcmp.study.grid import Options
-from fedcmp.study.schedule import Records, chosen, favoured, gave_up
-from fedcmp.study.statistics import Paired, deviation, holm, mean_ranks, paired, recovered
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.grid import Options
+from fedcmp.compare.schedule import Records, chosen, favoured, gave_up
+from fedcmp.compare.statistics import Paired, deviation, holm, mean_ranks, paired, recovered
 
 
 def _at(*path: str) -> Callable[[Mapping[str, Any]], float | None]:

@@ -19,8 +19,8 @@ from fedcmp.data.sources import SPLITS, Source
 from fedcmp.errors import FedcmpError
 from fedcmp.models.backbones import VisionTower, load_tower
 from fedcmp.pictures import see
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.schedule import Records, chosen
+from fedcmp.compare.cells import Job, Jobs
+from fedcmp.compare.schedule import Records, chosen
 from fedcmp.tracking.progress import Bar, Progress
 
 log = logging.getLogger(__name__)

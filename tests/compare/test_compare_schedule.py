@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Cell, Job, Jobs
-from fedcmp.study.results import results
-from fedcmp.study.schedule import chosen, favoured, remaining, wanted
-from fedcmp.study.sheets import legend, sheets
-from fedcmp.study.tables import as_csv, as_json, as_latex, as_markdown, as_text
-from fedcmp.study.words import BOUNDS
+from fedcmp.compare import Request, ask
+from fedcmp.compare.cells import Cell, Job, Jobs
+from fedcmp.compare.results import results
+from fedcmp.compare.schedule import chosen, favoured, remaining, wanted
+from fedcmp.compare.sheets import legend, sheets
+from fedcmp.compare.tables import as_csv, as_json, as_latex, as_markdown, as_text
+from fedcmp.compare.words import BOUNDS
 
 METHODS = "fedavg,fedadam,ties,fedcmp"
 

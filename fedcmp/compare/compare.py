@@ -10,17 +10,17 @@ from typing import NamedTuple
 from fedcmp.errors import ConfigError
 from fedcmp.locking import locked
 from fedcmp.report.words import duration
-from fedcmp.study.asked import Study
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.features import encode_features, open_jobs
-from fedcmp.study.inputs import check_inputs
-from fedcmp.study.ledger import Ledger
-from fedcmp.study.place import open_place
-from fedcmp.study.results import results
-from fedcmp.study.runner import Runner, Tell, start_workers
-from fedcmp.study.schedule import remaining
-from fedcmp.study.sheets import legend, sheets
-from fedcmp.study.tables import as_csv, as_json, as_latex, as_markdown, as_text
+from fedcmp.compare.asked import Study
+from fedcmp.compare.cells import Job, Jobs
+from fedcmp.compare.features import encode_features, open_jobs
+from fedcmp.compare.inputs import check_inputs
+from fedcmp.compare.ledger import Ledger
+from fedcmp.compare.place import open_place
+from fedcmp.compare.results import results
+from fedcmp.compare.runner import Runner, Tell, start_workers
+from fedcmp.compare.schedule import remaining
+from fedcmp.compare.sheets import legend, sheets
+from fedcmp.compare.tables import as_csv, as_json, as_latex, as_markdown, as_text
 
 
 class Compared(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder, claim
-from fedcmp.study.asked import Study, from_json, to_json
-from fedcmp.study.cells import Jobs
+from fedcmp.compare.asked import Study, from_json, to_json
+from fedcmp.compare.cells import Jobs
 
 
 class Place:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from fedcmp.errors import ConfigError
-from fedcmp.study import Request, again, ask
-from fedcmp.study.asked import from_json, to_json
-from fedcmp.study.cells import Jobs
-from fedcmp.study.words import parse_methods, parse_scenarios, split
+from fedcmp.compare import Request, again, ask
+from fedcmp.compare.asked import from_json, to_json
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.words import parse_methods, parse_scenarios, split
 
 
 def test_commas_and_colons_stand_in_brackets_and_quotes() -> None:

@@ -18,8 +18,8 @@ from typing import Any
 from fedcmp.credentials import mask
 from fedcmp.errors import RunFolderError
 from fedcmp.report.summary import versions
-from fedcmp.study.cells import FINAL, Cell, Job
-from fedcmp.study.schedule import Record
+from fedcmp.compare.cells import FINAL, Cell, Job
+from fedcmp.compare.schedule import Record
 
 
 class Ledger:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from fedcmp.report.words import p_value
-from fedcmp.study.cells import Jobs
-from fedcmp.study.results import MEASURES, Overall, Results, Row
-from fedcmp.study.statistics import Paired
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.results import MEASURES, Overall, Results, Row
+from fedcmp.compare.statistics import Paired
 
 Entry = str | int | float | None
 NO_USE = "the pictures do not matter (image use below 2 % of the loss, or below its standard error)"

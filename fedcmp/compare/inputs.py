@@ -10,7 +10,7 @@ from fedcmp.build import check_cohorts, check_models, read_data
 from fedcmp.config import Config, to_dict
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.federation.sampling import RunPlan
-from fedcmp.study.cells import Job, baseline
+from fedcmp.compare.cells import Job, baseline
 
 
 def check_inputs(jobs: Iterable[Job]) -> None:

@@ -12,10 +12,10 @@ from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
 from fedcmp.privacy.settings import PrivacyConfig
-from fedcmp.study.asked import Setting, Study
-from fedcmp.study.grid import LR, Options, centralized_grid, local_grid, method_grid
-from fedcmp.study.identity import identity
-from fedcmp.study.words import BOUNDS, Method
+from fedcmp.compare.asked import Setting, Study
+from fedcmp.compare.grid import LR, Options, centralized_grid, local_grid, method_grid
+from fedcmp.compare.identity import identity
+from fedcmp.compare.words import BOUNDS, Method
 
 TUNE, FINAL = "tune", "final"
 NORMALISE = "aggregator.normalise"

@@ -14,13 +14,13 @@ from fedcmp.build import pick_device
 from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
 from fedcmp.report.words import duration
-from fedcmp.study.cells import FINAL, Job, Jobs
-from fedcmp.study.execute import Answer, Executor, lighten
-from fedcmp.study.ledger import Ledger
-from fedcmp.study.place import Place
-from fedcmp.study.schedule import remaining, wanted
-from fedcmp.study.sheets import describe_options
-from fedcmp.study.workers import Here, Processes, Share, Workers
+from fedcmp.compare.cells import FINAL, Job, Jobs
+from fedcmp.compare.execute import Answer, Executor, lighten
+from fedcmp.compare.ledger import Ledger
+from fedcmp.compare.place import Place
+from fedcmp.compare.schedule import remaining, wanted
+from fedcmp.compare.sheets import describe_options
+from fedcmp.compare.workers import Here, Processes, Share, Workers
 from fedcmp.version import commit
 
 Tell = Callable[[str], None]

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from fedcmp.credentials import log_to_stderr
 from fedcmp.distributed.signals import ASKING
 from fedcmp.lifetime import end_with_parent
-from fedcmp.study.cells import Job
-from fedcmp.study.execute import Answer
-from fedcmp.study.ledger import failed
+from fedcmp.compare.cells import Job
+from fedcmp.compare.execute import Answer
+from fedcmp.compare.ledger import failed
 
 Run = Callable[[Job], Answer]
 GOODBYE = 20.0

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from fedcmp.config import Config, amend, from_yaml, load_config, to_yaml
 from fedcmp.errors import ConfigError, RunFolderError, nearest
-from fedcmp.study.identity import folders
-from fedcmp.study.words import PLACES, Method, forbid, parse_methods, parse_scenarios
+from fedcmp.compare.identity import folders
+from fedcmp.compare.words import PLACES, Method, forbid, parse_methods, parse_scenarios
 
 METHODS = "fedavg,fedadam,fedcmp"
 

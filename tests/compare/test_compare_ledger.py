@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fedcmp.errors import RunFolderError
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Jobs
-from fedcmp.study.ledger import Ledger, failed, finished
+from fedcmp.compare import Request, ask
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.ledger import Ledger, failed, finished
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg,same=fedavg", budget=1, bounds=False)))
 FIRST, SECOND = JOBS.final("demo", "fedavg", {}, 1), JOBS.final("demo", "fedavg", {}, 2)

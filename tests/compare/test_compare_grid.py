@@ -12,12 +12,12 @@ from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
 from fedcmp.config import Config, load_config
 from fedcmp.shipped import shipped
-from fedcmp.study import Request, ask
-from fedcmp.study.asked import from_json, to_json
-from fedcmp.study.cells import Jobs, with_options
-from fedcmp.study.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
-from fedcmp.study.identity import FOLDERS, identity
-from fedcmp.study.words import BOUNDS
+from fedcmp.compare import Request, ask
+from fedcmp.compare.asked import from_json, to_json
+from fedcmp.compare.cells import Jobs, with_options
+from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
+from fedcmp.compare.identity import FOLDERS, identity
+from fedcmp.compare.words import BOUNDS
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "compare.md"
 

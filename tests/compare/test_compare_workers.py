@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 import torch
 
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.execute import Answer
-from fedcmp.study.workers import Processes, Share
+from fedcmp.compare import Request, ask
+from fedcmp.compare.cells import Job, Jobs
+from fedcmp.compare.execute import Answer
+from fedcmp.compare.workers import Processes, Share
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False, seeds=3)))
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from fedcmp.study.statistics import deviation, holm, mean_ranks, paired, recovered
+from fedcmp.compare.statistics import deviation, holm, mean_ranks, paired, recovered
 
 
 def test_deviation_divides_by_one_less() -> None:

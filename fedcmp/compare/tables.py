@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedcmp.report.table import markdown, table
-from fedcmp.study.cells import Jobs
-from fedcmp.study.results import MEASURES, Overall, Results, Row
-from fedcmp.study.sheets import Entry, Sheet, describe_options
+from fedcmp.compare.cells import Jobs
+from fedcmp.compare.results import MEASURES, Overall, Results, Row
+from fedcmp.compare.sheets import Entry, Sheet, describe_options
 
 
 def as_text(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:

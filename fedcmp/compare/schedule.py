@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.grid import Options
+from fedcmp.compare.cells import Job, Jobs
+from fedcmp.compare.grid import Options
 
 Record = Mapping[str, Any]
 """A line of runs.jsonl."""

@@ -14,8 +14,8 @@ from fedcmp.build import Kept
 from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
 from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation.folder import RunFolder
-from fedcmp.study.cells import Job, with_options
-from fedcmp.study.ledger import failed, finished
+from fedcmp.compare.cells import Job, with_options
+from fedcmp.compare.ledger import failed, finished
 from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
