@@ -31,14 +31,16 @@ from typing import Any
 
 import torch
 
-from fedcmp.build import Kept, build_federation, build_parts, read_data
 from fedcmp.config import load_config
+from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState
 from fedcmp.report.table import table
+from fedcmp.runs.data import read_data
+from fedcmp.runs.method import build_federation
+from fedcmp.runs.parts import Kept, build_parts
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Recorder, Trackers
 from fedcmp.types import Params

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.own import Method, Own
 from fedcmp.aggregation.server.sgd import Sgd
-from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
 from fedcmp.data.images import MAX_PIXELS
@@ -21,12 +20,15 @@ from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.captions import caption_loose
-from fedcmp.federation.checkpoint import save_projector
+from fedcmp.federation.checkpoint import FederationState, save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.module import ProjectorAlignment
+from fedcmp.runs.data import Data
+from fedcmp.runs.method import build_federation, build_method
+from fedcmp.runs.models import pick_device
+from fedcmp.runs.parts import build_parts
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Recorder, Trackers
 from fedcmp.types import Params
@@ -147,8 +149,7 @@ def federate(
     source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
     split = Partition(source.owned("train"), seed, names=tuple(named))
     plan = plan_run(split.clients, config.federation, seed, names=split.names)
-    if method is None:
-        check_cohorts(config, plan)
+    built = build_method(config, plan, method)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
     recorder = Recorder(Trackers())
     models = _models(tower, llm, config)
@@ -161,9 +162,8 @@ def federate(
     with open_team(config.launch, pick_device(config.run.device)) as team:
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
-        federation = build_federation(config, data, parts, recorder, bars, None)
-        federation = replace(federation, team=team, on_round=told, aggregator=method or federation.aggregator)
-        state = run(federation, start(federation, parts.params))
+        federation = build_federation(config, data, built, parts, recorder, bars, team, on_round=told)
+        state = run(federation, start(parts.params, federation.aggregator))
     return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
 
 

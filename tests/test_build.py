@@ -6,10 +6,11 @@ import pytest
 
 from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.aggregation.fuse.normalised import Normalised
-from fedcmp.build import build_federation, check_cohorts, read_data
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
 from fedcmp.federation.sampling import RunPlan, plan_run
+from fedcmp.runs.data import read_data
+from fedcmp.runs.method import build_federation, check_cohorts
 
 CLIENTS = [tuple(range(32 * k, 32 * k + 32)) for k in range(4)]
 

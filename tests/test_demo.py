@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedcmp.config import load_config
-from fedcmp.experiment import train
 from fedcmp.models.backbones import DEMO
+from fedcmp.runs.train import train
 
 
 def test_the_projector_reads_pictures(tmp_path: Path) -> None:

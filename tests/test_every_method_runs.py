@@ -9,7 +9,7 @@ import pytest
 
 from fedcmp.aggregation.presets import PRESETS
 from fedcmp.config import load_config
-from fedcmp.experiment import train
+from fedcmp.runs.train import train
 
 QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled", "run.figures=false"]
 DEMO = [

@@ -19,9 +19,8 @@ from fedcmp.data.sources import build_source
 from fedcmp.errors import ConfigError, DataError, RunFolderError
 from fedcmp.experiment import evaluate_run, train, train_centralized, train_local
 from fedcmp.experiment.base import Experiment
-from fedcmp.federation.checkpoint import load_projector, save_projector
+from fedcmp.federation.checkpoint import load_projector, params_sha256, save_projector
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.projector import init_params
 from fedcmp.report.summary import compare_runs, describe
 from fedcmp.seeding import torch_rng

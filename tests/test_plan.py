@@ -13,9 +13,10 @@ import fedcmp.build.kept
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
-from fedcmp.experiment import plan, train
 from fedcmp.report.plan import describe_plan
 from fedcmp.report.words import human
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "demo"

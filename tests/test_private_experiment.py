@@ -12,12 +12,14 @@ import fedcmp.federation.loop as loop
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.experiment import plan, resume, train, train_centralized, train_local
 from fedcmp.privacy import accountant
 from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.report.page import write_report
 from fedcmp.report.plan import describe_plan
 from fedcmp.report.summary import describe
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import resume, train
 from fedcmp.study.cells import baseline, method_config
 from fedcmp.study.words import Method
 from fedcmp.tracking.progress import Progress

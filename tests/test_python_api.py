@@ -23,11 +23,10 @@ from small import SMALL
 
 import fedcmp
 from fedcmp.aggregation import Aggregator, Mean, Sgd
-from fedcmp.build import read_data
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import AggregationError, ConfigError, DataError
-from fedcmp.federation.checkpoint import load_projector
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import load_projector, params_sha256
+from fedcmp.runs.data import read_data
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "own_everything.py"
@@ -330,7 +329,7 @@ SCRIPT = """
 import sys
 import fedcmp
 from fedcmp.data.scenes import make_scene, render
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import params_sha256
 
 def pairs(camera, count, pool="train"):
     scenes = [make_scene(pool, camera, index) for index in range(count)]

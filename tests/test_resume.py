@@ -16,7 +16,7 @@ import fedcmp.federation.loop as loop
 import fedcmp.federation.sampling as sampling
 from fedcmp.config import Config, load_config
 from fedcmp.errors import CheckpointError, RunFolderError
-from fedcmp.experiment import reopen, resume, train
+from fedcmp.runs.train import reopen, resume, train
 from fedcmp.tracking.tracker import JsonlTracker
 
 SMALL = [

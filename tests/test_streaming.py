@@ -11,12 +11,13 @@ import torch
 
 import fedcmp.build.parts
 import fedcmp.data.stream
-from fedcmp.build import read_data
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation import loop
 from fedcmp.federation.checkpoint import load_projector
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.data import read_data
+from fedcmp.runs.train import resume, train
 
 QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
 

@@ -22,10 +22,10 @@ from fedcmp.data.collate import Batches
 from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation import loop
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.faults import Survived
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig, load_llm
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress

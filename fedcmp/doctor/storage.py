@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from fedcmp.build import count_cut, describe_cut, outline_encoder, outline_parts, read_samples
 from fedcmp.config import Config
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
@@ -18,6 +17,8 @@ from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
+from fedcmp.runs.data import read_samples
+from fedcmp.runs.models import count_cut, describe_cut, outline_encoder, outline_parts
 
 COMFORTABLE = 2**30
 """Free bytes below which a run may end in a full disk."""

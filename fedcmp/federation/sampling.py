@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcmp.distributed.topology import Topology, assign
 from fedcmp.errors import PlanError, label_client
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.seeding import derive, numpy_rng
 
 

@@ -123,7 +123,7 @@ def _run(words: list[str], run: Path, case: Case, rank: int) -> None:
     import fedcmp.federation.groups as groups
     import fedcmp.federation.loop as loop
     from fedcmp.config import load_config
-    from fedcmp.experiment import resume, train
+    from fedcmp.runs.train import resume, train
     from fedcmp.tracking.progress import Progress
 
     sys.stderr = (run.parent / f"{run.name}.log").open("a")

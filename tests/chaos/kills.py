@@ -109,7 +109,7 @@ def start(folder: Path, ranks: int, method: str, kill_at_file: int = 0) -> list[
 
 def _run(folder: Path, method: str) -> None:
     from fedcmp.config import load_config
-    from fedcmp.experiment import resume, train
+    from fedcmp.runs.train import resume, train
     from fedcmp.tracking.progress import Progress
 
     sys.stderr = (folder.parent / f"{folder.name}.log").open("a")

@@ -15,13 +15,11 @@ from test_loop import PARAMS, federation
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
-from fedcmp.federation.attacks import ATTACKS
-from fedcmp.federation.byzantine import Attack, AttackConfig, attack_round, plan_attack
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
+from fedcmp.federation.byzantine import ATTACKS, Attack, AttackConfig, attack_round, plan_attack
+from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint, params_sha256
 from fedcmp.federation.faults import Survived
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel
 
 CLIENTS = 6

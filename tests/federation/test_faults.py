@@ -13,13 +13,13 @@ import torch
 from ranks import Ranks, run_ranks
 from test_loop import PARAMS, federation, fetch
 
-from fedcmp.build import read_data
 from fedcmp.config import load_config
 from fedcmp.errors import AggregationError, ConfigError, DataError
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel
+from fedcmp.runs.data import read_data
 
 Fetch = Callable[[list[int]], dict[str, torch.Tensor]]
 

@@ -17,11 +17,10 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.topology import Topology
 from fedcmp.federation import memory
-from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.forecast import forecast
+from fedcmp.federation.forecast import forecast, training_memory
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
-from fedcmp.federation.memory import training_memory
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.module import OptimizerConfig
 

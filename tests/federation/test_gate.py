@@ -9,9 +9,8 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.errors import AggregationError, ConfigError
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.gate import compare_norms, gate, report
-from fedcmp.federation.kinds import FAULTS
+from fedcmp.federation.settings import FAULTS, FederationConfig
 
 
 def update(client: int, value: float, loss: float = 1.0) -> Contribution:

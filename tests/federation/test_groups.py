@@ -12,10 +12,10 @@ from test_loop import PARAMS, federation, fetch
 
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ClientError
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.groups import coming_batches
 from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 
 METHODS = ("fedcmp", "scaffold", "median")

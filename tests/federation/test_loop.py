@@ -15,19 +15,20 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate
 from fedcmp.federation.checkpoint import (
+    FederationState,
     list_checkpoints,
     load_checkpoint,
     load_projector,
+    params_sha256,
     prune_checkpoints,
     round_of,
     save_checkpoint,
     save_projector,
 )
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState, params_sha256
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import OptimizerConfig, ProjectorAlignment

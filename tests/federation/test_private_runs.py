@@ -15,13 +15,12 @@ import fedcmp.distributed.secure as secure_module
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation import fusing
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint, params_sha256
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.privacy import make_protection, most_invited
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.privacy.settings import PrivacyConfig

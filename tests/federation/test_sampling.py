@@ -11,8 +11,8 @@ import pytest
 
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import DataError, PlanError
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import assign_waves, plan_run, plan_waves
+from fedcmp.federation.settings import FederationConfig
 
 CLIENTS = [tuple(range(50)), tuple(range(50, 64)), tuple(range(64, 200))]
 

@@ -15,15 +15,16 @@ from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregat
 from fedcmp.config import load_config
 from fedcmp.distributed.team import Team
 from fedcmp.errors import AggregationError, ConfigError
-from fedcmp.experiment import plan, train
 from fedcmp.federation import fusing
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.fusing import check_secure, draw_lost
 from fedcmp.federation.loop import run, run_round, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.secure import check_secure, draw_lost
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 

@@ -10,8 +10,8 @@ import torch
 
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.experiment.exporting import open_exportable
 from fedcmp.export.hf import check_hf
+from fedcmp.runs.export import open_exportable
 
 VERSION = "0.7.3"
 """The lmms-eval that the tests run."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from fedcmp.build.device import pick_device
 from fedcmp.config import Config
+from fedcmp.data.collate import CaptionEncoder
 from fedcmp.data.config import expand
+from fedcmp.data.records import Sample
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
 from fedcmp.models.backbones import width_of
+from fedcmp.models.llms import find_end
 from fedcmp.models.outline import LlmOutline, TowerOutline, feature_width, outline_llm, outline_tower
 from fedcmp.models.positions import Positions, Room, caption_room
 from fedcmp.models.projector import affine_names, init_params, param_shapes
@@ -122,3 +125,48 @@ def _check_projector(params: Params, config: Config, in_width: int | None, out_w
             raise ConfigError(
                 f"{what}: {name} has width {width}, but the projector {projector.init} has width {found} on that side"
             )
+
+
+def outline_encoder(config: Config, outline: Outline) -> tuple[CaptionEncoder, str] | None:
+    """What the run would encode captions with, and a warning or nothing; None: unknown before the models are loaded.
+
+    Raises:
+        ConfigError: captions do not fit behind the image tokens, or the tokenizer has no end.
+    """
+    if outline.tower is None or outline.llm is None or outline.llm.tokenizer is None:
+        return None
+    llm = outline.llm
+    room = find_room(config, llm.positions, outline.tower.tokens, llm.tokenizer)
+    end_id = find_end(llm.tokenizer, config.model.end, config.model.llm)
+    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room.tokens, config.data.lowercase)
+    return encoder, room.warning
+
+
+def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -> dict[str, int]:
+    """By split, the captions that are longer than the encoder's most.
+
+    Raises:
+        DataError: a long caption cannot be encoded.
+    """
+    return {name: encoder.count_cut(samples) for name, samples in splits.items()}
+
+
+def describe_cut(cut: dict[str, int], encoder: CaptionEncoder) -> str:
+    """A sentence; empty where no caption is cut."""
+    if not any(cut.values()):
+        return ""
+    counts = ", ".join(f"{count:,} of {name}" for name, count in cut.items() if count)
+    return (
+        f"captions longer than {encoder.max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets the limit"
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device.
+
+    Raises:
+        ConfigError: CUDA is wanted and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedcmp.build import check_models, start_params
 from fedcmp.config import Config, differences, load_config
 from fedcmp.errors import ConfigError, ExportError, nearest
-from fedcmp.experiment.loading import open_finished, shared_projector
 from fedcmp.export.card import Licences, Origin, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
 from fedcmp.export.read import read_projector
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import DTYPES
 from fedcmp.models.projector import affine_names
+from fedcmp.runs.finished import open_finished, shared_projector
+from fedcmp.runs.models import check_models, start_params
 from fedcmp.staging import staged
 from fedcmp.types import Params
 

@@ -6,26 +6,19 @@ import os
 
 import torch
 
-from fedcmp.build import (
-    Outline,
-    build_method,
-    build_protection,
-    count_cut,
-    describe_cut,
-    outline_encoder,
-    outline_parts,
-    read_data,
-)
+from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.config import Config
 from fedcmp.distributed.topology import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.export.hf import check_hf
-from fedcmp.federation.forecast import Forecast, forecast
-from fedcmp.federation.memory import MemoryPart, training_memory
+from fedcmp.federation.forecast import Forecast, MemoryPart, forecast, training_memory
+from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import Protection
-from fedcmp.federation.secure import check_secure
 from fedcmp.report.plan import PlanPage
 from fedcmp.report.words import human
+from fedcmp.runs.data import read_data
+from fedcmp.runs.method import build_method
+from fedcmp.runs.models import Outline, count_cut, describe_cut, outline_encoder, outline_parts
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:
@@ -43,8 +36,9 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
     check_secure(config.federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
-    data, outline, method = read_data(config), outline_parts(config), build_method(config)
-    protection, coming = build_protection(config, data.plan), data.plan
+    data, outline = read_data(config), outline_parts(config)
+    coming = data.plan
+    method, protection, _ = build_method(config, coming)
     if protection is not None:  # the budget may end the run before the plan does
         rounds = coming.rounds[: protection.affordable]
         coming = coming._replace(rounds=rounds, num_samples=sum(one.num_samples for one in rounds))
@@ -79,7 +73,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
             f"{human(room)}: read training pictures when they are needed (data.stream=true), or use fewer samples "
             "(data.max_train_per_domain) or image tokens (model.token_grid, model.pixel_shuffle)"
         )
-    memory = _memory(config, outline, topology, found)
+    memory = _memory(config, outline, topology, method, found)
     told: tuple[tuple[str, str], ...] = ()
     if protection is not None:
         told = tuple(_privacy(protection, len(found.rounds)))
@@ -140,7 +134,9 @@ def _devices(config: Config, world: int) -> tuple[tuple[str, ...], list[str]]:
     return tuple(f"cuda:{rank % here}" for rank in range(world)), notes
 
 
-def _memory(config: Config, outline: Outline, topology: Topology, found: Forecast) -> tuple[MemoryPart, ...]:
+def _memory(
+    config: Config, outline: Outline, topology: Topology, method: Aggregator, found: Forecast
+) -> tuple[MemoryPart, ...]:
     if outline.params is None:
         return ()
     tower = outline.tower.num_bytes if outline.tower else None
@@ -149,7 +145,7 @@ def _memory(config: Config, outline: Outline, topology: Topology, found: Forecas
         llm = outline.llm.num_bytes - outline.llm.layer_bytes * (topology.group_size - 1) // topology.group_size
     training = training_memory(
         outline.params,
-        build_method(config),
+        method,
         config.federation,
         config.optimizer,
         busiest=max(one.busiest for one in found.rounds),
