@@ -147,7 +147,7 @@ class Federated(Runner):
     def __init__(self, federation: Federation, params: Params, device: torch.device) -> None:
         super().__init__(self._round, device)
         self.federation = federation
-        self.state: FederationState = start(federation, params)
+        self.state: FederationState = start(params, federation.aggregator)
 
     def _round(self, number: int) -> dict[str, float]:
         self.state, record = run_round(self.federation, self.state, self.federation.plan.rounds[number])

@@ -93,7 +93,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     everybody = plan_run(data.split.clients, config.federation, seed)
     members = replace(data, plan=plan_run(data.split.clients[:count], config.federation, seed))
     federation = build_federation(config, members, parts, recorder, progress, None)
-    states = [start(federation, parts.params)]
+    states = [start(parts.params, federation.aggregator, federation.privacy)]
 
     def note(state: FederationState, record: Mapping[str, Any]) -> bool:
         states.append(state)

@@ -119,11 +119,11 @@ def test_wide_layers_iterate_for_their_basis_on_the_device() -> None:
 def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     if far:
-        import fedcmp.build as build
-        import fedcmp.experiment.federated as federated
+        from fedcmp.runs import data, finished, models, parts, run
+        from fedcmp.runs import train as federated
 
         install()
-        for module in (build.data, build.parts, build.shapes, federated):
+        for module in (data, finished, models, parts, run, federated):
             module.pick_device = lambda name: torch.device(FAR)
     summary = train(load_config(None, [*SMALL, *words, f"run.dir={folder}"]))
     return {"run": summary, "later": evaluate_run(folder)}

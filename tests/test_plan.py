@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import fedcmp.build.kept
+import fedcmp.runs.parts
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
@@ -67,8 +67,8 @@ def test_the_page_says_it_all_and_loads_nothing(
     def loaded(*args: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(fedcmp.build.kept, "load_tower", loaded)
-    monkeypatch.setattr(fedcmp.build.kept, "load_llm", loaded)
+    monkeypatch.setattr(fedcmp.runs.parts, "load_tower", loaded)
+    monkeypatch.setattr(fedcmp.runs.parts, "load_llm", loaded)
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0
     page = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in page.splitlines()]

@@ -23,7 +23,7 @@ from fedcmp.types import Fetch
 
 @dataclass(frozen=True)
 class Federation:
-    """All that a run is made of; ``fedcmp.build`` makes it from the config, or a script of yours by hand."""
+    """All that a run is made of; ``fedcmp.runs`` makes it from the config, or a script of yours by hand."""
 
     module: ProjectorAlignment
     aggregator: Aggregator

@@ -50,16 +50,14 @@ def build_method(config: Config, plan: RunPlan, aggregator: Aggregator | None = 
         aggregator = build_aggregator(config.aggregator, momentum=momentum)
     if config.privacy.on:
         aggregator = replace(aggregator, measures=False)  # measurements are not protected
-    least_set = config.federation.min_clients
-    least = least_set if own else max(aggregator.fuse.least_clients, least_set)
+    least, own_least = config.federation.min_clients, 0 if own else aggregator.fuse.least_clients
     smallest = min(plan.rounds, key=lambda one: len(one.tasks))
-    if len(smallest.tasks) < least:
-        key = "federation.min_clients" if least == least_set else "aggregator.name"
+    if len(smallest.tasks) < max(least, own_least):
+        key = f"aggregator.name={config.aggregator.name}" if own_least >= least else f"federation.min_clients={least}"
         raise ConfigError(
-            f"aggregator.name={config.aggregator.name} with federation.min_clients={least_set} needs "
-            f"{least} clients in a round ({key}), but round {smallest.round + 1} has {len(smallest.tasks)}: raise "
-            "federation.clients_per_round or partition.clients, or lower federation.rounds or federation.local_steps"
-            + (f"; federation.min_clients={least} keeps enough of those that drop out" if smallest.dropped else "")
+            f"{key} needs at least {max(least, own_least)} clients in a round, but round {smallest.round + 1} has "
+            f"{len(smallest.tasks)}: raise federation.clients_per_round or partition.clients, or lower "
+            "federation.rounds, federation.local_steps or federation.dropout"
         )
     privacy = make_protection(config.privacy, plan, config.run.seed)
     return Method(aggregator, privacy, plan_attack(config.attack, plan.num_clients, config.run.seed))

@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-import fedcmp.experiment.exporting
+import fedcmp.runs.export
 from fedcmp.cli import main
 from fedcmp.config import load_config
 from fedcmp.data.images import to_rgb
@@ -190,14 +190,14 @@ def test_the_folder_appears_whole_or_not_at_all(
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     (full / "mine.txt").unlink()
 
-    right = fedcmp.experiment.exporting.write_llava
+    right = fedcmp.runs.export.write_llava
 
     def dies(folder: Path, *rest: object) -> None:
         right(folder, *rest)
         assert (folder / "mm_projector.bin").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fedcmp.experiment.exporting, "write_llava", dies)
+    monkeypatch.setattr(fedcmp.runs.export, "write_llava", dies)
     with pytest.raises(KeyboardInterrupt):
         export_run(finished, "llava", full)
     assert list(full.iterdir()) == []

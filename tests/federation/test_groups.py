@@ -28,7 +28,7 @@ def build(llm: LanguageModel, method: str, **changes: Any) -> Federation:
 
 
 def outcome(whole: Federation) -> dict[str, Any]:
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     records = [
         {key: value for key, value in record.items() if not key.startswith("seconds/")}
         for record in whole.tracker.records
@@ -101,7 +101,7 @@ def test_each_rank_knows_what_it_will_fetch(llm: LanguageModel, world_size: int,
 
         team = Ranks(group_size) if world_size > 1 else Solo()
         whole = dataclasses.replace(federation(llm, method="fedavg"), team=team, fetch=noting)
-        run(whole, start(whole, PARAMS))
+        run(whole, start(PARAMS, whole.aggregator, whole.privacy))
         coming, rest = coming_batches(whole, 0), coming_batches(whole, 1)
         return asked == coming and 0 < len(rest) < len(coming) and coming[-len(rest) :] == rest
 
@@ -121,7 +121,7 @@ def test_a_failing_client_ends_the_run_on_every_rank(llm: LanguageModel) -> None
     def on_this_rank() -> str:
         whole = build(llm, "fedavg", team=Ranks(1), fetch=failing)
         try:
-            run(whole, start(whole, PARAMS))
+            run(whole, start(PARAMS, whole.aggregator, whole.privacy))
         except ClientError as error:
             return f"{error.client_id}: {error}"
         return "nothing happened"

@@ -84,7 +84,7 @@ def federation(llm: LanguageModel, folder: Path | None = None, method: str = "fe
 
 def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) -> None:
     whole = federation(llm, tmp_path)
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     records = whole.tracker.records
     assert [record["round"] for record in records] == [0, 1, 2, 3]
     assert [record["samples_seen"] for record in records] == [0, 12, 22, 32]
@@ -104,7 +104,7 @@ def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
     for slots in (1, 3):
         whole = federation(llm, method="fedavg")
         whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, slots=slots))
-        results.append(run(whole, start(whole, PARAMS)).params)
+        results.append(run(whole, start(PARAMS, whole.aggregator, whole.privacy)).params)
     for name in PARAMS:
         torch.testing.assert_close(results[0][name], results[1][name], rtol=2e-3, atol=3e-4)
 
@@ -114,10 +114,10 @@ def test_resuming_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method
     whole = federation(llm, method=method)
     config = dataclasses.replace(whole.config, keep_local_state=True)
     whole = dataclasses.replace(whole, config=config)
-    expected = run(whole, start(whole, PARAMS))
+    expected = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     calls = iter([False, True])
     stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
-    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
+    assert run(stopped, start(PARAMS, stopped.aggregator, stopped.privacy)).rounds_done == 2
     resumed = run(whole, load_checkpoint(list_checkpoints(tmp_path)[-1]))
     assert params_sha256(resumed.params) == params_sha256(expected.params)
 
@@ -127,10 +127,10 @@ def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: Lan
     config = FederationConfig(rounds=4, batch_size=2, slots=2, clients_per_round=2, local_steps=2)
     whole = federation(llm, method="scaffold", config=config, plan=plan_run(clients, config, seed=0))
     assert len({task.client_id for one in whole.plan.rounds[:2] for task in one.tasks}) > 2, "states of several rounds"
-    expected = run(whole, start(whole, PARAMS))
+    expected = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     calls = iter([False, True])
     stopped = dataclasses.replace(whole, checkpoints=tmp_path, stop=lambda: next(calls))
-    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
+    assert run(stopped, start(PARAMS, stopped.aggregator, stopped.privacy)).rounds_done == 2
     resumed = run(whole, load_checkpoint(list_checkpoints(tmp_path)[-1]))
     assert params_sha256(resumed.params) == params_sha256(expected.params)
     one, other = (state.aggregator["local"]["control"] for state in (resumed, expected))
@@ -148,7 +148,7 @@ def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: Lan
 def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, method: str) -> None:
     whole = federation(llm, method=method)
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
-    sound, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+    sound, _ = run_round(whole, start(PARAMS, whole.aggregator, whole.privacy), whole.plan.rounds[0])
     before = flat(sound.local[0]), flat(sound.local[1])
     state, record = run_round(dataclasses.replace(whole, fetch=poisoned), sound, whole.plan.rounds[1])
     assert record["client/1/accepted"] is False
@@ -161,7 +161,7 @@ def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, meth
 @pytest.mark.parametrize("method", ["scaffold", "fedcm"])
 def test_what_the_server_keeps_for_the_local_rule_reaches_the_clients(llm: LanguageModel, method: str) -> None:
     whole = federation(llm, method=method)
-    state, _ = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+    state, _ = run_round(whole, start(PARAMS, whole.aggregator, whole.privacy), whole.plan.rounds[0])
     fresh = {**state.aggregator, "local": whole.aggregator.local.init(PARAMS)}
     ends = [
         run_round(whole, one, whole.plan.rounds[1])[0].params
@@ -174,7 +174,7 @@ def test_bytes_count_what_the_local_rule_sends(llm: LanguageModel) -> None:
     size = sum(value.numel() * 4 for value in PARAMS.values())
     for method, factor in (("fedavg", 1), ("scaffold", 2)):
         whole = federation(llm, method=method)
-        _, record = run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])
+        _, record = run_round(whole, start(PARAMS, whole.aggregator, whole.privacy), whole.plan.rounds[0])
         for way in ("up", "down"):
             assert 0 <= record[f"bytes/{way}"] / 3 - factor * size < 64, "beside them go some numbers at most"
         assert record["bytes/diagnostics"] == 3 * size, "pairwise cosines cost each client its delta once more"
@@ -190,14 +190,14 @@ def flat(value) -> list[float]:
 def test_a_poisoned_client_is_named_and_left_out(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     whole = federation(llm, fetch=poisoned)
     with caplog.at_level(logging.WARNING):
-        state = run(whole, start(whole, PARAMS))
+        state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     assert all(value.isfinite().all() for value in state.params.values())
     assert "round 1: client 1 was left out" in caplog.text
     assert whole.tracker.records[1]["client/1/accepted"] is False
     assert whole.tracker.records[1]["client/1/weight"] == 0.0
     strict = dataclasses.replace(whole, config=dataclasses.replace(whole.config, min_clients=3))
     with pytest.raises(AggregationError, match=r"only 2 of 3 .*client 1"):
-        run(strict, start(strict, PARAMS))
+        run(strict, start(PARAMS, strict.aggregator, strict.privacy))
 
 
 def test_evaluation_by_hand_and_with_other_pictures(llm: LanguageModel) -> None:
@@ -239,7 +239,7 @@ def test_corrupted_and_missing_checkpoints_are_named(tmp_path: Path) -> None:
 
 
 def test_old_checkpoints_are_told_by_number(llm: LanguageModel, tmp_path: Path) -> None:
-    state = start(federation(llm), PARAMS)
+    state = start(PARAMS, federation(llm).aggregator)
     for number in (9998, 9999, 10000):
         prune_checkpoints(save_checkpoint(tmp_path, dataclasses.replace(state, rounds_done=number)), keep=2)
     assert [path.name.split("-")[1] for path in list_checkpoints(tmp_path)] == ["9999", "10000"]
@@ -262,14 +262,14 @@ def test_a_checkpoint_goes_when_the_next_round_is_recorded_and_not_before(llm: L
 
     whole = federation(llm, checkpoints=tmp_path, tracker=Looking())
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_checkpoints=1))
-    last = run(whole, start(whole, PARAMS)).rounds_done
+    last = run(whole, start(PARAMS, whole.aggregator, whole.privacy)).rounds_done
     assert found == [[], [1], *([number, number + 1] for number in range(1, last))]
     assert [round_of(path) for path in list_checkpoints(tmp_path)] == [last]
 
 
 def test_a_full_disk_loses_nothing(llm: LanguageModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = federation(llm)
-    state = start(whole, PARAMS)
+    state = start(PARAMS, whole.aggregator, whole.privacy)
     path = save_checkpoint(tmp_path, state)
     before = path.read_bytes()
 

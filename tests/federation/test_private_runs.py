@@ -40,7 +40,7 @@ def secured(whole: Federation) -> Federation:
 
 
 def outcome(whole: Federation) -> dict[str, Any]:
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     tracker = whole.tracker
     assert isinstance(tracker, Memory)
     records = [
@@ -50,7 +50,7 @@ def outcome(whole: Federation) -> dict[str, Any]:
 
 
 def first_round(whole: Federation) -> dict[str, torch.Tensor]:
-    return run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])[0].params
+    return run_round(whole, start(PARAMS, whole.aggregator, whole.privacy), whole.plan.rounds[0])[0].params
 
 
 def test_records_and_checkpoints_hold_epsilon_and_nothing_of_single_clients(llm: LanguageModel, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_noise_moves_the_model_and_clipping_bounds_it(llm: LanguageModel) -> Non
 def test_a_run_ends_within_its_budget(llm: LanguageModel, change: dict, rounds: int) -> None:
     whole = private(llm, change=change)
     assert whole.privacy is not None
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     assert state.rounds_done == rounds == whole.privacy.affordable
     spent = whole.tracker.records[-1]["privacy/epsilon"]
     assert spent <= change["epsilon"]
@@ -118,7 +118,7 @@ def test_going_on_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method
     expected = outcome(private(llm, method, change))
     calls = iter([False, True])
     stopped = private(llm, method, change, checkpoints=tmp_path, stop=lambda: next(calls))
-    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
+    assert run(stopped, start(PARAMS, stopped.aggregator, stopped.privacy)).rounds_done == 2
     kept = load_checkpoint(list_checkpoints(tmp_path)[-1])
     assert kept.privacy["clip"] != 0.5, "the clip that has adapted goes on, too"
     resumed = run(private(llm, method, change), kept)
@@ -144,7 +144,7 @@ def test_any_number_of_ranks_gives_the_same_bits(llm: LanguageModel, world_size:
 
 def test_a_client_that_breaks_is_silent_and_unnamed(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     whole = private(llm, fetch=poisoned)
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, start(PARAMS, whole.aggregator, whole.privacy))
     assert all(bool(value.isfinite().all()) for value in state.params.values())
     assert "left out" not in caplog.text
     assert not any(key.startswith("client") for one in whole.tracker.records for key in one)
@@ -174,7 +174,7 @@ def test_a_lost_client_is_a_silent_one(llm: LanguageModel, change: dict, monkeyp
     monkeypatch.setattr(fusing, "draw_lost", lambda *args: frozenset({1}))
     plain, whole = private(llm, change=change), fusing.fuse_round
     masked = secured(plain)
-    found, record = run_round(masked, start(masked, PARAMS), masked.plan.rounds[0])
+    found, record = run_round(masked, start(PARAMS, masked.aggregator, masked.privacy), masked.plan.rounds[0])
     assert record["secure/lost"] == 1
 
     def without(federation, contributions, plan, state):
