@@ -40,7 +40,7 @@ LAYERS = {
     "export": 5,
     "config": 6,
     "runs": 8,
-    "api": 8,
+    "api": 9,
     "study": 9,
     "doctor": 9,
     "web": 9,

@@ -29,23 +29,46 @@ class Outline(NamedTuple):
     """The projector on the meta device: names and shapes."""
     tower: TowerOutline | None
     llm: LlmOutline | None
+    encoder: CaptionEncoder | None
+    """What the run would encode captions with."""
+    warning: str
+    """What is unusual about the length of captions; empty: nothing."""
 
 
-def check_models(config: Config) -> None:
-    """Looks at folders, widths and positions; no weight is loaded.
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device.
+
+    Raises:
+        ConfigError: CUDA is wanted and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_models(config: Config) -> Outline:
+    """Reads the configs of the models: folders, widths, positions, tokenizer. No weight is loaded.
 
     Raises:
         ConfigError: a model folder is missing, the tower has no such layer or grid, captions do not fit behind the
-            image tokens, or the starting projector does not fit the widths in their configs.
+            image tokens, the tokenizer has no end, or the starting projector does not fit the widths.
     """
-    pick_device(config.run.device)
     model = config.model
-    tower, llm, out_width = outline_tower(model), outline_llm(model), width_of(model.llm, "llm", "model.llm")
-    if tower and llm and llm.tokenizer is not None:
-        find_room(config, llm.positions, tower.tokens, llm.tokenizer)
+    tower, llm = outline_tower(model), outline_llm(model)
+    in_width = tower.width if tower else feature_width(model)
+    out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
+    params = None
     if model.projector.init is not None:
-        in_width = tower.width if tower else feature_width(model)
-        _check_projector(_load_init(config), config, in_width, out_width)
+        params = {name: value.to("meta") for name, value in _read_init(config, in_width, out_width).items()}
+    elif in_width is not None and out_width is not None:
+        shapes = param_shapes(in_width, out_width, model.projector)
+        params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if tower is None or llm is None or llm.tokenizer is None:
+        return Outline(params, tower, llm, None, "")
+    room = find_room(config, llm.positions, tower.tokens, llm.tokenizer)
+    end_id = find_end(llm.tokenizer, model.end, model.llm)
+    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room.tokens, config.data.lowercase)
+    return Outline(params, tower, llm, encoder, room.warning)
 
 
 def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> Room:
@@ -60,26 +83,6 @@ def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer
     )
 
 
-def outline_parts(config: Config) -> Outline:
-    """What is known of models and projector before a weight is read, except those of a projector to start from.
-
-    Raises:
-        ConfigError: a model folder is missing, or the starting projector does not fit.
-    """
-    model = config.model
-    tower, llm = outline_tower(model), outline_llm(model)
-    in_width = tower.width if tower else feature_width(model)
-    out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
-    params = None
-    if model.projector.init is not None:
-        params = {name: value.to("meta") for name, value in _load_init(config).items()}
-        _check_projector(params, config, in_width, out_width)
-    elif in_width is not None and out_width is not None:
-        shapes = param_shapes(in_width, out_width, model.projector)
-        params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    return Outline(params, tower, llm)
-
-
 def start_params(config: Config, in_width: int, out_width: int) -> Params:
     """Where the projector of a run starts: drawn from the run's seed, or read from ``model.projector.init``.
 
@@ -90,56 +93,9 @@ def start_params(config: Config, in_width: int, out_width: int) -> Params:
     Raises:
         ConfigError: ``model.projector.init`` cannot be read or does not fit.
     """
-    if config.model.projector.init is None:
-        stream = torch_rng(config.run.seed, "projector")
-        return init_params(in_width, out_width, config.model.projector, stream)
-    params = _load_init(config)
-    _check_projector(params, config, in_width, out_width)
-    return params
-
-
-def _load_init(config: Config) -> Params:
-    try:
-        return read_projector(expand(config.model.projector.init or ""))
-    except CheckpointError as error:
-        raise ConfigError(f"model.projector.init: {error}") from error
-
-
-def _check_projector(params: Params, config: Config, in_width: int | None, out_width: int | None) -> None:
-    """The names, the tower's width and the LLM's width must be those of the projector file."""
-    projector = config.model.projector
-    names = affine_names(projector.kind)
-    wanted = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
-    wanted |= {"norm.weight", "norm.bias"} if projector.layer_norm else set()
-    if set(params) != wanted:
-        raise ConfigError(
-            f"model.projector.init: {projector.init} holds {', '.join(sorted(params))}; "
-            f"model.projector.kind={projector.kind} needs {', '.join(sorted(wanted))}"
-        )
-    found_in, found_out = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
-    for what, name, width, found in (
-        ("model.tower", config.model.tower, in_width, found_in),
-        ("model.llm", config.model.llm, out_width, found_out),
-    ):
-        if width is not None and width != found:
-            raise ConfigError(
-                f"{what}: {name} has width {width}, but the projector {projector.init} has width {found} on that side"
-            )
-
-
-def outline_encoder(config: Config, outline: Outline) -> tuple[CaptionEncoder, str] | None:
-    """What the run would encode captions with, and a warning or nothing; None: unknown before the models are loaded.
-
-    Raises:
-        ConfigError: captions do not fit behind the image tokens, or the tokenizer has no end.
-    """
-    if outline.tower is None or outline.llm is None or outline.llm.tokenizer is None:
-        return None
-    llm = outline.llm
-    room = find_room(config, llm.positions, outline.tower.tokens, llm.tokenizer)
-    end_id = find_end(llm.tokenizer, config.model.end, config.model.llm)
-    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room.tokens, config.data.lowercase)
-    return encoder, room.warning
+    if config.model.projector.init is not None:
+        return _read_init(config, in_width, out_width)
+    return init_params(in_width, out_width, config.model.projector, torch_rng(config.run.seed, "projector"))
 
 
 def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -> dict[str, int]:
@@ -153,20 +109,30 @@ def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -
 
 def describe_cut(cut: dict[str, int], encoder: CaptionEncoder) -> str:
     """A sentence; empty where no caption is cut."""
-    if not any(cut.values()):
-        return ""
     counts = ", ".join(f"{count:,} of {name}" for name, count in cut.items() if count)
-    return (
-        f"captions longer than {encoder.max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets the limit"
-    )
+    limit = f"captions longer than {encoder.max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets it"
+    return limit if counts else ""
 
 
-def pick_device(name: str) -> torch.device:
-    """``auto``, ``cpu`` or ``cuda`` to a device.
-
-    Raises:
-        ConfigError: CUDA is wanted and there is none.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device is cuda, but torch finds no CUDA device; use auto or cpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+def _read_init(config: Config, in_width: int | None, out_width: int | None) -> Params:
+    """The projector of ``model.projector.init``, which must have the names of its kind and the models' widths."""
+    projector = config.model.projector
+    try:
+        params = read_projector(expand(projector.init or ""))
+    except CheckpointError as error:
+        raise ConfigError(f"model.projector.init: {error}") from error
+    names = affine_names(projector.kind)
+    wanted = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
+    wanted |= {"norm.weight", "norm.bias"} if projector.layer_norm else set()
+    if set(params) != wanted:
+        raise ConfigError(
+            f"model.projector.init: {projector.init} has {', '.join(sorted(params))}; "
+            f"model.projector.kind={projector.kind} needs {', '.join(sorted(wanted))}"
+        )
+    found_in, found_out = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
+    sides = (("model.tower", config.model.tower, in_width, found_in),
+             ("model.llm", config.model.llm, out_width, found_out))  # fmt: skip
+    for key, name, width, found in sides:
+        if width is not None and width != found:
+            raise ConfigError(f"{key}: {name} has width {width}, the projector {projector.init} has width {found}")
+    return params
