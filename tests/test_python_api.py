@@ -49,12 +49,6 @@ def val() -> list[Pair]:
     return pairs("plain", 4, "val")
 
 
-def test_the_page_shows_the_example() -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r'```python title="examples/own_everything.py"\n(.*?)```', page, re.DOTALL)
-    assert shown == EXAMPLE.read_text(encoding="utf-8")
-
-
 def test_the_example_learns_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
     names = runpy.run_path(str(EXAMPLE))
     done = names["main"](*names["load_models"]())
@@ -255,14 +249,6 @@ def test_a_corrupted_picture_is_named(decode: bool, message: str) -> None:
             settings={"federation.batch_size": 2},
             progress=False,
         )
-
-
-def test_wrapping_an_llm_checks_its_end() -> None:
-    mouth = transformers.AutoModelForCausalLM.from_config(llm_config("llama"))
-    wrapped = fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eos")
-    assert wrapped.end_id == wrapped.tokenizer.eos_token_id
-    with pytest.raises(ConfigError, match=r'model\.end must be "newline" or "eos", got \'eof\''):
-        fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eof")
 
 
 def test_importing_fedcmp_imports_nothing_heavy() -> None:
