@@ -49,7 +49,7 @@ SETTINGS = (
 
 
 class Round(NamedTuple):
-    """What a callback is told at the end of a round, at the server."""
+    """What a callback gets at the end of a round, at the server."""
 
     number: int
     """1 to ``of``."""
@@ -128,7 +128,7 @@ def federate(
         rounds: aggregations, at least 1.
         seed: all random streams derive from it.
         settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
-        on_round: told after every round; True ends the run.
+        on_round: called after every round; True ends the run.
         progress: bars on standard error; None: lines where that is no terminal; False: nothing.
 
     Raises:
@@ -154,7 +154,7 @@ def federate(
     recorder = Recorder(Trackers())
     models = _models(tower, llm, config)
 
-    def told(state: FederationState, record: Mapping[str, Any]) -> bool:
+    def call(state: FederationState, record: Mapping[str, Any]) -> bool:
         loss = next(one["val/loss"] for one in reversed(recorder.records) if "val/loss" in one)
         done = Round(state.rounds_done, rounds, loss, record, state.params)
         return on_round is not None and on_round(done) is True
@@ -162,7 +162,7 @@ def federate(
     with open_team(config.launch, pick_device(config.run.device)) as team:
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
-        federation = build_federation(config, data, built, parts, recorder, bars, team, on_round=told)
+        federation = build_federation(config, data, built, parts, recorder, bars, team, on_round=call)
         state = run(federation, start(parts.params, federation.aggregator))
     return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
 

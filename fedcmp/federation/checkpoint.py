@@ -67,7 +67,7 @@ def params_sha256(params: Params) -> str:
 def save_checkpoint(folder: Path, state: FederationState) -> Path:
     """Writes ``round-NNNN-<hash>.pt``.
 
-    The hash is the beginning of the file's SHA-256, so that the name alone tells whether the content is what was
+    The hash is the beginning of the file's SHA-256, so that the name alone shows whether the content is what was
     written. The file is on the disk before it gets its name. Older ones stay until ``prune_checkpoints``: only the
     round's record, which is written next, makes this one usable.
 
@@ -149,9 +149,9 @@ def _check(state: FederationState, rounds: int) -> None:
     loss = isinstance(state.best_loss, float) and not math.isnan(state.best_loss)
     parts = isinstance(state.aggregator, dict) and isinstance(state.local, dict)
     if not (params and counts and loss and parts):
-        raise ValueError("it holds no state of a federation")
+        raise ValueError("it is no state of a federation")
     if state.rounds_done != rounds:
-        raise ValueError(f"it holds the state after round {state.rounds_done}, not that of its name")
+        raise ValueError(f"it has the state after round {state.rounds_done}, not that of its name")
 
 
 def save_projector(path: Path, params: Params) -> None:

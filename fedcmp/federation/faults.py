@@ -69,9 +69,9 @@ def train_survivors(
         failures += its_own
         if done is None:
             log.warning("round %d: client %d is left out", task.round + 1, task.client_id, exc_info=problem)
-            told = str(problem.__cause__ or problem).splitlines() or [""]
+            lines = str(problem.__cause__ or problem).splitlines() or [""]
             kind = type(problem.__cause__ or problem).__name__
-            words = mask(f"it failed: {kind}: {told[0]}")
+            words = mask(f"it failed: {kind}: {lines[0]}")
             gone = Report(task.client_id, float("nan"), 0, 0, 0, words, fault="failed", failures=failures)
             found.failed.append(gone)
             continue

@@ -62,7 +62,7 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
         number: append the first free number to ``name``, so that a run can be repeated.
 
     Raises:
-        RunFolderError: it holds something already, cannot be made, or its disk is full.
+        RunFolderError: it has files already, cannot be made, or its disk is full.
     """
     folder = path or Path("runs") / name
     try:

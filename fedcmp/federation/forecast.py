@@ -53,7 +53,7 @@ class ClientForecast(NamedTuple):
     label: str
     """What messages call it."""
     held: int
-    """Samples that it holds."""
+    """Samples that it has."""
     rounds: int
     """Rounds in which it trains."""
     steps: int
@@ -69,7 +69,7 @@ class Forecast(NamedTuple):
     rounds: tuple[RoundForecast, ...]
     clients: tuple[ClientForecast, ...]
     num_samples: int
-    """Samples used, each as often as it is."""
+    """Samples used, repeats included."""
     share_used: float
     """Share of the training samples that is used at all, in [0, 1]."""
 

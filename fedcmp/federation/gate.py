@@ -80,7 +80,7 @@ def report(contribution: Contribution, config: FederationConfig, params: Params 
 
 def unjudged(contribution: Contribution, params: Params) -> Report:
     """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
-    what others are rejected for, and whoever is left out would show something of its data."""
+    what others are rejected for, and a client that is left out would show something of its data."""
     malformed = _malformed(contribution, params)
     found = Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps)
     return found._replace(rejected=malformed, fault="malformed") if malformed else found

@@ -1,4 +1,4 @@
-"""Samples, who holds them and when they are used."""
+"""Samples, the clients that have them, and the rounds that use them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, who holds them and when they are used; no model is needed for it, unless topics are clusters."""
+    """Samples, their clients and their rounds; no model is needed for it, unless topics are clusters."""
 
     source: Source
     train: list[Sample]

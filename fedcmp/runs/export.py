@@ -139,14 +139,14 @@ def _worth_it(folder: RunFolder, summary: Mapping[str, Any], config: Config, par
     try:
         start = start_params(config, in_width, out_width)
     except ConfigError as error:
-        log.warning("whether training changed the projector cannot be told: %s", error)
+        log.warning("cannot check whether training changed the projector: %s", error)
         return
     if all(torch.equal(params[name], start[name]) for name in params):
         raise ExportError(f"{folder.projector} is what the run started from: it was not trained; see {folder.metrics}")
 
 
 def _facts(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> dict[str, Any]:
-    """What the model card tells of a run."""
+    """What the model card says of a run."""
     split = json.loads(folder.split.read_text(encoding="utf-8")) if folder.split.is_file() else {}
     losses, test = summary["val/loss"], summary.get("test") or {}
     worst = test.get("worst_domain")

@@ -39,7 +39,7 @@ class Kept:
     A run with the same models loads none again; one with the same pictures, too, computes no features. Captions may
     differ: their tokens are made anew. One set of models and one table of training, validation and test features each
     are kept, the last, so that many runs in a row need no more memory than one. Pictures are the same if they have the
-    same ids, places and source; a file that somebody changes between two runs of one process is not noticed.
+    same ids, places and source; a file that changes between two runs of one process is not noticed.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ def _batches(
     def whole() -> FeatureTable:
         if cache is not None and ranks > 1:
             features(samples[rank::ranks])
-            team.collect(None)  # nobody reads before all have written
+            team.collect(None)  # no rank reads before all have written
         return features(samples)
 
     table = keep.table(config, tower, samples, what, whole)
