@@ -67,7 +67,7 @@ def plan_run(
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
-    A cohort is drawn from the clients that have samples left, and each drawn client trains, unless the last batches must
+    A cohort is drawn from the clients that have samples left, and each of them trains, unless the last batches must
     do for the rounds to come. Where all clients take part in every round, one that has fewer batches than there are
     rounds rests in some. Whether a chosen client drops out of a round depends on seed, round and client alone.
 
