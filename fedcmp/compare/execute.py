@@ -10,12 +10,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedcmp.build import Kept
 from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
-from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation.folder import RunFolder
+<<<<<<< HEAD:fedcmp/compare/execute.py
 from fedcmp.compare.cells import Job, with_options
 from fedcmp.compare.ledger import failed, finished
+=======
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.parts import Kept
+from fedcmp.runs.train import resume, train
+from fedcmp.compare.cells import Job, with_options
+from fedcmp.compare.ledger import failed, finished
+>>>>>>> main:fedcmp/study/execute.py
 from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)

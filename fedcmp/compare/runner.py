@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from fedcmp.build import pick_device
 from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
 from fedcmp.report.words import duration
+<<<<<<< HEAD:fedcmp/compare/runner.py
 from fedcmp.compare.cells import FINAL, Job, Jobs
 from fedcmp.compare.execute import Answer, Executor, lighten
 from fedcmp.compare.ledger import Ledger
@@ -21,6 +21,16 @@ from fedcmp.compare.place import Place
 from fedcmp.compare.schedule import remaining, wanted
 from fedcmp.compare.sheets import describe_options
 from fedcmp.compare.workers import Here, Processes, Share, Workers
+=======
+from fedcmp.runs.models import pick_device
+from fedcmp.compare.cells import FINAL, Job, Jobs
+from fedcmp.compare.execute import Answer, Executor, lighten
+from fedcmp.compare.ledger import Ledger
+from fedcmp.compare.place import Place
+from fedcmp.compare.schedule import remaining, wanted
+from fedcmp.compare.sheets import describe_options
+from fedcmp.compare.workers import Here, Processes, Share, Workers
+>>>>>>> main:fedcmp/study/runner.py
 from fedcmp.version import commit
 
 Tell = Callable[[str], None]
