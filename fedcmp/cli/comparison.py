@@ -58,7 +58,7 @@ def compare(parsed: argparse.Namespace) -> int:
     )
     out = Path(parsed.out) if parsed.out else None
     file, overrides = _split(parsed.words)
-    if out is not None and not parsed.words and Place(out).remembers():
+    if out is not None and not parsed.words and Place(out).is_begun():
         study = again(Place(out).read(), request)
     else:
         study = ask(file, overrides, request)

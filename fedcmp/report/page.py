@@ -13,7 +13,7 @@ from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.report.blocks import Page, Picture
 from fedcmp.report.comparison.page import comparison_page
-from fedcmp.report.comparison.reading import is_comparison, read_comparison
+from fedcmp.report.comparison.results import is_comparison, read_comparison
 from fedcmp.report.drawing.canvas import our_look
 from fedcmp.report.drawing.vector import quietly, to_svg
 from fedcmp.report.run.page import run_page
