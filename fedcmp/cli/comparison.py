@@ -44,8 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(parsed: argparse.Namespace) -> int:
     """``fedcmp compare``; returns the exit code."""
-    from fedcmp.distributed.starter import started_by
     from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
+    from fedcmp.distributed.starter import started_by
 
     if started_by() != "nobody":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")

@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from small import SMALL
 
-import fedcmp.compare.execute as execute
+import fedcmp.compare.run as execute
 from fedcmp.cli import main
 from fedcmp.errors import AggregationError, DataError, RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.compare import Request, ask
-from fedcmp.compare.cells import Jobs
-from fedcmp.compare.features import encode_features, open_jobs
+from fedcmp.compare.jobs import Jobs
+from fedcmp.compare.inputs import encode_features, open_jobs
 
 WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fedcmp.compare import Request, ask
-from fedcmp.compare.cells import Job, Jobs
-from fedcmp.compare.execute import Answer
+from fedcmp.compare.jobs import Job, Jobs
+from fedcmp.compare.run import Answer
 from fedcmp.compare.workers import Processes, Share
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False, seeds=3)))
