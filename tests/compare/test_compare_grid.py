@@ -10,14 +10,14 @@ import torch
 
 from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
-from fedcmp.config import Config, load_config
-from fedcmp.shipped import shipped
 from fedcmp.compare import Request, ask
-from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
 from fedcmp.compare.identity import FOLDERS, identity
+from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.spec import from_json, to_json
+from fedcmp.config import Config, load_config
 from fedcmp.report.comparison.results import BOUNDS
+from fedcmp.shipped import shipped
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "compare.md"
 

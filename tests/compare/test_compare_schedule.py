@@ -91,9 +91,7 @@ def test_the_strongest_rivals_get_the_extra_seeds() -> None:
     assert favoured(jobs, "demo", fewer) == set(), "who is strong is not known yet"
     records = run(jobs, plain)
     seeds = {
-        method: {
-            one.cell.seed for one in records.values() if (one.cell.method, one.cell.stage) == (method, "final")
-        }
+        method: {one.cell.seed for one in records.values() if (one.cell.method, one.cell.stage) == (method, "final")}
         for method in (*jobs.methods, *jobs.bounds)
     }
     assert seeds == {
