@@ -48,7 +48,7 @@ HEADER = ("epsilon", "noise", "val loss", "AUC by updates", "AUC by losses", "ce
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained; the defaults are those of the table in docs/differential_privacy.md."""
+    """What is trained; the defaults are those of the table in docs/privacy.md."""
 
     clients: int = 64
     """Of each of the three groups."""

@@ -23,7 +23,7 @@ class Own(Fuse):
     """``D = method(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
     Args:
-        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/add_a_method.md``).
+        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/extend.md``).
 
     >>> import torch
     >>> from fedcmp.aggregation.contribution import Contribution

@@ -169,7 +169,7 @@ COMMANDS: dict[str, Command] = {
 
         Pictures are linked where they lie, or packed with --copy; those of roco and webdataset are always packed.
         Equal pictures are never on both sides of a split. The same files and seed give the same bytes. The folder
-        appears whole or not at all. See docs/data.md, and docs/own_data.md for a table of your own.""",
+        appears whole or not at all. See docs/data.md.""",
         (
             ("fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'", "a folder as downloaded"),
             ("fedcmp prepare roco ROCOv2-radiology --out data/radiology", "its own splits, pictures packed"),

@@ -16,7 +16,7 @@ SMALLEST_NOISE = 1e-6
 
 @dataclass
 class PrivacyConfig:
-    """Differential privacy of clients, see [the page about it](differential_privacy.md).
+    """Differential privacy of clients, see [the page about it](privacy.md).
 
     For methods whose server sees one mean: `privacy.kind=central privacy.epsilon=8 aggregator=fedavg
     aggregator.weights=uniform aggregator.pairwise=0`.

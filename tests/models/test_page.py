@@ -87,7 +87,7 @@ BIG_LLMS: dict[str, dict[str, Any]] = {
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"|{'|'.join(line)}|" for line in lines)
 
 
 def hold(name: str, found: str) -> None:
