@@ -50,12 +50,6 @@ def val() -> list[Pair]:
     return pairs("plain", 4, "val")
 
 
-def test_the_page_shows_the_example() -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r'```python title="examples/own_everything.py"\n(.*?)```', page, re.DOTALL)
-    assert shown == EXAMPLE.read_text(encoding="utf-8")
-
-
 def test_the_example_learns_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
     names = runpy.run_path(str(EXAMPLE))
     done = names["main"](*names["load_models"]())
