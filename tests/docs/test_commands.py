@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from data.layouts import published
 from pages import ROOT, blocks, commands
+from PIL import Image
 from small import SMALL
 
 from fedcmp.cli import main
@@ -86,7 +86,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     (folder / "configs").symlink_to(ROOT / "configs")
     (folder / "photos").mkdir()
-    (folder / "photos" / "1.jpg").write_bytes(published.picture(1, "JPEG"))
+    Image.new("RGB", (32, 32), "red").save(folder / "photos" / "1.jpg")
     assert main(["train", *QUICK, f"run.dir={folder / 'runs' / 'mine'}"]) == 0
     return folder
 
