@@ -8,7 +8,7 @@ import torch
 
 from fedcmp.build.device import pick_device
 from fedcmp.config import Config
-from fedcmp.data.config import expand
+from fedcmp.data.settings import expand
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
 from fedcmp.models.backbones import width_of

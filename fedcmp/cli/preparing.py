@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedcmp.data.config import DataConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.errors import FedcmpError, PlanError
 
 
@@ -49,9 +49,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def prepare(parsed: argparse.Namespace) -> int:
     """``fedcmp prepare``; returns the exit code."""
-    from fedcmp.data.layouts import Options
-    from fedcmp.data.prepare import prepare
-    from fedcmp.data.recipe import UNKNOWN, Recipe
+    from fedcmp.data.prepare import UNKNOWN, Recipe, prepare
+    from fedcmp.data.readers import Options
 
     recipe = Recipe(
         parsed.layout,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from fedcmp.build import count_cut, describe_cut, outline_encoder, outline_parts, read_samples
 from fedcmp.config import Config
-from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
+from fedcmp.data.settings import DataConfig, expand
 from fedcmp.doctor.finding import Finding, fatal, ok, warn
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.export.read import read_projector

@@ -13,8 +13,8 @@ import torch
 
 from fedcmp.build import pick_device, read_samples
 from fedcmp.config import to_dict
-from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
+from fedcmp.data.settings import expand
 from fedcmp.data.sources import SPLITS, Source
 from fedcmp.errors import FedcmpError
 from fedcmp.models.backbones import VisionTower, load_tower

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.data.config import DataConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.data.held_out import find_overlap, halve, hold_out, subsample
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import RecordSource, build_source, pairs_source

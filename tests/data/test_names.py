@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fedcmp.data.names import name_pictures
+from fedcmp.data.sources import name_pictures
 from fedcmp.data.sources import RecordSource, pairs_source
 
 

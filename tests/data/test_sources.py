@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import fedcmp.data.images
-from fedcmp.data.config import DataConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import build_source, count_domains, pairs_source
 from fedcmp.errors import ConfigError, DataError

@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from published import read_jsonl
 
-from fedcmp.data.layouts import Options
+from fedcmp.data.readers import Options
 from fedcmp.data.prepare import prepare
-from fedcmp.data.recipe import Recipe
+from fedcmp.data.prepare import Recipe
 from fedcmp.data.sources import count_domains, pairs_source
 from fedcmp.errors import ConfigError, DataError, RunFolderError
 
