@@ -216,11 +216,11 @@ def _item(record: dict[str, Any], fields: Fields, origin: str) -> Item:
         if name not in record:
             raise DataError(f"{origin}: no field `{name}`; {nearest(name, map(str, record))}")
     place = inside(record[fields.image], origin, fields.image)
-    captions = record[fields.caption]
-    captions = captions if isinstance(captions, list) else [captions]
+    said = record[fields.caption]
+    captions = said if isinstance(said, list) else [said]
     if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
         raise DataError(
-            f"{origin}: field `{fields.caption}` must be a text that is not empty, got {record[fields.caption]!r}"
+            f"{origin}: field `{fields.caption}` must be a text that is not empty, got {said!r}"
         )
     label, split, group, client, folder = (
         str(record[name]).strip() if name and record.get(name) is not None else None

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fedcmp.data.settings import DataConfig
 from fedcmp.data.features import compute_features
+from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import build_source
 from fedcmp.errors import ConfigError, DataError
 

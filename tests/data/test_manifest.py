@@ -11,8 +11,7 @@ import pytest
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.config import QualityConfig, TopicConfig
-from fedcmp.data.scenarios.manifest import records_hash
-from fedcmp.data.scenarios.manifest import mean_overlap, overlap_matrix
+from fedcmp.data.scenarios.manifest import mean_overlap, overlap_matrix, records_hash
 from fedcmp.data.scenarios.topic import LEAST
 
 SAMPLES = [

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcmp.data.settings import DataConfig
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import PartitionConfig, partition
 from fedcmp.data.scenarios.config import TopicConfig
 from fedcmp.data.scenarios.manifest import mean_overlap
 from fedcmp.data.scenarios.quantity import even_sizes
 from fedcmp.data.scenarios.topic import LEAST, partition_topics, topic_counts, topics_of
+from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import build_source
 
 

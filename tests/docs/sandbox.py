@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from data.layouts import published
+from data import published
 from models.test_page import BIG_LLMS, BIG_TOWERS
 from small import SMALL
 from written import ROOT
@@ -113,10 +113,9 @@ def prepared(folder: Path, words: Sequence[str]) -> None:
                 domain / "images", {f"{number}.png": published.picture(number, "PNG") for number in those}
             )
             records = [
-                {"id": f"{name}-{number}", "image": f"{number}.png", "label": f"thing {number % 4}",
-                 "conversations": published.turns(f"thing {number % 4}, number {number}")}
-                for number in those
-            ]  # fmt: skip
+                published.record(f"{name}-{n}", f"{n}.png", f"thing {n % 4}, number {n}", label=f"thing {n % 4}")
+                for n in those
+            ]
             (domain / f"{split}.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
