@@ -205,8 +205,11 @@ def test_files_of_another_form_are_refused(tmp_path: Path, layout: str, content:
     if layout == "roco":
         pytest.importorskip("pyarrow")
     (tmp_path / "train.any").write_bytes(content)
-    with pytest.raises((DataError, ConfigError), match=r"train\.any"):
-        raise DataError(bad(read(layout, tmp_path / "train.any"))[0])
+    try:
+        told = bad(read(layout, tmp_path / "train.any"))[0]
+    except (DataError, ConfigError) as error:
+        told = str(error)
+    assert "train.any" in told
 
 
 def test_bad_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,12 +231,16 @@ def test_bad_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bad_samples_of_a_shard_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def more(archive: tarfile.TarFile) -> None:
-        for name, text in (("../../up.txt", b"up"), ("/outside/abs.txt", b"abs"), ("b.seg.txt", b"no caption"),
-                           ("c.json", b"{no json"), ("d.json", b'{"captoin": "x"}'), ("e.txt", b"\xff\xfe")):  # fmt: skip
-            published.member(
-                archive, name.split("txt")[0].split("seg")[0].split("json")[0] + "jpg", published.picture(1)
-            )
-            published.member(archive, name, text)
+        for key, suffix, text in (
+            ("../../up", "txt", b"up"),
+            ("/outside/abs", "txt", b"abs"),
+            ("b", "cls", b"no caption"),
+            ("c", "json", b"{no json"),
+            ("d", "json", b'{"captoin": "x"}'),
+            ("e", "txt", b"\xff\xfe"),
+        ):
+            published.member(archive, f"{key}.jpg", published.picture(1))
+            published.member(archive, f"{key}.{suffix}", text)
         published.member(archive, "a.txt", b"no picture")
         links = {"soft.jpg": tarfile.SYMTYPE, "hard.jpg": tarfile.LNKTYPE, "fifo.jpg": tarfile.FIFOTYPE}
         for name, kind in links.items():

@@ -14,7 +14,7 @@ PROGRAMS = {*FEDCMP, *LAUNCHERS, *PYTHONS, "wandb", "export", "launch/quickstart
 """What a block of commands may begin with."""
 OWN_TEST = {
     "docs/add_a_method.md": "tests/docs/test_add_a_method.py",
-    "docs/own_data.md": "tests/data/layouts/test_prepare_runs.py",
+    "docs/own_data.md": "tests/data/test_prepare.py",
 }
 """Pages whose commands need what the page makes first."""
 ELSEWHERE = {
