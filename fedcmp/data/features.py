@@ -1,6 +1,6 @@
 """Features of the frozen tower, computed once per picture and kept on disk as float16.
 
-A cache folder holds ``<key>/shard-*.safetensors``; the key stands for the tower and its preprocessing. Beside each
+A cache folder has ``<key>/shard-*.safetensors``; the key is a hash of the tower and its preprocessing. Beside each
 shard is a ``.json`` with its checksum and the hashes of its pictures' bytes. A corrupted shard is named and computed
 again. Fresh features go through float16 too, so that a first run and a cached one agree.
 """
@@ -72,7 +72,7 @@ def compute_features(
         cache: folder of all caches; None: nothing is read or written.
         key: hash of the tower's weights and preprocessing.
         batch_size: pictures per call of ``encode``.
-        progress: told how many more samples are done.
+        progress: gets the number of samples that are done since the last call.
 
     Raises:
         DataError: a picture cannot be read, or the cache folder cannot be written.
@@ -88,7 +88,7 @@ def compute_features(
     values = torch.zeros(0, 0, 0, dtype=torch.float16)
 
     def put(names: Sequence[str], features: Tensor) -> None:
-        """Fills rows of the one tensor that holds all features: nothing is held twice."""
+        """Fills rows of the one tensor that holds all features: nothing is kept twice."""
         nonlocal values
         sound = features.isfinite().flatten(1).all(1)
         if not sound.all():
@@ -137,7 +137,7 @@ class _Store:
                 log.warning("feature cache note %s is not usable (%s); its shard is computed again", path, error)
 
     def load(self, wanted: Collection[str]) -> Iterator[tuple[list[str], Tensor]]:
-        """The wanted features that sound shards hold, shard by shard: their pictures and ``[n, T, d]``."""
+        """The wanted features of sound shards, shard by shard: their pictures and ``[n, T, d]``."""
         for path, note in self.notes.items():
             rows = [row for row, digest in enumerate(note["pictures"]) if digest in wanted]
             if not rows:

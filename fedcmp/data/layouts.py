@@ -77,7 +77,7 @@ class Layout(NamedTuple):
     images: Callable[[Sequence[Path]], list[Path]] | None
     """Where the pictures of such files are likely to lie; None: they come with the records."""
     many: bool = False
-    """Whether a folder may hold several such files that belong together."""
+    """Whether several such files of a folder belong together."""
     options: tuple[str, ...] = ()
     """The fields of Options that it knows."""
 
@@ -87,7 +87,7 @@ def _beside(*names: str) -> Callable[[Sequence[Path]], list[Path]]:
 
 
 def _coco_images(files: Sequence[Path]) -> list[Path]:
-    """The folder or zip named like the file, beside it or beside ``annotations``; for several files, what holds all."""
+    """The folder or zip named like the file, beside it or beside ``annotations``; for several files, their common folder."""
     homes = [files[0].parent.parent, files[0].parent]
     names = [name for name in map(coco_folder, files) if name]
     if len(names) == 1 == len(files):
@@ -96,28 +96,18 @@ def _coco_images(files: Sequence[Path]) -> list[Path]:
     return [home for home in homes if names and all((home / name).is_dir() for name in names)]
 
 
-def _read_chat(path: Path, options: Options) -> Iterator[tuple[str, Any]]:
-    return read_json(path)
-
-
+_LLAVA = Layout(
+    lambda path, options: read_json(path),
+    None,
+    ("blip_laion_cc_sbu_558k.json", "*.json", "*.jsonl"),
+    _beside("images.zip", "images"),
+)
 LAYOUTS = {
-    "llava": Layout(
-        _read_chat,
-        None,
-        ("blip_laion_cc_sbu_558k.json", "*.json", "*.jsonl"),
-        _beside("images.zip", "images"),
-    ),
-    "messages": Layout(
-        _read_chat,
-        None,
-        ("blip_laion_cc_sbu_558k.json", "*.json", "*.jsonl"),
-        _beside("images.zip", "images", "."),
-    ),
-    "llava-med": Layout(
-        _read_chat,
-        None,
-        ("llava_med_alignment_500k.json", "alignment/*.json", "*.json", "*.jsonl"),
-        _beside("images", "images.zip", "../images", "../images.zip"),
+    "llava": _LLAVA,
+    "messages": _LLAVA._replace(images=_beside("images.zip", "images", ".")),
+    "llava-med": _LLAVA._replace(
+        files=("llava_med_alignment_500k.json", "alignment/*.json", "*.json", "*.jsonl"),
+        images=_beside("images", "images.zip", "../images", "../images.zip"),
     ),
     "roco": Layout(
         read_parquet,
@@ -219,9 +209,7 @@ def _item(record: dict[str, Any], fields: Fields, origin: str) -> Item:
     said = record[fields.caption]
     captions = said if isinstance(said, list) else [said]
     if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
-        raise DataError(
-            f"{origin}: field `{fields.caption}` must be a text that is not empty, got {said!r}"
-        )
+        raise DataError(f"{origin}: field `{fields.caption}` must be a text that is not empty, got {said!r}")
     label, split, group, client, folder = (
         str(record[name]).strip() if name and record.get(name) is not None else None
         for name in (fields.label, fields.split, fields.group, fields.client, fields.folder)
@@ -248,7 +236,7 @@ def _item(record: dict[str, Any], fields: Fields, origin: str) -> Item:
 def find_files(words: Sequence[str], layout: Layout) -> list[Path]:
     """The files that the words name, in their order, each once.
 
-    A word is a file, a glob, a brace list of shards, or a folder, which stands for the layout's files in it.
+    A word is a file, a glob, a brace list of shards, or a folder, which means the layout's files in it.
 
     Raises:
         DataError: a word names nothing, or a folder with several files that might be meant.

@@ -94,14 +94,14 @@ class Gathered:
     """Of the longest caption."""
 
 
-def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> Prepared:
+def prepare(recipe: Recipe, report: Callable[[str], None] = lambda line: None) -> Prepared:
     """Writes the folder of one domain, whole or not at all: ``train.jsonl``, ``val.jsonl``, ``test.jsonl``,
     ``images.zip`` or ``images`` (new, or a link to where the pictures lie), ``source.json``, ``SOURCE.md``.
 
     Pictures are read one at a time. The same files and seed give the same bytes.
 
     Args:
-        tell: gets a line now and then.
+        report: gets a line every PROGRESS_EVERY records.
 
     Raises:
         ConfigError: an option is wrong, or is none of this layout.
@@ -114,7 +114,7 @@ def prepare(recipe: Recipe, tell: Callable[[str], None] = lambda line: None) -> 
     with staged(recipe.out) as folder:
         try:
             place = None if layout.images is None else recipe.images or _place(layout, files)
-            found = _gather(recipe, layout, files, place, folder, tell)
+            found = _gather(recipe, layout, files, place, folder, report)
             sides = divide(found.marks, found.splits, recipe.val, recipe.test, recipe.seed, found.groups)
             hashes = _write_sides(folder, sides.sides)
             if place is not None and not recipe.copy:
@@ -168,7 +168,7 @@ def _gather(
     files: Sequence[Path],
     place: Path | None,
     folder: Path,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Gathered:
     """Writes all good records to one file, and the pictures where they are packed."""
     found, seen, drawn = Gathered(), set[str](), None
@@ -208,7 +208,7 @@ def _gather(
             found.splits.append(one.split)
             found.groups.append(one.group)
             if len(found.marks) % PROGRESS_EVERY == 0:
-                tell(f"{len(found.marks):,} records")
+                report(f"{len(found.marks):,} records")
     if not found.marks:
         raise DataError(f"no record of {files[0]} can be used" + (f": {found.bad[0]}" if found.bad else ""))
     return found
@@ -240,7 +240,7 @@ def _picture(item: Item, store: ImageStore | None, pack: zipfile.ZipFile | None,
 
 
 def _find(store: ImageStore, item: Item) -> str:
-    """The name of a picture: the first of its places that exists, as it is, below the folder that all of a zip lies in,
+    """The name of a picture: the first of its places that exists, itself, below the folder that all of a zip lies in,
     or without a first part that is the name of this folder."""
     for place in item.places:
         first, _, rest = place.partition("/")

@@ -57,7 +57,7 @@ class Options(NamedTuple):
 
     @property
     def columns(self) -> dict[str, str]:
-        """The columns of a table by what they hold; there is always one of pictures and one of captions."""
+        """The columns of a table by their content; there is always one of pictures and one of captions."""
         named = {"image": "image", "caption": "caption"}
         return named | {kind.removesuffix("_column"): name for kind, name in self._asdict().items() if name is not None}
 

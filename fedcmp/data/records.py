@@ -228,7 +228,7 @@ def _turns(record: Mapping[str, Any], origin: str) -> list[dict[str, Any]]:
 
 
 def _text(content: object) -> object:
-    """The parts of a text as one; all else as it is."""
+    """The parts of a text as one; anything else unchanged."""
     if not isinstance(content, list):
         return content
     return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict)).strip()
@@ -242,7 +242,7 @@ def check_id(value: object, origin: str, field: str = "id") -> str:
 
 
 def check_texts(texts: Iterable[str], origin: str) -> None:
-    """Texts must be Unicode: JSON can spell half of a character, which no file can hold."""
+    """Texts must be Unicode: JSON can spell half of a character, which no file can have."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:

@@ -3,7 +3,7 @@
 A scene is a 32 x 32 picture with up to four coloured digits, one in each corner, from scikit-learn's copy of the UCI
 handwritten digits. Its caption says what is where and how it looks. Every scene is a pure function of its pool, camera,
 number and seed. The pools share no digit: ``tower`` is what the embedded vision tower was trained on, ``train`` what
-the clients hold, ``val`` what methods are tuned by, ``test`` what they are reported on.
+the clients have, ``val`` what methods are tuned by, ``test`` what they are reported on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Scene(NamedTuple):
     id: str
     camera: str
     sprites: tuple[int, ...]
-    """Which digit image stands in each of the four places; -1: none."""
+    """Which digit image is in each of the four places; -1: none."""
     digits: tuple[int, ...]
     """What it shows, 0 to 9; -1: none."""
     colours: tuple[str, ...]

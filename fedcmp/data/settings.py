@@ -30,7 +30,7 @@ class DataConfig:
     kind: str = "scenes"
     """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
     root: str | None = None
-    """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
+    """For `pairs`: has a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
     test.jsonl; without it half of val.jsonl, picture by picture, is the test set."""
     domains: list[str] = field(default_factory=list)
     """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""

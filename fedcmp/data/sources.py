@@ -91,7 +91,7 @@ class RecordSource(Source):
             records = read_records(path, on_bad, domain, turns)
             self.left_out += records.left_out
             for sample in records.samples:
-                spellings = (sample.image, sample.image.split("/", 1)[-1])  # as it is, or without its first folder
+                spellings = (sample.image, sample.image.split("/", 1)[-1])  # with and without its first folder
                 name = next((name for name in spellings if store.has(name)), None)
                 kind, problem = "records whose picture is missing", f"picture {sample.image} is not in {store.path}"
                 if name is not None and sample.id in places:

@@ -22,7 +22,7 @@ from fedcmp.lifetime import end_with_parent
 from fedcmp.types import Batch, Fetch
 
 AHEAD = 2
-"""Batches that each process holds ready."""
+"""Batches that each process has ready."""
 ENDED = re.compile(r"DataLoader worker \(.*\) (exited unexpectedly|is killed by signal)")
 """How torch says that a process is gone; errors raised in one name it, too, further on."""
 
@@ -31,7 +31,7 @@ class Stream:
     """Sample positions to a batch of pixels, on a device.
 
     One pass over the data uses a picture once, so that nothing is gained by keeping what the tower sees of it; at
-    LLaVA-1.5's size that would be 660 GB. Once told what is coming (``expect``), worker processes read, decode and
+    LLaVA-1.5's size that would be 660 GB. Once the next batches are announced (``expect``), worker processes read, decode and
     tokenize it while the device trains, also while a round is fused or evaluated. A batch that was not announced is
     read on the spot.
 

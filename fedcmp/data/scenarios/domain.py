@@ -94,9 +94,7 @@ def partition_domains(
         assert shares is not None, "without shares nothing is left out"
         held = sum(map(len, parts))
         if held < least:
-            raise DataError(
-                f"the domains of client {client} have {held} samples, fewer than partition.quantity.min_samples={least}"
-            )
+            raise DataError(f"partition.quantity.min_samples={least}: the domains of client {client} have {held}")
         kept = max(shares[client] / shares.max(), least / held)
         clients[client] = [place for own in parts for place in own[: math.ceil(kept * len(own) - 1e-9)]]
     return clients

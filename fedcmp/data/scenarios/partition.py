@@ -103,38 +103,34 @@ def check_names(names: Sequence[object], key: str) -> None:
             raise ConfigError(f"{key}: a name must be a printable text that is not empty and used once, got {name!r}")
 
 
-class Task(NamedTuple):
-    """What an assigning function gets: samples in random order, to be assigned by their places in it."""
-
-    samples: list[Sample]
-    owners: list[str]
-    """Of each sample, for ``domain``."""
-    topics: tuple[str, ...]
-    """Of each sample, for ``topic``."""
-    num_clients: int
-    shares: np.ndarray | None
-    """How much each client should have, ``[K]``; None: as much as the others."""
-    sizes: np.ndarray
-    """Samples of each client, ``[K]``, by its share. Not for ``domain``, where domains limit them."""
-    config: PartitionConfig
-    rng: np.random.Generator
+Assign = Callable[
+    [list[str], np.ndarray, "np.ndarray | None", PartitionConfig, np.random.Generator], Sequence[Sequence[int]]
+]
+"""Samples in random order to clients. Gets the owner or topic of each, where there are such; samples of each client,
+``[K]``; how much each should have, ``[K]``, None: as much as the others; the settings; and what draws. Returns places
+in that order by client."""
 
 
-def assign_iid(task: Task) -> list[Sequence[int]]:
-    total, num_clients = len(task.samples), task.num_clients
-    if task.shares is None:
-        return [range(client, total, num_clients) for client in range(num_clients)]
-    return [part.tolist() for part in np.split(np.arange(total), np.cumsum(task.sizes)[:-1])]
+def assign_iid(
+    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
+) -> Sequence[Sequence[int]]:
+    total = int(sizes.sum())
+    if shares is None:
+        return [range(client, total, len(sizes)) for client in range(len(sizes))]
+    return [part.tolist() for part in np.split(np.arange(total), np.cumsum(sizes)[:-1])]
 
 
-def assign_domains(task: Task) -> Sequence[Sequence[int]]:
-    least = task.config.quantity.min_samples
-    clients = partition_domains(task.owners, task.num_clients, task.shares, least)
-    return mix_clients(clients, task.config.mix, task.rng) if task.config.mix else clients
+def assign_domains(
+    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
+) -> Sequence[Sequence[int]]:
+    clients = partition_domains(labels, len(sizes), shares, config.quantity.min_samples)
+    return mix_clients(clients, config.mix, rng) if config.mix else clients
 
 
-def assign_topics(task: Task) -> Sequence[Sequence[int]]:
-    return partition_topics(task.topics, task.sizes, task.config.topic.alpha, task.rng)
+def assign_topics(
+    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
+) -> Sequence[Sequence[int]]:
+    return partition_topics(labels, sizes, config.topic.alpha, rng)
 
 
 class Row(NamedTuple):
@@ -142,8 +138,8 @@ class Row(NamedTuple):
 
     options: type[TopicConfig] | type[QualityConfig] | type[QuantityConfig] | None
     """Its settings, in the field of ``PartitionConfig`` that has its name."""
-    assign: Callable[[Task], Sequence[Sequence[int]]] | None
-    """Places in the random order by client; None: it goes with another one, whose captions or sizes it changes."""
+    assign: Assign | None
+    """None: it goes with another one, whose captions or sizes it changes."""
 
 
 SCENARIOS = {
@@ -221,21 +217,13 @@ def partition(
     order = [by_id[place] for place in rng.permutation(len(by_id))]
     shares = client_shares(num_clients, config.quantity, seed) if scenario.quantity else None
     sizes = even_sizes(len(order), num_clients)
-    if shares is not None and scenario.split_by != "domain":
+    if shares is not None and scenario.split_by != "domain":  # there each domain has its own
         sizes = sizes_from(len(order), shares, config.quantity.min_samples)
-    task = Task(
-        [samples[position] for position in order],
-        [owners[position] for position in order] if owners else [],
-        tuple(named[position] for position in order) if named else (),
-        num_clients,
-        shares,
-        sizes,
-        config,
-        rng,
-    )
     assign = SCENARIOS[scenario.split_by].assign
     assert assign is not None, "parse_scenario names one that assigns"
-    clients = tuple(tuple(sorted(order[place] for place in client)) for client in assign(task))
+    labels = [(named or owners)[position] for position in order] if named or owners else []
+    places = assign(labels, sizes, shares, config, rng)
+    clients = tuple(tuple(sorted(order[place] for place in client)) for client in places)
     exchanged = config.mix and isinstance(config.clients, int | None)  # then no client is one domain
     names = name_clients(owners, num_clients) if owners and not exchanged else ()
     check_names(names, "partition.clients")

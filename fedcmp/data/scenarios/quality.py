@@ -22,7 +22,7 @@ class QualityConfig:
     """For `quality`: whose captions are corrupted, and how."""
 
     clients: float = 0.5
-    """Share of the clients that hold corrupted captions, in [0, 1]; above 0 at least one does."""
+    """Share of the clients that have corrupted captions, in [0, 1]; above 0 at least one does."""
     captions: float = 1.0
     """Share of their captions that is corrupted, in [0, 1]."""
     kind: str = "shuffled"
