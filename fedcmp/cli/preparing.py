@@ -19,9 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, metavar="ROOT/DOMAIN", help="the new folder; ROOT is data.root of a run"
     )
     parser.add_argument("--domain", metavar="NAME", help="what the domain is called (the folder's name)")
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR_OR_ZIP", help="where the pictures lie (where the set has them)"
-    )
+    parser.add_argument("--images", type=Path, metavar="DIR_OR_ZIP", help="the pictures (where the set has them)")
     for name, text in (
         ("val", "pictures held out for validation (the set's own; else 512, at most 5 %%)"),
         ("test", "pictures held out for the test (likewise); 0: half of the validation pictures, at run time"),

@@ -97,9 +97,7 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
                 except ValueError as error:
                     raise DataError(f"{origin}: the picture cannot be used: {error}") from error
             case _:
-                raise DataError(
-                    f"{origin}: expected (PIL picture, caption that is not empty), got {type(item).__name__}"
-                )
+                raise DataError(f"{origin}: expected (PIL picture, caption) with a caption, got {type(item).__name__}")
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", caption.strip(), name, origin=origin))
     return samples
 

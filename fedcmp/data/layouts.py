@@ -87,7 +87,7 @@ def _beside(*names: str) -> Callable[[Sequence[Path]], list[Path]]:
 
 
 def _coco_images(files: Sequence[Path]) -> list[Path]:
-    """The folder or zip named like the file, beside it or beside ``annotations``; for several files, their common folder."""
+    """The folder or zip named like the file, beside it or ``annotations``; for several files, their common folder."""
     homes = [files[0].parent.parent, files[0].parent]
     names = [name for name in map(coco_folder, files) if name]
     if len(names) == 1 == len(files):

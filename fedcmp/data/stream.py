@@ -30,10 +30,9 @@ ENDED = re.compile(r"DataLoader worker \(.*\) (exited unexpectedly|is killed by 
 class Stream:
     """Sample positions to a batch of pixels, on a device.
 
-    One pass over the data uses a picture once, so that nothing is gained by keeping what the tower sees of it; at
-    LLaVA-1.5's size that would be 660 GB. Once the next batches are announced (``expect``), worker processes read, decode and
-    tokenize it while the device trains, also while a round is fused or evaluated. A batch that was not announced is
-    read on the spot.
+    One pass over the data uses a picture once, so that nothing is gained by keeping its features; at LLaVA-1.5's size
+    they would be 660 GB. Worker processes read, decode and tokenize what is announced (``expect``) while the device
+    trains, also while a round is fused or evaluated. A batch that was not announced is read on the spot.
 
     Args:
         source: gives pictures.

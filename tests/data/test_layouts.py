@@ -169,13 +169,8 @@ COCO, LLAVA, RSICD = "annotations/captions_train2017.json", "blip_laion_cc_sbu_5
 Change = Callable[[Any], Any]
 CHANGES: list[tuple[str, str, Change, str]] = [
     ("coco", COCO, lambda all_: all_["annotations"][0].pop("caption"), "annotations[0]"),
-    ("coco", COCO, lambda all_: all_["annotations"][3].update(caption=" "), "annotations`"),
     ("coco", COCO, lambda all_: all_["images"].append({"id": 77, "file_name": "x.jpg"}), "images[24]"),
-    ("coco", COCO, lambda all_: all_["images"][1].pop("file_name"), "images[1]: no field `file_name`"),
-    ("coco", COCO, lambda all_: all_["images"][1].update(file_name="../x"), "field `file_name`"),
-    ("llava", LLAVA, lambda all_: all_[2].update(id=None), "record 2: field `id`"),
     ("llava", LLAVA, lambda all_: all_[2].update(image="/etc/passwd"), "record 2: field `image`"),
-    ("llava", LLAVA, lambda all_: all_[2]["conversations"][1].update(value=" "), "field `conversations`"),
     ("llava", LLAVA, lambda all_: all_.append(7), "record 40: expected"),
     ("rsicd", RSICD, lambda all_: all_["images"][0].update(split="trian"), "field `split`"),
     ("rsicd", RSICD, lambda all_: all_["images"][2].update(sentences=[]), "images[2]: field `sentences`"),
@@ -197,19 +192,6 @@ def test_bad_records_are_named_by_file_record_and_field(
     (message,) = bad(found)
     assert path.name in message
     assert named in message
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("content", [b"no file of a set" * 99, b"", b"[1]", b'{"annotations": [{"a": 1}]}'])
-def test_files_of_another_form_are_refused(tmp_path: Path, layout: str, content: bytes) -> None:
-    if layout == "roco":
-        pytest.importorskip("pyarrow")
-    (tmp_path / "train.any").write_bytes(content)
-    try:
-        told = bad(read(layout, tmp_path / "train.any"))[0]
-    except (DataError, ConfigError) as error:
-        told = str(error)
-    assert "train.any" in told
 
 
 def test_bad_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from published import foldered, picture, zipped
 
 import fedcmp.data.stores
 from fedcmp.data.given import GivenSource
-from fedcmp.data.images import decode, find_pictures, open_picture, read_picture, to_rgb
+from fedcmp.data.images import decode, find_pictures, read_picture, to_rgb
 from fedcmp.data.records import Sample
 from fedcmp.data.settings import DataConfig
 from fedcmp.data.stores import ImageStore
@@ -208,8 +208,3 @@ def test_corrupted_zips_are_named(tmp_path: Path) -> None:
     for bad in (path, tmp_path / "none"):
         with pytest.raises(DataError, match=bad.name):
             ImageStore(bad)
-
-
-def test_formats_are_known_by_content() -> None:
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "BMP"):
-        assert open_picture(picture(1, kind)).format == kind

@@ -19,7 +19,6 @@ import published
 import pytest
 from PIL import Image
 from published import read_lines
-from small import SMALL
 
 from fedcmp.cli import main
 from fedcmp.cli.entry import _parser
@@ -98,13 +97,6 @@ def test_messages_keep_all_their_answers_and_the_run_says_which_are_used(tmp_pat
     assert (len(first.samples("train")), len(whole.samples("train"))) == (28, 56)
     captions = {sample.id: sample.caption for sample in whole.samples("train")}
     assert all(captions[f"{one.id}#2"] == one.caption.replace("text", "more") for one in first.samples("train"))
-
-
-def test_a_copy_does_not_need_where_it_came_from(tmp_path: Path) -> None:
-    make("coco", published.coco(tmp_path / "coco"), tmp_path / "root" / "photos", copy=True)
-    (tmp_path / "coco").rename(tmp_path / "gone")
-    source = pairs_source(tmp_path / "root")
-    assert source.image(source.samples("train")[0]).size == (16, 12)
 
 
 def test_the_caption_that_is_trained_on_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -198,30 +190,6 @@ def test_a_limit_draws_from_all_of_the_set(tmp_path: Path) -> None:
     make("webdataset", published.shards(tmp_path / "shards"), tmp_path / "d", limit=9)
     with zipfile.ZipFile(tmp_path / "d" / "images.zip") as archive:
         assert len(archive.namelist()) == 9
-
-
-def test_byzantine_records_reach_nothing(tmp_path: Path) -> None:
-    secret = tmp_path / "secret.jpg"
-    secret.write_bytes(published.picture(200))
-    home = published.llava(tmp_path / "set")
-    rows = json.loads((home / "blip_laion_cc_sbu_558k.json").read_text())
-    for number, image in enumerate(("../secret.jpg", str(secret), "00000/../../secret.jpg", "..\\secret.jpg")):
-        rows[number]["image"] = image
-    published.dump(home / "blip_laion_cc_sbu_558k.json", rows)
-    facts = make("llava", home, tmp_path / "out", skip_bad=True, copy=True)
-    assert facts["left_out"]["bad"] == 4
-
-    def evil(archive: tarfile.TarFile) -> None:
-        for name in ("../up", "/abs"):
-            published.member(archive, f"{name}.jpg", secret.read_bytes())
-            published.member(archive, f"{name}.txt", b"a caption")
-
-    make("webdataset", published.shards(tmp_path / "shards", more=evil), tmp_path / "wds", skip_bad=True)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "secret.jpg", "set", "shards", "wds"]
-    with zipfile.ZipFile(tmp_path / "out" / "images.zip") as archive:
-        assert secret.read_bytes() not in [archive.read(name) for name in archive.namelist()]
-    with zipfile.ZipFile(tmp_path / "wds" / "images.zip") as archive:
-        assert not any(".." in name or name.startswith("/") for name in archive.namelist())
 
 
 def test_a_domain_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,16 +337,3 @@ def test_the_recipes_of_the_documentation_are_words_that_are_understood() -> Non
     assert [layout for layout in layouts if layout != "LAYOUT"] == list(LAYOUTS)
     table = (DOCS / "data.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in table for name in LAYOUTS)
-
-
-def test_two_layouts_in_one_run_of_topics(tmp_path: Path) -> None:
-    root, folder = tmp_path / "root", tmp_path / "run"
-    make("nwpu", published.nwpu(tmp_path / "nwpu"), root / "space", copy=True)
-    make("webdataset", published.shards(tmp_path / "shards", 6), root / "web", seed=3, val=4)
-    run = [word for word in SMALL if "scenes" not in word]
-    assert main(["train", *run, "data.kind=pairs", f"data.root={root}", "partition.scenario=topic",
-                 "partition.clients=3", "federation.rounds=1", f"run.dir={folder}"]) == 0  # fmt: skip
-    split = json.loads((folder / "split.json").read_text())
-    assert split["splits"] == {"train": 58, "val": 6, "test": 4}
-    labels = {label for client in split["composition"].values() for label in client["labels"]}
-    assert {label.split("/")[0] for label in labels} == {"space", "web"}

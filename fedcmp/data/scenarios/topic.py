@@ -134,8 +134,8 @@ def _dirichlet(concentration: np.ndarray, rows: int, rng: np.random.Generator) -
 def _fit(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 3000) -> np.ndarray:
     """The positive matrix scaled to sums of rows and columns (Deming and Stephan, Ann. Math. Stat. 11(4), 1940).
 
-    What is still off after ``rounds`` is corrected by one term of rank one (Altschuler, Weed and Rigollet, NeurIPS 2017,
-    arXiv 1705.09634, algorithm 2).
+    The rest after ``rounds`` is corrected by one term of rank one (Altschuler, Weed and Rigollet, NeurIPS 2017, arXiv
+    1705.09634, algorithm 2).
     """
     for _ in range(rounds):
         matrix = matrix * (columns / matrix.sum(axis=0))
