@@ -13,8 +13,7 @@ from fedcmp.aggregation.own import Method, Own
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
-from fedcmp.data.images import MAX_PIXELS
-from fedcmp.data.loose import Picture
+from fedcmp.data.images import MAX_PIXELS, Picture
 from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server

@@ -14,8 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.credentials import MASK, holds_secret, mask
-from fedcmp.data.config import DataConfig
-from fedcmp.data.scenarios.config import PartitionConfig
+from fedcmp.data.scenarios.partition import PartitionConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from ranks import run_ranks
 from torch.utils.data import DataLoader
 
-from fedcmp.data.datamodule import PairsDataModule
+from fedcmp.batches import PairsDataModule
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import EvalData, evaluate
 from fedcmp.metrics import CaptionQuality

@@ -29,7 +29,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def caption(parsed: argparse.Namespace) -> int:
     """``fedcmp caption``; the exit code is 1 if a picture could not be read."""
-    from fedcmp.data.loose import find_pictures, read_picture
+    from fedcmp.data.images import find_pictures, read_picture
     from fedcmp.runs.finished import load_run
 
     overrides = _overrides(parsed.words)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from fedcmp.config import Config
-from fedcmp.data.config import expand
+from fedcmp.data.settings import expand
 from fedcmp.doctor import hardware, processes, software, storage
 from fedcmp.doctor.finding import Finding, fatal, ok
 from fedcmp.tracking.wandb import WandbConfig, has_key

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from fedcmp.config import Config
-from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
+from fedcmp.data.settings import DataConfig, expand
 from fedcmp.doctor.finding import Finding, fatal, ok, warn
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.export.read import read_projector

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fedcmp.data.images import MAX_PIXELS
-from fedcmp.data.loose import Picture, read_picture
+from fedcmp.data.images import MAX_PIXELS, Picture, read_picture
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.evaluation.sharing import write_rows

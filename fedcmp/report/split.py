@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedcmp.data.scenarios.manifest import as_matrix
-from fedcmp.data.scenarios.overlap import overlap_matrix
+from fedcmp.data.scenarios.manifest import as_matrix, overlap_matrix
 from fedcmp.data.scenarios.topic import is_unlabelled
 from fedcmp.errors import RunFolderError
 

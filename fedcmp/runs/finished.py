@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.config import Config, load_config
-from fedcmp.data.loose import Picture
+from fedcmp.data.images import Picture
 from fedcmp.errors import RunFolderError
 from fedcmp.evaluation.assess import caption_pictures, measure
 from fedcmp.evaluation.captions import caption_loose

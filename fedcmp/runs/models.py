@@ -9,8 +9,8 @@ import torch
 
 from fedcmp.config import Config
 from fedcmp.data.collate import CaptionEncoder
-from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
+from fedcmp.data.settings import expand
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
 from fedcmp.models.backbones import width_of

@@ -11,11 +11,10 @@ import torch
 
 from fedcmp.config import Config
 from fedcmp.data.collate import Batches, CaptionEncoder
-from fedcmp.data.config import expand
 from fedcmp.data.features import FeatureTable
-from fedcmp.data.names import name_pictures
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import Source
+from fedcmp.data.settings import expand
+from fedcmp.data.sources import Source, name_pictures
 from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.assess import HeldOut

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from fedcmp.config import to_dict
-from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
+from fedcmp.data.settings import expand
 from fedcmp.data.sources import SPLITS, Source
 from fedcmp.errors import FedcmpError
 from fedcmp.models.backbones import VisionTower, load_tower

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import save_file
 
-from fedcmp.data.config import DataConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.doctor.finding import Finding
 from fedcmp.doctor.storage import data, demo, models, shared_data, writable
 from fedcmp.models import backbones

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import typing
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -65,33 +64,24 @@ def test_an_override_is_taken_or_named(key: str, text: str) -> None:
         is_whole(config)
 
 
-@given(st.dictionaries(st.sampled_from(sorted({key.split(".")[0] for key in KEYS})) | TEXTS, VALUES, max_size=4))
-@few(60)
-def test_a_file_of_any_values_is_taken_or_refused(content: dict[str, Any]) -> None:
-    config, message = attempt(lambda: from_yaml(yaml.safe_dump(content, allow_unicode=True), "mine.yaml"))
-    if config is None:
-        assert "mine.yaml" in message
-    else:
-        is_whole(config)
+def replaced(path: Path, begin: int, length: int, junk: str) -> bytes:
+    content = path.read_bytes()
+    return content[:begin] + junk.encode() + content[begin + length :]
 
 
-@given(st.sampled_from(SHIPPED), st.data())
-@few(60)
-def test_a_corrupted_file_is_taken_or_refused(path: Path, data: st.DataObject) -> None:
-    text = path.read_text(encoding="utf-8")
-    begin = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(begin, min(len(text), begin + 20)))
-    text = text[:begin] + data.draw(TEXTS | st.sampled_from(ODD)) + text[end:]
-    config, message = attempt(lambda: from_yaml(text, "mine.yaml"))
-    if config is None:
-        assert "mine.yaml" in message
-    else:
-        is_whole(config)
+ANY = st.dictionaries(st.sampled_from(sorted({key.split(".")[0] for key in KEYS})) | TEXTS, VALUES, max_size=4)
 
 
-@given(st.binary(max_size=200))
-@few(40)
-def test_a_file_of_any_bytes_is_taken_or_refused(tmp_path: Path, content: bytes) -> None:
+@given(
+    ANY.map(lambda content: yaml.safe_dump(content, allow_unicode=True).encode())
+    | st.binary(max_size=200)
+    | st.builds(
+        replaced, st.sampled_from(SHIPPED), st.integers(0, 2000), st.integers(0, 20), TEXTS | st.sampled_from(ODD)
+    )
+)
+@few(120)
+def test_a_file_is_taken_or_refused(tmp_path: Path, content: bytes) -> None:
+    """Of any values, of any bytes, and one that is shipped with a part of it replaced."""
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
     config, message = attempt(lambda: load_config(path))
@@ -120,42 +110,24 @@ def test_a_text_stays_as_it_was_typed(override: str, expected: str | None) -> No
     assert from_yaml(f"run: {{name: {override.partition('=')[2]}}}", "mine.yaml").run.name == expected
 
 
-@pytest.mark.parametrize("text", ["exp #2", "a: b", "- a", "*a", "!a", "a,b", "it's", "1 'a'", "{a} b"[4:]])
-def test_an_override_takes_any_text_without_quotes(text: str) -> None:
-    assert load_config(None, [f"run.name={text}", f"run.dir={text}"]).run.dir == text.strip()
-
-
-@pytest.mark.parametrize(("written", "expected"), [("010", 10), ("0o10", 8), ("0x10", 16), ("+4", 4)])
-def test_numbers_are_those_of_yaml_1_2(written: str, expected: int) -> None:
-    assert load_config(None, [f"run.seed={written}"]).run.seed == expected
-    config = from_yaml(f"{{run: {{seed: {written}}}, aggregator: {{server: {{lr: {written}}}}}}}", "mine.yaml")
-    assert (config.run.seed, config.aggregator.server["lr"]) == (expected, expected)
-
-
-def test_lists_of_texts_stay_as_they_were_typed() -> None:
+def test_values_are_read_as_yaml_1_2_has_them() -> None:
+    for text in ("exp #2", "a: b", "- a", "*a", "!a", "a,b", "it's", "1 'a'"):
+        assert load_config(None, [f"run.name={text}", f"run.dir={text}"]).run.dir == text, "any text without quotes"
+    for written, expected in (("010", 10), ("0o10", 8), ("0x10", 16), ("+4", 4)):
+        assert load_config(None, [f"run.seed={written}"]).run.seed == expected
+        config = from_yaml(f"{{run: {{seed: {written}}}, aggregator: {{server: {{lr: {written}}}}}}}", "mine.yaml")
+        assert (config.run.seed, config.aggregator.server["lr"]) == (expected, expected)
     config = load_config(None, ["wandb.tags=[1e3, yes, 007]", "data.domains=[plain]", "optimizer.betas=[1e-1, 9e-1]"])
     assert config.wandb.tags == ["1e3", "yes", "007"]
     assert config.optimizer.betas == [0.1, 0.9]
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("run.seed=???", r"run\.seed has no value"),
-    ("wandb.tags.0=a", r"wandb\.tags is a list and given whole"),
-    ("optimizer.betas={a: 1}", r"optimizer\.betas is a list and given whole"),
-    ("aggregator.fuse.evidence='false'", r"aggregator\.fuse\.evidence must be true or false, got 'false'"),
-    ("aggregator.server.kind=[1]", r"aggregator\.server\.method: unknown method \[1\]"),
-    ("aggregator.fuse=3", r"`aggregator\.fuse` holds keys of its own, got 3"),
-    ("run.seed=2020-99-99", r"run\.seed: .*2020-99-99"),
-    ("federation.rounds=1:30", r"federation\.rounds: .*1:30"),
-    ("federation.rounds=1e3", r"federation\.rounds: .*1e3"),
-    (f"run.seed={'9' * 5000}", r"run\.seed=999.*digits"),
-    ("run.figures=maybe", r"run\.figures: .*maybe"),
-    ("model.tower=null", r"model\.tower: .*nothing"),
-    ("run.name='exp' #2", r"run\.name.*#2"),
-    ('run.dir="a\\0b"', r"run\.dir holds a character that cannot be written down"),
-    ("run.name=\\${x}", r"run\.name would be read as a reference"),
-    ("launch.timeout=99999999999", r"launch\.timeout must be at most 2592000"),
+@pytest.mark.parametrize("override", [
+    "run.seed=???", "wandb.tags.0=a", "optimizer.betas={a: 1}", "aggregator.fuse.evidence='false'", "aggregator.fuse=3",
+    "run.seed=2020-99-99", "federation.rounds=1:30", "federation.rounds=1e3", f"run.seed={'9' * 5000}",
+    "run.figures=maybe", "model.tower=null", "run.name='exp' #2", 'run.dir="a\\0b"', "run.name=\\${x}",
+    "launch.timeout=99999999999",
 ])  # fmt: skip
-def test_what_fuzzing_found(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_what_fuzzing_found(override: str) -> None:
+    with pytest.raises(ConfigError, match=override.partition("=")[0].removesuffix(".0")):
         load_config(None, [override])

@@ -10,8 +10,9 @@ from PIL import Image
 
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import PartitionConfig, corrupt, manifest, partition
-from fedcmp.data.scenarios.config import QuantityConfig, TopicConfig
-from fedcmp.data.scenarios.overlap import mean_overlap
+from fedcmp.data.scenarios.manifest import mean_overlap
+from fedcmp.data.scenarios.quantity import QuantityConfig
+from fedcmp.data.scenarios.topic import TopicConfig
 from fedcmp.errors import RunFolderError
 from fedcmp.report.split import COLUMNS, draw_split, shown_mixture
 

@@ -8,9 +8,19 @@ from pathlib import Path
 
 from fedcmp.errors import ConfigError, nearest
 
-KINDS = ("scenes", "pairs", "file")
-OVERLAPS = ("drop", "error", "ignore")
-TURNS = ("first", "all")
+CHOICES = {"on_bad_record": ("error", "skip"), "turns": ("first", "all"), "on_overlap": ("drop", "error", "ignore")}
+LEAST = {
+    "max_train_per_domain": 0,
+    "max_val_per_domain": 0,
+    "max_test_per_domain": 0,
+    "workers": 0,
+    "max_pixels": 1,
+    "held_out_per_domain": 2,
+    "scenes_per_camera": 1,
+    "val_scenes_per_camera": 2,
+    "test_scenes_per_camera": 2,
+    "max_caption_tokens": 2,
+}
 
 
 @dataclass
@@ -20,7 +30,7 @@ class DataConfig:
     kind: str = "scenes"
     """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
     root: str | None = None
-    """For `pairs`: holds a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
+    """For `pairs`: has a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
     test.jsonl; without it half of val.jsonl, picture by picture, is the test set."""
     domains: list[str] = field(default_factory=list)
     """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""
@@ -74,31 +84,18 @@ class DataConfig:
     """With `stream`: processes a rank that read pictures ahead; 0: they are read between the steps."""
 
     def validate(self, prefix: str = "data") -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), KINDS)}")
-        if self.on_bad_record not in ("error", "skip"):
-            raise ConfigError(f"{prefix}.on_bad_record must be `error` or `skip`, got {self.on_bad_record!r}")
-        if self.turns not in TURNS:
-            raise ConfigError(f"{prefix}.turns: unknown {self.turns!r}; {nearest(str(self.turns), TURNS)}")
-        if self.on_overlap not in OVERLAPS:
-            raise ConfigError(f"{prefix}.on_overlap: unknown {self.on_overlap!r}; {nearest(self.on_overlap, OVERLAPS)}")
+        from fedcmp.data.sources import SOURCES
+
+        for key, choices in {"kind": tuple(SOURCES), **CHOICES}.items():
+            if getattr(self, key) not in choices:
+                value = getattr(self, key)
+                raise ConfigError(f"{prefix}.{key}: unknown value {value!r}; {nearest(str(value), choices)}")
         for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
-        for key in ("max_train_per_domain", "max_val_per_domain", "max_test_per_domain"):
-            if getattr(self, key) < 0:
-                raise ConfigError(f"{prefix}.{key} must be 0 (all) or more, got {getattr(self, key)}")
         if self.test and not self.val:
             raise ConfigError(f"{prefix}.test is given without {prefix}.val; give both, or neither")
-        for key, least in (
-            ("workers", 0),
-            ("max_pixels", 1),
-            ("held_out_per_domain", 2),
-            ("scenes_per_camera", 1),
-            ("val_scenes_per_camera", 2),
-            ("test_scenes_per_camera", 2),
-            ("max_caption_tokens", 2),
-        ):
+        for key, least in LEAST.items():
             if getattr(self, key) is not None and getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
 
