@@ -21,7 +21,8 @@ from fedcmp.federation.baselines import fit
 from fedcmp.metrics import CaptionQuality
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 
 
 @pytest.fixture

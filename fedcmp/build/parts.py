@@ -24,7 +24,7 @@ from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.models.backbones import LanguageModel, VisionTower
-from fedcmp.models.positions import find_positions
+from fedcmp.models.outline import find_positions
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.tracking.progress import Progress

@@ -15,7 +15,8 @@ from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
 from fedcmp.experiment.base import Experiment, clock
 from fedcmp.federation.baselines import client_batches, fit, union_batches
 from fedcmp.federation.checkpoint import save_projector
-from fedcmp.module import ProjectorAlignment, lr_factor
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import lr_factor
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 

@@ -12,7 +12,7 @@ from fedcmp.build import Kept, check_models, pick_device, start_params
 from fedcmp.config import Config, load_config
 from fedcmp.data.loose import Picture
 from fedcmp.errors import RunFolderError
-from fedcmp.evaluation.captions import caption_loose
+from fedcmp.evaluation.assess import caption_loose
 from fedcmp.federation.folder import RunFolder
 from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Params

@@ -15,7 +15,8 @@ from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.state import FederationState
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 from fedcmp.types import Fetch

@@ -19,7 +19,7 @@ from fedcmp.federation.groups import coming_batches, train_round
 from fedcmp.federation.keeping import bring_back
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.state import FederationState
-from fedcmp.module import lr_factor
+from fedcmp.optimizer import lr_factor
 from fedcmp.types import Params
 
 log = logging.getLogger(__name__)

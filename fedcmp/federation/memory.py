@@ -10,7 +10,7 @@ from fedcmp.aggregation.traffic import count, outline
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.terms import HELD_BYTES
 from fedcmp.federation.config import FederationConfig
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.types import Params
 
 

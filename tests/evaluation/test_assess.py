@@ -13,8 +13,8 @@ from fedcmp.errors import ConfigError, DataError
 from fedcmp.evaluation import assess
 from fedcmp.evaluation.assess import HeldOut, caption_pictures, mean_measure
 from fedcmp.evaluation.cider import cider_d
-from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.report.summary import QUALITY, known_columns, quality_columns
 
 RECORD = {"id": "a", "image": "a.png", "conversations": [{"from": "gpt", "value": "a cat."}]}

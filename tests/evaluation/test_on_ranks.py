@@ -13,8 +13,8 @@ from fedcmp.data.features import compute_features
 from fedcmp.data.sources import SceneSource
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.assess import HeldOut, caption_pictures, measure
-from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import score_rows, write_rows
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm
 from fedcmp.models.projector import ProjectorConfig, init_params

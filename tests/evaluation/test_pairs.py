@@ -6,7 +6,7 @@ from collections import Counter
 
 import torch
 
-from fedcmp.evaluation.pairs import KINDS, choose_pairs
+from fedcmp.evaluation.probe import KINDS, choose_pairs
 
 OBJECTS = [("cat",), ("dog",), ("dog",), ("dog",), ("fox",), (), ("red",), ("blue",), ("gold",), ("gold",), ("one",)]
 DOMAINS = ["pets"] * 6 + ["paint"] * 4 + ["alone"]

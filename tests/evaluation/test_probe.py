@@ -12,10 +12,8 @@ from PIL import Image
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import SceneSource, Source
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.evaluation.pairs import Pair
 from fedcmp.evaluation.probe import probe
-from fedcmp.evaluation.questions import state
-from fedcmp.evaluation.statements import contrast, encoder, false_caption, text_batch
+from fedcmp.evaluation.questions import Pair, contrast, encoder, false_caption, state, text_batch
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE, Batch
 

@@ -23,7 +23,7 @@ from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.memory import training_memory
 from fedcmp.models.backbones import LanguageModel
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 
