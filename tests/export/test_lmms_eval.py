@@ -55,32 +55,30 @@ def test_the_export_comes_first_and_only_once(finished: Path, capsys: pytest.Cap
     assert other[6:9] == [f"pretrained={finished}/hf,device_map=auto", "--tasks", "pope,mme"]
 
 
-def test_what_to_know_is_said_beside_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_apart_and_wrong_words_are_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(finished), "--print-lmms-eval"]) == 0
     said = capsys.readouterr()
     assert all(line.startswith("# ") for line in said.err.splitlines())
-    assert f"pip install lmms-eval=={VERSION} decord" in said.err
-    assert "runs with model.end=eos end by themselves" in said.err
+    assert f"lmms-eval=={VERSION}" in said.err
     assert not any(line.startswith("#") for line in said.out.splitlines())
-
-
-def test_wrong_words_are_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "README.md").write_text("another model")
     for words, code, message in (
-        ([finished, "--tasks", "pope,,mme"], 2, "--tasks: expected names with commas between them"),
-        ([finished, "--export", tmp_path / "a,b"], 2, "--export: lmms-eval parts its words by commas"),
-        ([finished, "--export", tmp_path / "else"], 1, f"{tmp_path / 'else'} is no export of {finished}"),
-        ([finished, tmp_path], 2, "evaluate --print-lmms-eval needs one run folder"),
-        ([tmp_path], 1, f"{tmp_path} is no finished run"),
-        ([finished, "federation.rounds=9"], 2, "export cannot change federation.rounds: 2 -> 9"),
-        ([finished, "run.device=gpu"], 2, "run.device: unknown device 'gpu'"),
+        ([finished, "--tasks", "pope,,mme"], 2, "--tasks"),
+        ([finished, "--export", tmp_path / "a,b"], 2, "--export"),
+        ([finished, "--export", tmp_path / "else"], 1, str(tmp_path / "else")),
+        ([finished, tmp_path], 2, "one run folder"),
+        ([tmp_path], 1, str(tmp_path)),
+        ([finished, "federation.rounds=9"], 2, "federation.rounds"),
+        ([finished, "run.device=gpu"], 2, "run.device"),
     ):
         assert main(["evaluate", "--print-lmms-eval", *map(str, words)]) == code
         assert message in capsys.readouterr().err
     for option in ("--tasks", "--export"):
         assert main(["evaluate", str(finished), option, "x"]) == 2
-        assert f"{option} says something about --print-lmms-eval" in capsys.readouterr().err
+        assert option in capsys.readouterr().err
 
 
 def test_what_a_llava_cannot_hold_is_refused_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +86,7 @@ def test_what_a_llava_cannot_hold_is_refused_before(tmp_path: Path, capsys: pyte
     train(load_config(None, [*SMALL, f"model.tower={tower}", f"run.dir={folder}", "run.figures=false"]))
     assert main(["evaluate", str(folder), "--print-lmms-eval"]) == 2
     said = capsys.readouterr()
-    assert f"model.tower={tower}: a Llava reads a hidden state of a transformer" in said.err
+    assert f"model.tower={tower}" in said.err
     assert said.out == ""
 
 
