@@ -21,8 +21,7 @@ from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.evaluation.assess import HeldOut
-from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.outline import find_positions
 from fedcmp.module import ProjectorAlignment

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -11,11 +10,10 @@ import torch
 from fedcmp.data.images import MAX_PIXELS
 from fedcmp.data.loose import Picture, read_picture
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import Source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import EvalData, quality, score_samples
+from fedcmp.evaluation.losses import EvalData, HeldOut, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import spread, write_rows
@@ -23,20 +21,6 @@ from fedcmp.types import Params
 
 if TYPE_CHECKING:
     from fedcmp.module import ProjectorAlignment
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out samples with all that is known about them."""
-
-    data: EvalData
-    samples: Sequence[Sample]
-    """The sample of each position."""
-    source: Source
-    lowercase: bool = False
-    """Captions are read in lower case."""
-    max_tokens: int = 64
-    """Longer captions are cut."""
 
 
 class Captioned(NamedTuple):
@@ -64,20 +48,7 @@ def measure(
     """
     right = score_samples(module, params, held_out.data, team=team)
     shuffled = score_samples(module, params, held_out.data, shuffle_pictures=True, team=team)
-    answers = None
-    if settings.probe != "off" and settings.questions:
-        answers = probe(
-            module,
-            params,
-            held_out.data,
-            held_out.samples,
-            held_out.source,
-            form=settings.probe,
-            limit=settings.questions,
-            lowercase=held_out.lowercase,
-            max_tokens=held_out.max_tokens,
-            team=team,
-        )
+    answers = probe(module, params, held_out, settings, team) if settings.probe != "off" else None
     return {**quality(right, shuffled, held_out.data), "cider": None, "probe": answers}
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.image_use import ignores_pictures, standard_error
 from fedcmp.evaluation.sharing import mixed, score_rows
@@ -41,6 +43,20 @@ class EvalData:
         for position, domain in enumerate(self.domains):
             found[domain, position if self.pictures is None else self.pictures[position]].append(position)
         return list(found.values())
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out samples with all that is known about them."""
+
+    data: EvalData
+    samples: Sequence[Sample]
+    """The sample of each position."""
+    source: Source
+    lowercase: bool = False
+    """Captions are read in lower case."""
+    max_tokens: int = 64
+    """Longer captions are cut."""
 
 
 class Evaluation(NamedTuple):

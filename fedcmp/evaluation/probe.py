@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import Source
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.evaluation.losses import EvalData, images_of
+from fedcmp.evaluation.losses import EvalData, HeldOut, images_of
 from fedcmp.evaluation.questions import Pair, ask, encoder, state, text_batch
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import score_rows, spread
 from fedcmp.seeding import numpy_rng
 from fedcmp.types import Params
@@ -42,29 +42,15 @@ KINDS = ("random", "popular", "adversarial")
 
 @torch.no_grad()
 def probe(
-    module: ProjectorAlignment,
-    params: Params,
-    data: EvalData,
-    samples: Sequence[Sample],
-    source: Source,
-    *,
-    form: str,
-    limit: int,
-    lowercase: bool = False,
-    max_tokens: int = 64,
-    team: Team | None = None,
+    module: ProjectorAlignment, params: Params, held_out: HeldOut, settings: EvaluationConfig, team: Team | None = None
 ) -> dict[str, Any] | None:
     """What the projector ``params`` answers about the objects of held-out pictures.
 
     Args:
         module: the frozen models.
         params: the projector.
-        data: the held-out samples.
-        samples: the same, with their captions.
-        source: knows what they show.
-        form: ``"statement"`` or ``"question"``.
-        limit: pictures that are asked about, at most.
-        lowercase, max_tokens: how captions become tokens; questions are not cut.
+        held_out: the held-out samples.
+        settings: the form of the questions, and how many pictures are asked about at most.
         team: ranks that share the rows; their number does not change the result. None: this one alone.
 
     Returns:
@@ -72,16 +58,18 @@ def probe(
     """
     team = team or Solo()
     module.eval()
+    data, samples, source, llm = held_out.data, held_out.samples, held_out.source, module.llm
     objects = objects_shown([source.objects(sample) for sample in samples], data.shared)
-    pairs, error = attempt(lambda: _pairs(module, data, samples, objects, limit) if is_server(team) else [])
+    asks = settings.questions if is_server(team) else 0
+    pairs, error = attempt(lambda: _pairs(module, data, samples, objects, asks) if asks else [])
     team.agree(error)
     # the server's choice counts: features may differ in their last bits from machine to machine
     plain: list[tuple[int, str, str, str]] = [(*pair,) for pair in pairs or []]
     shared = [Pair(*pair) for pair in team.share(plain)]
-    llm = module.llm
-    cut = None if form == "question" else max_tokens  # the answer comes last
-    encode = encoder(llm.tokenizer, llm.end_id, lowercase=lowercase, max_tokens=cut)
-    questions = ask(shared, encode) if form == "question" else state(shared, samples, objects, source, encode)
+    in_words = settings.probe == "question"
+    cut = None if in_words else held_out.max_tokens  # the answer comes last
+    encode = encoder(llm.tokenizer, llm.end_id, lowercase=held_out.lowercase, max_tokens=cut)
+    questions = ask(shared, encode) if in_words else state(shared, samples, objects, source, encode)
     if not questions:
         return None
     rows = list(dict.fromkeys(row for one in questions for group in ((one.row,), *one.against) for row in group))

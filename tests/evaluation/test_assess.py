@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from fedcmp.data.sources import SceneSource
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.evaluation import assess
-from fedcmp.evaluation.assess import HeldOut, caption_pictures, mean_measure, measure
+from fedcmp.evaluation.assess import caption_pictures, mean_measure, measure
 from fedcmp.evaluation.cider import cider_d
-from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import score_rows, write_rows
@@ -98,10 +99,9 @@ def test_an_error_on_one_rank_is_raised_on_all(llm: LanguageModel, held_out: Hel
 
     def on_this_rank() -> str:
         team = Ranks(1)
-        data = held_out.data if team.rank else EvalData(broken, held_out.data.domains)
-        module, more = ProjectorAlignment(None, llm, PARAMS), {"form": "statement", "limit": 6, "team": team}
+        mine = held_out if team.rank else replace(held_out, data=EvalData(broken, held_out.data.domains))
         with pytest.raises(OSError, match="the disk is gone") as caught:
-            probe(module, PARAMS, data, held_out.samples, held_out.source, **more)
+            probe(ProjectorAlignment(None, llm, PARAMS), PARAMS, mine, SETTINGS, team)
         return str(caught.value)
 
     assert run_ranks(on_this_rank, 2) == ["the disk is gone", "the disk is gone (on rank 0)"]

@@ -12,9 +12,10 @@ from PIL import Image
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import SceneSource, Source
-from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.evaluation.probe import KINDS, choose_pairs, probe
 from fedcmp.evaluation.questions import OTHERS, Pair, contrast, encoder, false_caption, state, text_batch
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import mixed, spread
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE, Batch
@@ -139,7 +140,7 @@ class Reader:
         return torch.tensor(found), (batch["labels"] != IGNORE).sum(1)
 
 
-def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100, **more: Any) -> Any:
+def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100, longest: int = 64) -> Any:
     samples = source.samples("test")
 
     def fetch(positions) -> Batch:
@@ -148,7 +149,8 @@ def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit
     domains, pictures = (tuple(getattr(sample, field) for sample in samples) for field in ("domain", "image"))
     data = EvalData(fetch, domains, batch_size=7, pictures=pictures)
     reader: Any = Reader(llm, samples, loss)
-    return probe(reader, {}, data, samples, source, form=form, limit=limit, **more)
+    held_out = HeldOut(data, samples, source, max_tokens=longest)
+    return probe(reader, {}, held_out, EvaluationConfig(probe=form, questions=limit))
 
 
 @pytest.fixture
@@ -227,7 +229,7 @@ def test_questions_in_words(llm: LanguageModel) -> None:
         return 0.1 if (said == "Yes") == (asked == sample.label) else 5.0
 
     for cut in (64, 4):  # the length of captions cuts no question
-        found = ask(llm, source, seen, form="question", max_tokens=cut)
+        found = ask(llm, source, seen, form="question", longest=cut)
         assert (found["questions"], found["accuracy"]) == (36, 1.0)
 
 
