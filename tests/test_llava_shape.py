@@ -136,17 +136,6 @@ def test_a_layer_keeps_what_the_formula_says(dtype: str) -> None:
     assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, item), rel=0.02)
 
 
-# checkpointed, what layers compute again comes later and is not seen here: much of two layers
-@pytest.mark.parametrize(("checkpointing", "least"), [("off", 0.3), ("on", 0.15)])
-def test_activations_stay_below_their_estimate_and_not_far(checkpointing: str, least: float) -> None:
-    parts, batch = built(checkpointing=checkpointing)
-    held = (*parts.module.parameters(), *parts.module.llm.model.buffers(), *batch.values())
-    frozen = {value.untyped_storage().data_ptr() for value in held}
-    kept = kept_bytes(lambda: parts.module.nll(batch)[0].sum(), frozen)
-    estimate = 4 * llava_cost.activation_bytes(SHAPE, parts.sizes.positions, 24, 2, checkpointing == "on")
-    assert least * estimate < kept < estimate
-
-
 def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memory(llm: LanguageModel) -> None:
     other = load_llm(ModelConfig(activation_checkpointing=True))
     stream = torch.Generator().manual_seed(0)
@@ -161,17 +150,6 @@ def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memor
     assert torch.equal(*gradients)
     assert kept[1] < 0.5 * kept[0]
     assert greedy_captions(other, image, 6) == greedy_captions(llm, image, 6)
-
-
-def test_weights_are_drawn_from_their_own_stream() -> None:
-    before = torch.get_rng_state()
-    first, again = (llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=3).model.state_dict() for _ in range(2))
-    other = llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=4).model.state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    name = "model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(first[name], again[name])
-    assert not torch.equal(first[name], other[name])
-    assert {value.dtype for value in first.values()} == {torch.bfloat16}
 
 
 def test_the_large_shapes_are_vicunas() -> None:

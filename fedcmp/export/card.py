@@ -49,10 +49,7 @@ caption. `generate` is greedy and ends where a caption does. `use_fast=False` ke
 used. The chat template is the LLM's own where it has one; nothing was trained with it, and its answers end elsewhere:
 pass `eos_token_id=processor.tokenizer.eos_token_id`.
 
-`convert("RGB")` is for opaque pictures of 8 bit. It cuts 16 bit (mode `I;16`) to white: scale those to 8 first, as
-training did, by `PIL.Image.fromarray(((numpy.asarray(picture).astype("int32") + 128) // 257).astype("uint8"))`.
-What is transparent it shows in a hidden colour, mostly black: put it on white, as training did, by
-`PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")`.
+Training scales pictures of 16 bit to 8 and puts transparent ones on white; `convert("RGB")` does neither.
 """
 USE_LLAVA = """\
 `mm_projector.bin` and `config.json` are what the original LLaVA leaves after its first stage. Go on with its second:

@@ -129,39 +129,33 @@ datasets.Dataset.from_list(rows, features=features).to_parquet({f"{folder}/test.
 
 
 @pytest.mark.slow
-def test_lmms_eval_takes_these_words_and_hears_what_transformers_says(
+def test_lmms_eval_runs_the_printed_command(
     finished: Path, python: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The printed command itself, with lmms-eval's llava_hf and its POPE, beside generate() in this process."""
+    """With lmms-eval's own llava_hf and POPE; its answers are those of generate() in this process."""
     export, tasks = tmp_path / "export", tmp_path / "tasks"
     local_pope(python, tasks)
-    words = [finished, "run.device=cpu", "--export", export, "--tasks", "here"]
-    first, second = commands(capsys, *words)
+    first, second = commands(capsys, finished, "run.device=cpu", "--export", export, "--tasks", "here")
     assert main(first[1:]) == 0
-    second[second.index("--output_path") + 1] = str(tmp_path / "told")
+    second[second.index("--output_path") + 1] = str(tmp_path / "results")
     more = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
     command = [str(python), *second[1:], "--include_path", str(tasks)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    (samples,) = (tmp_path / "told").rglob("*_samples_here.jsonl")
-    told = {one["doc_id"]: one["filtered_resps"] for one in map(json.loads, samples.read_text().splitlines())}
-    (results,) = (tmp_path / "told").rglob("*_results.json")
-    scores = json.loads(results.read_text())["results"]["here"]
-    assert {"pope_accuracy,none", "pope_f1_score,none", "pope_yes_ratio,none"} <= set(scores)
+    (samples,) = (tmp_path / "results").rglob("*_samples_here.jsonl")
+    answers = {one["doc_id"]: one["filtered_resps"] for one in map(json.loads, samples.read_text().splitlines())}
+    assert len(set(answers.values())) > 1, "other pictures, other answers"
 
     processor = transformers.AutoProcessor.from_pretrained(export)
     model = transformers.LlavaForConditionalGeneration.from_pretrained(export, dtype="auto")
     options = yaml.safe_load((tasks / "here.yaml").read_text().replace("!function ", ""))
     text = QUESTION + options["lmms_eval_specific_kwargs"]["default"]["post_prompt"]
+    end, longest = processor.tokenizer.eos_token_id, options["generation_kwargs"]["max_new_tokens"]
     for number, picture in enumerate(pictures(4)):
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
         prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         inputs = processor(images=[picture], text=prompt, return_tensors="pt")
-        end = processor.tokenizer.eos_token_id
-        longest = options["generation_kwargs"]["max_new_tokens"]
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=longest, pad_token_id=end, eos_token_id=end)
         answer = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-        assert answer
-        assert told[number].strip() == answer.strip()
-    assert len(set(told.values())) > 1, "other pictures, other answers"
+        assert answers[number].strip() == answer.strip()
