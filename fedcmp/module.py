@@ -57,7 +57,7 @@ class CaptionQuality(Metric):
 class ProjectorAlignment(lightning.LightningModule):
     """Next-token loss on captions, with the projector as the only trainable part.
 
-    ``lightning.Trainer`` trains, validates and tests it as it is. Its ``state_dict``, and so every checkpoint, holds
+    ``lightning.Trainer`` trains, validates and tests it unchanged. Its ``state_dict``, and so every checkpoint, holds
     the projector only.
 
     Args:

@@ -262,7 +262,7 @@ def test_wrapping_an_llm_checks_its_end() -> None:
     mouth = transformers.AutoModelForCausalLM.from_config(llm_config("llama"))
     wrapped = fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eos")
     assert wrapped.end_id == wrapped.tokenizer.eos_token_id
-    with pytest.raises(ConfigError, match=r'model\.end must be "newline" or "eos", got \'eof\''):
+    with pytest.raises(ConfigError, match=r"model\.end"):
         fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eof")
 
 

@@ -1,4 +1,4 @@
-"""What the configs of the frozen models tell before a weight is read: widths, tokens, bytes."""
+"""What is known from the configs of the frozen models before a weight is read: widths, tokens, bytes."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class ModelConfig:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers of ``feature_layer``, one or more, in the order in which their widths stand."""
+        """The layers of ``feature_layer``, one or more, in the order of their widths in a feature."""
         return tuple(self.feature_layer) if isinstance(self.feature_layer, (list, tuple)) else (self.feature_layer,)
 
     def validate(self, prefix: str = "model") -> None:
