@@ -27,7 +27,7 @@ def train(parsed: argparse.Namespace) -> int:
 
 def _train(parsed: argparse.Namespace, old: Path | None) -> int:
     from fedcmp.distributed.launch import start_ranks, started_by
-    from fedcmp.experiment import reopen, resume, train
+    from fedcmp.runs.train import reopen, resume, train
 
     file, overrides = _split(parsed.words)
     config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
@@ -38,7 +38,7 @@ def _train(parsed: argparse.Namespace, old: Path | None) -> int:
 
 def centralized(parsed: argparse.Namespace) -> int:
     """``fedcmp centralized``; returns the exit code."""
-    from fedcmp.experiment import train_centralized
+    from fedcmp.runs.baselines import train_centralized
 
     config, label = _config(parsed.words)
     summary = train_centralized(config, label, tune=parsed.tune)
@@ -52,8 +52,8 @@ def centralized(parsed: argparse.Namespace) -> int:
 
 def local(parsed: argparse.Namespace) -> int:
     """``fedcmp local``; returns the exit code."""
-    from fedcmp.experiment import train_local
     from fedcmp.report.table import table
+    from fedcmp.runs.baselines import train_local
 
     config, label = _config(parsed.words)
     summary = train_local(config, label)
@@ -73,8 +73,8 @@ def report(parsed: argparse.Namespace) -> int:
 
 def export(parsed: argparse.Namespace) -> int:
     """``fedcmp export``; returns the exit code."""
-    from fedcmp.experiment.exporting import export_run
     from fedcmp.export.card import Licences
+    from fedcmp.runs.export import export_run
 
     path, overrides = _one_run(parsed.words, "export", "runs/demo-fedcmp-1 --to hf --out exported")
     licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
@@ -122,8 +122,8 @@ def methods(parsed: argparse.Namespace) -> int:
 
 def plan(parsed: argparse.Namespace) -> int:
     """``fedcmp plan``; returns the exit code."""
-    from fedcmp.experiment import plan
     from fedcmp.report.plan import describe_plan
+    from fedcmp.runs.plan import plan
 
     print(describe_plan(plan(_config(parsed.words)[0], parsed.ranks)))
     return 0

@@ -26,10 +26,10 @@ def evaluate(parsed: argparse.Namespace) -> int:
     for option in ("tasks", "export"):
         if getattr(parsed, option) is not None:
             raise ConfigError(f"--{option} says something about --print-lmms-eval, which is not there")
-    from fedcmp.experiment import evaluate_run
     from fedcmp.federation.folder import RunFolder
     from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
+    from fedcmp.runs.finished import evaluate_run
 
     runs = [Path(word) for word in parsed.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in parsed.words if Path(word) not in runs]
@@ -47,7 +47,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def _lmms_eval(parsed: argparse.Namespace) -> int:
     """Standard output is for a shell; what to know goes to standard error."""
-    from fedcmp.experiment.lmms_eval import TASKS, lmms_eval_commands
+    from fedcmp.runs.lmms_eval import TASKS, lmms_eval_commands
 
     path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval", "runs/demo-fedcmp-1 --print-lmms-eval")
     tasks = TASKS if parsed.tasks is None else [name.strip() for name in parsed.tasks.split(",")]

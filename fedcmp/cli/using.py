@@ -30,7 +30,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 def caption(parsed: argparse.Namespace) -> int:
     """``fedcmp caption``; the exit code is 1 if a picture could not be read."""
     from fedcmp.data.loose import find_pictures, read_picture
-    from fedcmp.experiment import load_run
+    from fedcmp.runs.finished import load_run
 
     overrides = _overrides(parsed.words)
     paths = find_pictures([Path(word) for word in parsed.words if word not in overrides])
@@ -52,8 +52,8 @@ def caption(parsed: argparse.Namespace) -> int:
 
 def serve(parsed: argparse.Namespace) -> int:
     """``fedcmp serve``: until Ctrl-C."""
-    from fedcmp.build import Kept
-    from fedcmp.experiment import load_run
+    from fedcmp.runs.finished import load_run
+    from fedcmp.runs.parts import Kept
     from fedcmp.web import check_gradio, open_page
 
     if (overrides := _overrides(parsed.words)) != parsed.words:

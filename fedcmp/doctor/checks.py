@@ -17,7 +17,6 @@ import torch
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from fedcmp.build import count_cut, describe_cut, outline_encoder, outline_parts, read_samples
 from fedcmp.config import Config
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
@@ -28,6 +27,8 @@ from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
+from fedcmp.runs.data import read_samples
+from fedcmp.runs.models import check_models, count_cut, describe_cut
 from fedcmp.tracking.wandb import WandbConfig, has_key
 
 INSTALL = "install fedcmp anew: pip install -c constraints.txt -e ."
@@ -328,12 +329,12 @@ def _projector(path: str) -> Finding:
 
 def captions(config: Config) -> list[Finding]:
     """Whether the LLM of a config can read the captions of its data."""
-    found, outline = [], outline_parts(config)
+    found = []
     try:
-        known = outline_encoder(config, outline)
-        if known is None or outline.llm is None:
+        outline = check_models(config)
+        encoder, warning = outline.encoder, outline.warning
+        if encoder is None or outline.llm is None:
             return []
-        encoder, warning = known
         _, train, val, test = read_samples(config)
         cut = describe_cut(count_cut({"train": train, "val": val, "test": test}, encoder), encoder)
     except (ConfigError, DataError) as error:

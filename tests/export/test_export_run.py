@@ -13,18 +13,18 @@ import torch
 import yaml
 from PIL import Image
 
-import fedcmp.experiment.exporting
+import fedcmp.runs.export
 from fedcmp.cli import main
 from fedcmp.config import load_config
 from fedcmp.errors import CheckpointError, ConfigError, ExportError, RunFolderError
-from fedcmp.experiment import train, train_local
-from fedcmp.experiment.exporting import export_run
 from fedcmp.export.card import Licences, Origin, model_card
-from fedcmp.federation.checkpoint import load_projector, save_projector
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import load_projector, params_sha256, save_projector
 from fedcmp.models.backbones import DEMO, LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
+from fedcmp.runs.baselines import train_local
+from fedcmp.runs.export import export_run
+from fedcmp.runs.train import train
 from fedcmp.seeding import torch_rng
 
 SMALL = [*small.SMALL, "evaluation.captions=0", "evaluation.examples=0", "evaluation.max_tokens=64"]
@@ -160,7 +160,7 @@ def test_the_folder_appears_whole_or_not_at_all(
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     (full / "mine.txt").unlink()
 
-    right = fedcmp.experiment.exporting.write_llava
+    right = fedcmp.runs.export.write_llava
 
     def dies(folder: Path, *rest: object) -> None:
         right(folder, *rest)
@@ -168,7 +168,7 @@ def test_the_folder_appears_whole_or_not_at_all(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fedcmp.experiment.exporting, "write_llava", dies)
+        patch.setattr(fedcmp.runs.export, "write_llava", dies)
         with pytest.raises(KeyboardInterrupt):
             export_run(finished, "llava", full)
     usage = shutil.disk_usage(tmp_path)

@@ -10,9 +10,9 @@ import torch
 
 from fedcmp.config import load_config, to_yaml
 from fedcmp.errors import ConfigError
-from fedcmp.experiment import train
 from fedcmp.models.settings import ModelConfig
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 
