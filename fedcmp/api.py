@@ -18,7 +18,7 @@ from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.evaluation.captions import caption_loose
+from fedcmp.evaluation.assess import caption_loose
 from fedcmp.federation.checkpoint import FederationState, save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run

@@ -53,7 +53,7 @@ def new_projector(
     """A fresh projector from the tower's width d to the LLM's width D, as a run with this seed begins with it.
 
     >>> from fedcmp.models.backbones import load_llm, load_tower
-    >>> from fedcmp.models.config import ModelConfig
+    >>> from fedcmp.models.settings import ModelConfig
     >>> tuple(new_projector(load_tower(ModelConfig()), load_llm(ModelConfig()))["linear_1.weight"].shape)
     (96, 96)
     """

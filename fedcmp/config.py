@@ -18,14 +18,14 @@ from fedcmp.data.scenarios.partition import PartitionConfig
 from fedcmp.data.settings import DataConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.federation.byzantine import AttackConfig
 from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.fields import as_fields, check_texts
-from fedcmp.models.backbones import ModelConfig
-from fedcmp.module import OptimizerConfig
+from fedcmp.models.settings import ModelConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.plain_yaml import Parsed, parse_value, parse_yaml
 from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.shipped import find_config

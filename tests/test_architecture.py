@@ -30,7 +30,7 @@ LAYERS = {
     "privacy": 2,
     "distributed": 2,
     "tracking": 2,
-    "metrics": 2,
+    "optimizer": 1,
     "module": 3,
     "pictures": 3,
     "batches": 4,

@@ -27,7 +27,8 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig, load_llm
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 

@@ -18,7 +18,8 @@ from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.types import Batch, Fetch, Params
 
 LocalStates = dict[int, dict[str, Any]]

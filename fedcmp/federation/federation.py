@@ -15,7 +15,8 @@ from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 from fedcmp.types import Fetch

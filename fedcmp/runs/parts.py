@@ -17,10 +17,9 @@ from fedcmp.data.settings import expand
 from fedcmp.data.sources import Source, name_pictures
 from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.evaluation.assess import HeldOut
-from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
-from fedcmp.models.positions import find_positions
+from fedcmp.models.outline import find_positions
 from fedcmp.models.projector import ProjectorConfig
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see

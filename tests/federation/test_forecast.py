@@ -22,7 +22,7 @@ from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 

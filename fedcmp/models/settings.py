@@ -1,4 +1,4 @@
-"""What the user says of the frozen models, and where they are."""
+"""The settings of the frozen models, and where their folders are."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 from fedcmp.models.projector import ProjectorConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ENDS = ("newline", "eos")
 DEMO = Path(__file__).parent / "demo"
 
 
@@ -47,41 +48,38 @@ class ModelConfig:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers of ``feature_layer``, one or more, in the order in which their widths stand."""
+        """The layers of ``feature_layer``, one or more, in the order of their widths in a feature."""
         return tuple(self.feature_layer) if isinstance(self.feature_layer, (list, tuple)) else (self.feature_layer,)
 
     def validate(self, prefix: str = "model") -> None:
-        _check_layers(f"{prefix}.feature_layer", self.feature_layer, self.layers)
-        for key in ("tower_dtype", "llm_dtype"):
+        if not self.layers or any(type(layer) is not int for layer in self.layers):
+            raise ConfigError(
+                f"{prefix}.feature_layer must be a whole number or a list of them, got {self.feature_layer!r}"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise ConfigError(f"{prefix}.feature_layer names a layer twice: {list(self.layers)}")
+        for key, choices in (("tower_dtype", DTYPES), ("llm_dtype", DTYPES), ("end", ENDS)):
+            check_choice(f"{prefix}.{key}", getattr(self, key), choices)
+        for key, least in (("token_grid", 0), ("pixel_shuffle", 1)):
             value = getattr(self, key)
-            if value not in DTYPES:
-                raise ConfigError(f"{prefix}.{key}: unknown type {value!r}; {nearest(value, DTYPES)}")
-        if self.token_grid < 0 or (self.token_grid and self.keep_cls):
-            raise ConfigError(
-                f"{prefix}.token_grid must be 0 or more, and 0 with {prefix}.keep_cls, got {self.token_grid}"
-            )
-        if self.pixel_shuffle < 1 or (self.pixel_shuffle > 1 and self.keep_cls):
-            raise ConfigError(
-                f"{prefix}.pixel_shuffle must be 1 or more, and 1 with {prefix}.keep_cls, got {self.pixel_shuffle}"
-            )
+            if value < least or (value > least and self.keep_cls):
+                raise ConfigError(
+                    f"{prefix}.{key} must be {least} or more, and {least} with {prefix}.keep_cls, got {value}"
+                )
         if self.token_grid % self.pixel_shuffle:
             raise ConfigError(
                 f"{prefix}.pixel_shuffle={self.pixel_shuffle} does not divide {prefix}.token_grid={self.token_grid}"
             )
-        if self.end not in ("newline", "eos"):
-            raise ConfigError(f'{prefix}.end must be "newline" or "eos", got {self.end!r}')
         self.projector.validate(f"{prefix}.projector")
 
 
-def _check_layers(key: str, value: object, layers: tuple[object, ...]) -> None:
-    if not layers or any(isinstance(one, bool) or not isinstance(one, int) for one in layers):
-        raise ConfigError(f"{key} must be a whole number, or a list of them such as [-2, -5, -8], got {value!r}")
-    if len(set(layers)) < len(layers):
-        raise ConfigError(f"{key} names a layer twice: {list(layers)}")
-
-
 def resolve(name: str, kind: str, key: str) -> str:
-    """The folder of ``demo``, an existing folder, or a hub id as it stands.
+    """The folder of ``demo``, an existing folder, or a hub id unchanged.
+
+    Args:
+        name: as the user gives it.
+        kind: ``tower`` or ``llm``.
+        key: the setting that errors name.
 
     Raises:
         ConfigError: the name looks like a path and no such folder with a config.json exists.
@@ -89,23 +87,29 @@ def resolve(name: str, kind: str, key: str) -> str:
     if name == "demo":
         return str(DEMO / kind)
     path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"{key}: {name} has no config.json; expected a model folder in Hugging Face form")
+    if (path / "config.json").is_file():
         return str(path)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise ConfigError(f"{key}: no folder {name}; expected a folder in Hugging Face form, a hub id or `demo`")
+    if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ConfigError(f"{key}: no folder {name} with a config.json; expected one, a hub id or `demo`")
     return name
 
 
 def width_of(name: str, kind: str, key: str) -> int | None:
-    """The hidden or embedding width that a model folder's config.json promises; None for hub ids and unknown forms."""
+    """The hidden or embedding width in a model folder's config.json; None for hub ids and unknown forms."""
     path = Path(resolve(name, kind, key)) / "config.json"
     if not path.is_file():
         return None
     config: dict[str, Any] = json.loads(path.read_text())
-    for part in ("vision_config", "text_config"):
-        if isinstance(config.get(part), dict) and (part == "vision_config") == (kind == "tower"):
-            config = config[part]
-    width = config.get("hidden_size")
-    return int(width) if width is not None else None
+    part = config.get("vision_config" if kind == "tower" else "text_config")
+    width = (part if isinstance(part, dict) else config).get("hidden_size")
+    return None if width is None else int(width)
+
+
+def feature_width(config: ModelConfig) -> int | None:
+    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
+
+    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
+    768
+    """
+    width = width_of(config.tower, "tower", "model.tower")
+    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 
 PROBES = ("off", "statement", "question")
 """How yes/no questions are asked."""
@@ -38,5 +38,4 @@ class EvaluationConfig:
         for key, least in (("batch_size", 1), ("captions", 0), ("examples", 0), ("max_tokens", 1), ("questions", 0)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{prefix}.{key} must be at least {least}, got {getattr(self, key)}")
-        if self.probe not in PROBES:
-            raise ConfigError(f"{prefix}.probe: unknown choice {self.probe!r}; {nearest(str(self.probe), PROBES)}")
+        check_choice(f"{prefix}.probe", self.probe, PROBES)
