@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.fuse.wrappers import Normalised
 from fedcmp.build import build_federation, check_cohorts, read_data
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError

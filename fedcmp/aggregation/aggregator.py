@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.contribution import Cohort, Traffic, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Traffic
 from fedcmp.aggregation.linalg import squared_norm
-from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, ServerStep, State, Update
+from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
@@ -81,7 +80,7 @@ class Aggregator:
                 f"{len(cohort.clients)}"
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        square = weighted_sum(cohort, diagnostics.square_of) if self.measures else {}
+        square = cohort.sum(diagnostics.square_of, cohort.weights) if self.measures else {}
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)

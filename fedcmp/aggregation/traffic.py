@@ -38,7 +38,7 @@ class ShapesCohort:
         self.widest = 0
         """Bytes of the largest sum, four to a number."""
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         """One term, float64."""
         term = fn(self._contribution)
         self.widest = max(self.widest, num_bytes(term))

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fedcmp.distributed.envelope import Packed, as_bytes, pack, unpack
-from fedcmp.distributed.failures import attempt, raise_first, write_failure
+from fedcmp.distributed.messages import Packed, as_bytes, attempt, pack, raise_first, unpack, write_failure
 from fedcmp.distributed.pulse import Pulse, watched
 
 T = TypeVar("T")
 
 PIECE_BYTES = 2**26
 """What point-to-point messages are cut into, so that a tensor on another device needs no whole copy on the way."""
-FRAME, DIGITS = 4096, 12
-"""Letters of a text that travel with its size, and digits of that size."""
 
 
 class Wire:
     """The ranks of one process group; rank 0 is the server.
 
-    All ranks make the same calls in the same order. Whatever runs code that may fail on one rank alone does so in
-    ``together``, so that no rank waits for one that has raised.
+    All ranks make the same calls in the same order. Code that may fail on one rank alone runs in ``together``, so that
+    no rank waits for one that has raised.
 
     Args:
         group: a process group; None: the world. Ranks are those of the group.
         device: where received tensors are placed; None: where the group's backend keeps tensors.
-        pulse: names the rank that was lost where a collective fails; None: nobody does.
+        pulse: names the rank that was lost if a collective fails; None: no rank is named.
     """
 
     def __init__(
@@ -87,26 +84,16 @@ class Wire:
         return self.collect_from(lambda: value)
 
     def collect_from(self, step: Callable[[], T]) -> list[T]:
-        """What ``step`` returns on each rank, as ``collect``; if it raises on any rank, all raise, as ``together``."""
+        """What ``step`` returns on each rank, as ``collect``; if it raises on any rank, all raise."""
         text, error = attempt(lambda: _pack_plain(step()))
         texts = self._gather_text(write_failure(error) if text is None else text)
         raise_first(texts, self.rank, error)
         return [unpack(text, _no_tensor) for text in texts]
 
     def agree(self, error: BaseException | None) -> None:
-        """If any rank brings an exception, all ranks raise that of the lowest rank which does.
-
-        Where it came from another rank, its message says so. Classes of ``fedcmp.errors`` and of Python arrive as
-        themselves, with their fields; others as a RuntimeError that names the type.
-        """
+        """If any rank brings an exception, all ranks raise that of the lowest rank which does (``raise_first``)."""
         if int(self.largest(torch.tensor(int(error is not None), device=self._transport))):
             raise_first(self._gather_text("" if error is None else write_failure(error)), self.rank, error)
-
-    def together(self, step: Callable[[], T]) -> T:
-        """What ``step`` returns on this rank; if it raises on any rank, all ranks raise. No collectives inside."""
-        result, error = attempt(step)
-        self.agree(error)
-        return cast(T, result)
 
     @watched()
     def send(self, tensor: Tensor, target: int = 0) -> None:
@@ -143,34 +130,25 @@ class Wire:
         return tensor.to(self.device)
 
     def _broadcast_text(self, text: str, source: int) -> str:
-        frame = self._frame(text)
-        dist.broadcast(frame, self._global(source), group=self._group)
-        size, start = _unframe(frame)
-        rest = self._letters(text[FRAME:], size - len(start))
-        if len(rest):
-            dist.broadcast(rest, self._global(source), group=self._group)
-        return start + _read(rest)
+        size = torch.tensor([len(text)], device=self._transport)
+        dist.broadcast(size, self._global(source), group=self._group)
+        letters = self._letters(text if self.rank == source else "", int(size))
+        dist.broadcast(letters, self._global(source), group=self._group)
+        return _read(letters)
 
     @watched("world")
     def _gather_text(self, text: str) -> list[str]:
-        frames = [self._frame("") for _ in range(self.size)]
-        dist.all_gather(frames, self._frame(text), group=self._group)
-        sizes, starts = zip(*map(_unframe, frames), strict=True)
-        longest = max(size - len(start) for size, start in zip(sizes, starts, strict=True))
-        rests = [self._letters("", longest) for _ in range(self.size)]
-        if longest:
-            dist.all_gather(rests, self._letters(text[FRAME:], longest), group=self._group)
-        return [(start + _read(rest))[:size] for size, start, rest in zip(sizes, starts, rests, strict=True)]
-
-    def _frame(self, text: str) -> Tensor:
-        """The size of a text and its first letters: one exchange is all that a short text needs."""
-        return self._letters(f"{len(text):{DIGITS}d}{text[:FRAME]}", DIGITS + FRAME)
+        size = torch.tensor([len(text)], device=self._transport)
+        sizes = [torch.zeros_like(size) for _ in range(self.size)]
+        dist.all_gather(sizes, size, group=self._group)
+        longest = max(1, *map(int, sizes))
+        rows = [self._letters("", longest) for _ in range(self.size)]
+        dist.all_gather(rows, self._letters(text, longest), group=self._group)
+        return [_read(row) for row in rows]
 
     def _letters(self, text: str, size: int) -> Tensor:
         """ASCII text (JSON escapes the rest) as ``uint8 [size]``, filled with zeros."""
-        content = torch.zeros(size, dtype=torch.uint8)
-        if text:
-            content[: len(text)] = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
+        content = torch.frombuffer(bytearray(text.ljust(size, "\0"), "ascii"), dtype=torch.uint8)
         return content.to(self._transport)
 
     def _global(self, rank: int) -> int:
@@ -201,11 +179,6 @@ def _pieces(content: Tensor) -> Iterator[Tensor]:
 
 def _read(content: Tensor) -> str:
     return bytes(content.tolist()).rstrip(b"\0").decode("ascii")
-
-
-def _unframe(frame: Tensor) -> tuple[int, str]:
-    text = _read(frame)
-    return int(text[:DIGITS]), text[DIGITS:]
 
 
 def _pack_plain(value: Any) -> str:

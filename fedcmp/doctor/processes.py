@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 
+from fedcmp.distributed.launch import started_by
 from fedcmp.distributed.probe import LAUNCHER_VARIABLES, Meeting, meet
-from fedcmp.distributed.starter import started_by
 from fedcmp.doctor.finding import Finding, fatal, ok, warn
 
 SBATCH = "sbatch launch/slurm.sbatch CONFIG run.dir=PATH"

@@ -13,7 +13,7 @@ import torch
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
-from fedcmp.distributed.failures import attempt
+from fedcmp.distributed.messages import attempt
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.losses import EvalData, images_of
 from fedcmp.evaluation.pairs import KINDS, Pair, choose_pairs

@@ -29,7 +29,7 @@ from fedcmp.build import (
 from fedcmp.config import Config, to_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios import manifest
-from fedcmp.distributed.failures import attempt
+from fedcmp.distributed.messages import attempt
 from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import CheckpointError, FedcmpError
 from fedcmp.evaluation.assess import Captioned, caption_pictures, measure

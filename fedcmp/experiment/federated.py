@@ -10,9 +10,7 @@ from typing import Any
 
 from fedcmp.build import Kept, build_federation, pick_device
 from fedcmp.config import Config, differences, load_config
-from fedcmp.distributed.launch import open_team
-from fedcmp.distributed.signals import stop_on_signal
-from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.launch import open_team, rank_of
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import Evaluation
@@ -24,6 +22,7 @@ from fedcmp.federation.kinds import FAULTS
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.secure import check_secure
 from fedcmp.federation.state import FederationState
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress

@@ -17,7 +17,7 @@ from fedcmp.build import (
     read_data,
 )
 from fedcmp.config import Config
-from fedcmp.distributed.topology import Topology, make_topology
+from fedcmp.distributed.team import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, forecast

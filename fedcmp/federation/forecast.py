@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.traffic import count
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Topology
 from fedcmp.errors import label_client
 from fedcmp.federation.sampling import RunPlan, assign_waves
 from fedcmp.types import Params

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from fedcmp.build import pick_device
-from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.words import duration
 from fedcmp.study.cells import FINAL, Job, Jobs
 from fedcmp.study.execute import Answer, Executor, lighten

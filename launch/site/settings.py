@@ -99,7 +99,7 @@ def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
             _row(row, {one.partition(".")[2]: value for one, value in own.items() if one.startswith(key)})
             for row, own in presets.items()
         ]
-        yield f"### `aggregator.{key}.method={name}`\n\nUsed by {', '.join(rows)}."
+        yield f"### `aggregator.{key}.kind={name}`\n\nUsed by {', '.join(rows)}."
         hints, notes = typing.get_type_hints(part), field_notes(part)
         if not fields:
             yield " It has no options.\n\n"

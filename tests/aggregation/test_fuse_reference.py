@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse.clipped import Clipped
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.median import Median
+from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
+from fedcmp.aggregation.fuse.wrappers import Clipped
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 

@@ -10,8 +10,8 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.guarded import Guarded, judge
-from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
 

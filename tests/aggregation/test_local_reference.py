@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.fuse.wrappers import Normalised
 from fedcmp.aggregation.local.control_variates import ControlVariates
 from fedcmp.aggregation.local.server_momentum import ServerMomentum
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator

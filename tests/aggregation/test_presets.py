@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fedcmp.aggregation.presets as presets
-from fedcmp.aggregation.fuse.clipped import Clipped
-from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.fuse.wrappers import Clipped, Normalised, Wrapper
+from fedcmp.aggregation.own import Own
+from fedcmp.aggregation.parts import Fuse, LocalStep, ServerStep
 from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.errors import ConfigError
 
-ROOT = Path(presets.__file__).parent
-HELPERS = {"__init__", "adaptive", "clipped", "coordinates", "guarded", "normalised", "velocity", "wrapper"}
+
+def concrete(kind: type) -> set[type]:
+    """The classes of the package that derive from ``kind`` and from which no other class derives."""
+    found = [concrete(one) or {one} for one in kind.__subclasses__() if one.__module__.startswith("fedcmp.")]
+    return set().union(*found)
 
 
-@pytest.mark.parametrize(("folder", "table"), [("fuse", FUSES), ("server", SERVERS), ("local", LOCALS)])
-def test_every_file_is_in_the_table(folder: str, table: dict) -> None:
-    assert {path.stem for path in (ROOT / folder).glob("*.py")} - HELPERS == set(table)
+@pytest.mark.parametrize(("kind", "table"), [(Fuse, FUSES), (ServerStep, SERVERS), (LocalStep, LOCALS)])
+def test_every_part_is_in_the_table(kind: type, table: dict) -> None:
+    assert concrete(kind) - concrete(Wrapper) - {Own} == set(table.values())
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

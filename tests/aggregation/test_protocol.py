@@ -21,8 +21,8 @@ class Recorded(MappedCohort):
     calls: list
     shared: list
 
-    def sum(self, fn):
-        found = super().sum(fn)
+    def sum(self, fn, weights=None):
+        found = super().sum(fn, weights)
         self.calls.append(("sum", sorted(found)))
         return found
 
@@ -44,8 +44,8 @@ class Recorded(MappedCohort):
 class Follower(Recorded):
     """Another rank: sums hold nothing useful, functions for the server do not run, only what is shared arrives."""
 
-    def sum(self, fn):
-        return {name: torch.full_like(value, torch.nan) for name, value in super().sum(fn).items()}
+    def sum(self, fn, weights=None):
+        return {name: torch.full_like(value, torch.nan) for name, value in super().sum(fn, weights).items()}
 
     def gather(self, fn, clients=None):
         super().gather(fn, clients)

@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse import coordinates, krum
+from fedcmp.aggregation.fuse import coordinate_wise, krum
+from fedcmp.aggregation.fuse.coordinate_wise import Median, TrimmedMean
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.krum import Krum
-from fedcmp.aggregation.fuse.median import Median
-from fedcmp.aggregation.fuse.trimmed_mean import TrimmedMean
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
@@ -68,7 +67,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = (Median(), TrimmedMean(), Krum())
     whole = [method.fuse(one, PARAMS, {}).delta for method in methods]
     monkeypatch.setattr("fedcmp.aggregation.diagnostics.CHUNK", 5)
-    for room in (coordinates, krum):
+    for room in (coordinate_wise, krum):
         monkeypatch.setattr(room, "CHUNK", 5)
     for method, before in zip(methods, whole, strict=True):
         assert flat(method.fuse(one, PARAMS, {}).delta) == flat(before)

@@ -19,8 +19,7 @@ from fedcmp.config import load_config
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.scenarios import Partition, manifest
 from fedcmp.data.scenarios.cluster import cluster, load_clusters, pool, save_clusters
-from fedcmp.distributed.team import Groups
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Groups, Topology
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.experiment import plan, train
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from samples_of_clients import contributions
 
-from fedcmp.aggregation.contribution import Contribution, weighted_sum
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed import terms
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
@@ -54,7 +54,7 @@ def test_sums_do_not_lose_small_terms() -> None:
 def test_sums_are_near_the_exact_ones() -> None:
     clients = contributions()
     cohort = LocalCohort(clients)
-    total = weighted_sum(cohort, lambda one: one.delta)
+    total = cohort.sum(lambda one: one.delta, cohort.weights)
     for name, value in total.items():
         rows = torch.stack([
             weight * one.delta[name].double().flatten() for weight, one in zip(cohort.weights, clients, strict=True)

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from fedcmp.distributed import launch
-from fedcmp.distributed.launch import LaunchConfig, open_team
-from fedcmp.distributed.signals import stop_on_signal
-from fedcmp.distributed.starter import rank_of, started_by
+from fedcmp.distributed.launch import LaunchConfig, open_team, rank_of, started_by
 from fedcmp.distributed.team import Solo, is_server, leads
 from fedcmp.errors import ConfigError
+from fedcmp.lifetime import stop_on_signal
 
 
 @pytest.mark.parametrize(("environment", "starter"), [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fedcmp.distributed.topology import Topology, assign, make_topology
+from fedcmp.distributed.team import Topology, assign, make_topology
 from fedcmp.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ranks import RankError, run_ranks
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.distributed.envelope import pack
+from fedcmp.distributed.messages import pack
 from fedcmp.distributed.wire import Wire
 from fedcmp.errors import AggregationError, ClientError, RunFolderError
 

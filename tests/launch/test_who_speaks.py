@@ -9,7 +9,7 @@ import pytest
 
 from fedcmp import cli
 from fedcmp.cli import entry
-from fedcmp.distributed.failures import raise_first, write_failure
+from fedcmp.distributed.messages import raise_first, write_failure
 from fedcmp.errors import ConfigError, DataError
 
 RANKS = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}

@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.local.plain import Plain
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.parts import Plain
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
-from fedcmp.privacy.methods import private_methods, sends_one_mean
+from fedcmp.privacy.settings import private_methods, sends_one_mean
 
 PRIVATE = ["diloco", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedmuon", "fedprox", "fedyogi"]
 GIVEN = ["privacy.kind=central", "privacy.epsilon=8", "aggregator.weights=uniform", "aggregator.pairwise=0"]

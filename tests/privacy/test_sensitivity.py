@@ -18,10 +18,9 @@ from scipy.stats import kstest
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.privacy.clipping import clip_norm
 from fedcmp.privacy.cohort import PrivateCohort
-from fedcmp.privacy.methods import private_methods
-from fedcmp.privacy.noise import BELOW, Mechanism, make_draw
+from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm, make_draw
+from fedcmp.privacy.settings import private_methods
 from fedcmp.types import Params
 
 CLIP, NOISE, INVITED = 0.3, 2.0, 9

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
-from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.fuse.wrappers import Wrapper
 from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -75,7 +75,7 @@ class Guarded(Wrapper):
         verdict = _on_cpu(*cohort.share(cohort.on_server(tuple, found)))  # no class crosses ranks
         weights = cohort.weights * verdict.trust
         trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
-        square = weighted_sum(trusted, square_of)
+        square = trusted.sum(square_of, trusted.weights)
         fused = self.inner.fuse(trusted, params, inner)
         return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, message_of, single, weighted_sum, zeros_like
+from fedcmp.aggregation.contribution import Cohort, message_of, single, zeros_like
 from fedcmp.aggregation.parts import Finished, LocalStep, State
 from fedcmp.types import Params
 
@@ -55,7 +55,7 @@ class ServerMomentum(LocalStep):
 
     def update(self, cohort: Cohort, shared: State) -> State:
         """``sum_k p_k mean(v)``."""
-        total = weighted_sum(cohort, message_of)
+        total = cohort.sum(message_of, cohort.weights)
         return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
 
     def _leaning(self, gradient: Params, shared: State) -> Params:

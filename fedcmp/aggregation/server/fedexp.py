@@ -12,7 +12,7 @@ from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class FedExp(ServerStep):
+class Fedexp(ServerStep):
     """``x += eta D``, ``eta = max(1, sum_k p_k |D_k|^2 / (2 (|D|^2 + eps)))``, norms over all parameters together.
 
     Where clients agree eta is 1; where K equal clients are orthogonal it is up to K / 2. eta is reported as
@@ -25,7 +25,7 @@ class FedExp(ServerStep):
 
     >>> import torch
     >>> update = Update({"bias": torch.tensor([0.5, 0.5])}, mean_square=4.0)
-    >>> FedExp(eps=0.5).step({"bias": torch.zeros(2)}, update, {})
+    >>> Fedexp(eps=0.5).step({"bias": torch.zeros(2)}, update, {})
     Stepped(params={'bias': tensor([1., 1.])}, state={}, metrics={'aggregator/server_lr': 2.0})
     """
 

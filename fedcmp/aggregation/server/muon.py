@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.server.velocity import Velocity
+from fedcmp.aggregation.server.momentum import Velocity
 
 
 @dataclass(frozen=True)
