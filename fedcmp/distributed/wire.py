@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 PIECE_BYTES = 2**26
 """What point-to-point messages are cut into, so that a tensor on another device needs no whole copy on the way."""
+FRAME, DIGITS = 4096, 12
+"""Letters of a text that travel with its size, and digits of that size."""
 
 
 class Wire:
@@ -130,25 +132,34 @@ class Wire:
         return tensor.to(self.device)
 
     def _broadcast_text(self, text: str, source: int) -> str:
-        size = torch.tensor([len(text)], device=self._transport)
-        dist.broadcast(size, self._global(source), group=self._group)
-        letters = self._letters(text if self.rank == source else "", int(size))
-        dist.broadcast(letters, self._global(source), group=self._group)
-        return _read(letters)
+        frame = self._frame(text)
+        dist.broadcast(frame, self._global(source), group=self._group)
+        size, start = _unframe(frame)
+        rest = self._letters(text[FRAME:], size - len(start))
+        if len(rest):
+            dist.broadcast(rest, self._global(source), group=self._group)
+        return start + _read(rest)
 
     @watched("world")
     def _gather_text(self, text: str) -> list[str]:
-        size = torch.tensor([len(text)], device=self._transport)
-        sizes = [torch.zeros_like(size) for _ in range(self.size)]
-        dist.all_gather(sizes, size, group=self._group)
-        longest = max(1, *map(int, sizes))
-        rows = [self._letters("", longest) for _ in range(self.size)]
-        dist.all_gather(rows, self._letters(text, longest), group=self._group)
-        return [_read(row) for row in rows]
+        frames = [self._frame("") for _ in range(self.size)]
+        dist.all_gather(frames, self._frame(text), group=self._group)
+        sizes, starts = zip(*map(_unframe, frames), strict=True)
+        longest = max(size - len(start) for size, start in zip(sizes, starts, strict=True))
+        rests = [self._letters("", longest) for _ in range(self.size)]
+        if longest:
+            dist.all_gather(rests, self._letters(text[FRAME:], longest), group=self._group)
+        return [start + _read(rest) for start, rest in zip(starts, rests, strict=True)]
+
+    def _frame(self, text: str) -> Tensor:
+        """The size of a text and its first letters: one exchange is all that a short text needs."""
+        return self._letters(f"{len(text):{DIGITS}d}{text[:FRAME]}", DIGITS + FRAME)
 
     def _letters(self, text: str, size: int) -> Tensor:
         """ASCII text (JSON escapes the rest) as ``uint8 [size]``, filled with zeros."""
-        content = torch.frombuffer(bytearray(text.ljust(size, "\0"), "ascii"), dtype=torch.uint8)
+        content = torch.zeros(size, dtype=torch.uint8)
+        if text:
+            content[: len(text)] = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
         return content.to(self._transport)
 
     def _global(self, rank: int) -> int:
@@ -179,6 +190,11 @@ def _pieces(content: Tensor) -> Iterator[Tensor]:
 
 def _read(content: Tensor) -> str:
     return bytes(content.tolist()).rstrip(b"\0").decode("ascii")
+
+
+def _unframe(frame: Tensor) -> tuple[int, str]:
+    text = _read(frame)
+    return int(text[:DIGITS]), text[DIGITS:]
 
 
 def _pack_plain(value: Any) -> str:
