@@ -107,12 +107,6 @@ def test_knots_drops_what_float32_cannot_know() -> None:
     assert fused.delta["linear.weight"].diagonal().tolist() == pytest.approx([1.0, 1e-3, 0.0])
 
 
-def test_knots_without_affine_layers_is_ties() -> None:
-    cohort = one_vector([5.0, -4.0, 1.0, 0.5], [1.0, 0.5, 0.25, -2.0])
-    params = {"w": torch.zeros(4)}
-    assert torch.equal(UpdateSvd().fuse(cohort, params, {}).delta["w"], Ties().fuse(cohort, params, {}).delta["w"])
-
-
 def test_clipping_bounds_delta_and_halfway_alike() -> None:
     """Norms 5 and 1 with c = 2: the first shrinks to 2/5, over all parameters together; evidence stays."""
     one, two, three, four, zero = (torch.tensor([x]) for x in (1.0, 2.0, 3.0, 4.0, 0.0))
