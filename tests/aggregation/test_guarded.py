@@ -91,6 +91,15 @@ def test_noise_is_heard_as_far_as_chance_goes(length: float) -> None:
     assert float((result.delta["linear.weight"] - rest).norm() / rest.norm()) < 10 / size**0.5
 
 
+@pytest.mark.parametrize("inner", [Mean(), Canonical()], ids=str)
+def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
+    cohort = [honest(number, noise=0.3) for number in range(6)]
+    plain, guarded = inner.fuse(LocalCohort(cohort), PARAMS, {}), Guarded(inner).fuse(LocalCohort(cohort), PARAMS, {})
+    assert guarded.metrics["aggregator/trust"] == [1.0] * 6
+    assert guarded.metrics["aggregator/trusted"] == pytest.approx(6.0)
+    assert distance(guarded.delta, plain.delta) < 1e-6
+
+
 def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     cohort = [honest(number, noise=0.2) for number in range(5)]
     loud = [replace(times(cohort[0], 50.0), evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
