@@ -128,10 +128,7 @@ class Cohort(Protocol):
 
 @dataclass(frozen=True)
 class MappedCohort:
-    """A cohort seen through ``change``: each contribution is changed where its client was trained.
-
-    A fuse that first bounds or rescales what clients send wraps another fuse, which gets a mapped cohort.
-    """
+    """A cohort seen through ``change``: each contribution is changed where its client was trained."""
 
     inner: Cohort
     change: Callable[[Contribution], Contribution]

@@ -1,4 +1,4 @@
-"""Interference between clients and oscillation between rounds, measured. Pure functions of tensors."""
+"""Measures of interference between clients and of oscillation between rounds."""
 
 from __future__ import annotations
 

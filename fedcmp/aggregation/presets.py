@@ -162,11 +162,9 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
             raise ConfigError(f"{prefix}.{key}: unknown {what} {value!r}; {nearest(str(value), choices)}")
     row = PRESETS[config.name]
     tables = {"fuse": FUSES, "server": SERVERS, "local": LOCALS}
-    parts = {
-        name: _build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()
-    }
-    fuse, server, local = parts.values()
-    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in parts.items()]
+    parts = [_build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()]
+    fuse, server, local = parts
+    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in zip(tables, parts, strict=True)]
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
             f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "

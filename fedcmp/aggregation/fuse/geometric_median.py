@@ -57,7 +57,6 @@ class GeometricMedian(Fuse):
         require_count("aggregator.fuse.max_iterations", self.max_iterations, least=1)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The geometric median."""
         share, iterations, done, objective = shares(cohort), 0, False, math.inf
         mean = cohort.sum(delta_of, cohort.weights)
         point = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in params.items()}

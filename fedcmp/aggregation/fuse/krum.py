@@ -54,7 +54,6 @@ class Krum(Fuse):
         return max(2 * self.byzantine + 3, self.keep)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean of the chosen."""
         squares: Tensor | float = 0.0
         for name, value in params.items():
             for begin in range(0, value.numel(), CHUNK):

@@ -44,7 +44,6 @@ class Ties(Fuse):
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean of the kept entries that have the elected signs."""
         first = cohort.sum(self._ballot, cohort.weights)
         signs = cohort.share(cohort.on_server(_elect, first))
         second = cohort.sum(partial(self._agreeing, signs), cohort.weights)

@@ -58,7 +58,6 @@ class UpdateSvd(Fuse):
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The merged delta."""
         layers = affine_layers(params)
         inside, merge = _inside(layers), self._merge
         grams = cohort.sum(partial(_grams, layers))

@@ -42,11 +42,9 @@ class ServerMomentum(LocalStep):
         require_number("aggregator.local.alpha", self.alpha, "(0, 1]")
 
     def init(self, params: Params) -> State:
-        """``Delta_0 = 0``."""
         return {"direction": zeros_like(params)}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
-        """``alpha g + (1 - alpha) Delta_t``."""
         return self._leaning(gradient, shared)
 
     def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
@@ -54,7 +52,6 @@ class ServerMomentum(LocalStep):
         return Finished({}, self._leaning(recorded["gradient"], shared))
 
     def update(self, cohort: Cohort, shared: State) -> State:
-        """``sum_k p_k mean(v)``."""
         total = cohort.sum(message_of, cohort.weights)
         return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
 

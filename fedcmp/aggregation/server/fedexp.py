@@ -38,7 +38,6 @@ class Fedexp(ServerStep):
         require_number("aggregator.server.eps", self.eps, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
         eta = max(1.0, update.mean_square / (2 * (squared_norm(update.delta) + self.eps)))
         moved = {name: value + eta * update.delta[name] for name, value in params.items()}
         return Stepped(moved, {}, {"aggregator/server_lr": eta})

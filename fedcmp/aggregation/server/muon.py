@@ -37,7 +37,6 @@ class Muon(Velocity):
     """Server learning rate, in (0, inf): five times the root mean square of a step."""
 
     def move(self, delta: Tensor, velocity: Tensor) -> Tensor:
-        """``0.2 sqrt(max(M, N)) lr O(v)``."""
         return 0.2 * self.lr * _scaled_direction(velocity)
 
 
