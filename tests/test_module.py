@@ -13,13 +13,12 @@ import torch.distributed as dist
 from ranks import run_ranks
 from torch.utils.data import DataLoader
 
-from fedcmp.data.datamodule import PairsDataModule
+from fedcmp.batches import PairsDataModule
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import EvalData, evaluate
-from fedcmp.metrics import CaptionQuality
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import ProjectorAlignment
+from fedcmp.module import CaptionQuality, ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.runs.fit import fit
 

@@ -38,7 +38,7 @@ PARTS = {
     "fedcmp.federation.loop:train_round": MOVED,
     "fedcmp.federation.gate:report": "gate",
     "fedcmp.aggregation.contribution:squared_norm": "norms of updates",
-    "fedcmp.aggregation.fuse.mean:single": "back to floating point",
+    "fedcmp.aggregation.fuse.coordinate_wise:single": "back to floating point",
 }
 """Beside those of an aggregation."""
 

@@ -44,7 +44,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def compare(parsed: argparse.Namespace) -> int:
     """``fedcmp compare``; returns the exit code."""
-    from fedcmp.distributed.starter import started_by
+    from fedcmp.distributed.launch import started_by
     from fedcmp.study import ComparisonEnded, Place, Request, again, ask, compare
 
     if started_by() != "nobody":

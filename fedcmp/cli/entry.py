@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from fedcmp.cli.pages import COMMANDS, OVERRIDES
 from fedcmp.credentials import log_to_stderr, mask
-from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.launch import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
 from fedcmp.lifetime import end_launcher, end_with_launcher, launcher_gone
 
@@ -67,7 +67,7 @@ ends all others at once, also one that has not said yet what went wrong."""
 
 def _speaker(error: Exception) -> str | None:
     """What an error's line begins with; None: another rank says it. One process alone needs no introduction."""
-    from fedcmp.distributed.failures import met_on
+    from fedcmp.distributed.messages import met_on
 
     ranks, here = met_on(error), rank_of()
     if here is None:

@@ -20,8 +20,8 @@ from packaging.specifiers import SpecifierSet
 from fedcmp.config import Config
 from fedcmp.data.scenes import CAMERAS, make_scene, render
 from fedcmp.data.settings import DataConfig, expand
+from fedcmp.distributed.launch import started_by
 from fedcmp.distributed.probe import LAUNCHER_VARIABLES, Meeting, meet
-from fedcmp.distributed.starter import started_by
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE

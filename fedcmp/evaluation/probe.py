@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.data.records import Sample
-from fedcmp.distributed.failures import attempt
+from fedcmp.distributed.messages import attempt
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.losses import EvalData, HeldOut, images_of
 from fedcmp.evaluation.questions import Pair, ask, encoder, state, text_batch

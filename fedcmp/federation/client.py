@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.parts import LocalStep, State
+from fedcmp.aggregation.parts import LocalStep, Plain, State
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask

@@ -9,7 +9,7 @@ import torch
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.config import Config
-from fedcmp.distributed.topology import Topology, make_topology
+from fedcmp.distributed.team import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, MemoryPart, forecast, training_memory

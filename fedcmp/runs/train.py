@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.config import Config, differences, load_config
-from fedcmp.distributed.launch import open_team
-from fedcmp.distributed.signals import stop_on_signal
-from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.launch import open_team, rank_of
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import Evaluation
@@ -20,6 +18,7 @@ from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.loop import run as run_rounds
 from fedcmp.federation.loop import start
 from fedcmp.federation.settings import FAULTS
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.runs.last_state import last_state

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
-from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.words import duration
 from fedcmp.runs.models import pick_device
 from fedcmp.study.cells import FINAL, Job, Jobs

@@ -11,8 +11,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
 
 from fedcmp.credentials import log_to_stderr
-from fedcmp.distributed.signals import ASKING
-from fedcmp.lifetime import end_with_parent
+from fedcmp.lifetime import ASKING, end_with_parent
 from fedcmp.study.cells import Job
 from fedcmp.study.execute import Answer
 from fedcmp.study.ledger import failed

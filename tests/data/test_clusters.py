@@ -17,8 +17,7 @@ import fedcmp.pictures
 from fedcmp.config import Config, load_config
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.scenarios import Partition
-from fedcmp.distributed.team import Groups
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Groups, Topology
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.pictures import cluster, load_clusters, pool, save_clusters
 from fedcmp.runs.data import read_data

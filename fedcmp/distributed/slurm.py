@@ -7,10 +7,9 @@ import re
 from collections.abc import Mapping
 
 from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
-from typing_extensions import override
 
 FIRST_PORT, PORTS = 15000, 15000
-"""Below the ports that systems hand out by themselves, so that no connection of somebody else's is in the way."""
+"""Below the ports that systems hand out by themselves, so that no other connection is in the way."""
 
 
 class StepEnvironment(ClusterEnvironment):
@@ -23,17 +22,13 @@ class StepEnvironment(ClusterEnvironment):
         environment: where SLURM left its variables.
     """
 
+    creates_processes_externally = True
+
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environment = environment
 
     @property
-    @override
-    def creates_processes_externally(self) -> bool:
-        return True
-
-    @property
-    @override
     def main_address(self) -> str:
         """``MASTER_ADDR``, or the step's first node.
 
@@ -48,7 +43,6 @@ class StepEnvironment(ClusterEnvironment):
         return first
 
     @property
-    @override
     def main_port(self) -> int:
         """``MASTER_PORT``, or one that belongs to this step: jobs and steps that share a node do not meet.
 
@@ -61,33 +55,26 @@ class StepEnvironment(ClusterEnvironment):
         return FIRST_PORT + (101 * job + step) % PORTS
 
     @staticmethod
-    @override
     def detect() -> bool:
         return "SLURM_STEP_NUM_TASKS" in os.environ
 
-    @override
     def world_size(self) -> int:
         return int(self._environment["SLURM_STEP_NUM_TASKS"])
 
-    @override
-    def set_world_size(self, size: int) -> None:
-        """SLURM has set it."""
-
-    @override
     def global_rank(self) -> int:
         return int(self._environment["SLURM_PROCID"])
 
-    @override
-    def set_global_rank(self, rank: int) -> None:
-        """SLURM has set it."""
-
-    @override
     def local_rank(self) -> int:
         return int(self._environment["SLURM_LOCALID"])
 
-    @override
     def node_rank(self) -> int:
         return int(self._environment["SLURM_NODEID"])
+
+    def set_world_size(self, size: int) -> None:
+        """SLURM has set it."""
+
+    def set_global_rank(self, rank: int) -> None:
+        """SLURM has set it."""
 
     def tasks_here(self) -> int:
         """Ranks on this node.
