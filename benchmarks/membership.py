@@ -40,7 +40,7 @@ from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.state import FederationState
 from fedcmp.report.table import table
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder, Trackers
+from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
 
 HEADER = ("epsilon", "noise", "val loss", "AUC by updates", "AUC by losses", "ceiling")
@@ -87,10 +87,10 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     config, progress = load_config(None, setting.config_words(seed, epsilon)), Progress(enabled=False)
     data, count = read_data(config), setting.clients
     parts = build_parts(config, data, progress, keep=keep)
-    recorder = Recorder(Trackers())
+    tracker = Trackers()
     everybody = plan_run(data.split.clients, config.federation, seed)
     members = replace(data, plan=plan_run(data.split.clients[:count], config.federation, seed))
-    federation = build_federation(config, members, parts, recorder, progress, None)
+    federation = build_federation(config, members, parts, tracker, progress, None)
     states = [start(federation, parts.params)]
 
     def note(state: FederationState, record: Mapping[str, Any]) -> bool:
@@ -109,7 +109,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     return {
         "epsilon": privacy.epsilon(setting.rounds) if privacy else None,
         "noise": privacy.noise if privacy else 0.0,
-        "val loss": recorder.records[-1]["val/loss"],
+        "val loss": tracker.records[-1]["val/loss"],
         "by updates": auc(by_updates[:count].tolist(), by_updates[count:].tolist()),
         "by losses": auc(drops[:count], drops[count:]),
         "ceiling": ceiling(privacy.noise, setting.rounds) if privacy else 1.0,

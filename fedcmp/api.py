@@ -28,7 +28,7 @@ from fedcmp.federation.state import FederationState
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.module import ProjectorAlignment
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder, Trackers
+from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
 
 SETTINGS = (
@@ -150,21 +150,21 @@ def federate(
     if method is None:
         check_cohorts(config, plan)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
-    recorder = Recorder(Trackers())
+    tracker = Trackers()
     models = _models(tower, llm, config)
 
     def told(state: FederationState, record: Mapping[str, Any]) -> bool:
-        loss = next(one["val/loss"] for one in reversed(recorder.records) if "val/loss" in one)
+        loss = next(one["val/loss"] for one in reversed(tracker.records) if "val/loss" in one)
         done = Round(state.rounds_done, rounds, loss, record, state.params)
         return on_round is not None and on_round(done) is True
 
     with open_team(config.launch, pick_device(config.run.device)) as team:
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
-        federation = build_federation(config, data, parts, recorder, bars, None)
+        federation = build_federation(config, data, parts, tracker, bars, None)
         federation = replace(federation, team=team, on_round=told, aggregator=method or federation.aggregator)
         state = run(federation, start(federation, parts.params))
-    return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
+    return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
 
 
 def _method(aggregator: str | Aggregator | Method) -> tuple[Aggregator | None, str]:

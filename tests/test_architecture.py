@@ -17,7 +17,6 @@ LAYERS = {
     "seeding": 0,
     "shipped": 0,
     "plain_yaml": 0,
-    "fields": 0,
     "version": 0,
     "staging": 0,
     "hashing": 0,

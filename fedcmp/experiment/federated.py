@@ -27,7 +27,6 @@ from fedcmp.federation.state import FederationState
 from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder
 
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb", "data.max_pixels")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
@@ -66,15 +65,15 @@ def train(
             _tell_ranks(experiment)
 
         def rounds(self: Experiment) -> dict[str, Any]:
-            recorder = Recorder(self.tracker)
+            tracker = self.tracker
             federation = build_federation(
-                config, self.data, self.parts, recorder, self.progress, self.folder.checkpoints
+                config, self.data, self.parts, tracker, self.progress, self.folder.checkpoints
             )
             federation = replace(federation, stop=stop, team=team)
             state = start(federation, self.parts.params)
             if resume_from is not None:
-                state, recorder.records = last_state(federation, state, self.folder)
-                self.earlier = sum(_spent(recorder.records).values())
+                state, tracker.records = last_state(federation, state, self.folder)
+                self.earlier = sum(_spent(tracker.records).values())
                 if federation.privacy:
                     federation = replace(federation, privacy=federation.privacy.continued(state.privacy))
             state = run(federation, state)
@@ -82,9 +81,9 @@ def train(
             spent = {"privacy": protection.summary(state.rounds_done)} if protection else {}
             if state.rounds_done < len(federation.rounds):
                 return _stopped(self, state, spent)
-            for phase, seconds in _spent(recorder.records).items():
+            for phase, seconds in _spent(tracker.records).items():
                 self.seconds[phase] += seconds
-            begin = Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {})
+            begin = Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {})
             return self.finish(
                 state.params,
                 begin,
@@ -92,7 +91,7 @@ def train(
                 state.samples_seen,
                 rounds=state.rounds_done,
                 exit_kind="finished" if state.rounds_done == len(self.data.plan.rounds) else "budget",
-                extra=spent or _counted(recorder.records),
+                extra=spent or _counted(tracker.records),
             )
 
         summary = experiment.run(rounds)
