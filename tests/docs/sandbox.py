@@ -174,7 +174,7 @@ def ask_all(words: Sequence[str]) -> None:
     parsed = entry._parser().parse_args(["compare", *words])
     lists = {name: ",".join(getattr(parsed, name) or []) or None for name in ("methods", "scenarios")}
     numbers = {name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")}
-    file, overrides = commands._split(parsed.words)
+    file, overrides = commands.split_words(parsed.words)
     assert ask(file, overrides, Request(**lists, **numbers)).methods
 
 
