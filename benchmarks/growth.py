@@ -83,7 +83,7 @@ def point(axis: str, value: int, rounds: int, give_back: bool = False) -> list[d
         aggregator = dataclasses.replace(federation.aggregator, pairwise=0)
         team: Any = Ranks(1) if axis == "ranks" and value > 1 else Solo()
         federation = dataclasses.replace(federation, aggregator=aggregator, team=team)
-        state, seconds, parts = start(federation, built.params), [], []
+        state, seconds, parts = start(built.params, federation.aggregator), [], []
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak is that from now on

@@ -10,8 +10,8 @@ from llava_models import Shape, outline_llm
 from torch import nn
 
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
-from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.memory import training_memory
+from fedcmp.federation.forecast import training_memory
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.projector import ProjectorConfig, param_shapes
 from fedcmp.module import OptimizerConfig
 

@@ -15,11 +15,11 @@ from llava_models import SHAPES, ByHand, build_llm, build_tower, cached_batches,
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run_round, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import DTYPES
 from fedcmp.models.checkpointing import checkpoint_layers
 from fedcmp.models.projector import ProjectorConfig, init_params
@@ -147,7 +147,7 @@ class Federated(Runner):
     def __init__(self, federation: Federation, params: Params, device: torch.device) -> None:
         super().__init__(self._round, device)
         self.federation = federation
-        self.state: FederationState = start(federation, params)
+        self.state: FederationState = start(params, federation.aggregator)
 
     def _round(self, number: int) -> dict[str, float]:
         self.state, record = run_round(self.federation, self.state, self.federation.plan.rounds[number])

@@ -40,13 +40,13 @@ from llava_tables import describe, memory_of_row, tables_of
 from phases import BY_HAND, TRAINING, watched
 from record import save
 
-from fedcmp.build import pick_device
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.models.backbones import DTYPES
 from fedcmp.report.plan import human
 from fedcmp.report.table import table
+from fedcmp.runs.models import pick_device
 
 METHODS = ("fedavg", "fedcmp")
 CENTRALIZED = "by hand"

@@ -31,14 +31,18 @@ from typing import Any
 
 import torch
 
-from fedcmp.build import Kept, build_federation, build_parts, read_data
 from fedcmp.config import load_config
+from fedcmp.distributed.team import Solo
+from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState
 from fedcmp.report.table import table
+from fedcmp.runs.data import read_data
+from fedcmp.runs.method import build_federation, build_method
+from fedcmp.runs.models import pick_device
+from fedcmp.runs.parts import Kept, build_parts
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
@@ -90,14 +94,16 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     tracker = Trackers()
     everybody = plan_run(data.split.clients, config.federation, seed)
     members = replace(data, plan=plan_run(data.split.clients[:count], config.federation, seed))
-    federation = build_federation(config, members, parts, tracker, progress, None)
-    states = [start(federation, parts.params)]
+    states: list[FederationState] = []
 
     def note(state: FederationState, record: Mapping[str, Any]) -> bool:
         states.append(state)
         return False
 
-    run(replace(federation, on_round=note), states[0])
+    method, team = build_method(config, members.plan), Solo(pick_device(config.run.device))
+    federation = build_federation(config, members, method, parts, tracker, progress, team, on_round=note)
+    states.append(start(parts.params, federation.aggregator, federation.privacy))
+    run(federation, states[0])
 
     asked = replace(federation, plan=everybody)
     by_updates = torch.zeros(2 * count, dtype=torch.float64)

@@ -67,9 +67,10 @@ def version_of(name: str, envs: Path) -> str:
 
 def write_training(folder: Path, rounds: int, steps: int, batch: int, clients: int = 8) -> None:
     """The demo, as a task."""
-    from fedcmp.build import build_parts, read_data
     from fedcmp.config import load_config
     from fedcmp.models.backbones import DEMO
+    from fedcmp.runs.data import read_data
+    from fedcmp.runs.parts import build_parts
     from fedcmp.tracking.progress import Progress
 
     words = [f"data.scenes_per_camera={rounds * steps * batch}", "data.val_scenes_per_camera=4",

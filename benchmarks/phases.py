@@ -23,7 +23,7 @@ TRAINING = {
     "torch:Tensor.backward": "backward pass",
     "fedcmp.federation.client:clip": "clipping",
     "fedcmp.federation.stack:Stack.step": "optimizer",
-    "fedcmp.federation.loop:report": "gate",
+    "fedcmp.federation.gate:report": "gate",
     "fedcmp.federation.loop:fuse_round": "aggregation",
     "fedcmp.federation.loop:evaluate": "evaluation",
 }

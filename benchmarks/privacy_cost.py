@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fedcmp.build import Kept
 from fedcmp.config import load_config
-from fedcmp.experiment import train
 from fedcmp.report.table import table
+from fedcmp.runs.parts import Kept
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 DEMO = (

@@ -18,8 +18,7 @@ from aggregation import SHAPES, draw
 from limit import CPU, build, pair, setting, timed
 from record import Table, save, shown
 
-from fedcmp.federation.checkpoint import prune_checkpoints, save_checkpoint
-from fedcmp.federation.state import FederationState
+from fedcmp.federation.checkpoint import FederationState, prune_checkpoints, save_checkpoint
 
 REPEATS = 4
 

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from fedcmp.config import Config as Config
     from fedcmp.config import load_config as load_config
     from fedcmp.errors import FedcmpError as FedcmpError
-    from fedcmp.experiment import LoadedRun as LoadedRun
-    from fedcmp.experiment import evaluate_run as evaluate_run
-    from fedcmp.experiment import load_run as load_run
-    from fedcmp.experiment import train as train
-    from fedcmp.experiment.exporting import export_run as export_run
     from fedcmp.models.backbones import LanguageModel as LanguageModel
     from fedcmp.models.backbones import VisionTower as VisionTower
     from fedcmp.module import ProjectorAlignment as ProjectorAlignment
+    from fedcmp.runs.export import export_run as export_run
+    from fedcmp.runs.finished import LoadedRun as LoadedRun
+    from fedcmp.runs.finished import evaluate_run as evaluate_run
+    from fedcmp.runs.finished import load_run as load_run
+    from fedcmp.runs.train import train as train
     from fedcmp.types import Params as Params
 
 __version__ = "0.1.0"
@@ -44,19 +44,19 @@ PUBLIC = {
     "Federated": "fedcmp.api",
     "FedcmpError": "fedcmp.errors",
     "LanguageModel": "fedcmp.models.backbones",
-    "LoadedRun": "fedcmp.experiment",
+    "LoadedRun": "fedcmp.runs.finished",
     "Pairs": "fedcmp.api",
     "Params": "fedcmp.types",
     "ProjectorAlignment": "fedcmp.module",
     "Round": "fedcmp.api",
     "VisionTower": "fedcmp.models.backbones",
-    "evaluate_run": "fedcmp.experiment",
-    "export_run": "fedcmp.experiment.exporting",
+    "evaluate_run": "fedcmp.runs.finished",
+    "export_run": "fedcmp.runs.export",
     "federate": "fedcmp.api",
     "load_config": "fedcmp.config",
-    "load_run": "fedcmp.experiment",
+    "load_run": "fedcmp.runs.finished",
     "new_projector": "fedcmp.batches",
-    "train": "fedcmp.experiment",
+    "train": "fedcmp.runs.train",
 }
 """Each name, and where it lives."""
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.own import Method, Own
 from fedcmp.aggregation.server.sgd import Sgd
-from fedcmp.build import Data, build_federation, build_parts, check_cohorts, pick_device
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
 from fedcmp.data.images import MAX_PIXELS
@@ -21,12 +20,15 @@ from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.captions import caption_loose
-from fedcmp.federation.checkpoint import save_projector
+from fedcmp.federation.checkpoint import FederationState, save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import FederationState
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.module import ProjectorAlignment
+from fedcmp.runs.data import Data
+from fedcmp.runs.method import build_federation, build_method
+from fedcmp.runs.models import pick_device
+from fedcmp.runs.parts import build_parts
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
@@ -47,7 +49,7 @@ SETTINGS = (
 
 
 class Round(NamedTuple):
-    """What a callback is told at the end of a round, at the server."""
+    """What a callback gets at the end of a round, at the server."""
 
     number: int
     """1 to ``of``."""
@@ -126,7 +128,7 @@ def federate(
         rounds: aggregations, at least 1.
         seed: all random streams derive from it.
         settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
-        on_round: told after every round; True ends the run.
+        on_round: called after every round; True ends the run.
         progress: bars on standard error; None: lines where that is no terminal; False: nothing.
 
     Raises:
@@ -147,13 +149,12 @@ def federate(
     source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
     split = Partition(source.owned("train"), seed, names=tuple(named))
     plan = plan_run(split.clients, config.federation, seed, names=split.names)
-    if method is None:
-        check_cohorts(config, plan)
+    built = build_method(config, plan, method)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
     tracker = Trackers()
     models = _models(tower, llm, config)
 
-    def told(state: FederationState, record: Mapping[str, Any]) -> bool:
+    def call(state: FederationState, record: Mapping[str, Any]) -> bool:
         loss = next(one["val/loss"] for one in reversed(tracker.records) if "val/loss" in one)
         done = Round(state.rounds_done, rounds, loss, record, state.params)
         return on_round is not None and on_round(done) is True
@@ -161,9 +162,8 @@ def federate(
     with open_team(config.launch, pick_device(config.run.device)) as team:
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
-        federation = build_federation(config, data, parts, tracker, bars, None)
-        federation = replace(federation, team=team, on_round=told, aggregator=method or federation.aggregator)
-        state = run(federation, start(federation, parts.params))
+        federation = build_federation(config, data, built, parts, tracker, bars, team, on_round=call)
+        state = run(federation, start(parts.params, federation.aggregator))
     return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
 
 

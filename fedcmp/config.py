@@ -20,9 +20,9 @@ from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
 from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.federation.byzantine import AttackConfig
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import check_privacy
-from fedcmp.federation.secure import check_secure
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig
 from fedcmp.module import OptimizerConfig
 from fedcmp.plain_yaml import Plain, as_fields, check_texts, parse_yaml

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small
 import torch
 
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm, load_tower
@@ -58,3 +59,15 @@ def shared() -> Path:
     if not (SHARED / "pairs").is_dir():
         pytest.skip(f"needs the real pairs and weights in {SHARED}")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the demo, with figures and captions; what a test adds to its folder, it removes."""
+    from fedcmp.config import load_config
+    from fedcmp.runs.train import train
+
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    words = [*small.SMALL, "evaluation.examples=2", "run.figures=true", f"run.dir={folder}"]
+    train(load_config(None, words))
+    return folder

@@ -23,9 +23,9 @@ from fedcmp.config import load_config
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.strategy import ClientGroupStrategy
 from fedcmp.distributed.wire import Wire
-from fedcmp.experiment import evaluate_run, train
-from fedcmp.federation.checkpoint import load_checkpoint, save_checkpoint
-from fedcmp.federation.state import FederationState
+from fedcmp.federation.checkpoint import FederationState, load_checkpoint, save_checkpoint
+from fedcmp.runs.finished import evaluate_run
+from fedcmp.runs.train import train
 from fedcmp.types import Params
 
 pytestmark = pytest.mark.skipif(not can_install(), reason="needs a torch in which Python can make a device")
@@ -119,11 +119,11 @@ def test_wide_layers_iterate_for_their_basis_on_the_device() -> None:
 def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     if far:
-        import fedcmp.build as build
-        import fedcmp.experiment.federated as federated
+        from fedcmp.runs import data, finished, models, parts, run
+        from fedcmp.runs import train as federated
 
         install()
-        for module in (build.data, build.parts, build.shapes, federated):
+        for module in (data, finished, models, parts, run, federated):
             module.pick_device = lambda name: torch.device(FAR)
     summary = train(load_config(None, [*SMALL, *words, f"run.dir={folder}"]))
     return {"run": summary, "later": evaluate_run(folder)}
@@ -154,10 +154,10 @@ def test_the_trainer_brings_the_frozen_models_back_to_their_device(tmp_path: Pat
     def there() -> set[str]:
         from test_module import fetch
 
-        from fedcmp.federation.baselines import fit
         from fedcmp.models.backbones import ModelConfig, load_llm
         from fedcmp.models.projector import ProjectorConfig, init_params
         from fedcmp.module import ProjectorAlignment
+        from fedcmp.runs.fit import fit
 
         install()
         start = init_params(96, 96, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))

@@ -20,8 +20,10 @@ from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregat
 from fedcmp.config import load_config
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.wire import Wire
-from fedcmp.experiment import evaluate_run, resume, train, train_centralized, train_local
 from fedcmp.federation.checkpoint import load_projector
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.finished import evaluate_run
+from fedcmp.runs.train import resume, train
 from fedcmp.types import Params
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))

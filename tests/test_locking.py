@@ -15,8 +15,8 @@ from small import SMALL
 
 from fedcmp.config import load_config
 from fedcmp.errors import RunFolderError
-from fedcmp.experiment import reopen, resume, train
 from fedcmp.locking import locked
+from fedcmp.runs.train import reopen, resume, train
 
 HOLD = """
 import os, sys, time

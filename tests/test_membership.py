@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.build import Kept
+from fedcmp.runs.parts import Kept
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 

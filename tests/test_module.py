@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader
 from fedcmp.data.datamodule import PairsDataModule
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import EvalData, evaluate
-from fedcmp.federation.baselines import fit
 from fedcmp.metrics import CaptionQuality
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.runs.fit import fit
 
 
 @pytest.fixture

@@ -23,11 +23,10 @@ from small import SMALL
 
 import fedcmp
 from fedcmp.aggregation import Aggregator, Mean, Sgd
-from fedcmp.build import read_data
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import AggregationError, ConfigError, DataError
-from fedcmp.federation.checkpoint import load_projector
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import load_projector, params_sha256
+from fedcmp.runs.data import read_data
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "own_everything.py"
@@ -48,12 +47,6 @@ def clients() -> dict[str, list[Pair]]:
 @pytest.fixture(scope="module")
 def val() -> list[Pair]:
     return pairs("plain", 4, "val")
-
-
-def test_the_page_shows_the_example() -> None:
-    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (shown,) = re.findall(r'```python title="examples/own_everything.py"\n(.*?)```', page, re.DOTALL)
-    assert shown == EXAMPLE.read_text(encoding="utf-8")
 
 
 def test_the_example_learns_and_stops_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,14 +251,6 @@ def test_a_corrupted_picture_is_named(decode: bool, message: str) -> None:
         )
 
 
-def test_wrapping_an_llm_checks_its_end() -> None:
-    mouth = transformers.AutoModelForCausalLM.from_config(llm_config("llama"))
-    wrapped = fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eos")
-    assert wrapped.end_id == wrapped.tokenizer.eos_token_id
-    with pytest.raises(ConfigError, match=r'model\.end must be "newline" or "eos", got \'eof\''):
-        fedcmp.LanguageModel.wrap(mouth, make_tokenizer(), end="eof")
-
-
 def test_importing_fedcmp_imports_nothing_heavy() -> None:
     code = "import fedcmp, sys; print(sorted({'torch', 'numpy', 'transformers', 'omegaconf'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -330,7 +315,7 @@ SCRIPT = """
 import sys
 import fedcmp
 from fedcmp.data.scenes import make_scene, render
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import params_sha256
 
 def pairs(camera, count, pool="train"):
     scenes = [make_scene(pool, camera, index) for index in range(count)]

@@ -66,36 +66,6 @@ def test_ratios_between_frameworks_are_those_of_the_medians_in_the_table(tmp_pat
     assert "it was timed 2 times" in text, "of three, the first does not count"
 
 
-def test_pages_that_repeat_figures_repeat_the_measured_ones() -> None:
-    docs = Path(__file__).parent.parent / "docs"
-    speed, scale = ((docs / name).read_text(encoding="utf-8") for name in ("performance.md", "scale.md"))
-    sweeps = record.read("limit")["found"]["sweeps"]
-    tiny, small = (record.spread(sweeps[shape]["processor"])[0] for shape in ("tiny", "small"))
-    passes = record.read("limit")["found"]["profiles"]["small"]["forward and backward pass"]
-    assert f"its two passes are {100 * passes:.0f} % and more of a round" in speed
-    assert f"{tiny:.1f} times faster in one stack of a tiny LLM, {small:.1f} in a small one" in speed
-    steps, rates = (
-        dict(row[:2] for row in record.read("scale_data")["tables"][name]["rows"]) for name in ("steps", "rates")
-    )
-    cached, decoded = float(rates["features from the cache"]), float(rates["decoded by 0 more processes"])
-    assert round(cached / decoded) == 5
-    assert "five times the rows a second of decoding pictures" in speed
-    said = " ".join(scale.split())
-    assert (
-        f"are read in {steps['read']} s, assigned to 64 clients in {steps['assign']} s and planned in {steps['plan']} s"
-        in said
-    )
-    assert f"one process decodes {decoded:.0f} pictures a second" in said
-    assert f"come from the cache at {cached:.0f}" in said
-    runs = (record.RESULTS / "study" / "lengths-pairs" / "runs.jsonl").read_text().splitlines()
-    seconds: dict[tuple[str, str], float] = {}
-    for run in map(json.loads, runs):
-        key = (run["cell"]["method"], run["cell"]["setting"])
-        seconds[key] = seconds.get(key, 0.0) + run["seconds"]["train"]
-    fedavg, fedcmp = (seconds[name, "by length"] / seconds[name, "domain"] for name in ("fedavg", "fedcmp"))
-    assert f"clients train in {fedavg:.2f} to {fedcmp:.2f} of the time" in speed
-
-
 def test_a_record_makes_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one = record.Table(("what", "seconds"), (("all", 1.5), ("half", None)))
     record.save("speed", "python benchmarks/speed.py", {"seconds": 1.5}, {"main": one}, {"peer": "1.0"}, tmp_path)

@@ -15,8 +15,9 @@ from models.tiny import save_llm, save_tower
 from PIL import Image
 
 from fedcmp.config import load_config
-from fedcmp.experiment import plan, train
 from fedcmp.report.plan import describe_plan
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scale"
 COLOURS = ("red", "blue")

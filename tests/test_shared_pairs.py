@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.build import read_data
 from fedcmp.config import load_config
 from fedcmp.data.sources import count_domains, pairs_source
-from fedcmp.experiment import plan, train
+from fedcmp.runs.data import read_data
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scenarios"
 CONFIG = CONFIGS / "domain.yaml"

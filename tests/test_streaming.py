@@ -9,14 +9,15 @@ import pytest
 import small
 import torch
 
-import fedcmp.build.parts
 import fedcmp.data.stream
-from fedcmp.build import read_data
+import fedcmp.runs.parts
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation import loop
 from fedcmp.federation.checkpoint import load_projector
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.data import read_data
+from fedcmp.runs.train import resume, train
 
 QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
 
@@ -61,8 +62,8 @@ def test_reading_ahead_trains_the_same_and_keeps_no_picture(
     kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
 ) -> None:
     seen: list[str] = []
-    see = fedcmp.build.parts.see
-    monkeypatch.setattr(fedcmp.build.parts, "see", lambda *args: seen.append(args[2][0].id) or see(*args))
+    see = fedcmp.runs.parts.see
+    monkeypatch.setattr(fedcmp.runs.parts, "see", lambda *args: seen.append(args[2][0].id) or see(*args))
     train(streamed(tmp_path / "run"))
     close(tmp_path / "run", kept)
     assert not any("train" in name for name in seen)

@@ -24,9 +24,10 @@ from fedcmp.cli import main
 from fedcmp.config import load_config
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import DataError, RunFolderError
-from fedcmp.experiment import train, train_local
-from fedcmp.experiment.planning import plan
 from fedcmp.federation.checkpoint import save_projector
+from fedcmp.runs.baselines import train_local
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 
 SMALL = [*small.SMALL, "evaluation.captions=8", "evaluation.examples=4"]
 

@@ -22,10 +22,10 @@ from fedcmp.data.collate import Batches
 from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation import loop
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.faults import Survived
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig, load_llm
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 MOVED = "clients move, and take the difference"
 PARTS = {
     "fedcmp.federation.loop:train_round": MOVED,
-    "fedcmp.federation.loop:report": "gate",
+    "fedcmp.federation.gate:report": "gate",
     "fedcmp.aggregation.contribution:squared_norm": "norms of updates",
     "fedcmp.aggregation.fuse.mean:single": "back to floating point",
 }
@@ -89,7 +89,7 @@ def main(folder: str, out: str) -> None:
         progress=Progress(enabled=False),
         team=Solo(CPU),
     )
-    state = loop.start(federation, task.start())
+    state = loop.start(task.start(), federation.aggregator)
     clock.mark()
     if "PEER_PARTS" in os.environ:
         take_apart(federation, state, clock, out)

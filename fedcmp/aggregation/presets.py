@@ -171,7 +171,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
         name: _build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()
     }
     fuse, server, local = parts.values()
-    names = [f"{prefix}.{name}.method={part_name(type(part))}" for name, part in parts.items()]
+    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in parts.items()]
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
             f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "

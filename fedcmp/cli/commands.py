@@ -41,7 +41,7 @@ def train(parsed: argparse.Namespace) -> int:
 
 def _train(parsed: argparse.Namespace, old: Path | None) -> int:
     from fedcmp.distributed.launch import start_ranks, started_by
-    from fedcmp.experiment import reopen, resume, train
+    from fedcmp.runs.train import reopen, resume, train
 
     file, overrides = split_words(parsed.words)
     config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
@@ -60,8 +60,8 @@ def centralized(parsed: argparse.Namespace) -> int:
       fedcmp centralized                                             the demo's data in one place
       fedcmp centralized configs/scenarios/domain.yaml --tune        the best of the config's grid
     """
-    from fedcmp.experiment import train_centralized
     from fedcmp.report.table import table
+    from fedcmp.runs.baselines import train_centralized
 
     summary = train_centralized(*_config(parsed.words), tune=parsed.tune)
     if parsed.tune:
@@ -79,8 +79,8 @@ def local(parsed: argparse.Namespace) -> int:
     examples:
       fedcmp local      the demo's eight clients, each alone
     """
-    from fedcmp.experiment import train_local
     from fedcmp.report.table import table
+    from fedcmp.runs.baselines import train_local
 
     summary = train_local(*_config(parsed.words))
     rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
@@ -120,10 +120,10 @@ def evaluate(parsed: argparse.Namespace) -> int:
     for option in ("tasks", "export"):
         if getattr(parsed, option) is not None:
             raise ConfigError(f"--{option} needs --print-lmms-eval")
-    from fedcmp.experiment import evaluate_run
     from fedcmp.federation.folder import RunFolder
     from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
+    from fedcmp.runs.finished import evaluate_run
 
     runs, overrides = _split_runs(parsed.words)
     if not runs:
@@ -140,7 +140,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def _print_lmms_eval(parsed: argparse.Namespace) -> int:
     """Commands go to standard output, notes to standard error."""
-    from fedcmp.experiment.lmms_eval import TASKS, lmms_eval_commands
+    from fedcmp.runs.lmms_eval import TASKS, lmms_eval_commands
 
     path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval")
     tasks = TASKS if parsed.tasks is None else [name.strip() for name in parsed.tasks.split(",")]
@@ -163,7 +163,7 @@ def caption(parsed: argparse.Namespace) -> int:
       fedcmp caption runs/mine photo.jpg model.llm=models/vicuna            the LLM has moved
     """
     from fedcmp.data.loose import find_pictures, read_picture
-    from fedcmp.experiment import load_run
+    from fedcmp.runs.finished import load_run
 
     pictures, overrides = _split_runs(parsed.words)
     paths = find_pictures(pictures)
@@ -193,8 +193,8 @@ def serve(parsed: argparse.Namespace) -> int:
       fedcmp serve runs/demo-fedcmp-1                                                 http://127.0.0.1:7860
       fedcmp serve runs/demo-fedcmp-1 --beside runs/demo-fedavg-1 --port 8000         two runs
     """
-    from fedcmp.build import Kept
-    from fedcmp.experiment import load_run
+    from fedcmp.runs.finished import load_run
+    from fedcmp.runs.parts import Kept
     from fedcmp.web import check_gradio, open_page
 
     others, overrides = _split_runs(parsed.words)
@@ -224,8 +224,8 @@ def export(parsed: argparse.Namespace) -> int:
       fedcmp export runs/demo-fedcmp-1 --to hf --out exported                          for transformers
       fedcmp export runs/mine --to llava --out stage1 --license apache-2.0             for LLaVA's second stage
     """
-    from fedcmp.experiment.exporting import export_run
     from fedcmp.export.card import Licences
+    from fedcmp.runs.export import export_run
 
     path, overrides = _one_run(parsed.words, "export")
     licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
@@ -291,8 +291,8 @@ def plan(parsed: argparse.Namespace) -> int:
       fedcmp plan configs/scenarios/domain.yaml --ranks 4             a run on four ranks
       fedcmp plan --ranks 4 launch.group_size=2 federation.slots=4    two groups of two, four clients at once
     """
-    from fedcmp.experiment import plan
     from fedcmp.report.plan import describe_plan
+    from fedcmp.runs.plan import plan
 
     print(describe_plan(plan(_config(parsed.words)[0], parsed.ranks)))
     return 0

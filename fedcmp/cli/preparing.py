@@ -107,8 +107,8 @@ def prepare(parsed: argparse.Namespace) -> int:
 
 def _next(folder: Path, given: bool) -> str:
     """A plan of what lies beside ``folder``, or of that domain alone, with settings that fit it."""
-    from fedcmp.build import read_data
     from fedcmp.config import load_config
+    from fedcmp.runs.data import read_data
 
     words = ["data.kind=pairs", f"data.root={folder.parent}", *(["partition.clients=given"] if given else [])]
     for chosen in (words, [*words, f"data.domains=[{folder.name}]"]):

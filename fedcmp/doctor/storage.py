@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from fedcmp.build import count_cut, describe_cut, outline_encoder, outline_parts, read_samples
 from fedcmp.config import Config
 from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.scenes import CAMERAS, make_scene, render
@@ -18,6 +17,8 @@ from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
+from fedcmp.runs.data import read_samples
+from fedcmp.runs.models import check_models, count_cut, describe_cut
 
 COMFORTABLE = 2**30
 """Free bytes below which a run may end in a full disk."""
@@ -108,12 +109,12 @@ def _model(key: str, name: str, outline: Callable[[], object]) -> Finding:
 
 def captions(config: Config) -> list[Finding]:
     """Whether the LLM of a config can read the captions of its data; the demo's it can."""
-    found, outline = [], outline_parts(config)
+    found = []
     try:
-        known = outline_encoder(config, outline)
-        if known is None or outline.llm is None:
+        outline = check_models(config)
+        encoder, warning = outline.encoder, outline.warning
+        if encoder is None or outline.llm is None:
             return []
-        encoder, warning = known
         _, train, val, test = read_samples(config)
         told = describe_cut(count_cut({"train": train, "val": val, "test": test}, encoder), encoder)
     except (ConfigError, DataError) as error:

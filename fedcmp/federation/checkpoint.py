@@ -1,10 +1,15 @@
-"""Checkpoints at round ends: written beside their place, then moved into it, so that half a file never counts."""
+"""The state of a run and its files: checkpoints at round ends, and the projector.
+
+A file is written beside its place, then moved into it, so that half a file never counts.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from fedcmp.errors import CheckpointError, RunFolderError
-from fedcmp.federation.state import FederationState
+from fedcmp.federation.client import LocalStates
 from fedcmp.hashing import sha256_of
 from fedcmp.staging import save_tensors
 from fedcmp.types import Params
@@ -22,10 +27,47 @@ HASH = 16
 NAME = re.compile(rf"round-([0-9]+)-([0-9a-f]{{{HASH}}})\.pt")
 
 
+@dataclass(frozen=True)
+class FederationState:
+    """The run after ``rounds_done`` rounds. Sample positions and cohorts are pure functions of the config and seed."""
+
+    params: Params
+    """The global projector, float32."""
+    aggregator: dict[str, Any]
+    """The aggregator's state: nested dicts of tensors and numbers."""
+    rounds_done: int = 0
+    samples_seen: int = 0
+    best_loss: float = float("inf")
+    local: LocalStates = field(default_factory=dict)
+    """What clients keep: the local step's state of each, and its optimizer's where that is kept."""
+    privacy: dict[str, Any] = field(default_factory=dict)
+    """What privacy carries from round to round; empty without."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers and tensors, as ``torch.load(weights_only=True)`` accepts them."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def params_sha256(params: Params) -> str:
+    """Hash of the parameters (name, shape, bytes as little-endian float32, sorted by name), not of any file.
+
+    >>> import torch
+    >>> one = {"b": torch.zeros(2), "a": torch.ones(1)}
+    >>> params_sha256(one) == params_sha256({"a": torch.ones(1), "b": torch.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(params):
+        value = params[name].detach().cpu().float().contiguous()
+        digest.update(f"{name}{list(value.shape)}".encode())
+        digest.update(value.numpy().astype("<f4").tobytes())
+    return digest.hexdigest()
+
+
 def save_checkpoint(folder: Path, state: FederationState) -> Path:
     """Writes ``round-NNNN-<hash>.pt``.
 
-    The hash is the beginning of the file's SHA-256, so that the name alone tells whether the content is what was
+    The hash is the beginning of the file's SHA-256, so that the name alone shows whether the content is what was
     written. The file is on the disk before it gets its name. Older ones stay until ``prune_checkpoints``: only the
     round's record, which is written next, makes this one usable.
 
@@ -107,9 +149,9 @@ def _check(state: FederationState, rounds: int) -> None:
     loss = isinstance(state.best_loss, float) and not math.isnan(state.best_loss)
     parts = isinstance(state.aggregator, dict) and isinstance(state.local, dict)
     if not (params and counts and loss and parts):
-        raise ValueError("it holds no state of a federation")
+        raise ValueError("it is no state of a federation")
     if state.rounds_done != rounds:
-        raise ValueError(f"it holds the state after round {state.rounds_done}, not that of its name")
+        raise ValueError(f"it has the state after round {state.rounds_done}, not that of its name")
 
 
 def save_projector(path: Path, params: Params) -> None:

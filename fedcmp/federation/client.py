@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -36,23 +37,36 @@ class WaveResult(NamedTuple):
     states: LocalStates
 
 
+@dataclass(frozen=True)
+class LocalRound:
+    """What all clients of a round share while they train."""
+
+    params: Params
+    """The global projector."""
+    optimizer: OptimizerConfig
+    progress: Callable[[float], float]
+    """The share of a client's round that is done, in [0, 1], to the share of the run that is done."""
+    needs: frozenset[str] = frozenset()
+    """What the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``local`` needs is added."""
+    local: LocalStep = PLAIN
+    """What the clients do differently in their steps."""
+    shared: State | None = None
+    """The method's shared state; None: that of the first round."""
+    keep_optimizer: bool = False
+    """Return the optimizer states, too."""
+    team: Team = field(default_factory=Solo)
+    """The ranks that train a wave together, each its share of the rows of every batch."""
+
+
 def train_wave(
     module: ProjectorAlignment,
-    params: Params,
-    tasks: Sequence[ClientTask],
     fetch: Fetch,
-    optimizer: OptimizerConfig,
-    progress: Callable[[float], float],
-    *,
-    needs: frozenset[str] = frozenset(),
-    local: LocalStep = PLAIN,
-    shared: State | None = None,
+    tasks: Sequence[ClientTask],
+    common: LocalRound,
     states: LocalStates | None = None,
-    keep_optimizer: bool = False,
-    team: Team | None = None,
     on_step: Callable[[int], None] = lambda samples: None,
 ) -> WaveResult:
-    """Trains each task's client from ``params`` on its own batches.
+    """Trains each task's client from the global projector on its own batches.
 
     The sum of the clients' losses gives every client its own gradient, because a projector touches only its own
     rows. Clipping, the method's correction, optimizer state and step count are per client. The order within a step is
@@ -60,26 +74,19 @@ def train_wave(
 
     Args:
         module: the frozen models; its own projector is neither read nor changed.
-        params: the global projector.
-        tasks: C tasks; a client that has fewer steps than others drops out of the stack when it is done.
         fetch: sample indices to a batch.
-        optimizer: the local optimizer.
-        progress: the share of a client's round that is done, in [0, 1], to the share of the run that is done.
-        needs: what the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``local`` needs is added.
-        local: what the clients do differently in their steps.
-        shared: the method's shared state; None: that of the first round.
+        tasks: C tasks; a client that has fewer steps than others drops out of the stack when it is done.
+        common: what the clients share.
         states: what clients kept from earlier rounds; it is read and not changed.
-        keep_optimizer: return the optimizer states, too.
-        team: the ranks that train this wave together, each its share of the rows of every batch; None: this one alone.
-        on_step: told after each step how many samples its clients have used in it.
+        on_step: gets after each step how many samples its clients have used in it.
     """
     t0 = time.perf_counter()
     if module.training:
         module.eval()  # it walks through every layer of the LLM: not for every wave
-    team = team or Solo()
+    params, optimizer, local, team = common.params, common.optimizer, common.local, common.team
     place, size = team.topology.place(team.rank), team.topology.group_size
-    needs, states = needs | local.needs, states or {}
-    shared = local.init(params) if shared is None else shared
+    needs, states = common.needs | local.needs, states or {}
+    shared = local.init(params) if common.shared is None else common.shared
     own = [states.get(task.client_id, {}) for task in tasks]
     kept_by_step = [state["step"] if "step" in state else local.client_init(params) for state in own]
     stack = Stack(params, optimizer, [state.get("optimizer") for state in own])
@@ -107,7 +114,7 @@ def train_wave(
                 for slot, gradient in zip(active, gradients, strict=True)
             ]
         same = all(one is gradient for one, gradient in zip(corrected, gradients, strict=True))
-        shares = [progress((step + 0.5) / totals[slot]) for slot in active]
+        shares = [common.progress((step + 0.5) / totals[slot]) for slot in active]
         rates = [optimizer.lr * lr_factor(share, optimizer) for share in shares]
         stack.step(active, corrected, stacked if same else None, rates)
         for slot in active if "halfway" in needs else ():
@@ -116,7 +123,7 @@ def train_wave(
         on_step(sum(len(tasks[slot].batches[step]) for slot in active))
     if size > 1:
         recorder.merge(team.sum_in_group)
-    kept_by_optimizer = [stack.keeps(slot) if keep_optimizer else None for slot in range(len(tasks))]
+    kept_by_optimizer = [stack.keeps(slot) if common.keep_optimizer else None for slot in range(len(tasks))]
     deltas, noted = stack.deltas(params), notes.scalars()
     seconds = (time.perf_counter() - t0) / len(tasks)
     contributions, kept = [], {}

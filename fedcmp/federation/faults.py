@@ -1,4 +1,4 @@
-"""Clients that fail while they train: who they are, and what becomes of the others of their wave."""
+"""Reports on clients, and the training of a wave in which some of them fail."""
 
 from __future__ import annotations
 
@@ -10,10 +10,30 @@ from typing import NamedTuple
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.credentials import mask
 from fedcmp.federation.client import LocalStates, WaveResult
-from fedcmp.federation.gate import Report
 from fedcmp.federation.sampling import ClientTask
 
 log = logging.getLogger(__name__)
+
+
+class Report(NamedTuple):
+    """What every rank may know about one client's round: numbers and words only."""
+
+    client_id: int
+    loss: float
+    """Mean training loss in nats per token."""
+    num_samples: int
+    num_tokens: int
+    num_steps: int
+    rejected: str | None = None
+    """Why its update may not enter; None: it may."""
+    norm: float = 0.0
+    """Euclidean norm of its update."""
+    evidence: float = 0.0
+    """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
+    fault: str | None = None
+    """One of ``fedcmp.federation.settings.FAULTS`` where it is rejected."""
+    failures: int = 0
+    """How often it failed in this round before it was done, or left out."""
 
 
 class Survived(NamedTuple):
@@ -49,9 +69,9 @@ def train_survivors(
         failures += its_own
         if done is None:
             log.warning("round %d: client %d is left out", task.round + 1, task.client_id, exc_info=problem)
-            told = str(problem.__cause__ or problem).splitlines() or [""]
+            lines = str(problem.__cause__ or problem).splitlines() or [""]
             kind = type(problem.__cause__ or problem).__name__
-            words = mask(f"it failed: {kind}: {told[0]}")
+            words = mask(f"it failed: {kind}: {lines[0]}")
             gone = Report(task.client_id, float("nan"), 0, 0, 0, words, fault="failed", failures=failures)
             found.failed.append(gone)
             continue

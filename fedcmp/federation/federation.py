@@ -11,10 +11,10 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.byzantine import Attack
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
-from fedcmp.federation.state import FederationState
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.module import OptimizerConfig, ProjectorAlignment
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
@@ -23,7 +23,7 @@ from fedcmp.types import Fetch
 
 @dataclass(frozen=True)
 class Federation:
-    """All that a run is made of; ``fedcmp.build`` makes it from the config, or a script of yours by hand."""
+    """All that a run is made of; ``fedcmp.runs`` makes it from the config, or a script of yours by hand."""
 
     module: ProjectorAlignment
     aggregator: Aggregator

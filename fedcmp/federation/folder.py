@@ -62,37 +62,30 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
         number: append the first free number to ``name``, so that a run can be repeated.
 
     Raises:
-        RunFolderError: it holds something already, cannot be made, or its disk is full.
+        RunFolderError: it has files already, cannot be made, or its disk is full.
     """
+    folder = path or Path("runs") / name
     try:
         if path is None and number:
-            return _numbered(Path("runs"), name)
-        folder = path or Path("runs") / name
+            folder = _numbered(Path("runs"), name)
         folder.mkdir(parents=True, exist_ok=True)
         if any(one.name != LOCK for one in folder.iterdir()):
-            raise RunFolderError(
-                f"the run folder {folder} exists and is not empty; choose another run.dir or run.name, or remove it"
-            )
+            raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name")
         return RunFolder(_writable(folder))
-    except NotADirectoryError as error:
-        raise RunFolderError(f"the run folder {path or name} is no folder: {error}") from error
-    except FileExistsError as error:
-        raise RunFolderError(f"the run folder {path or name} is a file") from error
-    except PermissionError as error:
-        raise RunFolderError(f"no permission to make the run folder {path or name}: {error}; set run.dir") from error
+    except RunFolderError:
+        raise
     except OSError as error:
-        if isinstance(error, RunFolderError):
-            raise
-        raise RunFolderError(f"cannot make the run folder {path or name}: {error}; set run.dir") from error
+        raise RunFolderError(f"cannot make the run folder {folder}: {error}; set run.dir") from error
 
 
-def _numbered(parent: Path, name: str) -> RunFolder:
+def _numbered(parent: Path, name: str) -> Path:
+    """Makes the first free one of ``<name>-1``, ``<name>-2``, ..., also beside other processes."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:
         try:
             (parent / f"{name}-{number}").mkdir()
-            return RunFolder(_writable(parent / f"{name}-{number}"))
+            return parent / f"{name}-{number}"
         except FileExistsError:
             number += 1
 

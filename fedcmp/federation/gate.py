@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Sequence
@@ -11,33 +12,49 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.exact import largest_magnitude
+from fedcmp.distributed.team import is_server, together
 from fedcmp.errors import AggregationError, label_client
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.faults import Report, Survived
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.sampling import RoundPlan
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.types import Params
+
+log = logging.getLogger(__name__)
 
 ROWS = 64
 """Rows of evidence that are looked at in one go, so that they stay in a processor's cache."""
 
 
-class Report(NamedTuple):
-    """What every rank may know about one client's round: numbers and words only."""
+class Judged(NamedTuple):
+    """What the gate found in a round."""
 
-    client_id: int
-    loss: float
-    """Mean training loss in nats per token."""
-    num_samples: int
-    num_tokens: int
-    num_steps: int
-    rejected: str | None = None
-    """Why its update may not enter; None: it may."""
-    norm: float = 0.0
-    """Euclidean norm of its update."""
-    evidence: float = 0.0
-    """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
-    fault: str | None = None
-    """One of ``fedcmp.federation.kinds.FAULTS`` where it is rejected."""
-    failures: int = 0
-    """How often it failed in this round before it was done, or left out."""
+    reports: list[Report]
+    """On all clients, by id; the same on every rank."""
+    accepted: list[Contribution]
+    """Those of this rank that may enter."""
+    ranks: dict[int, int]
+    """The rank that speaks for each client."""
+
+
+def judge(federation: Federation, trained: Survived, params: Params, plan: RoundPlan) -> Judged:
+    """Judges the contributions of a round; all ranks call it, and the server logs who was left out.
+
+    Raises:
+        AggregationError: fewer than ``federation.min_clients`` are accepted.
+    """
+    team, config, names = federation.team, federation.config, federation.plan.names
+    look = (lambda one: unjudged(one, params)) if federation.privacy else (lambda one: report(one, config, params))
+    spoken = team.collect([list(one) for one in [*map(look, trained.contributions), *trained.failed]])
+    ranks = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
+    reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
+    reports = compare_norms(reports, config)
+    accepted = together(team, lambda: gate(reports, config, names))
+    for one in reports:
+        if one.rejected and is_server(team):
+            who = label_client(one.client_id, names)
+            log.warning("round %d: %s was left out: %s", plan.round + 1, who, one.rejected)
+    return Judged(reports, [one for one in trained.contributions if one.client_id in accepted], ranks)
 
 
 def report(contribution: Contribution, config: FederationConfig, params: Params | None = None) -> Report:
@@ -63,7 +80,7 @@ def report(contribution: Contribution, config: FederationConfig, params: Params 
 
 def unjudged(contribution: Contribution, params: Params) -> Report:
     """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
-    what others are rejected for, and whoever is left out would show something of its data."""
+    what others are rejected for, and a client that is left out would show something of its data."""
     malformed = _malformed(contribution, params)
     found = Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps)
     return found._replace(rejected=malformed, fault="malformed") if malformed else found
@@ -102,7 +119,7 @@ def gate(reports: Sequence[Report], config: FederationConfig, names: Sequence[st
         named = "; ".join(f"{label_client(one.client_id, names)}: {one.rejected}" for one in reports if one.rejected)
         raise AggregationError(
             f"only {len(accepted)} of {len(reports)} clients sent a usable update, fewer than "
-            f"federation.min_clients={config.min_clients}; left out: {named or 'nobody'}"
+            f"federation.min_clients={config.min_clients}; left out: {named or 'none'}"
         )
     return accepted
 

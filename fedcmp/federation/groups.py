@@ -1,19 +1,21 @@
-"""A round's local training: waves of clients, assigned to the groups of ranks."""
+"""A round's local training: waves of clients, assigned to the groups of ranks.
+
+What clients keep from round to round lives at the server: a checkpoint has it, and any group may train them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from fedcmp.distributed.team import leads
+from fedcmp.distributed.team import Team, is_server, leads
 from fedcmp.errors import ClientError, FedcmpError, label_client
 from fedcmp.federation.byzantine import attack_round
-from fedcmp.federation.client import LocalStates, WaveResult, train_wave, wave_rows
+from fedcmp.federation.checkpoint import FederationState
+from fedcmp.federation.client import LocalRound, LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.faults import Survived, train_survivors
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.keeping import hand_out
 from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
-from fedcmp.federation.state import FederationState
 
 
 def train_round(federation: Federation, state: FederationState, plan: RoundPlan) -> Survived:
@@ -37,15 +39,22 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     samples = sum(task.num_samples for wave in mine for task in wave)
     total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
 
-    def progress(share: float) -> float:
-        return (plan.samples_before + share * of_round) / total
-
+    common = LocalRound(
+        state.params,
+        federation.optimizer,
+        lambda share: (plan.samples_before + share * of_round) / total,
+        federation.aggregator.needs,
+        federation.aggregator.local,
+        state.aggregator["local"],
+        federation.config.keep_local_state,
+        team,
+    )
     what = f"round {plan.round + 1}, samples of this group"
     try:
         with federation.progress.bar(samples, what, pause=60) as bar:
             for number, wave in enumerate(mine, 1):
                 done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
-                train = partial(_train, federation, state, plan, progress, before, partial(bar, shown=done))
+                train = partial(_train, federation, plan, common, before, partial(bar, shown=done))
                 found = train_survivors(train, wave, tries) if tries else Survived(*train(wave), [])
                 trained.contributions.extend(found.contributions)
                 trained.states.update(found.states)
@@ -74,31 +83,52 @@ def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
     ]
 
 
+def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozenset[int]) -> LocalStates:
+    """From the server to the groups that train the clients; one client's state is under way at a time.
+
+    Args:
+        team: the ranks.
+        kept: what all clients kept, at the server.
+        clients: the round's clients, the same on every rank.
+        mine: the clients that this rank trains.
+    """
+    present = team.share([client for client in clients if client in kept] if is_server(team) else None)
+    found: LocalStates = {}
+    for client in present or []:
+        state = team.share(kept[client] if is_server(team) else None)
+        if client in mine:
+            found[client] = state or {}
+    return found
+
+
+def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> LocalStates:
+    """From the groups to the server, where the result is valid; elsewhere it is empty.
+
+    Args:
+        team: the ranks.
+        new: what the clients of this rank keep.
+        owners: the rank that speaks for each accepted client, the same on every rank.
+    """
+    kept = [client for client in sorted(new) if leads(team)]
+    present = {client for part in team.collect(kept) for client in part}
+    found: LocalStates = {}
+    for client in sorted(present & owners.keys()):
+        state = team.share(new.get(client), owners[client])
+        if is_server(team):
+            found[client] = state or {}
+    return found
+
+
 def _train(
     federation: Federation,
-    state: FederationState,
     plan: RoundPlan,
-    progress: Callable[[float], float],
+    common: LocalRound,
     before: LocalStates,
     on_step: Callable[[int], None],
     wave: Sequence[ClientTask],
 ) -> WaveResult:
     try:
-        return train_wave(
-            federation.module,
-            state.params,
-            wave,
-            federation.fetch,
-            federation.optimizer,
-            progress,
-            needs=federation.aggregator.needs,
-            local=federation.aggregator.local,
-            shared=state.aggregator["local"],
-            states=before,
-            keep_optimizer=federation.config.keep_local_state,
-            team=federation.team,
-            on_step=on_step,
-        )
+        return train_wave(federation.module, federation.fetch, wave, common, before, on_step)
     except FedcmpError:
         raise
     except Exception as error:

@@ -11,8 +11,8 @@ from typing import Any
 
 from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.errors import ConfigError
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import RoundPlan, RunPlan
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.privacy.accountant import epsilon_of, require_library, solve_noise
 from fedcmp.privacy.clipping import next_clip
 from fedcmp.privacy.methods import obstacles

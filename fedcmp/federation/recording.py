@@ -40,7 +40,7 @@ class Recorder:
         }
 
     def observer(self, active: Sequence[int]) -> Observe | None:
-        """What takes the inputs of the affine layers in one step; None where nobody asked."""
+        """What takes the inputs of the affine layers in one step; None where no method needs it."""
         return None if self._meter is None else self._meter.observer(active)
 
     def add(self, what: str, slot: int, gradient: Params) -> None:
@@ -64,7 +64,7 @@ class Recorder:
             self._meter.merge(total)
 
     def evidence(self, slot: int) -> Params | None:
-        """The evidence of one client; None where nobody asked."""
+        """The evidence of one client; None where no method needs it."""
         return None if self._meter is None else self._meter.means(slot)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fedcmp.distributed.topology import Topology, assign
 from fedcmp.errors import PlanError, label_client
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.seeding import derive, numpy_rng
 
 
@@ -33,7 +33,7 @@ class ClientTask(NamedTuple):
 
 
 class RoundPlan(NamedTuple):
-    """One round: its tasks by client id, and where the run stands before it."""
+    """One round: its tasks by client id, and the samples used before it."""
 
     round: int
     tasks: tuple[ClientTask, ...]
@@ -67,7 +67,7 @@ def plan_run(
     """The cohort of every round and the samples of every local step.
 
     Each client walks once (``passes`` times) through its samples in an order of its own and never sees half a batch.
-    A cohort is drawn from the clients that have samples left, and whoever is drawn trains, unless the last batches must
+    A cohort is drawn from the clients that have samples left, and each of them trains, unless the last batches must
     do for the rounds to come. Where all clients take part in every round, one that has fewer batches than there are
     rounds rests in some. Whether a chosen client drops out of a round depends on seed, round and client alone.
 
@@ -95,8 +95,8 @@ def plan_run(
         problem = f"no client has samples for round {found + 1} of federation.rounds={config.rounds}"
         problem += "; raise federation.passes" + (", lower federation.local_steps" if config.local_steps else "")
     fits = _fitting(orders, config, seed, min(size, least))
-    told = f"{problem}, or set what fits the data: {', or '.join(fits)}" if fits else problem
-    raise PlanError(told, fits[-1] if fits else "")
+    message = f"{problem}, or set what fits the data: {', or '.join(fits)}" if fits else problem
+    raise PlanError(message, fits[-1] if fits else "")
 
 
 def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size: int) -> list[str]:
@@ -116,7 +116,7 @@ def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size:
 def _plan(
     orders: list[list[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None, num_rounds: int
 ) -> RunPlan | int:
-    """The plan, or the round for which nobody has samples."""
+    """The plan, or the round for which no client has samples."""
     size, num_clients = config.batch_size, len(orders)
     cohort_size = min(config.clients_per_round or num_clients, num_clients)
     budgets = [len(order) // size for order in orders]  # local steps that each client has in all
@@ -133,7 +133,7 @@ def _plan(
         for client in able if everybody else _cohort(able, cohort_size, index, seed):
             left = budgets[client] - used[client]
             share = -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
-            if not everybody:  # whoever is drawn trains; drawn more often than expected, its samples last all the same
+            if not everybody:  # each drawn client trains; its samples last, however often it is drawn
                 share = min(max(1, min(share, ceil(left / max(1.0, turns_left)))), max(int(not ready), room))
             steps = min(config.local_steps or share, left)
             room -= steps

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.federation.forecast import Forecast, GroupForecast
-from fedcmp.federation.memory import MemoryPart
+from fedcmp.federation.forecast import Forecast, GroupForecast, MemoryPart
 from fedcmp.report.table import table
 from fedcmp.report.words import human
 

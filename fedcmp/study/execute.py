@@ -10,10 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedcmp.build import Kept
 from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
-from fedcmp.experiment import resume, train, train_centralized, train_local
 from fedcmp.federation.folder import RunFolder
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.parts import Kept
+from fedcmp.runs.train import resume, train
 from fedcmp.study.cells import Job, with_options
 from fedcmp.study.ledger import failed, finished
 from fedcmp.tracking.progress import Progress

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from fedcmp.build import pick_device, read_samples
 from fedcmp.config import to_dict
 from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
@@ -19,6 +18,8 @@ from fedcmp.data.sources import SPLITS, Source
 from fedcmp.errors import FedcmpError
 from fedcmp.models.backbones import VisionTower, load_tower
 from fedcmp.pictures import see
+from fedcmp.runs.data import read_samples
+from fedcmp.runs.models import pick_device
 from fedcmp.study.cells import Job, Jobs
 from fedcmp.study.schedule import Records, chosen
 from fedcmp.tracking.progress import Bar, Progress

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 
 from fedcmp.config import Config, amend, differences
-from fedcmp.experiment.federated import MAY_CHANGE
+from fedcmp.runs.train import MAY_CHANGE
 
 DEFAULTS = 1
 """The edition of the config's defaults."""

@@ -6,10 +6,12 @@ import json
 import os
 from collections.abc import Iterable
 
-from fedcmp.build import check_cohorts, check_models, read_data
 from fedcmp.config import Config, to_dict
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.federation.sampling import RunPlan
+from fedcmp.runs.data import read_data
+from fedcmp.runs.method import build_method
+from fedcmp.runs.models import check_models
 from fedcmp.study.cells import Job, baseline
 
 
@@ -29,7 +31,7 @@ def check_inputs(jobs: Iterable[Job]) -> None:
                 job.config.wandb.check_environment(os.environ)
                 check_models(job.config)
                 plans[key] = read_data(baseline(job.config, "local")).plan
-            check_cohorts(job.config, plans[key])
+            build_method(job.config, plans[key])
         except (ConfigError, DataError) as error:
             kind = ConfigError if isinstance(error, ConfigError) else DataError
             raise kind(f"setting {job.cell.setting}, method {job.cell.method}: {error}") from error

@@ -123,7 +123,7 @@ def _run(words: list[str], run: Path, case: Case, rank: int) -> None:
     import fedcmp.federation.groups as groups
     import fedcmp.federation.loop as loop
     from fedcmp.config import load_config
-    from fedcmp.experiment import resume, train
+    from fedcmp.runs.train import resume, train
     from fedcmp.tracking.progress import Progress
 
     sys.stderr = (run.parent / f"{run.name}.log").open("a")
@@ -147,7 +147,7 @@ def _run(words: list[str], run: Path, case: Case, rank: int) -> None:
 
 def campaign(cases: Sequence[Case], folder: Path, base: Sequence[str] = DEMO) -> list[Outcome]:
     """The run that meets nothing, then every case; each is printed as it ends."""
-    import fedcmp.experiment  # noqa: F401 - runs are forked from a process that has loaded everything
+    import fedcmp.runs.train  # noqa: F401 - runs are forked from a process that has loaded everything
 
     clean = provoke(Case("clean", "none", same_bits=True), folder, base, None)
     summary = json.loads((folder / "clean" / "summary.json").read_text())

@@ -109,7 +109,7 @@ def start(folder: Path, ranks: int, method: str, kill_at_file: int = 0) -> list[
 
 def _run(folder: Path, method: str) -> None:
     from fedcmp.config import load_config
-    from fedcmp.experiment import resume, train
+    from fedcmp.runs.train import resume, train
     from fedcmp.tracking.progress import Progress
 
     sys.stderr = (folder.parent / f"{folder.name}.log").open("a")
@@ -171,7 +171,7 @@ def _place(folder: Path) -> str:
 
 def campaign(trials: int, ranks: list[int], methods: list[str], seed: int, folder: Path) -> list[Trial]:
     """Trials of every kind in turn; each line is printed as it ends."""
-    import fedcmp.experiment  # noqa: F401 - the ranks are forked from a process that has loaded everything
+    import fedcmp.runs.train  # noqa: F401 - the ranks are forked from a process that has loaded everything
 
     alone = {}
     for method in methods:

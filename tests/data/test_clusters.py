@@ -14,7 +14,6 @@ import torch.distributed as dist
 from ranks import run_ranks
 
 import fedcmp.pictures
-from fedcmp.build import read_data
 from fedcmp.config import load_config
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.scenarios import Partition, manifest
@@ -22,7 +21,9 @@ from fedcmp.data.scenarios.cluster import cluster, load_clusters, pool, save_clu
 from fedcmp.distributed.team import Groups
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.experiment import plan, train
+from fedcmp.runs.data import read_data
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 
 WORDS = [
     "data.scenes_per_camera=12",

@@ -106,7 +106,7 @@ def test_words_of_a_scenario() -> None:
 @pytest.mark.parametrize(("override", "message"), [
     ("scenario=domian", r'partition\.scenario: unknown word .domian.; did you mean "domain"'),
     ("scenario=topic+qualty", r'partition\.scenario: unknown word .qualty.; did you mean "quality"'),
-    ("scenario=topic+domain", r"partition\.scenario: topic and domain both say how samples are assigned"),
+    ("scenario=topic+domain", r"partition\.scenario: topic and domain both partition"),
     ("scenario=quality+quality", r"partition\.scenario: quality stands twice"),
     ("scenario=topic+", r"partition\.scenario: unknown word ''"),
     ("mix=1.5", r"partition\.mix must be in \[0, 1\], got 1.5"),

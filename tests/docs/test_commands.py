@@ -24,7 +24,7 @@ from kinds import ELSEWHERE, OWN_TEST, PROGRAMS, Kind, kind_of
 from written import INDENTED, LANGUAGES, PAGES, ROOT, Block, Command, blocks, commands, is_shell
 
 from fedcmp.cli import COMMANDS, main
-from fedcmp.experiment import reopen
+from fedcmp.runs.train import reopen
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 FOUND = {one.text: one for block in BLOCKS if is_shell(block, PROGRAMS) for one in commands(block)}

@@ -31,7 +31,7 @@ def is_setting(key: str) -> bool:
     parts = key.split(".")
     if parts[0] == "aggregator" and len(parts) == 3 and parts[1] in PARTS:
         known = {one.name for part in PARTS[parts[1]].values() for one in dataclasses.fields(part)}
-        return parts[2] in known | {"method"}
+        return parts[2] in known | {"kind"}
     for part in parts:
         if not dataclasses.is_dataclass(value) or part not in {one.name for one in dataclasses.fields(value)}:
             return False

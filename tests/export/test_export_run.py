@@ -15,19 +15,19 @@ import torch
 import yaml
 from PIL import Image
 
-import fedcmp.experiment.exporting
+import fedcmp.runs.export
 from fedcmp.cli import main
 from fedcmp.config import load_config
 from fedcmp.data.images import to_rgb
 from fedcmp.errors import CheckpointError, ConfigError, ExportError, RunFolderError
-from fedcmp.experiment import train, train_local
-from fedcmp.experiment.exporting import export_run
 from fedcmp.export.card import Licences, Origin, is_hub_id, model_card, shown
-from fedcmp.federation.checkpoint import load_projector, save_projector
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.checkpoint import load_projector, params_sha256, save_projector
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
+from fedcmp.runs.baselines import train_local
+from fedcmp.runs.export import export_run
+from fedcmp.runs.train import train
 from fedcmp.seeding import torch_rng
 
 SMALL = [*small.SMALL, "evaluation.captions=0", "evaluation.examples=0", "evaluation.max_tokens=64"]
@@ -190,14 +190,14 @@ def test_the_folder_appears_whole_or_not_at_all(
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     (full / "mine.txt").unlink()
 
-    right = fedcmp.experiment.exporting.write_llava
+    right = fedcmp.runs.export.write_llava
 
     def dies(folder: Path, *rest: object) -> None:
         right(folder, *rest)
         assert (folder / "mm_projector.bin").exists()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fedcmp.experiment.exporting, "write_llava", dies)
+    monkeypatch.setattr(fedcmp.runs.export, "write_llava", dies)
     with pytest.raises(KeyboardInterrupt):
         export_run(finished, "llava", full)
     assert list(full.iterdir()) == []

@@ -18,8 +18,8 @@ from venvs import install, make_python
 
 from fedcmp.cli import main
 from fedcmp.config import load_config
-from fedcmp.experiment import train
-from fedcmp.experiment.lmms_eval import TASKS, VERSION
+from fedcmp.runs.lmms_eval import TASKS, VERSION
+from fedcmp.runs.train import train
 
 NEEDED = ("loguru", "pytz", "evaluate", "accelerate", "decord", "sacrebleu", "tenacity", "pytablewriter")
 """What lmms-eval imports for a llava_hf and its tables; all that it asks for is gigabytes."""

@@ -10,18 +10,16 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks, run_ranks
-from test_loop import PARAMS, federation
+from tiny_federation import PARAMS, begin, federation, stop_and_resume
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
-from fedcmp.federation.attacks import ATTACKS
-from fedcmp.federation.byzantine import Attack, AttackConfig, attack_round, plan_attack
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
+from fedcmp.federation.byzantine import ATTACKS, Attack, AttackConfig, attack_round, plan_attack
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.faults import Survived
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.loop import run
 from fedcmp.models.backbones import LanguageModel
 
 CLIENTS = 6
@@ -110,7 +108,7 @@ def test_any_number_of_ranks_gives_the_same_bits_under_attack(llm: LanguageModel
     def sha(team: Any) -> str:
         whole = attacked(llm, "fedavg", attack, team=team)
         whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, slots=1))
-        return params_sha256(run(whole, start(whole, PARAMS)).params)
+        return params_sha256(run(whole, begin(whole)).params)
 
     alone = sha(Solo())
     assert run_ranks(lambda: sha(Ranks(1)), 2) == [alone, alone]
@@ -120,18 +118,14 @@ def test_any_number_of_ranks_gives_the_same_bits_under_attack(llm: LanguageModel
 def test_a_run_under_attack_goes_on_to_the_same_bits(llm: LanguageModel, tmp_path: Any) -> None:
     attack = Attack("replay", frozenset({0}), 1.0, 0)
     whole = attacked(llm, "fedavg", attack)
-    expected = run(whole, start(whole, PARAMS))
-    calls = iter([False, True])
-    stopped = attacked(llm, "fedavg", attack, checkpoints=tmp_path, stop=lambda: next(calls))
-    run(stopped, start(stopped, PARAMS))
-    resumed = run(whole, load_checkpoint(list_checkpoints(tmp_path)[-1]))
-    assert params_sha256(resumed.params) == params_sha256(expected.params)
+    expected = run(whole, begin(whole))
+    assert params_sha256(stop_and_resume(whole, tmp_path).params) == params_sha256(expected.params)
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedcmp", "median"])
 def test_what_is_malformed_never_enters(llm: LanguageModel, method: str) -> None:
     whole = attacked(llm, method, Attack("malformed", frozenset({1}), 1.0, 0))
-    run(whole, start(whole, PARAMS))
+    run(whole, begin(whole))
     records = [one for one in whole.tracker.records[1:] if "client/1/accepted" in one]
     assert records
     assert all(one["client/1/accepted"] is False for one in records)

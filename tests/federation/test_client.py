@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.federation.client import train_wave
+from fedcmp.federation.client import LocalRound, WaveResult, train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
@@ -48,9 +48,13 @@ def params(layer_norm: bool = False) -> dict[str, torch.Tensor]:
 def waves(module, size: int, optimizer: OptimizerConfig, start, **options) -> dict[int, Contribution]:
     todo, found = tasks(), {}
     for begin in range(0, len(todo), size):
-        result = train_wave(module, start, todo[begin : begin + size], fetch, optimizer, lambda share: share, **options)
+        result = train(module, start, todo[begin : begin + size], optimizer, **options)
         found |= {one.client_id: one for one in result.contributions}
     return found
+
+
+def train(module, start, todo, optimizer, states=None, **options) -> WaveResult:
+    return train_wave(module, fetch, todo, LocalRound(start, optimizer, lambda share: share, **options), states)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -88,7 +92,7 @@ def test_a_client_follows_a_plain_loop(module) -> None:
         reference.param_groups[0]["lr"] = 1e-2 * lr_factor((step + 0.5) / 3, optimizer)
         reference.step()
         reference.zero_grad()
-    (found,) = train_wave(module, start, [task], fetch, optimizer, lambda share: share).contributions
+    (found,) = train(module, start, [task], optimizer).contributions
     for name in start:
         torch.testing.assert_close(found.delta[name], weights[name].detach() - start[name], rtol=1e-4, atol=1e-6)
 
@@ -96,13 +100,13 @@ def test_a_client_follows_a_plain_loop(module) -> None:
 def test_inputs_stay_and_states_are_kept_only_if_asked(module) -> None:
     start = params()
     before = {name: value.clone() for name, value in start.items()}
-    fresh = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share)
+    fresh = train(module, start, tasks()[:2], OptimizerConfig())
     assert fresh.states == {}
     keeping = {"keep_optimizer": True}
-    kept = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, **keeping)
+    kept = train(module, start, tasks()[:2], OptimizerConfig(), **keeping)
     assert {client: set(own) for client, own in kept.states.items()} == {0: {"optimizer"}, 1: {"optimizer"}}
     keeping["states"] = kept.states
-    again = train_wave(module, start, tasks()[:2], fetch, OptimizerConfig(), lambda share: share, **keeping)
+    again = train(module, start, tasks()[:2], OptimizerConfig(), **keeping)
     assert not torch.equal(
         again.contributions[0].delta["linear_1.weight"], kept.contributions[0].delta["linear_1.weight"]
     )

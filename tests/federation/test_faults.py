@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks, run_ranks
-from test_loop import PARAMS, federation, fetch
+from tiny_federation import begin, federation, fetch
 
-from fedcmp.build import read_data
 from fedcmp.config import load_config
 from fedcmp.errors import AggregationError, ConfigError, DataError
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.loop import run
 from fedcmp.models.backbones import LanguageModel
+from fedcmp.runs.data import read_data
 
 Fetch = Callable[[list[int]], dict[str, torch.Tensor]]
 
@@ -55,7 +55,7 @@ def test_a_client_that_fails_is_left_out_of_every_round(
 ) -> None:
     whole = build(llm, how, slots, method="fedcmp", fetch=failing(error))
     with caplog.at_level(logging.WARNING):
-        state = run(whole, start(whole, PARAMS))
+        state = run(whole, begin(whole))
     assert state.rounds_done == 3
     assert set(state.local) == {0, 2}, "it keeps nothing"
     for record in whole.tracker.records[1:]:
@@ -75,13 +75,13 @@ def test_a_client_that_fails_is_left_out_of_every_round(
 
 def test_one_more_try_may_be_enough(llm: LanguageModel) -> None:
     expected = build(llm, "raise")
-    sha = params_sha256(run(expected, start(expected, PARAMS)).params)
+    sha = params_sha256(run(expected, begin(expected)).params)
     whole = build(llm, "retry", fetch=failing(OSError("once"), times=1))
-    assert params_sha256(run(whole, start(whole, PARAMS)).params) == sha, "the same samples, the same bits"
+    assert params_sha256(run(whole, begin(whole)).params) == sha, "the same samples, the same bits"
     assert all(record.get("clients_left_out", 0) == 0 for record in whole.tracker.records)
     assert [record.get("clients_retried") for record in whole.tracker.records[1:]] == [1, None, None], "it is counted"
     whole = build(llm, "skip", fetch=failing(OSError("once"), times=1))
-    run(whole, start(whole, PARAMS))
+    run(whole, begin(whole))
     assert [record["clients_left_out"] for record in whole.tracker.records[1:]] == [1, 0, 0]
 
 
@@ -89,7 +89,7 @@ def test_the_others_of_a_wave_lose_nothing(llm: LanguageModel) -> None:
     """A wave of three that fails is trained again one by one: as with one slot, to the bit."""
     single = build(llm, "skip", slots=1, fetch=failing(OSError("gone")))
     stacked = build(llm, "skip", slots=3, fetch=failing(OSError("gone")))
-    alone, together = (run(one, start(one, PARAMS)) for one in (single, stacked))
+    alone, together = (run(one, begin(one)) for one in (single, stacked))
     assert params_sha256(together.params) == params_sha256(alone.params)
     assert [record["val/loss"] for record in stacked.tracker.records] == [
         record["val/loss"] for record in single.tracker.records
@@ -102,17 +102,17 @@ def test_too_few_that_are_left_end_the_run(llm: LanguageModel) -> None:
     whole = build(llm, "skip", fetch=failing(OSError("gone")))
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, min_clients=3))
     with pytest.raises(AggregationError, match=r"only 2 of 3 clients.*client 1: it failed: OSError: gone"):
-        run(whole, start(whole, PARAMS))
+        run(whole, begin(whole))
 
 
 @pytest.mark.parametrize("method", ["fedcmp", "median"])
 def test_ranks_agree_on_who_is_left_out(llm: LanguageModel, method: str) -> None:
     alone = build(llm, "skip", method=method, fetch=failing(OSError("gone")))
-    expected = params_sha256(run(alone, start(alone, PARAMS)).params)
+    expected = params_sha256(run(alone, begin(alone)).params)
 
     def on_this_rank() -> str:
         whole = build(llm, "skip", method=method, team=Ranks(1), fetch=failing(OSError("gone")))
-        return params_sha256(run(whole, start(whole, PARAMS)).params)
+        return params_sha256(run(whole, begin(whole)).params)
 
     assert run_ranks(on_this_rank, 2) == [expected, expected]
 

@@ -9,19 +9,18 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_loop import CLIENTS, PARAMS, federation
+from tiny_federation import CLIENTS, PARAMS, begin, federation
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.topology import Topology
-from fedcmp.federation import memory
-from fedcmp.federation.config import FederationConfig
-from fedcmp.federation.forecast import forecast
+from fedcmp.federation import forecast as forecasts
+from fedcmp.federation.forecast import forecast, training_memory
 from fedcmp.federation.groups import train_round
-from fedcmp.federation.loop import run, start
-from fedcmp.federation.memory import training_memory
+from fedcmp.federation.loop import run
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.module import OptimizerConfig
 
@@ -32,7 +31,7 @@ OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 def test_rounds_and_clients_are_those_of_the_loop(llm: LanguageModel, method: str) -> None:
     whole = federation(llm, method=method)
     found = forecast(CLIENTS, whole.plan, whole.config.slots, Topology(), whole.aggregator, OUTLINE)
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, begin(whole))
     records = whole.tracker.records[1:]
     assert len(found.rounds) == len(records)
     for one, record in zip(found.rounds, records, strict=True):
@@ -63,7 +62,7 @@ def test_groups_are_dealt_as_the_loop_deals_them(llm: LanguageModel) -> None:
 def test_what_is_kept_is_counted(llm: LanguageModel, method: str) -> None:
     whole = federation(llm, method=method)
     whole = dataclasses.replace(whole, config=dataclasses.replace(whole.config, keep_local_state=True))
-    state = start(whole, PARAMS)
+    state = begin(whole)
     contributions, *_ = train_round(whole, state, whole.plan.rounds[0])
     parts = {
         part.what.split(",")[0]: part
@@ -94,6 +93,6 @@ def test_sums_are_foretold_by_the_largest_of_them_and_by_how_many_terms_are_held
     assert sums_held(few, 8) == sums_held(many, 8), "one iteration after another"
     mean, size = build_aggregator(AggregatorConfig("fedavg")), 2 * num_bytes(OUTLINE)
     assert sums_held(mean, 8) == 9 * size
-    monkeypatch.setattr(memory, "HELD_BYTES", 0)
+    monkeypatch.setattr(forecasts, "HELD_BYTES", 0)
     assert sums_held(mean, 8) == (PILE + 1) * size
     assert sums_held(mean, 2) == 3 * size

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks, run_ranks
-from test_loop import PARAMS, federation, fetch
+from tiny_federation import begin, federation, fetch
 
 from fedcmp.distributed.team import Solo
 from fedcmp.errors import ClientError
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.groups import coming_batches
-from fedcmp.federation.loop import run, start
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.loop import run
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 
 METHODS = ("fedcmp", "scaffold", "median")
@@ -28,7 +28,7 @@ def build(llm: LanguageModel, method: str, **changes: Any) -> Federation:
 
 
 def outcome(whole: Federation) -> dict[str, Any]:
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, begin(whole))
     records = [
         {key: value for key, value in record.items() if not key.startswith("seconds/")}
         for record in whole.tracker.records
@@ -101,7 +101,7 @@ def test_each_rank_knows_what_it_will_fetch(llm: LanguageModel, world_size: int,
 
         team = Ranks(group_size) if world_size > 1 else Solo()
         whole = dataclasses.replace(federation(llm, method="fedavg"), team=team, fetch=noting)
-        run(whole, start(whole, PARAMS))
+        run(whole, begin(whole))
         coming, rest = coming_batches(whole, 0), coming_batches(whole, 1)
         return asked == coming and 0 < len(rest) < len(coming) and coming[-len(rest) :] == rest
 
@@ -121,7 +121,7 @@ def test_a_failing_client_ends_the_run_on_every_rank(llm: LanguageModel) -> None
     def on_this_rank() -> str:
         whole = build(llm, "fedavg", team=Ranks(1), fetch=failing)
         try:
-            run(whole, start(whole, PARAMS))
+            run(whole, begin(whole))
         except ClientError as error:
             return f"{error.client_id}: {error}"
         return "nothing happened"

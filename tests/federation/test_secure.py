@@ -9,21 +9,22 @@ from typing import cast
 
 import pytest
 import small
-from test_loop import PARAMS, federation, flat, poisoned
+from tiny_federation import begin, federation, flat, poisoned
 
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator, sums_only_methods
 from fedcmp.config import load_config
 from fedcmp.distributed.team import Team
 from fedcmp.errors import AggregationError, ConfigError
-from fedcmp.experiment import plan, train
 from fedcmp.federation import fusing
-from fedcmp.federation.config import FederationConfig
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.loop import run, run_round, start
+from fedcmp.federation.fusing import check_secure, draw_lost
+from fedcmp.federation.loop import run, run_round
 from fedcmp.federation.sampling import plan_run
-from fedcmp.federation.secure import check_secure, draw_lost
-from fedcmp.federation.state import params_sha256
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 
@@ -39,7 +40,10 @@ def lose(monkeypatch: pytest.MonkeyPatch, *clients: int) -> None:
 @pytest.mark.parametrize("method", sums_only_methods())
 def test_a_run_has_the_bits_of_the_plain_one(llm: LanguageModel, method: str) -> None:
     plain, secure = masked(llm, method, "none"), masked(llm, method)
-    expected, found = run(plain, start(plain, PARAMS)), run(secure, start(secure, PARAMS))
+    expected, found = (
+        run(plain, begin(plain)),
+        run(secure, begin(secure)),
+    )
     assert params_sha256(found.params) == params_sha256(expected.params)
     assert flat([found.aggregator, found.local]) == flat([expected.aggregator, expected.local])
     for one, other in zip(secure.tracker.records[1:], plain.tracker.records[1:], strict=True):
@@ -58,11 +62,11 @@ def test_a_round_that_loses_a_client_is_one_in_which_it_never_was(
     llm: LanguageModel, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = dataclasses.replace(masked(llm, method, "none", keep_local_state=True), fetch=poisoned)
-    expected, other = run_round(plain, start(plain, PARAMS), plain.plan.rounds[0])
+    expected, other = run_round(plain, begin(plain), plain.plan.rounds[0])
     assert other["client/1/accepted"] is False, "the gate leaves client 1 out"
     secure = masked(llm, method, keep_local_state=True)
     lose(monkeypatch, 1)
-    found, record = run_round(secure, start(secure, PARAMS), secure.plan.rounds[0])
+    found, record = run_round(secure, begin(secure), secure.plan.rounds[0])
     assert params_sha256(found.params) == params_sha256(expected.params)
     assert flat([found.aggregator, found.local]) == flat([expected.aggregator, expected.local])
     assert found.local.keys() == {0, 2}, "it keeps nothing of a round that it was not in"
@@ -71,7 +75,7 @@ def test_a_round_that_loses_a_client_is_one_in_which_it_never_was(
     assert record["bytes/up"] == other["bytes/up"]
     lose(monkeypatch, 0, 2)
     with pytest.raises(AggregationError, match="only 1 of 3 clients"):
-        run_round(secure, start(secure, PARAMS), secure.plan.rounds[0])
+        run_round(secure, begin(secure), secure.plan.rounds[0])
 
 
 def test_losses_are_drawn_from_seed_round_and_client() -> None:
@@ -118,7 +122,7 @@ def test_methods_that_compare_clients_and_several_ranks_are_refused(llm: Languag
     two = cast(Team, SimpleNamespace(topology=SimpleNamespace(world_size=2)))
     secure = dataclasses.replace(masked(llm, "fedavg"), team=two)
     with pytest.raises(ConfigError, match=r"federation\.secure=masks"):
-        fusing.fuse_round(secure, [], secure.plan.rounds[0], start(secure, PARAMS))
+        fusing.fuse_round(secure, [], secure.plan.rounds[0], begin(secure))
     with pytest.raises(ConfigError, match="4 ranks"):
         plan(load_config(None, ["federation.secure=masks", "aggregator.pairwise=0"]), ranks=4)
 

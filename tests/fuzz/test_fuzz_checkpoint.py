@@ -15,12 +15,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedcmp.errors import CheckpointError
-from fedcmp.experiment.last_state import last_kept
 from fedcmp.export.read import read_projector
-from fedcmp.federation.checkpoint import HASH, list_checkpoints, load_checkpoint, load_projector, save_checkpoint
+from fedcmp.federation.checkpoint import (
+    HASH,
+    FederationState,
+    list_checkpoints,
+    load_checkpoint,
+    load_projector,
+    save_checkpoint,
+)
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.state import FederationState
 from fedcmp.hashing import sha256_of
+from fedcmp.runs.last_state import last_kept
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6)
 TENSORS = st.builds(

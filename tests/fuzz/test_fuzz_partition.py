@@ -23,8 +23,8 @@ from fedcmp.data.scenarios.config import (
     parse_scenario,
 )  # fmt: skip
 from fedcmp.data.splits import divide
-from fedcmp.federation.config import FederationConfig
 from fedcmp.federation.sampling import plan_run
+from fedcmp.federation.settings import FederationConfig
 
 NAMES = st.text(max_size=3)
 SHARES = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 0.5])

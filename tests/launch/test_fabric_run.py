@@ -13,7 +13,7 @@ import pytest
 from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
 
 from fedcmp.config import load_config
-from fedcmp.experiment import resume, train
+from fedcmp.runs.train import resume, train
 
 pytestmark = [
     pytest.mark.slow,

@@ -15,7 +15,7 @@ import pytest
 from processes import FEDCMP, SCRIPTS, SMALL, environment, naming, summary, until, variable
 
 from fedcmp.config import load_config
-from fedcmp.experiment import train
+from fedcmp.runs.train import train
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -15,11 +15,11 @@ from PIL import Image
 
 from fedcmp.config import load_config, to_yaml
 from fedcmp.errors import ConfigError
-from fedcmp.experiment import train
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
 from fedcmp.models.loading import hash_weights
 from fedcmp.models.outline import feature_width, outline_tower
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
+from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 Folder = Callable[[str], Path]

@@ -12,7 +12,8 @@ import pytest
 import small
 
 from fedcmp.config import load_config
-from fedcmp.experiment import train, train_centralized, train_local
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.train import train
 
 SMALL = [
     *small.SMALL,

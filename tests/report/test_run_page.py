@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fedcmp.errors import RunFolderError
-from fedcmp.federation.kinds import FAULTS
+from fedcmp.federation.settings import FAULTS
 from fedcmp.report.page import write_report
 from tests.report.pages import Seen, look
 

@@ -21,7 +21,7 @@ from wandb_server import Server
 
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
-from fedcmp.experiment import train
+from fedcmp.runs.train import train
 from fedcmp.study import Request, ask, compare
 from fedcmp.tracking.wandb import WandbConfig, WandbTracker
 from fedcmp.tracking.wandb.file import BEGIN, BLOCK, FIRST, FULL, HEAD, LAST, mend_parts, read_log

@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 
-from fedcmp.federation.kinds import FAULTS
+from fedcmp.federation.settings import FAULTS
 from fedcmp.report.blocks import Grid, Picture, Section
 from fedcmp.report.drawing.canvas import COOL, INK, colour, dash
 from fedcmp.report.drawing.heat import draw_heat

@@ -6,25 +6,19 @@ import math
 from pathlib import Path
 
 import pytest
+import small
 
 from fedcmp.aggregation.presets import PRESETS
 from fedcmp.config import load_config
-from fedcmp.experiment import train
+from fedcmp.runs.train import train
 
-QUIET = ["evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled", "run.figures=false"]
-DEMO = [
-    "data.scenes_per_camera=8",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=2",
-    "federation.batch_size=4",
-]
-DOMAIN = Path(__file__).parent.parent / "configs" / "scenarios" / "domain.yaml"
+QUIET = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0"]
+DOMAIN = Path(__file__).parent.parent.parent / "configs" / "scenarios" / "domain.yaml"
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_on_the_demo(name: str, tmp_path: Path) -> None:
-    summary = train(load_config(None, [*DEMO, *QUIET, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"]))
+    summary = train(load_config(None, [*small.SMALL, *QUIET, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"]))
     assert (summary["method"], summary["exit"], summary["rounds"]) == (name, "finished", 2)
     assert math.isfinite(summary["val/loss"]["end"])
     assert summary["val/loss"]["end"] != summary["val/loss"]["start"]
@@ -38,7 +32,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.shared
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) -> None:
-    small = [
+    few = [
         f"data.root={shared / 'pairs'}",
         f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
         f"model.llm={shared / 'weights' / 'caption_lm'}",
@@ -51,6 +45,18 @@ def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) 
         "federation.local_steps=1",
         "federation.batch_size=4",
     ]
-    summary = train(load_config(DOMAIN, [*small, *QUIET, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"]))
+    summary = train(
+        load_config(
+            DOMAIN,
+            [
+                *few,
+                *QUIET,
+                "wandb.mode=disabled",
+                "run.figures=false",
+                f"aggregator={name}",
+                f"run.dir={tmp_path / 'run'}",
+            ],
+        )
+    )
     assert (summary["method"], summary["exit"]) == (name, "finished")
     assert summary["val/loss"]["end"] < summary["val/loss"]["start"] + 0.5

@@ -7,47 +7,37 @@ import logging
 from typing import Any
 
 from fedcmp.distributed.team import is_server
-from fedcmp.errors import CheckpointError, FedcmpError, RunFolderError
-from fedcmp.federation.checkpoint import list_checkpoints, load_checkpoint, round_of
-from fedcmp.federation.federation import Federation
+from fedcmp.errors import CheckpointError, RunFolderError
+from fedcmp.federation.checkpoint import FederationState, list_checkpoints, load_checkpoint, round_of
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.state import FederationState
+from fedcmp.runs.run import Run, on_server
 from fedcmp.tracking.tracker import read_records
 
 log = logging.getLogger(__name__)
 
 
-def last_state(
-    federation: Federation, fresh: FederationState, folder: RunFolder
-) -> tuple[FederationState, list[dict[str, Any]]]:
+def last_state(run: Run, fresh: FederationState) -> tuple[FederationState, list[dict[str, Any]]]:
     """The state after the last round that can be read, and the records up to it, on every rank.
 
     metrics.jsonl is cut back to them. Of a run that ended before its first round was saved and recorded: ``fresh``,
     and no records.
 
     Raises:
-        CheckpointError: rounds were done, and no checkpoint of them can be used, or they were of another plan.
+        CheckpointError: rounds were done, and no checkpoint of them can be used.
         RunFolderError: rounds would be released twice, see ``privacy.stream``.
     """
-    team, state, error = federation.team, fresh, None
-    records: list[dict[str, Any]] = []
-    if is_server(team):
-        try:
-            again = federation.privacy is None or federation.privacy.repeatable
-            state, records = last_kept(fresh, folder, again)
-            _check_plan(state, federation, folder)
-        except FedcmpError as caught:
-            error = caught
-    team.agree(error)
+    team, privacy = run.team, run.method.privacy
+    again = privacy is None or privacy.repeatable
+    found = on_server(team, lambda: last_kept(fresh, run.folder, again))
+    state, records = found or (fresh, [])
     counts = team.share((state.rounds_done, state.samples_seen, state.best_loss))
     params, local = team.share((state.params, state.aggregator["local"]))
-    privacy = team.share(state.privacy)
-    records = team.share(records)
+    spent, records = team.share(state.privacy), team.share(records)
     device = team.device
     params = {name: value.to(device) for name, value in params.items()}
     kept = _to(state.aggregator, device) if is_server(team) else fresh.aggregator
     whole = FederationState(
-        params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device), privacy=privacy
+        params, {**kept, "local": _to(local, device)}, *counts, local=_to(state.local, device), privacy=spent
     )
     return whole, records
 
@@ -88,19 +78,6 @@ def last_kept(fresh: FederationState, folder: RunFolder, again: bool) -> tuple[F
         log.warning("%s; the run begins again, of which no round was recorded", first)
     folder.write_text(folder.metrics, "")  # the first round begins again, and so do the records
     return fresh, []
-
-
-def _check_plan(state: FederationState, federation: Federation, folder: RunFolder) -> None:
-    """Of runs whose split.json does not know their plan: another one would have used other samples by now."""
-    plan = federation.plan
-    rounds = [*(one.samples_before for one in plan.rounds), plan.num_samples]
-    if state.rounds_done >= len(rounds) or rounds[state.rounds_done] != state.samples_seen:
-        raise CheckpointError(
-            f"{folder.path} cannot go on: its clients have used {state.samples_seen} samples in {state.rounds_done} "
-            "rounds, and by the plan of this version of fedcmp they would have used "
-            f"{rounds[min(state.rounds_done, len(rounds) - 1)]}; go on with the version that it began with, "
-            "or start a new run"
-        )
 
 
 def _recorded(folder: RunFolder) -> list[dict[str, Any]]:

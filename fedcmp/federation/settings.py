@@ -8,6 +8,15 @@ from fedcmp.errors import ConfigError, nearest
 
 ON_ERROR = ("raise", "skip", "retry")
 SECURE = ("none", "masks")
+FAULTS = {
+    "failed": "it raised an error, which its traceback in the log names",
+    "malformed": "it sent other names, shapes or types than the projector has",
+    "not_finite": "its loss, or something that it sent, is not finite",
+    "evidence": "its evidence is no second moment",
+    "norm": "its update, or its evidence, is too large",
+    "slow": "it trained for longer than federation.deadline",
+}
+"""Why a client may be left out of a round, in one word and in more."""
 
 
 @dataclass
@@ -66,35 +75,20 @@ class FederationConfig:
         for key in ("local_steps", "clients_per_round", "max_update_norm", "norm_bound", "deadline"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
-        if self.deadline and self.slots > 1:
-            raise ConfigError(
-                f"{prefix}.deadline needs {prefix}.slots=1, got {self.slots}: clients that train together take the "
-                "same time, and nobody can tell which of them was slow"
-            )
-        if self.on_client_error not in ON_ERROR:
-            raise ConfigError(
-                f"{prefix}.on_client_error: unknown word {self.on_client_error!r}; "
-                f"{nearest(str(self.on_client_error), ON_ERROR)}"
-            )
-        if 0 < self.norm_bound <= 1:
-            raise ConfigError(f"{prefix}.norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}")
-        if self.secure not in SECURE:
-            raise ConfigError(f"{prefix}.secure: unknown word {self.secure!r}; {nearest(str(self.secure), SECURE)}")
         for key in ("dropout", "secure_dropout"):
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
-        if self.secure_dropout and self.secure == "none":
-            raise ConfigError(
-                f"{prefix}.secure_dropout={self.secure_dropout} loses clients in secure aggregation, which is off: set "
-                f"{prefix}.secure=masks, or use {prefix}.dropout"
-            )
-        if self.secure != "none" and self.clients_per_round == 1:
-            raise ConfigError(
-                f"{prefix}.secure={self.secure} needs at least 2 clients in a round, and "
-                f"{prefix}.clients_per_round is 1"
-            )
-        if 0 < self.clients_per_round < self.min_clients:
-            raise ConfigError(
-                f"{prefix}.min_clients is {self.min_clients}, but a round has {prefix}.clients_per_round="
-                f"{self.clients_per_round} clients"
-            )
+        for key, words in (("on_client_error", ON_ERROR), ("secure", SECURE)):
+            if getattr(self, key) not in words:
+                value = getattr(self, key)
+                raise ConfigError(f"{prefix}.{key}: unknown word {value!r}; {nearest(str(value), words)}")
+        size = self.clients_per_round
+        for wrong, reason in (
+            (0 < self.norm_bound <= 1, f"norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}"),
+            (self.deadline and self.slots > 1, f"deadline needs {prefix}.slots=1, got {self.slots}: see the settings"),
+            (self.secure_dropout and self.secure == "none", f"secure_dropout needs {prefix}.secure=masks"),
+            (self.secure != "none" and size == 1, f"secure needs at least 2 clients: {prefix}.clients_per_round is 1"),
+            (0 < size < self.min_clients, f"min_clients={self.min_clients} is above {prefix}.clients_per_round={size}"),
+        ):
+            if wrong:
+                raise ConfigError(f"{prefix}.{reason}")

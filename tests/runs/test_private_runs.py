@@ -12,12 +12,14 @@ import fedcmp.federation.loop as loop
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.experiment import plan, resume, train, train_centralized, train_local
 from fedcmp.privacy import accountant
 from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.report.page import write_report
 from fedcmp.report.plan import describe_plan
 from fedcmp.report.summary import describe
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.plan import plan
+from fedcmp.runs.train import resume, train
 from fedcmp.study.cells import baseline, method_config
 from fedcmp.study.words import Method
 from fedcmp.tracking.progress import Progress
@@ -69,9 +71,9 @@ def test_the_budget_ends_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_seeded_noise_is_drawn_again_for_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["privacy.epsilon=5", "federation.batch_size=2", "federation.rounds=3", "privacy.kind=distributed"]
     whole = train(asked(tmp_path / "whole", *words), progress=QUIET)
-    stopping = loop._log
+    stopping = loop._save
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_log", lambda *args: stopping(*args) or (len(args) == 3 and args[2].rounds_done == 1))
+        patch.setattr(loop, "_save", lambda *args: stopping(*args) or (len(args) == 3 and args[2].rounds_done == 1))
         part = train(asked(tmp_path / "part", *words), progress=QUIET)
     assert (part["exit"], part["rounds"]) == ("stopped", 1)
     assert part["privacy"]["epsilon"] == records(tmp_path / "whole")[1]["privacy/epsilon"] < whole["privacy"]["epsilon"]

@@ -10,15 +10,15 @@ import torch
 
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.experiment.exporting import open_exportable
 from fedcmp.export.hf import check_hf
+from fedcmp.runs.export import open_exportable
 
 VERSION = "0.7.3"
 """The lmms-eval that the tests run."""
 TASKS = ("pope", "mme", "mmbench_en_dev_static", "scienceqa_img", "coco2017_cap_val", "nocaps_val")
 """Benchmarks of its that are scored without another model as judge."""
 FOLDER = "hf"
-"""The export's folder inside the run folder, where nobody named another."""
+"""The export's folder inside the run folder, where no other is named."""
 
 
 class LmmsEval(NamedTuple):
@@ -42,7 +42,7 @@ def lmms_eval_commands(
         overrides: ``model.tower`` and ``model.llm`` where they have moved, and ``run.device``.
 
     Raises:
-        RunFolderError: no finished run, or the folder holds something else than its export.
+        RunFolderError: no finished run, or the folder has something else than its export.
         ConfigError: a word is wrong, or a Llava cannot hold a part of the run.
         ExportError: the run's projector is not worth exporting.
     """

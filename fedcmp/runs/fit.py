@@ -52,8 +52,8 @@ def fit(
         batches: sample positions of each step.
         fetch: positions to a batch.
         points: how often ``on_point`` is called, evenly over the steps, the last step included.
-        on_point: told the steps done, the parameters and the mean training loss since the last point.
-        on_step: told after each step.
+        on_point: gets the steps done, the parameters and the mean training loss since the last point.
+        on_step: called after each step.
         root: folder for whatever the Trainer writes.
         checkpoint: where the Trainer's checkpoint goes; None: none is written.
 

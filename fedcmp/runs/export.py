@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fedcmp.build import check_models, start_params
 from fedcmp.config import Config, differences, load_config
 from fedcmp.errors import ConfigError, ExportError, nearest
-from fedcmp.experiment.loading import open_finished, shared_projector
 from fedcmp.export.card import Licences, Origin, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
 from fedcmp.export.read import read_projector
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
-from fedcmp.federation.state import params_sha256
 from fedcmp.models.backbones import DTYPES
 from fedcmp.models.projector import affine_names
+from fedcmp.runs.finished import open_finished, shared_projector
+from fedcmp.runs.models import check_models, start_params
 from fedcmp.staging import staged
 from fedcmp.types import Params
 
@@ -139,14 +139,14 @@ def _worth_it(folder: RunFolder, summary: Mapping[str, Any], config: Config, par
     try:
         start = start_params(config, in_width, out_width)
     except ConfigError as error:
-        log.warning("whether training changed the projector cannot be told: %s", error)
+        log.warning("cannot check whether training changed the projector: %s", error)
         return
     if all(torch.equal(params[name], start[name]) for name in params):
         raise ExportError(f"{folder.projector} is what the run started from: it was not trained; see {folder.metrics}")
 
 
 def _facts(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> dict[str, Any]:
-    """What the model card tells of a run."""
+    """What the model card says of a run."""
     split = json.loads(folder.split.read_text(encoding="utf-8")) if folder.split.is_file() else {}
     losses, test = summary["val/loss"], summary.get("test") or {}
     worst = test.get("worst_domain")

@@ -1,4 +1,4 @@
-"""A finished run, opened again: its config, its projector, and its captions of any pictures."""
+"""A finished run, opened again: its config, its projector, its evaluation, and its captions of any pictures."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedcmp.build import Kept, check_models, pick_device, start_params
 from fedcmp.config import Config, load_config
 from fedcmp.data.loose import Picture
 from fedcmp.errors import RunFolderError
+from fedcmp.evaluation.assess import caption_pictures, measure
 from fedcmp.evaluation.captions import caption_loose
+from fedcmp.evaluation.losses import evaluate
+from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
 from fedcmp.module import ProjectorAlignment
+from fedcmp.runs.data import read_data
+from fedcmp.runs.models import check_models, pick_device, start_params
+from fedcmp.runs.parts import Kept, build_held_out, build_parts
+from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 
 PROJECTOR = "model.projector.init"
@@ -133,3 +139,30 @@ def shared_projector(folder: RunFolder, summary: dict[str, Any]) -> Path:
     if not folder.projector.is_file():
         raise RunFolderError(f"{folder.path} is no finished run: it has no {folder.projector.name}")
     return folder.projector
+
+
+def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress | None = None) -> dict[str, Any]:
+    """Evaluates the projector of a run on the test samples of its config; writes evaluation.json.
+
+    Args:
+        path: the run folder.
+        overrides: for example other data; ``model.projector.init`` names a projector in place of the run's.
+        progress: bars.
+
+    Returns:
+        What it writes: ``val/loss``, ``test`` as in summary.json (whether the run itself was to be tested or not),
+        ``projector``, where the projector came from, and ``projector_sha256``.
+    """
+    folder, config = open_with_projector(path, [*overrides, "evaluation.test=true", "evaluation.examples=0"])
+    data = read_data(config)
+    parts = build_parts(config, data, progress or Progress(), training=False)
+    held_out, settings = build_held_out(config, data, parts), config.evaluation
+    measured = measure(parts.module, parts.params, held_out, settings)
+    result = {
+        "val/loss": evaluate(parts.module, parts.params, parts.val_data).loss,
+        "test": {**measured, **caption_pictures(parts.module, parts.params, held_out, settings).scores},
+        "projector": config.model.projector.init or "untrained, as the run's seed draws it",
+        "projector_sha256": params_sha256(parts.params),
+    }
+    folder.write_json(folder.path / "evaluation.json", result)
+    return result

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from fedcmp.build.data import Data
-from fedcmp.build.device import pick_device
-from fedcmp.build.kept import Kept
-from fedcmp.build.shapes import check_models, find_room, start_params
 from fedcmp.config import Config
 from fedcmp.data.collate import Batches, CaptionEncoder
 from fedcmp.data.config import expand
@@ -23,14 +20,55 @@ from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.assess import HeldOut
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.models.backbones import LanguageModel, VisionTower
+from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.models.positions import find_positions
+from fedcmp.models.projector import ProjectorConfig
 from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
+from fedcmp.runs.data import Data
+from fedcmp.runs.models import find_room, pick_device, start_params
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 
 log = logging.getLogger(__name__)
+
+
+class Kept:
+    """What one run leaves to the next in the same process: frozen models, and what the tower saw.
+
+    A run with the same models loads none again; one with the same pictures, too, computes no features. Captions may
+    differ: their tokens are made anew. One set of models and one table of training, validation and test features each
+    are kept, the last, so that many runs in a row need no more memory than one. Pictures are the same if they have the
+    same ids, places and source; a file that changes between two runs of one process is not noticed.
+    """
+
+    def __init__(self) -> None:
+        self._models: tuple[object, tuple[VisionTower, LanguageModel]] | None = None
+        self._pictures: object = None
+        self._tables: dict[str, tuple[object, FeatureTable]] = {}
+
+    def models(self, config: Config, device: torch.device) -> tuple[VisionTower, LanguageModel]:
+        """The models that the config names, loaded if the last run used others."""
+        key = (dataclasses.replace(config.model, projector=ProjectorConfig()), device)
+        if self._models is None or self._models[0] != key:
+            self._models = None  # before the next ones are loaded
+            self._models = key, (load_tower(config.model), load_llm(config.model))
+        return self._models[1]
+
+    def table(
+        self, config: Config, tower: VisionTower, samples: Sequence[Sample], what: str, make: Callable[[], FeatureTable]
+    ) -> FeatureTable:
+        """The features of samples: those of the last run under the name ``what``, or what ``make`` computes."""
+        data = config.data
+        places = (data.kind, data.root, data.train, data.val, data.test, data.images)
+        pictures = (tower.fingerprint, places, config.run.seed if data.kind == "scenes" else None)
+        if self._pictures != pictures:
+            self._pictures, self._tables = pictures, {}
+        key = tuple((sample.id, sample.image) for sample in samples)
+        if what not in self._tables or self._tables[what][0] != key:
+            self._tables.pop(what, None)
+            self._tables[what] = key, make()
+        return self._tables[what][1]
 
 
 @dataclass(frozen=True)
@@ -71,7 +109,6 @@ def build_parts(
     device = team.device
     keep = keep or Kept()
     if models is None:
-        check_models(config)
         # what is spread over the ranks of this run is of no use to the next
         models = (Kept() if team.in_step else keep).models(config, device)
     tower, llm = models
@@ -133,7 +170,7 @@ def _batches(
     def whole() -> FeatureTable:
         if cache is not None and ranks > 1:
             features(samples[rank::ranks])
-            team.collect(None)  # nobody reads before all have written
+            team.collect(None)  # no rank reads before all have written
         return features(samples)
 
     table = keep.table(config, tower, samples, what, whole)

@@ -1,13 +1,10 @@
-"""Samples, who holds them and when they are used."""
+"""Samples, the clients that have them, and the rounds that use them."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
 
-from fedcmp.aggregation.presets import build_aggregator
-from fedcmp.build.device import pick_device
-from fedcmp.build.privacy import build_protection
 from fedcmp.config import Config
 from fedcmp.data.config import expand
 from fedcmp.data.held_out import subsample
@@ -19,6 +16,7 @@ from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.federation.sampling import RunPlan, plan_run
 from fedcmp.pictures import find_clusters
+from fedcmp.runs.models import pick_device
 from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
@@ -26,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Data:
-    """Samples, who holds them and when they are used; no model is needed for it, unless topics are clusters."""
+    """Samples, their clients and their rounds; no model is needed for it, unless topics are clusters."""
 
     source: Source
     train: list[Sample]
@@ -80,8 +78,6 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
             split = split._replace(corrupted=positions)
         lengths = [len(sample.caption) for sample in samples] if config.federation.group_by_length else None
         plan = plan_run(split.clients, config.federation, config.run.seed, lengths, split.names)
-        check_cohorts(config, plan)
-        build_protection(config, plan)  # what it would refuse is told before a model is loaded
         return Data(source, samples, val, test, split, plan)
 
     return together(team, assign)
@@ -120,23 +116,3 @@ def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], li
 
 def _by_cluster(config: Config) -> bool:
     return parse_scenario(config.partition.scenario).split_by == "topic" and config.partition.topic.by == "cluster"
-
-
-def check_cohorts(config: Config, plan: RunPlan) -> None:
-    """Whether every round has as many clients as the method and ``federation.min_clients`` need.
-
-    Raises:
-        ConfigError: a round has too few.
-    """
-    method, least = build_aggregator(config.aggregator).fuse.least_clients, config.federation.min_clients
-    needed = max(method, least)
-    who = f"aggregator.name={config.aggregator.name}" if method >= least else f"federation.min_clients={least}"
-    smallest = min(plan.rounds, key=lambda one: len(one.tasks))
-    if len(smallest.tasks) < needed:
-        raise ConfigError(
-            f"{who} needs at least {needed} clients in a round, but round "
-            f"{smallest.round + 1} has {len(smallest.tasks)}; raise federation.clients_per_round (now "
-            f"{config.federation.clients_per_round or 'all'}) or partition.clients (now {plan.num_clients}), "
-            "or lower federation.rounds or federation.local_steps if clients have used up their samples by then"
-            + (f"; federation.min_clients={needed} keeps enough of those that drop out" if smallest.dropped else "")
-        )

@@ -1,0 +1,1 @@
+"""Whole runs: plan, train and resume them; baselines; what is made of a finished run."""

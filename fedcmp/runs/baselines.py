@@ -1,0 +1,179 @@
+"""Runs without rounds: all data in one place (upper bound), each client alone (lower bound)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fedcmp.config import Config
+from fedcmp.errors import ConfigError, label_client
+from fedcmp.evaluation.assess import mean_measure
+from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
+from fedcmp.federation.checkpoint import save_projector
+from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.runs.fit import client_batches, fit, union_batches
+from fedcmp.runs.parts import Kept
+from fedcmp.runs.run import Run, open_run
+from fedcmp.tracking.progress import Progress
+from fedcmp.types import Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A centralized training with one batch size and one learning rate."""
+
+    batch_size: int
+    lr: float
+    params: Params
+    records: list[dict[str, Any]]
+
+    @property
+    def loss(self) -> float:
+        """Validation loss at the end."""
+        return float(self.records[-1]["val/loss"])
+
+
+def train_centralized(
+    config: Config,
+    label: str = "run",
+    progress: Progress | None = None,
+    *,
+    tune: bool = False,
+    keep: Kept | None = None,
+) -> dict[str, Any]:
+    """The same module and samples in one place: an upper bound, if its batch size and learning rate are tuned.
+
+    Args:
+        tune: try every pair of ``centralized.batch_sizes`` and ``centralized.lrs`` and keep the best.
+        keep: models and features that earlier runs of this process left; this one leaves its own.
+    """
+    _refuse_privacy(config, "centralized")
+    settings = config.centralized
+    grid = [(settings.batch_sizes[0], config.optimizer.lr)]
+    if tune:
+        grid = [(size, lr) for size in settings.batch_sizes for lr in settings.lrs]
+    with open_run(config, "centralized", label, progress, keep=keep) as run:
+        begin = run.evaluate(run.parts.params)
+        cells, best = [], None
+        for size, lr in grid:
+            cell = _train_cell(run, begin, size, lr)
+            cells.append({"batch_size": size, "lr": lr, "val/loss": cell.loss})
+            best = cell if best is None or cell.loss < best.loss else best
+        assert best is not None, "the grid has at least one cell"
+        for record in best.records:
+            run.tracker.log(record)
+        run.clock.seconds["train"] /= len(grid)  # samples per second are those of one training
+        summary = run.finish(
+            best.params,
+            begin,
+            min(record["val/loss"] for record in best.records),
+            best.records[-1]["samples_seen"],
+            extra={"chosen": {"batch_size": best.batch_size, "lr": best.lr}, "tuning": cells},
+        )
+    return {**summary, "folder": str(run.folder.path)}
+
+
+def train_local(
+    config: Config, label: str = "run", progress: Progress | None = None, *, keep: Kept | None = None
+) -> dict[str, Any]:
+    """Each client alone, on its own samples: the lower bound. Figures are means over the clients' projectors.
+
+    Args:
+        keep: models and features that earlier runs of this process left; this one leaves its own.
+    """
+    _refuse_privacy(config, "local")
+    with open_run(config, "local", label, progress, keep=keep) as run:
+        parts, names, samples = run.parts, run.data.plan.names, 0
+        begin, own = run.evaluate(parts.params), {}
+        ends: list[Evaluation] = []
+        tests: list[dict[str, Any]] = []
+        for client, name in enumerate(names):
+            batches = client_batches(run.data.plan, client)
+            if not batches:
+                continue
+            params = _train_alone(run, batches, f"{label_client(client, names)} alone")
+            folder = run.folder.path / "clients" / str(client)
+            folder.mkdir(parents=True)
+            save_projector(folder / "projector.safetensors", params)
+            end = run.evaluate(params)
+            ends.append(end)
+            if (tested := run.measure(params)) is not None:
+                tests.append(tested)
+            samples += sum(len(batch) for batch in batches)
+            domains = {run.data.train[position].domain for batch in batches for position in batch}
+            held = [loss for domain, loss in end.by_domain.items() if domain in domains]
+            loss = sum(held) / max(1, len(held))
+            own[str(client)] = {"name": name, "domains": sorted(domains), "own": loss, "all": end.loss}
+            run.tracker.log({"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()})
+        end = _mean(ends)
+        tested = mean_measure(tests) if tests else None
+        content = {"rounds": 0, **progress_made(begin, end, end.loss), "test": tested, "clients": own}
+        summary = run.close(content, samples)
+    return {**summary, "folder": str(run.folder.path)}
+
+
+def _train_cell(run: Run, begin: Evaluation, size: int, lr: float) -> Cell:
+    optimizer = dataclasses.replace(run.config.optimizer, lr=lr)
+    batches = union_batches(run.data.plan, size, run.config.run.seed)
+    module, fetch = _module(run, optimizer, len(batches)), run.parts.fetch
+    assert fetch is not None, "these parts were built for training"
+    records: list[dict[str, Any]] = [{"round": 0, "samples_seen": 0, **begin.scalars()}]
+
+    def point(steps: int, params: Params, loss: float) -> None:
+        t0 = time.perf_counter()
+        scores = evaluate(module, params, run.parts.val_data)
+        seconds = time.perf_counter() - t0
+        run.clock.add("evaluate", seconds)
+        run.clock.add("train", -seconds)
+        records.append(
+            {
+                "round": len(records),
+                "samples_seen": steps * size,
+                "lr": lr * lr_factor(steps / len(batches), optimizer),
+                "train/loss": loss,
+                **scores.scalars(),
+                "seconds/evaluate": seconds,
+            }
+        )
+
+    with run.clock("train"), run.progress.bar(len(batches), f"centralized: batch {size}, lr {lr:g}") as bar:
+        params = fit(
+            module,
+            batches,
+            fetch,
+            points=min(run.config.federation.rounds, len(batches)),
+            on_point=point,
+            on_step=bar,
+            root=str(run.folder.path),
+            checkpoint=str(run.folder.checkpoints / f"batch-{size}-lr-{lr:g}.ckpt"),
+        )
+    return Cell(size, lr, params, records)
+
+
+def _train_alone(run: Run, batches: list[list[int]], what: str) -> Params:
+    module, fetch = _module(run, run.config.optimizer, len(batches)), run.parts.fetch
+    assert fetch is not None, "these parts were built for training"
+    with run.clock("train"), run.progress.bar(len(batches), what) as bar:
+        return fit(module, batches, fetch, on_step=bar, root=str(run.folder.path))
+
+
+def _module(run: Run, optimizer: OptimizerConfig, steps: int) -> ProjectorAlignment:
+    """The frozen models with a projector of their own to train."""
+    frozen = run.parts.module
+    return ProjectorAlignment(frozen.tower, frozen.llm, run.parts.params, optimizer, steps).to(run.team.device)
+
+
+def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
+    names = evaluations[0].by_domain
+    by_domain = {name: sum(one.by_domain[name] for one in evaluations) / len(evaluations) for name in names}
+    return Evaluation(mean(by_domain), by_domain)
+
+
+def _refuse_privacy(config: Config, what: str) -> None:
+    if config.privacy.on:
+        raise ConfigError(
+            f"privacy.kind={config.privacy.kind} protects clients in rounds, and fedcmp {what} has none; set "
+            "privacy.kind=none"
+        )

@@ -1,0 +1,138 @@
+"""What is known of models and projector before a weight is read, and where the projector starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from fedcmp.config import Config
+from fedcmp.data.collate import CaptionEncoder
+from fedcmp.data.config import expand
+from fedcmp.data.records import Sample
+from fedcmp.errors import CheckpointError, ConfigError
+from fedcmp.export.read import read_projector
+from fedcmp.models.backbones import width_of
+from fedcmp.models.llms import find_end
+from fedcmp.models.outline import LlmOutline, TowerOutline, feature_width, outline_llm, outline_tower
+from fedcmp.models.positions import Positions, Room, caption_room
+from fedcmp.models.projector import affine_names, init_params, param_shapes
+from fedcmp.seeding import torch_rng
+from fedcmp.types import Params
+
+
+class Outline(NamedTuple):
+    """Shapes and sizes; None: unknown before the models are loaded."""
+
+    params: Params | None
+    """The projector on the meta device: names and shapes."""
+    tower: TowerOutline | None
+    llm: LlmOutline | None
+    encoder: CaptionEncoder | None
+    """What the run would encode captions with."""
+    warning: str
+    """What is unusual about the length of captions; empty: nothing."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto``, ``cpu`` or ``cuda`` to a device.
+
+    Raises:
+        ConfigError: CUDA is wanted and there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is cuda, but torch finds no CUDA device; use auto or cpu")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def check_models(config: Config) -> Outline:
+    """Reads the configs of the models: folders, widths, positions, tokenizer. No weight is loaded.
+
+    Raises:
+        ConfigError: a model folder is missing, the tower has no such layer or grid, captions do not fit behind the
+            image tokens, the tokenizer has no end, or the starting projector does not fit the widths.
+    """
+    model = config.model
+    tower, llm = outline_tower(model), outline_llm(model)
+    in_width = tower.width if tower else feature_width(model)
+    out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
+    params = None
+    if model.projector.init is not None:
+        params = {name: value.to("meta") for name, value in _read_init(config, in_width, out_width).items()}
+    elif in_width is not None and out_width is not None:
+        shapes = param_shapes(in_width, out_width, model.projector)
+        params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    if tower is None or llm is None or llm.tokenizer is None:
+        return Outline(params, tower, llm, None, "")
+    room = find_room(config, llm.positions, tower.tokens, llm.tokenizer)
+    end_id = find_end(llm.tokenizer, model.end, model.llm)
+    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room.tokens, config.data.lowercase)
+    return Outline(params, tower, llm, encoder, room.warning)
+
+
+def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> Room:
+    """How long captions may be, by the LLM's positions and the settings.
+
+    Raises:
+        ConfigError: as for ``caption_room``.
+    """
+    before = image_tokens + (tokenizer.bos_token_id is not None)
+    return caption_room(
+        positions, before, config.data.max_caption_tokens, config.evaluation.max_tokens, config.model.llm
+    )
+
+
+def start_params(config: Config, in_width: int, out_width: int) -> Params:
+    """Where the projector of a run starts: drawn from the run's seed, or read from ``model.projector.init``.
+
+    Args:
+        in_width: width d of the tower's features.
+        out_width: width D of the LLM's embeddings.
+
+    Raises:
+        ConfigError: ``model.projector.init`` cannot be read or does not fit.
+    """
+    if config.model.projector.init is not None:
+        return _read_init(config, in_width, out_width)
+    return init_params(in_width, out_width, config.model.projector, torch_rng(config.run.seed, "projector"))
+
+
+def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -> dict[str, int]:
+    """By split, the captions that are longer than the encoder's most.
+
+    Raises:
+        DataError: a long caption cannot be encoded.
+    """
+    return {name: encoder.count_cut(samples) for name, samples in splits.items()}
+
+
+def describe_cut(cut: dict[str, int], encoder: CaptionEncoder) -> str:
+    """A sentence; empty where no caption is cut."""
+    counts = ", ".join(f"{count:,} of {name}" for name, count in cut.items() if count)
+    limit = f"captions longer than {encoder.max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets it"
+    return limit if counts else ""
+
+
+def _read_init(config: Config, in_width: int | None, out_width: int | None) -> Params:
+    """The projector of ``model.projector.init``, which must have the names of its kind and the models' widths."""
+    projector = config.model.projector
+    try:
+        params = read_projector(expand(projector.init or ""))
+    except CheckpointError as error:
+        raise ConfigError(f"model.projector.init: {error}") from error
+    names = affine_names(projector.kind)
+    wanted = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
+    wanted |= {"norm.weight", "norm.bias"} if projector.layer_norm else set()
+    if set(params) != wanted:
+        raise ConfigError(
+            f"model.projector.init: {projector.init} has {', '.join(sorted(params))}; "
+            f"model.projector.kind={projector.kind} needs {', '.join(sorted(wanted))}"
+        )
+    found_in, found_out = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
+    sides = (("model.tower", config.model.tower, in_width, found_in),
+             ("model.llm", config.model.llm, out_width, found_out))  # fmt: skip
+    for key, name, width, found in sides:
+        if width is not None and width != found:
+            raise ConfigError(f"{key}: {name} has width {width}, the projector {projector.init} has width {found}")
+    return params

@@ -1,0 +1,91 @@
+"""A federation of three clients on random features, in memory; what many tests of the round loop share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.evaluation.losses import EvalData
+from fedcmp.federation.checkpoint import FederationState, list_checkpoints, load_checkpoint
+from fedcmp.federation.federation import Federation
+from fedcmp.federation.loop import run, start
+from fedcmp.federation.sampling import plan_run
+from fedcmp.federation.settings import FederationConfig
+from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.tracking.progress import Progress
+
+CLIENTS = [tuple(range(8)), tuple(range(8, 20)), tuple(range(20, 32))]
+PARAMS = init_params(96, 96, ProjectorConfig(hidden=24), torch.Generator().manual_seed(0))
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.records: list[dict] = []
+
+    def log(self, record) -> None:
+        self.records.append(dict(record))
+
+    def close(self, summary, files=()) -> None: ...
+
+
+def fetch(positions) -> dict[str, torch.Tensor]:
+    rows = []
+    for position in positions:
+        generator = torch.Generator().manual_seed(position)
+        ids = torch.randint(5, 300, (1, 5), generator=generator)
+        rows.append((torch.randn(1, 4, 96, generator=generator), ids, ids.clone()))
+    return dict(zip(("features", "input_ids", "labels"), map(torch.cat, zip(*rows, strict=True)), strict=True))
+
+
+def poisoned(positions) -> dict[str, torch.Tensor]:
+    batch = fetch(positions)
+    batch["features"] = torch.stack(
+        [x * float("nan") if 8 <= p < 20 else x for p, x in zip(positions, batch["features"], strict=True)]
+    )
+    return batch
+
+
+def federation(llm: LanguageModel, folder: Path | None = None, method: str = "fedadam", **changes) -> Federation:
+    config = FederationConfig(rounds=3, batch_size=2, slots=2)
+    whole = Federation(
+        module=ProjectorAlignment(None, llm, PARAMS),
+        aggregator=build_aggregator(AggregatorConfig(method)),
+        plan=plan_run(CLIENTS, config, seed=0),
+        fetch=fetch,
+        eval_data=EvalData(fetch, ("a", "a", "b", "b", "b"), batch_size=2),
+        config=config,
+        optimizer=OptimizerConfig(),
+        tracker=Memory(),
+        progress=Progress(enabled=False),
+        checkpoints=folder,
+    )
+    return dataclasses.replace(whole, **changes)
+
+
+def begin(whole: Federation) -> FederationState:
+    return start(PARAMS, whole.aggregator, whole.privacy)
+
+
+def stop_and_resume(whole: Federation, folder: Path) -> FederationState:
+    """Stops after the second round, and goes on from the checkpoint."""
+    calls = iter([False, True])
+    stopped = dataclasses.replace(whole, checkpoints=folder, stop=lambda: next(calls), tracker=Memory())
+    assert run(stopped, begin(stopped)).rounds_done == 2
+    return run(whole, load_checkpoint(list_checkpoints(folder)[-1]))
+
+
+def without_seconds(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in records]
+
+
+def flat(value) -> list[float]:
+    """All numbers of nested containers."""
+    if isinstance(value, dict | list):
+        return [number for one in (value.values() if isinstance(value, dict) else value) for number in flat(one)]
+    return torch.as_tensor(value).flatten().tolist()
