@@ -24,7 +24,7 @@ from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.plain_yaml import Plain, as_fields, check_texts, parse_yaml
 from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.shipped import find_config

@@ -9,19 +9,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import Fabric
-from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
 
 from fedcmp.distributed.pulse import Pulse
 from fedcmp.distributed.starter import started_by
-from fedcmp.distributed.step import StepEnvironment
-from fedcmp.distributed.strategy import ClientGroupStrategy, close
 from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
 from fedcmp.lifetime import OURS
+
+if TYPE_CHECKING:
+    from lightning import Fabric
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+
+    from fedcmp.distributed.strategy import ClientGroupStrategy
 
 LONGEST = 30 * 24 * 3600
 """Seconds that a collective may wait."""
@@ -96,6 +98,11 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
             raise ConfigError(f"launch.group_size={config.group_size}, but this run has one rank; raise launch.devices")
         yield Solo(device)
         return
+    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+    from fedcmp.distributed.step import StepEnvironment
+    from fedcmp.distributed.strategy import ClientGroupStrategy, close
+
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # ranks introduce themselves at length
     step = StepEnvironment()
@@ -136,6 +143,8 @@ def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
 
 
 def _fabric(strategy: ClientGroupStrategy, environment: ClusterEnvironment, device: torch.device, local: int) -> Fabric:
+    from lightning import Fabric
+
     options: dict[str, Any] = {"strategy": strategy, "plugins": [environment]}
     if os.environ.get("LT_CLI_USED") != "1":
         devices = min(local, torch.cuda.device_count()) if device.type == "cuda" else local

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 import torch
 from torch import nn
@@ -12,9 +12,11 @@ from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.failures import attempt
 from fedcmp.distributed.pulse import Pulse, watched
-from fedcmp.distributed.strategy import ClientGroupStrategy
 from fedcmp.distributed.topology import Topology
 from fedcmp.distributed.wire import Wire
+
+if TYPE_CHECKING:
+    from fedcmp.distributed.strategy import ClientGroupStrategy
 
 T = TypeVar("T")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
@@ -16,8 +16,10 @@ from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.evaluation.losses import EvalData, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.sharing import spread
-from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,8 +12,10 @@ from fedcmp.data.loose import Picture, read_picture
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.evaluation.sharing import write_rows
-from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @torch.no_grad()

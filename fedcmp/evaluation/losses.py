@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.image_use import ignores_pictures, standard_error
 from fedcmp.evaluation.sharing import mixed, score_rows
-from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Batch, Fetch, Params, Scalars
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Each picture gets six questions, three times one about an object that it shows a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,8 +20,10 @@ from fedcmp.evaluation.pairs import KINDS, Pair, choose_pairs
 from fedcmp.evaluation.questions import ask, state
 from fedcmp.evaluation.sharing import score_rows
 from fedcmp.evaluation.statements import encoder, text_batch
-from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from fedcmp.distributed.topology import Topology
 from fedcmp.errors import label_client
 from fedcmp.federation.sampling import RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.types import Params
 
 
