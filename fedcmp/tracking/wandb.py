@@ -217,7 +217,7 @@ class WandbTracker:
         if self.run is None:
             return
         run, self.run = self.run, None
-        with _folders_of_wandb(self.folder / "wandb"):
+        with _environment(self.folder / "wandb"):
             with self._warns("pictures and captions"):
                 if media := _media(files):
                     run.log(media, step=self.last_step + 1, commit=True)
@@ -251,7 +251,7 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
         id_file.parent.mkdir(parents=True, exist_ok=True)
         id_file.write_text(secrets.token_hex(4))
     try:
-        with _folders_of_wandb(folder / "wandb"):
+        with _environment(folder / "wandb"):
             wandb.setup(settings=wandb.Settings(silent=True, mode=mode))  # it prints about keys before the run begins
             return wandb.init(
                 mode=mode,
@@ -261,7 +261,7 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
                 tags=list(config.tags) or None,
                 name=name,
                 id=id_file.read_text().strip(),
-                resume="allow" if config.mode == "online" else False,  # False: `wandb sync` writes the history anew
+                resume="allow" if config.mode == "online" else None,  # None: `wandb sync` writes the history anew
                 dir=str(folder),
                 config=content,
                 settings=wandb.Settings(
@@ -277,16 +277,22 @@ def _open(config: WandbConfig, name: str, folder: Path, content: dict[str, Any])
 
 
 @contextmanager
-def _folders_of_wandb(folder: Path) -> Iterator[None]:
-    """What W&B would write below the home folder goes into ``folder``, unless the environment names another."""
+def _environment(folder: Path) -> Iterator[None]:
+    """What W&B would write below the home folder goes into ``folder``, unless the environment names another.
+
+    WANDB_RESUME is not there: with it `wandb sync` would append a history to itself.
+    """
     places = {"WANDB_DATA_DIR": folder / "data", "WANDB_CACHE_DIR": folder / "cache"}
     ours = {name: str(place.resolve()) for name, place in places.items() if name not in os.environ}
     os.environ.update(ours)
+    resume = os.environ.pop("WANDB_RESUME", None)
     try:
         yield
     finally:
         for name in ours:
             os.environ.pop(name, None)
+        if resume is not None:
+            os.environ["WANDB_RESUME"] = resume
 
 
 def _drawn(key: str, value: float | list[float]) -> Any:

@@ -18,8 +18,6 @@ def main(folder: Path, mode: str, first: int, last: int, how: str) -> None:
         tracker.log({"round": number, "samples_seen": 8 * number, "val/loss": 4.0 - number})
     if how == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if how == "raise":
-        raise RuntimeError("the disk is gone")
     tracker.close({"exit": how})
 
 
