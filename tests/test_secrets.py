@@ -59,7 +59,7 @@ def places(folder: Path, *texts: str) -> list[str]:
     return found
 
 
-def test_no_secret_of_the_environment_reaches_a_run_or_its_report(tmp_path: Path) -> None:
+def test_no_secret_of_the_environment_reaches_a_run(tmp_path: Path) -> None:
     """A demo run in a process of its own, with W&B offline, that goes on without the client that fails."""
     words = ["federation.on_client_error=skip", "evaluation.captions=2", "evaluation.examples=1", "wandb.mode=offline"]
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
