@@ -48,7 +48,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(parsed: argparse.Namespace) -> int:
-    """``fedcmp prepare``; returns the exit code."""
+    """turn a public set, or your own pictures, into a domain
+
+    Writes the folder of one domain: records by split, and pictures, linked where they are or packed. A folder with a
+    folder per domain is data.root of a run with data.kind=pairs. Equal pictures are never on both sides of a split.
+    Layouts: llava, llava-med, messages, roco, rsicd, nwpu, coco, webdataset, and csv for a table of your own. See
+    docs/data.md, and docs/own_data.md for a table of your own.
+
+    examples:
+      fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'               as downloaded
+      fedcmp prepare csv notes.csv --caption-column report --out data/clinic                    a table of your own
+    """
     from fedcmp.data.prepare import UNKNOWN, Recipe, prepare
     from fedcmp.data.readers import Options
 

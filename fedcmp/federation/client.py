@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,9 +17,11 @@ from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
-from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.types import Batch, Fetch, Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 LocalStates = dict[int, dict[str, Any]]
 """What clients keep from round to round, by client id: ``"step"``, the local step's own state of the client, and

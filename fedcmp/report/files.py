@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.plain_yaml import parse_yaml
+from fedcmp.plain_yaml import parse_yaml, resolve
 
 
 def read_text(path: Path) -> str:
@@ -68,7 +68,7 @@ def read_settings(text: str, path: Path) -> dict[str, Any]:
         RunFolderError: it is no YAML mapping.
     """
     try:
-        content = parse_yaml(text, str(path)).values if text.strip() else {}
+        content = resolve(parse_yaml(text, str(path)))
     except ConfigError as error:
         raise RunFolderError(str(error)) from error
     if not isinstance(content, dict):

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,12 +22,14 @@ from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.models.outline import find_positions
 from fedcmp.models.projector import ProjectorConfig
-from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.runs.data import Data
 from fedcmp.runs.models import find_room, pick_device, start_params
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +114,8 @@ def build_parts(
         models = (Kept() if team.in_step else keep).models(config, device)
     tower, llm = models
     params = start_params(config, tower.width, llm.width)
+    from fedcmp.module import ProjectorAlignment
+
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
     room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
