@@ -89,7 +89,7 @@ class DataConfig:
         for key, choices in {"kind": tuple(SOURCES), **CHOICES}.items():
             if getattr(self, key) not in choices:
                 value = getattr(self, key)
-                raise ConfigError(f"{prefix}.{key}: unknown value {value!r}; {nearest(str(value), choices)}")
+                raise ConfigError(f"{prefix}.{key}: unknown {value!r}; {nearest(str(value), choices)}")
         for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")
