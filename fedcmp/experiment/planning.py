@@ -25,7 +25,7 @@ from fedcmp.federation.memory import MemoryPart, training_memory
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.secure import check_secure
 from fedcmp.report.plan import PlanPage
-from fedcmp.report.words import human
+from fedcmp.report.formatting import human
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:

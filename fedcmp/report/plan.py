@@ -9,8 +9,8 @@ from typing import NamedTuple
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.federation.forecast import Forecast, GroupForecast
 from fedcmp.federation.memory import MemoryPart
+from fedcmp.report.formatting import human
 from fedcmp.report.table import table
-from fedcmp.report.words import human
 
 LISTED = 32
 """Up to so many clients are shown one by one."""

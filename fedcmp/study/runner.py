@@ -13,7 +13,7 @@ import torch
 from fedcmp.build import pick_device
 from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import FedcmpError
-from fedcmp.report.words import duration
+from fedcmp.report.formatting import duration
 from fedcmp.study.cells import FINAL, Job, Jobs
 from fedcmp.study.execute import Answer, Executor, lighten
 from fedcmp.study.ledger import Ledger
