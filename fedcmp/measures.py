@@ -15,6 +15,11 @@ class Metric(NamedTuple):
     better: str = ""
     """``lower`` or ``higher``; empty: neither."""
 
+    @property
+    def heading(self) -> str:
+        """The title with a capital letter."""
+        return self.title[:1].upper() + self.title[1:]
+
 
 NATS = "nats per token"
 _TABLE = (
@@ -22,12 +27,12 @@ _TABLE = (
     Metric("val/worst_domain", "worst domain", NATS, "lower"),
     Metric("train/loss", "training loss", NATS, "lower"),
     Metric("test/loss", "test loss", NATS, "lower"),
-    Metric("test/loss_shuffled", "test loss, pictures shuffled", NATS),
+    Metric("test/loss_shuffled", "shuffled pictures", NATS),
     Metric("test/image_use", "image use", NATS, "higher"),
-    Metric("test/worst_domain", "worst domain, test", NATS, "lower"),
+    Metric("test/worst_domain", "worst domain", NATS, "lower"),
     Metric("test/token_accuracy", "token accuracy", "share", "higher"),
     Metric("test/cider", "CIDEr-D", "of 10", "higher"),
-    Metric("test/probe", "yes/no answers right", "share", "higher"),
+    Metric("test/probe", "yes/no right", "share", "higher"),
     Metric("test/digits_named", "digits named", "share", "higher"),
     Metric("privacy/epsilon", "epsilon", better="lower"),
     Metric("samples_seen", "samples seen"),

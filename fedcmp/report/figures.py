@@ -257,7 +257,7 @@ def draw_heat(
     if about_zero:
         high = float(np.nanmax(np.abs(cells), initial=0.0)) or 1.0
         low, cmap = -high, "RdBu"
-    image = axes.imshow(cells, aspect="auto", interpolation="none", cmap=cmap, vmin=low, vmax=high, alpha=0.7)
+    image = axes.imshow(cells, aspect="auto", interpolation="none", cmap=cmap, vmin=low, vmax=high, alpha=0.55)
     if written:
         for row, column in np.argwhere(np.isfinite(cells)):
             axes.text(column, row, show(float(cells[row, column])), ha="center", va="center", fontsize=7.5)

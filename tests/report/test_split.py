@@ -39,7 +39,7 @@ def test_a_png_and_a_pdf(scenario: str, clients: int, tmp_path: Path) -> None:
     with Image.open(path) as picture:
         assert min(picture.size) > 250
         pixels = np.asarray(picture.convert("RGB"), np.int16)
-    red = (abs(pixels - (0xEE, 0x66, 0x77)).sum(-1) < 30).sum()
+    red = (abs(pixels - (0xD5, 0x5E, 0x00)).sum(-1) < 30).sum()
     assert (red > 200) == ("quality" in scenario), "corrupted captions are seen"
     assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
 

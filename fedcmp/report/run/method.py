@@ -88,12 +88,10 @@ def oscillation_section(run: Run) -> Section | None:
     title, low = "Cosine between successive steps", min([-0.1, *cosines])
     turns = [Line("", rounds, cosines, width=2.0)]
     pictures = curves("step-cosine", title, turns, "cosine", caption, levels=[Level(0.0)], limits=(low, 1))
-    steps, deltas = (
-        _line(run, "step_norm", "server step"),
-        _line(run, "delta_norm", "fused update", colour(1), 1.6, "--"),
-    )
-    differ = any(abs(one - other) > 1e-6 * max(one, other) for one, other in zip(steps.y, deltas.y, strict=False))
-    lines, caption = [steps, *([deltas] if differ else [])], "Over all parameters of the projector."
+    lines, caption = [_line(run, "step_norm", "server step")], "Over all parameters of the projector."
+    (_, steps), (_, deltas) = run.series("aggregator/step_norm"), run.series("aggregator/delta_norm")
+    if any(abs(one - other) > 1e-6 * max(one, other) for one, other in zip(steps, deltas, strict=False)):
+        lines.append(_line(run, "delta_norm", "fused update", colour(1), 1.6, "--"))
     pictures += curves("step-norm", "Length of the server step", lines, "Euclidean norm", caption, limits=(0, None))
     lines = [*_layers(run, "basis_turn", ", mean", 2.0), *_layers(run, "basis_turn_max", ", largest", 1.2, ":")]
     caption = "Principal angles between the spaces of two rounds' updates."
@@ -105,21 +103,22 @@ def reliability_section(run: Run) -> Section | None:
     """Reliability by direction, and the records that no other section shows; None without any."""
     pictures: list[Picture] = []
     for face, caption in FACES.items():
-        pictures += curves(face, _title(face), _layers(run, face), "mean", caption, limits=(0, 1))
+        pictures += curves(
+            face, metric(f"aggregator/{face}").heading, _layers(run, face), "mean", caption, limits=(0, 1)
+        )
         pictures += [one for name in run.parts(f"aggregator/{face}") for one in _directions(run, face, name)]
     keys = [key for key in run.parts("aggregator") if key.partition("/")[0] not in ELSEWHERE]
     found = {key: values for key in keys if (values := run.series(f"aggregator/{key}")[1])}
     changing = [key for key, values in found.items() if max(values) > min(values)]
     for key in changing[:FURTHER]:
-        pictures += curves(identifier(f"record-{key}"), _title(key), [_line(run, key)], "")
-    rows = [[_title(key), f"{values[-1]:.4g}"] for key, values in found.items() if key not in changing]
+        pictures += curves(identifier(f"record-{key}"), metric(f"aggregator/{key}").heading, [_line(run, key)], "")
+    rows = [
+        [metric(f"aggregator/{key}").heading, f"{values[-1]:.4g}"]
+        for key, values in found.items()
+        if key not in changing
+    ]
     grids = [Grid("The same in every round", ["record", "value"], rows)] if rows else []
     return Section("method", "Inside the method", pictures=pictures, grids=grids) if pictures or grids else None
-
-
-def _title(key: str) -> str:
-    title = metric(f"aggregator/{key}").title
-    return title[:1].upper() + title[1:]
 
 
 def _directions(run: Run, face: str, name: str) -> list[Picture]:

@@ -7,7 +7,7 @@ import shlex
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import metric
 from fedcmp.report.blocks import Fact, Grid, Listing, Page, Section
-from fedcmp.report.formatting import is_number, measured, method, number
+from fedcmp.report.formatting import is_number, measured, method
 from fedcmp.report.run.clients import clients_section, split_section
 from fedcmp.report.run.method import costs_section, interference_section, oscillation_section, reliability_section
 from fedcmp.report.run.reading import Run
@@ -18,6 +18,7 @@ from fedcmp.report.run.results import (
     questions_section,
     tuning_section,
 )
+from fedcmp.report.summary import quality
 
 LONGEST = 600
 """Letters of an error that are shown."""
@@ -64,34 +65,19 @@ def _alarm(run: Run) -> str:
 
 
 def _facts(run: Run) -> list[Fact]:
-    tested, summary = run.tested, run.summary
+    summary, last = run.summary, run.records[-1] if run.records else {}
     (_, losses), (_, spent) = run.series("val/loss"), run.series("privacy/epsilon")
-    worst, last = tested.get("worst_domain") or {}, run.records[-1] if run.records else {}
-    error = f"± {number(tested['image_use_se'])}, " if is_number(tested.get("image_use_se")) else ""
-    use = "about zero" if ignores_pictures(tested) else "nats that the right picture saves"
-    chance = tested.get("digits_by_chance")
-    epsilon = spent[-1] if spent else None
-    last_loss = losses[-1] if losses and run.kind != "local" else None
+    loss = losses[-1] if losses and run.kind != "local" else None
     values = {
-        "test/loss": (tested.get("loss"), f"{number(tested.get('loss_shuffled'))} with other pictures"),
-        "val/loss": (summary.get("val/loss", {}).get("end", last_loss), metric("val/loss").unit),
-        "test/image_use": (tested.get("image_use"), error + use),
-        "test/cider": (tested.get("cider"), "of greedy captions"),
-        "test/token_accuracy": (tested.get("token_accuracy"), ""),
-        "test/digits_named": (
-            tested.get("digits_named"), f"{chance:.0%} with another picture's caption" if is_number(chance) else "",
-        ),
-        "test/worst_domain": (worst.get("loss"), str(worst.get("name", ""))),
-        "privacy/epsilon": (epsilon, f"of each client, at delta {run.setting('privacy', 'delta')}"),
+        "val/loss": (summary.get("val/loss", {}).get("end", loss), metric("val/loss").unit),
+        **quality(run.tested),
+        "privacy/epsilon": (spent[-1] if spent else None, f"of each client, delta {run.setting('privacy', 'delta')}"),
         "samples_seen": (summary.get("samples_seen", last.get("samples_seen")), ""),
         "seconds/total": (summary.get("seconds", {}).get("total"), str(summary.get("device", ""))),
-    }  # fmt: skip
-    return [Fact(_capital(key), measured(key, one), note) for key, (one, note) in values.items() if is_number(one)]
-
-
-def _capital(key: str) -> str:
-    title = metric(key).title
-    return title[:1].upper() + title[1:]
+    }
+    return [
+        Fact(metric(key).heading, measured(key, one), note) for key, (one, note) in values.items() if is_number(one)
+    ]
 
 
 def again_section(run: Run) -> Section:

@@ -29,12 +29,8 @@ def loss_section(run: Run) -> Section | None:
     if run.kind == "local":
         return None
     axis = "evaluation" if run.kind == "centralized" else "round"
-    looks = {
-        "val/loss": (colour(0), 2.0, "-"),
-        "train/loss": (colour(1), 2.0, "-"),
-        "val/worst_domain": (INK, 1.0, ":"),
-    }
-    whole = [Line(metric(key).title, *run.series(key), *look) for key, look in looks.items()]
+    looks = (("val/loss", colour(0), "-"), ("train/loss", colour(1), "-"), ("val/worst_domain", INK, ":"))
+    whole = [Line(metric(key).title, *run.series(key), hue, dash=look) for key, hue, look in looks]
     found = [(name, *run.series(f"val/loss/{name}")) for name in run.parts("val/loss")]
     domains = [
         Line(name, x, y, colour(k), dash=dash(k)) for k, (name, x, y) in enumerate(found[:DOMAINS]) if len(y) > 1
