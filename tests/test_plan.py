@@ -14,8 +14,8 @@ from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
 from fedcmp.experiment import plan, train
-from fedcmp.report.plan import describe_plan
 from fedcmp.report.formatting import human
+from fedcmp.report.plan import describe_plan
 from fedcmp.tracking.progress import Progress
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "demo"

@@ -252,7 +252,11 @@ def draw_heat(
 
     cells = np.array([[math.nan if value is None else value for value in row] for row in values], float)
     written = len(rows) <= 40 and len(columns) <= 12
-    figure, axes = _panel((ROW if len(rows) <= 40 else 8.0 / len(rows)) * len(rows) + 1.0)
+    names, step = [shorten(name) for name in columns], 1 + (len(columns) - 1) // 20
+    longest = max(map(len, names))
+    turned = (longest + 1) * len(names[::step]) > 45  # letters that fit beside each other
+    height = ROW * len(rows) if len(rows) <= 40 else 8.0
+    figure, axes = _panel(height + 0.5 + (0.08 * longest if turned else 0.15))
     low, high, cmap = lowest, highest, "Blues"
     if about_zero:
         high = float(np.nanmax(np.abs(cells), initial=0.0)) or 1.0
@@ -266,8 +270,6 @@ def draw_heat(
     for row, column in crossed:
         axes.plot([column], [row], marker="x", color=INK, markersize=6)
     _name_rows(axes, rows)
-    names, step = [shorten(name) for name in columns], 1 + (len(columns) - 1) // 20
-    turned = (max(map(len, names)) + 1) * len(names[::step]) > 45  # letters that fit beside each other
     axes.set_xticks(range(0, len(names), step), names[::step], rotation=90 if turned else 0)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
