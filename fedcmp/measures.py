@@ -33,7 +33,7 @@ _TABLE = (
     Metric("test/token_accuracy", "token accuracy", "share", "higher"),
     Metric("test/cider", "CIDEr-D", "of 10", "higher"),
     Metric("test/probe", "yes/no right", "share", "higher"),
-    Metric("test/digits_named", "digits named", "share", "higher"),
+    Metric("test/digits_named", "digits named right", "share", "higher"),
     Metric("privacy/epsilon", "epsilon", better="lower"),
     Metric("samples_seen", "samples seen"),
     Metric("seconds/total", "wall time", "seconds", "lower"),

@@ -24,8 +24,8 @@ from fedcmp.federation.forecast import Forecast, forecast
 from fedcmp.federation.memory import MemoryPart, training_memory
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.secure import check_secure
-from fedcmp.report.plan import PlanPage
 from fedcmp.report.formatting import human
+from fedcmp.report.plan import PlanPage
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:
