@@ -14,6 +14,7 @@ LAYERS = {
     "types": 0,
     "errors": -1,  # below everything: all rooms may raise them
     "credentials": -1,
+    "measures": 0,
     "seeding": 0,
     "shipped": 0,
     "plain_yaml": 0,

@@ -15,8 +15,8 @@ from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.report.formatting import human
 from fedcmp.report.plan import describe_plan
-from fedcmp.report.words import human
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress

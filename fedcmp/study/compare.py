@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fedcmp.errors import ConfigError
 from fedcmp.locking import locked
-from fedcmp.report.words import duration
+from fedcmp.report.formatting import duration
 from fedcmp.study.asked import Study
 from fedcmp.study.cells import Job, Jobs
 from fedcmp.study.features import encode_features, open_jobs

@@ -12,7 +12,7 @@ import torch
 
 from fedcmp.errors import FedcmpError
 from fedcmp.lifetime import stop_on_signal
-from fedcmp.report.words import duration
+from fedcmp.report.formatting import duration
 from fedcmp.runs.models import pick_device
 from fedcmp.study.cells import FINAL, Job, Jobs
 from fedcmp.study.execute import Answer, Executor, lighten

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fedcmp.report.words import p_value
+from fedcmp.report.formatting import p_value
 from fedcmp.study.cells import Jobs
 from fedcmp.study.results import MEASURES, Overall, Results, Row
 from fedcmp.study.statistics import Paired

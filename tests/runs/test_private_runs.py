@@ -50,7 +50,7 @@ def test_a_run_and_what_is_reported_of_it(tmp_path: Path) -> None:
     for part in (epsilon, f"{spent['noise']:.4g}, added by the server", "at most 2 rounds", "a simulation of privacy"):
         assert part in shown
     assert f"epsilon {epsilon}" in describe(summary, "run")
-    assert "of each client, at delta 1e-05" in write_report(tmp_path / "run", figures=False).read_text()
+    assert "of each client, delta 1e-05" in write_report(tmp_path / "run", figures=False).read_text()
     assert last["bytes/up"] <= page.forecast.rounds[0].most["bytes/up"], "with the count of the clip"
 
 

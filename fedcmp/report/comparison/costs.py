@@ -9,8 +9,8 @@ from typing import Any
 from fedcmp.report.blocks import Grid, Picture, Section, without_empty
 from fedcmp.report.comparison.look import hue
 from fedcmp.report.comparison.reading import Cell, Comparison
-from fedcmp.report.drawing.dots import DotRow, draw_dots
-from fedcmp.report.words import count, duration, human, is_number, method
+from fedcmp.report.figures import DotRow, draw_dots
+from fedcmp.report.formatting import count, duration, human, is_number, method
 
 
 def costs_section(comparison: Comparison) -> Section | None:

@@ -7,9 +7,9 @@ from statistics import fmean
 from fedcmp.report.blocks import Picture
 from fedcmp.report.comparison.look import dash, hue, width
 from fedcmp.report.comparison.reading import Comparison
-from fedcmp.report.drawing.lines import Band, Level, Line, draw_lines
+from fedcmp.report.figures import Band, Level, Line, draw_lines
+from fedcmp.report.formatting import identifier, method, number
 from fedcmp.report.run.reading import series
-from fedcmp.report.words import identifier, method, number
 
 _TITLES = {
     "val/loss": ("Validation loss over rounds", "nats per token"),

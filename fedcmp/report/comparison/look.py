@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fedcmp.report.comparison.reading import Comparison
-from fedcmp.report.drawing.canvas import COOL, DASHES, INK, PALETTE
+from fedcmp.report.figures import COOL, DASHES, INK, PALETTE
 
 
 def hue(comparison: Comparison, method: str) -> str:

@@ -10,7 +10,7 @@ from fedcmp.report.comparison.dynamics import dynamics_section
 from fedcmp.report.comparison.reading import Comparison
 from fedcmp.report.comparison.results import results_sections
 from fedcmp.report.comparison.tuning import tuning_section
-from fedcmp.report.words import count, duration, is_number, listed, method, number, p_value
+from fedcmp.report.formatting import count, duration, is_number, listed, method, number, p_value
 
 
 def comparison_page(comparison: Comparison) -> Page:

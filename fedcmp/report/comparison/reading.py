@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from fedcmp.errors import RunFolderError
 from fedcmp.report.files import read_object, read_objects
-from fedcmp.report.words import is_number
+from fedcmp.report.formatting import is_number
 
 BOUNDS = ("centralized", "local")
 

@@ -10,9 +10,8 @@ from fedcmp.report.blocks import Grid, Picture, Section, without_empty
 from fedcmp.report.comparison.curves import curves
 from fedcmp.report.comparison.look import hue
 from fedcmp.report.comparison.reading import Comparison, standing
-from fedcmp.report.drawing.dots import DotRow, draw_dots
-from fedcmp.report.drawing.heat import draw_heat
-from fedcmp.report.words import identifier, is_number, method, number, p_value
+from fedcmp.report.figures import DotRow, draw_dots, draw_heat
+from fedcmp.report.formatting import identifier, is_number, method, number, p_value
 
 LOSS = "test loss, nats per token"
 READING = (

@@ -9,9 +9,8 @@ from typing import Any
 from fedcmp.report.blocks import Grid, Picture, Section
 from fedcmp.report.comparison.look import dash, hue, width
 from fedcmp.report.comparison.reading import Cell, Comparison
-from fedcmp.report.drawing.dots import DotRow, draw_dots
-from fedcmp.report.drawing.lines import Line, draw_lines
-from fedcmp.report.words import identifier, is_number, method, number
+from fedcmp.report.figures import DotRow, Line, draw_dots, draw_lines
+from fedcmp.report.formatting import identifier, is_number, method, number
 
 
 def tuning_section(comparison: Comparison) -> Section | None:

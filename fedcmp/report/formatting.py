@@ -1,4 +1,4 @@
-"""Names and numbers as people read them."""
+"""Numbers and names as text."""
 
 from __future__ import annotations
 
@@ -7,29 +7,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+from fedcmp.measures import metric
+
 BOUNDS = {"centralized": "Centralized", "local": "Local only"}
-PHASES = {
-    "prepare": "preparing",
-    "train": "training",
-    "aggregate": "aggregation",
-    "evaluate": "evaluation",
-    "captions": "captions",
-    "save": "saving",
-}
-_PARTS = {"linear": "projector", "linear_1": "layer 1", "linear_2": "layer 2"}
-_RECORDS = {
-    "server_lr": "server learning rate",
-    "iterations": "iterations of the fuse",
-    "objective": "objective of the fuse",
-    "trimmed": "clients trimmed at each end",
-    "clipped": "share of clients clipped",
-    "density": "share of entries kept",
-    "effective_steps": "effective steps",
-    "momentum": "momentum",
-    "rank": "directions in the shared basis",
-    "K_eff": "effective number of clients",
-    "lr": "learning rate",
-}
 
 
 def method(name: str) -> str:
@@ -43,24 +23,16 @@ def method(name: str) -> str:
     return PRESETS[name].title if name in PRESETS else BOUNDS.get(name, name)
 
 
-def record(key: str) -> str:
-    """A record's key as words, with the part of the projector that it belongs to.
+def measured(key: str, value: Any) -> str:
+    """A metric's value, written as its unit asks for.
 
-    >>> record("rank/linear_1"), record("new_thing")
-    ('directions in the shared basis, layer 1', 'new thing')
+    >>> measured("test/loss", 1.23456), measured("test/digits_named", 0.28), measured("seconds/total", 75)
+    ('1.235', '28.0%', '1.2 min')
     """
-    name, _, part = key.partition("/")
-    text = _RECORDS.get(name, name.replace("_", " "))
-    return f"{text}, {layer(part)}" if part else text
-
-
-def layer(name: str) -> str:
-    """A part of the projector.
-
-    >>> layer("linear_2"), layer("visual.0")
-    ('layer 2', 'visual.0')
-    """
-    return _PARTS.get(name, name)
+    if not is_number(value):
+        return "–"
+    shown = {"share": lambda one: f"{one:.1%}", "seconds": duration, "bytes": lambda one: human(round(one))}
+    return shown.get(metric(key).unit, count if isinstance(value, int) else number)(value)
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:
@@ -84,24 +56,6 @@ def number(value: Any, digits: int = 3) -> str:
         return "–"
     text = f"{value:,.{digits}f}"
     return text.replace("-", "−") if text.strip("-0.,") else text.lstrip("-")
-
-
-def short(value: float) -> str:
-    """A number in at most five letters or so.
-
-    >>> short(0.0), short(1234.5), short(12.34), short(0.012345), short(0.00012), short(-0.25)
-    ('0', '1,234', '12.3', '0.012', '1.2e−4', '−0.25')
-    """
-    size = abs(value)
-    if size == 0:
-        return "0"
-    if size < 0.001:
-        text = re.sub(r"e([-+])0*", lambda found: "e" + found[1].replace("+", ""), f"{value:.1e}")
-    elif size < 10:
-        text = f"{value:.3g}" if size >= 1 else f"{value:.2g}" if size >= 0.1 else f"{value:.3f}"
-    else:
-        text = f"{value:.1f}" if size < 100 else f"{value:,.0f}"
-    return text.replace("-", "−")
 
 
 def count(value: Any) -> str:
