@@ -41,7 +41,7 @@ LAYERS = {
     "config": 6,
     "runs": 8,
     "api": 9,
-    "study": 9,
+    "compare": 9,
     "doctor": 9,
     "web": 9,
     "cli": 10,

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fedcmp.cli.comparison import arguments
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Jobs
-from fedcmp.study.ledger import Ledger
-from fedcmp.study.schedule import remaining
+from fedcmp.compare import Request, ask
+from fedcmp.compare.folder import Ledger
+from fedcmp.compare.jobs import Jobs
+from fedcmp.compare.schedule import remaining
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
@@ -50,7 +50,7 @@ def test_what_is_kept_is_not_run_again_wherever_the_data_are(
     monkeypatch.delenv("FEDCMP_DATA", raising=False)
     if folder is not None:
         monkeypatch.setenv("FEDCMP_DATA", folder)
-    records = Ledger(study.KEPT / part / "runs.jsonl").records
+    records = Ledger(study.KEPT / part / "runs.jsonl").results
     assert records
     assert remaining(jobs_of(part), records) == 0
 

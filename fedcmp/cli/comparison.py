@@ -54,8 +54,8 @@ def compare(parsed: argparse.Namespace) -> int:
       fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5                     three methods on the demo
       fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10          more seeds for the best three
     """
+    from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
     from fedcmp.distributed.launch import started_by
-    from fedcmp.study import ComparisonEnded, Place, Request, again, ask, compare
 
     if started_by() != "nobody":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
@@ -68,7 +68,7 @@ def compare(parsed: argparse.Namespace) -> int:
     )
     out = Path(parsed.out) if parsed.out else None
     file, overrides = split_words(parsed.words)
-    if out is not None and not parsed.words and Place(out).remembers():
+    if out is not None and not parsed.words and Place(out).is_begun():
         study = again(Place(out).read(), request)
     else:
         study = ask(file, overrides, request)

@@ -12,7 +12,7 @@ from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.report.blocks import Page
 from fedcmp.report.comparison.page import comparison_page
-from fedcmp.report.comparison.reading import is_comparison, read_comparison
+from fedcmp.report.comparison.results import is_comparison, read_comparison
 from fedcmp.report.figures import as_data_uri, figure_style, save_figure
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import is_run, read_run

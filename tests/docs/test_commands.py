@@ -17,8 +17,8 @@ from small import SMALL
 
 from fedcmp.cli import main
 from fedcmp.cli.entry import _parser
+from fedcmp.compare import Request, ask
 from fedcmp.config import load_config
-from fedcmp.study import Request, ask
 
 DEMO = "configs/demo/scenes.yaml"
 QUICK = [*SMALL, "federation.rounds=1", "federation.local_steps=0", "partition.quantity.min_samples=4"]

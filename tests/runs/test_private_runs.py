@@ -10,6 +10,8 @@ import small
 
 import fedcmp.federation.loop as loop
 from fedcmp.cli import main
+from fedcmp.compare.jobs import baseline, method_config
+from fedcmp.compare.spec import Method
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.privacy import accountant
@@ -20,8 +22,6 @@ from fedcmp.report.summary import describe
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import resume, train
-from fedcmp.study.cells import baseline, method_config
-from fedcmp.study.words import Method
 from fedcmp.tracking.progress import Progress
 
 PRIVATE = ["privacy.kind=central", "aggregator.weights=uniform", "aggregator.pairwise=0", "privacy.accountant=rdp"]

@@ -18,10 +18,10 @@ from PIL import Image
 from wandb_file import Part, read_part
 from wandb_server import Server
 
+from fedcmp.compare import Request, ask, compare
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
 from fedcmp.runs.train import train
-from fedcmp.study import Request, ask, compare
 from fedcmp.tracking.wandb import SPLIT_BYTES, WandbConfig, WandbTracker, _artifacts, to_curves
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -1,128 +1,168 @@
-"""The results by setting: a table, dots of the seeds, curves, domains."""
+"""A comparison folder: what was asked, the runs that ended, the table. ``fedcmp compare`` and the page read it here."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from statistics import fmean
-from typing import Any
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from fedcmp.report.blocks import Grid, Picture, Section, without_empty
-from fedcmp.report.comparison.curves import curves
-from fedcmp.report.comparison.look import hue
-from fedcmp.report.comparison.reading import Comparison, standing
-from fedcmp.report.figures import DotRow, draw_dots, draw_heat
-from fedcmp.report.formatting import identifier, is_number, method, number, p_value
+from fedcmp.errors import RunFolderError
+from fedcmp.report.files import read_object, read_objects, read_text
 
-LOSS = "test loss, nats per token"
-READING = (
-    "Bold: the method with the lowest loss on the seeds that all have. Recovered: the share of the way from clients "
-    "alone to centralized training, of the loss and of image use, the loss that the right pictures save. p: against "
-    "the reference."
-)
+BOUNDS = ("centralized", "local")
+"""Upper and lower bound: no methods."""
+TUNE, FINAL = "tune", "final"
 
 
-def results_sections(comparison: Comparison) -> list[Section]:
-    """One section per setting."""
-    return [section for name in comparison.settings if (section := _setting(comparison, name))]
+class Cell(NamedTuple):
+    """The place of a run in a comparison."""
+
+    setting: str
+    method: str
+    """A method's label, ``centralized`` or ``local``."""
+    options: dict[str, Any]
+    """What the grid sets: override key -> value."""
+    seed: int
+    stage: str
+    """``tune``: chooses options, by the validation loss; ``final``: is reported, by the test loss."""
+
+    def key(self) -> tuple[str, ...]:
+        """Cells of one key answer the same question; a final cell does with any options."""
+        options = json.dumps(self.options, sort_keys=True) if self.stage == TUNE else ""
+        return (self.setting, self.method, str(self.seed), self.stage, options)
 
 
-def _setting(comparison: Comparison, name: str) -> Section | None:
-    pictures = [_dots(comparison, name), curves(comparison, name, "val/loss"), _domains(comparison, name)]
-    grids = [grid for grid in (_table(comparison, name),) if grid]
-    found = [picture for picture in pictures if picture]
-    if not found and not grids:
-        return None
-    return Section(f"setting-{identifier(name)}", f"Setting: {name}", [READING], pictures=found, grids=grids)
+class Result(NamedTuple):
+    """A run that ended."""
+
+    cell: Cell
+    record: Mapping[str, Any]
+    """All of its line in runs.jsonl."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has losses; else it has an ``error``."""
+        return bool(self.record["status"] == "finished")
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """What was measured on the test samples; ``loss`` in nats per token."""
+        return self.record.get("test") or {}
+
+    def measured(self, *path: str) -> float | None:
+        """A number of the line: ``result.measured("seconds", "total")``."""
+        value: Any = self.record
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return None if value is None else float(value)
 
 
-def _table(comparison: Comparison, name: str) -> Grid | None:
-    """None before the table of the comparison was written."""
-    rows = comparison.table.get("settings", {}).get(name)
-    if not rows:
-        return None
-    ordered = sorted(rows, key=lambda row: (row["method"] in comparison.bounds, *standing(row)))
-    lines, faint = [], []
-    for place, row in enumerate(ordered):
-        failed, seeds = int(row.get("failed") or 0), len(comparison.losses(name, row["method"]))
-        seeds = seeds or len(row.get("seeds") or [])
-        test = row.get("test") or {}
-        sd = f" ± {number(row['sd'])}" if is_number(row.get("sd")) else ""
-        lines.append(
-            [
-                _name(comparison, row["method"]),
-                f"{number(row.get('mean'))}{sd}",
-                _share(row.get("recovered")),
-                number(test.get("image_use")) + (", about zero" if row.get("ignores_pictures") else ""),
-                _share(row.get("recovered_image_use")),
-                _rank(row.get("rank")),
-                _p(row, comparison),
-                f"{seeds}" + (f", {failed} failed" if failed else ""),
-            ]
-        )
-        if row["method"] in comparison.bounds or not is_number(row.get("mean")):
-            faint.append(place)
-    header = ["method", "test loss", "recovered", "image use", "of it recovered", "rank", "p (Holm)", "seeds"]
-    header, lines = without_empty(header, lines)
-    strong = [0] if ordered[0]["method"] not in comparison.bounds and not standing(ordered[0])[0] else []
-    title = f"{name}: mean ± standard deviation over seeds, in the order of the seeds that all methods have"
-    return Grid(title, header, lines, strong=strong, faint=faint)
+def read_results(path: Path) -> list[Result]:
+    """The lines of a runs.jsonl, without a last one that a kill cut or a run is still writing.
+
+    Raises:
+        RunFolderError: the file cannot be read, or a line is no record of a run.
+    """
+    results = []
+    for number, line in enumerate(read_text(path).split("\n")[:-1], 1):
+        try:
+            record = json.loads(line)
+            results.append(Result(Cell(**record["cell"]), record))
+            record["status"], record["folder"]
+        except (ValueError, TypeError, KeyError) as error:
+            what = f"{type(error).__name__} {error}"
+            raise RunFolderError(
+                f"{path}, line {number}: expected a run with cell, status and folder: {what}"
+            ) from error
+    return results
 
 
-def _name(comparison: Comparison, one: str) -> str:
-    return f"{method(one)} (reference)" if one == comparison.reference else method(one)
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison folder; missing files are empty."""
+
+    path: Path
+    asked: Mapping[str, Any]
+    """compare.json."""
+    results: Sequence[Result]
+    """The last of each cell that compare.json asks for."""
+    table: Mapping[str, Any]
+    """table.json."""
+
+    @property
+    def reference(self) -> str:
+        """The method that others are tested against."""
+        return str(self.table.get("reference") or self.asked.get("reference") or "fedcmp")
+
+    @property
+    def name(self) -> str:
+        """Its name, as a title."""
+        return str(self.asked.get("name") or self.path.resolve().name)
+
+    @cached_property
+    def settings(self) -> list[str]:
+        """In the order in which they were run."""
+        return list(dict.fromkeys([*self.table.get("settings", {}), *(one.cell.setting for one in self.results)]))
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The reference first, then the others, then the bounds."""
+        found = {one.cell.method for one in self.results} | {
+            row["method"] for setting in self.settings for row in self.rows(setting)
+        }
+        return sorted(found, key=lambda one: (one in BOUNDS, one != self.reference, one))
+
+    def rows(self, setting: str) -> list[dict[str, Any]]:
+        """The rows of table.json; empty before it was written."""
+        return list(self.table.get("settings", {}).get(setting, ()))
+
+    def of(self, setting: str | None, method: str, stage: str = FINAL) -> list[Result]:
+        """The finished runs of a method in a setting (None: in all)."""
+        return [
+            one
+            for one in self.results
+            if one.finished
+            and (one.cell.method, one.cell.stage) == (method, stage)
+            and setting in (None, one.cell.setting)
+        ]
+
+    def losses(self, setting: str, method: str) -> list[float]:
+        """Test losses by seed."""
+        return [one.test["loss"] for one in self.of(setting, method) if "loss" in one.test]
+
+    def rounds(self, result: Result) -> list[dict[str, Any]]:
+        """The metrics of a run by round; none where its folder is gone or is elsewhere."""
+        folder = (self.path / str(result.record["folder"])).resolve()
+        return read_objects(folder / "metrics.jsonl") if folder.is_relative_to(self.path.resolve()) else []
 
 
-def _share(value: Any) -> str:
-    return f"{value:.0%}" if is_number(value) else "–"
+def is_comparison(folder: Path) -> bool:
+    """Whether methods were compared in the folder."""
+    return any((folder / name).is_file() for name in ("compare.json", "runs.jsonl"))
 
 
-def _p(row: Mapping[str, Any], comparison: Comparison) -> str:
-    return "–" if row["method"] == comparison.reference else p_value(row.get("p_holm"))
+def read_comparison(folder: Path) -> Comparison:
+    """A comparison folder.
+
+    Raises:
+        RunFolderError: a file cannot be read.
+    """
+    asked, table = read_object(folder / "compare.json"), read_object(folder / "table.json")
+    last = {one.cell.key(): one for one in read_results(folder / "runs.jsonl")}
+    return Comparison(folder, asked, [one for one in last.values() if _is_asked_for(one.cell, asked, table)], table)
 
 
-def _rank(value: Any) -> str:
-    """A mean of ranks; whole ones without decimals."""
-    return number(value, 0 if is_number(value) and value == int(value) else 2)
-
-
-def _dots(comparison: Comparison, name: str) -> Picture | None:
-    rows, bounds = [], []
-    tested = {row["method"]: row for row in comparison.table.get("settings", {}).get(name, [])}
-    found = {one: losses for one in comparison.methods if (losses := comparison.losses(name, one))}
-    for one in sorted(found, key=lambda one: standing(tested.get(one) or {"mean": fmean(found[one])})):
-        losses = found[one]
-        if one in comparison.bounds:
-            bounds.append((method(one), fmean(losses)))
-            continue
-        sd = tested.get(one, {}).get("sd")
-        rows.append(DotRow(method(one), losses, hue(comparison, one), fmean(losses), sd if is_number(sd) else None))
-    if not rows:
-        return None
-    rows[0] = rows[0]._replace(strong=True)
-    alt = f"Test loss in setting {name}: " + ", ".join(f"{row.name} {number(row.mean)}" for row in rows) + "."
-    alt += "".join(f" {bound}: {number(value)}." for bound, value in bounds)
-    bars = " Bars: one standard deviation to each side." if any(row.spread for row in rows) else ""
-    caption = f"Small dots: seeds; large: their mean.{bars}" + (" Dashed: bounds." if bounds else "")
-    figure = draw_dots(rows, LOSS, bounds)
-    return Picture(f"{identifier(name)}-methods", "Test loss by method", figure, alt, caption)
-
-
-def _domains(comparison: Comparison, name: str) -> Picture | None:
-    means: dict[str, dict[str, float]] = {}
-    for one in comparison.methods:
-        found = [(cell.line.get("test") or {}).get("domains") or {} for cell in comparison.of(name, one)]
-        keys = sorted({key for losses in found for key in losses})
-        known = {key: [losses[key] for losses in found if is_number(losses.get(key))] for key in keys}
-        if any(known.values()):
-            means[one] = {key: fmean(values) for key, values in known.items() if values}
-    columns = sorted({key for row in means.values() for key in row})
-    if len(columns) < 2 or not means:
-        return None
-    values = [[row.get(key) for key in columns] for row in means.values()]
-    figure = draw_heat(values, [method(one) for one in means], columns, show=lambda value: f"{value:.2f}")
-    worst = {one: max(row, key=lambda key: row[key]) for one, row in means.items()}
-    alt = "Test loss of each method on each domain; the worst: "
-    alt += ", ".join(f"{method(one)} {worst[one]} {number(means[one][worst[one]], 2)}" for one in means) + "."
-    return Picture(
-        f"{identifier(name)}-domains", "Test loss by domain", figure, alt, "Means over seeds; a fuller colour is worse."
-    )
+def _is_asked_for(cell: Cell, asked: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
+    """Whether the comparison, as it was last asked for, has the cell: its setting, its method, and its seed."""
+    settings, methods = ({one["label"] for one in asked.get(key, ())} for key in ("settings", "methods"))
+    if (settings and cell.setting not in settings) or (methods and cell.method not in (*methods, *BOUNDS)):
+        return False
+    if cell.method in BOUNDS and not asked.get("bounds", True):
+        return False
+    rows = {row["method"]: row for row in table.get("settings", {}).get(cell.setting, ())}
+    last = max(asked.get("seeds", 0), asked.get("extra_seeds", 0))
+    last = rows.get(cell.method, {}).get("asked", last)
+    return cell.stage == TUNE or not last or cell.seed <= last

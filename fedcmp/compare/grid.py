@@ -7,8 +7,8 @@ Both have an order, the likeliest value first, and a budget of B takes the first
     rate x 2         2    4    8
     rate x 1/2       5    6    9         then rate x 4: 10 11 12, x 1/4: 13 14 15, ...
 
-so that any budget tries about as many values of one as of the other. A method of which CONFIG or its own words set the
-option has it held, and its pairs are learning rates alone, as many.
+so that any budget tries about as many values of one as of the other. Where CONFIG or the method's overrides set the
+option, as many learning rates alone are tried.
 """
 
 from __future__ import annotations
@@ -53,14 +53,13 @@ MOST = len(FACTORS) * min(len(option.values) for option in OPTIONS.values())
 """The largest budget that every method can use."""
 
 
-def method_grid(config: Config, budget: int, lr_held: bool, where: str) -> list[Options]:
+def method_grid(config: Config, budget: int, lr_held: bool) -> list[Options]:
     """The tuning runs of a method.
 
     Args:
         config: the method's, resolved.
         budget: how many; 1: the config as it is, there is nothing to choose.
-        lr_held: whether the method's words set the learning rate.
-        where: what errors call the method.
+        lr_held: whether the method's overrides set the learning rate.
 
     Raises:
         ConfigError: a budget above ``MOST``, or one above 1 where the learning rate is held.
@@ -68,9 +67,9 @@ def method_grid(config: Config, budget: int, lr_held: bool, where: str) -> list[
     if budget == 1:
         return [{}]
     if budget > MOST:
-        raise ConfigError(f"--budget {budget} is more than the grid of every method holds; at most {MOST}")
+        raise ConfigError(f"--budget must be at most {MOST}, got {budget}")
     if lr_held:
-        raise ConfigError(f"{where} sets {LR}, which --budget {budget} tunes; leave it out, or say --budget 1")
+        raise ConfigError(f"{LR} cannot be set here: --budget {budget} tunes it")
     option = own_option(config)
     if option is None:
         return [{LR: lr} for lr in itertools.islice(rates(config.optimizer.lr), budget)]
@@ -92,11 +91,11 @@ def own_option(config: Config) -> Option | None:
 
 
 def centralized_grid(config: Config, budget: int) -> list[Options]:
-    """The tuning runs of the upper bound: ``centralized.batch_sizes`` as they stand, with ``centralized.lrs``, those
+    """The tuning runs of the upper bound: ``centralized.batch_sizes`` in their order, with ``centralized.lrs``, those
     that are near ``optimizer.lr`` first.
 
     Raises:
-        ConfigError: the two lists hold fewer pairs than the budget.
+        ConfigError: the two lists make fewer pairs than the budget.
     """
     sizes, own = list(dict.fromkeys(config.centralized.batch_sizes)), config.optimizer.lr
     if budget == 1:
@@ -105,8 +104,8 @@ def centralized_grid(config: Config, budget: int) -> list[Options]:
     pairs = path(lrs, sizes)
     if len(pairs) < budget:
         raise ConfigError(
-            f"--budget {budget}: centralized.batch_sizes and centralized.lrs hold {len(pairs)} pairs; add values, so "
-            "that the upper bound is tuned as often as the methods, or say --no-bounds"
+            f"centralized.batch_sizes and centralized.lrs must make at least {budget} pairs (--budget), "
+            f"got {len(pairs)}; add values, or use --no-bounds"
         )
     return [{LR: lr, BATCHES: [size]} for lr, size in pairs[:budget]]
 

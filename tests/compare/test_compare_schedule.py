@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Cell, Job, Jobs
-from fedcmp.study.results import results
-from fedcmp.study.schedule import chosen, favoured, remaining, wanted
-from fedcmp.study.sheets import legend, sheets
-from fedcmp.study.tables import as_csv, as_json, as_latex, as_markdown, as_text
-from fedcmp.study.words import BOUNDS
+from fedcmp.compare import Request, ask
+from fedcmp.compare.jobs import Job, Jobs
+from fedcmp.compare.results import evaluate
+from fedcmp.compare.schedule import chosen, favoured, remaining, wanted
+from fedcmp.compare.tables import as_csv, as_json, as_latex, as_markdown, as_text, make_legend, make_sheets
+from fedcmp.report.comparison.results import BOUNDS, Cell, Result
 
 METHODS = "fedavg,fedadam,ties,fedcmp"
 
@@ -24,10 +23,10 @@ def jobs_of(**words: Any) -> Jobs:
     return Jobs(ask(None, (), Request(**{"methods": METHODS, "budget": 2, "seeds": 2, **words})))
 
 
-def line(job: Job, loss: float | None, error: str = "it broke") -> dict[str, Any]:
+def line(job: Job, loss: float | None, error: str = "it broke") -> Result:
     test = None if loss is None else {"loss": loss, "worst_domain": {"name": "x", "loss": loss + 1}, "cider": 0.5}
     status, said = ("failed", error) if loss is None else ("finished", None)
-    return {"cell": job.cell._asdict(), "status": status, "error": said, "val_loss": loss, "test": test}
+    return Result(job.cell, {"status": status, "error": said, "val_loss": loss, "test": test})
 
 
 def run(jobs: Jobs, loss: Any) -> dict[str, Any]:
@@ -53,7 +52,7 @@ def test_everybody_gets_the_same_number_of_runs_and_the_best_is_reported() -> No
     assert len(records) == 2 * 6 * (2 + 2)
     for setting in jobs.settings:
         for entrant in (*jobs.methods, *jobs.bounds):
-            cells = [Cell(**one["cell"]) for one in records.values()]
+            cells = [one.cell for one in records.values()]
             mine = [cell for cell in cells if (cell.setting, cell.method) == (setting, entrant)]
             assert sorted((cell.stage, cell.seed) for cell in mine) == [
                 ("final", 1),
@@ -88,22 +87,18 @@ def test_the_strongest_rivals_get_the_extra_seeds() -> None:
     jobs = jobs_of(extra_seeds=4, rivals=1)
     some = run(jobs_of(), plain)
     assert favoured(jobs, "demo", some) == {"fedcmp", "fedavg", "centralized", "local"}
-    fewer = {id_: one for id_, one in some.items() if (one["cell"]["method"], one["cell"]["seed"]) != ("ties", 2)}
+    fewer = {id_: one for id_, one in some.items() if (one.cell.method, one.cell.seed) != ("ties", 2)}
     assert favoured(jobs, "demo", fewer) == set(), "who is strong is not known yet"
     records = run(jobs, plain)
     seeds = {
-        method: {
-            one["cell"]["seed"]
-            for one in records.values()
-            if one["cell"]["method"] == method and one["cell"]["stage"] == "final"
-        }
+        method: {one.cell.seed for one in records.values() if (one.cell.method, one.cell.stage) == (method, "final")}
         for method in (*jobs.methods, *jobs.bounds)
     }
     assert seeds == {
         **{method: {1, 2, 3, 4} for method in ("fedavg", "fedcmp", "centralized", "local")},
         **{method: {1, 2} for method in ("ties", "fedadam")},
     }
-    rows = {row.method: row for row in results(jobs, records).settings["demo"]}
+    rows = {row.method: row for row in evaluate(jobs, records).settings["demo"]}
     assert (rows["fedavg"].against.pairs, rows["ties"].against.pairs) == (4, 2)
     assert {rows[name].rank for name in ("fedcmp", "fedavg", "ties", "fedadam")} == {1.0, 2.0, 3.0, 4.0}
 
@@ -121,16 +116,15 @@ def shared(cell: Cell) -> float | None:
 def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
     jobs = jobs_of(scenarios="domain,iid", extra_seeds=4, rivals=1)
     records = run(jobs, shared)
-    found = results(jobs, records)
+    found = evaluate(jobs, records)
     rows = found.settings["domain"]
     assert [row.method for row in rows] == ["centralized", "fedcmp", "fedavg", "ties", "fedadam", "local"]
     assert rows[1].mean > rows[3].mean, "over all seeds of each, it looks worse than what it beats"
     assert [row.shared for row in rows[1:5]] == [pytest.approx(value) for value in (1.0, 1.1, 1.2, 1.3)]
     assert {row.method: row.best for row in found.overall} == {"fedcmp": 2, "fedavg": 0, "ties": 0, "fedadam": 0}
-    drawn = sheets(jobs, found)
+    drawn = make_sheets(jobs, found)
     assert drawn[0].rows[drawn[0].best][0] == "fedcmp (reference)"
     assert "| **fedcmp (reference)** | 1.500 |" in as_markdown("x", drawn, [])
-    assert any("best in: by the mean over those of seeds 1 to 2 that all methods have" in one for one in legend(jobs))
     read = next(csv.DictReader(line for line in io.StringIO(as_csv(jobs, found)) if "centralized" not in line))
     assert (read["method"], float(read["test_loss"]), float(read["shared_loss"])) == ("fedcmp", 1.5, 1.0)
     told = {row["method"]: row for row in json.loads(as_json(jobs, found))["settings"]["domain"]}
@@ -141,12 +135,12 @@ def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
 def test_who_failed_on_a_seed_takes_it_from_nobody_and_gains_nothing() -> None:
     jobs = jobs_of(extra_seeds=4, rivals=1)
     records = run(jobs, lambda cell: None if (cell.method, cell.seed) == ("ties", 2) else shared(cell))
-    rows = {row.method: row for row in results(jobs, records).settings["demo"]}
+    rows = {row.method: row for row in evaluate(jobs, records).settings["demo"]}
     assert list(rows) == ["centralized", "fedcmp", "fedavg", "fedadam", "ties", "local"]
     assert rows["ties"].mean < rows["fedadam"].mean
     assert (rows["ties"].shared, rows["fedavg"].shared) == (None, pytest.approx(1.1))
     none = run(jobs, lambda cell: None if cell.seed == 2 else shared(cell))
-    rows = {row.method: row for row in results(jobs, none).settings["demo"]}
+    rows = {row.method: row for row in evaluate(jobs, none).settings["demo"]}
     assert [rows[name].shared for name in SHARED] == [1.0, 1.1, 1.2, 1.3], "where all failed on it, the others count"
 
 
@@ -157,7 +151,7 @@ def test_a_rival_that_fails_gets_no_extra_seeds() -> None:
 
 
 def test_the_numbers_of_a_row_by_hand() -> None:
-    found = results(jobs_of(), run(jobs_of(), plain)).settings["demo"]
+    found = evaluate(jobs_of(), run(jobs_of(), plain)).settings["demo"]
     assert [row.method for row in found] == ["centralized", "fedcmp", "fedavg", "ties", "fedadam", "local"]
     fedavg = found[2]
     one, two = 3.0 + 0.03 - 1e-5, 3.0 + 0.12 - 1e-5
@@ -180,46 +174,46 @@ def test_failures_are_shown_and_never_dropped() -> None:
 
     jobs = jobs_of(scenarios="domain,iid")
     records = run(jobs, loss)
-    found = results(jobs, records)
+    found = evaluate(jobs, records)
     rows = {row.method: row for row in found.settings["domain"]}
     assert (rows["ties"].failed, rows["fedadam"].failed) == (frozenset({1, 2}), frozenset({1}))
     assert (rows["fedadam"].losses.keys(), rows["fedadam"].rank) == ({2}, 3.25)
     assert [row.method for row in found.settings["domain"]][-2:] == ["ties", "local"]
-    text = as_text(sheets(jobs, found), legend(jobs))
+    text = as_text(make_sheets(jobs, found), make_legend(jobs))
     assert "ties [failed 2 of 2 seeds]" in text
     assert "fedadam [failed 1 of 2 seeds]" in text
     assert "ties failed: it broke" in text
     assert "ties [failed 4 of 4 runs]" in text
-    assert all("failed" in drawn for drawn in (as_markdown("x", sheets(jobs, found), []), as_csv(jobs, found)))
+    assert all("failed" in drawn for drawn in (as_markdown("x", make_sheets(jobs, found), []), as_csv(jobs, found)))
 
 
 def test_one_seed_has_dashes_and_no_p() -> None:
     jobs = jobs_of(seeds=1)
-    found = results(jobs, run(jobs, plain))
+    found = evaluate(jobs, run(jobs, plain))
     for row in found.settings["demo"]:
         assert row.deviation is None
         assert row.p_holm is None
         assert row.against is None or row.against.p is None
-    sheet = sheets(jobs, found)[0]
+    sheet = make_sheets(jobs, found)[0]
     assert {row[sheet.header.index("sd")] for row in sheet.rows} == {None}
     assert {row[sheet.header.index("p")] for row in sheet.rows} == {None}
 
 
 def test_tables_before_anything_has_run() -> None:
     jobs = jobs_of(scenarios="domain,iid", extra_seeds=3)
-    text = as_text(sheets(jobs, results(jobs, {})), legend(jobs))
+    text = as_text(make_sheets(jobs, evaluate(jobs, {})), make_legend(jobs))
     assert "0 of 2" in text
     assert "all settings" in text
     alone = jobs_of(scenarios="domain,iid", methods="fedavg", bounds=False)
-    assert [sheet.title for sheet in sheets(alone, results(alone, {}))] == ["domain", "iid"]
+    assert [sheet.title for sheet in make_sheets(alone, evaluate(alone, {}))] == ["domain", "iid"]
 
 
 def test_the_same_numbers_in_every_form() -> None:
     jobs = jobs_of(scenarios="a & b=domain,iid", methods="fedavg,100% me_too=fedavg:optimizer.schedule=linear,fedcmp")
     records = run(jobs, lambda cell: plain(cell._replace(method=cell.method.replace("100% me_too", "ties"))))
-    found = results(jobs, records)
-    drawn = sheets(jobs, found)
-    latex = as_latex(drawn, legend(jobs))
+    found = evaluate(jobs, records)
+    drawn = make_sheets(jobs, found)
+    latex = as_latex(drawn, make_legend(jobs))
     assert r"\caption{a \& b." in latex
     assert r"100\% me\_too" in latex
     assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == latex.count(r"\toprule") == len(drawn) == 5
@@ -229,7 +223,7 @@ def test_the_same_numbers_in_every_form() -> None:
         assert all(row.endswith(r"\\") for row in body)
     best = f"{found.settings['iid'][1].mean:.3f}"
     assert rf"\textbf{{fedcmp (reference)}} & {best} &" in latex
-    assert f"| **fedcmp (reference)** | {best} |" in as_markdown("x", drawn, legend(jobs))
+    assert f"| **fedcmp (reference)** | {best} |" in as_markdown("x", drawn, make_legend(jobs))
     read = list(csv.DictReader(io.StringIO(as_csv(jobs, found))))
     assert len(read) == 2 * 5 + 3
     row = next(one for one in read if (one["setting"], one["method"]) == ("iid", "fedavg"))

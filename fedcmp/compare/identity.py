@@ -1,4 +1,4 @@
-"""By what a run of a comparison is known again."""
+"""The identity of a run: one that is in the folder is not run again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fedcmp.config import Config, amend, differences
 from fedcmp.runs.train import MAY_CHANGE
 
 DEFAULTS = 1
-"""The edition of the config's defaults."""
+"""The edition of the config's defaults: a changed default that touches results raises it."""
 FORMER = ("partition.clients=8", "data.max_caption_tokens=64")
-"""Defaults that have changed, as that edition had them: runs of before that name none of them stay known."""
+"""Defaults that have changed, as that edition had them."""
 FOLDERS = {
     "FEDCMP_DATA": "../shared/data",
     "FEDCMP_SCALE_DATA": "data/federation",
@@ -23,7 +23,7 @@ FOLDERS = {
 
 
 def folders(*configs: Config) -> dict[str, str]:
-    """Where those variables of ``FOLDERS`` point now in whose folders the configs have something."""
+    """The variables of ``FOLDERS`` in whose folders the configs have something, and where these are now."""
     places = {name: os.environ.get(name, folder) for name, folder in FOLDERS.items()}
     changes = [change for config in configs for change in differences(Config(), config)]
     return {
@@ -33,14 +33,14 @@ def folders(*configs: Config) -> dict[str, str]:
 
 
 def identity(kind: str, config: Config, places: Mapping[str, str] | None = None) -> str:
-    """A name for what a run computes: readable, and a hash of what its config sets beside the defaults, but for what
-    does not touch the result. So a new setting of a new version leaves old runs known, and a changed default does too:
-    who changes one that touches results raises ``DEFAULTS``.
+    """The name of a run: readable, and a hash of what its config sets beside the defaults, but for ``MAY_CHANGE``.
+
+    A new setting of a new version, and a changed default, leave old runs known.
 
     Args:
         kind: ``centralized``, ``local``, or empty for a federated run.
         config: of the run, resolved.
-        places: variable -> folder: what lies in the folder is known by the variable's name, wherever it is.
+        places: variable -> folder: a path in the folder counts as the variable's name and the rest.
 
     >>> identity("", Config()) == identity("", amend(Config(), ["run.dir=x", "wandb.mode=disabled"]))
     True
@@ -59,7 +59,7 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
 
 
 def _named(change: str, places: Mapping[str, str]) -> str:
-    """One of ``differences``, with the variable in place of its folder."""
+    """A line of ``differences`` with the variable in place of its folder."""
     before, _, value = change.partition(" -> ")
     for name, folder in places.items():
         if folder and f"{value}/".startswith(f"{folder}/"):

@@ -1,4 +1,4 @@
-"""What can be said of numbers by seed. A pair is one (setting, seed), in which two methods met on the same data."""
+"""Statistics of numbers by seed. A pair is one (setting, seed), in which two methods have the same data."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 BySeed = Mapping[int, float]
 """Seed -> loss in nats per token."""
-EQUAL = 1e-9
-"""Losses that differ by no more than this are a tie."""
+DECIMALS = 9
+"""Losses are equal if they are in so many decimals."""
 
 
 class Paired(NamedTuple):
@@ -18,7 +18,7 @@ class Paired(NamedTuple):
 
     pairs: int
     difference: float | None
-    """Mean of one minus other; None: they never met."""
+    """Mean of one minus other; None: there are no pairs."""
     p: float | None
     """Two-sided, of the paired t-test; None for fewer than two pairs."""
     wins: int
@@ -60,26 +60,26 @@ def paired(ones: Sequence[BySeed], others: Sequence[BySeed]) -> Paired:
         ones: the losses of the one, by setting.
         others: of the other, in the same order of settings.
     """
-    first = [one[seed] for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
-    second = [other[seed] for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
-    gaps = [a - b for a, b in zip(first, second, strict=True)]
-    wins, losses = sum(gap < -EQUAL for gap in gaps), sum(gap > EQUAL for gap in gaps)
+    pairs = [(one[seed], other[seed]) for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
+    gaps = [one - other for one, other in pairs]
+    signs = [round(gap, DECIMALS) for gap in gaps]
+    wins, losses = sum(sign < 0 for sign in signs), sum(sign > 0 for sign in signs)
     mean = statistics.fmean(gaps) if gaps else None
-    return Paired(len(gaps), mean, _t_test(first, second, gaps), wins, len(gaps) - wins - losses, losses)
+    return Paired(len(gaps), mean, _t_test(pairs, gaps), wins, len(gaps) - wins - losses, losses)
 
 
-def _t_test(first: Sequence[float], second: Sequence[float], gaps: Sequence[float]) -> float | None:
+def _t_test(pairs: Sequence[tuple[float, float]], gaps: Sequence[float]) -> float | None:
     if len(gaps) < 2:
         return None
-    if max(gaps) - min(gaps) <= EQUAL:  # all alike: t is 0 / 0 or infinite
-        return 1.0 if abs(gaps[0]) <= EQUAL else 0.0
+    if round(max(gaps) - min(gaps), DECIMALS) == 0:  # all alike: t is 0 / 0 or infinite
+        return 0.0 if round(gaps[0], DECIMALS) else 1.0
     from scipy import stats
 
-    return float(stats.ttest_rel(first, second).pvalue)
+    return float(stats.ttest_rel(*zip(*pairs, strict=True)).pvalue)
 
 
 def holm(ps: Mapping[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down correction: p-values that may be held against one level however many tests there were.
+    """Holm's step-down correction: p-values that may be compared with one level however many tests there were.
 
     With m of them in rising order, ``p~_(i) = max_{j <= i} min(1, (m - j + 1) p_(j))``. None: there was no test.
 
@@ -100,7 +100,7 @@ def holm(ps: Mapping[str, float | None]) -> dict[str, float | None]:
 def mean_ranks(blocks: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
     """The mean over blocks of each method's rank in them; 1 is the lowest loss.
 
-    Equal losses share the mean of their ranks. None stands for a run that failed: it comes after all others.
+    Equal losses share the mean of their ranks. None is a run that failed: it comes after all others.
 
     Args:
         blocks: one a (setting, seed): method -> loss, every method in every block.
@@ -108,11 +108,11 @@ def mean_ranks(blocks: Sequence[Mapping[str, float | None]]) -> dict[str, float]
     >>> mean_ranks([{"a": 1.0, "b": 2.0, "c": 2.0}, {"a": 3.0, "b": None, "c": 1.0}])
     {'a': 1.5, 'b': 2.75, 'c': 1.75}
     """
-    ranks: dict[str, list[float]] = {name: [] for block in blocks for name in block}
-    for block in blocks:
-        losses = {name: math.inf if loss is None else loss for name, loss in block.items()}
-        for name, loss in losses.items():
-            lower = sum(other < loss - EQUAL for other in losses.values())
-            alike = sum(other == loss or abs(other - loss) <= EQUAL for other in losses.values())
-            ranks[name].append(lower + (alike + 1) / 2)
-    return {name: statistics.fmean(found) for name, found in ranks.items()}
+    from scipy.stats import rankdata
+
+    names = list(blocks[0]) if blocks else []
+    losses = [
+        [math.inf if (loss := block[name]) is None else round(loss, DECIMALS) for name in names] for block in blocks
+    ]
+    ranks = [rankdata(row) for row in losses]
+    return {name: float(statistics.fmean(row[place] for row in ranks)) for place, name in enumerate(names)}

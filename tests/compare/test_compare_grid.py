@@ -10,14 +10,14 @@ import torch
 
 from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
+from fedcmp.compare import Request, ask
+from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
+from fedcmp.compare.identity import FOLDERS, identity
+from fedcmp.compare.jobs import Jobs, with_options
+from fedcmp.compare.spec import from_json, to_json
 from fedcmp.config import Config, load_config
+from fedcmp.report.comparison.results import BOUNDS
 from fedcmp.shipped import shipped
-from fedcmp.study import Request, ask
-from fedcmp.study.asked import from_json, to_json
-from fedcmp.study.cells import Jobs, with_options
-from fedcmp.study.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
-from fedcmp.study.identity import FOLDERS, identity
-from fedcmp.study.words import BOUNDS
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "compare.md"
 
@@ -72,20 +72,20 @@ def test_every_budget_is_the_same_for_everyone() -> None:
 
 def test_any_prefix_is_balanced() -> None:
     assert path([1, 2, 3], ["a", "b"]) == [(1, "a"), (2, "a"), (1, "b"), (2, "b"), (3, "a"), (3, "b")]
-    grid = method_grid(config_of("aggregator=fedavg", "optimizer.lr=0.01"), 4, False, "")
+    grid = method_grid(config_of("aggregator=fedavg", "optimizer.lr=0.01"), 4, False)
     assert grid == [
         {LR: 0.01, "aggregator.server.lr": 1.0},
         {LR: 0.02, "aggregator.server.lr": 1.0},
         {LR: 0.01, "aggregator.server.lr": 2.0},
         {LR: 0.02, "aggregator.server.lr": 2.0},
     ]
-    assert method_grid(config_of("aggregator=fedavg"), 1, False, "") == [{}]
+    assert method_grid(config_of("aggregator=fedavg"), 1, False) == [{}]
 
 
 def test_a_held_option_leaves_as_many_learning_rates() -> None:
     held = config_of("aggregator=fedavg", "aggregator.server.lr=0.7", "optimizer.lr=1")
     assert own_option(held) is None
-    grid = method_grid(held, 8, False, "")
+    grid = method_grid(held, 8, False)
     assert [options[LR] for options in grid] == [1, 2, 0.5, 4, 0.25, 8, 0.125, 1.414]
     assert all(set(options) == {LR} for options in grid)
 

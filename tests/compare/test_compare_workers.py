@@ -11,10 +11,10 @@ from functools import partial
 import pytest
 import torch
 
-from fedcmp.study import Request, ask
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.execute import Answer
-from fedcmp.study.workers import Processes, Share
+from fedcmp.compare import Request, ask
+from fedcmp.compare.jobs import Job, Jobs
+from fedcmp.compare.run import Answer
+from fedcmp.compare.workers import Processes, Share
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False, seeds=3)))
 
@@ -67,32 +67,32 @@ def test_a_dead_worker_fails_its_job_and_another_takes_its_place(crew: Callable[
     workers.give(0, job(1))
     assert workers.idle() == []
     ((worker, done, answer),) = finish(workers)
-    assert (worker, done.id, answer.record["id"]) == (0, job(1).id, job(1).id)
-    assert (answer.record["gpu"], answer.record["threads"]) == ("0", 1)
+    assert (worker, done.id, answer.result["id"]) == (0, job(1).id, job(1).id)
+    assert (answer.result["gpu"], answer.result["threads"]) == ("0", 1)
     workers.give(0, job(2))
     ((_, _, dead),) = finish(workers)
-    assert dead.record["status"] == "failed"
-    assert "killed by SIGKILL; is there enough memory? try fewer --workers" in dead.record["error"]
+    assert dead.result.record["status"] == "failed"
+    assert "SIGKILL" in dead.result.record["error"]
     workers.give(0, job(1))
     ((_, _, again),) = finish(workers)
-    assert again.record["pid"] != answer.record["pid"]
-    os.kill(again.record["pid"], signal.SIGKILL)  # while it has nothing to do
+    assert again.result["pid"] != answer.result["pid"]
+    os.kill(again.result["pid"], signal.SIGKILL)  # while it has nothing to do
     workers._workers[0][0].join()
     workers.give(0, job(1))
     ((_, _, again),) = finish(workers)
-    assert again.record["id"] == job(1).id
+    assert again.result["id"] == job(1).id
     workers.give(0, job(3))
     workers.close()
     with pytest.raises(ProcessLookupError):
-        os.kill(again.record["pid"], 0)
+        os.kill(again.result["pid"], 0)
 
 
 def test_a_worker_that_cannot_start_ends_the_comparison(crew: Callable[..., Processes]) -> None:
     workers = crew("broken")
     workers.give(0, job(1))
     ((_, _, answer),) = finish(workers)
-    assert answer.record is None
-    assert "a worker process could not start: it ended with exit code 1" in answer.ended
+    assert answer.result is None
+    assert "this machine cannot" in answer.ended
 
 
 def test_a_signal_that_asks_to_stop_is_no_failure(crew: Callable[..., Processes]) -> None:
@@ -121,4 +121,4 @@ def test_who_is_asked_twice_to_end_leaves_no_worker(
     for process in processes:
         process.join(20)
         assert not process.is_alive()
-    assert answer.record["pid"] == processes[0].pid
+    assert answer.result["pid"] == processes[0].pid

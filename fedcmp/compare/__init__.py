@@ -1,8 +1,7 @@
 """Fair comparison of methods: equal tuning budgets, several seeds, resumable runs, statistics and tables."""
 
-from fedcmp.study.asked import Request, Study, again, ask
-from fedcmp.study.compare import Compared, compare
-from fedcmp.study.place import Place
-from fedcmp.study.runner import ComparisonEnded
+from fedcmp.compare.compare import Compared, ComparisonEnded, compare
+from fedcmp.compare.folder import Place
+from fedcmp.compare.spec import Request, Study, again, ask
 
 __all__ = ["Compared", "ComparisonEnded", "Place", "Request", "Study", "again", "ask", "compare"]

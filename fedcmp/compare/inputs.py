@@ -1,9 +1,10 @@
-"""What the frozen towers see, computed once by one process before the runs: a cost of its own, in no run's seconds."""
+"""Before any run begins: whether all inputs fit, and the features of all pictures."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 
 import torch
 
-from fedcmp.config import to_dict
+from fedcmp.compare.jobs import Job, Jobs, baseline
+from fedcmp.compare.schedule import Results, chosen
+from fedcmp.config import Config, to_dict
 from fedcmp.data.records import Sample
 from fedcmp.data.settings import expand
 from fedcmp.data.sources import SPLITS, Source
-from fedcmp.errors import FedcmpError
+from fedcmp.errors import ConfigError, DataError, FedcmpError
+from fedcmp.federation.sampling import RunPlan
 from fedcmp.models.backbones import VisionTower, load_tower
 from fedcmp.pictures import see
-from fedcmp.runs.data import read_samples
-from fedcmp.runs.models import pick_device
-from fedcmp.study.cells import Job, Jobs
-from fedcmp.study.schedule import Records, chosen
+from fedcmp.runs.data import read_data, read_samples
+from fedcmp.runs.method import build_method
+from fedcmp.runs.models import check_models, pick_device
 from fedcmp.tracking.progress import Bar, Progress
 
 log = logging.getLogger(__name__)
@@ -30,14 +33,37 @@ OF_PICTURES = ("tower", "tower_dtype", "feature_layer", "keep_cls", "token_grid"
 """The settings of ``model`` that features depend on."""
 
 
-def open_jobs(jobs: Jobs, records: Records) -> list[Job]:
-    """The runs that are missing; where tuning has not chosen yet, with any options: they have the same pictures."""
+def check_inputs(jobs: Jobs) -> None:
+    """Reads the records, assigns them, and builds the methods, of the first run of each. No model is loaded.
+
+    Raises:
+        ConfigError, DataError: a run would be refused; the message names its setting and method.
+    """
+    plans: dict[str, RunPlan] = {}
+    for (setting, entrant), grid in jobs.grids.items():
+        config = (jobs.tuning(setting, entrant) or [jobs.final(setting, entrant, grid[0], 1)])[0].config
+        try:
+            content = to_dict(config)
+            of_plan = [content[part] for part in ("data", "partition", "federation", "model")]
+            key = json.dumps([*of_plan, config.run.seed])
+            if key not in plans:
+                config.wandb.check_environment(os.environ)
+                check_models(config)
+                plans[key] = read_data(baseline(config, "local")).plan
+            build_method(config, plans[key])
+        except (ConfigError, DataError) as error:
+            kind = ConfigError if isinstance(error, ConfigError) else DataError
+            raise kind(f"setting {setting}, method {entrant}: {error}") from error
+
+
+def open_jobs(jobs: Jobs, results: Results) -> list[Job]:
+    """The missing runs; where tuning has not chosen yet, with any options: the pictures are the same."""
     found: list[Job] = []
     for (setting, entrant), grid in jobs.grids.items():
-        best = chosen(jobs, setting, entrant, records) or grid[0]
+        best = chosen(jobs, setting, entrant, results) or grid[0]
         seeds = range(1, jobs.study.last_seed + 1)
         found += jobs.tuning(setting, entrant) + [jobs.final(setting, entrant, best, seed) for seed in seeds]
-    return [job for job in found if job.id not in records]
+    return [job for job in found if job.id not in results]
 
 
 def encode_features(jobs: Iterable[Job], folder: Path) -> dict[str, Any]:
@@ -48,17 +74,15 @@ def encode_features(jobs: Iterable[Job], folder: Path) -> dict[str, Any]:
     Returns:
         ``seconds``; ``pictures`` that were asked for; ``encoded``, how many of them no cache had.
     """
-    t0, progress, done = time.perf_counter(), Progress(), set[str]()
+    t0, progress = time.perf_counter(), Progress()
     asked = encoded = 0
     loaded: tuple[list[Any], VisionTower] | None = None  # the last tower
+    different: dict[str, Job] = {}
     for job in jobs:
-        config, data, whole = job.config, job.config.data, to_dict(job.config)
-        drawn = data.kind == "scenes" or any(getattr(data, f"max_{part}_per_domain") for part in SPLITS)
-        tower = [whole["model"][key] for key in OF_PICTURES]
-        key = json.dumps([whole["data"], tower, config.run.seed if drawn else None, config.evaluation.test])
-        if key in done:
-            continue
-        done.add(key)
+        different.setdefault(_pictures_key(job.config), job)
+    for key, job in different.items():
+        config, data = job.config, job.config.data
+        tower = json.loads(key)[0]
         device, cache = pick_device(config.run.device), expand(data.cache_dir) if data.cache_dir else folder
         try:
             source, *splits = read_samples(config)
@@ -87,3 +111,11 @@ def _encode(
 
     see(tower, source, samples, device, cache, step)
     return sum(steps[1:])  # the first is what the cache had
+
+
+def _pictures_key(config: Config) -> str:
+    """What the pictures of a run and their features depend on."""
+    data, whole = config.data, to_dict(config)
+    drawn = data.kind == "scenes" or any(getattr(data, f"max_{part}_per_domain") for part in SPLITS)
+    tower = [whole["model"][key] for key in OF_PICTURES]
+    return json.dumps([tower, whole["data"], config.run.seed if drawn else None, config.evaluation.test])

@@ -1,0 +1,173 @@
+"""A comparison folder: what was asked (compare.json), a line for each run that ended (runs.jsonl), the tables.
+
+Lines are only ever added to runs.jsonl. Of two lines with one folder the later one counts (a failed run was tried
+again). The last line of a (setting, method, seed, stage), and, where it tunes, of its options, is the one that the
+comparison, as it was last asked for, shows: where a run is asked for under another label, its line is added again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedcmp.compare.jobs import Job, Jobs
+from fedcmp.compare.spec import Study, from_json, to_json
+from fedcmp.credentials import mask
+from fedcmp.errors import RunFolderError
+from fedcmp.federation.folder import RunFolder, claim
+from fedcmp.report.comparison.results import FINAL, Result, read_results
+from fedcmp.report.files import read_object
+from fedcmp.report.summary import versions
+
+
+class Place:
+    """The places inside a comparison folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = path / "compare.json"
+        self.runs = path / "runs.jsonl"
+        self.cells = path / "cells"
+        self.features = path / "features"
+        """Of runs without ``data.cache_dir``, until all have ended."""
+
+    @property
+    def name(self) -> str:
+        """The name of the comparison, also in W&B."""
+        return self.path.resolve().name
+
+    def is_begun(self) -> bool:
+        """Whether a comparison was begun here."""
+        return self.asked.is_file()
+
+    def read(self) -> Study:
+        """What was last asked for here.
+
+        Raises:
+            RunFolderError: compare.json cannot be read.
+            ConfigError: a config in it is not valid any more.
+        """
+        return from_json(read_object(self.asked), str(self.asked))
+
+    def write(self, study: Study, jobs: Jobs, command: str, cost: Mapping[str, float] | None = None) -> None:
+        """Writes compare.json; the cost of ``encode_features`` is added to that of earlier calls."""
+        features = read_object(self.asked).get("features", {})
+        if cost is not None:
+            features = {**cost, **{key: features.get(key, 0) + cost[key] for key in ("seconds", "encoded")}}
+        grid: dict[str, dict[str, Any]] = {setting: {} for setting in jobs.settings}
+        for (setting, entrant), options in jobs.grids.items():
+            grid[setting][entrant] = [dict(one) for one in options]
+        content = {"name": self.name, "command": command, **to_json(study), "grid": grid, "features": features}
+        RunFolder(self.path).write_json(self.asked, content)
+
+    def write_tables(self, tables: Mapping[str, str]) -> None:
+        """By kind: md, csv, tex, json."""
+        for kind, text in tables.items():
+            RunFolder(self.path).write_text(self.path / f"table.{kind}", text)
+
+
+def open_place(out: Path | None, stem: str) -> Place:
+    """The folder of a comparison: one that was begun, or a new one.
+
+    Args:
+        out: the folder that the user named; None: ``runs/compare-<stem>-N``.
+        stem: the middle of the name of a folder that the user did not name.
+
+    Raises:
+        RunFolderError: it has other files, or cannot be made.
+    """
+    if out is not None and Place(out).is_begun():
+        return Place(out)
+    try:
+        return Place(claim(out, f"compare-{stem}", number=True).path)
+    except RunFolderError as error:
+        raise RunFolderError(f"--out: {error}") from error
+
+
+class Ledger:
+    """The lines of runs.jsonl; the rest of a line that a kill cut is removed.
+
+    Raises:
+        RunFolderError: the file cannot be read, or is no runs.jsonl.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results: dict[str, Result] = {}
+        """By the id of the job."""
+        self._shown: dict[tuple[str, ...], str] = {}
+        for result in read_results(path):
+            self._note(result)
+        content = path.read_bytes() if path.exists() else b""
+        if not content.endswith(b"\n") and content:
+            os.truncate(path, content.rfind(b"\n") + 1)
+
+    def add(self, result: Result) -> None:
+        """Writes a line, to the disk."""
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**result.record, "cell": result.cell._asdict()}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunFolderError(f"cannot write {self.path}: {error}; is there disk space and permission?") from error
+        self._note(result)
+
+    def claim(self, job: Job) -> None:
+        """Adds the line of a run that has ended again, if the last of its cell is another one."""
+        result = self.results.get(job.id)
+        if result is not None and self._shown.get(job.cell.key()) != result.record["folder"]:
+            self.add(Result(job.cell, result.record))
+
+    def forget_failed(self) -> None:
+        """Failed runs count as never run; their lines stay."""
+        self.results = {id_: one for id_, one in self.results.items() if one.finished}
+
+    def _note(self, result: Result) -> None:
+        self.results[Path(result.record["folder"]).name] = result
+        self._shown[result.cell.key()] = result.record["folder"]
+
+
+def finished(job: Job, folder: Path, summary: Mapping[str, Any]) -> Result:
+    """The result of a run that finished; one whose loss is no finite number has failed."""
+    loss, test = summary["val/loss"]["end"], summary.get("test") or None
+    needed = [loss, test["loss"]] if test and job.cell.stage == FINAL else [loss]
+    if not all(value is not None and math.isfinite(value) for value in needed):
+        return failed(job, "the loss at the end is no finite number: training diverged")
+    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    sent = {
+        way: [one[f"bytes/{way}"] for one in rounds if one.get(f"bytes/{way}") is not None] for way in ("up", "down")
+    }
+    record = {
+        "cell": job.cell._asdict(),
+        "status": "finished",
+        "error": None,
+        "val_loss": loss,
+        "test": test,
+        "samples_seen": summary["samples_seen"],
+        "seconds": summary["seconds"],
+        "bytes": {way: sum(sizes) if sizes else None for way, sizes in sent.items()},
+        "projector_sha256": summary.get("projector_sha256"),
+        "folder": f"cells/{job.id}",
+        "versions": summary["versions"],
+        "device": summary["device"],
+    }
+    return Result(job.cell, record)
+
+
+def failed(job: Job, error: str) -> Result:
+    """The result of a run that failed."""
+    record = {
+        "cell": job.cell._asdict(),
+        "status": "failed",
+        "error": mask(error),
+        **dict.fromkeys(("val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256")),
+        "folder": f"cells/{job.id}",
+        "versions": versions(),
+        "device": None,
+    }
+    return Result(job.cell, record)
