@@ -53,7 +53,7 @@ def prepare(parsed: argparse.Namespace) -> int:
     Writes the folder of one domain: records by split, and pictures, linked where they are or packed. A folder with a
     folder per domain is data.root of a run with data.kind=pairs. Equal pictures are never on both sides of a split.
     Layouts: llava, llava-med, messages, roco, rsicd, nwpu, coco, webdataset, and csv for a table of your own. See
-    docs/data.md, and docs/own_data.md for a table of your own.
+    docs/data.md.
 
     examples:
       fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'               as downloaded

@@ -205,7 +205,11 @@ def _scenes(config: DataConfig, seed: int) -> SceneSource:
     return SceneSource(dict(zip(SPLITS, num, strict=True)), config.domains, seed)
 
 
-SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {"scenes": _scenes, "pairs": _pairs, "file": _file}
+SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
+    "scenes": _scenes,
+    "pairs": _pairs,
+    "file": _file,
+}
 """Values of ``data.kind``."""
 
 

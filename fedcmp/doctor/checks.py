@@ -342,7 +342,7 @@ def captions(config: Config) -> list[Finding]:
     if (ids := len(outline.llm.tokenizer)) > encoder.num_embeddings:
         line = f"model.llm: its tokenizer has {ids} tokens, but the LLM {encoder.num_embeddings} embeddings"
         found.append(warn(line, "resize the embeddings: captions with tokens that they lack are refused"))
-    found += [warn(line, "see docs/own_data.md") for line in (warning, cut) if line]
+    found += [warn(line, "see docs/data.md") for line in (warning, cut) if line]
     return found or [ok(f"captions: all fit into {encoder.max_tokens:,} tokens")]
 
 

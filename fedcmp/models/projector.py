@@ -13,7 +13,10 @@ from torch.nn import functional as F
 from fedcmp.errors import ConfigError, check_choice
 from fedcmp.types import Params
 
-KINDS = {"linear": ("linear",), "mlp2x_gelu": ("linear_1", "linear_2")}
+KINDS = {
+    "linear": ("linear",),
+    "mlp2x_gelu": ("linear_1", "linear_2"),
+}
 """The affine layers of each kind in the order in which they are applied; a GELU is between two of them."""
 
 Observe = Callable[[str, Tensor], None]
@@ -43,10 +46,11 @@ class ProjectorConfig:
 def kind_of(params: Params) -> str:
     """Which of KINDS has these parameters.
 
-    >>> kind_of({"linear.weight": torch.ones(2, 2)})
+    >>> kind_of({"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2)})
     'linear'
     """
-    return next(kind for kind, layers in KINDS.items() if f"{layers[0]}.weight" in params)
+    names = {key.rpartition(".")[0] for key in params} - {"norm"}
+    return next(kind for kind, layers in KINDS.items() if set(layers) == names)
 
 
 def param_shapes(in_width: int, out_width: int, config: ProjectorConfig) -> dict[str, tuple[int, ...]]:

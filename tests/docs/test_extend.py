@@ -78,3 +78,12 @@ def test_the_data_source_trains() -> None:
     names: dict = {}
     exec(OF["own_data.py"].text, names)
     assert names["done"].rounds == 1
+
+
+def test_a_scenario_a_source_and_a_projector_kind_run(copy: Path) -> None:
+    words = ["data.kind=colours", "partition.scenario=halves", "partition.clients=3", "model.projector.kind=mlp3x_gelu"]
+    small = [*SMALL, "federation.rounds=1", "evaluation.captions=0", "evaluation.questions=0", "run.dir=own"]
+    run(["-m", "fedcmp", "train", *words, *small], copy)
+    assert json.loads((copy / "own" / "split.json").read_text())["sizes"] == [32, 16, 16]
+    title = "from fedcmp.measures import metric; print(metric('aggregator/agreement').title)"
+    assert run(["-c", title], copy).strip() == "agreement of the clients"

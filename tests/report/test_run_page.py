@@ -18,7 +18,7 @@ from fedcmp.report.page import write_report
 from fedcmp.report.run.clients import split_section
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import read_run
-from tests.report.pages import Seen, look
+from tests.report.looking import Seen, look
 
 Copy = Callable[..., Path]
 
