@@ -104,7 +104,8 @@ class Processes:
         finally:  # also after a second Ctrl-C: the interpreter would wait for the rest
             for process, _ in workers.values():
                 process.kill()  # a run is made to survive it
-                process.join()
+        for process, _ in workers.values():
+            process.join()
 
     def _start(self, worker: int) -> tuple[Any, Connection]:
         context = multiprocessing.get_context("spawn")
