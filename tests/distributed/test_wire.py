@@ -96,10 +96,10 @@ def test_a_group_of_some_ranks_counts_its_own() -> None:
     assert run_ranks(some, 3)[1:] == [(0, 0, [0, 1], 3, 2.0), (1, 0, [0, 1], 0, 0.0)]
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", range(3), Contribution(0, {})], ids=lambda value: type(value).__name__)
-def test_what_cannot_cross_is_named(value: Any) -> None:
-    with pytest.raises(TypeError, match=f"got {type(value).__name__}"):
-        pack({"a": [value]})
+def test_what_cannot_cross_is_named() -> None:
+    for value in ({1, 2}, object(), b"bytes", range(3), Contribution(0, {})):
+        with pytest.raises(TypeError, match=f"got {type(value).__name__}"):
+            pack({"a": [value]})
 
 
 class Odd(Exception):
