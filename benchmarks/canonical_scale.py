@@ -41,10 +41,10 @@ class Timed(LocalCohort):
     seconds: dict[str, float]
     exchanged: list[int]
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
         """As the local cohort."""
         t0 = now()
-        result = super().sum(fn)
+        result = super().sum(fn, weights)
         self.exchanged.append(sum(value.numel() for value in result.values()) * 4)
         self.seconds[f"clients, exchange {len(self.exchanged)}"] = now() - t0
         return result

@@ -13,7 +13,7 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.federation.forecast import training_memory
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.projector import ProjectorConfig, param_shapes
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 
 
 class Sizes(NamedTuple):

@@ -21,9 +21,10 @@ from fedcmp.federation.loop import run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import DTYPES
-from fedcmp.models.checkpointing import checkpoint_layers
+from fedcmp.models.blocks import checkpoint_layers
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.seeding import torch_rng
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers

@@ -9,7 +9,7 @@ from llava_models import SHAPES, outline_llm
 from phases import REST, TRAINING
 from record import Table
 
-from fedcmp.report.plan import human
+from fedcmp.report.formatting import human
 
 KEEPS = ("whole", "checkpointed")
 

@@ -44,7 +44,7 @@ from fedcmp.runs.method import build_federation, build_method
 from fedcmp.runs.models import pick_device
 from fedcmp.runs.parts import Kept, build_parts
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder, Trackers
+from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
 
 HEADER = ("epsilon", "noise", "val loss", "AUC by updates", "AUC by losses", "ceiling")
@@ -52,7 +52,7 @@ HEADER = ("epsilon", "noise", "val loss", "AUC by updates", "AUC by losses", "ce
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained; the defaults are those of the table in docs/differential_privacy.md."""
+    """What is trained; the defaults are those of the table in docs/privacy.md."""
 
     clients: int = 64
     """Of each of the three groups."""
@@ -91,7 +91,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     config, progress = load_config(None, setting.config_words(seed, epsilon)), Progress(enabled=False)
     data, count = read_data(config), setting.clients
     parts = build_parts(config, data, progress, keep=keep)
-    recorder = Recorder(Trackers())
+    tracker = Trackers()
     everybody = plan_run(data.split.clients, config.federation, seed)
     members = replace(data, plan=plan_run(data.split.clients[:count], config.federation, seed))
     states: list[FederationState] = []
@@ -101,7 +101,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
         return False
 
     method, team = build_method(config, members.plan), Solo(pick_device(config.run.device))
-    federation = build_federation(config, members, method, parts, recorder, progress, team, on_round=note)
+    federation = build_federation(config, members, method, parts, tracker, progress, team, on_round=note)
     states.append(start(parts.params, federation.aggregator, federation.privacy))
     run(federation, states[0])
 
@@ -115,7 +115,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
     return {
         "epsilon": privacy.epsilon(setting.rounds) if privacy else None,
         "noise": privacy.noise if privacy else 0.0,
-        "val loss": recorder.records[-1]["val/loss"],
+        "val loss": tracker.records[-1]["val/loss"],
         "by updates": auc(by_updates[:count].tolist(), by_updates[count:].tolist()),
         "by losses": auc(drops[:count], drops[count:]),
         "ceiling": ceiling(privacy.noise, setting.rounds) if privacy else 1.0,

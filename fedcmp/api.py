@@ -13,13 +13,12 @@ from fedcmp.aggregation.own import Method, Own
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
-from fedcmp.data.images import MAX_PIXELS
-from fedcmp.data.loose import Picture
+from fedcmp.data.images import MAX_PIXELS, Picture
 from fedcmp.data.scenarios import Partition, check_names
 from fedcmp.distributed.launch import open_team
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.evaluation.captions import caption_loose
+from fedcmp.evaluation.assess import caption_loose
 from fedcmp.federation.checkpoint import FederationState, save_projector
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
@@ -30,7 +29,7 @@ from fedcmp.runs.method import build_federation, build_method
 from fedcmp.runs.models import pick_device
 from fedcmp.runs.parts import build_parts
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder, Trackers
+from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
 
 SETTINGS = (
@@ -151,20 +150,20 @@ def federate(
     plan = plan_run(split.clients, config.federation, seed, names=split.names)
     built = build_method(config, plan, method)
     data = Data(source, source.samples("train"), source.samples("val"), [], split, plan)
-    recorder = Recorder(Trackers())
+    tracker = Trackers()
     models = _models(tower, llm, config)
 
     def call(state: FederationState, record: Mapping[str, Any]) -> bool:
-        loss = next(one["val/loss"] for one in reversed(recorder.records) if "val/loss" in one)
+        loss = next(one["val/loss"] for one in reversed(tracker.records) if "val/loss" in one)
         done = Round(state.rounds_done, rounds, loss, record, state.params)
         return on_round is not None and on_round(done) is True
 
     with open_team(config.launch, pick_device(config.run.device)) as team:
         bars = Progress(progress if is_server(team) else False)
         parts = build_parts(config, data, bars, team=team, models=models)
-        federation = build_federation(config, data, built, parts, recorder, bars, team, on_round=call)
+        federation = build_federation(config, data, built, parts, tracker, bars, team, on_round=call)
         state = run(federation, start(parts.params, federation.aggregator))
-    return Federated(state.params, tuple(recorder.records), *models, config.data.max_pixels)
+    return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
 
 
 def _method(aggregator: str | Aggregator | Method) -> tuple[Aggregator | None, str]:

@@ -13,27 +13,24 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedcmp.aggregation.presets import AggregatorConfig
-from fedcmp.credentials import MASK, holds_secret, mask
-from fedcmp.data.config import DataConfig
-from fedcmp.data.scenarios.config import PartitionConfig
+from fedcmp.credentials import mask
+from fedcmp.data.scenarios.partition import PartitionConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError, nearest
-from fedcmp.evaluation.config import EvaluationConfig
+from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.federation.byzantine import AttackConfig
 from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import check_privacy
 from fedcmp.federation.settings import FederationConfig
-from fedcmp.fields import as_fields, check_texts
-from fedcmp.models.backbones import ModelConfig
-from fedcmp.module import OptimizerConfig
-from fedcmp.plain_yaml import Parsed, parse_value, parse_yaml
+from fedcmp.models.settings import ModelConfig
+from fedcmp.optimizer import OptimizerConfig
+from fedcmp.plain_yaml import Plain, as_fields, check_texts, parse_yaml
 from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
 DEVICES = ("auto", "cpu", "cuda")
-LONGEST_SHOWN = 200
-"""Messages have so many characters of an override."""
 
 
 @dataclass
@@ -116,12 +113,17 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: a key, name or value is wrong; the message names key, file and the nearest valid choice.
     """
-    contents = [] if path is None else [(_read(path), str(path))]
-    return _merged(Config(), contents, overrides, path)
+    if path is None:
+        return _merged(Config(), overrides)
+    try:
+        text = find_config(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
+    return _merged(Config(), overrides, text, str(path))
 
 
 def amend(config: Config, overrides: Sequence[str]) -> Config:
-    """A config with overrides on top, checked; ``config`` itself stays as it is.
+    """A config with overrides on top, checked; ``config`` itself does not change.
 
     Raises:
         ConfigError: as for ``load_config``.
@@ -129,11 +131,11 @@ def amend(config: Config, overrides: Sequence[str]) -> Config:
     >>> amend(Config(), ["federation.rounds=3"]).federation.rounds
     3
     """
-    return _merged(config, [], overrides, None)
+    return _merged(config, overrides)
 
 
 def from_yaml(text: str, where: str) -> Config:
-    """What ``to_yaml`` wrote, as a config again, checked.
+    """The output of ``to_yaml`` as a config again, checked.
 
     Args:
         text: YAML.
@@ -142,36 +144,44 @@ def from_yaml(text: str, where: str) -> Config:
     Raises:
         ConfigError: as for ``load_config``.
     """
-    return _merged(Config(), [(_mapping(text, where), where)], [], where)
+    return _merged(Config(), [], text, where)
 
 
-def _merged(
-    base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
-) -> Config:
+def _merged(base: Config, overrides: Sequence[str], text: str = "", where: str = "") -> Config:
+    place = f" (in {where} and overrides)" if where else ""
     try:
-        return _whole(base, contents, overrides, where)
-    except ConfigError as error:
-        if (masked := mask(str(error))) != str(error):
-            raise ConfigError(masked) from None  # what it comes from repeats the secret
-        raise
-
-
-def _whole(
-    base: Config, contents: Sequence[tuple[Parsed, str]], overrides: Sequence[str], where: Path | str | None
-) -> Config:
-    try:
-        shown = [_shown(override) for override in overrides]
-        parsed = [_parse(override, name) for override, name in zip(overrides, shown, strict=True)]
-        layers = [_fields(*layer) for layer in (*contents, *zip(parsed, shown, strict=True))]
+        layers = [_fields(parse_yaml(text, where), where)]
+        layers += [_fields(_parse(override), f"override {override.partition('=')[0]}") for override in overrides]
         config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), *layers)))
-    except OmegaConfBaseException as error:  # of references; as_fields has refused all else
+        try:
+            config.validate()
+        except ConfigError as error:
+            raise ConfigError(f"{error}{place}") from error
+    except OmegaConfBaseException as error:  # of references, which are resolved only now
         key, message = getattr(error, "full_key", "") or "a value", str(error).splitlines()[0]
-        raise ConfigError(f"{key}: {message}" + (f" (in {where} and overrides)" if where else "")) from error
-    try:
-        config.validate()
+        raise ConfigError(mask(f"{key}: {message}{place}")) from None
     except ConfigError as error:
-        raise ConfigError(f"{error}" + (f" (in {where} and overrides)" if where else "")) from error
+        if mask(str(error)) == str(error):
+            raise
+        raise ConfigError(mask(str(error))) from None  # its cause has the secret, too
     return config
+
+
+def _parse(override: str) -> Any:
+    key, equals, text = override.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{override!r} is no override; expected key=value, for example federation.rounds=20")
+    text = text.strip()
+    value = parse_yaml(text, f"override {key}") if text[:1] in ("[", "{", "'", '"') else Plain(text)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _fields(values: Any, where: str) -> dict[str, Any]:
+    if isinstance(values, dict) and isinstance(values.get("aggregator"), str):
+        values = {**values, "aggregator": {"name": values["aggregator"]}}
+    return as_fields(Config, values, where)
 
 
 def to_yaml(config: Config) -> str:
@@ -201,46 +211,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return {
         key: one for name, part in value.items() for key, one in _flat(part, f"{prefix}.{name}".lstrip(".")).items()
     }
-
-
-def _read(path: Path) -> Parsed:
-    try:
-        text = find_config(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # no UTF-8; a path with a zero in it
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    return _mapping(text, str(path))
-
-
-def _mapping(text: str, where: str) -> Parsed:
-    parsed = parse_yaml(text, where)
-    if parsed.values is None:
-        return Parsed({}, {})
-    if not isinstance(parsed.values, dict):
-        raise ConfigError(f"{where}: expected keys and values, got {type(parsed.values).__name__}")
-    return parsed
-
-
-def _parse(override: str, where: str) -> Parsed:
-    key, equals, text = override.partition("=")
-    if not equals or not key or any(not part for part in key.split(".")):
-        raise ConfigError(f"{mask(override)!r} is no override; expected key=value, for example federation.rounds=20")
-    values, words = parse_value(text, f"{where}: the value")
-    for part in reversed(key.split(".")):
-        values, words = {part: values}, {part: words}
-    return Parsed(values, words)
-
-
-def _shown(override: str) -> str:
-    """An override as messages may have it."""
-    key, _, text = override.partition("=")
-    text = MASK if holds_secret(key.split(".")[-1]) else mask(text)
-    return f"override {key}={text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + ' ...'}"
-
-
-def _fields(content: Parsed, where: str) -> Any:
-    values = content.values
-    if isinstance(values.get("aggregator"), str):
-        values = {**values, "aggregator": {"name": values["aggregator"]}}
-    return as_fields(Config, values, content.words, where)

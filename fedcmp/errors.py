@@ -111,3 +111,9 @@ def nearest(name: str, choices: Iterable[str], listed: str | None = None) -> str
     by_lower = {choice.lower(): choice for choice in known}
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f'did you mean "{by_lower[match[0]]}"? ({listed})' if match else listed
+
+
+def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
+    """Raises ConfigError if a setting is none of its choices."""
+    if value not in set(choices):
+        raise ConfigError(f"{key}: unknown choice {value!r}; {nearest(str(value), choices)}")

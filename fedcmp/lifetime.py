@@ -1,4 +1,4 @@
-"""A process that another one started ends with it."""
+"""What ends a process: a signal that asks, the process that started it, or its launcher."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
+ASKING = (signal.SIGUSR1, signal.SIGTERM)
+"""They ask a run to stop at the end of its round, where nothing is lost. SLURM sends the first before a time limit
+(``--signal=USR1@seconds``), most schedulers the second."""
 OURS = "FEDCMP_LAUNCHES"
 """Variable of ranks whose launcher is a ``fedcmp`` process."""
 
@@ -17,9 +21,26 @@ _launchers: list[int] = []
 """The process that started this rank; 0: it had ended before."""
 
 
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """While the block runs, signals only set what the function returns; handlers of before come back after it.
+
+    Outside the main thread no handler can be set, and the function returns False.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {number: signal.signal(number, lambda one, frame: asked.append(one)) for number in ASKING}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def end_with_parent() -> None:
-    """Ends this process when the one that started it (by ``multiprocessing``) has ended, however that ended; it may be
-    gone already. Nothing is tidied up: nobody is left who would ask for it."""
+    """Ends this process at once when the one that started it (by ``multiprocessing``) has ended, however that ended."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "for processes that a process has started"
 
@@ -31,7 +52,7 @@ def end_with_parent() -> None:
 
 
 def end_with_launcher() -> None:
-    """Ends this rank within a second after torchrun (``fabric run`` is one), which started it, ended without a word to
+    """Ends this rank within a second after torchrun (``fabric run`` is one), which started it, ended without telling
     it. The first rank of each node says so. A process that torchrun did not start is left alone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
@@ -56,7 +77,7 @@ def end_with_launcher() -> None:
 
 
 def launcher_gone() -> bool:
-    """Whether the launcher of this rank has ended; what the rank meets then comes of it."""
+    """Whether the launcher of this rank has ended; errors that the rank meets then follow from it."""
     return any(os.getppid() != launcher for launcher in _launchers)
 
 

@@ -1,93 +1,63 @@
-"""The one LightningModule: frozen tower, trainable projector, frozen LLM. It does not know that it is federated."""
+"""The one LightningModule: frozen tower, trainable projector, frozen LLM. Nothing in it is federated."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
-from fedcmp.errors import ConfigError, nearest
-from fedcmp.metrics import CaptionQuality
 from fedcmp.models.alignment import CaptionScores, caption_nll, caption_scores, greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import Observe, Projector, project
+from fedcmp.optimizer import OptimizerConfig, build_optimizer, lr_factor
 from fedcmp.types import Batch, Params
 
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("cosine", "linear", "constant")
 
+class CaptionQuality(Metric):
+    """Loss, perplexity and accuracy per labelled token, over all batches and ranks, under ``lightning.Trainer``.
 
-@dataclass
-class OptimizerConfig:
-    """The optimizer of a client's local steps; the Trainer's too in centralized training."""
+    Sums are kept, so that neither the size of a batch nor how ranks share the rows matters. (Lightning's sampler for
+    several devices repeats some rows, which then count twice.) Rounds are evaluated by ``fedcmp.evaluation``.
 
-    name: str = "adamw"
-    """`adamw` or `sgd`."""
-    lr: float = 5e-3
-    """Peak learning rate, > 0."""
-    weight_decay: float = 0.0
-    """>= 0; LLaVA's stage 1 uses none."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """AdamW's two decay rates, each in [0, 1)."""
-    momentum: float = 0.0
-    """SGD's momentum, in [0, 1)."""
-    clip_norm: float = 1.0
-    """Gradients of one client are scaled down to this norm; 0: never."""
-    schedule: str = "cosine"
-    """`cosine`, `linear` or `constant`: over the samples of the whole run, never restarted."""
-    warmup: float = 0.03
-    """Share of the run during which the rate rises from 0, in [0, 1)."""
+    Args:
+        options: those of ``torchmetrics.Metric``, above all ``process_group``: the ranks that see parts of one data
+            set; by default all ranks.
 
-    def validate(self, prefix: str = "optimizer") -> None:
-        for key, choices in (("name", OPTIMIZERS), ("schedule", SCHEDULES)):
-            value = getattr(self, key)
-            if value not in choices:
-                raise ConfigError(f"{prefix}.{key}: unknown choice {value!r}; {nearest(str(value), choices)}")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"{prefix}.lr must be positive, got {self.lr}")
-        for key in ("weight_decay", "clip_norm"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(f"{prefix}.{key} must be >= 0, got {getattr(self, key)}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ConfigError(f"{prefix}.betas must be two numbers in [0, 1), got {list(self.betas)}")
-        for key in ("momentum", "warmup"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
-
-
-def build_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
-    """The configured optimizer over parameter groups (one per client, or one)."""
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-    betas = (float(config.betas[0]), float(config.betas[1]))
-    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, weight_decay=config.weight_decay)
-
-
-def lr_factor(progress: float, config: OptimizerConfig) -> float:
-    """The share of the peak rate at ``progress`` (samples seen over the samples of the whole run, in [0, 1]).
-
-    >>> lr_factor(0.5, OptimizerConfig(schedule="cosine", warmup=0.0))
-    0.5
-    >>> lr_factor(0.05, OptimizerConfig(schedule="constant", warmup=0.1))
-    0.5
+    >>> quality = CaptionQuality()
+    >>> quality.update(nll=torch.tensor([4.0, 2.0]), tokens=torch.tensor([2, 4]), hits=torch.tensor([1, 2]))
+    >>> {name: round(value.item(), 3) for name, value in quality.compute().items()}
+    {'loss': 1.0, 'perplexity': 2.718, 'accuracy': 0.5}
     """
-    if progress < config.warmup:
-        return progress / config.warmup
-    if config.schedule == "constant":
-        return 1.0
-    done = min(1.0, (progress - config.warmup) / (1 - config.warmup))
-    return 1 - done if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+    full_state_update = False
+    nll: Tensor
+    tokens: Tensor
+    hits: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("nll", "tokens", "hits"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor, tokens: Tensor, hits: Tensor) -> None:
+        """Adds rows: their summed loss in nats, labelled tokens, and those that were the likeliest, ``[B]`` each."""
+        for name, value in (("nll", nll), ("tokens", tokens), ("hits", hits)):
+            getattr(self, name).add_(value.double().sum())
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` in nats per token, ``perplexity`` and ``accuracy`` in [0, 1], float64; nan without a token."""
+        loss = self.nll / self.tokens
+        return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.hits / self.tokens}
 
 
 class ProjectorAlignment(lightning.LightningModule):
     """Next-token loss on captions, with the projector as the only trainable part.
 
-    ``lightning.Trainer`` trains, validates and tests it as it is. Its ``state_dict``, and so every checkpoint, holds
+    ``lightning.Trainer`` trains, validates and tests it unchanged. Its ``state_dict``, and so every checkpoint, holds
     the projector only.
 
     Args:
@@ -138,7 +108,7 @@ class ProjectorAlignment(lightning.LightningModule):
         return self.tower.look(batch["pixels"]).float()
 
     def seen(self, batch: Batch) -> Batch:
-        """The batch with features in the place of pixels, for whoever uses it more than once."""
+        """The batch with features in place of pixels, for callers that use it more than once."""
         rest = {name: value for name, value in batch.items() if name != "pixels"}
         return {**rest, "features": self.features(batch)}
 
@@ -180,14 +150,14 @@ class ProjectorAlignment(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._quality = self._measures(self.trainer.num_val_batches)
+        self._quality = [CaptionQuality().to(self.device) for _ in self.trainer.num_val_batches]
 
     def on_test_epoch_start(self) -> None:
-        self._quality = self._measures(self.trainer.num_test_batches)
+        self._quality = [CaptionQuality().to(self.device) for _ in self.trainer.num_test_batches]
 
     def validation_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
-        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end; of several
-        loaders as ``val/loss/0`` and so on."""
+        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end; ``val/loss/0`` and so on for
+        several loaders."""
         self._quality[dataloader_idx].update(*self.scores(batch))
 
     def test_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
@@ -200,14 +170,11 @@ class ProjectorAlignment(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_quality("test")
 
-    def _measures(self, loaders: Sequence[float]) -> list[CaptionQuality]:
-        return [CaptionQuality().to(self.device) for _ in loaders]
-
     def _log_quality(self, part: str) -> None:
         for number, quality in enumerate(self._quality):
             suffix = f"/{number}" if len(self._quality) > 1 else ""
             found = {f"{part}/{name}{suffix}": value for name, value in quality.compute().items()}
-            # compute() has added up the ranks: their mean is the value of each
+            # compute() has added up the ranks, so the mean over them changes nothing
             self.log_dict(found, sync_dist=True, add_dataloader_idx=False)
 
     def configure_optimizers(self) -> Any:
@@ -224,7 +191,7 @@ class ProjectorAlignment(lightning.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips as the federated clients do, so that both trainings follow the same method."""
+        """Clips as the federated clients do."""
         limit = gradient_clip_val or self.optimizer_config.clip_norm
         if limit:
             torch.nn.utils.clip_grad_norm_(self.projector.parameters(), limit)

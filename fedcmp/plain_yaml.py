@@ -1,154 +1,175 @@
-"""YAML as plain containers, bounded: a few lines of it can name themselves, or stand for billions of values.
+"""Reads YAML, and fits what it says to the fields of dataclasses.
 
-Numbers are those of YAML 1.2: ``010`` is ten and ``1e-3`` a number; ``1:30``, ``yes`` and dates are texts. PyYAML reads
-YAML 1.1, where they are 8, a text, 90, true and dates.
+Numbers are those of YAML 1.2: ``010`` is ten and ``1e-3`` a number; ``1:30``, ``yes`` and dates are texts. A field that
+takes a text gets it as it was typed: ``run.name=007`` is ``"007"``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import Any, NamedTuple
+import typing
+from typing import Any
 
 import yaml
-from yaml.composer import Composer
 
-from fedcmp.errors import ConfigError
+from fedcmp.credentials import find_secret, holds_secret
+from fedcmp.errors import ConfigError, nearest
 
-MOST_VALUES, DEEPEST = 100_000, 32
-"""Of one text, its aliases written out."""
+NULLS = ("", "~", "null", "Null", "NULL")
+BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
+"""Further words for the value of a field that is true or false."""
+INT = re.compile(r"[-+]?[0-9]{1,300}|0o[0-7]+|0x[0-9a-fA-F]+")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+"""Section 10.3.2 of YAML 1.2."""
+MISSING = "???"
+"""OmegaConf's word for a value that is yet to come."""
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+NO_SECRETS = "keys and passwords belong into the environment, not into a config, which is written to the run folder"
 
 
-class Parsed(NamedTuple):
-    """The same text, read twice."""
-
-    values: Any
-    """As YAML means it: numbers, truth values, texts."""
-    words: Any
-    """With every scalar as it is written."""
+class Plain(str):
+    """A scalar without quotes: its type depends on the field that it is meant for."""
 
 
-def parse_yaml(text: str, where: str) -> Parsed:
-    """Reads YAML; no tag makes an object.
+class _Loader(yaml.SafeLoader):
+    """Scalars stay texts; a key that is given twice is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = {"<<": False}
+        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
+            if seen.get(key.value):
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
+            seen.setdefault(key.value, True)
+        return super().construct_mapping(node, deep)
+
+    def construct_text(self, node: Any) -> str:
+        return Plain(node.value) if node.style is None else str(node.value)
+
+
+_Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
+_Loader.yaml_constructors = {
+    "tag:yaml.org,2002:str": _Loader.construct_text,
+    "tag:yaml.org,2002:seq": _Loader.construct_yaml_seq,
+    "tag:yaml.org,2002:map": _Loader.construct_yaml_map,
+    None: _Loader.construct_undefined,
+}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Dicts, lists and texts; a text is ``Plain`` if it has no quotes. An empty document is an empty dict.
 
     Args:
-        text: what was written.
+        text: YAML.
         where: what errors call it.
 
     Raises:
-        ConfigError: it is no YAML, gives a key twice, or holds too much, too deep, or itself.
+        ConfigError: it is no YAML, has a tag, or gives a key twice.
 
-    >>> parse_yaml("{lr: 1e-3, name: 007}", "mine.yaml")
-    Parsed(values={'lr': 0.001, 'name': 7}, words={'lr': '1e-3', 'name': '007'})
+    >>> resolve(parse_yaml("{lr: 1e-3, name: 007, quoted: '007'}", "mine.yaml"))
+    {'lr': 0.001, 'name': 7, 'quoted': '007'}
     """
     try:
-        values = yaml.load(text, Loader=_Values)
-        words = yaml.load(text, Loader=_Words)
-    except _Repeated as error:
-        raise ConfigError(f"{where}, {error}") from None
-    except Exception as error:  # YAMLError, and what its readers of dates, numbers and tags raise
-        raise ConfigError(f"{where} cannot be read as YAML: {str(error) or type(error).__name__}") from error
-    _bounded(values, where)
-    return Parsed(values, words)
+        found = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{where}{line} cannot be read as YAML: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{where} cannot be read as YAML: {error}") from error
+    return {} if found is None else found
 
 
-def parse_value(text: str, where: str) -> Parsed:
-    """Reads the value of a ``key=value``: YAML where it begins with a bracket or a quote, else one scalar, whole.
+def resolve(value: Any) -> Any:
+    """``Plain`` texts as null, truth values and numbers, in lists and dicts too."""
+    if isinstance(value, dict):
+        return {str(key): resolve(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [resolve(one) for one in value]
+    if not isinstance(value, Plain):
+        return value
+    if value in NULLS:
+        return None
+    if value in BOOLS:
+        return BOOLS[value]
+    if INT.fullmatch(value):
+        return int(value, 0 if value[1:2] in ("o", "x") else 10)
+    if FLOAT.fullmatch(value):
+        return float(value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    return str(value)
+
+
+def as_fields(kind: type, values: Any, where: str, prefix: str = "") -> dict[str, Any]:
+    """The keys and values for a dataclass, as plain containers.
 
     Args:
-        text: what follows the equals sign.
-        where: what errors call it.
+        kind: the dataclass.
+        values: as ``parse_yaml`` returns them.
+        where: what errors call the text.
+        prefix: of the keys, in errors.
 
     Raises:
-        ConfigError: as for ``parse_yaml``; or text follows the closing bracket or quote.
-
-    >>> parse_value("exp #2: a", "run.name")
-    Parsed(values='exp #2: a', words='exp #2: a')
+        ConfigError: a key is unknown, or its value has not the type of its field.
     """
-    text = text.strip()
-    if text[:1] not in ("[", "{", "'", '"'):
-        loader = _Values("")
-        tag = loader.resolve(yaml.ScalarNode, text, (True, False))
-        try:
-            return Parsed(loader.construct_object(yaml.ScalarNode(tag, text)), text)
-        except ValueError as error:  # Python reads at most 4,300 digits
-            raise ConfigError(f"{where} cannot be read as a number: {error}") from error
-    parsed = parse_yaml(text, where)
-    node = yaml.compose(text, Loader=_Words)
-    if node is not None and (rest := text[node.end_mark.index :]):
-        raise ConfigError(f"{where} ends before {rest.strip()!r}; put the whole value in quotes")
-    return parsed
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {prefix.rstrip('.') or 'a config'} expects keys and values, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
+    for key in values:
+        if key not in known:
+            hint = NO_SECRETS if holds_secret(str(key)) else nearest(str(key), known)
+            raise ConfigError(f"{where}: unknown key `{prefix}{key}`; {hint}")
+    return {key: _as(known[key], value, f"{prefix}{key}", where) for key, value in values.items()}
 
 
-class _Repeated(Exception):
-    """A key stands twice in one place, of which YAML would take the last without a word."""
+def _as(hint: Any, value: Any, name: str, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return as_fields(typing.cast(type, hint), value, where, f"{name}.")
+    if value == MISSING:
+        raise ConfigError(f"{where}: {name} has no value, got {MISSING}")
+    if isinstance(value, str) and "${" in value:
+        return str(value)  # OmegaConf fills it in
+    outer, inner = typing.get_origin(hint), [one for one in typing.get_args(hint) if one is not type(None)]
+    if outer is list and isinstance(value, list):
+        return [_as(inner[0], one, name, where) for one in value]
+    found, kind = resolve(value), inner[0] if inner else hint
+    if outer is list or outer is dict:
+        if not isinstance(found, outer):
+            shown = f"a list, as in {name}=[...]" if outer is list else "keys and values"
+            raise ConfigError(f"{where}: {name} expects {shown}, got {value!r}")
+        return found
+    if hint is Any or (found is None and len(inner) < len(typing.get_args(hint))):
+        return found
+    if kind is str and found is not None and isinstance(value, str):
+        return str(value)
+    if kind is bool and isinstance(found, str):
+        found = SWITCHES.get(found.lower(), found)
+    types = (int, float) if kind is float else kind
+    if not isinstance(found, types) or (isinstance(found, bool) and kind is not bool):
+        raise ConfigError(f"{where}: {name} expects {EXPECTED[kind]}, got {value!r}")
+    return found
 
 
-class _EachKeyOnce(Composer):
-    """Refuses repeated keys, and knows what they are inside of. Not those that ``<<`` brings: they may be overruled."""
+def check_texts(value: Any, key: str = "") -> None:
+    """Refuses secrets, and what reading the written config again would take for a reference.
 
-    _inside: list[str]
+    Args:
+        value: a dataclass, or what a field of it has.
+        key: what errors call it.
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        name = [index.value] if isinstance(index, yaml.ScalarNode) else []
-        self._inside += name
-        node = super().compose_node(parent, index)
-        del self._inside[len(self._inside) - len(name) :]
-        return node
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.value == "<<":
-                continue
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                name = ".".join([*self._inside, key.value])
-                raise _Repeated(
-                    f"line {line}: {name} is given twice, first on line {lines[key.value]}; leave one of them"
-                )
-            lines[key.value] = line
-        return node
-
-
-class _Values(_EachKeyOnce, yaml.SafeLoader):
-    def __init__(self, text: str) -> None:
-        yaml.SafeLoader.__init__(self, text)
-        self._inside = []
-
-    def construct_yaml_int(self, node: Any) -> int:
-        text = self.construct_scalar(node)
-        return int(text, 0 if text[1:2] in ("o", "x") else 10)
-
-
-_Values.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (  # section 10.3.2 of YAML 1.2; and "<<", which 1.1 has
-    ("null", r"~|null|Null|NULL|", ["", *"~nN"]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
-    ("merge", r"<<", "<"),
-):
-    _Values.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
-_Values.add_constructor("tag:yaml.org,2002:int", _Values.construct_yaml_int)
-
-
-class _Words(_EachKeyOnce, yaml.BaseLoader):
-    def __init__(self, text: str) -> None:
-        yaml.BaseLoader.__init__(self, text)
-        self._inside = []
-
-
-def _bounded(value: Any, where: str) -> None:
-    left, waiting = MOST_VALUES, [(value, 0)]
-    while waiting:
-        one, depth = waiting.pop()
-        left -= 1
-        if left < 0 or depth > DEEPEST:
-            raise ConfigError(
-                f"{where} cannot be read as YAML: more than {MOST_VALUES:,} values, or deeper than {DEEPEST}; an "
-                "alias may name what it stands in"
-            )
-        inner = one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
-        waiting.extend((part, depth + 1) for part in inner)
+    Raises:
+        ConfigError: a text has one of the two.
+    """
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, dict):
+        for name, one in value.items():
+            check_texts(one, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_texts(one, key)
+    elif isinstance(value, str):
+        if what := find_secret(value):
+            raise ConfigError(f"{key} has {what}: {NO_SECRETS}")
+        if "${" in value or value == MISSING:
+            raise ConfigError(f"{key} would be read as a reference to another value, got {value!r}")

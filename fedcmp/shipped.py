@@ -38,7 +38,9 @@ def find_config(path: Path) -> Path:
     if path.exists():  # a pipe, or something that reading will complain of
         return path
     hint = nearest(name, known, "`fedcmp configs` lists those")
-    raise ConfigError(f"no config file {path}, and no such one comes with fedcmp; {hint}")
+    raise ConfigError(
+        f"no config file {path}, and fedcmp has none of that name; {hint}; overrides are written key=value"
+    )
 
 
 def about(path: Path) -> str:

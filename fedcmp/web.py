@@ -1,4 +1,4 @@
-"""The page of ``fedcmp serve``: a picture and what several projectors say of it. On this machine only."""
+"""The page of ``fedcmp serve``: a picture and the captions of several projectors. On this machine only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedcmp.errors import ConfigError, DataError
 Describe = Callable[[Sequence[Path]], list[str]]
 """Pictures to their captions."""
 KEPT_SECONDS = 600
-"""A picture that was dropped on the page is removed after so long, and when the page ends."""
+"""How long a picture that was dropped on the page is kept at most."""
 
 
 def check_gradio() -> None:
@@ -28,22 +28,22 @@ def open_page(columns: Mapping[str, Describe], port: int) -> None:
     """Serves the page on 127.0.0.1 until Ctrl-C or SIGTERM; nothing is sent anywhere else.
 
     Args:
-        columns: what says captions, by the name that stands above.
+        columns: the function that captions, by the name of its column.
         port: where.
 
     Raises:
         ConfigError: the port is taken.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # the pictures are removed then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the pictures are removed
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}  # read when it is imported
         import gradio
 
-        # Gradio's own fonts are fetched from elsewhere
+        # Gradio would fetch its own fonts
         theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-        page, here = _build_page(columns), "127.0.0.1"
+        options = {"share": False, "quiet": True, "footer_links": [], "theme": theme}
         try:
-            page.launch(server_name=here, server_port=port, share=False, quiet=True, footer_links=[], theme=theme)
+            _build_page(columns).launch(server_name="127.0.0.1", server_port=port, **options)
         except OSError as error:
             raise ConfigError(f"--port {port}: {error}") from error
 
@@ -60,9 +60,9 @@ def _build_page(columns: Mapping[str, Describe]) -> Any:
             raise gradio.Error(str(error)) from error
 
     with gradio.Blocks(title="fedcmp", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
-        gradio.Markdown("# fedcmp\nDrop a picture and read what each projector says of it.")
+        gradio.Markdown("# fedcmp\nDrop a picture and read the caption of each projector.")
         with gradio.Row():
-            # the file itself, so that it is read as training read its pictures
+            # the file itself, which is read as training reads its pictures
             picture = gradio.Image(
                 type="filepath", image_mode=None, sources=["upload", "clipboard"], label="picture", height=360
             )

@@ -19,9 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from fedcmp.distributed.shard import shard_layers
-from fedcmp.distributed.team import Groups
-from fedcmp.distributed.topology import make_topology
+from fedcmp.distributed.strategy import shard_layers
+from fedcmp.distributed.team import Groups, make_topology
 
 
 class RankError(RuntimeError):

@@ -16,25 +16,19 @@ from fedcmp.aggregation.presets import PRESETS
 from fedcmp.cli import COMMANDS, main
 
 
-def test_help_reads_like_a_manual(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
-    assert stopped.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())  # where lines break depends on the version of Python
+def test_each_command_has_a_short_page_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for name, command in COMMANDS.items():
-        assert name in text
-        assert command.summary in text
-
-
-@pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_each_command_has_a_page_with_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
-    assert stopped.value.code == 0
-    page = capsys.readouterr().out
-    assert "examples:" in page
-    assert all(line.startswith(f"fedcmp {name}") and line in page for line, _ in COMMANDS[name].examples)
-    assert max(map(len, page.splitlines())) <= 120
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        page, summary = capsys.readouterr().out, (command.run.__doc__ or "").splitlines()[0]
+        examples = page.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
+        assert 1 <= len(examples) <= 2, name
+        assert all(line.startswith(f"  fedcmp {name}") for line in examples)
+        assert max(map(len, page.splitlines())) <= 120
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        assert summary in " ".join(capsys.readouterr().out.split())
 
 
 def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,16 +37,7 @@ def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     out, err = capsys.readouterr()
     said = re.findall(r"^round (\d)/2: [\d.]+ s, train loss [\d.]+, validation loss [\d.]+", err, re.MULTILINE)
     assert said == ["1", "2"], "standard error is no terminal: a line for each round"
-    for word in (
-        "validation loss per token",
-        "image use",
-        "worst domain",
-        "test loss",
-        "digits named right",
-        "seconds",
-    ):
-        assert word in out
-    assert str(folder) in out
+    assert all(word in out for word in ("image use", "test loss", "digits named right", str(folder)))
     assert main(["evaluate", str(folder)]) == 0
     assert "image use" in capsys.readouterr().out
     assert main(["table", str(folder)]) == 0
@@ -67,19 +52,23 @@ def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest
     assert "loss on them" in capsys.readouterr().out
 
 
-def test_bad_input_says_so_and_exits_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["train", "federation.roundz=3"]) == 2
-    assert 'fedcmp: error: override federation.roundz=3: unknown key `federation.roundz`; did you mean "rounds"' in (
-        capsys.readouterr().err
-    )
-    assert main(["train", "a.yaml", "b.yaml"]) == 2
-    assert main(["train", "nowhere.yaml"]) == 2
-    assert main(["evaluate", str(tmp_path / "none")]) == 1
-    assert main(["evaluate", "run.seed=1"]) == 2
-    assert main(["table", str(tmp_path)]) == 1
+def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"exit": "failed", "error": "a reason"}))
-    assert main(["table", str(tmp_path)]) == 1
-    assert "a reason" in capsys.readouterr().err
+    for words, code, named in (
+        (["train", "federation.roundz=3"], 2, "unknown key `federation.roundz`"),
+        (["train", "a.yaml", "b.yaml"], 2, "a.yaml, b.yaml"),
+        (["train", "nowhere.yaml"], 2, "nowhere.yaml"),
+        (["plan", "federation.rounds"], 2, "overrides are written key=value"),
+        (["evaluate", str(tmp_path / "none")], 1, "none"),
+        (["evaluate", "run.seed=1"], 2, "run folder"),
+        (["evaluate", "runs/a", "--tasks", "pope"], 2, "--print-lmms-eval"),
+        (["export", "a", "b", "--to", "hf", "--out", "c"], 2, "one run folder"),
+        (["table", str(tmp_path / "none")], 1, "summary.json"),
+        (["table", str(tmp_path)], 1, "a reason"),
+        (["methods", "krums"], 2, 'did you mean "krum"'),
+    ):
+        assert main(words) == code, words
+        assert named in capsys.readouterr().err
 
 
 def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,12 +91,12 @@ def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["train"]) == 130
 
 
-@pytest.mark.parametrize("words", [["methods"], ["train", "nonsense=1"]])
-def test_a_reader_that_has_left_is_no_error(words: list[str]) -> None:
-    """As in ``fedcmp methods | head -1``; the last of these writes to standard error."""
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_has_left_is_no_error(stream: str) -> None:
+    """As in ``fedcmp configs | head -1``."""
     gone, pipe = os.pipe()
     os.close(gone)
-    stream = "stderr" if words[0] == "train" else "stdout"
+    words = ["configs"] if stream == "stdout" else ["configs", "none"]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, stream: pipe}
     done = subprocess.run([sys.executable, "-m", "fedcmp", *words], **streams, check=False)
     os.close(pipe)
@@ -116,7 +105,7 @@ def test_a_reader_that_has_left_is_no_error(words: list[str]) -> None:
     assert not done.stderr
 
 
-def test_the_table_of_rules_is_complete_and_the_one_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_methods_is_complete_and_the_one_in_the_docs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "--markdown"]) == 0
     printed = capsys.readouterr().out.strip()
     assert all(f"| {name} |" in printed for name in PRESETS)
@@ -124,5 +113,3 @@ def test_the_table_of_rules_is_complete_and_the_one_in_the_docs(capsys: pytest.C
     assert printed in docs.read_text(encoding="utf-8"), "docs/methods.md is not what `fedcmp methods --markdown` prints"
     assert main(["methods", "krum", "fedcmp"]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["fedcmp", "krum"]
-    assert main(["methods", "krums"]) == 2
-    assert 'did you mean "krum"' in capsys.readouterr().err

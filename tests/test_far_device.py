@@ -99,23 +99,6 @@ def test_every_method_stays_on_its_device_alone_and_over_ranks() -> None:
             assert all(torch.equal(value, here[key]) for key, value in params.items()), name
 
 
-def test_wide_layers_iterate_for_their_basis_on_the_device() -> None:
-    from fedcmp.aggregation.linalg import DIRECT, leading_eigenvectors
-
-    size = DIRECT + 60
-    left = torch.linalg.qr(torch.randn(size, 8, generator=torch.Generator().manual_seed(0))).Q
-    matrix = (left * torch.arange(8.0, 0.0, -1.0)) @ left.T
-
-    def there() -> tuple[torch.Tensor, str]:
-        install()
-        vectors = leading_eigenvectors(matrix.to(FAR), 0.9, left[:, :2].to(FAR)).vectors
-        return vectors.cpu(), str(vectors.device)
-
-    ((vectors, device),) = run_ranks(there, 1)
-    assert device == FAR
-    torch.testing.assert_close(vectors, leading_eigenvectors(matrix, 0.9, left[:, :2]).vectors)
-
-
 def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[str, Any]:
     torch.set_num_threads(1)
     if far:
@@ -129,6 +112,7 @@ def run_and_evaluate(folder: Path, words: list[str], far: bool = False) -> dict[
     return {"run": summary, "later": evaluate_run(folder)}
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_its_evaluation_stay_on_their_device(tmp_path: Path) -> None:
     words = ["aggregator=fedcmp", "aggregator.local.kind=control_variates", "aggregator.local.option=1"]
     words += ["federation.keep_local_state=true", "model.llm_dtype=bfloat16"]  # all that clients may record and keep

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +22,6 @@ import llava_cost
 import llava_models
 import llava_rounds
 import llava_shape
-import record
-import write_results
-
-from fedcmp.report.table import markdown
 
 SHAPE = llava_models.SHAPES["tiny"]
 CPU = torch.device("cpu")
@@ -41,76 +35,37 @@ def built(**changes: Any) -> tuple[llava_rounds.Built, Batch]:
 
 
 def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "results"
     words = "--shape tiny --device cpu --slots 2 --clients 3 --rounds 3 --steps 4 --batch 2 --caption 24 --lr 1e-2"
-    llava_shape.main([*words.split(), "--out", str(out), "--name", "llava"])
-    written = json.loads((out / "llava.json").read_text())
+    llava_shape.main([*words.split(), "--out", str(tmp_path), "--name", "llava"])
+    written = json.loads((tmp_path / "llava.json").read_text())
     assert {"machine", "versions", "commit"} <= set(written)
-    assert written["command"] == f"python benchmarks/llava_shape.py {words} --name llava"
     result = written["found"]
-    assert {"setting", "matmul_peak", "memory", "seconds", "device"} <= set(result)
     assert result["rows_in_a_round"] == 24
     assert result["sizes"]["positions"] == 16 + 24
-    assert result["operations"]["row"] > 0
-    assert "N_layers" in result["operations"]["formula"]
     assert set(result["methods"]) == {"fedavg", "fedcmp", "by hand"}
     for name, one in result["methods"].items():
         assert one["loss"]["after"] < one["loss"]["before"] - 0.1, name
         assert 0 < one["mfu"] < 1
         assert one["positions_per_second"] == pytest.approx(40 * one["samples_per_second"])
         assert one["round_samples_per_second"] <= one["samples_per_second"]
-        assert len(one["seconds"]) == 3
         assert all(row["round"] >= row["train"] > 0 for row in one["seconds"])
-        assert name == "by hand" or all(row["aggregate"] > 0 for row in one["seconds"])
         assert one["peak_memory"] > sum(result["memory"]["estimate"].values())
     assert result["methods"]["by hand"]["to_by_hand"] == 1
     parts = ("batches", "forward pass", "backward pass", "clipping", "optimizer", "the rest")
     for name, one in result["parts"].items():
         assert all(one[part] > 0 for part in parts), name
-        assert ("aggregation" in one) == ("gate" in one) == (name != "by hand")
-        assert "evaluation" not in one
+        assert ("aggregation" in one) == (name != "by hand")
     assert "MFU" in capsys.readouterr().out
 
 
-def test_what_a_gpu_finds_has_words_and_what_is_not_there_none(tmp_path: Path) -> None:
-    for path in write_results.RESULTS.iterdir():
-        if path.suffix in (".j2", ".json") and path.stem not in ("llava_shape", "llava_shape_64", "gpu"):
-            shutil.copy(path, tmp_path)
-    assert "No figures of a GPU are recorded" in write_results.page(tmp_path)
-    words = "--shape tiny --device cpu --slots 1 --clients 1 --rounds 2 --steps 1 --batch 1 --caption 8 --out"
-    for name in ("llava_shape", "llava_shape_64"):
-        llava_shape.main([*words.split(), str(tmp_path), "--name", name])
-    record.save(
-        "gpu",
-        "python benchmarks/gpu.py",
-        {"tests": 1},
-        {"steps": record.Table(("step",), [["tests"]])},
-        folder=tmp_path,
-    )
-    made = json.loads((tmp_path / "llava_shape.json").read_text())
-    text = write_results.page(tmp_path)
-    assert text.count("**tiny on CPU, 1 row at once**") == 2
-    for one in made["tables"].values():
-        assert markdown(one["rows"], one["header"]) in text
-    assert "## All that needs a GPU" in text
-    assert "No figures of a GPU are recorded" in text, "that was a CPU"
-    made["machine"]["gpu"] = "NVIDIA H100"
-    (tmp_path / "llava_shape.json").write_text(json.dumps(made))
-    assert "No figures of a GPU are recorded" not in write_results.page(tmp_path)
-
-
-@pytest.mark.parametrize(("words", "message"), [
-    ("--slots 0", "--slots must be at least 1, got 0"),
-    ("--caption 1", "--caption must be at least 2, got 1"),
-    ("--shape 13b --device cpu --batch 4096", r"--shape 13b with --slots 2 and --batch 4096 needs about .*activations"),
-    ("--checkpointing off --batch 10000000", "or leave --checkpointing at auto"),
-])  # fmt: skip
-def test_what_cannot_be_is_refused_in_the_words_of_the_user(
-    words: str, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize(
+    "words",
+    ["--slots 0", "--caption 1", "--device cpu --batch 4096 --shape 13b", "--batch 10000000 --checkpointing off"],
+)
+def test_what_cannot_be_is_refused_by_its_option(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         llava_shape.main(words.split())
-    assert re.search(message, capsys.readouterr().err)
+    assert words.split()[-2] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -181,17 +136,6 @@ def test_a_layer_keeps_what_the_formula_says(dtype: str) -> None:
     assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, item), rel=0.02)
 
 
-# checkpointed, what layers compute again comes later and is not seen here: much of two layers
-@pytest.mark.parametrize(("checkpointing", "least"), [("off", 0.3), ("on", 0.15)])
-def test_activations_stay_below_their_estimate_and_not_far(checkpointing: str, least: float) -> None:
-    parts, batch = built(checkpointing=checkpointing)
-    held = (*parts.module.parameters(), *parts.module.llm.model.buffers(), *batch.values())
-    frozen = {value.untyped_storage().data_ptr() for value in held}
-    kept = kept_bytes(lambda: parts.module.nll(batch)[0].sum(), frozen)
-    estimate = 4 * llava_cost.activation_bytes(SHAPE, parts.sizes.positions, 24, 2, checkpointing == "on")
-    assert least * estimate < kept < estimate
-
-
 def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memory(llm: LanguageModel) -> None:
     other = load_llm(ModelConfig(activation_checkpointing=True))
     stream = torch.Generator().manual_seed(0)
@@ -206,17 +150,6 @@ def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memor
     assert torch.equal(*gradients)
     assert kept[1] < 0.5 * kept[0]
     assert greedy_captions(other, image, 6) == greedy_captions(llm, image, 6)
-
-
-def test_weights_are_drawn_from_their_own_stream() -> None:
-    before = torch.get_rng_state()
-    first, again = (llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=3).model.state_dict() for _ in range(2))
-    other = llava_models.build_llm(SHAPE, CPU, torch.bfloat16, seed=4).model.state_dict()
-    assert torch.equal(torch.get_rng_state(), before)
-    name = "model.layers.0.mlp.up_proj.weight"
-    assert torch.equal(first[name], again[name])
-    assert not torch.equal(first[name], other[name])
-    assert {value.dtype for value in first.values()} == {torch.bfloat16}
 
 
 def test_the_large_shapes_are_vicunas() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from pathlib import Path
 
@@ -14,13 +13,13 @@ import torch.distributed as dist
 from ranks import run_ranks
 from torch.utils.data import DataLoader
 
-from fedcmp.data.datamodule import PairsDataModule
+from fedcmp.batches import PairsDataModule
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import EvalData, evaluate
-from fedcmp.metrics import CaptionQuality
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.module import CaptionQuality, ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.runs.fit import fit
 
 
@@ -107,17 +106,13 @@ def test_the_schedule_rises_and_falls_once() -> None:
     assert lr_factor(0.7, OptimizerConfig(schedule="linear", warmup=0.0)) == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"name": "adam"}, r'optimizer\.name.*did you mean "adamw"'),
-    ({"schedule": "cosin"}, r'optimizer\.schedule.*did you mean "cosine"'),
-    ({"lr": 0.0}, r"optimizer\.lr must be positive, got 0.0"),
-    ({"betas": [0.9, 1.0]}, r"optimizer\.betas must be two numbers"),
-    ({"warmup": 1.0}, r"optimizer\.warmup must be in \[0, 1\), got 1.0"),
-    ({"clip_norm": -1.0}, r"optimizer\.clip_norm must be >= 0"),
-])  # fmt: skip
-def test_bad_settings_name_the_key(changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        OptimizerConfig(**changes).validate()
+def test_bad_settings_name_the_key() -> None:
+    for key, value in (
+        ("name", "adam"), ("schedule", "cosin"), ("lr", 0.0), ("lr", math.inf), ("betas", [0.9, 1.0]), ("betas", [0.9]),
+        ("warmup", 1.0), ("momentum", 1.0), ("clip_norm", -1.0), ("weight_decay", -1.0),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"^optimizer\.{key}"):
+            OptimizerConfig(**{key: value}).validate()
 
 
 def validated(module: ProjectorAlignment, loaders: object, root: Path, part: str = "val") -> dict[str, float]:
@@ -137,7 +132,7 @@ def validated(module: ProjectorAlignment, loaders: object, root: Path, part: str
 
 
 def test_the_trainer_validates_per_token_whatever_the_batches(
-    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tower: VisionTower, llm: LanguageModel, params, tmp_path: Path
 ) -> None:
     """The numbers of a round's evaluation, under the names of a Lightning user."""
     module = ProjectorAlignment(tower, llm, params)
@@ -157,10 +152,6 @@ def test_the_trainer_validates_per_token_whatever_the_batches(
     apart = validated(module, loaders, tmp_path, "test")
     by_loader = evaluate(module, params, EvalData(some, ("0", "0", "1", "1", "1"))).by_domain
     assert {name: apart[f"test/loss/{name}"] for name in by_loader} == pytest.approx(by_loader, rel=1e-6)
-    table = capsys.readouterr().out
-    for name, value in by_loader.items():
-        (row,) = (line for line in table.splitlines() if f"test/loss/{name} " in line)
-        assert {round(float(one), 5) for one in re.findall(r"\d+\.\d+", row)} == {round(value, 5)}
     assert module.state_dict().keys() == {f"projector.{name}" for name in params}
 
 

@@ -13,24 +13,20 @@ import fedcmp.runs.parts
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
+from fedcmp.federation.checkpoint import save_projector
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.report.formatting import human
 from fedcmp.report.plan import describe_plan
-from fedcmp.report.words import human
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "demo"
 SMALL = [
-    "data.scenes_per_camera=10",
-    "data.val_scenes_per_camera=2",
-    "data.test_scenes_per_camera=2",
-    "federation.rounds=3",
-    "federation.batch_size=2",
-    "evaluation.captions=0",
-    "evaluation.examples=0",
-    "wandb.mode=disabled",
+    "data.scenes_per_camera=10", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2", "federation.rounds=3",
+    "federation.batch_size=2", "evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled",
     "run.device=cpu",
-]
+]  # fmt: skip
 
 
 def small(*words: str) -> Config:
@@ -61,7 +57,7 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
     assert records[-1]["samples_seen"] == found.num_samples
 
 
-def test_the_page_says_it_all_and_loads_nothing(
+def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loaded(*args: object) -> None:
@@ -72,61 +68,45 @@ def test_the_page_says_it_all_and_loads_nothing(
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0
     page = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in page.splitlines()]
-    assert "0 (server) cpu 0 0 1 | 4 5" in lines
-    assert "3 cpu 1 the same, its share of rows" in lines
     for fact in (
+        "0 (server) cpu 0 0 1 | 4 5",
+        "3 cpu 1 the same, its share of rows",
         "rounds 3",
         "clients in a round 8 of 8",
         "waves in a round 4",
-        "samples in all 80; 100.0% of the training samples are used",
         "samples of a client 10 / 10 / 10 (min / median / max)",
-        "clients record evidence, halfway",
-        "clients needed 1 or more in every round",
         "client 7 (tilted) 10 10 5 3",
         "up, diagnostics 595,968 1.8 MB",
     ):
         assert fact in lines
     assert max(map(len, page.splitlines())) <= 120
+    forty = describe_plan(plan(small("partition.scenario=iid", "partition.clients=40", "federation.rounds=1")))
+    assert "samples held" not in forty
+    assert "of 40" in forty
 
 
-def test_drop_outs_are_told() -> None:
-    page = describe_plan(plan(small("federation.dropout=0.5", "federation.local_steps=1")))
-    assert "clients that drop out" in page
-    assert "clients that drop out" not in describe_plan(plan(small()))
+def test_dropout_is_planned() -> None:
     few = ("aggregator=krum", "federation.dropout=0.8", "federation.local_steps=1")
     with pytest.raises(ConfigError, match=r"federation\.dropout"):
         plan(small(*few))
     assert "clients that drop out" in describe_plan(plan(small(*few, "federation.min_clients=5")))
+    assert "clients that drop out" not in describe_plan(plan(small()))
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_demo_config_can_be_planned(path: Path) -> None:
-    """Each client has a few batches, whatever its scenario leaves it."""
-    found = plan(load_config(path, ["run.device=cpu"])).forecast
-    assert min(client.held for client in found.clients) >= 4 * load_config(path).federation.batch_size
-    assert min(client.steps for client in found.clients if client.rounds) >= 2
-    assert found.share_used > 0.8
+def test_every_demo_config_leaves_each_client_a_few_batches() -> None:
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        config = load_config(path, ["run.device=cpu"])
+        found = plan(config).forecast
+        assert min(client.held for client in found.clients) >= 4 * config.federation.batch_size, path
+        assert min(client.steps for client in found.clients if client.rounds) >= 2, path
+        assert found.share_used > 0.8, path
 
 
-def test_more_clients_than_lines_are_summed_up() -> None:
-    page = describe_plan(plan(small("partition.scenario=iid", "partition.clients=40", "federation.rounds=1")))
-    assert "samples held" not in page
-    assert "of 40" in page
-
-
-def test_what_is_unknown_is_said_and_the_rest_told() -> None:
+def test_the_rest_is_planned_where_a_model_is_unknown(tmp_path: Path) -> None:
     page = plan(small("model.llm=nobody/no-such-llm"))
-    text = describe_plan(page)
-    assert "bytes: unknown" in text
-    assert "samples in all" in text
+    assert "bytes: unknown" in describe_plan(page)
     assert page.memory == ()
     assert page.features is not None
-
-
-def test_a_projector_to_start_from_gives_the_shapes(tmp_path: Path) -> None:
-    from fedcmp.federation.checkpoint import save_projector
-    from fedcmp.models.projector import ProjectorConfig, init_params
-
     params = init_params(96, 96, ProjectorConfig(hidden=7), torch.Generator().manual_seed(0))
     save_projector(tmp_path / "p.safetensors", params)
     words = [f"model.projector.init={tmp_path / 'p.safetensors'}", "aggregator=fedavg"]
@@ -134,13 +114,10 @@ def test_a_projector_to_start_from_gives_the_shapes(tmp_path: Path) -> None:
     for tower in ("demo", "nobody/no-such-tower"):
         found = plan(small(*words, f"model.tower={tower}"))
         assert found.forecast.rounds[0].most["bytes/down"] == 8 * 4 * size
-    save_projector(tmp_path / "p.safetensors", {"linear.weight": torch.zeros(96, 96), "linear.bias": torch.zeros(96)})
-    with pytest.raises(ConfigError, match="needs linear_1"):
-        plan(small(*words))
 
 
-def test_idle_ranks_and_missing_gpus_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "4 of 8 groups have nobody to train" in describe_plan(plan(small(), 8))
+def test_devices_and_idle_ranks_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "4 of 8 groups" in describe_plan(plan(small(), 8))
     assert plan(small(), 4).notes == ()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     away = plan(small("run.device=cuda"))
@@ -153,36 +130,31 @@ def test_idle_ranks_and_missing_gpus_are_noted(monkeypatch: pytest.MonkeyPatch) 
     assert plan(small("run.device=cuda", "launch.share_gpu=true"), 4).notes == ()
 
 
-def test_features_that_fit_no_memory_are_noted(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = plan(small()).features
-    assert size == 2 * (80 + 16 + 16) * 16 * 96
-    monkeypatch.setattr(os, "sysconf", lambda name: size * 3 // 2 if name == "SC_PHYS_PAGES" else 1)
+def test_memory_of_features_and_of_a_shared_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = plan(small("launch.group_size=2"), 2)
+    assert alone.features == 2 * (80 + 16 + 16) * 16 * 96
+    shared = plan(small("launch.group_size=2", "launch.shard_llm=true"), 2).memory
+    sizes = [next(part.server for part in parts if part.what == "language model") for parts in (alone.memory, shared)]
+    assert sizes[0] is not None
+    assert sizes[1] is not None
+    assert 0.5 * sizes[0] < sizes[1] < 0.7 * sizes[0]
+    room = alone.features * 3 // 2
+    monkeypatch.setattr(os, "sysconf", lambda name: room if name == "SC_PHYS_PAGES" else 1)
     assert plan(small()).notes == ()
     assert "344.1 kB of main memory on each of 2 ranks" in plan(small(), 2).notes[0]
 
 
-def test_a_shared_language_model_is_smaller_on_each_rank() -> None:
-    alone = plan(small("launch.group_size=2"), 2).memory
-    shared = plan(small("launch.group_size=2", "launch.shard_llm=true"), 2).memory
-    sizes = [next(part.server for part in memory if part.what == "language model") for memory in (alone, shared)]
-    assert sizes[0] is not None
-    assert sizes[1] is not None
-    assert 0.5 * sizes[0] < sizes[1] < 0.7 * sizes[0]
-
-
 def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    for words, said in (
-        (["--ranks", "0"], "--ranks must be at least 1, got 0"),
-        (["--ranks", "3", "launch.group_size=2"], "launch.group_size=2 does not divide the 3 ranks"),
+    for words, key in (
+        (["--ranks", "0"], "--ranks"),
+        (["--ranks", "3", "launch.group_size=2"], "launch.group_size=2"),
         (["federation.rounds=99"], "federation.rounds=5"),
-        (["aggregator=krum", "federation.clients_per_round=2"], "needs at least 5 clients"),
-        (["model.tower=./nowhere"], "model.tower: no folder"),
+        (["aggregator=krum", "federation.clients_per_round=2"], "at least 5 clients"),
+        (["model.tower=./nowhere"], "model.tower"),
     ):
         assert main(["plan", *SMALL, *words]) == 2
-        assert said in capsys.readouterr().err
+        assert key in capsys.readouterr().err
 
 
 def test_sizes_are_readable() -> None:
-    assert [human(size) for size in (0, 999, 999_949, 999_950, 84_000_000, 13 * 10**9)] == [
-        "0 B", "999 B", "999.9 kB", "1.0 MB", "84.0 MB", "13.0 GB",
-    ]  # fmt: skip
+    assert [human(size) for size in (0, 999_949, 999_950, 84_000_000)] == ["0 B", "999.9 kB", "1.0 MB", "84.0 MB"]

@@ -195,9 +195,9 @@ PICTURE = Image.new("RGB", (32, 32))
     ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\) has 1 samples"),
     ({"clients": {"a": []}}, DataError, r"the train data set 'a' is empty"),
     ({"clients": {"a": [(PICTURE, "x"), PICTURE]}}, DataError,
-     r"the train data set 'a', item 1: expected \(PIL picture, caption\), got Image"),
-    ({"clients": [[("x", PICTURE)]]}, DataError, r"'0', item 0: expected .*got \(str, Image\)"),
-    ({"val": [(PICTURE, " ")]}, DataError, r"the val data set 'val', item 0: the caption must be a text"),
+     r"the train data set 'a', item 1: expected \(PIL picture, caption.*got Image"),
+    ({"clients": [[("x", PICTURE)]]}, DataError, r"'0', item 0: expected .*got tuple"),
+    ({"val": [(PICTURE, " ")]}, DataError, r"the val data set 'val', item 0: expected \(PIL picture, caption"),
     ({"rounds": 0}, ConfigError, r"federation\.rounds must be at least 1, got 0"),
     ({"rounds": 99}, DataError, r"federation\.rounds=99; .*federation\.rounds=1"),
     ({"settings": {"federation.rounds": 3}}, ConfigError, r"settings: federation\.rounds is said by the argument rou"),
@@ -237,8 +237,8 @@ class Corrupted:
 
 
 @pytest.mark.parametrize(("decode", "message"), [
-    (False, r"the train data set 'mine', item 1: the picture cannot be used: .*trunc"),
-    (True, r"the train data set 'mine', item 1 cannot be had: .*trunc"),
+    (False, r"the train data set 'mine', item 1: .*trunc"),
+    (True, r"the train data set 'mine', item 1: .*trunc"),
 ])  # fmt: skip
 def test_a_corrupted_picture_is_named(decode: bool, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import transformers as hf
+from data import published
+from data.published import record
 from models.tiny import save_llm, save_tower
 from PIL import Image
 
@@ -34,18 +35,12 @@ def picture(colour: str, number: int) -> bytes:
     return buffer.getvalue()
 
 
-def record(number: int, folder: str) -> dict[str, Any]:
-    turns = [
-        {"from": "human", "value": "Give a short account.\n<image>"},
-        {"from": "gpt", "value": f"the {COLOURS[number % 2]} picture"},
-    ]
-    return {"id": f"{folder}{number:04d}", "image": f"{folder}/{number}.png", "conversations": turns}
+def row(number: int, folder: str) -> dict[str, Any]:
+    return record(f"{folder}{number:04d}", f"{folder}/{number}.png", f"the {COLOURS[number % 2]} picture")
 
 
 def zipped(path: Path, folder: str, numbers: range) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        for number in numbers:
-            archive.writestr(f"{folder}/{number}.png", picture(COLOURS[number % 2], number))
+    published.zipped(path, {f"{folder}/{number}.png": picture(COLOURS[number % 2], number) for number in numbers})
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +49,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("scale")
     pretrain = root / "LLaVA-Pretrain"
     pretrain.mkdir()
-    (pretrain / "blip_laion_cc_sbu_558k.json").write_text(json.dumps([record(n, "00453") for n in range(96)]))
+    (pretrain / "blip_laion_cc_sbu_558k.json").write_text(json.dumps([row(n, "00453") for n in range(96)]))
     zipped(pretrain / "images.zip", "00453", range(96))
     for domain in ("medical", "satellite", "web"):
         folder = root / "federation" / domain
         folder.mkdir(parents=True)
         zipped(folder / "images.zip", domain, range(72))
         for split, numbers in (("train", range(64)), ("val", range(64, 68)), ("test", range(68, 72))):
-            lines = [json.dumps(record(number, domain)) for number in numbers]
-            (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n")
+            published.lines(folder / f"{split}.jsonl", *(row(number, domain) for number in numbers))
     return root
 
 

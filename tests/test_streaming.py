@@ -12,7 +12,7 @@ import torch
 import fedcmp.data.stream
 import fedcmp.runs.parts
 from fedcmp.config import Config, load_config
-from fedcmp.errors import ConfigError, DataError
+from fedcmp.errors import DataError
 from fedcmp.federation import loop
 from fedcmp.federation.checkpoint import load_projector
 from fedcmp.runs.baselines import train_centralized, train_local
@@ -126,8 +126,3 @@ def test_training_without_rounds_reads_ahead_too(kind: Any, tmp_path: Path, read
     found = kind(streamed(tmp_path / "streamed"))
     assert read_here == []
     assert found["test"]["loss"] == pytest.approx(kind(config(tmp_path / "kept"))["test"]["loss"], rel=1e-4)
-
-
-def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match=r"data\.workers must be at least 0, got -1"):
-        load_config(None, ["data.workers=-1"])

@@ -115,7 +115,7 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
 
 
 def test_the_page_on_byzantine_clients_tells_what_was_measured() -> None:
-    page = (study.HERE.parent / "docs" / "byzantine.md").read_text(encoding="utf-8")
+    page = (study.HERE.parent / "docs" / "faults.md").read_text(encoding="utf-8")
     _, _, told = page.partition("| of 8 clients |")
     shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told.splitlines()[2:9]]
     settings = {"none byzantine": "clean", "2 send the opposite": "sign, 2 of 8", "3 send the opposite": "sign, 3 of 8",

@@ -48,10 +48,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text().splitlines()]
+    return [row for row in rows if row.get("picture")]
+
+
 def test_captions_are_those_that_the_run_wrote(finished: Path) -> None:
-    run = fedcmp.load_run(finished)
-    rows = [json.loads(line) for line in (finished / "captions.jsonl").read_text().splitlines()]
-    shown = [row for row in rows if row.get("picture")]
+    run, shown = fedcmp.load_run(finished), rows_of(finished)
     assert len(shown) == 4
     assert run.caption([finished / row["picture"] for row in shown]) == [row["generated"] for row in shown]
     assert run.config == load_config(finished / "config.yaml")
@@ -66,42 +69,40 @@ def test_the_command_captions_files_and_folders_and_names_what_it_cannot_read(
     expected = fedcmp.load_run(finished).caption(paths)
     capsys.readouterr()
     assert main(["caption", str(finished), str(pictures)]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        f"{path}\t{text}" for path, text in zip(paths, expected, strict=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{path}\t{text}" for path, text in zip(paths, expected, strict=True)]
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(paths[0].read_bytes()[:60])
+    assert main(["caption", str(finished), str(broken), str(paths[1]), "--json"]) == 1
+    written = capsys.readouterr()
+    assert [json.loads(line) for line in written.out.splitlines()] == [
+        {"picture": str(paths[1]), "caption": expected[1]}
     ]
-    (tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
-    assert main(["caption", str(finished), str(tmp_path / "broken.png"), str(paths[1]), "--json"]) == 1
-    told = capsys.readouterr()
-    assert [json.loads(line) for line in told.out.splitlines()] == [{"picture": str(paths[1]), "caption": expected[1]}]
-    assert str(tmp_path / "broken.png") in told.err
-    with pytest.raises(DataError, match=str(tmp_path / "nothing.png")):
+    assert str(broken) in written.err
+    with pytest.raises(DataError, match="nothing"):
         fedcmp.load_run(finished).caption([tmp_path / "nothing.png"])
 
 
 def test_feature_maps_and_transparent_pictures_are_captioned_as_they_were_trained_on(tmp_path: Path) -> None:
-    tower = save_tower("mobilenet", tmp_path / "tower")
-    config = load_config(None, [*SMALL, f"model.tower={tower}", f"run.dir={tmp_path / 'run'}"])
+    tower, folder = save_tower("mobilenet", tmp_path / "tower"), tmp_path / "run"
+    config = load_config(None, [*SMALL, f"model.tower={tower}", f"run.dir={folder}"])
     train(config)
-    rows = [json.loads(line) for line in (tmp_path / "run" / "captions.jsonl").read_text().splitlines()]
-    run = fedcmp.load_run(tmp_path / "run", ["run.device=cpu"])
-    assert run.caption([tmp_path / "run" / rows[0]["picture"]]) == [rows[0]["generated"]]
+    run, row = fedcmp.load_run(folder, ["run.device=cpu"]), rows_of(folder)[0]
+    assert run.caption([folder / row["picture"]]) == [row["generated"]]
     icon = np.zeros((40, 40, 4), np.uint8)
     assert run.caption([Image.fromarray(icon)]) == run.caption([Image.new("RGB", (40, 40), "white")])
     assert any("model.tower" in note for note in plan(config).notes), "a Llava holds no feature maps"
 
 
 def test_runs_that_cannot_be_used_are_named(finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match="nowhere"):
-        fedcmp.load_run(tmp_path / "nowhere")
-    stopped = Path(shutil.copytree(finished, tmp_path / "stopped"))
+    stopped, local = Path(shutil.copytree(finished, tmp_path / "stopped")), tmp_path / "local"
     summary = json.loads((stopped / "summary.json").read_text())
     (stopped / "summary.json").write_text(json.dumps({**summary, "exit": "stopped"}))
-    with pytest.raises(RunFolderError, match="stopped"):
-        fedcmp.load_run(stopped)
-    train_local(load_config(None, [*small.SMALL, "evaluation.test=false", f"run.dir={tmp_path / 'local'}"]))
-    with pytest.raises(RunFolderError, match=r"model\.projector\.init") as refused:
-        fedcmp.load_run(tmp_path / "local")
-    assert fedcmp.load_run(tmp_path / "local", [str(refused.value).split("take one by ")[1].split(",")[0]]).projector
+    train_local(load_config(None, [*small.SMALL, "evaluation.test=false", f"run.dir={local}"]))
+    for path, named in ((tmp_path / "nowhere", "nowhere"), (stopped, "stopped"), (local, r"model\.projector\.init")):
+        with pytest.raises(RunFolderError, match=named) as refused:
+            fedcmp.load_run(path)
+    assert fedcmp.load_run(local, [str(refused.value).split("take one by ")[1].split(",")[0]]).projector
 
 
 def _browser(folder: Path) -> Any:

@@ -27,7 +27,8 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import ModelConfig, load_llm
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 
@@ -37,7 +38,7 @@ PARTS = {
     "fedcmp.federation.loop:train_round": MOVED,
     "fedcmp.federation.gate:report": "gate",
     "fedcmp.aggregation.contribution:squared_norm": "norms of updates",
-    "fedcmp.aggregation.fuse.mean:single": "back to floating point",
+    "fedcmp.aggregation.fuse.coordinate_wise:single": "back to floating point",
 }
 """Beside those of an aggregation."""
 

@@ -1,4 +1,4 @@
-"""A local step, a fuse and a server step, put together: one method."""
+"""A method: a local step, a fuse and a server step."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.contribution import Cohort, Traffic, weighted_sum
+from fedcmp.aggregation.contribution import Cohort
 from fedcmp.aggregation.linalg import squared_norm
-from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, ServerStep, State, Update
+from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
 
 @dataclass(frozen=True)
 class Aggregator:
-    """A local step, a fuse and a server step: one method.
+    """A method: a local step, a fuse and a server step.
 
     ``params_t+1, state_t+1 = server(params_t, fuse(cohort_t), state_t)``; no input is changed.
 
@@ -81,15 +80,15 @@ class Aggregator:
                 f"{len(cohort.clients)}"
             )
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        square = weighted_sum(cohort, diagnostics.square_of) if self.measures else {}
+        square = cohort.sum(diagnostics.square_of, cohort.weights) if self.measures else {}
         local = self.local.update(cohort, state["local"])
-        before = cohort.traffic
+        before = cohort.traffic.up
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
-        measured = cohort.traffic.up - before.up
+        measured = cohort.traffic.up - before
         done = cohort.on_server(self._finish, cohort, fused, square, cosines, params, state)
         shared = cohort.share(None if done is None else (done.params, done.metrics))
-        up, down = cohort.traffic
-        sizes = _sizes(len(cohort.clients), Traffic(up - measured, down), measured)
+        sent = {"up": cohort.traffic.up - measured, "down": cohort.traffic.down, "diagnostics": measured}
+        sizes = {f"bytes/{name}": len(cohort.clients) * size for name, size in sent.items()}
         kept = done.state if done else {"fuse": {}, "server": {}, "diagnostics": {}}
         return Aggregated(shared[0], {**kept, "local": local}, {**shared[1], **sizes})
 
@@ -116,8 +115,3 @@ class Aggregator:
         }
         parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
         return Aggregated(stepped.params, parts, metrics)
-
-
-def _sizes(num_clients: int, traffic: Traffic, measured: int) -> dict[str, int]:
-    sizes = {"bytes/up": traffic.up, "bytes/down": traffic.down, "bytes/diagnostics": measured}
-    return {name: num_clients * size for name, size in sizes.items()}

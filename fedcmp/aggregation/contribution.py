@@ -5,7 +5,7 @@ A delta is local minus global, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -45,6 +45,10 @@ class Contribution:
         halfway = None if self.halfway is None else scaled(self.halfway, factor)
         moments = None if self.evidence is None else scaled(self.evidence, evidence)
         return replace(self, delta=scaled(self.delta, factor), halfway=halfway, evidence=moments)
+
+    def numbers(self, *values: float) -> torch.Tensor:
+        """``values`` as a term of a sum: float64, on the delta's device."""
+        return torch.tensor(values, dtype=torch.float64, device=next(iter(self.delta.values())).device)
 
     @cached_property
     def square(self) -> float:
@@ -101,10 +105,12 @@ class Cohort(Protocol):
     def traffic(self) -> Traffic:
         """What each client has sent into ``sum`` and ``gather`` and got from ``share`` so far."""
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        """``sum_k fn(contribution_k)``, float64; each term is computed where its client was trained.
+    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
+        """``sum_k w_k fn(contribution_k)``, float64; each term is computed where its client was trained.
 
-        ``fn`` must be pure: it may be called twice for a client, where all terms at once would not fit the memory.
+        Args:
+            fn: pure; it may be called twice for a client, if all terms at once would not fit the memory.
+            weights: w_k in the order of ``clients``, ``[K]``; each product is taken in float64. None: all are 1.
         """
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
@@ -122,10 +128,7 @@ class Cohort(Protocol):
 
 @dataclass(frozen=True)
 class MappedCohort:
-    """A cohort seen through ``change``: each contribution is changed where its client was trained.
-
-    A fuse that first bounds or rescales what clients send wraps another fuse, which gets a mapped cohort.
-    """
+    """A cohort seen through ``change``: each contribution is changed where its client was trained."""
 
     inner: Cohort
     change: Callable[[Contribution], Contribution]
@@ -146,11 +149,8 @@ class MappedCohort:
     def traffic(self) -> Traffic:
         return self.inner.traffic
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        if isinstance(fn, Weighted):
-            within, change = fn.fn, self.change
-            return self.inner.sum(Weighted(lambda contribution: within(change(contribution)), fn.shares))
-        return self.inner.sum(lambda contribution: fn(self.change(contribution)))
+    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
+        return self.inner.sum(lambda contribution: fn(self.change(contribution)), weights)
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
         return self.inner.gather(lambda contribution: fn(self.change(contribution)), clients)
@@ -167,31 +167,9 @@ def shares(cohort: Cohort) -> dict[int, float]:
     return dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))
 
 
-@dataclass(frozen=True)
-class Weighted:
-    """``p_k fn(contribution_k)``, each product taken in float64: the terms of a weighted sum.
-
-    It is a function like any other that a cohort may sum. A cohort that adds in pieces takes the factors instead, and
-    never holds the product, which is twice as large as an update.
-    """
-
-    fn: Callable[[Contribution], Params]
-    shares: Mapping[int, float]
-    """p_k by client."""
-
-    def __call__(self, contribution: Contribution) -> Params:
-        """The products."""
-        values, weight = self.factors(contribution)
-        return {name: value.to(torch.float64, copy=True).mul_(weight) for name, value in values.items()}
-
-    def factors(self, contribution: Contribution) -> tuple[Params, float]:
-        """What ``fn`` finds, and the weight."""
-        return self.fn(contribution), self.shares[contribution.client_id]
-
-
-def weighted_sum(cohort: Cohort, fn: Callable[[Contribution], Params]) -> Params:
-    """``sum_k p_k fn(contribution_k)``, float64, each product taken in float64."""
-    return cohort.sum(Weighted(fn, shares(cohort)))
+def delta_of(contribution: Contribution) -> Params:
+    """The delta: what most methods sum."""
+    return contribution.delta
 
 
 def scaled(values: Params, factor: float) -> Params:
@@ -206,7 +184,7 @@ def zeros_like(params: Params) -> Params:
 
 def message_of(contribution: Contribution) -> Params:
     """What the local step sent, for methods whose clients always send."""
-    assert contribution.message is not None, "the local step's clients send a message"
+    assert contribution.message is not None
     return contribution.message
 
 

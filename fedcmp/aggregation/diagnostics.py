@@ -1,4 +1,4 @@
-"""Interference between clients and oscillation between rounds, measured. Pure functions of tensors."""
+"""Measures of interference between clients and of oscillation between rounds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ CHUNK = 2**22
 
 
 def square_of(contribution: Contribution) -> Params:
-    """``|D_k|^2``, a float64 number on the delta's device, as a term of a sum."""
-    device = next(iter(contribution.delta.values())).device
-    return {"square": torch.tensor(contribution.square, dtype=torch.float64, device=device)}
+    """``|D_k|^2`` as a term of a sum."""
+    return {"square": contribution.numbers(contribution.square)}
 
 
 def energy_kept(square: float, mean_square: float) -> float:

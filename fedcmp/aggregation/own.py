@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Cohort, single, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, delta_of, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
@@ -23,7 +23,7 @@ class Own(Fuse):
     """``D = method(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
     Args:
-        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/add_a_method.md``).
+        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/extend.md``).
 
     >>> import torch
     >>> from fedcmp.aggregation.contribution import Contribution
@@ -45,8 +45,8 @@ class Own(Fuse):
         Raises:
             AggregationError: its names or shapes are not those of the projector.
         """
-        mean = weighted_sum(cohort, lambda contribution: contribution.delta)
-        deltas = cohort.gather(lambda contribution: contribution.delta)
+        mean = cohort.sum(delta_of, cohort.weights)
+        deltas = cohort.gather(delta_of)
         return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params, params: Params) -> Fused:

@@ -5,6 +5,7 @@ Each part is a frozen dataclass with pure methods. State is passed in and return
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from fedcmp.aggregation.contribution import Cohort
@@ -154,3 +155,11 @@ class LocalStep(Protocol):
     def update(self, cohort: Cohort, shared: State) -> State:
         """The shared state after a round, the same on every rank."""
         return {}
+
+
+@dataclass(frozen=True)
+class Plain(LocalStep):
+    """The gradient of the data: the local steps of FedAvg.
+
+    Source: McMahan et al., AISTATS 2017, arXiv 1602.05629.
+    """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -11,29 +12,23 @@ from typing import Any, NamedTuple
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import WEIGHTINGS
 from fedcmp.aggregation.fuse.canonical import Canonical
-from fedcmp.aggregation.fuse.clipped import Clipped
+from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median, TrimmedMean
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.guarded import Guarded
 from fedcmp.aggregation.fuse.krum import Krum
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.median import Median
-from fedcmp.aggregation.fuse.normalised import Normalised
 from fedcmp.aggregation.fuse.ties import Ties
-from fedcmp.aggregation.fuse.trimmed_mean import TrimmedMean
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
+from fedcmp.aggregation.fuse.wrappers import Clipped, Normalised
 from fedcmp.aggregation.local.control_variates import ControlVariates
-from fedcmp.aggregation.local.plain import Plain
 from fedcmp.aggregation.local.proximal import Proximal
 from fedcmp.aggregation.local.server_momentum import ServerMomentum
-from fedcmp.aggregation.server.adagrad import Adagrad
-from fedcmp.aggregation.server.adam import Adam
-from fedcmp.aggregation.server.fedexp import FedExp
-from fedcmp.aggregation.server.momentum import Momentum
+from fedcmp.aggregation.parts import Plain
+from fedcmp.aggregation.server.adaptive import Adagrad, Adam, Yogi
+from fedcmp.aggregation.server.fedexp import Fedexp
+from fedcmp.aggregation.server.momentum import Momentum, Nesterov
 from fedcmp.aggregation.server.muon import Muon
-from fedcmp.aggregation.server.nesterov import Nesterov
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.aggregation.server.sgd import Sgd
-from fedcmp.aggregation.server.yogi import Yogi
 from fedcmp.errors import ConfigError, nearest
 
 UNWEIGHTED = (Median, TrimmedMean, Krum)
@@ -85,7 +80,7 @@ PRESETS: dict[str, Preset] = {
         "FedCM", "Xu et al. 2021, arXiv 2106.10874", local=ServerMomentum, tuned=("local.alpha", (0.1, 0.3, 0.9))
     ),
     "fednova": Preset("FedNova", "Wang et al., NeurIPS 2020, arXiv 2007.07481", normalise=True),
-    "fedexp": Preset("FedExP", "Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604", server=FedExp),
+    "fedexp": Preset("FedExP", "Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604", server=Fedexp),
     "fedmuon": Preset("FedMuon", "Jordan et al. 2024; Liu et al. 2025, arXiv 2502.16982", server=Muon),
     "ties": Preset("TIES", "Yadav et al., NeurIPS 2023, arXiv 2306.01708", Ties),
     "knots": Preset("KnOTS", "Stoica et al., ICLR 2025, arXiv 2410.19735", UpdateSvd),
@@ -99,12 +94,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def part_name(part: type[Any]) -> str:
-    """A part's name in configs: its file's.
+    """A part's name in configs: that of its class.
 
     >>> part_name(UpdateSvd)
     'update_svd'
     """
-    return part.__module__.rpartition(".")[2]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part.__name__).lower()
 
 
 LOCALS, FUSES, SERVERS = (
@@ -167,11 +162,9 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
             raise ConfigError(f"{prefix}.{key}: unknown {what} {value!r}; {nearest(str(value), choices)}")
     row = PRESETS[config.name]
     tables = {"fuse": FUSES, "server": SERVERS, "local": LOCALS}
-    parts = {
-        name: _build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()
-    }
-    fuse, server, local = parts.values()
-    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in parts.items()]
+    parts = [_build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()]
+    fuse, server, local = parts
+    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in zip(tables, parts, strict=True)]
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
             f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -38,25 +37,21 @@ class ShapesCohort:
         self.widest = 0
         """Bytes of the largest sum, four to a number."""
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
-        """One term, float64."""
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         term = fn(self._contribution)
         self.widest = max(self.widest, num_bytes(term))
         self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
         return {name: value.double() for name, value in term.items()}
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
-        """``[K, ...]``, K times one."""
         one, count = fn(self._contribution), len(self.clients if clients is None else clients)
         self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(one))
         return {name: value.expand(count, *value.shape) for name, value in one.items()}
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        """Calls ``fn``."""
         return fn(*args)
 
     def share(self, value: T) -> T:
-        """The value."""
         self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
         return value
 
@@ -70,15 +65,14 @@ def outline(aggregator: Aggregator, params: Params) -> Contribution:
     """
     shapes = {name: torch.empty_like(value, device="meta") for name, value in params.items()}
     widths = {name: shapes[f"{name}.weight"].shape[1] + 1 for name in affine_layers(shapes)}
+    moments = {name: torch.empty(width, width, device="meta") for name, width in widths.items()}
     local, needs = aggregator.local, aggregator.needs
     finished = local.finish(dict.fromkeys(local.needs, shapes), local.init(shapes), local.client_init(shapes))
     return Contribution(
         0,
         shapes,
         halfway=shapes if "halfway" in needs else None,
-        evidence={name: shapes[f"{name}.weight"].new_empty(n, n) for name, n in widths.items()}
-        if "evidence" in needs
-        else None,
+        evidence=moments if "evidence" in needs else None,
         message=finished.message,
         num_steps=2,
     )
@@ -108,8 +102,14 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
     """
     one = outline(aggregator, params)
     cohort = ShapesCohort(one, num_clients)
-    with _unread():
-        _, state, metrics = aggregator.aggregate(cohort, one.delta, aggregator.init(one.delta))
+    log = logging.getLogger("fedcmp.aggregation")
+    level = log.level
+    log.setLevel(logging.ERROR)  # no warnings about numbers that are not there
+    try:
+        with _Unread():
+            _, state, metrics = aggregator.aggregate(cohort, one.delta, aggregator.init(one.delta))
+    finally:
+        log.setLevel(level)
     traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
     return Counted(traffic, cohort.widest, num_bytes(state))
 
@@ -122,16 +122,3 @@ class _Unread(TorchFunctionMode):
             absent = float("nan") if args[0].is_floating_point() else 0
             args = (torch.full_like(args[0], absent, device="cpu"), *args[1:])
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def _unread() -> Iterator[None]:
-    """The mode, and no warnings about what numbers would say."""
-    log = logging.getLogger("fedcmp.aggregation")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with _Unread():
-            yield
-    finally:
-        log.setLevel(level)

@@ -1,6 +1,5 @@
 """The command line. Heavy imports stay inside the commands, so that help is instant."""
 
-from fedcmp.cli.entry import main
-from fedcmp.cli.pages import COMMANDS
+from fedcmp.cli.entry import COMMANDS, main
 
 __all__ = ["COMMANDS", "main"]

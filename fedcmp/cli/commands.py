@@ -1,69 +1,102 @@
-"""What each command does: words to a call, a result to text."""
+"""What each command does; its docstring is its help. Each returns the exit code."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 import shlex
+import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fedcmp.errors import ConfigError, FedcmpError, RunFolderError
+from fedcmp.credentials import mask
+from fedcmp.errors import ConfigError, DataError, FedcmpError, RunFolderError
 
 if TYPE_CHECKING:
     from fedcmp.config import Config
 
 
 def train(parsed: argparse.Namespace) -> int:
-    """``fedcmp train``; returns the exit code."""
+    """train a projector in federated rounds
+
+    Each client trains the projector between a frozen vision tower and a frozen LLM on its own pairs; the aggregator
+    fuses their updates. Writes a run folder (runs/NAME, or run.dir) and prints a table. SIGUSR1 or SIGTERM stops a run
+    at the end of its round. Under `fabric run`, torchrun or srun each rank runs the same command.
+
+    examples:
+      fedcmp train aggregator=fedadam federation.rounds=4      the embedded demo: eight clients, about a minute
+      fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
+    """
     old = None if parsed.resume is None else Path(parsed.resume)
     try:
         return _train(parsed, old)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(_onward(vars(error).get("folder", old))) from error
+        folder = vars(error).get("folder", old)
+        saved = folder is not None and any(folder.glob("checkpoints/round-*-*.pt"))
+        resume = f"the run goes on with: {shlex.join(['fedcmp', 'train', '--resume', str(folder)])}"
+        raise KeyboardInterrupt(resume if saved else "no round was saved yet") from error
 
 
 def _train(parsed: argparse.Namespace, old: Path | None) -> int:
     from fedcmp.distributed.launch import start_ranks, started_by
     from fedcmp.runs.train import reopen, resume, train
 
-    file, overrides = _split(parsed.words)
+    file, overrides = split_words(parsed.words)
     config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
     if config.launch.devices > 1 and started_by() == "nobody":
         return start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
-    return _tell(train(config, label) if old is None else resume(old, overrides, file=file))
+    return _print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
 
 
 def centralized(parsed: argparse.Namespace) -> int:
-    """``fedcmp centralized``; returns the exit code."""
+    """train on the union of all clients' data (upper bound)
+
+    The same module sees the samples of the federation, each as often, in one random order under lightning.Trainer. It
+    is an upper bound only if batch size and learning rate are tuned.
+
+    examples:
+      fedcmp centralized                                             the demo's data in one place
+      fedcmp centralized configs/scenarios/domain.yaml --tune        the best of the config's grid
+    """
+    from fedcmp.report.table import table
     from fedcmp.runs.baselines import train_centralized
 
-    config, label = _config(parsed.words)
-    summary = train_centralized(config, label, tune=parsed.tune)
+    summary = train_centralized(*_config(parsed.words), tune=parsed.tune)
     if parsed.tune:
-        from fedcmp.report.table import table
-
         cells = [[str(one["batch_size"]), f"{one['lr']:g}", one["val/loss"]] for one in summary["tuning"]]
         print(table(cells, ["batch size", "learning rate", "validation loss"]) + "\n")
-    return _tell(summary)
+    return _print_summary(summary)
 
 
 def local(parsed: argparse.Namespace) -> int:
-    """``fedcmp local``; returns the exit code."""
+    """train each client alone (lower bound)
+
+    Each client trains the same module on its own samples only. Losses are means over the clients' projectors; a table
+    has the loss of each client on its own domains and on all.
+
+    examples:
+      fedcmp local      the demo's eight clients, each alone
+    """
     from fedcmp.report.table import table
     from fedcmp.runs.baselines import train_local
 
-    config, label = _config(parsed.words)
-    summary = train_local(config, label)
+    summary = train_local(*_config(parsed.words))
     rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
     print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
-    return _tell(summary)
+    return _print_summary(summary)
 
 
 def report(parsed: argparse.Namespace) -> int:
-    """``fedcmp report``; returns the exit code."""
+    """write the page of a run or comparison
+
+    Writes one page with figures into each run folder or comparison folder and prints its path. Nothing is computed.
+
+    examples:
+      fedcmp report runs/demo-fedcmp-1        a run
+      fedcmp report runs/compare-demo-1       a comparison
+    """
     from fedcmp.report.page import write_report
 
     for word in parsed.words:
@@ -71,29 +104,148 @@ def report(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def evaluate(parsed: argparse.Namespace) -> int:
+    """evaluate the projector of finished runs
+
+    Measures on the test samples what the run's summary reports and writes evaluation.json into the run folder.
+    Overrides change the run's config, for example its data or (model.projector.init) its projector. With
+    --print-lmms-eval the commands are printed that export RUN and score it on public benchmarks; nothing is run.
+
+    examples:
+      fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200       two runs on more scenes
+      fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme           how to score its export
+    """
+    if parsed.print_lmms_eval:
+        return _print_lmms_eval(parsed)
+    for option in ("tasks", "export"):
+        if getattr(parsed, option) is not None:
+            raise ConfigError(f"--{option} needs --print-lmms-eval")
+    from fedcmp.federation.folder import RunFolder
+    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
+    from fedcmp.report.table import table
+    from fedcmp.runs.finished import evaluate_run
+
+    runs, overrides = _split_runs(parsed.words)
+    if not runs:
+        raise ConfigError("evaluate needs a run folder, for example: fedcmp evaluate runs/demo-fedavg-1")
+    results = [(path, evaluate_run(path, overrides)) for path in runs]
+    rows = [[str(path), result["val/loss"], *quality_columns(result["test"])] for path, result in results]
+    header, rows = known_columns(["run", "validation", *QUALITY], rows)
+    print(table(rows, header))
+    for path, result in results:
+        if result["projector"] != str(RunFolder(path).projector):
+            print(f"{path}: not its own projector, but {result['projector']}")
+    return 0
+
+
+def _print_lmms_eval(parsed: argparse.Namespace) -> int:
+    """Commands go to standard output, notes to standard error."""
+    from fedcmp.runs.lmms_eval import TASKS, lmms_eval_commands
+
+    path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval")
+    tasks = TASKS if parsed.tasks is None else [name.strip() for name in parsed.tasks.split(",")]
+    found = lmms_eval_commands(path, tasks, Path(parsed.export) if parsed.export else None, overrides)
+    for note in found.notes:
+        print(f"# {note}", file=sys.stderr, flush=True)
+    for command in found.commands:
+        print(shlex.join(command))
+    return 0
+
+
+def caption(parsed: argparse.Namespace) -> int:
+    """caption pictures with a finished run
+
+    Prints each picture, a tab and its caption; of a folder all pictures below it, sorted. The run's data are not
+    needed. Pictures that cannot be read are named on standard error, and the exit code is 1 then.
+
+    examples:
+      fedcmp caption runs/mine pictures/ --json > captions.jsonl            a folder
+      fedcmp caption runs/mine photo.jpg model.llm=models/vicuna            the LLM has moved
+    """
+    from fedcmp.data.images import find_pictures, read_picture
+    from fedcmp.runs.finished import load_run
+
+    pictures, overrides = _split_runs(parsed.words)
+    paths = find_pictures(pictures)
+    run = load_run(parsed.run, overrides)
+    size, bad = run.config.evaluation.batch_size, 0
+    for begin in range(0, len(paths), size):
+        read = []
+        for path in paths[begin : begin + size]:
+            try:
+                read.append((path, read_picture(path, max_pixels=run.config.data.max_pixels)))
+            except DataError as error:
+                bad += 1
+                print(f"fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
+        for (path, _), text in zip(read, run.caption([picture for _, picture in read]), strict=True):
+            line = json.dumps({"picture": str(path), "caption": text}, ensure_ascii=False)
+            print(line if parsed.json else f"{path}\t{' '.join(text.split())}", flush=True)
+    return int(bad > 0)
+
+
+def serve(parsed: argparse.Namespace) -> int:
+    """open a page on this machine that captions pictures
+
+    The page on 127.0.0.1 has the captions of the run, of its projector before training, and of other runs, side by
+    side; Ctrl-C ends it. Nothing leaves the machine. It needs Gradio: pip install 'fedcmp[web]'.
+
+    examples:
+      fedcmp serve runs/demo-fedcmp-1                                                 http://127.0.0.1:7860
+      fedcmp serve runs/demo-fedcmp-1 --beside runs/demo-fedavg-1 --port 8000         two runs
+    """
+    from fedcmp.runs.finished import load_run
+    from fedcmp.runs.parts import Kept
+    from fedcmp.web import check_gradio, open_page
+
+    others, overrides = _split_runs(parsed.words)
+    if others:
+        raise ConfigError(f"serve takes one run and overrides, got {' '.join(parsed.words)}; other runs: --beside RUN")
+    check_gradio()
+    keep = Kept()  # runs with the same models share them
+    run = load_run(parsed.run, overrides, keep=keep)
+    shown = {parsed.run: run}
+    try:
+        shown["before training"] = run.untrained()
+    except ConfigError as error:  # its file is not there any more
+        print(f"fedcmp: the projector before training is not shown: {mask(str(error))}", file=sys.stderr, flush=True)
+    shown |= {other: load_run(other, overrides, keep=keep) for other in parsed.beside}
+    open_page({name: one.caption for name, one in shown.items()}, parsed.port)
+    return 0
+
+
 def export(parsed: argparse.Namespace) -> int:
-    """``fedcmp export``; returns the exit code."""
+    """write a run's projector in the format of transformers or LLaVA
+
+    --to hf writes a LlavaForConditionalGeneration folder (tower, projector, LLM, processor, tokenizer, model card),
+    reads it again and compares its logits with the run's. --to llava writes mm_projector.bin and config.json, as the
+    original LLaVA does after its first stage. See docs/export.md.
+
+    examples:
+      fedcmp export runs/demo-fedcmp-1 --to hf --out exported                          for transformers
+      fedcmp export runs/mine --to llava --out stage1 --license apache-2.0             for LLaVA's second stage
+    """
     from fedcmp.export.card import Licences
     from fedcmp.runs.export import export_run
 
-    path, overrides = _one_run(parsed.words, "export", "runs/demo-fedcmp-1 --to hf --out exported")
+    path, overrides = _one_run(parsed.words, "export")
     licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
-    out = Path(parsed.out)
-    done = export_run(path, parsed.to, out, overrides, dtype=parsed.dtype, licences=licences)
+    done = export_run(path, parsed.to, Path(parsed.out), overrides, dtype=parsed.dtype, licences=licences)
     print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
-    if done.proof is not None:
-        near = (
-            f"differ by {done.proof.difference:.1e} of the largest" if done.proof.difference else "are equal to the bit"
-        )
-        words = "the same" if done.proof.same_caption else "not the same"
+    if (proof := done.proof) is not None:
+        near = f"differ by {proof.difference:.1e} of the largest" if proof.difference else "are equal to the bit"
+        words = "the same" if proof.same_caption else "not the same"
         print(f"read again and asked of a picture: its logits and the run's {near}; its first words are {words}")
     return 0
 
 
-def compare_folders(parsed: argparse.Namespace) -> int:
-    """``fedcmp table``; returns the exit code."""
-    import json
+def table(parsed: argparse.Namespace) -> int:
+    """show finished runs in one table
 
+    Prints a row for the summary.json of each run folder. Nothing is computed.
+
+    examples:
+      fedcmp table runs/domain-*      all runs of a scenario
+    """
     from fedcmp.report.summary import compare_runs
 
     summaries = []
@@ -111,7 +263,15 @@ def compare_folders(parsed: argparse.Namespace) -> int:
 
 
 def methods(parsed: argparse.Namespace) -> int:
-    """``fedcmp methods``; returns the exit code."""
+    """show the table of aggregation methods
+
+    A row has the local step, the fuse, the server step, what clients must record, whether the server sees sums only,
+    and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.kind=NAME` and its like exchange a part.
+
+    examples:
+      fedcmp methods                                  all of them
+      fedcmp methods fedcmp krum --markdown           two, for a document
+    """
     from fedcmp.aggregation.presets import describe_methods
     from fedcmp.report.table import markdown, table
 
@@ -121,7 +281,16 @@ def methods(parsed: argparse.Namespace) -> int:
 
 
 def plan(parsed: argparse.Namespace) -> int:
-    """``fedcmp plan``; returns the exit code."""
+    """say what a run would do, before anything is loaded
+
+    Which rank trains which clients of round 1; rounds, samples and steps of every client; what the method needs; at
+    most how many bytes a round sends; the memory of a rank, estimated. Records are read, weights are not, and pictures
+    only where they may overlap. What a run would refuse is refused here.
+
+    examples:
+      fedcmp plan configs/scenarios/domain.yaml --ranks 4             a run on four ranks
+      fedcmp plan --ranks 4 launch.group_size=2 federation.slots=4    two groups of two, four clients at once
+    """
     from fedcmp.report.plan import describe_plan
     from fedcmp.runs.plan import plan
 
@@ -130,28 +299,61 @@ def plan(parsed: argparse.Namespace) -> int:
 
 
 def doctor(parsed: argparse.Namespace) -> int:
-    """``fedcmp doctor``; returns the exit code."""
+    """check machine, environment and config, and say what to do
+
+    A line for each check: `ok`, `warn` (a run works, but not as well as it could) or `fatal` (it would fail), what was
+    found, and after -> what to do. Nothing is changed and no key is shown. The exit code is 1 if anything is fatal.
+
+    examples:
+      fedcmp doctor                                                        this machine
+      fedcmp doctor configs/scenarios/domain.yaml run.device=cuda          and what this run needs
+    """
     from fedcmp.doctor import examine
 
-    worst = "ok"
+    fatal = False
     for finding in examine(_config(parsed.words)[0]):
         print(finding.line(), flush=True)
-        worst = "fatal" if "fatal" in (worst, finding.status) else worst
-    return int(worst == "fatal")
+        fatal = fatal or finding.status == "fatal"
+    return int(fatal)
+
+
+def configs(parsed: argparse.Namespace) -> int:
+    """list the configs that come with fedcmp, or print one
+
+    A command that takes CONFIG takes these names, too; a file of that name in the current folder comes first.
+
+    examples:
+      fedcmp configs                               all names
+      fedcmp configs demo/topic > mine.yaml        a config to change
+    """
+    from fedcmp.shipped import about, find_config, shipped
+
+    for word in parsed.words:
+        print(find_config(Path(word)).read_text(encoding="utf-8"), end="")
+    if not parsed.words:
+        width = max(map(len, shipped()), default=0)
+        for name, path in shipped().items():
+            print(f"{name:{width}}  {textwrap.shorten(about(path), 118 - width, placeholder=' ...')}")
+    return 0
 
 
 def validate(parsed: argparse.Namespace) -> int:
-    """``fedcmp validate``; returns the exit code."""
+    """check config files
+
+    Checks keys, names and values of every .yaml file given, or in the folders given. No data or model is opened.
+
+    examples:
+      fedcmp validate                  all in configs/; where there is none, the shipped ones
+      fedcmp validate mine.yaml        one file
+    """
     from fedcmp.config import load_config
     from fedcmp.shipped import FOLDER, find_config
 
     files: list[Path] = []
     for word in parsed.words or ["configs"]:
-        path = Path(word)
-        if word == "configs" and not path.exists():
-            path = FOLDER
+        path = FOLDER if word == "configs" and not Path(word).exists() else Path(word)
         if not path.is_dir():
-            find_config(path)  # files that are wrong are counted, one that is not there ends it
+            find_config(path)  # wrong files are counted, a missing one ends the command
         files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
     if not files:
         raise ConfigError(f"no .yaml file in {', '.join(parsed.words or ['configs'])}")
@@ -167,76 +369,42 @@ def validate(parsed: argparse.Namespace) -> int:
     return 2 if wrong else 0
 
 
-def configs(parsed: argparse.Namespace) -> int:
-    """``fedcmp configs``; returns the exit code."""
-    from fedcmp.shipped import about, find_config, shipped
-
-    for word in parsed.words:
-        print(find_config(Path(word)).read_text(encoding="utf-8"), end="")
-    if not parsed.words:
-        known = shipped()
-        width = max(map(len, known), default=0)
-        lines = [
-            f"{name:{width}}  {textwrap.shorten(about(path), 118 - width, placeholder=' ...')}"
-            for name, path in known.items()
-        ]
-        print("\n".join(lines))
-    return 0
-
-
-def _config(words: Sequence[str]) -> tuple[Config, str]:
-    """The config, and what its runs are called."""
-    from fedcmp.config import load_config
-
-    path, overrides = _split(words)
-    return load_config(path, overrides), path.stem if path else "demo"
-
-
-def _split(words: Sequence[str]) -> tuple[Path | None, list[str]]:
+def split_words(words: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The config file, if one is given, and the overrides."""
     paths = [word for word in words if "=" not in word or Path(word).is_file()]
     if len(paths) > 1:
         raise ConfigError(f"expected one config file, got {', '.join(paths)}; overrides are written key=value")
-    if paths and not Path(paths[0]).exists() and _is_key(paths[0]):
-        raise ConfigError(f"{paths[0]!r} is no config file and no override; expected key=value, as in {paths[0]}=VALUE")
     return Path(paths[0]) if paths else None, [word for word in words if word not in paths]
 
 
-def _is_key(word: str) -> bool:
-    """Whether a word is a key of the config."""
-    from fedcmp.config import Config
+def _config(words: Sequence[str]) -> tuple[Config, str]:
+    """The config, and the label of its runs."""
+    from fedcmp.config import load_config
 
-    value: object = Config()
-    for part in word.split("."):
-        if not dataclasses.is_dataclass(value) or not hasattr(value, part):
-            return False
-        value = getattr(value, part)
-    return True
+    path, overrides = split_words(words)
+    return load_config(path, overrides), path.stem if path else "demo"
 
 
-def _one_run(words: Sequence[str], command: str, example: str) -> tuple[Path, list[str]]:
-    """The one run folder among words, and the overrides."""
-    runs = [word for word in words if "=" not in word or Path(word).exists()]
+def _split_runs(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Folders and files among words, and the overrides."""
+    paths = [word for word in words if "=" not in word or Path(word).exists()]
+    return [Path(word) for word in paths], [word for word in words if word not in paths]
+
+
+def _one_run(words: Sequence[str], command: str) -> tuple[Path, list[str]]:
+    runs, overrides = _split_runs(words)
     if len(runs) != 1:
-        raise ConfigError(f"{command} needs one run folder, got {', '.join(runs) or 'none'}; for example: fedcmp "
-                          f"{command.split()[0]} {example}")  # fmt: skip
-    return Path(runs[0]), [word for word in words if word not in runs]
+        raise ConfigError(f"{command} needs one run folder, got {', '.join(map(str, runs)) or 'none'}")
+    return runs[0], overrides
 
 
-def _onward(folder: Path | None) -> str:
-    """What becomes of a run that was interrupted, perhaps in the middle of an import: imports nothing."""
-    if folder is None or not any(folder.glob("checkpoints/round-*-*.pt")):
-        return "no round was saved yet"
-    return f"the run goes on with: {shlex.join(['fedcmp', 'train', '--resume', str(folder)])}"
-
-
-def _tell(summary: dict) -> int:
-    """Rank 0 tells how the run ended; the summary of other ranks is empty."""
+def _print_summary(summary: dict[str, Any]) -> int:
+    """How the run ended; ranks other than 0 have an empty summary and print nothing."""
     from fedcmp.report.summary import describe
 
     if summary.get("exit") == "stopped":
-        folder = summary["folder"]
-        print(f"stopped after round {summary['rounds']}; it goes on with: fedcmp train --resume {folder}")
+        resume = f"fedcmp train --resume {summary['folder']}"
+        print(f"stopped after round {summary['rounds']}; it goes on with: {resume}")
     elif summary:
         print(describe(summary, summary["folder"]))
     return 0

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedcmp.cli.commands import _split
+from fedcmp.cli.commands import split_words
 from fedcmp.errors import ConfigError
 
 
@@ -43,9 +43,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def compare(parsed: argparse.Namespace) -> int:
-    """``fedcmp compare``; returns the exit code."""
+    """compare methods with equal tuning budgets
+
+    Every method, and centralized and local training as bounds, gets B tuning runs in every setting; its best by
+    validation loss is run on seeds 1 to N and reported by test loss, with paired tests against the reference. A method
+    is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO_OR_FILE[:key=value]*, with commas between them. All is
+    in one folder; `fedcmp compare --out DIR` goes on, and other options add to it. See docs/compare.md.
+
+    examples:
+      fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5                     three methods on the demo
+      fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10          more seeds for the best three
+    """
     from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
-    from fedcmp.distributed.starter import started_by
+    from fedcmp.distributed.launch import started_by
 
     if started_by() != "nobody":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
@@ -57,7 +67,7 @@ def compare(parsed: argparse.Namespace) -> int:
         **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
     )
     out = Path(parsed.out) if parsed.out else None
-    file, overrides = _split(parsed.words)
+    file, overrides = split_words(parsed.words)
     if out is not None and not parsed.words and Place(out).is_begun():
         study = again(Place(out).read(), request)
     else:

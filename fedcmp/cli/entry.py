@@ -3,18 +3,121 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import select
 import sys
-import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from fedcmp.cli.pages import COMMANDS, OVERRIDES
+from fedcmp.cli import commands, comparison, preparing
 from fedcmp.credentials import log_to_stderr, mask
-from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.launch import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
 from fedcmp.lifetime import end_launcher, end_with_launcher, launcher_gone
+
+SILENCE = 10
+"""Seconds that a rank with nothing to report outlives an error: a launcher blames the rank that ends first, and ends
+all others at once, also one that has not printed yet what went wrong."""
+Arguments = Callable[[argparse.ArgumentParser], object]
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its help is the docstring of ``run``."""
+
+    run: Callable[[argparse.Namespace], int]
+    arguments: tuple[Arguments, ...]
+
+
+def _argument(*names: str, **options: object) -> Arguments:
+    return lambda parser: parser.add_argument(*names, **options)  # type: ignore[arg-type]
+
+
+CONFIG = _argument(
+    "words", nargs="*", metavar="CONFIG | key=value",
+    help="a YAML file, or a name that `fedcmp configs` lists (without one: the embedded demo), and overrides such as "
+    "federation.rounds=20; aggregator=NAME is short for aggregator.name=NAME",
+)  # fmt: skip
+RUN = _argument("run", metavar="RUN", help="the folder of a finished run")
+LICENCES = [
+    _argument(f"--{part}license", metavar="L", default="unknown", help="licence for the model card")
+    for part in ("", "tower-", "llm-", "data-")
+]
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        commands.train,
+        (CONFIG, _argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")),
+    ),
+    "centralized": Command(
+        commands.centralized,
+        (CONFIG, _argument("--tune", action="store_true", help="try all batch sizes and rates of `centralized`")),
+    ),
+    "local": Command(commands.local, (CONFIG,)),
+    "compare": Command(comparison.compare, (comparison.arguments,)),
+    "prepare": Command(preparing.prepare, (preparing.arguments,)),
+    "report": Command(
+        commands.report,
+        (_argument("words", nargs="+", metavar="RUN | COMPARISON", help="run folders and comparison folders"),),
+    ),
+    "evaluate": Command(
+        commands.evaluate,
+        (
+            _argument("words", nargs="+", metavar="RUN | key=value", help="run folders and overrides"),
+            _argument("--print-lmms-eval", action="store_true", help="print how lmms-eval scores RUN; nothing is run"),
+            _argument("--tasks", metavar="NAMES", help="its tasks, with commas (those that need no judge)"),
+            _argument("--export", metavar="DIR", help="the export of RUN, made or to be made (RUN/hf)"),
+        ),
+    ),
+    "caption": Command(
+        commands.caption,
+        (
+            RUN,
+            _argument("words", nargs="+", metavar="PICTURE | key=value", help="files, folders, and overrides"),
+            _argument("--json", action="store_true", help="one JSON object a line: picture and caption"),
+        ),
+    ),
+    "serve": Command(
+        commands.serve,
+        (
+            RUN,
+            _argument("words", nargs="*", metavar="key=value", help="overrides, for example model.llm=PATH"),
+            _argument("--beside", nargs="+", default=[], metavar="RUN", help="other runs, side by side with it"),
+            _argument("--port", type=int, default=7860, help="of 127.0.0.1 (7860)"),
+        ),
+    ),
+    "export": Command(
+        commands.export,
+        (
+            _argument(
+                "words", nargs="+", metavar="RUN | key=value", help="a run folder, and model.llm=... if it moved"
+            ),
+            _argument("--to", required=True, metavar="hf|llava", help="the format"),
+            _argument("--out", required=True, metavar="DIR", help="the new folder"),
+            _argument("--dtype", metavar="T", help="float32 or bfloat16 (model.llm_dtype; llava: float32)"),
+            *LICENCES,
+        ),
+    ),
+    "table": Command(commands.table, (_argument("words", nargs="+", metavar="RUN", help="run folders"),)),
+    "methods": Command(
+        commands.methods,
+        (
+            _argument("words", nargs="*", metavar="METHOD", help="names of methods; none: all"),
+            _argument("--markdown", action="store_true", help="a Markdown table"),
+        ),
+    ),
+    "plan": Command(
+        commands.plan, (CONFIG, _argument("--ranks", metavar="W", type=int, help="how many ranks (launch.devices)"))
+    ),
+    "doctor": Command(commands.doctor, (CONFIG,)),
+    "configs": Command(
+        commands.configs, (_argument("words", nargs="*", metavar="NAME", help="names of shipped configs; none: all"),)
+    ),
+    "validate": Command(
+        commands.validate, (_argument("words", nargs="*", metavar="PATH", help="config files or folders (configs)"),)
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,23 +163,18 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
 
 
-SILENCE = 10
-"""Seconds for which a rank that has nothing to add outlives an error: a launcher blames the rank that ends first, and
-ends all others at once, also one that has not said yet what went wrong."""
-
-
 def _speaker(error: Exception) -> str | None:
-    """What an error's line begins with; None: another rank says it. One process alone needs no introduction."""
-    from fedcmp.distributed.failures import met_on
+    """The beginning of an error's line, which names the ranks; None: another rank prints it."""
+    from fedcmp.distributed.messages import met_on
 
     ranks, here = met_on(error), rank_of()
     if here is None:
         return ""
-    if launcher_gone():  # one sentence says so
+    if launcher_gone():  # its one line is printed already
         time.sleep(SILENCE)
         return None
     rank, local = here
-    # before ranks meet they read the same words and the same folder: one on each node speaks
+    # before ranks meet, all of them read the same words and folders: one on each node reports
     read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
     if (ranks and rank != ranks[0]) or (read_alike and local > 0):
         time.sleep(SILENCE)
@@ -87,30 +185,23 @@ def _speaker(error: Exception) -> str | None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fedcmp",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Federated pre-training of multimodal LLMs: frozen encoder and LLM, a projector trained in rounds.",
-        epilog=_examples(tuple(command.examples[0] for command in COMMANDS.values()))
-        + "\n\nfedcmp COMMAND --help is the manual page of a command. Exit codes: 0 done, 1 failed, 2 bad input, "
-        "130 interrupted.",
+        epilog="Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="say version and commit, and exit")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    parser.add_argument("--version", action=_Version, nargs=0, help="print version and commit")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, command in COMMANDS.items():
-        page = commands.add_parser(
-            name,
-            help=command.summary,
-            description=textwrap.dedent(
-                command.description.replace(OVERRIDES, textwrap.indent(OVERRIDES, " " * 8)[8:])
-            ),
-            epilog=_examples(command.examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+        summary, _, text = (inspect.getdoc(command.run) or "").partition("\n\n")
+        page = subparsers.add_parser(
+            name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        command.arguments(page)
+        for add in command.arguments:
+            add(page)
     return parser
 
 
 class _Version(argparse.Action):
-    """The commit is looked for only where somebody asks."""
+    """The commit is looked for only when it is asked for."""
 
     def __call__(self, parser, namespace, values, option_string=None):  # type: ignore[no-untyped-def]
         from fedcmp import __version__
@@ -121,7 +212,7 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Lets overrides and options stand in any order."""
+    """Takes overrides and options in any order."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         found, rest = super().parse_known_args(args, namespace)
@@ -129,7 +220,3 @@ class _Parser(argparse.ArgumentParser):
         if words and hasattr(found, "words"):
             found.words = [*(found.words or []), *words]
         return found, [word for word in rest if word.startswith("-")]
-
-
-def _examples(examples: Sequence[tuple[str, str]]) -> str:
-    return "examples:\n" + "\n".join(f"  {line}\n      {what}" for line, what in examples)

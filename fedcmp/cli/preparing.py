@@ -1,4 +1,4 @@
-"""``fedcmp prepare``: its words, and what is said when it is done."""
+"""``fedcmp prepare``: its options, and its report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedcmp.data.config import DataConfig
+from fedcmp.data.settings import DataConfig
 from fedcmp.errors import FedcmpError, PlanError
 
 
@@ -16,10 +16,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("layout", metavar="LAYOUT", help="how the set lies on disk; one of the above")
     parser.add_argument("words", nargs="+", metavar="SOURCE", help="its files, its folder, a glob, or a brace list")
     parser.add_argument(
-        "--out", required=True, metavar="ROOT/DOMAIN", help="the new folder; ROOT is data.root of a run"
+        "--out", required=True, type=Path, metavar="ROOT/DOMAIN", help="the new folder; ROOT is data.root of a run"
     )
     parser.add_argument("--domain", metavar="NAME", help="what the domain is called (the folder's name)")
-    parser.add_argument("--images", metavar="DIR_OR_ZIP", help="where the pictures lie (where the set has them)")
+    parser.add_argument("--images", type=Path, metavar="DIR_OR_ZIP", help="the pictures (where the set has them)")
     for name, text in (
         ("val", "pictures held out for validation (the set's own; else 512, at most 5 %%)"),
         ("test", "pictures held out for the test (likewise); 0: half of the validation pictures, at run time"),
@@ -41,34 +41,35 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         ("label-column", "csv: a column that says what the picture shows, in a word"),
         ("id-column", "csv: a column with a unique id (the path is the id)"),
         ("group-column", "csv: a column, for example of patients, whose pictures stay on one side of a split"),
-        ("client-column", "csv: a column that says whose the row is, for example of institutions: clients of a run"),
+        ("client-column", "csv: a column with the owner of the row, for example an institution: clients of a run"),
         ("caption-key", "webdataset: the key of the .json files with the caption (caption, if there is no .txt)"),
     ):
         parser.add_argument(f"--{name}", metavar="NAME", help=text)
 
 
 def prepare(parsed: argparse.Namespace) -> int:
-    """``fedcmp prepare``; returns the exit code."""
-    from fedcmp.data.layouts import Options
-    from fedcmp.data.prepare import prepare
-    from fedcmp.data.recipe import UNKNOWN, Recipe
+    """turn a public set, or your own pictures, into a domain
 
+    Writes the folder of one domain: records by split, and pictures, linked where they are or packed. A folder with a
+    folder per domain is data.root of a run with data.kind=pairs. Equal pictures are never on both sides of a split.
+    Layouts: llava, llava-med, messages, roco, rsicd, nwpu, coco, webdataset, and csv for a table of your own. See
+    docs/data.md.
+
+    examples:
+      fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'               as downloaded
+      fedcmp prepare csv notes.csv --caption-column report --out data/clinic                    a table of your own
+    """
+    from fedcmp.data.prepare import UNKNOWN, Recipe, prepare
+    from fedcmp.data.readers import Options
+
+    names = ("layout", "domain", "val", "test", "limit", "seed", "skip_bad", "check", "max_pixels", "copy")
     recipe = Recipe(
-        parsed.layout,
-        tuple(parsed.words),
-        Path(parsed.out).expanduser(),
-        domain=parsed.domain,
-        images=None if parsed.images is None else Path(parsed.images).expanduser(),
-        val=parsed.val,
-        test=parsed.test,
-        limit=parsed.limit,
-        seed=parsed.seed,
-        skip_bad=parsed.skip_bad,
-        check=parsed.check,
-        max_pixels=parsed.max_pixels,
-        copy=parsed.copy,
+        sources=tuple(parsed.words),
+        out=parsed.out.expanduser(),
+        images=parsed.images and parsed.images.expanduser(),
         licence=parsed.licence or UNKNOWN,
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
+        **{name: getattr(parsed, name) for name in names},
     )
     done = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
     counts, left, images = done.facts["counts"], done.facts["left_out"], done.facts["images"]

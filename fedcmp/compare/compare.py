@@ -21,11 +21,11 @@ from fedcmp.compare.schedule import missing, remaining, wanted
 from fedcmp.compare.spec import Study
 from fedcmp.compare.tables import describe_options, make_tables
 from fedcmp.compare.workers import Here, Processes, Share
-from fedcmp.distributed.signals import stop_on_signal
 from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.locking import locked
 from fedcmp.report.comparison.results import FINAL, Result
-from fedcmp.report.words import duration
+from fedcmp.report.formatting import duration
 from fedcmp.runs.models import pick_device
 from fedcmp.version import commit
 

@@ -15,8 +15,8 @@ import torch
 from fedcmp.compare.jobs import Job, Jobs, baseline
 from fedcmp.compare.schedule import Results, chosen
 from fedcmp.config import Config, to_dict
-from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
+from fedcmp.data.settings import expand
 from fedcmp.data.sources import SPLITS, Source
 from fedcmp.errors import ConfigError, DataError, FedcmpError
 from fedcmp.federation.sampling import RunPlan

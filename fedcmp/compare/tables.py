@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.results import MEASURES, Found, Overall, Row
 from fedcmp.compare.statistics import Paired
+from fedcmp.report.formatting import p_value
 from fedcmp.report.table import markdown, table
-from fedcmp.report.words import p_value
 
 Entry = str | int | float | None
 

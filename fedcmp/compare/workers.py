@@ -14,8 +14,7 @@ from fedcmp.compare.folder import failed
 from fedcmp.compare.jobs import Job
 from fedcmp.compare.run import Answer
 from fedcmp.credentials import log_to_stderr
-from fedcmp.distributed.signals import ASKING
-from fedcmp.lifetime import end_with_parent
+from fedcmp.lifetime import ASKING, end_with_parent
 
 Run = Callable[[Job], Answer]
 GOODBYE = 20.0

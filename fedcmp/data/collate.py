@@ -17,8 +17,8 @@ from fedcmp.types import IGNORE, Batch
 def encode_texts(tokenizer: Any, texts: Sequence[str], end_id: int, *, lowercase: bool = False) -> list[list[int]]:
     """Each text's tokens, without an end.
 
-    Texts are data: control tokens that they spell out (``</s>``, ``<image>``) are read letter by letter. Where
-    ``end_id`` is a newline they are put on one line, for a line break inside a caption would be its end.
+    Control tokens that texts spell out (``</s>``, ``<image>``) are read letter by letter. Where ``end_id`` is a newline
+    texts are put on one line, for a line break inside a caption would be its end.
     """
     if not texts:
         return []
@@ -55,25 +55,20 @@ class CaptionEncoder:
             DataError: the tokenizer finds no token in a caption, reads a control token in it, or one that the LLM's
                 table lacks.
         """
-        encoded = encode_texts(
-            self.tokenizer, [sample.caption for sample in samples], self.end_id, lowercase=self.lowercase
-        )
+        texts = [sample.caption for sample in samples]
+        encoded = encode_texts(self.tokenizer, texts, self.end_id, lowercase=self.lowercase)
         control = _control_ids(self.tokenizer)
         for sample, tokens in zip(samples, encoded, strict=True):
+            problem = ""
             if not tokens:
-                raise DataError(f"{sample.origin}: the tokenizer finds no token in the caption {sample.caption!r}")
-            if found := control.intersection(tokens):
-                name = self.tokenizer.convert_ids_to_tokens(min(found))
-                raise DataError(
-                    f"{sample.origin}: the tokenizer reads the control token {name!r} in the caption "
-                    f"{sample.caption!r}; remove it from the text"
-                )
-            if max(tokens) >= self.num_embeddings:
-                raise DataError(
-                    f"{sample.origin}: model.llm: the tokenizer makes token {max(tokens)} of the caption "
-                    f"{sample.caption!r}, but the LLM has {self.num_embeddings} embeddings; resize them, or use the "
-                    "LLM's own tokenizer"
-                )
+                problem = "finds no token"
+            elif found := control.intersection(tokens):
+                problem = f"reads the control token {self.tokenizer.convert_ids_to_tokens(min(found))!r}"
+            elif max(tokens) >= self.num_embeddings:
+                problem = f"makes token {max(tokens)} (the LLM has {self.num_embeddings} embeddings)"
+            if problem:
+                who = f"{sample.origin}: model.llm: the tokenizer"
+                raise DataError(f"{who} {problem} in the caption {sample.caption!r}")
         return [torch.tensor([*tokens, self.end_id][: self.max_tokens]) for tokens in encoded]
 
     def count_cut(self, samples: Sequence[Sample]) -> int:

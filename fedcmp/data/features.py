@@ -1,8 +1,8 @@
 """Features of the frozen tower, computed once per picture and kept on disk as float16.
 
-A cache folder holds ``<key>/shard-*.safetensors``; the key stands for the tower and its preprocessing. Beside each
-shard stands a ``.json`` with its checksum and the hashes of its pictures' bytes. What does not check out is named, set
-aside and computed again. Fresh features go through float16 too, so that a first run and a cached one agree.
+A cache folder has ``<key>/shard-*.safetensors``; the key is a hash of the tower and its preprocessing. Beside each
+shard is a ``.json`` with its checksum and the hashes of its pictures' bytes. A corrupted shard is named and computed
+again. Fresh features go through float16 too, so that a first run and a cached one agree.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def compute_features(
         cache: folder of all caches; None: nothing is read or written.
         key: hash of the tower's weights and preprocessing.
         batch_size: pictures per call of ``encode``.
-        progress: told how many more samples are done.
+        progress: gets the number of samples that are done since the last call.
 
     Raises:
         DataError: a picture cannot be read, or the cache folder cannot be written.
@@ -83,63 +83,42 @@ def compute_features(
     pictures: dict[str, Sample] = {}
     for digest, sample in zip(digests, samples, strict=True):
         pictures.setdefault(digest, sample)
-    rows = _Rows(pictures)
-    if store is not None:
-        for names, features in store.load(pictures.keys()):
-            rows.put(names, features)
-    names, pending = [name for name in pictures if name not in rows.filled], list[str]()
-    progress(len(samples) - len(names))
-    for begin in range(0, len(names), batch_size):
-        chunk = names[begin : begin + batch_size]
-        with torch.inference_mode():
-            features = encode([source.image(pictures[name]) for name in chunk]).to("cpu", torch.float16)
-        rows.put(chunk, features)
-        progress(len(chunk))
-        pending += chunk
-        done = begin + batch_size >= len(names)
-        if store is not None and (done or len(pending) * features[0].nbytes >= SHARD_BYTES):
-            store.append(pending, rows.take(pending))
-            pending = []
-    return FeatureTable(rows.values, [rows.places[digest] for digest in digests])
+    rows = {digest: row for row, digest in enumerate(pictures)}
+    filled: set[str] = set()
+    values = torch.zeros(0, 0, 0, dtype=torch.float16)
 
-
-class _Rows:
-    """The features of all pictures in one tensor, filled part by part: nothing is held twice.
-
-    Args:
-        pictures: by hash, in the order of the rows; the sample stands in messages.
-    """
-
-    def __init__(self, pictures: Mapping[str, Sample]) -> None:
-        self.pictures = pictures
-        self.places = {name: row for row, name in enumerate(pictures)}
-        self.filled: set[str] = set()
-        self.values = torch.zeros(0, 0, 0, dtype=torch.float16)
-
-    def put(self, names: Sequence[str], features: Tensor) -> None:
-        """Fills the rows of ``names`` with ``[n, T, d]`` float16.
-
-        Raises:
-            ConfigError: features are not finite.
-        """
+    def put(names: Sequence[str], features: Tensor) -> None:
+        """Fills rows of the one tensor that holds all features: nothing is kept twice."""
+        nonlocal values
         sound = features.isfinite().flatten(1).all(1)
         if not sound.all():
-            worst = self.pictures[names[int(sound.int().argmin())]]
+            worst = pictures[names[int(sound.int().argmin())]]
             raise ConfigError(
-                f"model.tower: what it sees in picture {worst.image} ({worst.origin}) is beyond 65,504, or no number: "
-                "features are kept in float16; choose another tower or model.feature_layer"
+                f"model.tower: what it sees in picture {worst.image} ({worst.origin}) is beyond 65,504, or no number, "
+                "and features are float16; choose another tower or model.feature_layer"
             )
-        if not self.filled:
-            self.values = torch.empty(len(self.places), *features.shape[1:], dtype=torch.float16)
-        self.values[self._index(names)] = features
-        self.filled.update(names)
+        if not filled:
+            values = torch.empty(len(rows), *features.shape[1:], dtype=torch.float16)
+        values[[rows[name] for name in names]] = features
+        filled.update(names)
 
-    def take(self, names: Sequence[str]) -> Tensor:
-        """The rows of ``names``: ``[n, T, d]``."""
-        return self.values[self._index(names)]
-
-    def _index(self, names: Sequence[str]) -> Tensor:
-        return torch.tensor([self.places[name] for name in names])
+    if store is not None:
+        for names, features in store.load(rows.keys()):
+            put(names, features)
+    missing, pending = [name for name in pictures if name not in filled], list[str]()
+    progress(len(samples) - len(missing))
+    for begin in range(0, len(missing), batch_size):
+        chunk = missing[begin : begin + batch_size]
+        with torch.inference_mode():
+            features = encode([source.image(pictures[name]) for name in chunk]).to("cpu", torch.float16)
+        put(chunk, features)
+        progress(len(chunk))
+        pending += chunk
+        done = begin + batch_size >= len(missing)
+        if store is not None and (done or len(pending) * features[0].nbytes >= SHARD_BYTES):
+            store.append(pending, values[[rows[name] for name in pending]])
+            pending = []
+    return FeatureTable(values, [rows[digest] for digest in digests])
 
 
 class _Store:
@@ -158,7 +137,7 @@ class _Store:
                 log.warning("feature cache note %s is not usable (%s); its shard is computed again", path, error)
 
     def load(self, wanted: Collection[str]) -> Iterator[tuple[list[str], Tensor]]:
-        """The wanted features that sound shards hold, shard by shard: their pictures and ``[n, T, d]``."""
+        """The wanted features of sound shards, shard by shard: their pictures and ``[n, T, d]``."""
         for path, note in self.notes.items():
             rows = [row for row, digest in enumerate(note["pictures"]) if digest in wanted]
             if not rows:
@@ -171,7 +150,7 @@ class _Store:
                     values = file.get_tensor("features")
                 if len(values) != len(note["pictures"]):
                     raise ValueError("it has another number of rows than its note says")
-            except Exception as error:  # whatever is wrong with a cache, the mend is the same
+            except Exception as error:  # safetensors has classes of its own
                 log.warning("feature cache shard %s is corrupted (%s); it is computed again", shard, error)
                 continue
             yield [note["pictures"][row] for row in rows], values[rows] if len(rows) < len(values) else values

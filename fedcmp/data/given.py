@@ -1,18 +1,18 @@
-"""Pairs that a script holds: any object with a length and (picture, caption) items is a data set."""
+"""Pairs of a script: any object with a length and (picture, caption) items is a data set."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from PIL import Image
 
 from fedcmp.data.images import MAX_PIXELS, check_mode, to_rgb, why
 from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
 from fedcmp.errors import DataError
-from fedcmp.types import Scalars
 
 
 class Pairs(Protocol):
@@ -26,7 +26,7 @@ class Pairs(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image.Image, str]: ...
 
 
-class GivenSource:
+class GivenSource(Source):
     """Data sets by split and name; a sample's domain is the name of its data set.
 
     Args:
@@ -66,33 +66,20 @@ class GivenSource:
         return hashlib.sha256(f"{picture.size}".encode() + picture.tobytes()).hexdigest()
 
     def place(self, sample: Sample) -> str:
-        """Each item has a picture of its own."""
         return sample.id
 
     def image(self, sample: Sample) -> Image.Image:
         """The picture, RGB.
 
         Raises:
-            DataError: it cannot be had, or is corrupted.
+            DataError: it is corrupted, or refused.
         """
         split, index = sample.image.split("/")
         item = _item(self._sets[split][sample.domain], int(index), sample.origin)
         try:
             return to_rgb(item[0], self._max_pixels)
         except Exception as error:  # Pillow raises many kinds for corrupted files
-            raise _unusable(sample.origin, error) from error
-
-    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
-        """Nothing but the captions is known."""
-        return {}
-
-    def objects(self, sample: Sample) -> tuple[str, ...]:
-        """Unknown."""
-        return ()
-
-    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
-        """It cannot be worded."""
-        return None
+            raise DataError(f"{sample.origin}: the picture cannot be used: {why(error)}") from error
 
 
 def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
@@ -103,15 +90,15 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
     for index in range(len(pairs)):
         origin = f"{where}, item {index}"
         item: object = _item(pairs, index, origin)
-        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], Image.Image)):
-            raise DataError(f"{origin}: expected (PIL picture, caption), got {_kind(item)}")
-        if not isinstance(item[1], str) or not item[1].strip():
-            raise DataError(f"{origin}: the caption must be a text that is not empty, got {item[1]!r}")
-        try:
-            check_mode(item[0])
-        except ValueError as error:
-            raise _unusable(origin, error) from error
-        samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", item[1].strip(), name, origin=origin))
+        match item:
+            case (Image.Image() as picture, str() as caption) if caption.strip():
+                try:
+                    check_mode(picture)
+                except ValueError as error:
+                    raise DataError(f"{origin}: the picture cannot be used: {error}") from error
+            case _:
+                raise DataError(f"{origin}: expected (PIL picture, caption) with a caption, got {type(item).__name__}")
+        samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", caption.strip(), name, origin=origin))
     return samples
 
 
@@ -119,20 +106,5 @@ def _item(pairs: Pairs, index: int, origin: str) -> tuple[Image.Image, str]:
     """An item that may open or decode its picture only when it is asked for."""
     try:
         return pairs[index]
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # as Pillow tells corrupted files; all others are bugs
-        raise DataError(f"{origin} cannot be had: {why(error)}") from error
-
-
-def _unusable(origin: str, error: Exception) -> DataError:
-    return DataError(f"{origin}: the picture cannot be used: {why(error)}")
-
-
-def _kind(item: object) -> str:
-    if isinstance(item, tuple):
-        return f"({', '.join(type(part).__name__ for part in item)})"
-    return type(item).__name__
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of corrupted files
+        raise DataError(f"{origin}: the picture cannot be read: {why(error)}") from error

@@ -1,20 +1,24 @@
-"""Which samples are used for what: halves for validation and test, none of their pictures in training, and how many."""
+"""Which pictures are held out, of a run's samples and of a new set: equal pictures are always on one side."""
 
 from __future__ import annotations
 
 import hashlib
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from fedcmp.data.records import Sample
-from fedcmp.errors import DataError
-from fedcmp.seeding import numpy_rng
+from fedcmp.errors import ConfigError, DataError
+from fedcmp.seeding import derive, numpy_rng
 
 Digest = Callable[[Sample], str]
 """The hash of a sample's picture."""
-Mark = Callable[[Sample], tuple[int, int | None]]
-"""What can be told of a sample's picture unread: its size in bytes, and a checksum of them where there is one."""
+Mark = tuple[int, int]
+"""Size in bytes and CRC-32 of a picture: equal for equal pictures, and for others hardly ever."""
+SIDES = ("train", "val", "test")
+MOST = 512
+"""Pictures of a new set that are held out for validation, and for the test, by default."""
 
 
 def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], list[Sample]]:
@@ -35,8 +39,8 @@ def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], 
         drawn = [position for rank, position in ranked if rank <= last]
         if len(drawn) == len(ranked):
             raise DataError(
-                f"domain {domain!r} has {len(ranked):,} samples, and data.held_out_per_domain={per_domain:,} are to be "
-                "held out: lower it, or give data.val"
+                f"data.held_out_per_domain={per_domain:,} leaves nothing to train on of domain {domain!r} with "
+                f"{len(ranked):,} samples"
             )
         chosen.update(drawn)
     train = [sample for position, sample in enumerate(samples) if position not in chosen]
@@ -46,7 +50,7 @@ def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], 
 def halve(samples: Sequence[Sample], digest: Digest) -> tuple[list[Sample], list[Sample]]:
     """Validation and test samples: the unique pictures of each domain, ordered by their hash, go to them in turn.
 
-    So both have the same mixture of domains, equal pictures stand on one side, and no seed changes the sides.
+    So both have the same mixture of domains, equal pictures are on one side, and no seed changes the sides.
     """
     pictures: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
@@ -61,10 +65,16 @@ def halve(samples: Sequence[Sample], digest: Digest) -> tuple[list[Sample], list
     return halves
 
 
-def find_overlap(train: Iterable[Sample], held_out: Sequence[Sample], mark: Mark, digest: Digest) -> dict[str, Sample]:
+def find_overlap(
+    train: Iterable[Sample],
+    held_out: Sequence[Sample],
+    mark: Callable[[Sample], tuple[int, int | None]],
+    digest: Digest,
+) -> dict[str, Sample]:
     """Training samples whose picture is also held out: training id to one of the held-out samples with that picture.
 
-    Only pictures that have the size and checksum of a held-out one are read.
+    Args:
+        mark: size and, where it is known, checksum of a picture that is not read. Only those that agree are read.
     """
     checksums: dict[int, set[int | None]] = defaultdict(set)
     for sample in held_out:
@@ -95,3 +105,108 @@ def subsample(samples: Sequence[Sample], per_domain: int, seed: int) -> list[Sam
         order = numpy_rng(seed, "subsample", domain).permutation(len(positions))
         keep.update(positions[place] for place in order[:per_domain])
     return [sample for position, sample in enumerate(samples) if position in keep]
+
+
+class Sides(NamedTuple):
+    """Where each sample of a new set goes."""
+
+    sides: list[str | None]
+    """``"train"``, ``"val"``, ``"test"``, or None: left out, because its picture is held out."""
+    own: bool
+    """Whether the set's own splits were used."""
+
+
+def divide(
+    marks: Sequence[Mark],
+    given: Sequence[str | None],
+    val: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+    groups: Sequence[str | None] | None = None,
+) -> Sides:
+    """Validation, test and training samples of a new set.
+
+    Without ``val`` and ``test`` the set's own splits are used where it has a held-out one: a training sample whose
+    picture is held out is left out, and so is a validation sample whose picture is tested on; where validation pictures
+    are missing, some are drawn from the training ones. Else unique pictures, ordered by a hash of size, CRC-32 and
+    seed, go to test, validation and training.
+
+    Args:
+        marks: of each sample's picture.
+        given: the split that the set names for each sample; None: none.
+        val: unique pictures for validation, >= 1; None: 512, but at most 5 %.
+        test: the same for the test; 0: none, half of validation is then the test set wherever the data are used.
+        groups: of each sample, what is not split where pictures are drawn, a patient for example; None: nothing. The
+            numbers are then reached, or passed by less than a group.
+
+    Raises:
+        ConfigError: ``val`` or ``test`` is out of range.
+        DataError: too few pictures, or groups, to hold any out.
+    """
+    if val is None and test is None and {"val", "test"} & set(given):
+        return _own(marks, given, seed)
+    unique = _ordered(marks, seed)
+    if len(unique) < 3:
+        raise DataError(f"{len(unique)} different pictures are too few for training, validation and test")
+    val, test = (_default(unique) if asked is None else asked for asked in (val, test))
+    if test < 0 or val < (1 if test else 2):
+        raise ConfigError(f"--val must be at least 1, or 2 where --test is 0, and --test 0 or more, got {val}, {test}")
+    if val + test >= len(unique):
+        raise ConfigError(
+            f"--val {val} and --test {test} leave nothing to train on: the set has {len(unique):,} different pictures"
+        )
+    units = _units(marks, groups or [None] * len(marks))
+    sizes = Counter(units.values())
+    side: dict[Mark, str] = {}
+    filled = Counter[str]()
+    for unit in (mark for mark in unique if units[mark] == mark):
+        side[unit] = next((name for name, most in (("test", test), ("val", val)) if filled[name] < most), "train")
+        filled[side[unit]] += sizes[unit]
+    if not filled["train"] or not filled["val"]:
+        raise DataError(f"{len(sizes)} groups are too few for --val {val} and --test {test}")
+    return Sides([side[units[mark]] for mark in marks], False)
+
+
+def _units(marks: Sequence[Mark], groups: Sequence[str | None]) -> dict[Mark, Mark]:
+    """Each picture -> the least of those that must stay with it: its group's, and those of groups that share one."""
+    head: dict[Mark, Mark] = {}
+
+    def find(mark: Mark) -> Mark:
+        head.setdefault(mark, mark)
+        while head[mark] != mark:
+            head[mark] = head[head[mark]]  # shortens the way for the next
+            mark = head[mark]
+        return mark
+
+    first: dict[str, Mark] = {}
+    for mark, group in zip(marks, groups, strict=True):
+        least, other = sorted((find(mark), find(mark if group is None else first.setdefault(group, mark))))
+        head[other] = least
+    return {mark: find(mark) for mark in head}
+
+
+def _own(marks: Sequence[Mark], given: Sequence[str | None], seed: int) -> Sides:
+    best: dict[Mark, str] = {}
+    for mark, split in zip(marks, given, strict=True):
+        side = split or "train"
+        best[mark] = max(best.get(mark, side), side, key=SIDES.index)
+    trained = [mark for mark, side in best.items() if side == "train"]
+    if len(trained) < (1 if "val" in best.values() else 2):
+        raise DataError(
+            f"the set's own splits have {len(trained)} pictures to train on; give its training files too, or --val N"
+        )
+    if "val" not in best.values():
+        drawn = set(_ordered(trained, seed)[: _default(trained)])
+        best.update(dict.fromkeys(drawn, "val"))
+        given = ["val" if mark in drawn else split for mark, split in zip(marks, given, strict=True)]
+    sides = [split or "train" for split in given]
+    return Sides([side if side == best[mark] else None for mark, side in zip(marks, sides, strict=True)], True)
+
+
+def _ordered(marks: Sequence[Mark], seed: int) -> list[Mark]:
+    """The unique ones, in an order that a seed decides."""
+    return sorted(set(marks), key=lambda mark: (derive(seed, "split", *mark), mark))
+
+
+def _default(unique: Sequence[Mark]) -> int:
+    return max(1, min(MOST, len(unique) // 20))

@@ -1,22 +1,30 @@
-"""The embedded demo's pictures: scenes of real handwritten digits, seen through eight cameras.
+"""The embedded demo's data: scenes of real handwritten digits, seen through eight cameras.
 
 A scene is a 32 x 32 picture with up to four coloured digits, one in each corner, from scikit-learn's copy of the UCI
 handwritten digits. Its caption says what is where and how it looks. Every scene is a pure function of its pool, camera,
 number and seed. The pools share no digit: ``tower`` is what the embedded vision tower was trained on, ``train`` what
-the clients hold, ``val`` what methods are tuned by, ``test`` what they are reported on.
+the clients have, ``val`` what methods are tuned by, ``test`` what they are reported on.
 """
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from fedcmp.data.records import Sample
+from fedcmp.errors import ConfigError, nearest
 from fedcmp.seeding import numpy_rng
+from fedcmp.types import Scalars
 
 SIZE, CELL = 32, 16
 PLACES = ("top left", "top right", "bottom left", "bottom right")
@@ -42,7 +50,7 @@ class Scene(NamedTuple):
     id: str
     camera: str
     sprites: tuple[int, ...]
-    """Which digit image stands in each of the four places; -1: none."""
+    """Which digit image is in each of the four places; -1: none."""
     digits: tuple[int, ...]
     """What it shows, 0 to 9; -1: none."""
     colours: tuple[str, ...]
@@ -68,11 +76,13 @@ class Scene(NamedTuple):
 @lru_cache(maxsize=1)
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """All digit images ``[1797, 8, 8]`` in [0, 1] and what they show, in one fixed shuffle."""
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
-    order = np.random.default_rng(1797).permutation(len(data.target))
-    return (data.images[order] / 16.0).astype(np.float32), data.target[order]
+    found = find_spec("sklearn")  # its file is read as load_digits does, without a second for importing sklearn
+    assert found is not None
+    assert found.origin is not None
+    with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
+        table = np.loadtxt(file, delimiter=",")
+    table = table[np.random.default_rng(1797).permutation(len(table))]
+    return (table[:, :-1].reshape(-1, 8, 8) / 16.0).astype(np.float32), table[:, -1].astype(int)
 
 
 def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
@@ -169,3 +179,61 @@ def digit_accuracy(captions: Sequence[str], references: Sequence[str]) -> float:
         hits += sum(named.get(place) == digit for place, digit in wanted.items())
         total += len(wanted)
     return hits / max(1, total)
+
+
+class SceneSource:
+    """Scenes as a ``Source``, one domain per camera.
+
+    A scene's label lists all its digits; its topic is the first of them, as its caption reads, with any camera.
+
+    Args:
+        num: scenes of each camera, by split.
+        cameras: the cameras to use; empty: all.
+        seed: the stream of the scenes.
+    """
+
+    def __init__(self, num: dict[str, int], cameras: Sequence[str] = (), seed: int = 0) -> None:
+        for camera in cameras:
+            if camera not in CAMERAS:
+                raise ConfigError(f"data.domains: no camera {camera!r}; {nearest(camera, CAMERAS)}")
+        self.left_out = Counter[str]()
+        self._scenes: dict[str, Scene] = {}
+        self._samples: dict[str, list[Sample]] = {split: [] for split in num}
+        for split, count in num.items():
+            for camera in cameras or list(CAMERAS):
+                for index in range(count):
+                    scene = make_scene(split, camera, index, seed)
+                    self._scenes[scene.id] = scene
+                    label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
+                    origin, topic = f"scene {scene.id}", f"digit {label[0]}"
+                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, origin, topic)
+                    self._samples[split].append(sample)
+
+    def samples(self, split: str) -> list[Sample]:
+        return self._samples[split]
+
+    def digest(self, sample: Sample) -> str:
+        """Of what the picture is drawn from, without drawing it."""
+        return hashlib.sha256(repr(self._scenes[sample.id]).encode()).hexdigest()
+
+    def place(self, sample: Sample) -> str:
+        return sample.image
+
+    def image(self, sample: Sample) -> Image.Image:
+        return render(self._scenes[sample.id])
+
+    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
+        """``digits_named``: digits named at the right place; ``digits_by_chance``: the same with others' captions."""
+        references = [sample.caption for sample in samples]
+        others = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
+        return {
+            "digits_named": digit_accuracy(captions, references),
+            "digits_by_chance": digit_accuracy(others, references),
+        }
+
+    def objects(self, sample: Sample) -> tuple[str, ...]:
+        """The digits, as the caption names them."""
+        return tuple(dict.fromkeys(DIGITS[digit] for digit in named_digits(sample.caption).values()))
+
+    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
+        return sample.caption.replace(f" {present} at ", f" {absent} at ", 1)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
-from fedcmp.data import scenes
-from fedcmp.data.config import DataConfig, expand
 from fedcmp.data.held_out import find_overlap, halve, hold_out
-from fedcmp.data.images import MAX_PIXELS, ImageStore, decode
+from fedcmp.data.images import MAX_PIXELS, decode
 from fedcmp.data.records import Sample, read_records
+from fedcmp.data.scenes import SceneSource
+from fedcmp.data.settings import DataConfig, expand
+from fedcmp.data.stores import ImageStore
 from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.types import Scalars
 
@@ -36,28 +37,28 @@ class Source(Protocol):
         """A hash of the picture's bytes: the key of its features in a cache."""
         ...
 
-    def place(self, sample: Sample) -> str:
-        """Where the picture lies, on this machine: two pictures are never at one place."""
-        ...
-
     def image(self, sample: Sample) -> Image.Image:
         """The picture, RGB."""
         ...
 
+    def place(self, sample: Sample) -> str:
+        """Where the picture lies, on this machine: two pictures are never at one place."""
+        return sample.image
+
     def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
-        """What the source can tell about generated captions of ``samples``; empty where it cannot."""
-        ...
+        """What the source can say about generated captions of ``samples``; empty where it cannot."""
+        return {}
 
     def objects(self, sample: Sample) -> tuple[str, ...]:
         """The names of what the picture shows, among those by which the domain's pictures differ; empty: unknown."""
-        ...
+        return ()
 
     def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
         """The caption with one object in the place of another; None where the source cannot word it."""
-        ...
+        return None
 
 
-class RecordSource:
+class RecordSource(Source):
     """LLaVA-style records with their pictures.
 
     Args:
@@ -79,31 +80,30 @@ class RecordSource:
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-        self._stores: dict[str, tuple[ImageStore, str]] = {}
+        self._pictures: dict[str, tuple[ImageStore, str]] = {}
         self._digests: dict[str, str] = {}
-        self.left_out = Counter[str]()
         self._max_pixels = max_pixels
+        self.left_out = Counter[str]()
         places: dict[str, str] = {}
         tested = {domain for split, *_, domain in files if split == "test"}
         whole: list[Sample] = []
         for split, path, store, domain in files:
             records = read_records(path, on_bad, domain, turns)
             self.left_out += records.left_out
-            resolved = _resolve(store, records.samples)
             for sample in records.samples:
-                problem = None
-                if sample.id not in resolved:
-                    problem = f"{sample.origin}: picture {sample.image} {store.why_not(_places(sample))}"
-                elif sample.id in places:
-                    problem = f"{sample.origin}: id {sample.id!r} stands already at {places[sample.id]}"
-                if problem and on_bad == "error":
-                    raise DataError(problem)
-                if problem:
-                    self.left_out["bad records" if sample.id in resolved else "records whose picture is missing"] += 1
+                spellings = (sample.image, sample.image.split("/", 1)[-1])  # with and without its first folder
+                name = next((name for name in spellings if store.has(name)), None)
+                kind, problem = "records whose picture is missing", f"picture {sample.image} is not in {store.path}"
+                if name is not None and sample.id in places:
+                    kind, problem = "bad records", f"id {sample.id!r} is used already at {places[sample.id]}"
+                elif name is not None:
+                    places[sample.id] = sample.origin
+                    self._pictures[sample.id] = store, name
+                    (whole if split == "val" and domain not in tested else self._samples[split]).append(sample)
                     continue
-                places[sample.id] = sample.origin
-                self._stores[sample.id] = store, resolved[sample.id]
-                (whole if split == "val" and domain not in tested else self._samples[split]).append(sample)
+                if on_bad == "error":
+                    raise DataError(f"{sample.origin}: {problem}")
+                self.left_out[kind] += 1
         if held_out and all(split == "train" for split, *_ in files):
             self._samples["train"], whole = hold_out(self._samples["train"], held_out)
         for split, half in zip(("val", "test"), halve(whole, self.digest), strict=True):
@@ -112,19 +112,18 @@ class RecordSource:
             self._part(on_overlap)
 
     def _part(self, on_overlap: str) -> None:
-        """No picture stands on both sides."""
+        """Leaves training samples out whose picture is also held out."""
         train, held_out = self._samples["train"], [*self._samples["val"], *self._samples["test"]]
         found = find_overlap(train, held_out, self._mark, self.digest)
-        if not found:
-            return
-        if on_overlap == "error":
+        if found and on_overlap == "error":
             first = next(sample for sample in train if sample.id in found)
             raise DataError(
                 f"{len(found):,} training pictures are also held out, the first at {first.origin} and "
-                f"{found[first.id].origin}; take them from one side, or leave them out by data.on_overlap=drop"
+                f"{found[first.id].origin}; data.on_overlap=drop leaves them out"
             )
-        self.left_out["training samples whose picture is also held out"] = len(found)
-        self._samples["train"] = [sample for sample in train if sample.id not in found]
+        if found:
+            self.left_out["training samples whose picture is also held out"] = len(found)
+            self._samples["train"] = [sample for sample in train if sample.id not in found]
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
@@ -135,45 +134,23 @@ class RecordSource:
         return self._digests[sample.id]
 
     def place(self, sample: Sample) -> str:
-        store, name = self._stores[sample.id]
+        store, name = self._pictures[sample.id]
         return str(store.path / name)
 
     def image(self, sample: Sample) -> Image.Image:
         return decode(self._read(sample), sample, self._max_pixels)
 
-    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
-        return {}
-
     def objects(self, sample: Sample) -> tuple[str, ...]:
-        """The label."""
+        """The label. It cannot be swapped: it need not be in the caption, which may say more."""
         return (sample.label,) if sample.label else ()
 
-    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
-        """A label need not stand in the caption, and a caption may say more than the label."""
-        return None
-
     def _read(self, sample: Sample) -> bytes:
-        store, name = self._stores[sample.id]
+        store, name = self._pictures[sample.id]
         return store.read(name, sample.origin)
 
     def _mark(self, sample: Sample) -> tuple[int, int | None]:
-        store, name = self._stores[sample.id]
+        store, name = self._pictures[sample.id]
         return store.mark(name, sample.origin)
-
-
-def _resolve(store: ImageStore, samples: Sequence[Sample]) -> dict[str, str]:
-    """The name of each sample's picture in the store: as the record says, or without its first folder."""
-    present = store.names([name for sample in samples for name in _places(sample)])
-    found = {}
-    for sample in samples:
-        name = next((name for name in _places(sample) if name in present), None)
-        if name is not None:
-            found[sample.id] = name
-    return found
-
-
-def _places(sample: Sample) -> tuple[str, str]:
-    return sample.image, sample.image.split("/", 1)[-1]
 
 
 def pairs_source(root: Path, domains: Sequence[str] = (), **options: Any) -> RecordSource:
@@ -181,14 +158,12 @@ def pairs_source(root: Path, domains: Sequence[str] = (), **options: Any) -> Rec
     ``images/``; options are RecordSource's.
 
     Raises:
-        DataError: the folder is missing or holds no domain.
+        DataError: no folder in ``root`` is a domain.
         ConfigError: a domain is unknown.
     """
-    if not root.is_dir():
-        raise DataError(f"data.root: no folder {root}")
     present = sorted(path.parent.name for path in root.glob("*/train.jsonl"))
     if not present:
-        raise DataError(f"data.root: no folder in {root} holds a train.jsonl; expected one folder per domain")
+        raise DataError(f"data.root: no folder in {root} has a train.jsonl; expected one folder per domain")
     for domain in domains:
         if domain not in present:
             raise ConfigError(f"data.domains: no domain {domain!r} in {root}; {nearest(domain, present)}")
@@ -205,87 +180,54 @@ def pairs_source(root: Path, domains: Sequence[str] = (), **options: Any) -> Rec
     return RecordSource(files, **options)
 
 
-class SceneSource:
-    """The embedded demo: scenes of real handwritten digits, one domain per camera.
+def _record_options(config: DataConfig) -> dict[str, Any]:
+    return {
+        "on_bad": config.on_bad_record,
+        "on_overlap": config.on_overlap,
+        "turns": config.turns,
+        "max_pixels": config.max_pixels,
+    }
 
-    A scene's label lists all its digits; its topic is the first of them, as its caption reads, in whatever camera.
-    No picture is in two splits: their digits are other images.
 
-    Args:
-        num: scenes of each camera, by split.
-        cameras: the cameras to use; empty: all.
-        seed: the stream of the scenes.
-    """
+def _pairs(config: DataConfig, seed: int) -> RecordSource:
+    return pairs_source(expand(config.root or ""), config.domains, **_record_options(config))
 
-    def __init__(self, num: dict[str, int], cameras: Sequence[str] = (), seed: int = 0) -> None:
-        for camera in cameras:
-            if camera not in scenes.CAMERAS:
-                raise ConfigError(f"data.domains: no camera {camera!r}; {nearest(camera, scenes.CAMERAS)}")
-        self.left_out = Counter[str]()
-        self._scenes: dict[str, scenes.Scene] = {}
-        self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
-        for split in SPLITS:
-            for camera in cameras or list(scenes.CAMERAS):
-                for index in range(num[split]):
-                    scene = scenes.make_scene(split, camera, index, seed)
-                    self._scenes[scene.id] = scene
-                    label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
-                    origin, topic = f"scene {scene.id}", f"digit {label[0]}"
-                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, origin, topic)
-                    self._samples[split].append(sample)
 
-    def samples(self, split: str) -> list[Sample]:
-        return self._samples[split]
+def _file(config: DataConfig, seed: int) -> RecordSource:
+    store = ImageStore(expand(config.images or ""))
+    paths = {split: getattr(config, split) for split in SPLITS}
+    files = [(split, expand(path), store, "default") for split, path in paths.items() if path]
+    return RecordSource(files, held_out=config.held_out_per_domain, **_record_options(config))
 
-    def digest(self, sample: Sample) -> str:
-        """Of what the picture is drawn from, without drawing it."""
-        return hashlib.sha256(repr(self._scenes[sample.id]).encode()).hexdigest()
 
-    def place(self, sample: Sample) -> str:
-        return sample.image
+def _scenes(config: DataConfig, seed: int) -> SceneSource:
+    num = (config.scenes_per_camera, config.val_scenes_per_camera, config.test_scenes_per_camera)
+    return SceneSource(dict(zip(SPLITS, num, strict=True)), config.domains, seed)
 
-    def image(self, sample: Sample) -> Image.Image:
-        return scenes.render(self._scenes[sample.id])
 
-    def score(self, captions: Sequence[str], samples: Sequence[Sample]) -> Scalars:
-        """``digits_named``: digits named at the right place; ``digits_by_chance``: the same with others' captions."""
-        references = [sample.caption for sample in samples]
-        others = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
-        return {
-            "digits_named": scenes.digit_accuracy(captions, references),
-            "digits_by_chance": scenes.digit_accuracy(others, references),
-        }
-
-    def objects(self, sample: Sample) -> tuple[str, ...]:
-        """The digits, as the caption names them."""
-        return tuple(dict.fromkeys(scenes.DIGITS[digit] for digit in scenes.named_digits(sample.caption).values()))
-
-    def swapped(self, sample: Sample, present: str, absent: str) -> str | None:
-        return sample.caption.replace(f" {present} at ", f" {absent} at ", 1)
+SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
+    "scenes": _scenes,
+    "pairs": _pairs,
+    "file": _file,
+}
+"""Values of ``data.kind``."""
 
 
 def build_source(config: DataConfig, seed: int = 0) -> Source:
     """The source that ``data`` describes."""
-    if config.kind == "scenes":
-        num = {
-            "train": config.scenes_per_camera,
-            "val": config.val_scenes_per_camera,
-            "test": config.test_scenes_per_camera,
-        }
-        return SceneSource(num, config.domains, seed)
-    options: dict[str, Any] = {"on_bad": config.on_bad_record, "on_overlap": config.on_overlap, "turns": config.turns,
-                               "max_pixels": config.max_pixels}  # fmt: skip
-    if config.kind == "pairs":
-        return pairs_source(expand(config.root or ""), config.domains, **options)
-    store = ImageStore(expand(config.images or ""))
-    files = [
-        ("train", expand(config.train or ""), store, "default"),
-        *([("val", expand(config.val), store, "default")] if config.val else []),
-        *([("test", expand(config.test), store, "default")] if config.test else []),
-    ]
-    return RecordSource(files, held_out=config.held_out_per_domain, **options)
+    return SOURCES[config.kind](config, seed)
 
 
-def count_domains(samples: Sequence[Sample]) -> dict[str, int]:
-    """Samples of each domain, sorted by name."""
-    return dict(sorted(Counter(sample.domain for sample in samples).items()))
+def name_pictures(samples: Sequence[Sample], source: Source) -> tuple[str, ...]:
+    """The name of each sample's picture: the same where samples of a domain share one, and only there.
+
+    It is the one that the record says, since names order what is drawn and no place on a disk may do so. Folders that
+    make one domain may each have such a picture: those are read, and named by the hash of their content as well.
+    """
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for sample in samples:
+        places[sample.domain, sample.image].add(source.place(sample))
+    return tuple(
+        f"{sample.image} {source.digest(sample)}" if len(places[sample.domain, sample.image]) > 1 else sample.image
+        for sample in samples
+    )

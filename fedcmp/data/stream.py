@@ -22,18 +22,17 @@ from fedcmp.lifetime import end_with_parent
 from fedcmp.types import Batch, Fetch
 
 AHEAD = 2
-"""Batches that each process holds ready."""
+"""Batches that each process has ready."""
 ENDED = re.compile(r"DataLoader worker \(.*\) (exited unexpectedly|is killed by signal)")
-"""How torch tells that a process is gone; errors raised in one name it, too, further on."""
+"""How torch says that a process is gone; errors raised in one name it, too, further on."""
 
 
 class Stream:
     """Sample positions to a batch of pixels, on a device.
 
-    One pass over the data uses a picture once, so that nothing is gained by keeping what the tower sees of it; at
-    LLaVA-1.5's size that would be 660 GB. Once told what is coming (``expect``), worker processes read, decode and
-    tokenize it while the device trains, also while a round is fused or evaluated. A batch that was not announced is
-    read on the spot.
+    One pass over the data uses a picture once, so that nothing is gained by keeping its features; at LLaVA-1.5's size
+    they would be 660 GB. Worker processes read, decode and tokenize what is announced (``expect``) while the device
+    trains, also while a round is fused or evaluated. A batch that was not announced is read on the spot.
 
     Args:
         source: gives pictures.
@@ -75,33 +74,26 @@ class Stream:
         return {name: value.to(self._device, non_blocking=True) for name, value in found.items()}
 
     def _announced(self, wanted: tuple[int, ...]) -> Batch | Exception:
-        """The batch, or its own error. Those before it are passed over, and so are their errors: nobody asked."""
+        """The batch, or its own error. Those before it are passed over with their errors."""
         while True:
             self._ready = self._ready or self._read_ahead()
-            batch = self._coming.popleft()  # first: whatever comes now is of this batch
-            found = self._take(self._ready)
+            batch = self._coming.popleft()  # first: the next result is of this batch, an error too
+            found: Batch | Exception
+            try:
+                found = next(self._ready)
+            except Exception as error:
+                found = error
+                if isinstance(error, RuntimeError) and ENDED.match(str(error)):
+                    self._ready = None  # it would leave out what the process had before it: others read the rest
+                    found = DataError(f"a process that reads pictures ended ({error}); data.workers={self._workers}")
             if batch == wanted:
                 return found
-
-    def _take(self, ready: Iterator[Batch | FedcmpError]) -> Batch | Exception:
-        try:
-            return next(ready)
-        except Exception as error:
-            if not (isinstance(error, RuntimeError) and ENDED.match(str(error))):
-                return error
-            self._ready = None  # it would leave out what the process had before it: others read the rest
-            told = DataError(
-                f"a process that reads pictures ended ({error}); if memory ran out, lower data.workers (now "
-                f"{self._workers})"
-            )
-            told.__cause__ = error
-            return told
 
     def _read_ahead(self) -> Iterator[Batch | FedcmpError]:
         """What was announced and has not been taken, by processes of its own."""
         return iter(
             DataLoader(
-                _Told(self._pictures),
+                self._pictures,
                 batch_size=None,
                 sampler=list(self._coming),
                 num_workers=self._workers,
@@ -113,13 +105,13 @@ class Stream:
 
 
 def announce(fetch: Fetch, batches: Sequence[Sequence[int]]) -> None:
-    """Tells a stream what is coming; other ways to fetch need no telling."""
+    """Announces batches to a stream; other ways to fetch need no announcement."""
     if isinstance(fetch, Stream):
         fetch.expect(batches)
 
 
-class _Pictures(Dataset[Batch]):
-    """A batch by its positions, on the CPU."""
+class _Pictures(Dataset["Batch | FedcmpError"]):
+    """A batch by its positions, on the CPU; bad data are a value: an error would bring another process's traceback."""
 
     def __init__(
         self,
@@ -132,21 +124,11 @@ class _Pictures(Dataset[Batch]):
         self.source, self.samples, self.preprocess = source, samples, preprocess
         self.encode, self.pad_id = encode, pad_id
 
-    def __getitem__(self, positions: Sequence[int]) -> Batch:
-        samples = [self.samples[position] for position in positions]
-        pixels = self.preprocess([self.source.image(sample) for sample in samples])
-        return collate(self.encode(samples), self.pad_id, pixels=pixels)
-
-
-class _Told(Dataset[Any]):
-    """The same, with bad data told as a value: an exception would arrive with the traceback of another process."""
-
-    def __init__(self, pictures: _Pictures) -> None:
-        self.pictures = pictures
-
     def __getitem__(self, positions: Sequence[int]) -> Batch | FedcmpError:
+        samples = [self.samples[position] for position in positions]
         try:
-            return self.pictures[positions]
+            pixels = self.preprocess([self.source.image(sample) for sample in samples])
+            return collate(self.encode(samples), self.pad_id, pixels=pixels)
         except FedcmpError as error:
             return error
 

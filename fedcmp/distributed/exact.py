@@ -35,27 +35,19 @@ PILE = 4
 """Terms that are added together, however large, so that their sum is read and written once for all of them."""
 
 
-class Product(NamedTuple):
-    """A term that is a tensor times a number, in float64; it is multiplied as it is added, and never held."""
+class Term(NamedTuple):
+    """What one client brings into a sum: each tensor counts ``weight`` times, and the product is never held."""
 
-    value: Tensor
-    weight: float
-
-
-Term = Mapping[str, Tensor | Product]
-"""What one client brings into a sum."""
+    tensors: Mapping[str, Tensor]
+    weight: float = 1.0
 
 
-def largest_magnitude(value: Tensor | Product) -> float:
+def largest_magnitude(value: Tensor) -> float:
     """``max |x|`` over all entries; 0 for no entries, not finite if any entry is not.
-
-    Rounding keeps the order of numbers, so that the largest product is that of the largest entry, to the bit.
 
     >>> largest_magnitude(torch.tensor([1.0, -3.0])), largest_magnitude(torch.tensor([1.0, float("nan")]))
     (3.0, nan)
     """
-    if isinstance(value, Product):
-        return abs(value.weight) * largest_magnitude(value.value)
     if not value.numel():
         return 0.0
     low, high = value.aminmax()  # both are nan if any entry is
@@ -87,18 +79,17 @@ def scale_exponents(largest: Mapping[str, float], num_terms: int) -> dict[str, i
 def sum_fixed(terms: Iterable[Term], exponents: Mapping[str, int]) -> Params:
     """The sum of the terms as int64, each tensor at its own scale; empty for no terms. Sums of sums are sums.
 
-    >>> sum_fixed([{"w": torch.tensor([0.5])}, {"w": torch.tensor([-2.0])}], {"w": 3})
+    >>> sum_fixed([Term({"w": torch.tensor([0.5])}), Term({"w": torch.tensor([1.0])}, -2.0)], {"w": 3})
     {'w': tensor([-12])}
     """
     totals: Params = {}
-    piles: dict[str, list[Tensor | Product]] = {}
+    piles: dict[str, list[tuple[Tensor, float]]] = {}
     for term in terms:
-        for name, factor in term.items():
-            value = factor.value if isinstance(factor, Product) else factor
+        for name, value in term.tensors.items():
             if name not in totals:
                 totals[name] = torch.zeros(value.shape, dtype=torch.int64, device=value.device)
             pile = piles.setdefault(name, [])
-            pile.append(factor)
+            pile.append((value, term.weight))
             if len(pile) >= max(PILE, _piece(value) // max(1, value.numel())):
                 _add(totals[name], pile, exponents[name])
                 pile.clear()
@@ -124,11 +115,10 @@ def _piece(value: Tensor) -> int:
     return CHUNK if value.device.type == "cpu" else CHUNK * LAUNCH
 
 
-def _add(total: Tensor, pile: Sequence[Tensor | Product], exponent: int) -> None:
+def _add(total: Tensor, pile: Sequence[tuple[Tensor, float]], exponent: int) -> None:
     """Adds ``round(2^s w_k x_k)`` of all terms of a pile, piece by piece."""
-    entries = [(one.value if isinstance(one, Product) else one).reshape(-1) for one in pile]
-    weights = [one.weight if isinstance(one, Product) else 1.0 for one in pile]
-    factors = torch.tensor(weights, dtype=torch.float64, device=total.device).unsqueeze(1)
+    entries = [value.reshape(-1) for value, _ in pile]
+    factors = torch.tensor([weight for _, weight in pile], dtype=torch.float64, device=total.device).unsqueeze(1)
     near = max(-500, min(500, exponent))
     factors *= math.ldexp(1.0, near)  # exact: the products are rounded as if the scale came after them
     sums, step = total.view(-1), max(1, _piece(total) // len(pile))

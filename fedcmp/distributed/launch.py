@@ -1,27 +1,29 @@
-"""From a small config to ranks: alone, under ``fabric run``, torchrun or ``srun``, or by starting torchrun itself."""
+"""From a small config to ranks: alone, under ``fabric run``, torchrun or ``srun``, or by starting torchrun itself.
+
+Importing this imports nothing heavy: the command line asks it for the rank before it prints an error.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from lightning import Fabric
-from lightning.fabric.plugins.environments import ClusterEnvironment, TorchElasticEnvironment
-
-from fedcmp.distributed.pulse import Pulse
-from fedcmp.distributed.starter import started_by
-from fedcmp.distributed.step import StepEnvironment
-from fedcmp.distributed.strategy import ClientGroupStrategy, close
-from fedcmp.distributed.team import Groups, Solo, Team
 from fedcmp.errors import ConfigError
 from fedcmp.lifetime import OURS
+
+if TYPE_CHECKING:
+    import torch
+    from lightning import Fabric
+    from lightning.fabric.plugins.environments import ClusterEnvironment
+
+    from fedcmp.distributed.strategy import ClientGroupStrategy
+    from fedcmp.distributed.team import Team
 
 LONGEST = 30 * 24 * 3600
 """Seconds that a collective may wait."""
@@ -53,6 +55,45 @@ class LaunchConfig:
             raise ConfigError(f"{prefix}.shard_llm needs groups of several ranks, but {prefix}.group_size is 1")
 
 
+def started_by(environment: Mapping[str, str] = os.environ, terminal: bool | None = None) -> str:
+    """Who started this process: ``torchrun`` (``fabric run`` is one), ``srun`` (a step of several tasks) or ``nobody``.
+
+    A shell inside a SLURM allocation, whatever its job name, is ``nobody``: it has no step with several tasks, or it is
+    one that ``srun --pty`` opened.
+
+    Args:
+        environment: the variables.
+        terminal: whether standard input is a terminal; None: ask.
+
+    >>> started_by({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
+    'nobody'
+    """
+    if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
+        return "torchrun"
+    if terminal is None:
+        terminal = os.isatty(0)
+    shell = terminal and "SLURM_PTY_PORT" in environment  # its variables are those of a step with that many tasks
+    if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment and not shell:
+        return "srun"
+    return "nobody"
+
+
+def rank_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
+    """This process's rank in the run and on its node, before ranks have met; None where there is only one.
+
+    >>> rank_of({"RANK": "5", "LOCAL_RANK": "1", "WORLD_SIZE": "8"})
+    (5, 1)
+    """
+    world, rank, local = {
+        "torchrun": ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
+        "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
+        "nobody": ("", "", ""),
+    }[started_by(environment)]
+    if int(environment.get(world, "1")) == 1:
+        return None
+    return int(environment[rank]), int(environment[local])
+
+
 def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> int:
     """Runs torchrun in this process, with ``config.devices`` ranks that run ``fedcmp`` with the same arguments.
 
@@ -69,7 +110,7 @@ def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(config.timeout))  # SIGTERM: a round may take longer
     os.environ[OURS] = "1"
     for name in ("agent.server.api", "multiprocessing.api"):
-        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)  # of Ctrl-C the ranks tell
+        logging.getLogger(f"torch.distributed.elastic.{name}").setLevel(logging.ERROR)  # the ranks report Ctrl-C
     try:
         main(["--standalone", f"--nproc-per-node={config.devices}", "-m", "fedcmp", *arguments])
     except SignalException as error:
@@ -90,12 +131,23 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     Raises:
         ConfigError: groups do not fill the ranks, or ranks outnumber the GPUs of this node.
     """
+    import torch
+
+    from fedcmp.distributed.team import Groups, Solo
+
     starter = started_by()
     if starter == "nobody":
         if config.group_size > 1:
             raise ConfigError(f"launch.group_size={config.group_size}, but this run has one rank; raise launch.devices")
         yield Solo(device)
         return
+
+    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+    from fedcmp.distributed.pulse import Pulse
+    from fedcmp.distributed.slurm import StepEnvironment
+    from fedcmp.distributed.strategy import ClientGroupStrategy, close
+
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # ranks introduce themselves at length
     step = StepEnvironment()
@@ -123,6 +175,8 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
 
 def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
     """What the strategy must know where a node's ranks see fewer GPUs than there are ranks."""
+    import torch
+
     seen = torch.cuda.device_count()
     if local <= seen:
         return {}
@@ -136,6 +190,9 @@ def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
 
 
 def _fabric(strategy: ClientGroupStrategy, environment: ClusterEnvironment, device: torch.device, local: int) -> Fabric:
+    import torch
+    from lightning import Fabric
+
     options: dict[str, Any] = {"strategy": strategy, "plugins": [environment]}
     if os.environ.get("LT_CLI_USED") != "1":
         devices = min(local, torch.cuda.device_count()) if device.type == "cuda" else local

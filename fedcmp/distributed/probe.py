@@ -37,28 +37,27 @@ def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meetin
     """
     t0 = time.perf_counter()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    kept = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
     process = subprocess.Popen(
         [*launcher, "-m", "fedcmp.distributed.probe", backend, str(timeout)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        env={key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-        | {"OMP_NUM_THREADS": "1"},
+        env={**kept, "OMP_NUM_THREADS": "1"},
     )
     try:
-        output, late = process.communicate(timeout=timeout)[0], False
+        output = process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
         process.terminate()  # the launcher ends its ranks; those that it cannot end have an alarm of their own
         try:
-            output, late = process.communicate(timeout=5)[0], True
+            process.communicate(timeout=5)
         except subprocess.TimeoutExpired:
             process.kill()
-            output, late = process.communicate()[0], True
+            process.communicate()
+        return Meeting(False, time.perf_counter() - t0, f"they did not meet within {timeout} seconds")
     seconds = time.perf_counter() - t0
-    if process.returncode == 0:
-        return Meeting(True, seconds, "")
-    return Meeting(False, seconds, f"they did not meet within {timeout} seconds" if late else _reason(output))
+    return Meeting(True, seconds, "") if process.returncode == 0 else Meeting(False, seconds, _reason(output))
 
 
 def _reason(output: str) -> str:
@@ -67,9 +66,9 @@ def _reason(output: str) -> str:
     >>> _reason("[rank0]: Traceback\\n[rank0]: RuntimeError: no interface eth7\\nE1 torch/run.py failed (exitcode: 1)")
     'RuntimeError: no interface eth7'
     """
-    lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in output.splitlines()]
-    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b.*", line)]
-    return (told or [line for line in lines if line] or ["the launcher ended without a word"])[0 if told else -1]
+    lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in output.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b.*", line)]
+    return next(iter([*errors, *reversed(lines)]), "the launcher printed nothing")
 
 
 def _rank(backend: str, timeout: int) -> None:

@@ -1,4 +1,4 @@
-"""Who was lost, when a collective fails: every rank shows a pulse, and how far it has come."""
+"""Which rank was lost, when a collective fails: every rank shows a pulse, and how far it has come."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ BEAT = 2.0
 PATIENCE = 2.5
 """Beats that a rank may miss before it counts as gone."""
 SIGNS = ("gloo", "nccl", "connection closed", "connection reset", "timed out", "broken pipe", "socket")
-"""What the message of a broken collective has in it; errors of our own have not."""
+"""One of these is in the message of a broken collective, and none in errors of our own."""
+DEAD = "it died, or was stopped: it has no pulse"
+HANGS = "it hangs: it has a pulse, but did not come where the others waited"
+STORE = "it died, or its host did: the store that it keeps does not answer"
 
 
 class Sign(NamedTuple):
@@ -37,8 +40,8 @@ class Sign(NamedTuple):
 class Pulse:
     """Shows this rank's pulse to the others, and reads theirs when a collective fails.
 
-    A rank that waits for others in a collective goes on beating, and so does one that hangs elsewhere; what tells them
-    apart is how many collectives each has begun. The beats go through the store by which the ranks met, every BEAT
+    A rank that waits for others in a collective goes on beating, and so does one that hangs elsewhere; the number of
+    collectives that each has begun tells them apart. The beats go through the store by which the ranks met, every BEAT
     seconds; the collectives themselves cost a counter.
 
     Args:
@@ -52,9 +55,8 @@ class Pulse:
         self.rank, self.size, self.group_size, self.beat = rank, size, group_size, beat
         self.world = self.inner = 0
         own: Any = dist.distributed_c10d._get_default_store() if store is None else store
-        self._store = dist.PrefixStore(
-            "fedcmp-pulse", own.clone()
-        )  # a connection of its own: others may wait in theirs
+        # a connection of its own: others may wait in theirs
+        self._store = dist.PrefixStore("fedcmp-pulse", own.clone())
         self._store.set_timeout(timedelta(seconds=10 * beat))
         self._ended = threading.Event()
         self._show(0)
@@ -67,23 +69,17 @@ class Pulse:
         self._thread.join(timeout=10 * self.beat)
 
     def lost(self) -> dict[int, str]:
-        """Ranks that are gone, or that did not come where this one waited, with words for it; this takes some beats."""
+        """Ranks that are gone, or that did not come where this one waited, with the reason; this takes some beats."""
         first = self._signs()
         time.sleep(PATIENCE * self.beat)
         second = self._signs()
         others = [rank for rank in range(self.size) if rank != self.rank]
-        gone = {
-            rank: "it died, or was stopped: it has no pulse"
-            for rank in others
-            if second[rank] is None or second[rank] == first[rank]
-        }
-        if gone:
-            return gone
-        mine = Sign(0, self.world, self.inner)
-        signs = {rank: one for rank, one in enumerate(second) if one is not None and self._is_behind(one, rank, mine)}
-        least = min((sign.world for sign in signs.values()), default=0)
-        why = "it hangs: it has a pulse, but did not come where the others waited"
-        return {rank: why for rank, sign in signs.items() if sign.world == least}  # others may wait for these
+        if gone := [rank for rank in others if second[rank] is None or second[rank] == first[rank]]:
+            return dict.fromkeys(gone, DEAD)
+        signs = {rank: sign for rank, sign in enumerate(second) if sign is not None}
+        behind = {rank: sign.world for rank, sign in signs.items() if self._is_behind(rank, sign)}
+        # the others may wait for those that are furthest behind
+        return {rank: HANGS for rank, world in behind.items() if world == min(behind.values())}
 
     def verdict(self, error: BaseException) -> RankLost | None:
         """What to raise in the place of a broken collective: all ranks name those that the first one found.
@@ -91,22 +87,21 @@ class Pulse:
         None: no rank is lost, as far as can be seen.
         """
         try:
-            lost = self.lost()
-            words = {"by": self.rank, "lost": {str(rank): why for rank, why in lost.items()}}
-            told = json.loads(self._store.compare_set("verdict", "", json.dumps(words)))
+            words = {"by": self.rank, "lost": {str(rank): why for rank, why in self.lost().items()}}
+            agreed = json.loads(self._store.compare_set("verdict", "", json.dumps(words)))
         except (RuntimeError, ValueError):
-            told = {"by": self.rank, "lost": {"0": "it died, or its host did: the store that it keeps does not answer"}}
-        if not told["lost"] or str(self.rank) in told["lost"]:
+            agreed = {"by": self.rank, "lost": {"0": STORE}}
+        if not agreed["lost"] or str(self.rank) in agreed["lost"]:
             return None
         cause = next(iter(str(error).splitlines()), type(error).__name__)
-        found = RankLost({int(rank): why for rank, why in told["lost"].items()}, cause)
-        vars(found)["met_on"] = (told["by"],)
+        found = RankLost({int(rank): why for rank, why in agreed["lost"].items()}, cause)
+        vars(found)["met_on"] = (agreed["by"],)
         return found
 
-    def _is_behind(self, sign: Sign, rank: int, mine: Sign) -> bool:
+    def _is_behind(self, rank: int, sign: Sign) -> bool:
         if rank // self.group_size == self.rank // self.group_size:
-            return (sign.world, sign.inner) < (mine.world, mine.inner)
-        return sign.world < mine.world
+            return (sign.world, sign.inner) < (self.world, self.inner)
+        return sign.world < self.world
 
     def _go_on(self) -> None:
         beats = 0
@@ -114,7 +109,7 @@ class Pulse:
             beats += 1
             try:
                 self._show(beats)
-            except RuntimeError:  # whoever keeps the store is gone: the next collective tells
+            except RuntimeError:  # the rank that keeps the store is gone: the next collective fails
                 return
 
     def _show(self, beats: int) -> None:
@@ -132,7 +127,7 @@ def is_broken(error: BaseException) -> bool:
 
 
 def watched(counter: str = "") -> Callable[[F], F]:
-    """A method that exchanges something between ranks: where that fails, the rank that was lost is named.
+    """A method that exchanges something between ranks: if that fails, the rank that was lost is named.
 
     The object has ``pulse``, a Pulse or None.
 

@@ -1,9 +1,9 @@
-"""A cohort whose server sees sums and nothing else: masks in the ring of ``exact.py``."""
+"""A cohort whose server sees sums and nothing else: masks over the integers of ``exact.py``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -11,17 +11,14 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution, Traffic
 from fedcmp.aggregation.presets import sums_only_methods
-from fedcmp.distributed.cohort import LocalCohort, sent
+from fedcmp.distributed.cohort import LocalCohort, by_client, sent
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
-from fedcmp.distributed.layout import Layout, flatten, unflatten
-from fedcmp.distributed.terms import Terms
+from fedcmp.distributed.terms import Layout, Terms, flatten, unflatten
 from fedcmp.errors import AggregationError
 from fedcmp.secure import Costs, Losses, num_bytes, secure_sum
-from fedcmp.secure.masks import Words
 from fedcmp.types import Params
 
 T = TypeVar("T")
-
 
 ZEROS = -2000
 """Below every exponent that float64 has."""
@@ -92,7 +89,7 @@ class SecureCohort:
         """As the plain cohort's: four bytes for each number. What masks add is in ``costs``."""
         return self._plain.traffic._replace(up=self._up)
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
         """The sum, in the bits of a ``LocalCohort``; all that the server gets are the messages of the protocol.
 
         Raises:
@@ -100,16 +97,17 @@ class SecureCohort:
             AggregationError: clients were lost in a later sum, more than a third in any, or there is only one; or as
                 for a ``LocalCohort``.
         """
-        terms = Terms(self._contributions, fn)
+        terms = Terms(self._contributions, fn, by_client(self.clients, weights))
         layout = terms.scan()
         self._up = sent(Traffic(self._up), layout).up
-        exponents = self._agree(layout, terms.largest_of) if self._largest is None else self._known(terms.largest)
+        bounds = self._agree(layout, terms.largest_of) if self._largest is None else self._known(terms.largest)
+        exponents = scale_exponents(bounds, len(self.clients))
         if not layout:
             return {}
-        losses = self._losses(self.num_sums)
-        summed = secure_sum(
-            self.clients, _words(terms, layout, exponents), losses, least=self._least, watch=self._watch
-        )
+        cpu = torch.device("cpu")
+        fixed = (flatten(layout, list(layout), sum_fixed([term], exponents), cpu) for term in terms)
+        words = (one.numpy().view(np.uint64) for one in fixed)
+        summed = secure_sum(self.clients, words, self._losses(self.num_sums), least=self._least, watch=self._watch)
         self.costs = self.costs.plus(summed.costs)
         self.num_sums += 1
         self._require(summed.survivors)
@@ -137,30 +135,29 @@ class SecureCohort:
         """The value; there is one process."""
         return self._plain.share(value)
 
-    def _agree(self, layout: Layout, largest_of: Mapping[int, Mapping[str, float]]) -> dict[str, int]:
-        """The exponents of the scales, from messages of their own."""
+    def _agree(self, layout: Layout, largest_of: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+        """What bounds the entries of each tensor, agreed by messages of their own."""
         told = [Sizes(one, tuple(_size(largest_of[one][name]) for name in layout)) for one in self.clients]
         for message in told:
             self._watch(message)
         most = [max(sizes) for sizes in zip(*(one.exponents for one in told), strict=True)]
         self.costs = self.costs.plus(Costs(sum(map(num_bytes, told)), len(told) * num_bytes(tuple(most))))
         # the largest number of that size: the same scale as the largest value itself gives
-        bounds = {
+        return {
             name: math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0
             for name, size in zip(layout, most, strict=True)
         }
-        return scale_exponents(bounds, len(self.clients))
 
-    def _known(self, largest: Mapping[str, float]) -> dict[str, int]:
-        """The exponents of the scales, from bounds that are known beforehand."""
-        assert self._largest is not None, "asked for"
+    def _known(self, largest: Mapping[str, float]) -> dict[str, float]:
+        """What bounds the entries of each tensor, where that is known beforehand."""
+        assert self._largest is not None
         bounds = {name: self._largest(name) for name in largest}
         for name, value in largest.items():
             if value > bounds[name]:
                 raise AggregationError(
-                    f"a client brings {value} into the sum of {name!r}, above its bound {bounds[name]}"
+                    f"a client sends {value} into the sum of {name!r}: over its bound {bounds[name]}"
                 )
-        return scale_exponents(bounds, len(self.clients))
+        return bounds
 
     def _require(self, survivors: tuple[int, ...]) -> None:
         """All are there, or it is the first sum."""
@@ -176,10 +173,3 @@ class SecureCohort:
 
 def _size(largest: float) -> int:
     return math.frexp(largest)[1] if largest else ZEROS
-
-
-def _words(terms: Terms, layout: Layout, exponents: Mapping[str, int]) -> Iterator[Words]:
-    """The terms as words of the ring, one client after the other."""
-    for term in terms:
-        flat = flatten(layout, list(layout), sum_fixed([term], exponents), torch.device("cpu"))
-        yield flat.numpy().view(np.uint64)

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from lightning.fabric.strategies import DDPStrategy
 from lightning.fabric.utilities.distributed import _init_dist_connection
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 from typing_extensions import override
 
-from fedcmp.distributed.shard import shard_layers
-from fedcmp.distributed.topology import Topology, make_topology
+from fedcmp.distributed.team import Topology, make_topology
 
 
 class ClientGroupStrategy(DDPStrategy):
@@ -91,3 +92,19 @@ def close() -> None:
         if torch.cuda.is_initialized():  # a run on the CPU leaves GPUs alone
             torch.cuda.synchronize()
         dist.destroy_process_group()
+
+
+def shard_layers(layers: Iterable[nn.Module], group: dist.ProcessGroup, device_type: str) -> None:
+    """Shards each layer over the group (FSDP2), in place; outputs do not change.
+
+    Only whole decoder layers: a sharded root or embedding would break the call of the embedding table by itself. All
+    ranks of the group must then call the layers together, the same number of times.
+
+    Args:
+        layers: the decoder layers.
+        group: the ranks of this group.
+        device_type: ``cpu`` or ``cuda``.
+    """
+    mesh = DeviceMesh.from_group(group, device_type)
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)

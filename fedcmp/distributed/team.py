@@ -1,26 +1,93 @@
-"""The ranks of a run, as the round loop sees them: one process alone, or groups over process groups."""
+"""The ranks of a run, as the round loop sees them: one process alone, or groups of ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
-from fedcmp.distributed.failures import attempt
+from fedcmp.distributed.messages import together as together
 from fedcmp.distributed.pulse import Pulse, watched
-from fedcmp.distributed.strategy import ClientGroupStrategy
-from fedcmp.distributed.topology import Topology
 from fedcmp.distributed.wire import Wire
+from fedcmp.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports lightning
+    from fedcmp.distributed.strategy import ClientGroupStrategy
 
 T = TypeVar("T")
 
 
+class Topology(NamedTuple):
+    """W ranks in G groups of R neighbours; the first rank of a group speaks for it, rank 0 is the server.
+
+    >>> Topology(world_size=4, group_size=2).group(3), Topology(4, 2).place(3), Topology(4, 2).members(1)
+    (1, 1, (2, 3))
+    """
+
+    world_size: int = 1
+    """W."""
+    group_size: int = 1
+    """R."""
+
+    @property
+    def num_groups(self) -> int:
+        """G."""
+        return self.world_size // self.group_size
+
+    def group(self, rank: int) -> int:
+        """The group of a rank."""
+        return rank // self.group_size
+
+    def place(self, rank: int) -> int:
+        """A rank's place in its group; 0 leads it."""
+        return rank % self.group_size
+
+    def members(self, group: int) -> tuple[int, ...]:
+        """The ranks of a group."""
+        return tuple(range(group * self.group_size, (group + 1) * self.group_size))
+
+
+def make_topology(world_size: int, group_size: int) -> Topology:
+    """Checks that groups fill the ranks.
+
+    Raises:
+        ConfigError: ``launch.group_size`` does not divide the number of ranks.
+    """
+    if world_size % group_size:
+        raise ConfigError(f"launch.group_size={group_size} does not divide the {world_size} ranks of this run")
+    return Topology(world_size, group_size)
+
+
+def assign(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]:
+    """Which group takes which wave: each to the group that has least to do, so that groups finish together.
+
+    What a wave computes does not depend on the group that it is assigned to.
+
+    Args:
+        costs: what each wave costs, longest first.
+        num_groups: G.
+
+    Returns:
+        The waves of each group, in the order in which it takes them.
+
+    >>> assign([5, 4, 3, 3], num_groups=2)
+    ((0, 3), (1, 2))
+    """
+    assigned: list[list[int]] = [[] for _ in range(num_groups)]
+    loads = [0] * num_groups
+    for wave, cost in enumerate(costs):
+        group = loads.index(min(loads))
+        assigned[group].append(wave)
+        loads[group] += cost
+    return tuple(tuple(waves) for waves in assigned)
+
+
 class Team(Protocol):
-    """All ranks make the same calls in the same order, whether they have something to say or not."""
+    """All ranks make the same calls in the same order, with something to send or without."""
 
     @property
     def topology(self) -> Topology:
@@ -37,13 +104,13 @@ class Team(Protocol):
         """Where this rank computes."""
         ...
 
-    def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
-        """The cohort of a round from the contributions that this rank speaks for."""
-        ...
-
     @property
     def in_step(self) -> bool:
         """Whether the ranks of a group hold the frozen model together, so that they must call it together."""
+        ...
+
+    def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
+        """The cohort of a round; only the rank that leads its group may bring contributions."""
         ...
 
     def shard(self, layers: Iterable[nn.Module]) -> None:
@@ -76,13 +143,6 @@ def leads(team: Team) -> bool:
     return team.topology.place(team.rank) == 0
 
 
-def together(team: Team, step: Callable[[], T]) -> T:
-    """What ``step`` returns on this rank; if it raises on any rank, all ranks raise. No calls to the team inside."""
-    result, error = attempt(step)
-    team.agree(error)
-    return cast(T, result)
-
-
 def is_server(team: Team) -> bool:
     """Whether this rank aggregates, logs and saves."""
     return team.rank == 0
@@ -97,78 +157,49 @@ class Solo:
         self.device = device or torch.device("cpu")
         self.in_step = False
 
+    def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
+        return LocalCohort(contributions, weighting, population)
+
     def shard(self, layers: Iterable[nn.Module]) -> None:
         """One rank holds it all."""
 
-    def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
-        """All clients are here."""
-        return LocalCohort(contributions, weighting, population)
-
     def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
         return tensor
 
     def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The tensor."""
         return tensor
 
     def collect(self, value: Any) -> list[Any]:
-        """The value alone."""
         return [value]
 
     def share(self, value: T, source: int = 0) -> T:
-        """The value."""
         return value
 
     def agree(self, error: BaseException | None) -> None:
-        """Raises the error, if there is one."""
         if error is not None:
             raise error
 
 
-class Groups:
+class Groups(Wire):
     """Ranks of an initialised process group, set up by a ``ClientGroupStrategy``.
 
     Args:
         strategy: knows the groups.
-        in_step: ``shard`` spreads layers over a group; its ranks then call them together.
-        pulse: names the rank that was lost where an exchange fails; None: nobody does.
+        in_step: ``shard`` spreads layers over a group (FSDP2); its ranks then call them together.
+        pulse: names the rank that was lost if an exchange fails; None: no rank is named.
     """
 
     def __init__(self, strategy: ClientGroupStrategy, in_step: bool = False, pulse: Pulse | None = None) -> None:
-        self.in_step = in_step
-        self.topology = strategy.topology
-        self.rank = strategy.global_rank
-        self.device = strategy.root_device
-        self._strategy, self.pulse = strategy, pulse
-        self._wire = Wire(device=self.device, pulse=pulse)
+        super().__init__(device=strategy.root_device, pulse=pulse)
+        self._strategy, self.in_step, self.topology = strategy, in_step, strategy.topology
 
     def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
-        """The clients of all groups; only the rank that leads its group may bring contributions."""
-        return GroupCohort(contributions, self._wire, weighting, population)
+        return GroupCohort(contributions, self, weighting, population)
 
     def shard(self, layers: Iterable[nn.Module]) -> None:
-        """FSDP2 over the group."""
         if self.in_step:
             self._strategy.shard(layers)
 
     @watched("inner")
     def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
-        """One all_reduce inside the group."""
         return self._strategy.sum_in_group(tensor)
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """One all_reduce over the world."""
-        return self._wire.total(tensor)
-
-    def collect(self, value: Any) -> list[Any]:
-        """One all_gather of JSON."""
-        return self._wire.collect(value)
-
-    def share(self, value: T, source: int = 0) -> T:
-        """One broadcast for each tensor."""
-        return self._wire.share(value, source)
-
-    def agree(self, error: BaseException | None) -> None:
-        """One small exchange."""
-        self._wire.agree(error)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fedcmp.distributed.envelope import Packed, as_bytes, pack, unpack
-from fedcmp.distributed.failures import attempt, raise_first, write_failure
+from fedcmp.distributed.messages import Packed, as_bytes, attempt, pack, raise_first, unpack, write_failure
 from fedcmp.distributed.pulse import Pulse, watched
 
 T = TypeVar("T")
@@ -24,13 +23,13 @@ FRAME, DIGITS = 4096, 12
 class Wire:
     """The ranks of one process group; rank 0 is the server.
 
-    All ranks make the same calls in the same order. Whatever runs code that may fail on one rank alone does so in
-    ``together``, so that no rank waits for one that has raised.
+    All ranks make the same calls in the same order. Code that may fail on one rank alone runs in ``together``, so that
+    no rank waits for one that has raised.
 
     Args:
         group: a process group; None: the world. Ranks are those of the group.
         device: where received tensors are placed; None: where the group's backend keeps tensors.
-        pulse: names the rank that was lost where a collective fails; None: nobody does.
+        pulse: names the rank that was lost if a collective fails; None: no rank is named.
     """
 
     def __init__(
@@ -87,26 +86,16 @@ class Wire:
         return self.collect_from(lambda: value)
 
     def collect_from(self, step: Callable[[], T]) -> list[T]:
-        """What ``step`` returns on each rank, as ``collect``; if it raises on any rank, all raise, as ``together``."""
+        """What ``step`` returns on each rank, as ``collect``; if it raises on any rank, all raise."""
         text, error = attempt(lambda: _pack_plain(step()))
         texts = self._gather_text(write_failure(error) if text is None else text)
         raise_first(texts, self.rank, error)
         return [unpack(text, _no_tensor) for text in texts]
 
     def agree(self, error: BaseException | None) -> None:
-        """If any rank brings an exception, all ranks raise that of the lowest rank which does.
-
-        Where it came from another rank, its message says so. Classes of ``fedcmp.errors`` and of Python arrive as
-        themselves, with their fields; others as a RuntimeError that names the type.
-        """
+        """If any rank brings an exception, all ranks raise that of the lowest rank which does (``raise_first``)."""
         if int(self.largest(torch.tensor(int(error is not None), device=self._transport))):
             raise_first(self._gather_text("" if error is None else write_failure(error)), self.rank, error)
-
-    def together(self, step: Callable[[], T]) -> T:
-        """What ``step`` returns on this rank; if it raises on any rank, all ranks raise. No collectives inside."""
-        result, error = attempt(step)
-        self.agree(error)
-        return cast(T, result)
 
     @watched()
     def send(self, tensor: Tensor, target: int = 0) -> None:
@@ -160,7 +149,7 @@ class Wire:
         rests = [self._letters("", longest) for _ in range(self.size)]
         if longest:
             dist.all_gather(rests, self._letters(text[FRAME:], longest), group=self._group)
-        return [(start + _read(rest))[:size] for size, start, rest in zip(sizes, starts, rests, strict=True)]
+        return [start + _read(rest) for start, rest in zip(starts, rests, strict=True)]
 
     def _frame(self, text: str) -> Tensor:
         """The size of a text and its first letters: one exchange is all that a short text needs."""

@@ -1,37 +1,25 @@
-"""All that is reported about a projector on the test samples: the ``test`` part of summary.json."""
+"""All that is reported about a projector on the test samples (``test`` in summary.json), and its captions."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
+from fedcmp.data.images import MAX_PIXELS, Picture, read_picture
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import Source
-from fedcmp.distributed.team import Team
-from fedcmp.evaluation.captions import caption
+from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.cider import cider_d
-from fedcmp.evaluation.config import EvaluationConfig
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import EvalData, quality, score_samples
+from fedcmp.evaluation.losses import EvalData, HeldOut, quality, score_samples
 from fedcmp.evaluation.probe import probe
-from fedcmp.evaluation.sharing import spread
-from fedcmp.module import ProjectorAlignment
+from fedcmp.evaluation.settings import EvaluationConfig
+from fedcmp.evaluation.sharing import spread, write_rows
 from fedcmp.types import Params
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Held-out samples with all that is known about them."""
-
-    data: EvalData
-    samples: Sequence[Sample]
-    """The sample of each position."""
-    source: Source
-    lowercase: bool = False
-    """Captions are read in lower case."""
-    max_tokens: int = 64
-    """Longer captions are cut."""
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 class Captioned(NamedTuple):
@@ -46,7 +34,7 @@ class Captions(NamedTuple):
 
     captioned: list[Captioned]
     scores: dict[str, Any]
-    """``cider`` (CIDEr-D; None: no captions) and what the source can tell."""
+    """``cider`` (CIDEr-D; None: no captions) and the scores of the source."""
 
 
 def measure(
@@ -55,24 +43,11 @@ def measure(
     """Losses with right and with shuffled pictures, token accuracy, and answers about objects; all but captions.
 
     Returns:
-        What ``quality`` tells, ``cider`` (None: see ``caption_pictures``) and ``probe`` (None where nothing is asked).
+        The keys of ``quality``, ``cider`` (None: see ``caption_pictures``) and ``probe`` (None where nothing is asked).
     """
     right = score_samples(module, params, held_out.data, team=team)
     shuffled = score_samples(module, params, held_out.data, shuffle_pictures=True, team=team)
-    answers = None
-    if settings.probe != "off" and settings.questions:
-        answers = probe(
-            module,
-            params,
-            held_out.data,
-            held_out.samples,
-            held_out.source,
-            form=settings.probe,
-            limit=settings.questions,
-            lowercase=held_out.lowercase,
-            max_tokens=held_out.max_tokens,
-            team=team,
-        )
+    answers = probe(module, params, held_out, settings, team) if settings.probe != "off" else None
     return {**quality(right, shuffled, held_out.data), "cider": None, "probe": answers}
 
 
@@ -91,13 +66,11 @@ def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[Any]) -> Any:
-    """Number by number; what is alike everywhere (counts, words, None) stays as it is."""
+    """Number by number; what is equal everywhere (counts, words, None) is kept."""
     first = values[0]
     if isinstance(first, Mapping):
         return {key: _mean([one[key] for one in values]) for key in first}
-    if isinstance(first, float):
-        return sum(values) / len(values)
-    return first
+    return sum(values) / len(values) if isinstance(first, float) else first
 
 
 def caption_pictures(
@@ -105,25 +78,71 @@ def caption_pictures(
 ) -> Captions:
     """Greedy captions of ``settings.captions`` pictures, spread over the domains, and at least of those to be shown.
 
-    The references of a picture are all its captions, those of other held-out samples that show it among them; they are
-    also the corpus from which CIDEr-D counts how common words are.
+    The references of a picture are all its captions, including those of other held-out samples that show it; CIDEr-D
+    counts in them how common words are.
     """
-    samples = held_out.samples
-    pictures = held_out.data.shared
+    samples, pictures = held_out.samples, held_out.data.shared
     firsts = [samples[group[0]] for group in pictures]
     count = max(settings.captions, settings.examples)
-    places = spread([one.domain for one in firsts], [one.id for one in firsts], count)
-    chosen = [pictures[place] for place in places]
+    chosen = [pictures[place] for place in spread([one.domain for one in firsts], [one.id for one in firsts], count)]
     texts = caption(module, params, held_out.data, [group[0] for group in chosen], settings.max_tokens, team)
     captioned = [Captioned(samples[group[0]], text) for group, text in zip(chosen, texts, strict=True)]
     scored = captioned[: settings.captions]
     if not scored:
         return Captions(captioned, {"cider": None})
-    said = [one.generated for one in scored]
-    references = [[text for position in group for text in _captions(samples[position])] for group in chosen]
-    told = held_out.source.score(said, [one.sample for one in scored])
-    return Captions(captioned, {"cider": cider_d(said, references[: len(said)]).score, **told})
+    found = [one.generated for one in scored]
+    references = [
+        [text for position in group for text in samples[position].captions or (samples[position].caption,)]
+        for group in chosen[: len(found)]
+    ]
+    own = held_out.source.score(found, [one.sample for one in scored])
+    return Captions(captioned, {"cider": cider_d(found, references).score, **own})
 
 
-def _captions(sample: Sample) -> tuple[str, ...]:
-    return sample.captions or (sample.caption,)
+@torch.no_grad()
+def caption(
+    module: ProjectorAlignment,
+    params: Params,
+    data: EvalData,
+    positions: Sequence[int],
+    max_tokens: int = 48,
+    team: Team | None = None,
+) -> list[str]:
+    """Greedy captions of the samples at ``positions`` by the projector ``params``, on every rank.
+
+    Args:
+        module: the frozen models; its projector becomes ``params``.
+        params: the projector.
+        data: the held-out samples.
+        positions: which of them.
+        max_tokens: the longest caption.
+        team: ranks that share the pictures; their number does not change the captions. None: this one alone.
+    """
+    module.eval()
+    module.projector.load(params)
+
+    def write(rows: range) -> list[str]:
+        return module.captions(data.fetch([positions[row] for row in rows]), max_tokens)
+
+    return write_rows(team or Solo(), len(positions), data.batch_size, write)
+
+
+def caption_loose(
+    module: ProjectorAlignment,
+    pictures: Sequence[Picture],
+    max_tokens: int = 48,
+    batch_size: int = 64,
+    max_pixels: int = MAX_PIXELS,
+) -> list[str]:
+    """Greedy captions of pictures of no data set by the module's own projector, ``batch_size`` at a time.
+
+    Raises:
+        DataError: a picture cannot be read, or training would refuse it.
+    """
+    assert module.tower is not None, "without a tower there are no features"
+    device, captions = next(module.projector.parameters()).device, list[str]()
+    for begin in range(0, len(pictures), batch_size):
+        part = enumerate(pictures[begin : begin + batch_size], begin)
+        pixels = module.tower.preprocess([read_picture(picture, place, max_pixels) for place, picture in part])
+        captions += module.captions({"pixels": pixels.to(device)}, max_tokens)
+    return captions

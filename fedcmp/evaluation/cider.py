@@ -8,7 +8,7 @@ For a candidate c, the references S of the same picture, and n-grams w:
     P(c, s)         = exp(-(l(c) - l(s))^2 / (2 sigma^2))
     CIDEr-D(c, S)   = mean over n = 1 .. 4 of CIDEr-D_n(c, S)
 
-with h_w(x) how often w stands in x, N the number of pictures, d_w those of them with w in a reference, l words and
+with h_w(x) the count of w in x, N the number of pictures, d_w those of them with w in a reference, l words and
 sigma = 6. Sums over w and norms are over n-grams of n words.
 
 Differs from the paper: h counts and is not divided by the length of x, as in the authors' own code (coco-caption), from
@@ -56,7 +56,7 @@ def cider_d(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> C
     """CIDEr-D of one candidate caption a picture.
 
     Args:
-        candidates: a caption of each of N >= 1 pictures. With N = 1 each n-gram stands in all pictures: the score is 0.
+        candidates: a caption of each of N >= 1 pictures. With N = 1 each n-gram is in all pictures: the score is 0.
         references: the captions of each picture that people wrote, at least one.
 
     >>> captions = ["a red two at the left", "a blue one at the right"]

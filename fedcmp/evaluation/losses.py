@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from fedcmp.data.records import Sample
+from fedcmp.data.sources import Source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.image_use import ignores_pictures, standard_error
 from fedcmp.evaluation.sharing import mixed, score_rows
-from fedcmp.module import ProjectorAlignment
 from fedcmp.types import Batch, Fetch, Params, Scalars
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class EvalData:
     batch_size: int = 64
     """Rows of one forward pass."""
     order: tuple[int, ...] | None = None
-    """All positions, neighbours of which share a forward pass; None: as they are numbered. With captions alike in
-    length together less is padding; no result depends on it but by rounding."""
+    """All positions, neighbours of which share a forward pass; None: by number. Captions of one length together need
+    less padding; results depend on it by rounding only."""
     pictures: tuple[str, ...] | None = None
     """The name of each position's picture, the same where samples of a domain share one; None: each has its own."""
 
@@ -41,6 +45,20 @@ class EvalData:
         return list(found.values())
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out samples with all that is known about them."""
+
+    data: EvalData
+    samples: Sequence[Sample]
+    """The sample of each position."""
+    source: Source
+    lowercase: bool = False
+    """Captions are read in lower case."""
+    max_tokens: int = 64
+    """Longer captions are cut."""
+
+
 class Evaluation(NamedTuple):
     """Losses in nats per token, and token accuracy."""
 
@@ -48,7 +66,7 @@ class Evaluation(NamedTuple):
     """Mean over domains: each domain counts alike, whatever its size."""
     by_domain: dict[str, float]
     accuracy_by_domain: dict[str, float] | None = None
-    """Share of tokens that are the likeliest after the true ones before them; None: not known from a record."""
+    """Share of tokens that are the likeliest after the true ones before them; None: not in a record."""
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -62,7 +80,7 @@ class Evaluation(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Evaluation:
-        """What ``scalars`` wrote."""
+        """From the record that ``scalars`` wrote."""
         prefix = "val/loss/"
         named = {key.removeprefix(prefix): value for key, value in record.items() if key.startswith(prefix)}
         return cls(record["val/loss"], named)

@@ -13,11 +13,7 @@ from fedcmp.seeding import derive
 
 
 def score_rows(
-    team: Team,
-    num_rows: int,
-    batch_size: int,
-    score: Callable[[range], Tensor],
-    num_scores: int = 1,
+    team: Team, num_rows: int, batch_size: int, score: Callable[[range], Tensor], num_scores: int = 1
 ) -> Tensor:
     """Scores of all rows, on every rank.
 
@@ -26,7 +22,7 @@ def score_rows(
     Args:
         team: the ranks.
         num_rows: n.
-        batch_size: rows that are scored together, whoever does it.
+        batch_size: rows that are scored together, by any rank.
         score: some rows in, their scores ``[num_scores, rows]`` out.
         num_scores: S.
 
@@ -36,7 +32,7 @@ def score_rows(
     found = torch.zeros(num_scores, num_rows, dtype=torch.float64, device=team.device)
     for rows in _own_batches(team, num_rows, batch_size):
         scores = score(rows)
-        if _speaks(team):
+        if _reports(team):
             found[:, rows.start : rows.stop] = scores
     return team.total(found)
 
@@ -44,8 +40,8 @@ def score_rows(
 def write_rows(team: Team, num_rows: int, batch_size: int, write: Callable[[range], list[str]]) -> list[str]:
     """The texts of all rows in their order, on every rank; arguments as ``score_rows``."""
     mine = [[rows.start, write(rows)] for rows in _own_batches(team, num_rows, batch_size)]
-    spoken = team.collect(mine if _speaks(team) else [])
-    return [text for _, texts in sorted(batch for part in spoken for batch in part) for text in texts]
+    reported = team.collect(mine if _reports(team) else [])
+    return [text for _, texts in sorted(batch for part in reported for batch in part) for text in texts]
 
 
 def _own_batches(team: Team, num_rows: int, batch_size: int) -> Iterator[range]:
@@ -56,14 +52,14 @@ def _own_batches(team: Team, num_rows: int, batch_size: int) -> Iterator[range]:
         yield range(begin, min(begin + batch_size, num_rows))
 
 
-def _speaks(team: Team) -> bool:
+def _reports(team: Team) -> bool:
     return leads(team) or not team.in_step
 
 
 def mixed(domains: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:
     """The positions of each domain, ordered by a hash of their names: files are often sorted by what pictures show.
 
-    No seed enters, so all runs on the same samples have the same order. Those that share a name stand together.
+    No seed enters: all runs on the same samples have the same order. Positions of one name are neighbours.
 
     >>> mixed(["a", "b", "a", "a"], ["cat-4", "cat-7", "cat-9", "dog-1"])
     {'a': [2, 3, 0], 'b': [1]}

@@ -1,4 +1,4 @@
-"""The model card of an export: what it is, how it was trained, how to use it, under which terms."""
+"""The model card of an export: what it is, how it was trained, how to use it, and its licences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedcmp.export.proof import Proof
 
 
 class Licences(NamedTuple):
-    """Under which terms the parts may be used; nobody but the user can know."""
+    """The licences of the parts, which only the user can know."""
 
     export: str = "unknown"
     tower: str = "unknown"
@@ -25,11 +25,11 @@ class Origin:
     """Where a projector comes from."""
 
     tower: str
-    """As ``model.tower`` has it."""
+    """``model.tower``."""
     llm: str
-    """As ``model.llm`` has it."""
+    """``model.llm``."""
     facts: Mapping[str, Any]
-    """What the card's table shows, in its order; None is left out."""
+    """The rows of the card's table, in its order; None is left out."""
 
 
 USE_HF = """\
@@ -49,10 +49,7 @@ caption. `generate` is greedy and ends where a caption does. `use_fast=False` ke
 used. The chat template is the LLM's own where it has one; nothing was trained with it, and its answers end elsewhere:
 pass `eos_token_id=processor.tokenizer.eos_token_id`.
 
-`convert("RGB")` is for opaque pictures of 8 bit. It cuts 16 bit (mode `I;16`) to white: scale those to 8 first, as
-training did, by `PIL.Image.fromarray(((numpy.asarray(picture).astype("int32") + 128) // 257).astype("uint8"))`.
-What is transparent it shows in a hidden colour, mostly black: put it on white, as training did, by
-`PIL.Image.alpha_composite(PIL.Image.new("RGBA", picture.size, "white"), picture.convert("RGBA")).convert("RGB")`.
+Training scales pictures of 16 bit to 8 and puts transparent ones on white; `convert("RGB")` does neither.
 """
 USE_LLAVA = """\
 `mm_projector.bin` and `config.json` are what the original LLaVA leaves after its first stage. Go on with its second:
@@ -67,7 +64,7 @@ def model_card(origin: Origin, licences: Licences, to: str, dtype: str, proof: P
     Args:
         to: ``hf`` or ``llava``.
         dtype: of the weights.
-        proof: how near the folder comes to the run; None: nothing was run.
+        proof: the difference between folder and run; None: not measured.
         kind: ``linear`` or ``mlp2x_gelu``.
     """
     hub = [name for name in (origin.tower, origin.llm) if is_hub_id(name)]
@@ -82,14 +79,15 @@ def model_card(origin: Origin, licences: Licences, to: str, dtype: str, proof: P
     lines += ["## Use", "", use, "## Training", "", "| | |", "|---|---|"]
     lines += [f"| {key} | {_cell(value)} |" for key, value in origin.facts.items() if value is not None]
     lines += ["", "## Terms", "", "| part | what | licence |", "|---|---|---|"]
-    for part, what, licence in (
-        ("this export", "projector" if to == "llava" else "projector, with the two models below", licences.export),
-        ("vision tower", shown(origin.tower), licences.tower),
-        ("language model", shown(origin.llm), licences.llm),
-        ("training data", _cell(origin.facts.get("data", "")), licences.data),
-    ):
-        lines.append(f"| {part} | {what} | {_cell(licence)} |")
-    lines += ["", "`unknown` means that whoever exported it did not say. The terms of all parts hold together.", ""]
+    lines += [
+        f"| this export | projector{', with the two models below' if to == 'hf' else ''} | {_cell(licences.export)} |",
+        f"| vision tower | {shown(origin.tower)} | {_cell(licences.tower)} |",
+        f"| language model | {shown(origin.llm)} | {_cell(licences.llm)} |",
+        f"| training data | {_cell(origin.facts.get('data', ''))} | {_cell(licences.data)} |",
+        "",
+        "`unknown` means that the exporter gave no licence. The terms of all parts apply together.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -106,10 +104,8 @@ def shown(name: str) -> str:
 
 
 def _what(to: str, dtype: str, proof: Proof | None) -> str:
-    parts = (
-        "a vision tower, a projector and an LLM" if to == "hf" else "the projector between a vision tower and an LLM"
-    )
-    text = f"This is {parts}, in {dtype}. Only the projector was trained; tower and LLM are as their makers left them."
+    parts = "a vision tower, a projector and an LLM" if to == "hf" else "a projector from a vision tower to an LLM"
+    text = f"This is {parts}, in {dtype}. Only the projector was trained; tower and LLM are unchanged."
     if proof is None:
         return text
     near = "equal to the bit" if proof.difference == 0 else f"near (the largest difference is {proof.difference:.1e})"

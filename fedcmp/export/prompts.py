@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fedcmp.errors import ConfigError
-from fedcmp.export.names import IMAGE_TOKEN
 from fedcmp.models.backbones import VisionTower
+
+IMAGE_TOKEN = "<image>"
+"""The token in whose place transformers' Llava puts image features, one for each."""
 
 _FLATTEN = """\
 {%- set flat = namespace(messages=[]) -%}
@@ -26,23 +28,14 @@ PLAIN = _FLATTEN + "{%- for message in messages -%}{{ message['content'] }}{%- e
 """LLaVA's ``plain``: the contents one after the other, nothing between them; the tokenizer adds the BOS."""
 
 
-def chat_template(own: str | dict[str, str] | None) -> str:
-    """The LLM's own chat template, or LLaVA's ``plain``; both take contents as text and as parts (image, text).
-
-    Args:
-        own: the template of the LLM's tokenizer, which knows text only; of several by name the default one.
-    """
-    if isinstance(own, dict):
-        own = own.get("default")
-    return _FLATTEN + own if own else PLAIN
-
-
 def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
-    """The LLM's tokenizer with an image token, the BOS that training begins with, and padding as generation wants it.
+    """The LLM's tokenizer with an image token, the BOS that training begins with, and padding to the left.
+
+    Its chat template is the LLM's own or LLaVA's ``plain``; both take contents as text and as parts (image, text).
 
     Args:
         tokenizer: a fresh one: it is changed.
-        name: as ``model.llm`` has it.
+        name: the value of ``model.llm``.
 
     Raises:
         ConfigError: it cannot be made to open a text with its BOS alone.
@@ -51,9 +44,7 @@ def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
     from tokenizers.processors import TemplateProcessing
 
     if not tokenizer.is_fast:
-        raise ConfigError(
-            f"model.llm={name}: its tokenizer is not one of the `tokenizers` library; it cannot be exported"
-        )
+        raise ConfigError(f"model.llm={name}: only tokenizers of the `tokenizers` library can be exported")
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) in (None, tokenizer.unk_token_id):
         token = tokenizers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)
         tokenizer.add_tokens([token], special_tokens=True)
@@ -66,14 +57,13 @@ def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
             single=[*start, "$A"], pair=[*start, "$A", "$B"], special_tokens=[] if bos is None else [(*start, bos)]
         )
     if tokenizer(IMAGE_TOKEN)["input_ids"] != wanted:
-        raise ConfigError(
-            f"model.llm={name}: its tokenizer turns {IMAGE_TOKEN} into {tokenizer(IMAGE_TOKEN)['input_ids']}, "
-            f"but the projector was trained behind {wanted}"
-        )
+        raise ConfigError(f"model.llm={name}: its tokenizer does not turn {IMAGE_TOKEN} into {wanted}")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    tokenizer.chat_template = chat_template(tokenizer.chat_template)
+    own = tokenizer.chat_template
+    own = own.get("default") if isinstance(own, dict) else own
+    tokenizer.chat_template = _FLATTEN + own if own else PLAIN
     return tokenizer
 
 
@@ -83,7 +73,7 @@ def make_processor(tokenizer: Any, image_processor: Any, tower: VisionTower, pat
     Args:
         tokenizer: prepared.
         image_processor: the tower's.
-        tower: as the projector was trained on.
+        tower: that the projector was trained on.
         patch_size: side of a patch in pixels.
     """
     import transformers

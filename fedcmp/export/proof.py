@@ -1,4 +1,4 @@
-"""Whether an exported folder answers as the run's own parts do, asked of a picture."""
+"""Whether an exported folder gives the same answer about a picture as the run's own parts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from fedcmp.errors import ExportError
-from fedcmp.export.names import IMAGE_TOKEN
+from fedcmp.export.prompts import IMAGE_TOKEN
 from fedcmp.models.alignment import greedy_captions, sequence_logits
-from fedcmp.models.backbones import LanguageModel, VisionTower, quiet_transformers
+from fedcmp.models.backbones import LanguageModel, VisionTower
+from fedcmp.models.loading import quiet_transformers
 from fedcmp.models.projector import project
 from fedcmp.types import Params
 
@@ -25,7 +26,7 @@ TOLERANCE = {True: 1e-4, False: 0.1}
 
 
 class Answer(NamedTuple):
-    """What a model says of the picture."""
+    """A model's answer about the picture."""
 
     logits: Tensor
     """``[S, V]`` float32, over the sequence [BOS] <image tokens> WORDS."""
@@ -62,7 +63,7 @@ def ask_parts(tower: VisionTower, llm: LanguageModel, params: Params) -> Answer:
 
 @torch.no_grad()
 def ask_folder(folder: Path) -> Answer:
-    """The answer of an exported folder, read as anybody would read it.
+    """The answer of an exported folder, read by transformers alone.
 
     Raises:
         ExportError: weights are missing or left over.
@@ -76,7 +77,7 @@ def ask_folder(folder: Path) -> Answer:
         )
     wrong = {key: sorted(map(str, names)) for key, names in loading.items() if names}
     if wrong:
-        raise ExportError(f"transformers does not read the export as it was written: {wrong}")
+        raise ExportError(f"transformers finds other weights in the export than its own: {wrong}")
     prompt = processor(images=[picture()], text=[IMAGE_TOKEN], return_tensors="pt")
     words = torch.tensor([processor.tokenizer.encode(WORDS, add_special_tokens=False)])
     ids = torch.cat([prompt["input_ids"], words], 1)
@@ -95,13 +96,9 @@ def compare(expected: Answer, found: Answer, exact: bool) -> Proof:
         ExportError: they are not the same model.
     """
     if len(expected.logits) != len(found.logits):
-        raise ExportError(
-            f"the export reads {len(found.logits)} positions where the run has {len(expected.logits)}: its image or "
-            "its text tokens differ"
-        )
-    difference = (
-        expected.logits - found.logits[:, : expected.logits.shape[1]]
-    ).abs().max() / expected.logits.abs().max()
+        raise ExportError(f"the export reads {len(found.logits)} positions, the run {len(expected.logits)}")
+    most = expected.logits.abs().max()
+    difference = (expected.logits - found.logits[:, : expected.logits.shape[1]]).abs().max() / most
     proof = Proof(float(difference), expected.caption == found.caption)
     if not proof.difference <= TOLERANCE[exact] or (exact and not proof.same_caption):
         raise ExportError(

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.parts import LocalStep, State
+from fedcmp.aggregation.parts import LocalStep, Plain, State
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.types import Batch, Fetch, Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 LocalStates = dict[int, dict[str, Any]]
 """What clients keep from round to round, by client id: ``"step"``, the local step's own state of the client, and

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
@@ -15,10 +15,13 @@ from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
 from fedcmp.types import Fetch
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 
 @dataclass(frozen=True)

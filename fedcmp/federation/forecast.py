@@ -13,12 +13,12 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.traffic import count, outline
 from fedcmp.distributed.exact import PILE
+from fedcmp.distributed.team import Topology
 from fedcmp.distributed.terms import HELD_BYTES
-from fedcmp.distributed.topology import Topology
 from fedcmp.errors import label_client
 from fedcmp.federation.sampling import RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.types import Params
 
 

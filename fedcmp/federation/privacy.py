@@ -14,10 +14,8 @@ from fedcmp.errors import ConfigError
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.privacy.accountant import epsilon_of, require_library, solve_noise
-from fedcmp.privacy.clipping import next_clip
-from fedcmp.privacy.methods import obstacles
-from fedcmp.privacy.noise import Draw, Mechanism, make_draw
-from fedcmp.privacy.settings import PrivacyConfig
+from fedcmp.privacy.noise import Draw, Mechanism, make_draw, next_clip
+from fedcmp.privacy.settings import PrivacyConfig, obstacles
 from fedcmp.types import Scalars
 
 

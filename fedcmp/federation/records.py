@@ -12,7 +12,7 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.fusing import FusedRound
 from fedcmp.federation.gate import Report
 from fedcmp.federation.sampling import RoundPlan
-from fedcmp.module import lr_factor
+from fedcmp.optimizer import lr_factor
 
 
 class Clock:

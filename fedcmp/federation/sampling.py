@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fedcmp.distributed.topology import Topology, assign
+from fedcmp.distributed.team import Topology, assign
 from fedcmp.errors import PlanError, label_client
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.seeding import derive, numpy_rng

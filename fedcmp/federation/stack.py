@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.types import Params
 
 EPS = 1e-8

@@ -1,7 +1,11 @@
 """Image features -> token embeddings -> loss on the caption, and greedy captions.
 
 The sequence is LLaVA's stage-1 template ``plain``: [BOS] <image tokens> caption end. The loss is on the caption and its
-end only, and logits are computed only there.
+end only, and logits are computed only there. Padding is to the right, where a causal model cannot see it from a
+labelled position: no attention mask is needed, and attention takes its fastest path.
+
+Shapes: ``image_tokens`` ``[B, T, D]`` are projected image features; ``input_ids`` ``[B, L]`` are caption tokens and the
+end, right-padded; ``labels`` ``[B, L]`` are IGNORE where there is no loss.
 """
 
 from __future__ import annotations
@@ -12,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedcmp.models.backbones import LanguageModel
+from fedcmp.models.llms import LanguageModel
 from fedcmp.types import IGNORE
 
 
 class CaptionScores(NamedTuple):
-    """What is said of B captions after their pictures, a row each: ``[B]``."""
+    """How well B captions are predicted after their pictures, a row each: ``[B]``."""
 
     nll: Tensor
     """Summed loss in nats."""
@@ -28,40 +32,27 @@ class CaptionScores(NamedTuple):
 
 
 def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Negative log-likelihood of captions after their pictures.
-
-    Padding stands to the right, where a causal model cannot see it from a labelled position: no attention mask is
-    needed, and attention takes its fastest path.
-
-    Args:
-        llm: the frozen language model.
-        image_tokens: ``[B, T, D]`` projected image features.
-        input_ids: ``[B, L]`` caption tokens and the end, right-padded.
-        labels: ``[B, L]``; IGNORE where there is no loss.
-
-    Returns:
-        The summed loss in nats and the number of labelled tokens, a row each: ``[B]``, ``[B]``.
-    """
-    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
-    losses = F.cross_entropy(logits, targets, reduction="none")
+    """The summed loss in nats and the number of labelled tokens of each row: ``[B]``, ``[B]``."""
+    logits, places = _labelled(llm, image_tokens, input_ids, labels)
+    losses = F.cross_entropy(logits, labels[places], reduction="none")
     return _sum_rows(losses, places, labels), (labels != IGNORE).sum(1)
 
 
 def caption_scores(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> CaptionScores:
-    """Loss and token accuracy of captions after their pictures, in one forward pass; arguments as ``caption_nll``."""
-    logits, targets, places = _labelled(llm, image_tokens, input_ids, labels)
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    hits = (logits.argmax(1) == targets).long()
+    """Loss and token accuracy of captions in one forward pass."""
+    logits, places = _labelled(llm, image_tokens, input_ids, labels)
+    losses = F.cross_entropy(logits, labels[places], reduction="none")
+    hits = (logits.argmax(1) == labels[places]).long()
     return CaptionScores(_sum_rows(losses, places, labels), (labels != IGNORE).sum(1), _sum_rows(hits, places, labels))
 
 
 def _labelled(
     llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Logits ``[n, V]`` in float32 where a label is, the labels ``[n]``, and their rows and columns, ``[n]`` each."""
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Logits ``[n, V]`` in float32 where a label is, and the labels' rows and columns, ``[n]`` each."""
     hidden = _hidden(llm, image_tokens, input_ids[:, :-1])[:, -input_ids.shape[1] :]
     rows, columns = torch.nonzero(labels != IGNORE, as_tuple=True)
-    return _logits(llm, hidden[rows, columns]).float(), labels[rows, columns], (rows, columns)
+    return llm.logits(hidden[rows, columns]).float(), (rows, columns)
 
 
 def _sum_rows(values: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> Tensor:
@@ -71,13 +62,8 @@ def _sum_rows(values: Tensor, places: tuple[Tensor, Tensor], labels: Tensor) -> 
 
 @torch.no_grad()
 def sequence_logits(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
-    """Logits at every position of [BOS] <image tokens> text: ``[B, S, V]``.
-
-    Args:
-        image_tokens: ``[B, T, D]`` projected image features.
-        input_ids: ``[B, L]`` text tokens; S = T + L, and one more where the family has a BOS.
-    """
-    return _logits(llm, _hidden(llm, image_tokens, input_ids))
+    """Logits at every position of [BOS] <image tokens> text: ``[B, S, V]``, S = T + L, one more with a BOS."""
+    return llm.logits(_hidden(llm, image_tokens, input_ids))
 
 
 def _embed(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tensor:
@@ -95,22 +81,13 @@ def _hidden(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor) -> Tens
     return states
 
 
-def _logits(llm: LanguageModel, hidden: Tensor) -> Tensor:
-    return llm.logits(hidden)
-
-
 @torch.no_grad()
 def greedy_captions(llm: LanguageModel, image_tokens: Tensor, max_tokens: int = 48) -> list[str]:
-    """The most likely caption of each picture, token by token, up to the end or ``max_tokens``.
-
-    Args:
-        image_tokens: ``[B, T, D]`` projected image features.
-    """
+    """The most likely caption of each picture, token by token, up to the end or ``max_tokens``."""
     embeds = _embed(llm, image_tokens, torch.zeros(len(image_tokens), 0, dtype=torch.long, device=image_tokens.device))
-    mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
     tokens = llm.model.generate(
         inputs_embeds=embeds,
-        attention_mask=mask,
+        attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device),
         max_new_tokens=max_tokens,
         do_sample=False,
         eos_token_id=llm.end_id,

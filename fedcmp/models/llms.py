@@ -8,14 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedcmp.errors import ConfigError
-from fedcmp.models.absent import load_whole, refuse
-from fedcmp.models.blocks import find_blocks
-from fedcmp.models.checkpointing import checkpoint_layers
-from fedcmp.models.config import DTYPES, ModelConfig, resolve
-from fedcmp.models.families import TESTED_LLMS
-from fedcmp.models.loading import freeze, loading
-from fedcmp.models.untested import check_captions, check_logits
+from fedcmp.errors import ConfigError, check_choice
+from fedcmp.models.blocks import checkpoint_layers, find_blocks
+from fedcmp.models.loading import freeze, load_whole, loading, refuse
+from fedcmp.models.settings import DTYPES, ENDS, ModelConfig, resolve
+
+TESTED = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+)
+"""``model_type`` of the families that the tests train through. Others are tried when they load."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +37,15 @@ class LanguageModel:
     model: Any
     """The transformers causal LM, eval mode, no gradients."""
     tokenizer: Any
-    """Its tokenizer."""
     end_id: int
     """The token that ends a caption."""
 
     @classmethod
     def wrap(cls, model: Any, tokenizer: Any, end: str = "newline") -> LanguageModel:
-        """A causal LM of transformers and its tokenizer as they are in memory; the model is frozen in place.
+        """A causal LM of transformers and its tokenizer that are in memory; the model is frozen in place.
 
         Args:
-            model: any causal LM; its generation config gives way to the plain one, so that captions are greedy.
+            model: any causal LM; its generation config is replaced by the plain one, so that captions are greedy.
             tokenizer: its tokenizer.
             end: what ends a caption, as ``model.end``: ``newline`` or ``eos``.
 
@@ -51,12 +62,13 @@ class LanguageModel:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
-    def layers(self) -> nn.ModuleList:
-        """The decoder layers.
+    def num_embeddings(self) -> int:
+        """Rows of the table of token embeddings."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
-        Raises:
-            ConfigError: the family has no list of them.
-        """
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers; ConfigError if the family has no list of them."""
         return decoder_layers(self.model)
 
     @property
@@ -70,13 +82,8 @@ class LanguageModel:
         pads = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id)
         return next((int(pad) for pad in pads if pad is not None and pad < self.num_embeddings), 0)
 
-    @property
-    def num_embeddings(self) -> int:
-        """Rows of the table of token embeddings."""
-        return int(self.model.get_input_embeddings().weight.shape[0])
-
     def logits(self, hidden: Tensor) -> Tensor:
-        """What the decoder gives to logits over the vocabulary: ``[..., D]`` to ``[..., V]``.
+        """Outputs of the decoder ``[..., D]`` to logits over the vocabulary ``[..., V]``.
 
         The head, and the bound of the Gemma 2 family: cap * tanh(logits / cap) (Gemma Team 2024, arXiv 2408.00118,
         section 2).
@@ -87,7 +94,7 @@ class LanguageModel:
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a causal LM, under whichever name its family keeps them (``layers``, ``h``, ...).
+    """The decoder layers of a causal LM, in any family (``layers``, ``h``, ...).
 
     Raises:
         ConfigError: it has no list of ``num_hidden_layers`` layers.
@@ -107,7 +114,7 @@ def meta_llm(config: ModelConfig, *, local: bool) -> Any:
 
     Raises:
         ConfigError: there is no such folder.
-        Exception: whatever an LLM raises that cannot be built without its weights, or is not there.
+        Exception: what an LLM raises that is not there or cannot be built without its weights.
     """
     import transformers
 
@@ -120,8 +127,7 @@ def meta_llm(config: ModelConfig, *, local: bool) -> Any:
 def load_llm(config: ModelConfig) -> LanguageModel:
     """The language model that ``model.llm`` names, in ``model.llm_dtype``, frozen.
 
-    Attention is the fastest that the family may use: PyTorch's scaled dot-product attention, but the eager one for
-    Gemma 2, whose bounded attention logits it cannot compute.
+    Attention is PyTorch's scaled dot-product attention, or the eager one where logits have a bound (Gemma 2).
 
     Raises:
         ConfigError: it cannot be loaded, its files lack weights, its tokenizer has no such end, its logits are not its
@@ -132,9 +138,12 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     path, tokenizer = resolve(config.llm, "llm", "model.llm"), load_tokenizer(config)
     end_id = find_end(tokenizer, config.end, config.llm)  # before the weights are read
     with loading("model.llm", config.llm):
-        options = {"dtype": DTYPES[config.llm_dtype], **_attention(transformers.AutoConfig.from_pretrained(path))}
+        options: dict[str, Any] = {"dtype": DTYPES[config.llm_dtype]}
+        text = transformers.AutoConfig.from_pretrained(path).get_text_config()
+        if getattr(text, "attn_logit_softcapping", None) is not None:
+            options["attn_implementation"] = "eager"  # the fused kernels cannot bound their logits
         model, absent = load_whole(transformers.AutoModelForCausalLM, path, **options)
-    refuse("model.llm", config.llm, model, absent, absent.why)
+    refuse("model.llm", config.llm, model, absent)
     llm = _finished(model, tokenizer, end_id, config.llm)
     if config.activation_checkpointing:
         checkpoint_layers(llm.layers)
@@ -152,28 +161,40 @@ def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageMod
             raise ConfigError(
                 f"model.llm: {name} has {llm.num_embeddings} embeddings, but its tokenizer's {what} is token {token}"
             )
-    if model.config.model_type not in TESTED_LLMS:
-        check_logits(model, llm.logits, end_id, name)
-        check_captions(model, end_id, llm.pad_id, name)
+    if model.config.model_type not in TESTED:
+        _try(llm, name)
     return llm
 
 
-def _attention(config: Any) -> dict[str, str]:
-    """Attention logits with a bound need eager attention; not every version of transformers chooses it by itself."""
-    bound = getattr(config.get_text_config(), "attn_logit_softcapping", None)
-    return {} if bound is None else {"attn_implementation": "eager"}
+@torch.no_grad()
+def _try(llm: LanguageModel, name: str) -> None:
+    """Whether a family that no test covers computes its logits by decoder and head, and generates behind embeddings.
+
+    Raises:
+        ConfigError: its own logits differ, or transformers raises.
+    """
+    model, token = llm.model, torch.tensor([[llm.end_id]], device=next(llm.model.parameters()).device)
+    problem, cause = "", None
+    try:
+        whole = model(input_ids=token, use_cache=False).logits
+        embeds = model.get_input_embeddings()(token)
+        ours = llm.logits(model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
+        if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
+            problem = "whose logits are not those of its decoder and head alone"
+        # the second token comes from the cache of the first
+        embeds, options = embeds.repeat(1, 2, 1), {"max_new_tokens": 2, "do_sample": False, "pad_token_id": llm.pad_id}
+        model.generate(inputs_embeds=embeds, attention_mask=token.new_ones(1, 2), **options)
+    except Exception as error:  # each family raises errors of its own
+        problem, cause = f"which raises {type(error).__name__}: {error}", error
+    if problem:
+        kind = model.config.model_type
+        raise ConfigError(
+            f"model.llm: {name} is of type {kind}, {problem}; families that were tested: {', '.join(TESTED)}"
+        ) from cause
 
 
 def load_tokenizer(config: ModelConfig, *, local: bool = False) -> Any:
-    """The tokenizer of ``model.llm``.
-
-    Args:
-        config: names the LLM.
-        local: look on this machine only.
-
-    Raises:
-        ConfigError: it cannot be loaded.
-    """
+    """The tokenizer of ``model.llm``; ``local``: look on this machine only. ConfigError if it cannot be loaded."""
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
@@ -187,18 +208,17 @@ def find_end(tokenizer: Any, end: str, name: str) -> int:
     Args:
         tokenizer: of the LLM.
         end: ``newline`` or ``eos``.
-        name: what errors call the LLM.
+        name: of the LLM in errors.
 
     Raises:
         ConfigError: the tokenizer has none.
     """
-    if end not in ("newline", "eos"):
-        raise ConfigError(f'model.end must be "newline" or "eos", got {end!r}')
+    check_choice("model.end", end, ENDS)
     if end == "eos":
-        if tokenizer.eos_token_id is None:
-            raise ConfigError(f"model.end=eos, but the tokenizer of {name} has no end-of-sequence token; use newline")
-        return int(tokenizer.eos_token_id)
-    tokens = tokenizer.encode("a\n", add_special_tokens=False)
-    if not tokens or tokenizer.decode(tokens[-1:]) != "\n":
-        raise ConfigError(f"model.end=newline, but the tokenizer of {name} has no token for a newline; use eos")
-    return int(tokens[-1])
+        found = tokenizer.eos_token_id
+    else:
+        tokens = tokenizer.encode("a\n", add_special_tokens=False)
+        found = tokens[-1] if tokens and tokenizer.decode(tokens[-1:]) == "\n" else None
+    if found is None:
+        raise ConfigError(f"model.end={end}, but the tokenizer of {name} has no such token; use the other end")
+    return int(found)

@@ -1,17 +1,24 @@
-"""What towers and LLMs share while they load: quiet, frozen, hashed, and errors that name the user's key."""
+"""What towers and LLMs share while they load: no output, frozen, hashed, and no weight that the files lack.
+
+transformers draws missing weights at random and only warns; here a missing weight that is used is an error.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedcmp.errors import ConfigError, FedcmpError
+
+SHOWN = 4
+"""How many names an error lists."""
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -28,6 +35,11 @@ def hash_weights(model: nn.Module, *extra: object) -> str:
     return digest.hexdigest()
 
 
+def num_bytes(module: nn.Module) -> int:
+    """Bytes of all weights and buffers, also on the meta device."""
+    return sum(value.nbytes for value in (*module.parameters(), *module.buffers()))
+
+
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """No bars and no reports while weights load: what matters is raised."""
@@ -38,7 +50,7 @@ def quiet_transformers() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # which of two equal processors it picks, and the like
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(level)
@@ -57,3 +69,63 @@ def loading(key: str, name: str) -> Iterator[None]:
     except (OSError, ImportError, ValueError, KeyError) as error:
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ConfigError(f"{key}: {name} cannot be loaded: {lines[0] if lines else type(error).__name__}") from error
+
+
+def load_whole(loader: Any, path: str, **options: Any) -> tuple[Any, set[str]]:
+    """A model of transformers, and the names of weights that its files lack or have in another shape.
+
+    Absent parameters are zero, so that hashes of the weights do not change. A head that is tied to the embedding is
+    not absent.
+
+    Args:
+        loader: a class with ``from_pretrained``.
+        path: folder or hub id.
+        options: go to ``from_pretrained``.
+
+    Raises:
+        Exception: what transformers raises.
+    """
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = loader.from_pretrained(path, **options)
+    absent = {*map(str, found["missing_keys"]), *(str(name) for name, *_ in found["mismatched_keys"])}
+    with torch.no_grad():
+        for name, value in model.named_parameters(remove_duplicate=False):
+            if name in absent:
+                value.zero_()
+    return model, absent
+
+
+def refuse(key: str, name: str, model: nn.Module, needed: Iterable[str]) -> None:
+    """Raises ConfigError with key, model and weights if any needed weight is absent."""
+    lacking = sorted(needed)
+    if lacking:
+        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+        raise ConfigError(
+            f"{key}: {name} lacks weights of its {type(model).__name__}, or has them in another shape: "
+            f"{', '.join(lacking[:SHOWN])}{more}"
+        )
+
+
+def needed_by(model: nn.Module, absent: set[str], run: Callable[[], Tensor]) -> list[str]:
+    """Those of the absent weights that an output depends on, and all absent statistics.
+
+    Args:
+        model: frozen; it is left so.
+        absent: names.
+        run: computes the output.
+    """
+    params = {name: value for name, value in model.named_parameters(remove_duplicate=False) if name in absent}
+    buffers = model.named_buffers(remove_duplicate=False)
+    needed = [name for name, value in buffers if name in absent and value.is_floating_point()]
+    for value in params.values():
+        value.requires_grad_(True)
+    try:
+        with torch.enable_grad():
+            output = run()
+        if params and output.requires_grad:
+            gradients = torch.autograd.grad(output.sum(), list(params.values()), allow_unused=True)
+            needed += [name for name, gradient in zip(params, gradients, strict=True) if gradient is not None]
+    finally:
+        for value in params.values():
+            value.requires_grad_(False)
+    return needed

@@ -1,4 +1,4 @@
-"""What the configs of the frozen models tell before a weight is read: widths, tokens, bytes."""
+"""What is known from the configs of the frozen models before a weight is read: widths, tokens, bytes."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from fedcmp.errors import FedcmpError
-from fedcmp.models.config import ModelConfig, resolve, width_of
+from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.llms import decoder_layers, load_tokenizer, meta_llm
-from fedcmp.models.loading import quiet_transformers
-from fedcmp.models.positions import Positions, find_positions
-from fedcmp.models.tower_loading import meta_tower
+from fedcmp.models.loading import num_bytes, quiet_transformers
+from fedcmp.models.settings import ModelConfig, resolve
+from fedcmp.models.towers import meta_tower
+
+LONGEST_CAPTION = 1024
+"""Tokens of a caption where neither the user nor the LLM's positions limit it."""
+LEAST_CAPTION = 64
+"""Tokens that a caption gets beyond the trained positions of a rotary LLM."""
 
 
 class TowerOutline(NamedTuple):
@@ -22,7 +26,16 @@ class TowerOutline(NamedTuple):
     tokens: int
     """Image tokens T of one picture, as the projector gets them."""
     num_bytes: int
-    """Its weights in memory, in ``model.tower_dtype``; blocks that are never read are left out."""
+    """Its weights in memory, in ``model.tower_dtype``, without blocks that are never read."""
+
+
+class Positions(NamedTuple):
+    """How long the texts of an LLM may be."""
+
+    number: int | None
+    """Positions that it was trained with; None: unknown."""
+    learned: bool
+    """They are a table, with none beyond."""
 
 
 class LlmOutline(NamedTuple):
@@ -45,7 +58,7 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
     """The tower of ``model.tower``, built without weights.
 
     Returns:
-        None where that cannot be: a hub id that is not on this machine, or a model that needs its weights to be built.
+        None for a hub id that is not on this machine and for a model that needs its weights to be built.
 
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
@@ -55,9 +68,9 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
             tower = meta_tower(config, local=True)
     except FedcmpError:
         raise
-    except Exception:  # whatever a model of this kind wants: it is only a forecast
+    except Exception:  # each family raises errors of its own
         return None
-    return TowerOutline(tower.width, tower.num_tokens, _num_bytes(tower.model))
+    return TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
@@ -71,30 +84,69 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
         with quiet_transformers():
             model = meta_llm(config, local=True)
         rows, width = model.get_input_embeddings().weight.shape
-        layers = _num_bytes(decoder_layers(model))
-        return LlmOutline(width, _num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
-    except Exception:
+        layers = num_bytes(decoder_layers(model))
+        return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+    except Exception:  # each family raises errors of its own
         return None
 
 
 def _tokenizer(config: ModelConfig) -> Any:
     try:
-        with quiet_transformers():
-            found = load_tokenizer(config, local=True)
+        found = load_tokenizer(config, local=True)
     except FedcmpError:
         return None
-    return found if found.encode("a", add_special_tokens=False) else None  # made of no files, it knows no letter
+    return found if found.encode("a", add_special_tokens=False) else None  # one without files knows no letter
 
 
-def feature_width(config: ModelConfig) -> int | None:
-    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
+def find_positions(model: Any) -> Positions:
+    """Reads the config and the tables of a causal LM of transformers, also of one on the meta device."""
+    config = model.config.get_text_config()
+    number = getattr(config, "max_position_embeddings", None)
+    table = model.get_input_embeddings()
+    # OPT's table has two rows more than it has positions
+    learned = any(
+        isinstance(one, nn.Embedding) and one is not table and 0 <= one.num_embeddings - (number or 0) <= 2
+        for one in model.modules()
+    )
+    return Positions(number, learned)
 
-    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
-    768
+
+class Room(NamedTuple):
+    """What is left for captions behind BOS and image tokens."""
+
+    tokens: int
+    """The longest caption, its end included."""
+    warning: str = ""
+    """That texts may be longer than those that a rotary LLM was trained on, or empty."""
+
+
+def caption_room(positions: Positions, before: int, asked: int | None, generated: int, name: str) -> Room:
+    """How long captions may be.
+
+    Args:
+        positions: of the LLM.
+        before: BOS and image tokens.
+        asked: ``data.max_caption_tokens``.
+        generated: ``evaluation.max_tokens``.
+        name: what errors call the LLM.
+
+    Raises:
+        ConfigError: a table of positions is too short. Rotary LLMs read on beyond theirs, with a warning.
+
+    >>> caption_room(Positions(256, learned=False), before=50, asked=None, generated=64, name="demo").tokens
+    206
     """
-    width = width_of(config.tower, "tower", "model.tower")
-    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2
-
-
-def _num_bytes(module: nn.Module) -> int:
-    return sum(value.numel() * value.element_size() for value in (*module.parameters(), *module.buffers()))
+    if positions.number is None:
+        return Room(asked or LONGEST_CAPTION)
+    left, least = positions.number - before, 2 if positions.learned else LEAST_CAPTION
+    room = asked or min(LONGEST_CAPTION, max(left, least))
+    for key, wanted in (("data.max_caption_tokens", room), ("evaluation.max_tokens", generated)):
+        if wanted > left:
+            what = (
+                f"model.llm: {name} has {positions.number} positions; BOS and image tokens take {before}, and "
+                f"{key}={wanted} does not fit behind them"
+            )
+            if positions.learned:
+                raise ConfigError(f"{what}: {max(left, 0)} are left; model.token_grid leaves fewer image tokens")
+            return Room(room, f"{what}: it was not trained on texts that long")
+    return Room(room)

@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 from fedcmp.types import Params
 
-KINDS = ("linear", "mlp2x_gelu")
+KINDS = {
+    "linear": ("linear",),
+    "mlp2x_gelu": ("linear_1", "linear_2"),
+}
+"""The affine layers of each kind in the order in which they are applied; a GELU is between two of them."""
 
 Observe = Callable[[str, Tensor], None]
 """Called with the name of an affine layer and its input ``[..., N]`` before the layer is applied."""
@@ -34,19 +38,19 @@ class ProjectorConfig:
     them or a Llava of transformers; unset: fresh parameters."""
 
     def validate(self, prefix: str = "model.projector") -> None:
-        if self.kind not in KINDS:
-            raise ConfigError(f"{prefix}.kind: unknown projector {self.kind!r}; {nearest(str(self.kind), KINDS)}")
+        check_choice(f"{prefix}.kind", self.kind, KINDS)
         if self.hidden < 0:
             raise ConfigError(f"{prefix}.hidden must be 0 (the LLM's width) or positive, got {self.hidden}")
 
 
-def affine_names(kind: str) -> tuple[str, ...]:
-    """The affine layers in the order in which they are applied.
+def kind_of(params: Params) -> str:
+    """Which of KINDS has these parameters.
 
-    >>> affine_names("mlp2x_gelu")
-    ('linear_1', 'linear_2')
+    >>> kind_of({"linear.weight": torch.ones(2, 2), "linear.bias": torch.ones(2)})
+    'linear'
     """
-    return ("linear",) if kind == "linear" else ("linear_1", "linear_2")
+    names = {key.rpartition(".")[0] for key in params} - {"norm"}
+    return next(kind for kind, layers in KINDS.items() if set(layers) == names)
 
 
 def param_shapes(in_width: int, out_width: int, config: ProjectorConfig) -> dict[str, tuple[int, ...]]:
@@ -55,7 +59,7 @@ def param_shapes(in_width: int, out_width: int, config: ProjectorConfig) -> dict
     >>> param_shapes(3, 2, ProjectorConfig(kind="linear"))
     {'linear.weight': (2, 3), 'linear.bias': (2,)}
     """
-    names, hidden = affine_names(config.kind), config.hidden or out_width
+    names, hidden = KINDS[config.kind], config.hidden or out_width
     widths = [in_width, *([hidden] * (len(names) - 1)), out_width]
     shapes: dict[str, tuple[int, ...]] = {}
     if config.layer_norm:
@@ -77,7 +81,7 @@ def init_params(in_width: int, out_width: int, config: ProjectorConfig, generato
     """
     params: Params = {"norm.weight": torch.ones(in_width), "norm.bias": torch.zeros(in_width)}
     shapes = param_shapes(in_width, out_width, config)
-    for name in affine_names(config.kind):
+    for name in KINDS[config.kind]:
         bound = 1 / math.sqrt(shapes[f"{name}.weight"][1])
         for key in (f"{name}.weight", f"{name}.bias"):
             params[key] = torch.empty(shapes[key]).uniform_(-bound, bound, generator=generator)
@@ -101,8 +105,7 @@ def project(params: Params, features: Tensor, observe: Observe | None = None) ->
         if scale.dim() == 2:
             scale, shift = scale[:, None, None], shift[:, None, None]
         x = F.layer_norm(x, x.shape[-1:]) * scale + shift
-    names = ("linear",) if "linear.weight" in params else ("linear_1", "linear_2")
-    for i, name in enumerate(names):
+    for i, name in enumerate(KINDS[kind_of(params)]):
         if i:
             x = F.gelu(x)
         if observe is not None:

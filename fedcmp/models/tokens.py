@@ -12,27 +12,18 @@ def check_grid(grid: tuple[int, int], token_grid: int, pixel_shuffle: int) -> No
 
     Args:
         grid: rows and columns of image tokens.
-        token_grid: tokens a side after averaging; 0: none is asked for.
-        pixel_shuffle: the factor r; 1: none is asked for.
+        token_grid: tokens a side after averaging; 0: not asked for.
+        pixel_shuffle: the factor r; 1: not asked for.
 
     Raises:
         ConfigError: the grid is not square, too small, or not a multiple of r.
     """
     rows, columns = grid
-    asked = f"model.token_grid={token_grid}" if token_grid else f"model.pixel_shuffle={pixel_shuffle}"
-    if (token_grid or pixel_shuffle > 1) and rows != columns:
-        raise ConfigError(f"{asked} needs a square grid, but the tower gives {rows} x {columns} tokens")
-    if token_grid > rows:
-        raise ConfigError(
-            f"{asked}, but the tower gives {rows * columns} tokens; expected at most the side of their grid, {rows}"
-        )
-    side = token_grid or rows
-    if pixel_shuffle > 1 and side % pixel_shuffle:
-        divisors = [str(factor) for factor in range(1, side + 1) if side % factor == 0]
-        raise ConfigError(
-            f"model.pixel_shuffle={pixel_shuffle} does not divide the grid of {side} x {side} tokens; it could be "
-            f"{', '.join(divisors)}"
-        )
+    gives = f"but the tower gives {rows} x {columns} tokens"
+    if token_grid and (rows != columns or token_grid > rows):
+        raise ConfigError(f"model.token_grid={token_grid} needs a square grid of at least that side, {gives}")
+    if pixel_shuffle > 1 and (rows != columns or (token_grid or rows) % pixel_shuffle):
+        raise ConfigError(f"model.pixel_shuffle={pixel_shuffle} needs a square grid that it divides, {gives}")
 
 
 def average(features: Tensor, grid: tuple[int, int], side: int) -> Tensor:
@@ -53,10 +44,9 @@ def average(features: Tensor, grid: tuple[int, int], side: int) -> Tensor:
 def pixel_shuffle(features: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
     """Space to depth: every r x r neighbours become one token that holds them row by row.
 
-    Token (i, j) is the concatenation of tokens (r i + a, r j + b) for a, b = 0 .. r - 1, b fastest. Nothing is lost: it
-    is a permutation of the numbers. The inverse of the sub-pixel shuffle of Shi et al., CVPR 2016, arXiv 1609.05158.
-    For image tokens: InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821) and Idefics3 (Laurençon et al. 2024, arXiv
-    2408.12637).
+    Token (i, j) is the concatenation of tokens (r i + a, r j + b) for a, b = 0 .. r - 1, b fastest: a permutation of
+    the numbers, the inverse of the sub-pixel shuffle of Shi et al., CVPR 2016, arXiv 1609.05158. For image tokens:
+    InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821) and Idefics3 (Laurençon et al. 2024, arXiv 2408.12637).
 
     Args:
         features: ``[B, H * W, d]``, row by row.

@@ -1,4 +1,4 @@
-"""Frozen vision towers: which hidden states are read, which tokens are kept, and how many are left."""
+"""Frozen vision towers: loading one, which hidden states are read, which tokens are kept, and how many are left."""
 
 from __future__ import annotations
 
@@ -10,21 +10,32 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.blocks import count_prefix, find_blocks, read_states
-from fedcmp.models.families import VISION_CLASSES
-from fedcmp.models.loading import freeze, hash_weights
+from fedcmp.models.loading import freeze, hash_weights, load_whole, loading, needed_by, quiet_transformers, refuse
+from fedcmp.models.settings import DTYPES, ModelConfig, resolve
 from fedcmp.models.tokens import average, check_grid, pixel_shuffle
+
+VISION_CLASSES = {
+    "clip": "CLIPVisionModel",
+    "clip_vision_model": "CLIPVisionModel",
+    "siglip": "SiglipVisionModel",
+    "siglip_vision_model": "SiglipVisionModel",
+    "siglip2": "Siglip2VisionModel",
+    "siglip2_vision_model": "Siglip2VisionModel",
+}
+"""``model_type`` of families whose full checkpoints have a text model, which these classes leave out."""
+
+BLANK = Image.new("RGB", (64, 64))
 
 
 class VisionTower(nn.Module):
-    """A frozen tower: pictures to ``[B, T, d]`` features. Always in eval mode; blocks after those read are dropped.
+    """A frozen tower: pictures to features ``[B, T, d]``. Always in eval mode; blocks after those read are dropped.
 
     Args:
         model: a vision model of transformers; its blocks are dropped in place.
         processor: its image processor.
-        feature_layer: a layer or several, as ``model.feature_layer``; several are concatenated on the feature axis, as
-            Llava of transformers does for a list of ``vision_feature_layer``.
+        feature_layer: a layer or several, as ``model.feature_layer``; several are concatenated on the feature axis.
         keep_cls: keep the tokens before the patches.
         token_grid: average the grid to this many a side; 0: no.
         pixel_shuffle: fold r x r tokens into one; 1: no.
@@ -53,8 +64,7 @@ class VisionTower(nn.Module):
         blocks = None if hasattr(model.config, "depths") else find_blocks(model)
         self.is_map = blocks is None
         self.num_prefix = 0 if self.is_map else count_prefix(model)
-        self.has_cls = self.num_prefix > 0
-        self.drop_cls = self.has_cls and not keep_cls
+        self.drop_cls = self.num_prefix > 0 and not keep_cls
         self.depths = _depths(layers, blocks)
         if blocks is not None:
             del blocks[max(1, *self.depths) :]
@@ -62,19 +72,13 @@ class VisionTower(nn.Module):
         freeze(model)
         with torch.inference_mode():
             device = next(model.parameters()).device  # meta, where only shapes are wanted
-            probe = self.preprocess([Image.new("RGB", (64, 64))]).to(device)
+            probe = self.preprocess([BLANK]).to(device)
             states = self._states(probe)
             self.grid = self._find_grid(probe, states)
             check_grid(self.grid, token_grid, pixel_shuffle)
             self.num_tokens, self.width = self._select(states).shape[1:]
-        read = [_preprocessing(processor), layers[0] if len(layers) == 1 else layers, self.drop_cls, token_grid]
-        # what follows stands there only where it matters, so that caches older than it live on
-        if pixel_shuffle > 1:
-            read.append(f"pixel_shuffle={pixel_shuffle}")
-        if states[0].dim() == 3 and model.config.model_type not in VISION_CLASSES:
-            read.append(f"prefix={self.num_prefix}")
-        if dtype != torch.float32:
-            read.append(str(dtype))
+        described = processor.to_json_string() if hasattr(processor, "to_json_string") else processor
+        read = (described, layers, self.drop_cls, token_grid, pixel_shuffle, self.num_prefix, dtype)
         self.fingerprint = "" if device.type == "meta" else hash_weights(model, *read)
         """Changes with the weights, the preprocessing, or what is read of the tower: the key of the feature cache."""
         model.to(dtype)
@@ -85,10 +89,10 @@ class VisionTower(nn.Module):
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures to pixels: ``[B, 3, H, W]``, or ``[B, T, 3 * patch^2]`` for towers that take patches."""
         pictures, options = list(images), {}
-        if self._naflex_side:
-            side = self._naflex_side * self.processor.patch_size
+        if patches := self._naflex_side:
+            side = patches * self.processor.patch_size
             pictures = [picture.resize((side, side), self.processor.resample) for picture in pictures]
-            options["max_num_patches"] = self._naflex_side**2
+            options["max_num_patches"] = patches**2
         pixels: Tensor = self.processor(images=pictures, return_tensors="pt", **options)["pixel_values"]
         return pixels
 
@@ -99,7 +103,7 @@ class VisionTower(nn.Module):
     @torch.no_grad()
     def look(self, pixels: Tensor) -> Tensor:
         """Pixels to features ``[B, T, d]`` in float16, as a cache keeps them, a few pictures at a time."""
-        # on a CPU large activations cost page faults: 2.4 times slower
+        # large activations are 2.4 times slower on a CPU
         parts = pixels.split(64 if pixels.is_cuda else 8)
         return torch.cat([self.encode(part).to(torch.float16) for part in parts])
 
@@ -110,10 +114,7 @@ class VisionTower(nn.Module):
 
     @property
     def _naflex_side(self) -> int:
-        """Patches a side of SigLIP2's towers of any shape (NaFlex), 0 for others.
-
-        Their pictures keep their aspect ratio and have masks; ours are made square, so that all have T tokens.
-        """
+        """Patches a side of SigLIP2's towers of any shape (NaFlex), whose pictures we make square; 0 for others."""
         return math.isqrt(getattr(self.processor, "max_num_patches", 0))
 
     def _states(self, pixels: Tensor) -> list[Tensor]:
@@ -139,8 +140,8 @@ class VisionTower(nn.Module):
             rows, columns = pixels.shape[2] // high, pixels.shape[3] // wide
         if rows * columns != tokens or (self.is_map and rows != columns):
             raise ConfigError(
-                f"model.tower: a tower of type {self.model.config.model_type} gives {tokens} image tokens, which are "
-                f"no grid of patches ({rows} x {columns}); expected one token a patch, in their order"
+                f"model.tower: a {self.model.config.model_type} gives {tokens} tokens for {rows} x {columns} patches; "
+                "expected one a patch"
             )
         return rows, columns
 
@@ -161,20 +162,91 @@ def _depths(layers: Sequence[int], blocks: nn.ModuleList | None) -> list[int]:
     """Layers counted from either end to depths from the front."""
     if blocks is None:
         if len(layers) > 1:
-            raise ConfigError(
-                f"model.feature_layer is {list(layers)}, but the tower gives feature maps, of which only the last is "
-                "read; expected one number"
-            )
+            raise ConfigError(f"model.feature_layer is {list(layers)}, but the tower gives feature maps: expected one")
         return []
     count = len(blocks)
     for layer in layers:
         if not -count - 1 <= layer <= count:
-            raise ConfigError(
-                f"model.feature_layer is {layer}, but the tower has only {count} blocks; expected {-count - 1} to "
-                f"{count}"
-            )
+            raise ConfigError(f"model.feature_layer is {layer}; a tower of {count} has {-count - 1} to {count}")
     return [layer if layer >= 0 else count + 1 + layer for layer in layers]
 
 
-def _preprocessing(processor: Any) -> Any:
-    return processor.to_json_string() if hasattr(processor, "to_json_string") else processor
+def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:
+    """The tower of ``model.tower`` on the meta device, where tensors have shapes and no content.
+
+    Args:
+        config: names the tower and what is read of it.
+        local: look on this machine only.
+
+    Raises:
+        ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
+        Exception: what a tower raises that is not there or cannot be built without its weights.
+    """
+    import transformers
+
+    path = resolve(config.tower, "tower", "model.tower")
+    found = transformers.AutoConfig.from_pretrained(path, local_files_only=local)
+    kind = _class_of(found)
+    own = getattr(kind, "config_class", None)  # of a full CLIP config, the vision part
+    processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False, local_files_only=local)
+    with torch.device("meta"):
+        model = kind._from_config(own.from_pretrained(path)) if own else kind.from_config(found)
+    return _tower(model, processor, config)
+
+
+def read_tower(config: ModelConfig) -> tuple[Any, Any]:
+    """The model of transformers that ``model.tower`` names, whole and in float32, and its image processor.
+
+    Weights that no feature depends on may be absent, such as the pooler of a ViT that was a classifier: they are zero.
+
+    Raises:
+        ConfigError: it cannot be loaded, or its files lack weights that are read.
+    """
+    model, processor, absent = _read(config)
+    if absent:
+        load_tower(config)  # only a tower knows which weights are read
+    return model, processor
+
+
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in ``model.tower_dtype``, frozen.
+
+    Raises:
+        ConfigError: it cannot be loaded or read, or its files lack weights that are read; where its configs show that
+            it does not fit, before a weight is read.
+    """
+    try:
+        with quiet_transformers():
+            meta_tower(config, local=False)
+    except FedcmpError:
+        raise
+    except Exception:  # it cannot be built without weights, or not at all: loading says which
+        pass
+    model, processor, absent = _read(config)
+    tower = _tower(model, processor, config)
+    if absent:
+        pixels = tower.preprocess([BLANK])
+        refuse("model.tower", config.tower, model, needed_by(model, absent, lambda: tower.encode(pixels)))
+    return tower
+
+
+def _class_of(config: Any) -> Any:
+    import transformers
+
+    return getattr(transformers, VISION_CLASSES.get(config.model_type, "AutoModel"))
+
+
+def _read(config: ModelConfig) -> tuple[Any, Any, set[str]]:
+    import transformers
+
+    path = resolve(config.tower, "tower", "model.tower")
+    with loading("model.tower", config.tower):
+        processor = transformers.AutoImageProcessor.from_pretrained(path, use_fast=False)
+        loader = _class_of(transformers.AutoConfig.from_pretrained(path))
+        model, absent = load_whole(loader, path, dtype=torch.float32)
+    return model, processor, absent
+
+
+def _tower(model: Any, processor: Any, config: ModelConfig) -> VisionTower:
+    read = (config.layers, config.keep_cls, config.token_grid, config.pixel_shuffle)
+    return VisionTower(model, processor, *read, dtype=DTYPES[config.tower_dtype])

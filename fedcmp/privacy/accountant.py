@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 def epsilon_of(accountant: str, noise: float, rounds: int, delta: float) -> float:
     """epsilon of ``rounds`` Gaussian mechanisms, one after the other, each free to depend on the answers before it.
 
-    No amplification by sampling is claimed: see docs/differential_privacy.md.
+    No amplification by sampling is claimed: see docs/privacy.md.
 
     Args:
         accountant: ``pld`` or ``rdp``.

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from fedcmp.aggregation.contribution import Cohort, Contribution, Traffic
 from fedcmp.errors import AggregationError
-from fedcmp.privacy.clipping import clip_norm
-from fedcmp.privacy.noise import BELOW, Mechanism
+from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm
 from fedcmp.types import Params
 
 T = TypeVar("T")
@@ -60,15 +59,13 @@ class PrivateCohort:
 
     @property
     def population(self) -> int:
-        """The inner cohort's."""
         return self._inner.population
 
     @property
     def traffic(self) -> Traffic:
-        """The inner cohort's."""
         return self._inner.traffic
 
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         """The noisy sum of clipped terms, float64.
 
         Raises:
@@ -77,8 +74,9 @@ class PrivateCohort:
         if self._asked:
             raise AggregationError("a private cohort was asked for a second sum: the budget of a round counts one")
         self._asked = True
-        found = self._inner.on_server(self._finish, self._inner.sum(partial(self._term, fn)))
-        total, below = found if found is not None else ({}, None)
+        shares = None if weights is None else dict(zip(self.clients, weights.tolist(), strict=True))
+        found = self._inner.on_server(self._finish, self._inner.sum(partial(self._term, fn, shares)))
+        total, below = found or ({}, None)
         if self._mechanism.counts:
             self.below = self._inner.share(below)
         return total
@@ -88,20 +86,21 @@ class PrivateCohort:
         raise AggregationError("a private cohort releases no single clients: methods that gather have no privacy")
 
     def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        """As the inner cohort."""
         return self._inner.on_server(fn, *args)
 
     def share(self, value: T) -> T:
-        """As the inner cohort."""
         return self._inner.share(value)
 
-    def _term(self, fn: Callable[[Contribution], Params], contribution: Contribution) -> Params:
+    def _term(
+        self, fn: Callable[[Contribution], Params], shares: dict[int, float] | None, contribution: Contribution
+    ) -> Params:
         mechanism = self._mechanism
         term = fn(replace(contribution, delta=clip_norm(contribution.delta, mechanism.clip)))
+        if shares is not None:
+            term = {name: value.double() * shares[contribution.client_id] for name, value in term.items()}
         if mechanism.counts:
             half = 0.5 if math.sqrt(contribution.square) <= mechanism.clip else -0.5
-            device = next(iter(term.values())).device
-            term = {**term, BELOW: torch.tensor(half, dtype=torch.float64, device=device) / mechanism.invited}
+            term = {**term, BELOW: contribution.numbers(half) / mechanism.invited}
         clipped = mechanism.clip_term(term)
         return clipped if mechanism.helpers is None else mechanism.add_noise(clipped, "client", contribution.client_id)
 

@@ -1,10 +1,16 @@
-"""The settings of differential privacy."""
+"""The settings of differential privacy, and the methods that it works with: those whose server sees one mean."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.local.proximal import Proximal
+from fedcmp.aggregation.parts import Plain
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.server.fedexp import Fedexp
 from fedcmp.errors import ConfigError, nearest
 
 KINDS = ("none", "central", "distributed")
@@ -16,7 +22,7 @@ SMALLEST_NOISE = 1e-6
 
 @dataclass
 class PrivacyConfig:
-    """Differential privacy of clients, see [the page about it](differential_privacy.md).
+    """Differential privacy of clients, see [the page about it](privacy.md).
 
     For methods whose server sees one mean: `privacy.kind=central privacy.epsilon=8 aggregator=fedavg
     aggregator.weights=uniform aggregator.pairwise=0`.
@@ -78,3 +84,36 @@ class PrivacyConfig:
             )
         if self.honest and self.kind != "distributed":
             raise ConfigError(f"{prefix}.honest is for {prefix}.kind=distributed, and it is {self.kind}")
+
+
+def sends_one_mean(method: Aggregator) -> bool:
+    """Whether the mean of the clients' deltas is all that the server needs.
+
+    A class derived from ``Mean``, a wrapper around it and a local step that sends a message are not known to.
+    """
+    one_sum = type(method.fuse) is Mean and type(method.local) in (Plain, Proximal)
+    return one_sum and not isinstance(method.server, Fedexp)  # it reads the mean square of the deltas, too
+
+
+def private_methods() -> list[str]:
+    """The methods that can be private, sorted.
+
+    >>> "fedavg" in private_methods(), "fedcmp" in private_methods()
+    (True, False)
+    """
+    return [name for name in sorted(PRESETS) if sends_one_mean(build_aggregator(AggregatorConfig(name)))]
+
+
+def obstacles(config: AggregatorConfig) -> list[str]:
+    """Why clients cannot be protected with these settings, one reason each; empty: they can."""
+    found = []
+    if not sends_one_mean(build_aggregator(config)):
+        found.append(
+            f"aggregator.name={config.name} with its options sends more than one mean: choose one of "
+            f"{', '.join(private_methods())}, without other parts, clip_norm, guard or normalise"
+        )
+    if config.weights != "uniform":
+        found.append("aggregator.weights must be uniform: other weights depend on the data")
+    if config.pairwise:
+        found.append("aggregator.pairwise must be 0: cosines are measured from single updates")
+    return found

@@ -1,10 +1,13 @@
-"""What a page is made of, before it is HTML."""
+"""The parts of a page, before they are HTML."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fedcmp.report.figures import Line, draw_lines
+from fedcmp.report.formatting import listed, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -14,23 +17,32 @@ class Picture(NamedTuple):
     """One figure."""
 
     name: str
-    """Of its files and ids: letters, digits and hyphens; unique on a page."""
+    """Of its files and its id: letters, digits and hyphens; unique on a page."""
     title: str
     figure: Figure
-    alt: str
-    """What it shows, for those who cannot see it: with numbers."""
+    alt: str = ""
+    """What it shows, in a sentence; empty: its title."""
     caption: str = ""
     """How to read it."""
 
 
+def curves(name: str, title: str, lines: Sequence[Line], unit: str, caption: str = "", **options: Any) -> list[Picture]:
+    """A figure of the lines that have values; none without any. ``options`` are those of ``draw_lines``."""
+    lines = [line for line in lines if len(line.y)]
+    if not lines:
+        return []
+    ends = listed([f"{line.name} {number(line.y[-1])}".strip() for line in lines])
+    return [Picture(name, title, draw_lines(lines, unit, **options), f"{title}; at the end: {ends}.", caption)]
+
+
 class Grid(NamedTuple):
-    """One table; text stands left, numbers right."""
+    """One table; text is left, numbers are right."""
 
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     text_columns: int = 1
-    """So many columns from the left hold text, the others numbers."""
+    """So many columns from the left have text, the others numbers."""
     strong: Sequence[int] = ()
     """The best rows: their names are bold."""
     summed: bool = False
@@ -42,7 +54,7 @@ class Grid(NamedTuple):
 
 
 def without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """The columns in which at least one row has something to say.
+    """The columns in which at least one row has a value.
 
     >>> without_empty(["a", "b"], [["x", "–"], ["y", "–"]])
     (['a'], [['x'], ['y']])
@@ -52,7 +64,7 @@ def without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple
 
 
 class Card(NamedTuple):
-    """A picture with what is said about it."""
+    """A picture with its captions."""
 
     title: str
     source: str
@@ -62,7 +74,7 @@ class Card(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """Text to be read as it is: a command, a config."""
+    """Text shown letter by letter: a command, a config."""
 
     title: str
     text: str
@@ -70,7 +82,7 @@ class Listing(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One heading and what stands under it."""
+    """One heading and what is under it."""
 
     name: str
     """Of its anchor."""
@@ -105,9 +117,8 @@ class Page(NamedTuple):
     kind: str
     title: str
     lead: str
-    """What happened, in a sentence or two."""
     state: str
-    """``finished``, ``unused`` (the pictures), ``stopped``, ``failed`` or ``running``: how the badge looks."""
+    """``finished``, ``unused`` (the pictures), ``stopped``, ``failed`` or ``running``: the colour of the badge."""
     badge: str
     facts: Sequence[Fact]
     sections: Sequence[Section]
@@ -116,30 +127,22 @@ class Page(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """How many facts stand beside each other at most: 7, in rows that are about equally long."""
+        """How many facts are beside each other at most: 7, in rows that are about equally long."""
         return math.ceil(len(self.facts) / math.ceil(len(self.facts) / 7))
 
-    def with_own_names(self) -> Page:
-        """The page, no two of its sections or pictures called the same: two settings may differ in a sign only."""
-        sections, drawn = _Names(), _Names()
-        return self._replace(
-            sections=[
-                section._replace(
-                    name=sections.own(section.name),
-                    pictures=[picture._replace(name=drawn.own(picture.name)) for picture in section.pictures],
-                )
-                for section in self.sections
-            ]
-        )
+    def with_unique_names(self) -> Page:
+        """The page with ids that are unique: names of two settings may differ in a sign only."""
+        taken: set[str] = set()
+        sections = []
+        for section in self.sections:
+            pictures = [one._replace(name=_unique(one.name, "figure-", taken)) for one in section.pictures]
+            sections.append(section._replace(name=_unique(section.name, "", taken), pictures=pictures))
+        return self._replace(sections=sections)
 
 
-class _Names:
-    def __init__(self) -> None:
-        self._taken: set[str] = set()
-
-    def own(self, name: str) -> str:
-        number, free = 1, name
-        while free in self._taken:
-            number, free = number + 1, f"{name}-{number + 1}"
-        self._taken.add(free)
-        return free
+def _unique(name: str, prefix: str, taken: set[str]) -> str:
+    number, free = 1, name
+    while prefix + free in taken:
+        number, free = number + 1, f"{name}-{number + 1}"
+    taken.add(prefix + free)
+    return free

@@ -1,4 +1,4 @@
-"""Reading what runs write. A missing file is empty; a file that cannot be read is an error that names it."""
+"""Reads what runs write. A missing file is empty; a file that cannot be read is an error that names it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.errors import ConfigError, RunFolderError
-from fedcmp.plain_yaml import parse_yaml
+from fedcmp.plain_yaml import parse_yaml, resolve
 
 
 def read_text(path: Path) -> str:
@@ -28,14 +28,7 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         RunFolderError: it is no JSON object.
     """
-    text = read_text(path)
-    try:
-        content = json.loads(text) if text.strip() else {}
-    except ValueError as error:
-        raise RunFolderError(f"{path} is corrupted: {error}") from error
-    if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is corrupted: expected an object, got {type(content).__name__}")
-    return content
+    return _parse(read_text(path).strip() or "{}", str(path))
 
 
 def read_objects(path: Path) -> list[dict[str, Any]]:
@@ -44,21 +37,12 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: a line is no JSON object.
     """
-    text, found = read_text(path), []
-    lines = text.split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            content = json.loads(line)
-            if not isinstance(content, dict):
-                raise ValueError(f"expected an object, got {type(content).__name__}")
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise RunFolderError(f"{path}, line {number} is corrupted: {error}") from error
-        found.append(content)
-    return found
+    lines = read_text(path).split("\n")
+    found = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]
+    try:
+        return [*found, *([_parse(lines[-1], str(path))] if lines[-1].strip() else [])]
+    except RunFolderError:
+        return found
 
 
 def read_settings(text: str, path: Path) -> dict[str, Any]:
@@ -68,9 +52,19 @@ def read_settings(text: str, path: Path) -> dict[str, Any]:
         RunFolderError: it is no YAML mapping.
     """
     try:
-        content = parse_yaml(text, str(path)).values if text.strip() else {}
+        return _mapping(resolve(parse_yaml(text, str(path))) if text.strip() else {}, str(path))
     except ConfigError as error:
         raise RunFolderError(str(error)) from error
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        return _mapping(json.loads(text), where)
+    except ValueError as error:
+        raise RunFolderError(f"{where} is corrupted: {error}") from error
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise RunFolderError(f"{path} is corrupted: expected keys and values, got {type(content).__name__}")
+        raise RunFolderError(f"{where} is corrupted: expected keys and values, got {type(content).__name__}")
     return content

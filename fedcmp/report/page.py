@@ -1,8 +1,7 @@
-"""``fedcmp report``: one page that tells all of a run or of a comparison, and its figures as files."""
+"""``fedcmp report``: one page about a run or a comparison, and its figures as files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -11,11 +10,10 @@ from markupsafe import Markup
 
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder
-from fedcmp.report.blocks import Page, Picture
+from fedcmp.report.blocks import Page
 from fedcmp.report.comparison.page import comparison_page
 from fedcmp.report.comparison.results import is_comparison, read_comparison
-from fedcmp.report.drawing.canvas import our_look
-from fedcmp.report.drawing.vector import quietly, to_svg
+from fedcmp.report.figures import as_data_uri, figure_style, save_figure
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import is_run, read_run
 
@@ -36,49 +34,41 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     Raises:
         RunFolderError: the folder is neither, a file in it is corrupted, or the report cannot be written.
     """
-    if not folder.is_dir():
-        raise RunFolderError(f"no folder {folder}; expected a run folder or a comparison folder")
-    with our_look():
+    target = folder / "report" / "index.html"
+    with figure_style():
         if is_comparison(folder):
             page = comparison_page(read_comparison(folder))
         elif is_run(folder):
             page = run_page(read_run(folder))
         else:
             raise RunFolderError(
-                f"{folder} is no run folder (it has no config.yaml, metrics.jsonl or summary.json) and no comparison "
-                "folder (no compare.json or runs.jsonl)"
+                f"{folder} has neither a run (config.yaml, metrics.jsonl, summary.json) nor a comparison "
+                "(compare.json, runs.jsonl)"
             )
-        page = page.with_own_names()
-        pictures = [picture for section in page.sections for picture in section.pictures]
-        drawn = {picture.name: to_svg(picture.figure, picture.name, picture.alt) for picture in pictures}
-        target = folder / "report" / "index.html"
+        page = page.with_unique_names()
         try:
-            _save_figures(pictures if figures else [], target.parent / "figures")
+            html = render(page)
+            _save_figures(page, target.parent / "figures", figures)
         except OSError as error:
             raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
-    RunFolder(folder).write_text(target, render(page, drawn))
+    RunFolder(folder).write_text(target, html)
     return target
 
 
-def render(page: Page, drawn: dict[str, Markup]) -> str:
-    """The page as HTML; all text is escaped.
-
-    Args:
-        page: what it says.
-        drawn: the figures by name, as SVG.
-    """
+def render(page: Page) -> str:
+    """The page as HTML; all text is escaped, figures are SVG images inside it."""
     here = resources.files("fedcmp.report")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     style = Markup(here.joinpath("page.css").read_text(encoding="utf-8"))
     template = environment.from_string(here.joinpath("page.html.j2").read_text(encoding="utf-8"))
-    return template.render(page=page, drawn=drawn, style=style)
+    return template.render(page=page, style=style, source=as_data_uri)
 
 
-def _save_figures(pictures: Sequence[Picture], folder: Path) -> None:
-    """PNG and PDF of each picture on white; figures of an older report that no longer exist are removed."""
+def _save_figures(page: Page, folder: Path, wanted: bool) -> None:
+    """PNG and PDF of each picture; those of an older report are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
         old.unlink()
-    for picture in pictures:
-        quietly(picture.figure, folder / f"{picture.name}.png", dpi=200, facecolor="white")
-        quietly(picture.figure, folder / f"{picture.name}.pdf", facecolor="white", metadata={"CreationDate": None})
+    for picture in (one for section in page.sections for one in section.pictures if wanted):
+        save_figure(picture.figure, folder / f"{picture.name}.png", dpi=200)
+        save_figure(picture.figure, folder / f"{picture.name}.pdf", metadata={"CreationDate": None})

@@ -8,36 +8,36 @@ from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.federation.forecast import Forecast, GroupForecast, MemoryPart
+from fedcmp.report.formatting import human
 from fedcmp.report.table import table
-from fedcmp.report.words import human
 
 LISTED = 32
 """Up to so many clients are shown one by one."""
 
 
 class PlanPage(NamedTuple):
-    """What the page tells."""
+    """The content of the page."""
 
     forecast: Forecast
     name: str
-    """The method's name."""
+    """Of the method."""
     method: Aggregator
     devices: tuple[str, ...]
     """Where each rank computes."""
     memory: tuple[MemoryPart, ...]
-    """What a rank holds on its device; empty where the projector's shape is unknown."""
+    """Of a rank's device; empty where the projector's shape is unknown."""
     features: int | None
     """Bytes of main memory for the image features on every rank; None: unknown."""
     notes: tuple[str, ...]
-    """What the user should know before starting."""
+    """Warnings and hints."""
     privacy: tuple[tuple[str, str], ...] = ()
-    """What protects the clients and what it costs, as facts; empty: nothing does."""
+    """How clients are protected and what it costs: name and value."""
 
 
 def describe_plan(page: PlanPage) -> str:
     """Plain text."""
-    parts = [describe_ranks(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast)]
-    parts += [table([list(fact) for fact in page.privacy], header=["privacy of clients", ""])] if page.privacy else []
+    privacy = table(page.privacy, header=["privacy of clients", ""]) if page.privacy else ""
+    parts = [describe_ranks(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast), privacy]
     parts += [_traffic(page.forecast), _memory(page), *(f"note: {note}" for note in page.notes)]
     return "\n\n".join(part for part in parts if part)
 

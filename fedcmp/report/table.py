@@ -14,23 +14,22 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     digits  1.500  12
     all     2.000   -
     """
-    lines = [[_text(cell) for cell in row] for row in rows]
-    everything = [list(header), *lines] if header else lines
-    widths = [max(len(row[column]) for row in everything) for column in range(len(everything[0]))]
+    lines = [list(header), *(list(map(_text, row)) for row in rows)] if header else [list(map(_text, r)) for r in rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     numeric = [
-        any(_is_number(row[column]) for row in rows) and not any(isinstance(row[column], str) for row in rows)
-        for column in range(len(widths))
-    ]
-
-    def line(row: Sequence[str]) -> str:
-        cells = [
+        any(isinstance(cell, (int, float)) for cell in column) and not any(isinstance(cell, str) for cell in column)
+        for column in zip(*rows, strict=True)
+    ] or [False] * len(widths)
+    if header:
+        lines.insert(1, ["-" * width for width in widths])
+    padded = [
+        [
             cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
         ]
-        return "  ".join(cells).rstrip()
-
-    method = ["  ".join("-" * width for width in widths)] if header else []
-    return "\n".join([*([line(header)] if header else []), *method, *(line(row) for row in lines)])
+        for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
@@ -41,12 +40,9 @@ def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     |---|---|
     | digits | 1.500 |
     """
-    lines = [list(header), ["---"] * len(header), *([_text(cell) for cell in row] for row in rows)]
-    return "\n".join(f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
-
-
-def _is_number(cell: object) -> bool:
-    return isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    lines = [header, *(list(map(_text, row)) for row in rows)]
+    first, *others = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
 def _text(cell: object) -> str:

@@ -12,7 +12,8 @@ from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
 from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
 from fedcmp.federation.checkpoint import save_projector
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 from fedcmp.runs.fit import client_batches, fit, union_batches
 from fedcmp.runs.parts import Kept
 from fedcmp.runs.run import Run, open_run

@@ -6,11 +6,11 @@ import logging
 from dataclasses import dataclass
 
 from fedcmp.config import Config
-from fedcmp.data.config import expand
 from fedcmp.data.held_out import subsample
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, corrupt, partition_conversations
-from fedcmp.data.scenarios.config import parse_scenario
+from fedcmp.data.scenarios.partition import parse_scenario
+from fedcmp.data.settings import expand
 from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import ConfigError, DataError

@@ -20,7 +20,7 @@ from fedcmp.export.read import read_projector
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
 from fedcmp.models.backbones import DTYPES
-from fedcmp.models.projector import affine_names
+from fedcmp.models.projector import KINDS
 from fedcmp.runs.finished import open_finished, shared_projector
 from fedcmp.runs.models import check_models, start_params
 from fedcmp.staging import staged
@@ -134,7 +134,7 @@ def _worth_it(folder: RunFolder, summary: Mapping[str, Any], config: Config, par
     """
     if params_sha256(params) != summary.get("projector_sha256"):
         raise ExportError(f"{folder.projector} is not the projector of {folder.summary.name}: their hashes differ")
-    names = affine_names(config.model.projector.kind)
+    names = KINDS[config.model.projector.kind]
     in_width, out_width = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
     try:
         start = start_params(config, in_width, out_width)

@@ -11,7 +11,7 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
-from fedcmp.data.datamodule import PairsDataModule
+from fedcmp.batches import PairsDataModule
 from fedcmp.data.stream import announce
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import ProjectorAlignment

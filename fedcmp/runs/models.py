@@ -9,15 +9,22 @@ import torch
 
 from fedcmp.config import Config
 from fedcmp.data.collate import CaptionEncoder
-from fedcmp.data.config import expand
 from fedcmp.data.records import Sample
+from fedcmp.data.settings import expand
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
-from fedcmp.models.backbones import width_of
 from fedcmp.models.llms import find_end
-from fedcmp.models.outline import LlmOutline, TowerOutline, feature_width, outline_llm, outline_tower
-from fedcmp.models.positions import Positions, Room, caption_room
-from fedcmp.models.projector import affine_names, init_params, param_shapes
+from fedcmp.models.outline import (
+    LlmOutline,
+    Positions,
+    Room,
+    TowerOutline,
+    caption_room,
+    outline_llm,
+    outline_tower,
+)
+from fedcmp.models.projector import KINDS, init_params, param_shapes
+from fedcmp.models.settings import feature_width, width_of
 from fedcmp.seeding import torch_rng
 from fedcmp.types import Params
 
@@ -121,7 +128,7 @@ def _read_init(config: Config, in_width: int | None, out_width: int | None) -> P
         params = read_projector(expand(projector.init or ""))
     except CheckpointError as error:
         raise ConfigError(f"model.projector.init: {error}") from error
-    names = affine_names(projector.kind)
+    names = KINDS[projector.kind]
     wanted = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
     wanted |= {"norm.weight", "norm.bias"} if projector.layer_norm else set()
     if set(params) != wanted:

@@ -6,29 +6,30 @@ import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from fedcmp.config import Config
 from fedcmp.data.collate import Batches, CaptionEncoder
-from fedcmp.data.config import expand
 from fedcmp.data.features import FeatureTable
-from fedcmp.data.names import name_pictures
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import Source
+from fedcmp.data.settings import expand
+from fedcmp.data.sources import Source, name_pictures
 from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
-from fedcmp.evaluation.assess import HeldOut
-from fedcmp.evaluation.losses import EvalData
+from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
-from fedcmp.models.positions import find_positions
+from fedcmp.models.outline import find_positions
 from fedcmp.models.projector import ProjectorConfig
-from fedcmp.module import ProjectorAlignment
 from fedcmp.pictures import see
 from fedcmp.runs.data import Data
 from fedcmp.runs.models import find_room, pick_device, start_params
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.module import ProjectorAlignment
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,8 @@ def build_parts(
         models = (Kept() if team.in_step else keep).models(config, device)
     tower, llm = models
     params = start_params(config, tower.width, llm.width)
+    from fedcmp.module import ProjectorAlignment
+
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
     room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)

@@ -9,14 +9,14 @@ import torch
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.config import Config
-from fedcmp.distributed.topology import Topology, make_topology
+from fedcmp.distributed.team import Topology, make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, MemoryPart, forecast, training_memory
 from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import Protection
+from fedcmp.report.formatting import human
 from fedcmp.report.plan import PlanPage
-from fedcmp.report.words import human
 from fedcmp.runs.data import Data, read_data
 from fedcmp.runs.method import build_method
 from fedcmp.runs.models import Outline, check_models, count_cut, describe_cut

@@ -106,8 +106,10 @@ class Run:
                 found = caption_pictures(self.parts.module, params, held_out, self.config.evaluation, self.team)
                 on_server(self.team, lambda: self._show(found.captioned))
             tested = {**tested, **found.scores}
-        sha = {"projector_sha256": params_sha256(params)} if is_server(self.team) else {}
-        content = {"rounds": rounds, **progress_made(begin, end, best), "test": tested, **sha, **(extra or {})}
+        if not is_server(self.team):
+            return {}
+        content = {"rounds": rounds, **progress_made(begin, end, best), "test": tested}
+        content |= {"projector_sha256": params_sha256(params), **(extra or {})}
         return self.close(content, samples, exit_kind, earlier)
 
     def close(

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.config import Config, differences, load_config
-from fedcmp.distributed.launch import open_team
-from fedcmp.distributed.signals import stop_on_signal
-from fedcmp.distributed.starter import rank_of
+from fedcmp.distributed.launch import open_team, rank_of
 from fedcmp.distributed.team import is_server
 from fedcmp.errors import CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import Evaluation
@@ -20,6 +18,7 @@ from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.loop import run as run_rounds
 from fedcmp.federation.loop import start
 from fedcmp.federation.settings import FAULTS
+from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.files import read_object
 from fedcmp.report.plan import describe_ranks
 from fedcmp.runs.last_state import last_state
@@ -28,7 +27,6 @@ from fedcmp.runs.models import pick_device
 from fedcmp.runs.parts import Kept
 from fedcmp.runs.run import Run, open_run
 from fedcmp.tracking.progress import Progress
-from fedcmp.tracking.tracker import Recorder
 
 MAY_CHANGE = ("launch", "run.name", "run.dir", "run.device", "run.figures", "wandb", "data.max_pixels")
 """Parts of the config that may differ when a run goes on: they do not touch what is computed."""
@@ -64,34 +62,34 @@ def train(
         check_secure(config.federation, config.aggregator, team.topology.world_size)
         with open_run(config, config.aggregator.name, label, progress, team, resume_from, keep) as run:
             _print_ranks(run)
-            method, recorder, earlier = run.method, Recorder(run.tracker), 0.0
+            method, tracker, earlier = run.method, run.tracker, 0.0
             state = start(run.parts.params, method.aggregator, method.privacy)
             if resume_from is not None:
-                state, recorder.records = last_state(run, state)
-                earlier = sum(_seconds(recorder.records).values())
+                state, tracker.records = last_state(run, state)
+                earlier = sum(_seconds(tracker.records).values())
                 if method.privacy:
                     method = method._replace(privacy=method.privacy.continued(state.privacy))
             parts, folder = run.parts, run.folder
             federation = build_federation(
-                config, run.data, method, parts, recorder, run.progress, team, checkpoints=folder.checkpoints, stop=stop
+                config, run.data, method, parts, tracker, run.progress, team, checkpoints=folder.checkpoints, stop=stop
             )
             state = run_rounds(federation, state)
             extra = {"privacy": method.privacy.summary(state.rounds_done)} if method.privacy else {}
             if state.rounds_done < len(federation.rounds):  # a short summary: little time is left after the signal
                 summary = run.close({"rounds": state.rounds_done, **extra}, state.samples_seen, "stopped", earlier)
             else:
-                for phase, seconds in _seconds(recorder.records).items():
+                for phase, seconds in _seconds(tracker.records).items():
                     run.clock.add(phase, seconds)
                 planned = state.rounds_done == len(run.data.plan.rounds)
                 summary = run.finish(
                     state.params,
-                    Evaluation.from_record(recorder.records[0]) if is_server(team) else Evaluation(0.0, {}),
+                    Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {}),
                     state.best_loss,
                     state.samples_seen,
                     rounds=state.rounds_done,
                     exit_kind="finished" if planned else "budget",
                     earlier=earlier,
-                    extra=extra or _count_faults(recorder.records),
+                    extra=extra or _count_faults(tracker.records),
                 )
     return {**summary, "folder": str(folder.path)} if summary else {}
 

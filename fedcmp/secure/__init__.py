@@ -7,10 +7,8 @@ integers out: nothing here knows models, ranks or rounds. See docs/secure_aggreg
 Differs from the paper: a client commits to its self mask by a hash, so that a wrong share is noticed at the server.
 """
 
-from fedcmp.secure.client import Client
-from fedcmp.secure.messages import Advertisement, Answer, Masked, Shares, num_bytes
+from fedcmp.secure.parties import Advertisement, Answer, Client, Masked, Server, Shares, num_bytes, threshold
 from fedcmp.secure.protocol import Costs, Losses, Summed, secure_sum
-from fedcmp.secure.server import Server, threshold
 
 __all__ = [
     "Advertisement",

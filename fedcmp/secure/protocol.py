@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from fedcmp.secure.client import Client
-from fedcmp.secure.masks import Words
-from fedcmp.secure.messages import num_bytes
-from fedcmp.secure.server import Server, threshold
-from fedcmp.secure.shamir import Entropy
+from fedcmp.secure.crypto import Entropy, Words
+from fedcmp.secure.parties import Client, Server, num_bytes, threshold
 
 
 class Losses(NamedTuple):

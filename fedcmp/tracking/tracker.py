@@ -24,26 +24,41 @@ class Tracker(Protocol):
         ...
 
 
+class Trackers:
+    """Several trackers as one, which also keeps the records."""
+
+    def __init__(self, *trackers: Tracker) -> None:
+        self.trackers = trackers
+        self.records: list[dict[str, Any]] = []
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+        for tracker in self.trackers:
+            tracker.log(record)
+
+    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
+        for tracker in self.trackers:
+            tracker.close(summary, files)
+
+
 class JsonlTracker:
     """metrics.jsonl: one line a round, on disk before the next round begins."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records: list[dict[str, Any]] = []
 
     def log(self, record: Mapping[str, Any]) -> None:
         clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
-        self.records.append(clean)
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(clean) + "\n")
                 file.flush()
-                os.fsync(file.fileno())  # a power cut takes it no more: older checkpoints go now
+                os.fsync(file.fileno())  # older checkpoints are removed now, so it must survive a power cut
         except OSError as error:
             raise RunFolderError(f"cannot write {self.path}: {error}; is there disk space and permission?") from error
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
-        """Nothing to do: every line is on disk."""
+        """Every line is on disk already."""
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -59,37 +74,3 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             break
         records.append(record)
     return records
-
-
-class Recorder:
-    """A tracker that remembers, in front of another.
-
-    Args:
-        tracker: gets everything, too.
-    """
-
-    def __init__(self, tracker: Tracker) -> None:
-        self.tracker = tracker
-        self.records: list[dict[str, Any]] = []
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        self.records.append(dict(record))
-        self.tracker.log(record)
-
-    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
-        self.tracker.close(summary, files)
-
-
-class Trackers:
-    """Several trackers as one."""
-
-    def __init__(self, *trackers: Tracker) -> None:
-        self.trackers = trackers
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        for tracker in self.trackers:
-            tracker.log(record)
-
-    def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
-        for tracker in self.trackers:
-            tracker.close(summary, files)

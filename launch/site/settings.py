@@ -1,7 +1,7 @@
 """Writes docs/configuration.md from the dataclasses that hold the settings: ``python launch/site/settings.py``.
 
-What it says of a setting is the string below its field, its type and its default. Which words a setting takes is asked
-of the check itself, with a word that is none. ``tests/docs/test_settings_page.py`` fails when the page is not this.
+What it says of a setting is the string below its field, its type and its default. The choices of a setting come from
+the error for a wrong one. ``tests/docs/test_settings_page.py`` fails when the page is out of date.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ HEAD = """\
 
 # Settings
 
-Every setting, its type and its default. The defaults are the embedded demo. A config is a YAML file with the keys that
-differ from them, and `key=value` on the command line overrides both. Numbers are those of YAML 1.2 (`010` is ten). On
-the command line a value is taken as typed, `#` and colons included, unless it begins with a bracket or a quote:
+Every setting with its type, its default and what it does. The defaults train on the embedded demo. A config is a YAML
+file with the keys that differ; `key=value` on the command line overrides both:
 
 ```bash
 fedcmp train configs/demo/scenes.yaml federation.rounds=4 optimizer.lr=1e-2
@@ -44,16 +43,17 @@ optimizer:
 aggregator: fedavgm
 ```
 
-A key, a word or a number that cannot be is named with the nearest valid one before a model is loaded. In a file
-`${oc.env:NAME,default}` reads an environment variable. `config.yaml` in a run folder has all settings of that run and
-is a config itself; `fedcmp validate FILE` checks one without running it.
+`config.yaml` in a run folder has all settings of that run and is a config itself. `fedcmp validate FILE` checks a file
+without running it: an unknown key or value is named with the nearest valid one. Numbers are those of YAML 1.2.
+`${oc.env:NAME,default}` in a file reads an environment variable. On the command line a value is taken as typed, `#` and
+colons included, unless it begins with a bracket or a quote. A default of *unset* may be given as `null`.
 
 """
 PARTS_HEAD = """\
 ## Options of the methods
 
-`aggregator.name` picks a row of [the table of methods](methods.md), and a row is made of three parts. Their options are
-keys below `aggregator.local`, `aggregator.fuse` and `aggregator.server`; `method` exchanges a part.
+`aggregator.name` picks a row of [the table of methods](methods.md). A row has three parts; their options are keys below
+`aggregator.local`, `aggregator.fuse` and `aggregator.server`, and `kind` exchanges a part.
 
 ```bash
 fedcmp train aggregator=fedadam aggregator.server.lr=0.03
@@ -61,8 +61,9 @@ fedcmp train aggregator=krum aggregator.fuse.byzantine=2
 ```
 
 """
+COLUMNS = "|key|type|default|what it does|\n|---|---|---|---|\n"
 NO_WORD = "no such word"
-KINDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Any: "whole number or list of them"}
+KINDS = {str: "text", int: "integer", float: "number", bool: "true/false", Any: "any"}
 
 
 def page() -> str:
@@ -70,7 +71,7 @@ def page() -> str:
     parts = [HEAD]
     for section in dataclasses.fields(Config):
         value = getattr(Config(), section.name)
-        parts += [f"## {section.name}\n\n{_summary(type(value))}\n\n", *_settings(section.name, value)]
+        parts += [f"## {section.name}\n\n{_summary(type(value))}\n\n{COLUMNS}", *_settings(section.name, value), "\n"]
     parts.append(PARTS_HEAD)
     for key, table in (("local", LOCALS), ("fuse", FUSES), ("server", SERVERS)):
         parts += _options(key, table)
@@ -85,35 +86,36 @@ def _settings(prefix: str, value: Any) -> Iterator[str]:
             yield from _settings(key, default)
             continue
         words = [f"`{word}`" for word in _choices(key, hints[one.name])]
-        listed = "" if all(word in notes[one.name] for word in words) else f"\n\nOne of {', '.join(words)}."
-        either = hints[one.name] is Any and default is None
-        told = "whole number, word, or keys and values" if either else kind(hints[one.name])
-        yield f"### `{key}`\n\n*{told}, default {shown(default)}*\n\n{notes[one.name]}{listed}\n\n"
+        listed = "" if all(word in notes[one.name] for word in words) else f" One of {', '.join(words)}."
+        yield _line(key, hints[one.name], default, notes[one.name] + listed)
 
 
 def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
+    """A table of the options of every part of one kind, each with the methods that use it."""
+    yield f"### aggregator.{key}\n\n"
     for name, part in table.items():
+        rows = [_row(row, preset.options, key) for row, preset in PRESETS.items() if getattr(preset, key) is part]
         fields = [one for one in dataclasses.fields(part) if one.init]
-        presets = {row: preset.options for row, preset in PRESETS.items() if getattr(preset, key) is part}
-        rows = [
-            _row(row, {one.partition(".")[2]: value for one, value in own.items() if one.startswith(key)})
-            for row, own in presets.items()
-        ]
-        yield f"### `aggregator.{key}.method={name}`\n\nUsed by {', '.join(rows)}."
-        hints, notes = typing.get_type_hints(part), field_notes(part)
-        if not fields:
-            yield " It has no options.\n\n"
-            continue
-        yield "\n\n| option | type | default | what it does |\n|---|---|---|---|\n"
-        for one in fields:
-            note = notes[one.name].replace("|", "\\|")
-            yield f"| `{one.name}` | {kind(hints[one.name])} | {shown(one.default)} | {note} |\n"
-        yield "\n"
+        yield f"`{name}`, of {', '.join(rows)}{'' if fields else ': no options'}.\n\n"
+        if fields:
+            hints, notes = typing.get_type_hints(part), field_notes(part)
+            yield (
+                COLUMNS
+                + "".join(_line(one.name, hints[one.name], one.default, notes[one.name]) for one in fields)
+                + "\n"
+            )
 
 
-def _row(row: str, own: Mapping[str, Any]) -> str:
-    """A row of the table of methods, with what it sets otherwise than the part's defaults."""
-    return f"`{row}`" + (f" (with {', '.join(f'{key} {shown(value)}' for key, value in own.items())})" if own else "")
+def _line(key: str, hint: Any, default: Any, note: str) -> str:
+    """A row of a table."""
+    cells = (f"`{key}`", kind(hint), shown(default), note.replace("|", "\\|"))
+    return f"|{'|'.join(cells)}|\n"
+
+
+def _row(row: str, options: Mapping[str, Any], key: str) -> str:
+    """A row of the table of methods, with what it sets otherwise than the defaults of its part ``key``."""
+    own = [f"{one.partition('.')[2]}={shown(value)}" for one, value in options.items() if one.startswith(key)]
+    return f"`{row}`" + (f" ({', '.join(own)})" if own else "")
 
 
 def field_notes(owner: type) -> dict[str, str]:
@@ -134,16 +136,14 @@ def kind(hint: Any) -> str:
     """A type in words."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         (inner,) = (one for one in typing.get_args(hint) if one is not type(None))
-        return f"{kind(inner)} or unset"
-    if typing.get_origin(hint) is list:
-        return f"list of {kind(typing.get_args(hint)[0])}s"
-    if typing.get_origin(hint) is dict:
-        return "keys and values"
+        return kind(inner)
+    if typing.get_origin(hint) in (list, dict):
+        return "list" if typing.get_origin(hint) is list else "map"
     return KINDS[hint]
 
 
 def shown(value: Any) -> str:
-    """A default as one types it."""
+    """A default as it is written in a config."""
     if value is None:
         return "unset"
     if isinstance(value, bool):
@@ -156,7 +156,7 @@ def shown(value: Any) -> str:
 
 
 def _choices(key: str, hint: Any) -> list[str]:
-    """The words that the check of ``key`` names when it is given another; none where it takes any."""
+    """The choices that the error for a wrong value of ``key`` names; none where any text is valid."""
     if hint is not str:
         return []
     try:

@@ -11,7 +11,7 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
-from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, solve_right, subspace_cosines
+from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
@@ -48,7 +48,7 @@ def fuse(method: Canonical, cohort: list[Contribution], state=None) -> dict[str,
 
 
 def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=None) -> dict[str, np.ndarray]:  # noqa: E741
-    """DESIGN's equations, entry by entry."""
+    """The equations of docs/method.md, entry by entry."""
     total = sum(one.num_samples for one in cohort)
     p = [one.num_samples / total for one in cohort]
     K, found, taus = len(cohort), {}, []
@@ -80,10 +80,7 @@ def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=Non
         for k in range(K):
             for i in range(r):
                 first, second = H[k] @ U[:, i], (D[k] - H[k]) @ U[:, i]
-                s, z = (
-                    max(0.0, float(first @ second)),
-                    float(((2 * H[k] - D[k]) @ U[:, i]) @ ((2 * H[k] - D[k]) @ U[:, i])) / 4,
-                )
+                s, z = max(0.0, float(first @ second)), float((first - second) @ (first - second)) / 4
                 w[k, i] = s / (s + z)
         mean = sum(p[k] * D[k] for k in range(K))
         rep = mean @ (np.eye(n) - U @ U.T)
@@ -106,14 +103,12 @@ def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=Non
 
 
 @pytest.mark.parametrize("options", [
-    {}, {"tau": 0.0}, {"tau": 1.0}, {"tau": 0.4, "energy": 0.8}, {"energy": 1.0},
-    {"correlation": 0.5, "ridge": 0.1}, {"correlation": 1.0, "ridge": 0.003},
+    {}, {"tau": 0.0}, {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
 ], ids=str)  # fmt: skip
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_is_the_definition(options: dict, seed: int) -> None:
+def test_it_is_the_definition(options: dict) -> None:
     short = {"correlation": "a", "ridge": "l", "tau": "tau", "energy": "energy"}
-    expected = reference(clients(seed=seed), **{short[key]: value for key, value in options.items()})
-    found = fuse(Canonical(**options), clients(seed=seed))
+    expected = reference(clients(), **{short[key]: value for key, value in options.items()})
+    found = fuse(Canonical(**options), clients())
     for name in SHAPES:
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-6)
 
@@ -156,30 +151,6 @@ def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
         assert np.abs(preset[name] - expected).max() > 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("tau", [None, 0.0, 1.0])
-def test_the_basis_of_the_input_space_does_not_matter_at_a_1(tau: float | None) -> None:
-    method, turned = Canonical(correlation=1.0, tau=tau, energy=0.9), []
-    Q = {}
-    for name, (_, N) in SHAPES.items():
-        Q[name] = torch.linalg.qr(
-            torch.randn(N + 1, N + 1, dtype=torch.float64, generator=torch.Generator().manual_seed(N))
-        ).Q
-
-    def turn(params: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = {}
-        for name in SHAPES:
-            matrix = (join_affine(params, name).double() @ Q[name]).float()
-            found |= {f"{name}.weight": matrix[:, :-1], f"{name}.bias": matrix[:, -1]}
-        return found
-
-    for one in clients():
-        moments = {name: Q[name].T @ value.double() @ Q[name] for name, value in one.evidence.items()}
-        turned.append(replace(one, delta=turn(one.delta), halfway=turn(one.halfway), evidence=moments))
-    expected, found = fuse(method, clients()), fuse(method, turned)
-    for name in SHAPES:
-        np.testing.assert_allclose(found[name], expected[name] @ Q[name].numpy(), rtol=1e-4, atol=1e-6)
-
-
 def fedavg(cohort: list[Contribution]) -> dict[str, np.ndarray]:
     total = sum(one.num_samples for one in cohort)
     return {
@@ -189,10 +160,8 @@ def fedavg(cohort: list[Contribution]) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("options", [
-    {"evidence": False, "repeatability": False, "overlap": False},
     {"evidence": False, "repeatability": False, "overlap": False, "tau": 0.7},
     {"tau": 0.0, "ridge": 1e9},
-    {"tau": 0.0, "evidence": False},
     {"tau": 1.0, "basis": "none"},
 ], ids=str)  # fmt: skip
 def test_fedavg_is_the_limit(options: dict) -> None:
@@ -208,25 +177,9 @@ def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
         Canonical(tau=0.0).fuse(cohort, PARAMS, {})
 
 
-def test_one_client_is_returned_as_it_is() -> None:
-    one = client(3)
-    for options in ({}, {"tau": 1.0}, {"tau": 0.0, "ridge": 0.0}):
-        result = Canonical(**options).fuse(LocalCohort([one]), PARAMS, {})
-        assert all(torch.equal(result.delta[name], one.delta[name]) for name in PARAMS)
-
-
 def halves(one: Contribution, number: int, share: float) -> Contribution:
     """The same update as client ``number``, of which ``share`` was there after half of the steps."""
     return replace(one, client_id=number, halfway={name: share * value for name, value in one.delta.items()})
-
-
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 1.0])
-def test_alike_clients_are_taken_at_their_word(share: float) -> None:
-    """K identical clients give that client, however their halves stood to each other."""
-    same = [halves(client(0), number, share) for number in range(3)]
-    for name in SHAPES:
-        expected = join_affine(client(0).delta, name).double().numpy()
-        np.testing.assert_allclose(fuse(Canonical(tau=1.0), same)[name], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
@@ -259,12 +212,6 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
         )
 
 
-@pytest.mark.parametrize("part", ["evidence", "repeatability", "overlap"])
-def test_every_part_is_a_switch(part: str) -> None:
-    whole, without = fuse(Canonical(), clients()), fuse(Canonical(**{part: False}), clients())
-    assert any(np.abs(whole[name] - without[name]).max() > 1e-3 for name in SHAPES)
-
-
 @pytest.mark.parametrize(("options", "needs"), [
     ({}, "evidence halfway"),
     ({"tau": 0.0}, "evidence"),
@@ -277,14 +224,8 @@ def test_every_part_is_a_switch(part: str) -> None:
 def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     method = Canonical(**options)
     assert method.needs == set(needs.split())
-    bare = [
-        replace(
-            one,
-            evidence=one.evidence if "evidence" in needs else None,
-            halfway=one.halfway if "halfway" in needs else None,
-        )
-        for one in clients()
-    ]
+    unused = dict.fromkeys({"evidence", "halfway"} - set(needs.split()))
+    bare = [replace(one, **unused) for one in clients()]
     assert all(np.isfinite(value).all() for value in fuse(method, bare).values())
 
 
@@ -355,14 +296,3 @@ def test_subspace_iteration_finds_what_a_full_decomposition_finds(rank: int) -> 
         torch.testing.assert_close(gram, torch.eye(len(gram)), rtol=0, atol=1e-5)
         held = float((found.vectors.double().T @ matrix.double() @ found.vectors.double()).trace() / values.sum())
         assert held == pytest.approx(found.energy, abs=1e-4)
-
-
-def test_leading_eigenvectors_of_nothing_and_of_everything() -> None:
-    assert leading_eigenvectors(torch.zeros(4, 4), 0.99).vectors.shape == (4, 0)
-    assert leading_eigenvectors(torch.diag(torch.tensor([3.0, 1.0, 0.0])), 1.0).vectors.shape == (3, 3)
-    assert subspace_cosines(torch.eye(4)[:, :1], torch.eye(4)[:, 1:3]).tolist() == [0.0]
-
-
-def test_solve_right_solves_from_the_right() -> None:
-    matrix, X = torch.tensor([[2.0, 0.5], [0.5, 1.0]]), torch.tensor([[1.0, -2.0]])
-    torch.testing.assert_close(solve_right(X @ matrix, matrix, "S"), X.double())

@@ -10,11 +10,10 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse.clipped import Clipped
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.median import Median
+from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
+from fedcmp.aggregation.fuse.wrappers import Clipped
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
@@ -106,12 +105,6 @@ def test_knots_drops_what_float32_cannot_know() -> None:
     fused = UpdateSvd("mean").fuse(LocalCohort([Contribution(0, layer)]), layer, {})
     assert fused.metrics == {"aggregator/rank/linear": 2}
     assert fused.delta["linear.weight"].diagonal().tolist() == pytest.approx([1.0, 1e-3, 0.0])
-
-
-def test_knots_without_affine_layers_is_ties() -> None:
-    cohort = one_vector([5.0, -4.0, 1.0, 0.5], [1.0, 0.5, 0.25, -2.0])
-    params = {"w": torch.zeros(4)}
-    assert torch.equal(UpdateSvd().fuse(cohort, params, {}).delta["w"], Ties().fuse(cohort, params, {}).delta["w"])
 
 
 def test_clipping_bounds_delta_and_halfway_alike() -> None:

@@ -10,8 +10,8 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.guarded import Guarded, judge
-from fedcmp.aggregation.fuse.mean import Mean
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
 
@@ -57,15 +57,14 @@ def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> No
     cohort = [honest(number) for number in range(8)]
     byzantine = [times(one, factor) if one.client_id in (1, 4, 6) else one for one in cohort]
     rest = [one for one in cohort if one.client_id not in (1, 4, 6)]
-    assert (
-        distance(fused(Guarded(inner), byzantine), fused(inner, rest)) < 0.12
-    )  # trust of honest ones may differ a little
+    # trust of honest clients may differ a little
+    assert distance(fused(Guarded(inner), byzantine), fused(inner, rest)) < 0.12
     assert distance(fused(inner, byzantine), fused(inner, rest)) > 0.5
 
 
 @pytest.mark.parametrize("num", [3, 5, 7, 8, 9])
-def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
-    """In odd cohorts an honest client faces as many liars as honest ones."""
+def test_attackers_just_short_of_half_are_not_heard(num: int) -> None:
+    """In odd cohorts an honest client faces as many Byzantine as honest ones."""
     byzantine = (num - 1) // 2
     for draw in range(10):
         own = torch.Generator().manual_seed(100 * num + draw)
@@ -74,10 +73,10 @@ def test_liars_just_short_of_half_are_not_heard(num: int) -> None:
         assert judge(deltas @ deltas.T).trust.tolist() == [0.0] * byzantine + [1.0] * (num - byzantine)
 
 
-@pytest.mark.parametrize("size", [1_000, 18_624], ids=["small", "the demo's projector"])
-@pytest.mark.parametrize("length", [0.5, 1.0, 3.0])
-def test_noise_is_heard_as_far_as_chance_goes(size: int, length: float) -> None:
+@pytest.mark.parametrize("length", [0.5, 3.0])
+def test_noise_is_heard_as_far_as_chance_goes(length: float) -> None:
     """Cosines with noise are chance, of order 1 / sqrt(size), whatever its length; the usual one is a half here."""
+    size = 1_000
     for draw in range(5):
         own = torch.Generator().manual_seed(draw)
         deltas = torch.randn(size, generator=own).double() + torch.randn(8, size, generator=own).double()
@@ -116,14 +115,6 @@ def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     assert verdict.evidence.tolist() == pytest.approx([0.4**2, 1.0, 1.0, 1.0, 1.0])
 
 
-def test_where_nobody_agrees_all_are_trusted_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    verdict = judge(torch.eye(5, dtype=torch.float64) * 1.2 - 0.2)
-    assert verdict.trust.tolist() == [1.0] * 5
-    assert not verdict.agreed
-    assert "clients do not agree" in caplog.text
-    assert "none of them was in a round that did" in caplog.text
-
-
 def apart(*ids: int) -> LocalCohort:
     """Clients of whom every two say the opposite."""
     rows = torch.eye(len(ids)) * 1.2 - 0.2
@@ -131,16 +122,16 @@ def apart(*ids: int) -> LocalCohort:
     return LocalCohort(clients)
 
 
-def after_a_lie(liar: int = 3) -> dict[str, Any]:
-    """The guard's state after five clients, one of whom lied."""
+def after_an_attack(attacker: int = 3) -> dict[str, Any]:
+    """The guard's state after five clients, one of them Byzantine."""
     cohort = [honest(number, noise=0.3) for number in range(5)]
     return GUARD.fuse(
-        LocalCohort([times(one, -1.0 if one.client_id == liar else 1.0) for one in cohort]), PARAMS, {}
+        LocalCohort([times(one, -1.0 if one.client_id == attacker else 1.0) for one in cohort]), PARAMS, {}
     ).state
 
 
-def test_where_nobody_agrees_any_more_a_liar_is_known(caplog: pytest.LogCaptureFixture) -> None:
-    before = after_a_lie()
+def test_where_clients_agree_no_longer_an_attacker_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    before = after_an_attack()
     fused = GUARD.fuse(apart(1, 2, 3, 4, 7), ROW, before)
     assert fused.metrics["aggregator/trust"] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert fused.state == before == {"trust": {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 1.0}}
@@ -157,17 +148,12 @@ def test_where_memory_does_not_help_all_are_trusted(known, said: str, caplog: py
     assert fused.metrics["aggregator/trust"] == [1.0] * 5
     assert fused.state == {"trust": known}
     assert said in caplog.text
-    assert "all of them are trusted" in caplog.text
-    assert "keeps" not in caplog.text
 
 
-def test_a_round_of_two_forgets_nobody() -> None:
-    before = after_a_lie()
-    pair = GUARD.fuse(LocalCohort([honest(0), honest(3)]), PARAMS, before)
+def test_a_round_of_two_changes_no_trust() -> None:
+    before = after_an_attack()
+    clients = [honest(0), times(honest(3), -1.0)]
+    pair = GUARD.fuse(LocalCohort(clients), PARAMS, before)
+    assert distance(pair.delta, fused(Mean(), clients)) == 0.0, "two cannot outvote each other"
     assert pair.state == before
     assert GUARD.fuse(apart(*range(5)), ROW, pair.state).metrics["aggregator/trust"] == [1.0, 1.0, 1.0, 0.0, 1.0]
-
-
-def test_two_clients_cannot_outvote_each_other() -> None:
-    pair = [honest(0), times(honest(1), -1.0)]
-    assert distance(fused(Guarded(Mean()), pair), fused(Mean(), pair)) == 0.0

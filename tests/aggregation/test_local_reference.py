@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.normalised import Normalised
-from fedcmp.aggregation.local.control_variates import ControlVariates
-from fedcmp.aggregation.local.server_momentum import ServerMomentum
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.fuse.wrappers import Normalised
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
@@ -23,7 +21,6 @@ MINIMA = [[0.0, 1.0, 2.0], [3.0, -1.0, 0.0], [-2.0, 0.5, 1.0], [1.0, 1.0, -1.0]]
 STEPS = [3, 1, 5, 2]
 SAMPLES = [10, 30, 20, 40]
 COHORTS = [(0, 1, 2), (1, 3), (0, 2, 3), (2, 3), (0, 1)]
-ALL = [(0, 1, 2, 3)]
 
 
 def noise(client: int, round_: int, step: int, place: int) -> float:
@@ -60,15 +57,8 @@ def ours(config: AggregatorConfig, cohorts: Sequence[Sequence[int]], momentum: f
             finished = method.finish({what: means[what] for what in method.needs}, shared, own)
             kept[client] = finished.client
             delta = {"w": local - params["w"]}
-            contributions.append(
-                Contribution(
-                    client,
-                    delta,
-                    message=finished.message,
-                    num_samples=SAMPLES[client],
-                    num_steps=STEPS[client],
-                )
-            )
+            facts = {"num_samples": SAMPLES[client], "num_steps": STEPS[client]}
+            contributions.append(Contribution(client, delta, message=finished.message, **facts))
         params, state, metrics = aggregator.aggregate(LocalCohort(contributions, config.weights, 4), params, state)
         assert 0 <= metrics["aggregator/energy_kept"] <= 1
     return params["w"].tolist()
@@ -152,13 +142,13 @@ def test_fedprox(mu: float) -> None:
 
 @pytest.mark.parametrize("option", [1, 2])
 def test_scaffold_with_some_clients_a_round(option: int) -> None:
-    """For option 2 the reference holds the paper's quotient, ours the mean gradient: for SGD they are one."""
+    """For option 2 the reference has the paper's quotient, ours the mean gradient: for SGD they are one."""
     close(ours(AggregatorConfig("scaffold", "uniform", local={"option": option}), COHORTS), scaffold(option))
 
 
-@pytest.mark.parametrize("alpha", [0.1, 0.6, 1.0])
+@pytest.mark.parametrize("alpha", [0.1, 1.0])
 def test_fedcm(alpha: float) -> None:
-    """The reference holds the paper's quotient, ours the mean of v."""
+    """The reference has the paper's quotient, ours the mean of v."""
     close(ours(AggregatorConfig("fedcm", "uniform", local={"alpha": alpha}), COHORTS), fedcm(alpha))
 
 
@@ -184,28 +174,3 @@ def test_fednova_by_hand() -> None:
     assert Normalised(Mean()).per_step(clients[1]).halfway["w"].item() == 1.0, "divided by the steps of the whole"
     still = [*clients, Contribution(2, params(0.0), num_samples=0, num_steps=0)]
     assert Normalised(Mean()).fuse(LocalCohort(still), params(0.0), {}).delta["w"].item() == pytest.approx(3.0)
-
-
-@pytest.mark.parametrize("method", [ControlVariates(), ServerMomentum(0.5)], ids=["scaffold", "fedcm"])
-def test_two_sums_over_two_clients_tell_both_updates_as_the_page_on_secure_aggregation_says(method) -> None:
-    """SGD at a constant rate: D_k = -lr n_k (sent_k + c), c the server's, and two sums are two equations."""
-    rng = torch.Generator().manual_seed(0)
-    steps, p, known = (3, 5), (0.25, 0.75), torch.randn(4, generator=rng)
-    shared = {"control": {"w": known}, "direction": {"w": known}}
-    updates, sent = [], []
-    for count in steps:
-        own = {"control": {"w": torch.randn(4, generator=rng)}}
-        gradients = [{"w": torch.randn(4, generator=rng)} for _ in range(count)]
-        taken = [method.correct(one, {}, {}, shared, own)["w"] for one in gradients]
-        updates.append(-LR * torch.stack(taken).sum(dim=0))
-        mean = {"w": torch.stack([one["w"] for one in gradients]).mean(dim=0)}
-        sent.append(method.finish({"gradient": mean}, shared, own).message["w"])
-    plain = isinstance(method, ControlVariates)
-    of_sent = torch.tensor((1.0, 1.0) if plain else p)
-    of_updates = torch.tensor([q * n for q, n in zip(p, steps, strict=True)])
-    offset = known if plain else torch.zeros(4)
-    first = of_sent @ torch.stack(sent)  # the two sums that the server gets
-    second = torch.tensor(p) @ torch.stack(updates) / -LR - of_updates.sum() * offset
-    found = torch.linalg.solve(torch.stack([of_sent, of_updates]), torch.stack([first, second]))
-    for update, count, one in zip(updates, steps, found, strict=True):
-        torch.testing.assert_close(-LR * count * (one + offset), update, rtol=1e-4, atol=1e-5)

@@ -59,10 +59,9 @@ def test_no_momentum_is_sgd_and_a_full_basis_is_the_heavy_ball() -> None:
     torch.testing.assert_close(whole["linear.weight"], heavy["linear.weight"], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("size", [40, 1100])
-def test_the_basis_is_orthonormal_after_a_thousand_rounds(size: int) -> None:
+@pytest.mark.parametrize(("size", "rounds"), [(40, 300), (1100, 4)])
+def test_the_basis_stays_orthonormal(size: int, rounds: int) -> None:
     """Each round's basis starts from the last one's, by full decomposition and by subspace iteration."""
-    rounds = 1000 if size < 100 else 12
     rng, vectors = torch.Generator().manual_seed(0), None
     rows = torch.randn(30, size, generator=rng) * torch.logspace(0, -2, 30)[:, None]
     for _ in range(rounds):

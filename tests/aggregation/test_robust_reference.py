@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse import coordinates, krum
+from fedcmp.aggregation.fuse import coordinate_wise, krum
+from fedcmp.aggregation.fuse.coordinate_wise import Median, TrimmedMean
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.krum import Krum
-from fedcmp.aggregation.fuse.median import Median
-from fedcmp.aggregation.fuse.trimmed_mean import TrimmedMean
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
@@ -68,15 +67,15 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     methods = (Median(), TrimmedMean(), Krum())
     whole = [method.fuse(one, PARAMS, {}).delta for method in methods]
     monkeypatch.setattr("fedcmp.aggregation.diagnostics.CHUNK", 5)
-    for room in (coordinates, krum):
+    for room in (coordinate_wise, krum):
         monkeypatch.setattr(room, "CHUNK", 5)
     for method, before in zip(methods, whole, strict=True):
         assert flat(method.fuse(one, PARAMS, {}).delta) == flat(before)
 
 
-@pytest.mark.parametrize(("num", "f", "keep"), [(3, 0, 1), (5, 1, 1), (6, 1, 0), (7, 2, 3), (9, 2, 9), (9, 0, 0)])
+@pytest.mark.parametrize(("num", "f", "keep"), [(3, 0, 1), (5, 1, 1), (6, 1, 0), (7, 2, 3), (9, 2, 9)])
 def test_krum_is_brute_force(num: int, f: int, keep: int) -> None:
-    for seed in range(20):
+    for seed in range(10):
         one = clients(num, seed)
         vectors = {c.client_id: flat(c.delta) for c in one}
         scores = {
@@ -161,7 +160,7 @@ def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None
     ("multi-krum", {}, 1), ("multi-krum", {"byzantine": 2}, 2),
     ("geometric-median", {}, 3),
 ])  # fmt: skip
-def test_each_rule_withstands_as_many_of_eight_as_its_options_say(name: str, options: dict, most: int) -> None:
+def test_each_method_withstands_as_many_of_eight_as_its_options_say(name: str, options: dict, most: int) -> None:
     method = build_aggregator(AggregatorConfig(name, fuse=options)).fuse
     rng = torch.Generator().manual_seed(4)
     rows = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
@@ -175,31 +174,21 @@ def test_each_rule_withstands_as_many_of_eight_as_its_options_say(name: str, opt
     assert name == "krum" or away(most + 1) > 2, "Krum may be luckier than its limit"
 
 
-@pytest.mark.parametrize("sent", [-1e6, -1e3, -1.0, -1e-3, 0.0])
-def test_the_geometric_median_as_it_is_by_default_bounds_three_of_eight(sent: float) -> None:
-    """Far away, where a mean would follow them, and near 0, where the iteration begins."""
+@pytest.mark.parametrize(("sent", "most"), [(-1e6, 0.003), (0.0, 0.01)])
+def test_the_geometric_median_bounds_three_of_eight_by_default(
+    sent: float, most: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Far away, where a mean would follow them, and at 0, where the iteration begins."""
     rng = torch.Generator().manual_seed(3)
     honest = [1.0 + 0.3 * torch.randn(200, generator=rng) for _ in range(5)]
     cohort, params = points(*([sent] * 200,) * 3, *(value.tolist() for value in honest))
-    fused = GeometricMedian().fuse(cohort, params, {})
-    found, middle = fused.delta["w"], torch.stack(honest).mean(dim=0)
+    found, middle = GeometricMedian().fuse(cohort, params, {}).delta["w"], torch.stack(honest).mean(dim=0)
     assert float((found - middle).norm() / middle.norm()) < 0.3
-    exact = GeometricMedian(tolerance=0.0, max_iterations=3000).fuse(cohort, params, {}).delta["w"]
-    assert float((found - exact).norm() / exact.norm()) < 0.003
-
-
-def test_seven_of_fifteen_that_send_nothing_do_not_stall_the_geometric_median(caplog: pytest.LogCaptureFixture) -> None:
-    rng = torch.Generator().manual_seed(3)
-    honest = [(1.0 + 0.3 * torch.randn(200, generator=rng)).tolist() for _ in range(8)]
-    cohort, params = points(*([0.0] * 200,) * 7, *honest)
-    found, exact = (
-        GeometricMedian(**options).fuse(cohort, params, {}).delta["w"]
-        for options in ({}, {"tolerance": 0.0, "max_iterations": 3000})
-    )
-    assert float((found - exact).norm() / exact.norm()) < 0.01 < float(exact.norm())
+    exact = GeometricMedian(tolerance=0.0, max_iterations=400).fuse(cohort, params, {}).delta["w"]
+    assert float((found - exact).norm() / exact.norm()) < most
     caplog.clear()
-    GeometricMedian(max_iterations=3).fuse(cohort, params, {})
-    assert "has not settled in aggregator.fuse.max_iterations=3 iterations" in caplog.text
+    GeometricMedian(max_iterations=1).fuse(cohort, params, {})
+    assert "aggregator.fuse.max_iterations=1" in caplog.text
 
 
 def test_the_geometric_median_stops_where_the_point_does() -> None:

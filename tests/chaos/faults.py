@@ -1,8 +1,7 @@
 """Every fault that a federation meets, provoked on the demo, beside a run that meets none.
 
-    python tests/chaos/faults.py                 # all of them
+    python tests/chaos/faults.py                 # all of them; prints the table of docs/faults.md
     python tests/chaos/faults.py --only nan hang # some
-    python tests/chaos/faults.py --write         # runs nothing: puts the table into docs/faults.md
 
 The runs are real ones, forked from this process; a fault is put where clients are trained, or into a rank. Each must
 end as is promised: the run goes on without the client, and counts it; or it ends with an error that names client or
@@ -14,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import signal
 import sys
@@ -25,12 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fault_cases import CASES, SICK, Case
+from fault_cases import CASES, Case
 from forking import fork_ranks
 
 ROOT = Path(__file__).parent.parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "faults"
-PAGE = ROOT / "docs" / "faults.md"
 DEMO = (
     "data.scenes_per_camera=512", "federation.rounds=8", "federation.slots=1", "evaluation.captions=0",
     "evaluation.examples=0", "evaluation.questions=0", "wandb.mode=disabled", "run.figures=false", "run.device=cpu",
@@ -188,50 +184,17 @@ def _what(one: Outcome) -> str:
     return f"ended after {one.seconds:.0f} s{on}: {told}"
 
 
-def keep(outcomes: Sequence[Outcome], base: Sequence[str], begun_at: str | None) -> None:
-    """Writes faults.json and faults.md beside the other results; ``begun_at`` is the commit that was run."""
-    from fedcmp.report.summary import versions
-
-    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
-    facts = {"machine": machine, "versions": versions(), "commit": begun_at, "words": list(base), "sick": list(SICK)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    content = {**facts, "outcomes": [one._asdict() for one in outcomes]}
-    (RESULTS / "faults.json").write_text(json.dumps(content, indent=2) + "\n")
-    told = f"Commit {facts['commit']}; {machine}; `fedcmp train {' '.join(base)}`; sick: clients 1 and 5 of 8."
-    (RESULTS / "faults.md").write_text(f"# Faults, provoked\n\n{told}\n\n{table(outcomes)}\n")
-
-
-def write() -> None:
-    """Puts the table of the last campaign between its marks in the page."""
-    found = json.loads((RESULTS / "faults.json").read_text())
-    begin, end = "<!-- faults -->", "<!-- end of faults -->"
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
-    _, closed, after = rest.partition(end)
-    if not closed:
-        sys.exit(f"{PAGE}: no {end} after {begin}")
-    outcomes = [Outcome(**one) for one in found["outcomes"]]
-    PAGE.write_text(f"{before}{begin}\n\n{table(outcomes)}\n\n{end}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="some faults; nothing is kept")
-    parser.add_argument("--write", action="store_true", help="run nothing: put the table into docs/faults.md")
+    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES], help="some faults")
     options = parser.parse_args()
-    if options.write:
-        write()
-        return 0
-    from fedcmp.version import commit
-
-    folder, begun_at = Path(tempfile.mkdtemp(prefix="fedcmp-faults-")), commit()
+    folder = Path(tempfile.mkdtemp(prefix="fedcmp-faults-"))
     outcomes = campaign([case for case in CASES if not options.only or case.name in options.only], folder)
     print("\n" + table(outcomes))
     bad = [one.name for one in outcomes if one.problem]
     if bad:
         print(f"\n{', '.join(bad)}: not as promised; see {folder}")
         return 1
-    if not options.only:
-        keep(outcomes, DEMO, begun_at)
     shutil.rmtree(folder)
     return 0
 

@@ -1,7 +1,6 @@
 """Runs that are killed at any moment and go on, against one that was left alone.
 
     python tests/chaos/kills.py --trials 100 --ranks 1 2 4
-    python tests/chaos/kills.py --write     # and puts what was found into docs/faults.md
 
 The ranks of a trial are forked from this process, so that a trial is the run and no start-up. It dies by SIGKILL:
 
@@ -36,7 +35,6 @@ SMALL = (
     "federation.keep_local_state=true", "federation.slots=1", "evaluation.captions=2", "evaluation.examples=1",
     "evaluation.questions=0", "evaluation.max_tokens=4", "wandb.mode=disabled", "run.figures=false",
 )  # fmt: skip
-PAGE = Path(__file__).parent.parent.parent / "docs" / "faults.md"
 HOW = ("clock", "file", "rank")
 MOST_KILLS = 4
 """A trial is killed up to so often."""
@@ -181,20 +179,14 @@ def campaign(trials: int, ranks: list[int], methods: list[str], seed: int, folde
         assert len(hashes) == 1, f"{method}: {ranks} ranks give different bits"
     found = []
     for number in range(trials):
-        how, count, method = (
-            HOW[number % len(HOW)],
-            ranks[number // len(HOW) % len(ranks)],
-            methods[number % len(methods)],
-        )
-        how = "clock" if how == "rank" and count == 1 else how
+        how, count = HOW[number % len(HOW)], ranks[number // len(HOW) % len(ranks)]
+        method, how = methods[number % len(methods)], "clock" if how == "rank" and count == 1 else how
         place = folder / f"trial-{number}"
         one = trial(seed + number, how, count, method, place, *alone[method, count])
         found.append(one)
         said = one.problem or "the same bits"
-        print(
-            f"{number + 1:4}  {method:9} {how:6} {count} ranks  killed {'; '.join(one.kills) or 'never'}: {said}",
-            flush=True,
-        )
+        killed = "; ".join(one.kills) or "never"
+        print(f"{number + 1:4}  {method:9} {how:6} {count} ranks  killed {killed}: {said}", flush=True)
         if one.problem is None:
             shutil.rmtree(place)
     return found
@@ -206,11 +198,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--methods", nargs="+", default=["fedcmp", "scaffold"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="put what was found into docs/faults.md")
     options = parser.parse_args()
-    from fedcmp.version import commit
-
-    begun_at = (commit() or "unknown")[:7]
     folder = Path(tempfile.mkdtemp(prefix="fedcmp-chaos-"))
     t0 = time.monotonic()
     found = campaign(options.trials, options.ranks, options.methods, options.seed, folder)
@@ -219,26 +207,10 @@ def main() -> int:
     print(f"\n{len(found)} trials, {sum(len(one.kills) for one in found)} kills, {time.monotonic() - t0:.0f} s")
     for place, count in places.most_common():
         print(f"{count:5}  {place}")
-    print(
-        f"{len(bad)} trials did not end with the bits of the run that was left alone"
-        + (f": see {folder}" if bad else "")
-    )
-    if options.write:
-        write(f"commit {begun_at}, {time.monotonic() - t0:.0f} s", found, places)
+    print(f"{len(bad)} trials did not end with the bits of the run that was left alone{f': see {folder}' * bool(bad)}")
     if not bad:
         shutil.rmtree(folder)
     return 1 if bad else 0
-
-
-def write(about: str, found: list[Trial], places: Counter[str]) -> None:
-    """Puts the table between its marks in the page."""
-    kills = sum(len(one.kills) for one in found)
-    rows = [f"| killed {place} | {count} |" for place, count in places.most_common()]
-    rows += [f"| runs with other bits than the one left alone | {sum(one.problem is not None for one in found)} |"]
-    table = "\n".join([f"| {len(found)} runs, {kills} kills ({about}) | |", "|---|---|", *rows])
-    before, begin, rest = PAGE.read_text(encoding="utf-8").partition("<!-- kills -->")
-    _, end, after = rest.partition("<!-- end of kills -->")
-    PAGE.write_text(f"{before}{begin}\n\n{table}\n\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import fault_cases
@@ -26,9 +25,6 @@ def test_clients_that_fail_are_named_left_out_and_counted(tmp_path: Path) -> Non
     assert by_name["nan"].counted == {"updates_left_out": 6, "left_out": {"not_finite": 6}}
     assert by_name["retry"].counted == {"clients_retried": 6}
     assert by_name["retry"].loss == by_name["clean"].loss
-    page = faults.table(outcomes)
-    assert page.count("\n") == 6
-    assert "| an update with NaN | as it is | finished, with the others |" in page
 
 
 @pytest.mark.slow
@@ -51,12 +47,3 @@ def test_what_is_not_as_promised_would_be_seen() -> None:
     assert faults.wrong(rank, lost, {}, True, []) == ""
     assert faults.wrong(rank, lost, {}, False, []) == "the projector is another one"
     assert "its error does not say" in faults.wrong(rank, {"exit": "failed", "error": "timed out"}, {}, True, [])
-
-
-def test_the_page_has_the_table_of_the_last_campaign() -> None:
-    found = json.loads((faults.RESULTS / "faults.json").read_text())
-    outcomes = [faults.Outcome(**one) for one in found["outcomes"]]
-    assert {one.name for one in outcomes} == {"clean", *CASES}
-    assert not [one.name for one in outcomes if one.problem]
-    for page in (faults.PAGE, faults.RESULTS / "faults.md"):
-        assert faults.table(outcomes) in page.read_text(), f"python tests/chaos/faults.py --write mends {page}"

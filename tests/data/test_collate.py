@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +32,10 @@ def test_a_caption_ends_with_its_end_and_carries_loss_everywhere(llm: LanguageMo
     tokens = encode(llm, "a red two", "a two")
     assert llm.tokenizer.decode(tokens[0]) == "a red two\n"
     batch = collate(tokens, llm.pad_id, features=torch.zeros(2, 1, 1))
-    assert (batch["labels"] != IGNORE).sum(1).tolist() == [len(tokens[0]), len(tokens[1])]
     shown = batch["labels"] != IGNORE
+    assert shown.sum(1).tolist() == [len(tokens[0]), len(tokens[1])]
     assert torch.equal(batch["labels"][shown], batch["input_ids"][shown])
+    assert torch.equal(*encode(llm, "A Two", "a two", lowercase=True))
 
 
 def test_a_caption_that_is_cut_has_no_end_and_is_counted(llm: LanguageModel) -> None:
@@ -44,38 +46,13 @@ def test_a_caption_that_is_cut_has_no_end_and_is_counted(llm: LanguageModel) -> 
         assert CaptionEncoder.of(llm, most).count_cut([sample("a red two"), sample("a")]) == cut
 
 
-def test_lowercase(llm: LanguageModel) -> None:
-    upper, lower = encode(llm, "A Two", "a two", lowercase=True)
-    assert torch.equal(upper, lower)
-
-
 def test_line_breaks_inside_a_caption_are_no_end(llm: LanguageModel) -> None:
     text = "findings: a red two.\r\n\r\nimpression:\t a  plain two."
     broken, plain = encode(llm, text, " ".join(text.split()))
     assert torch.equal(broken, plain)
     assert (broken == llm.end_id).nonzero().flatten().tolist() == [len(broken) - 1]
-
-
-def test_line_breaks_stay_where_something_else_is_the_end(llm: LanguageModel) -> None:
-    encoder = replace(CaptionEncoder.of(llm), end_id=llm.tokenizer.eos_token_id)
-    (tokens,) = encoder([sample("a red\ntwo")])
-    assert llm.tokenizer.decode(tokens[:-1]) == "a red\ntwo"
-
-
-def test_a_caption_without_tokens_is_named(llm: LanguageModel) -> None:
-    class Deaf:
-        unk_token_id = bos_token_id = eos_token_id = pad_token_id = None
-        all_special_ids: tuple[int, ...] = ()
-        added_tokens_decoder: ClassVar[dict[int, Any]] = {}
-
-        def __call__(self, texts, **_):
-            return {"input_ids": [[] for _ in texts]}
-
-        def decode(self, _tokens):
-            return "</s>"
-
-    with pytest.raises(DataError, match=r"r\.jsonl:3"):
-        CaptionEncoder(Deaf(), llm.end_id, 366)([sample("ツ")])
+    other = replace(CaptionEncoder.of(llm), end_id=llm.tokenizer.eos_token_id)
+    assert llm.tokenizer.decode(other([sample("a red\ntwo")])[0][:-1]) == "a red\ntwo", "where the end is another"
 
 
 CONTROL = ["<s>", "</s>", "<pad>", "<image>"]
@@ -117,10 +94,16 @@ def test_control_tokens_in_a_caption_are_text_or_refused(family: str) -> None:
         assert tokenizer.decode(tokens[:-1]).replace(" ", "") == text.replace(" ", "")
 
 
-def test_a_token_that_the_table_lacks_is_named_and_padding_is_moved(llm: LanguageModel) -> None:
-    small = CaptionEncoder(llm.tokenizer, llm.end_id, 60)
-    with pytest.raises(DataError, match=r"r\.jsonl:3: model\.llm.* 60 "):
-        small([sample("a red two")])
+def test_tokens_that_are_none_or_too_many_are_named_and_padding_is_moved(llm: LanguageModel) -> None:
+    class Deaf(SimpleNamespace):
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
+            return {"input_ids": [[] for _ in texts]}
+
+    nothing = dict.fromkeys(("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id"))
+    deaf = Deaf(**nothing, all_special_ids=(), added_tokens_decoder={}, decode=lambda tokens: "</s>")
+    for encoder in (CaptionEncoder(deaf, llm.end_id, 366), CaptionEncoder(llm.tokenizer, llm.end_id, 60)):
+        with pytest.raises(DataError, match=r"r\.jsonl:3: model\.llm"):
+            encoder([sample("a red two")])
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     padded = LanguageModel(llm.model, tokenizer, llm.end_id)

@@ -1,19 +1,15 @@
-"""Halves of the same mixture, and no picture on two sides."""
+"""Pictures that are held out: by content, in shares that are known beforehand, and never on two sides."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
-from pathlib import Path
+from collections import Counter
 
 import pytest
 
-from fedcmp.data.config import DataConfig
-from fedcmp.data.held_out import find_overlap, halve, hold_out, subsample
+from fedcmp.data.held_out import MOST, divide, find_overlap, halve, hold_out, subsample
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import RecordSource, build_source, pairs_source
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError
 
 
 def hashed(sample: Sample) -> str:
@@ -27,6 +23,10 @@ SAMPLES = [
 ]
 
 
+def counts(samples: list[Sample]) -> list[int]:
+    return [sum(sample.domain == domain for sample in samples) for domain in "abcd"]
+
+
 def test_halves_are_balanced_by_domain_and_keep_equal_pictures_together() -> None:
     val, test = halve(SAMPLES, hashed)
     assert sorted(s.id for s in [*val, *test]) == sorted(s.id for s in SAMPLES)
@@ -35,15 +35,10 @@ def test_halves_are_balanced_by_domain_and_keep_equal_pictures_together() -> Non
         pictures = [{s.image for s in half if s.domain == domain} for half in (val, test)]
         assert 0 <= len(pictures[0]) - len(pictures[1]) <= 1
     assert [s.id for s in val] == [s.id for s in SAMPLES if s in val], "in their old order"
-    turned = halve(SAMPLES[::-1], hashed)
-    assert {s.id for s in turned[0]} == {s.id for s in val}
-
-
-def test_a_picture_of_two_domains_stays_on_one_side() -> None:
-    both = [Sample(f"{d}{n}", f"{n}.png", "a x", d) for d in "ab" for n in range(8)]
-    val, test = halve(both, hashed)
-    assert {s.image for s in val}.isdisjoint(s.image for s in test)
-    assert len(val) == len(test) == 8
+    assert {s.id for s in halve(SAMPLES[::-1], hashed)[0]} == {s.id for s in val}
+    both = halve([Sample(f"{d}{n}", f"{n}.png", "a x", d) for d in "ab" for n in range(8)], hashed)
+    assert {s.image for s in both[0]}.isdisjoint(s.image for s in both[1]), "a picture of two domains is on one side"
+    assert len(both[0]) == len(both[1]) == 8
 
 
 def test_only_pictures_that_may_be_equal_are_read() -> None:
@@ -56,102 +51,101 @@ def test_only_pictures_that_may_be_equal_are_read() -> None:
         return hashlib.sha256(content[sample.id]).hexdigest()
 
     train, held = [samples[n] for n in ("t1", "t2", "t3")], [samples[n] for n in ("h1", "h2")]
-    found = find_overlap(train, held, lambda s: (len(content[s.id]), None), digest)
-    assert found == {"t2": samples["h1"]}
+    assert find_overlap(train, held, lambda s: (len(content[s.id]), None), digest) == {"t2": samples["h1"]}
     assert "t3" not in read
     read.clear()
     exact = find_overlap(train, held, lambda s: (len(content[s.id]), hash(content[s.id])), digest)
-    assert exact == found
+    assert exact == {"t2": samples["h1"]}
     assert "t1" not in read
-    read.clear()
-    assert find_overlap(train[:1], held[1:], lambda s: (len(content[s.id]), None), digest) == {}
-    assert read == [], "nothing to compare"
-
-
-def folder(root: Path, packed: dict[str, bool], pictures: dict[str, dict[str, dict[str, bytes]]]) -> Path:
-    """Domains with the pictures of each split."""
-    for domain, splits in pictures.items():
-        (root / domain).mkdir(parents=True)
-        files = {f"{split}-{name}": content for split, own in splits.items() for name, content in own.items()}
-        if packed[domain]:
-            with zipfile.ZipFile(root / domain / "images.zip", "w") as archive:
-                for name, content in files.items():
-                    archive.writestr(name, content)
-        else:
-            (root / domain / "images").mkdir()
-            for name, content in files.items():
-                (root / domain / "images" / name).write_bytes(content)
-        for split, own in splits.items():
-            turns = [{"from": "gpt", "value": "a x"}]
-            rows = [
-                {"id": f"{domain}-{split}-{name}", "image": f"{split}-{name}", "conversations": turns} for name in own
-            ]
-            (root / domain / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    zipped = {
-        "train": {"1": b"unique", "2": b"shared", "3": b"across", "4": b"unequal"},
-        "val": {"1": b"shared", "2": b"other!", "3": b"more"},
-    }
-    plain = {"train": {"1": b"own one"}, "val": {"1": b"across", "2": b"thing"}, "test": {"1": b"own"}}
-    return folder(tmp_path, {"zipped": True, "plain": False}, {"zipped": zipped, "plain": plain})
-
-
-def test_held_out_pictures_leave_training(root: Path) -> None:
-    source = pairs_source(root)
-    assert [s.id for s in source.samples("train")] == ["plain-train-1", "zipped-train-1", "zipped-train-4"]
-    assert sum(source.left_out.values()) == 2
-    with pytest.raises(DataError, match=r"zipped/train\.jsonl:2 and .*zipped/val\.jsonl:1.*data\.on_overlap=drop"):
-        pairs_source(root, on_overlap="error")
-    assert len(pairs_source(root, on_overlap="ignore").samples("train")) == 5
-    with pytest.raises(DataError, match=r"2 training pictures"):
-        build_source(DataConfig(kind="pairs", root=str(root), on_overlap="error"))
-
-
-def test_a_domain_with_a_test_file_is_not_halved(root: Path) -> None:
-    source = pairs_source(root)
-    test = [s.id for s in source.samples("test")]
-    assert [name for name in test if name.startswith("plain")] == ["plain-test-1"]
-    assert [s.id for s in source.samples("val") if s.domain == "plain"] == ["plain-val-1", "plain-val-2"]
-    assert sum(name.startswith("zipped") for name in test) == 1
-
-
-def test_a_picture_is_hashed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    original = RecordSource._read
-
-    def counting(self: RecordSource, sample: Sample) -> bytes:
-        read.append(sample.id)
-        return original(self, sample)
-
-    monkeypatch.setattr(RecordSource, "_read", counting)
-    source = pairs_source(root)
-    for split in ("train", "val", "test"):
-        for sample in source.samples(split):
-            assert source.digest(sample) == source.digest(sample)
-    assert len(read) == len(set(read))
 
 
 def test_subsample_takes_the_same_from_each_domain() -> None:
     some = subsample(SAMPLES, 5, seed=1)
-    assert [sum(s.domain == domain for s in some) for domain in "abcd"] == [5, 5, 1, 2]
-    assert some == subsample(SAMPLES, 5, seed=1)
-    assert some != subsample(SAMPLES, 5, seed=2)
+    assert counts(some) == [5, 5, 1, 2]
+    assert some == subsample(SAMPLES, 5, seed=1) != subsample(SAMPLES, 5, seed=2)
+    assert {s.id for s in subsample(SAMPLES[::-1], 5, seed=1)} == {s.id for s in some}
     assert subsample(SAMPLES, 0, seed=1) == SAMPLES
 
 
 def test_what_is_held_out_depends_on_nothing_but_ids() -> None:
     samples = [sample for sample in SAMPLES if sample.domain in "ab"]
     train, held = hold_out(samples, 5)
-    assert [s.id for s in samples if s in train or s in held] == [s.id for s in samples]
-    assert [sum(s.domain == domain for s in held) for domain in "ab"] == [5, 5]
-    assert [s.id for s in held] == [s.id for s in samples if s in held], "in their old order"
+    assert [s for s in samples if s in train or s in held] == samples
+    assert counts(held) == [5, 5, 0, 0]
+    assert held == [s for s in samples if s in held], "in their old order"
     assert {s.id for s in hold_out(samples[::-1], 5)[1]} == {s.id for s in held}
     assert {s.id for s in hold_out(samples, 3)[1]} < {s.id for s in held}
-    with pytest.raises(
-        DataError, match=r"domain 'b' has 9 samples, and data\.held_out_per_domain=9 are to be held out"
-    ):
+    with pytest.raises(DataError, match=r"data\.held_out_per_domain=9 .*'b'"):
         hold_out(samples, 9)
+
+
+def marks(num: int) -> list[tuple[int, int]]:
+    return [(1000 + number, number * 7919) for number in range(num)]
+
+
+@pytest.mark.parametrize(("num", "held"), [(3, 1), (40, 2), (1000, 50), (20_480, MOST)])
+def test_a_new_set_holds_five_per_cent_out_but_at_most_512(num: int, held: int) -> None:
+    sides = divide(marks(num), [None] * num)
+    assert not sides.own
+    assert Counter(sides.sides) == {"train": num - 2 * held, "val": held, "test": held}
+
+
+def test_numbers_that_are_asked_for() -> None:
+    assert Counter(divide(marks(40), [None] * 40, 10, 5).sides) == {"train": 25, "val": 10, "test": 5}
+    assert Counter(divide(marks(40), [None] * 40, 10).sides) == {"train": 28, "val": 10, "test": 2}
+    assert Counter(divide(marks(40), [None] * 40, 10, 0).sides) == {"train": 30, "val": 10}
+    for val, test in ((0, None), (1, -1), (1, 0), (30, 10)):
+        with pytest.raises(ConfigError, match="--val"):
+            divide(marks(40), [None] * 40, val, test)
+    with pytest.raises(DataError, match=r"2 different pictures"):
+        divide([*marks(2), *marks(2)], [None] * 4)
+
+
+def test_equal_pictures_are_on_one_side_and_order_does_not_matter() -> None:
+    twice = marks(200) * 2
+    sides = divide(twice, [None] * 400, 30, 20, seed=3).sides
+    assert sides[:200] == sides[200:]
+    assert Counter(sides) == {"train": 300, "val": 60, "test": 40}
+    assert divide(twice[::-1], [None] * 400, 30, 20, seed=3).sides == sides[::-1]
+    assert divide(twice, [None] * 400, 30, 20, seed=4).sides != sides
+    # a hash decides, not a shuffle: more pictures hardly move the others
+    small, large = (dict(zip(marks(n), divide(marks(n), [None] * n, 10, 10).sides, strict=True)) for n in (300, 330))
+    assert sum(small[mark] != large[mark] for mark in small) <= 6
+
+
+def test_groups_are_on_one_side() -> None:
+    num = 300
+    patients: list[str | None] = [f"p{number % 60}" for number in range(num)]
+    sides = divide(marks(num), [None] * num, 20, 20, groups=patients).sides
+    assert len(set(zip(sides, patients, strict=True))) == 60
+    assert Counter(sides) == {"train": 260, "val": 20, "test": 20}
+    # the number is reached, and passed by less than a patient's pictures
+    sides = divide(marks(num), [None] * num, 11, 1, groups=patients).sides
+    assert Counter(sides) == {"train": 280, "val": 15, "test": 5}
+    # patients that share a picture stay together; who has no group is alone
+    shared, groups = [*marks(num), marks(num)[0]], [*patients[:200], *[None] * 100, "p1"]
+    sides = divide(shared, [None] * (num + 1), 20, 20, groups=groups).sides
+    assert len({side for side, one in zip(sides, groups, strict=True) if one in ("p0", "p1")}) == 1
+    assert divide(shared[::-1], [None] * 301, 20, 20, groups=groups[::-1]).sides == sides[::-1]
+    with pytest.raises(DataError, match="2 groups"):
+        divide(marks(10), [None] * 10, groups=["a"] * 5 + ["b"] * 5)
+
+
+def test_the_sets_own_splits_are_used_and_twins_left_out() -> None:
+    one, two, three, four, five = marks(5)
+    pictures = [one, two, three, four, one, two, five, three]
+    found = divide(pictures, ["train", "train", None, "val", "test", "val", "train", "train"])
+    assert found.own
+    assert found.sides == [None, None, "train", "val", "test", "val", "train", "train"]
+    assert divide([one, one, two, three], ["val", "test", "train", "val"]).sides == [None, "test", "train", "val"]
+    assert not divide(marks(5), ["train", "train", "train", "val", "test"], val=1).own, "unless a number is given"
+
+
+def test_missing_validation_is_drawn_from_training() -> None:
+    given = ["test"] * 20 + ["train"] * 41
+    sides = divide([*marks(60), marks(60)[0]], given).sides
+    assert sides[:20] == ["test"] * 20
+    assert Counter(sides) == {"test": 20, "val": 2, "train": 38, None: 1}
+    for own in (["val", "val", "test"], ["train", "test", "test"]):
+        with pytest.raises(DataError, match="own splits"):
+            divide(marks(3), own)

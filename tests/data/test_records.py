@@ -7,67 +7,67 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from published import lines, record
 
 from fedcmp.data.held_out import hold_out
-from fedcmp.data.records import read_records
+from fedcmp.data.records import inside, load_json, read_json, read_records
 from fedcmp.data.scenarios import PartitionConfig, partition_conversations
 from fedcmp.errors import DataError
 
-
-def record(key: object = "a", **changes: object) -> dict:
-    turns = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": "a cat."}]
-    return {"id": key, "image": "x/a.png", "conversations": turns, **changes}
+ONE, TWO = record("a", "x/a.png"), record(7, "x/a.png", domain="pets", label="cat", client="north")
 
 
-def write(path: Path, *lines: object) -> Path:
-    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines) + "\n")
-    return path
-
-
-def test_json_and_jsonl_say_the_same(tmp_path: Path) -> None:
-    records = [record("a", domain="pets", label="cat"), record(7)]
-    lines = read_records(write(tmp_path / "r.jsonl", *records)).samples
-    array = read_records(write(tmp_path / "r.json", json.dumps(records))).samples
-    for samples in (lines, array):
-        assert [(s.id, s.image, s.caption, s.domain, s.label) for s in samples] == [
-            ("a", "x/a.png", "a cat.", "pets", "cat"),
-            ("7", "x/a.png", "a cat.", "default", None),
+def test_an_array_and_lines_say_the_same(tmp_path: Path) -> None:
+    array = tmp_path / "r.json"
+    array.write_text(f"\ufeff\n [{json.dumps(ONE)}\r\n ,\t{json.dumps(TWO)} ] \n", encoding="utf-8")  # as of Windows
+    for path in (array, lines(tmp_path / "r.jsonl", ONE, "", TWO), lines(tmp_path / "l.json", ONE, "", TWO)):
+        found = read_records(path).samples
+        assert [(s.id, s.image, s.caption, s.domain, s.label, s.client) for s in found] == [
+            ("a", "x/a.png", "a cat.", "default", None, None),
+            ("7", "x/a.png", "a cat.", "pets", "cat", "north"),
         ]
-    assert lines[1].origin.endswith("r.jsonl:2")
+        assert found[1].origin == f"{path}{': record 1' if path == array else ':3'}"
 
 
-BAD = [
-    ("{not json", r"r\.jsonl:2: not valid JSON"),
-    ([1], r"r\.jsonl:2: expected a JSON object, got list"),
-    (record(""), r":2: field `id`"),
-    (record("b", image=3), r":2: field `image`.*\(id b\)"),
-    (record("b", image="../secret.png"), r"must stay inside"),
-    (record("b", conversations="hello"), r":2: field `conversations` must be a list"),
-    (record("b", conversations=[{"from": "human", "value": "x"}]), r'no turn with "from": "gpt"'),
-    (record("b", conversations=[{"from": "gpt", "value": "  "}]), r":2: the caption is empty.* \(id b\)"),
-    (record("a"), r":2: id 'a' stands already at .*r\.jsonl:1"),
-    (record("b", domain=5), r":2: field `domain`"),
-]
-
-
-@pytest.mark.parametrize(("line", "message"), BAD)
-def test_bad_records_are_named_or_skipped(tmp_path: Path, line: object, message: str) -> None:
-    path = write(tmp_path / "r.jsonl", record("a"), line, record("z"))
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize(("line", "named"), [
+    ("{not json", "not valid JSON"),
+    ('{"id": ' + "9" * 5000 + "}", "not valid JSON"),
+    ("[1]", "got list"),
+    (record("", "a.png"), "field `id`"),
+    (record(True, "a.png"), "field `id`"),
+    (record("b", 3), "field `image`"),
+    (record("b", "../secret.png"), "field `image`"),
+    (record("b", "x.png", conversations="hello"), "field `conversations`"),
+    (record("b", "x.png", conversations=[{"from": "human", "value": "x"}]), "field `conversations`"),
+    ({"id": "b", "image": "x.png"}, "conversations"),
+    (record("b", "x.png", "  "), "field `conversations`"),
+    (record("b", "x.png", "\ud83d"), "Unicode"),
+    (record("a", "x.png"), "id 'a' .*r.jsonl:1"),
+    (record("b", "x.png", domain=5), "field `domain`"),
+    (record("b", "x.png", captions=["a", ""]), "field `captions`"),
+    (record("b", "https://example.org/a.png"), "field `image`"),
+    (record("b", ["x/a.png", "x/b.png"]), "field `image`"),
+    (record("b", None), "field `image`"),
+], ids=lambda value: str(value)[:40])  # fmt: skip
+def test_bad_records_are_named_or_counted(tmp_path: Path, line: object, named: str) -> None:
+    path = lines(tmp_path / "r.jsonl", ONE, line, TWO)
+    with pytest.raises(DataError, match=rf"r\.jsonl:2: .*{named}"):
         read_records(path)
-    records = read_records(path, on_bad="skip")
-    assert [sample.id for sample in records.samples] == ["a", "z"]
-    assert records.left_out == {"bad records": 1}
+    found = read_records(path, on_bad="skip")
+    assert [sample.id for sample in found.samples] == ["a", "7"]
+    image = line.get("image", "") if isinstance(line, dict) else ""
+    kinds = {None: "records without a picture", "x/a.png": "records with several pictures"}
+    assert found.left_out == {kinds.get(image[0] if isinstance(image, list) else image, "bad records"): 1}
 
 
+ASKED = {"role": "user", "content": "<image>what?"}
 PARTS = [{"type": "image_url", "image_url": {"url": "x/a.png"}}, {"type": "text", "text": "what?"}]
 ANSWER = {"role": "assistant", "content": "a cat."}
 FORMS = {
-    "LLaVA-NeXT": record("a", image=["x/a.png"]),
-    "ShareGPT": {"conversations": record()["conversations"], "images": ["x/a.png"]},
-    "LLaMA-Factory": {"messages": [{"role": "user", "content": "<image>what?"}, ANSWER], "images": ["x/a.png"]},
-    "ms-swift": {"messages": [{"role": "system", "content": "you see"}, {"role": "user", "content": "<image>"}, ANSWER],
-                 "images": [{"bytes": None, "path": "x/a.png"}]},
+    "LLaVA-NeXT": record("a", ["x/a.png"]),
+    "ShareGPT": {"conversations": ONE["conversations"], "images": ["x/a.png"]},
+    "LLaMA-Factory": {"messages": [ASKED, ANSWER], "images": ["x/a.png"]},
+    "ms-swift": {"messages": [ASKED, ANSWER], "images": [{"bytes": None, "path": "x/a.png"}]},
     "OpenAI": {"messages": [{"role": "user", "content": PARTS},
                             {"role": "assistant", "content": [{"type": "text", "text": "a cat."}]}]},
     "a chat template": {"messages": [{"role": "user", "content": [{"type": "image", "path": "x/a.png"}]}, ANSWER]},
@@ -76,32 +76,14 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_records_say_the_same(tmp_path: Path, form: str) -> None:
-    for path in (write(tmp_path / "r.jsonl", FORMS[form]), write(tmp_path / "r.json", json.dumps([FORMS[form]]))):
-        [sample] = read_records(path).samples
-        assert (sample.image, sample.caption, sample.captions, sample.group) == ("x/a.png", "a cat.", (), None)
-        assert sample.id in ("a", "r.jsonl:1", "r.json:0")
-
-
-@pytest.mark.parametrize(("changes", "kind"), [
-    ({"image": ["x/a.png", "x/b.png"]}, "records with several pictures"),
-    ({"image": None, "images": ["x/a.png", "x/b.png"]}, "records with several pictures"),
-    ({"image": None}, "records without a picture"),
-    ({"image": []}, "records without a picture"),
-    ({"image": "https://example.org/a.png"}, "bad records"),
-    ({"image": "data:image/png;base64,AAAA"}, "bad records"),
-])  # fmt: skip
-def test_records_without_one_picture_are_refused_or_counted(tmp_path: Path, changes: dict, kind: str) -> None:
-    path = write(tmp_path / "r.jsonl", record("a"), record("b", **changes), record("c", **changes))
-    with pytest.raises(DataError, match=r"r\.jsonl:2: field `image`"):
-        read_records(path)
-    found = read_records(path, on_bad="skip")
-    assert ([sample.id for sample in found.samples], found.left_out) == (["a"], {kind: 2})
+    [sample] = read_records(lines(tmp_path / "r.jsonl", FORMS[form])).samples
+    assert (sample.image, sample.caption, sample.captions, sample.group) == ("x/a.png", "a cat.", (), None)
+    assert sample.id in ("a", "r.jsonl:1")
 
 
 def test_answers_after_the_first_are_counted_or_samples_of_their_own(tmp_path: Path) -> None:
-    turns = [turn for text in ("one", "two", " ", "three") for turn in record(conversations=[
-        {"from": "human", "value": "?"}, {"from": "gpt", "value": text}])["conversations"]]  # fmt: skip
-    path = write(tmp_path / "r.jsonl", record("a", conversations=turns), record("b"))
+    turns = [turn for text in ("one", "two", " ", "three") for turn in record(1, "", text)["conversations"]]
+    path = lines(tmp_path / "r.jsonl", record("a", "x.png", conversations=turns), record("b", "x.png"))
     first, whole = read_records(path), read_records(path, turns="all")
     assert [(one.id, one.caption) for one in first.samples] == [("a", "one"), ("b", "a cat.")]
     assert first.left_out == {"answers after the first": 2}
@@ -124,20 +106,19 @@ def test_answers_after_the_first_are_counted_or_samples_of_their_own(tmp_path: P
             assert sorted(position for client in split.clients for position in client) == list(range(len(train)))
 
 
-def test_files_that_are_no_records(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no file"):
-        read_records(tmp_path / "none.jsonl")
-    with pytest.raises(DataError, match=r"r\.json:\d: not valid JSON"):
-        read_records(write(tmp_path / "r.json", "{"))
-    for text in ("", "17"):
-        with pytest.raises(DataError, match=r"r\.json: expected a JSON array of records, or one record a line"):
-            read_records(write(tmp_path / "r.json", text))
-    with pytest.raises(DataError, match=r"r\.json:1: field `id`"):
-        read_records(write(tmp_path / "r.json", "{}"))
+@pytest.mark.parametrize("content", [b"", b"17", b"id,caption\n", b"[1, 2", b'["caf\xe9"]', b"[" * 9999])
+def test_files_that_are_no_records_are_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "r.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"r\.json"):
+        list(read_json(tmp_path / "r.json"))
+    for read in (load_json, read_records):
+        with pytest.raises(DataError, match=r"none\.json"):
+            read(tmp_path / "none.json")
 
 
-def test_an_array_may_be_spaced_in_any_way(tmp_path: Path) -> None:
-    for text in ("[]", " [\n]\t", f"\n [ {json.dumps(record('a'))}\r\n ,\t{json.dumps(record('b'))} ] \n"):
-        found = read_records(write(tmp_path / "r.json", text)).samples
-        assert [sample.id for sample in found] == [one["id"] for one in json.loads(text)]
-    assert [sample.origin.rpartition(": ")[2] for sample in found] == ["record 0", "record 1"]
+def test_paths_stay_inside() -> None:
+    assert inside("./a//b.png", "") == "a/b.png"
+    assert inside(".\\b\\2.png", "") == "b/2.png"
+    for path in ("", " ", ".", "/", "/etc/passwd", "\\x", "..", "a/../b", "a\\..\\..\\b", "a\0b", "D:/x", None, 5):
+        with pytest.raises(DataError, match="field `image`"):
+            inside(path, "here")

@@ -5,42 +5,32 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-import pytest
 
-from fedcmp.data.scenes import CAMERAS, CELL, COLOURS, DIGITS, POOLS, make_scene, named_digits, render
+from fedcmp.data.scenes import CAMERAS, CELL, COLOURS, POOLS, make_scene, named_digits, render
 
 
 def test_pools_share_no_digit() -> None:
     spans = sorted(POOLS.values())
-    assert spans[0][0] == 0
-    assert spans[-1][1] == 1797
+    assert (spans[0][0], spans[-1][1]) == (0, 1797)
     assert all(left[1] == right[0] for left, right in itertools.pairwise(spans))
     for pool, (first, last) in POOLS.items():
-        sprites = {s for i in range(50) for s in make_scene(pool, "plain", i).sprites if s >= 0}
-        assert all(first <= sprite < last for sprite in sprites)
+        assert all(first <= s < last for i in range(50) for s in make_scene(pool, "plain", i).sprites if s >= 0)
 
 
-@pytest.mark.parametrize("camera", sorted(CAMERAS))
-def test_a_scene_is_a_pure_function(camera: str) -> None:
-    one, two = make_scene("val", camera, 3, seed=1), make_scene("val", camera, 3, seed=1)
-    assert one == two
-    assert render(one).tobytes() == render(two).tobytes()
-    assert make_scene("val", camera, 3, seed=2) != one
-    assert render(make_scene("val", camera, 4, seed=1)).tobytes() != render(one).tobytes()
+def test_a_scene_is_a_pure_function() -> None:
+    for camera in CAMERAS:
+        one, two = make_scene("val", camera, 3, seed=1), make_scene("val", camera, 3, seed=1)
+        assert one == two != make_scene("val", camera, 3, seed=2)
+        assert render(one).tobytes() == render(two).tobytes()
+        assert render(make_scene("val", camera, 4, seed=1)).tobytes() != render(one).tobytes()
 
 
-def test_captions_say_what_is_there() -> None:
+def test_captions_say_what_is_where_and_in_which_colour() -> None:
     for index in range(30):
         scene = make_scene("train", "plain", index)
-        assert 1 <= sum(digit >= 0 for digit in scene.digits) <= 4
         named = named_digits(scene.caption)
+        assert 1 <= len(named) <= 4
         assert sorted(named.values()) == sorted(digit for digit in scene.digits if digit >= 0)
-        assert scene.caption.count(" at the ") == len(named)
-
-
-def test_ink_is_where_the_caption_says_and_in_its_colour() -> None:
-    for index in range(20):
-        scene = make_scene("train", "plain", index)
         pixels = np.asarray(render(scene), np.float32)
         for place, colour in enumerate(scene.colours):
             row, column = divmod(place, 2)
@@ -48,9 +38,4 @@ def test_ink_is_where_the_caption_says_and_in_its_colour() -> None:
             assert bool(cell.max() > 60) == bool(colour)
             if colour:
                 brightest = cell.reshape(-1, 3)[cell.sum(-1).argmax()]
-                nearest = min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - brightest).sum())
-                assert nearest == colour
-
-
-def test_all_digits_have_names() -> None:
-    assert len(DIGITS) == len(set(DIGITS)) == 10
+                assert min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - brightest).sum()) == colour

@@ -1,246 +1,152 @@
-"""Pictures in folders and zips, domains, and the digit scenes as a source."""
+"""Domains, LLaVA's own layout and the digit scenes as sources: what is read, held out, named and left out."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import struct
-import zipfile
-import zlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from published import domain, lines, picture, read_lines, record
 
-import fedcmp.data.images
-from fedcmp.data.config import DataConfig
 from fedcmp.data.records import Sample
-from fedcmp.data.sources import build_source, count_domains, pairs_source
+from fedcmp.data.settings import DataConfig
+from fedcmp.data.sources import RecordSource, build_source, name_pictures, pairs_source
 from fedcmp.errors import ConfigError, DataError
 
 
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
-    return buffer.getvalue()
+def png(number: int) -> bytes:
+    return picture(number, "PNG")
 
 
-def domain(root: Path, name: str, train: dict[str, bytes], held_out: dict[str, bytes], packed: bool) -> None:
-    folder, pictures = root / name, train | held_out
-    folder.mkdir(parents=True)
-    if packed:
-        with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-            for file, content in pictures.items():
-                archive.writestr(file, content)
-    else:
-        (folder / "images").mkdir()
-        for file, content in pictures.items():
-            (folder / "images" / file).write_bytes(content)
-    for split, own in (("train", train), ("val", held_out)):
-        rows = [
-            {
-                "id": f"{name}-{split}-{file}",
-                "image": f"{name}/{file}",
-                "conversations": [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": f"a {name}."}],
-            }
-            for file in own
-        ]
-        (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+def ids(source: RecordSource, split: str, prefix: str = "") -> list[str]:
+    return [sample.id for sample in source.samples(split) if sample.id.startswith(prefix)]
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    reds = {"c.png": png("pink"), "d.png": png("salmon"), "e.png": png("pink")}
-    blues = {"c.png": png("navy"), "d.png": png("skyblue")}
-    domain(tmp_path, "red", {"a.png": png("red"), "b.png": png("darkred")}, reds, packed=True)
-    domain(tmp_path, "blue", {"a.png": png("blue")}, blues, packed=False)
+    """A domain in a zip that is halved, and one in a folder with a test set; two training pictures are held out."""
+    train = {"1": png(1), "2": png(5), "3": png(8), "4": png(4)}
+    domain(tmp_path, "red", packed=True, train=train, val={"1": png(5), "2": png(6), "3": png(5)})
+    domain(tmp_path, "blue", train={"1": png(7)}, val={"1": png(8), "2": png(9)}, test={"1": png(10)})
     return tmp_path
 
 
 def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path) -> None:
-    source = pairs_source(root)
-    samples = source.samples("train")
-    assert count_domains(samples) == {"blue": 1, "red": 2}
-    colours = {sample.id: source.image(sample).getpixel((0, 0)) for sample in samples}
-    assert colours["red-train-a.png"] == (255, 0, 0)
-    assert colours["blue-train-a.png"] == (0, 0, 255)
-    digests = {hashlib.sha256(png(colour)).hexdigest() for colour in ("red", "darkred", "blue")}
-    assert {source.digest(sample) for sample in samples} == digests
+    source = pairs_source(root, on_overlap="ignore")
+    samples = {sample.id: sample for sample in source.samples("train")}
+    assert Counter(sample.domain for sample in samples.values()) == {"blue": 1, "red": 4}
+    for name, number in (("red-train-1", 1), ("blue-train-1", 7)):
+        assert source.digest(samples[name]) == hashlib.sha256(png(number)).hexdigest()
+        assert source.image(samples[name]).size == (16, 12)
 
 
-def test_equal_pictures_are_held_out_on_one_side(root: Path) -> None:
+def test_a_domain_with_a_test_file_is_not_halved_and_equal_pictures_are_on_one_side(root: Path) -> None:
     source = pairs_source(root)
-    halves = [{sample.id for sample in source.samples(split)} for split in ("val", "test")]
-    assert sum(map(len, halves)) == 5
-    assert all(len([name for name in half if name.startswith("blue")]) == 1 for half in halves)
-    assert any({"red-val-c.png", "red-val-e.png"} <= half for half in halves)
-    assert any({"red-val-d.png"} <= half and "red-val-c.png" not in half for half in halves)
+    assert (ids(source, "val", "blue"), ids(source, "test", "blue")) == (["blue-val-1", "blue-val-2"], ["blue-test-1"])
+    halves = sorted([ids(source, "val", "red"), ids(source, "test", "red")], key=len)
+    assert halves == [["red-val-2"], ["red-val-1", "red-val-3"]]
+
+
+def test_held_out_pictures_leave_training(root: Path) -> None:
+    source = pairs_source(root)
+    assert ids(source, "train") == ["blue-train-1", "red-train-1", "red-train-4"]
+    assert source.left_out == {"training samples whose picture is also held out": 2}
+    assert len(pairs_source(root, on_overlap="ignore").samples("train")) == 5
+    with pytest.raises(DataError, match=r"2 training .*red/train\.jsonl:2 and .*red/val\.jsonl:[13].*data\.on_overlap"):
+        build_source(DataConfig(kind="pairs", root=str(root), on_overlap="error"))
+
+
+def test_a_picture_is_hashed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = RecordSource._read
+    monkeypatch.setattr(RecordSource, "_read", lambda self, one: read.append(one.id) or original(self, one))
+    source = pairs_source(root)
+    for split in ("train", "val", "test"):
+        for sample in source.samples(split):
+            assert source.digest(sample) == source.digest(sample)
+    assert len(read) == len(set(read))
 
 
 def test_domains_are_chosen_and_misspelt_ones_named(root: Path) -> None:
-    assert count_domains(pairs_source(root, ["red"]).samples("train")) == {"red": 2}
-    with pytest.raises(ConfigError, match=r'data\.domains: no domain .rde.*did you mean "red"'):
+    assert set(ids(pairs_source(root, ["blue"]), "train")) == {"blue-train-1"}
+    with pytest.raises(ConfigError, match=r'data\.domains.*did you mean "red"'):
         pairs_source(root, ["rde"])
-    with pytest.raises(DataError, match=r"data\.root: no folder"):
+    with pytest.raises(DataError, match=r"data\.root"):
         pairs_source(root / "nowhere")
-    with pytest.raises(DataError, match=r"holds a train\.jsonl"):
-        pairs_source(root / "blue" / "images")
 
 
-def test_a_missing_picture_is_named_or_skipped(root: Path) -> None:
-    (root / "blue" / "images" / "a.png").unlink()
-    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png is not in"):
-        pairs_source(root)
-    source = pairs_source(root, on_bad="skip")
-    assert sum(source.left_out.values()) == 1
-    assert count_domains(source.samples("train")) == {"red": 2}
-
-
-@pytest.mark.parametrize("name", ["red", "blue"])
-def test_a_suffix_in_capital_letters_is_told_what_is_there(root: Path, name: str) -> None:
-    records = root / name / "train.jsonl"
-    records.write_text(records.read_text().replace(f"{name}/a.png", f"{name}/a.PNG"))
-    with pytest.raises(DataError, match=rf"picture {name}/a\.PNG is not in .*, but a\.png is: capital letters count"):
-        pairs_source(root)
-
-
-@pytest.mark.parametrize(("asked", "there", "hint"), [
-    ("a.png", "images/deep/a.png", ""),
-    ("a.png", "images/a.png", "images/a.png"),
-    ("x/y/a.png", "a.png", "a.png"),
-    ("red\\a.png", "red/a.png", "red/a.png"),
-    ("r\u00e9d.png", "re\u0301d.png", "NFD"),
-    ("re\u0301d.png", "pictures/r\u00e9d.png", "NFC"),
-])  # fmt: skip
-def test_a_name_that_differs_a_little_is_told_what_is_there(tmp_path: Path, asked: str, there: str, hint: str) -> None:
-    domain(tmp_path, "red", {"b.png": png("red")}, {}, packed=True)
-    folder = tmp_path / "red"
-    folder.joinpath("images.zip").unlink()
-    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-        archive.writestr(there, png("red"))
-    row = json.loads((folder / "train.jsonl").read_text())
-    (folder / "train.jsonl").write_text(json.dumps({**row, "image": asked}) + "\n")
-    with pytest.raises(DataError) as caught:
-        pairs_source(tmp_path)
-    assert f"picture {asked} is not in" in str(caught.value)
-    said = str(caught.value).partition("images.zip")[2]
-    assert (hint in said) if hint else not said
-
-
-def test_an_unreadable_picture_is_named(root: Path) -> None:
-    (root / "blue" / "images" / "a.png").write_bytes(b"no picture")
+def test_missing_and_unreadable_pictures_are_named(root: Path) -> None:
+    pictures = root / "blue" / "images"
+    (pictures / "train-1").write_bytes(b"no picture")
     source = pairs_source(root, ["blue"])
-    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/a\.png cannot be decoded") as caught:
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/train-1"):
         source.image(source.samples("train")[0])
-    assert "0x" not in str(caught.value), "no address in memory"
-
-
-def test_links_that_lead_out_of_the_folder_are_not_followed(root: Path, tmp_path: Path) -> None:
-    images, outside = root / "blue" / "images", tmp_path / "outside.png"
-    outside.write_bytes((images / "a.png").read_bytes())
-    (images / "b.png").write_bytes(png("blue"))
-    (images / "inside.png").symlink_to(images / "b.png")
-    (images / "a.png").unlink()
-    (images / "a.png").symlink_to(outside)
-    with pytest.raises(DataError, match=r"picture blue/a\.png is no file, or a link that leads out of .*give"):
-        pairs_source(root, ["blue"])
-    store = fedcmp.data.images.ImageStore(images)
-    (images / "away").symlink_to(tmp_path)
-    assert store.names(["inside.png", "a.png", "away/outside.png", "../outside.png", "b.png", "", "."]) == {
-        "inside.png", "b.png",
-    }  # fmt: skip
-    linked = tmp_path / "linked"
-    linked.symlink_to(images)
-    assert fedcmp.data.images.ImageStore(linked).names(["b.png"]) == {"b.png"}, "the folder may be a link: prepare's is"
-
-
-def test_an_encrypted_zip_is_named(root: Path) -> None:
-    path = root / "red" / "images.zip"
-    content = path.read_bytes().replace(b"PK\x01\x02\x14\x03\x14\x00\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01\x00")
-    path.write_bytes(content.replace(b"PK\x03\x04\x14\x00\x00\x00", b"PK\x03\x04\x14\x00\x01\x00"))
-    store, sample = fedcmp.data.images.ImageStore(path), Sample("1", "a.png", "a", "red", origin="a.jsonl:1")
-    with pytest.raises(DataError, match=r"a\.jsonl:1: cannot read picture a\.png in .*images\.zip: .*encrypted"):
-        store.read("a.png", sample.origin)
-    store.close()
-
-
-def test_bombs_are_refused_before_they_are_unpacked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = pairs_source(root, ["red"])
-    sample = source.samples("train")[0]
-    with monkeypatch.context() as patch:
-        patch.setattr(fedcmp.data.images, "LARGEST_FILE", 10)
-        with pytest.raises(DataError, match=r"picture a\.png in .*images\.zip has \d+ bytes, more than 10"):
-            source.image(sample)
-    for width, height, most, named in (
-        (10_000, 10_000, None, r"10,000 x 10,000 .*data\.max_pixels=89,478,485"),  # Pillow would warn of this,
-        (2**20, 2**20, None, r"data\.max_pixels=89,478,485"),  # and refuse this,
-        (8, 9, 71, r"8 x 9 .*data\.max_pixels=71"),
-        (100_000, 1, None, r"100,000 x 1 .*factor"),
-        (1, 201, None, r"1 x 201 .*factor"),
-    ):
-        parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9)))
-        chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
-        bomb = b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-        with pytest.raises(DataError, match=rf"picture red/a\.png cannot be decoded: .*{named}"):
-            fedcmp.data.images.decode(bomb, sample, *([most] if most else []))
-    assert Image.MAX_IMAGE_PIXELS == 89_478_485 == DataConfig.max_pixels, "as Pillow has it, before and after"
-
-
-def test_a_broken_zip_is_named(root: Path) -> None:
-    (root / "red" / "images.zip").write_bytes(b"PK no zip")
-    with pytest.raises(DataError, match=r"images\.zip cannot be read as a zip"):
+    (pictures / "train-1").unlink()
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/train-1"):
         pairs_source(root)
+    source = pairs_source(root, on_bad="skip", on_overlap="ignore")
+    assert source.left_out == {"records whose picture is missing": 1}
+    assert len(source.samples("train")) == 4
 
 
 def test_llavas_own_layout(root: Path) -> None:
-    config = DataConfig(
-        kind="file",
-        train=str(root / "red" / "train.jsonl"),
-        val=str(root / "red" / "val.jsonl"),
-        images=str(root / "red" / "images.zip"),
-    )
+    home = root / "red"
+    train, val, images = str(home / "train.jsonl"), str(home / "val.jsonl"), str(home / "images.zip")
+    config = DataConfig(kind="file", train=train, val=val, images=images, on_overlap="ignore")
     source = build_source(config)
-    held_out = {sample.id: sample for split in ("val", "test") for sample in source.samples(split)}
-    assert source.image(held_out["red-val-d.png"]).getpixel((0, 0)) == (250, 128, 114)
-    own_test = replace(config, val=str(root / "red" / "train.jsonl"), test=str(root / "red" / "val.jsonl"))
-    with pytest.raises(DataError, match=r"id 'red-train-a\.png' stands already"):
-        build_source(own_test)
-    source = build_source(replace(own_test, train=str(root / "red" / "val.jsonl"), test=None))
-    assert len(source.samples("val")) == len(source.samples("test")) == 1
-    with pytest.raises(ConfigError, match=r"data\.images is needed for data\.kind=file"):
-        DataConfig(kind="file", train="a", val="b").validate()
+    assert [len(source.samples(split)) for split in ("train", "val", "test")] in ([4, 2, 1], [4, 1, 2])
+    with pytest.raises(DataError, match="id 'red-train-1'"):
+        build_source(replace(config, val=train, test=val))
+    for words, key in (({"images": None}, "images"), ({"val": None, "test": "t.jsonl"}, "test")):
+        with pytest.raises(ConfigError, match=rf"data\.{key}"):
+            replace(config, **words).validate()
+    lines(home / "many.jsonl", *(record(number, f"train-{1 + number % 4}") for number in range(30)))
+    source = build_source(replace(config, train=str(home / "many.jsonl"), val=None, held_out_per_domain=6))
+    assert len(source.samples("val")) + len(source.samples("test")) == 6, "without held-out records some are held out"
+    assert not {source.digest(one) for one in source.samples("val")} & set(map(source.digest, source.samples("test")))
 
 
-def test_a_file_without_held_out_records_gives_some_of_its_own(tmp_path: Path) -> None:
-    pictures = {f"{number}.png": png(f"#{number % 7:02d}0000") for number in range(30)}  # some are equal
-    domain(tmp_path, "red", pictures, {}, packed=True)
-    folder = tmp_path / "red"
-    config = DataConfig(
-        kind="file", train=str(folder / "train.jsonl"), images=str(folder / "images.zip"), held_out_per_domain=6
-    )
-    config.validate()
-    source = build_source(config)
-    parts = {split: source.samples(split) for split in ("train", "val", "test")}
-    assert len(parts["val"]) + len(parts["test"]) == 6
-    seen = {split: {source.digest(sample) for sample in samples} for split, samples in parts.items()}
-    assert not seen["val"] & seen["test"]
-    assert not seen["train"] & (seen["val"] | seen["test"]), "pictures that are equal are not trained on, either"
-    with pytest.raises(ConfigError, match=r"data\.test is given without data\.val"):
-        replace(config, test="t.jsonl").validate()
+def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two hospitals are prepared as one domain; the second has two rows of each picture; val-same is in both."""
+    for first, name in ((10, "north"), (20, "south")):
+        val = {"scan": png(first + 1), "same": png(1), name: png(first + 2)}
+        home = domain(tmp_path, name, train={"1": png(first)}, val=val, test={"1": png(first + 3)})
+        rows = read_lines(home / "val.jsonl")
+        rows = [{**row, "image": row["image"].split("/")[1], "domain": "clinic"} for row in rows]
+        again = [{**row, "id": f"{row['id']} again"} for row in rows] if name == "south" else []
+        lines(home / "val.jsonl", *rows, *again)
+    source = pairs_source(tmp_path)
+    samples = source.samples("val")
+    named = dict(zip((one.id for one in samples), name_pictures(samples, source), strict=True))
+    assert named["north-val-scan"] != named["south-val-scan"] == named["south-val-scan again"]
+    assert named["north-val-scan"].startswith("val-scan ")
+    assert named["north-val-same"] == named["south-val-same"], "equal pictures are one"
+    monkeypatch.setattr(RecordSource, "digest", None)  # all others keep their name, and are not read
+    alone: list[Sample] = [one for one in samples if one.image in ("val-north", "val-south")]
+    assert name_pictures(alone, source) == ("val-north", "val-south", "val-south")
 
 
 def test_scenes_are_a_source() -> None:
-    config = DataConfig(
-        scenes_per_camera=3, val_scenes_per_camera=2, test_scenes_per_camera=2, domains=["plain", "tilted"]
-    )
+    config = DataConfig(scenes_per_camera=3, val_scenes_per_camera=2, test_scenes_per_camera=2,
+                        domains=["plain", "tilted"])  # fmt: skip
     source = build_source(config, seed=4)
     train, val = source.samples("train"), source.samples("val")
-    assert count_domains(train) == {"plain": 3, "tilted": 3}
+    assert Counter(sample.domain for sample in train) == {"plain": 3, "tilted": 3}
     assert len({sample.id for sample in [*train, *val, *source.samples("test")]}) == 14
     assert source.image(train[0]).size == (32, 32)
-    references = [sample.caption for sample in val]
-    assert source.score(references, val)["digits_named"] == 1.0
-    with pytest.raises(ConfigError, match=r'no camera .plane.; did you mean "plain"'):
+    assert source.score([sample.caption for sample in val], val)["digits_named"] == 1.0
+    (present, *_) = source.objects(train[0])
+    assert " nobody at the " in (source.swapped(train[0], present, "nobody") or "")
+    with pytest.raises(ConfigError, match=r'did you mean "plain"'):
         build_source(DataConfig(domains=["plane"]))
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("kind", "pars"), ("on_bad_record", "skp"), ("turns", "none"), ("on_overlap", "x"), ("workers", -1),
+    ("max_train_per_domain", -1), ("held_out_per_domain", 1), ("max_caption_tokens", 1),
+])  # fmt: skip
+def test_bad_settings_are_named(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"data\.{key}.*{value}"):
+        DataConfig(**{key: value}).validate()  # type: ignore[arg-type]

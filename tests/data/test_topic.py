@@ -5,38 +5,35 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedcmp.data.config import DataConfig
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import PartitionConfig, partition
-from fedcmp.data.scenarios.config import TopicConfig
-from fedcmp.data.scenarios.overlap import mean_overlap
+from fedcmp.data.scenarios.manifest import mean_overlap
 from fedcmp.data.scenarios.quantity import even_sizes
-from fedcmp.data.scenarios.topic import LEAST, partition_topics, topic_counts, topics_of
+from fedcmp.data.scenarios.topic import LEAST, TopicConfig, partition_topics, topic_counts, topics_of
+from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import build_source
 
 
-def margins(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Topics and clients of very different sizes, some with a single sample."""
-    rng = np.random.default_rng(seed)
-    num_clients, num_topics = int(rng.integers(1, 40)), int(rng.integers(1, 60))
-    totals = 1 + rng.geometric(0.02, num_topics)
-    totals[rng.integers(num_topics)] = 1
-    cuts = np.sort(rng.choice(np.arange(1, totals.sum()), num_clients - 1, replace=False))
-    return totals, np.diff(cuts, prepend=0, append=totals.sum())
+@pytest.mark.parametrize("alpha", [1e-3, 1.0, 1e4])
+def test_both_margins_are_exact(alpha: float) -> None:
+    """Of topics and clients of very different sizes, some with a single sample."""
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        num_clients, num_topics = int(rng.integers(1, 40)), int(rng.integers(1, 60))
+        totals = 1 + rng.geometric(0.02, num_topics)
+        totals[rng.integers(num_topics)] = 1
+        cuts = np.sort(rng.choice(np.arange(1, totals.sum()), num_clients - 1, replace=False))
+        sizes = np.diff(cuts, prepend=0, append=totals.sum())
+        counts = topic_counts(totals, sizes, alpha, np.random.default_rng(seed))
+        assert counts.dtype == np.int64
+        assert counts.min() >= 0
+        assert counts.sum(axis=0).tolist() == totals.tolist()
+        assert counts.sum(axis=1).tolist() == sizes.tolist()
+    with pytest.raises(ValueError, match="10 samples in topics, 11 at clients"):
+        topic_counts(np.array([10]), np.array([11]), 1.0, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("alpha", [1e-3, 0.1, 1.0, 1e4])
-@pytest.mark.parametrize("seed", range(12))
-def test_both_margins_are_exact(seed: int, alpha: float) -> None:
-    totals, sizes = margins(seed)
-    counts = topic_counts(totals, sizes, alpha, np.random.default_rng(seed))
-    assert counts.dtype == np.int64
-    assert counts.min() >= 0
-    assert counts.sum(axis=0).tolist() == totals.tolist()
-    assert counts.sum(axis=1).tolist() == sizes.tolist()
-
-
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(3))
 def test_alpha_governs_the_mixture(seed: int) -> None:
     totals, sizes = np.array([500, 300, 100, 50, 50] * 4), np.array([400, 400, 1000, 1000, 1200])
     overlaps = []
@@ -46,17 +43,13 @@ def test_alpha_governs_the_mixture(seed: int) -> None:
     assert overlaps == sorted(overlaps)
     assert overlaps[0] < 0.25
     assert overlaps[-1] > 0.97
-    expected = np.outer(sizes, totals) / totals.sum()
-    assert np.abs(counts - expected).max() < 5, "far above 1 the mixtures are those of all data"
-
-
-def test_small_alpha_gives_a_client_few_topics() -> None:
+    assert np.abs(counts - np.outer(sizes, totals) / totals.sum()).max() < 5, "far above 1: those of all data"
     for alpha in (1e-4, 0.01, 0.1):
-        counts = topic_counts(np.full(10, 100), np.full(10, 100), alpha, np.random.default_rng(0))
-        assert (counts > 0).sum(axis=1).mean() < 3, "nor does it get a little of everything when its favourite is gone"
+        few = topic_counts(np.full(10, 100), np.full(10, 100), alpha, np.random.default_rng(seed))
+        assert (few > 0).sum(axis=1).mean() < 3.5, "nor does it get a little of everything when its favourite is gone"
 
 
-@pytest.mark.parametrize("alpha", [0.5, 2.0, 20.0])
+@pytest.mark.parametrize("alpha", [0.5, 20.0])
 def test_among_many_clients_the_mixtures_are_dirichlet(alpha: float) -> None:
     """One of many is not fitted much: mean and spread are those of the distribution."""
     totals, sizes = np.array([60_000, 30_000, 10_000]), np.full(500, 200)
@@ -66,56 +59,44 @@ def test_among_many_clients_the_mixtures_are_dirichlet(alpha: float) -> None:
     assert shares.std(axis=0) == pytest.approx(np.sqrt(prior * (1 - prior) / (alpha + 1)), rel=0.1)
 
 
-def test_single_samples_go_to_anybody() -> None:
+def test_single_samples_go_to_any_client() -> None:
     """Rounding is fair: of topics with one sample each, no client gets more than its share."""
     counts = topic_counts(np.ones(3000, np.int64), even_sizes(3000, 6), 1e6, np.random.default_rng(1))
     assert counts.sum(axis=1).tolist() == [500] * 6
-    halves = counts[:, :1500].sum(axis=1)
-    assert halves == pytest.approx(np.full(6, 250), abs=60)
+    assert counts[:, :1500].sum(axis=1) == pytest.approx(np.full(6, 250), abs=60)
 
 
 def test_many_samples_and_clients() -> None:
     rng = np.random.default_rng(0)
-    topics = [str(number) for number in rng.zipf(1.5, 60_000) % 50]
+    topics = [str(number) for number in rng.zipf(1.5, 20_000) % 50]
     sizes = even_sizes(len(topics), 100)
     clients = partition_topics(topics, sizes, 0.5, rng)
     assert list(map(len, clients)) == sizes.tolist()
     assert sorted(place for client in clients for place in client) == list(range(len(topics)))
 
 
-def test_margins_that_do_not_agree_are_refused() -> None:
-    with pytest.raises(ValueError, match="10 samples in topics, 11 at clients"):
-        topic_counts(np.array([10]), np.array([11]), 1.0, np.random.default_rng(0))
-
-
-def labelled(domain: str, label: str | None, count: int, start: int = 0) -> list[Sample]:
-    return [Sample(f"{domain}-{label}-{n}", "x.png", "a x", domain, label) for n in range(start, start + count)]
+def labelled(domain: str, label: str | None, count: int) -> list[Sample]:
+    return [Sample(f"{domain}-{label}-{n}", "x.png", "a x", domain, label) for n in range(count)]
 
 
 def test_a_label_belongs_to_its_domain() -> None:
-    samples = [
-        *labelled("doodles", "cat", LEAST),
-        *labelled("waste", "cat", LEAST),
-        *labelled("waste", "rare", LEAST - 1),
-        *labelled("waste", "rarer", 1),
-        *labelled("shapes", None, 2),
-    ]
+    kinds = (("doodles", "cat", LEAST), ("waste", "cat", LEAST), ("waste", "rare", LEAST - 1), ("waste", "rarer", 1),
+             ("shapes", None, 2))  # fmt: skip
+    samples = [sample for kind in kinds for sample in labelled(*kind)]
     names = topics_of(samples)
     assert dict.fromkeys(names) == dict.fromkeys(["doodles/cat", "waste/cat", "waste/other", "shapes/unlabelled"])
     assert names.count("waste/other") == LEAST
     assert topics_of(samples[::-1]) == names[::-1]
     assert set(topics_of(samples, "source")) == {"doodles", "waste", "shapes"}
+    scenes = build_source(DataConfig(scenes_per_camera=20)).samples("train")
+    assert topics_of(scenes) == [f"digit {sample.label[0]}" for sample in scenes if sample.label]
 
 
 def test_given_topics_are_assigned() -> None:
-    samples = labelled("a", None, 40)
+    samples, config = labelled("a", None, 40), PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster"))
     topics = ["even" if n % 2 else "odd" for n in range(40)]
-    split = partition(samples, PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster")), 0, topics)
+    split = partition(samples, config, 0, topics)
     assert split.topics == tuple(topics)
     assert [len({topics[p] for p in client}) for client in split.clients] == [1, 1]
-
-
-def test_scenes_show_a_first_digit() -> None:
-    samples = build_source(DataConfig(scenes_per_camera=20)).samples("train")
-    assert set(topics_of(samples)) <= {f"digit {digit}" for digit in range(10)}
-    assert all(topic == f"digit {sample.label[0]}" for topic, sample in zip(topics_of(samples), samples, strict=True))
+    with pytest.raises(ValueError, match="clusters"):
+        partition(samples, config, 0)

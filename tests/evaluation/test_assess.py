@@ -1,43 +1,119 @@
-"""The `test` part of a summary, and what it costs nothing to leave out."""
+"""The `test` part of a summary: alone and on ranks."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from ranks import Ranks, run_ranks
 
 from fedcmp.config import load_config, to_yaml
+from fedcmp.data.collate import Batches, CaptionEncoder
+from fedcmp.data.features import compute_features
 from fedcmp.data.records import Sample, parse_pairs
+from fedcmp.data.sources import SceneSource
+from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.evaluation import assess
-from fedcmp.evaluation.assess import HeldOut, caption_pictures, mean_measure
+from fedcmp.evaluation.assess import caption_pictures, mean_measure, measure
 from fedcmp.evaluation.cider import cider_d
-from fedcmp.evaluation.config import EvaluationConfig
-from fedcmp.evaluation.losses import EvalData
-from fedcmp.report.summary import QUALITY, known_columns, quality_columns
+from fedcmp.evaluation.losses import EvalData, HeldOut
+from fedcmp.evaluation.probe import probe
+from fedcmp.evaluation.settings import EvaluationConfig
+from fedcmp.evaluation.sharing import score_rows, write_rows
+from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm
+from fedcmp.models.projector import ProjectorConfig, init_params
+from fedcmp.module import ProjectorAlignment
 
-RECORD = {"id": "a", "image": "a.png", "conversations": [{"from": "gpt", "value": "a cat."}]}
-PROBE = {"accuracy": 0.75, "questions": 6, "by_kind": {"random": 0.5}}
-MEASURE = {
-    "loss": 1.5,
-    "domains": {"a": 1.0, "b": 2.0},
-    "worst_domain": {"name": "b", "loss": 2.0},
-    "loss_shuffled": 2.0,
-    "image_use": 0.5,
-    "token_accuracy": 0.5,
-    "cider": None,
-    "probe": PROBE,
-}
+SETTINGS = EvaluationConfig(captions=9, examples=2, max_tokens=12, questions=6)
+PARAMS = init_params(96, 96, ProjectorConfig(), torch.Generator().manual_seed(3))
 
 
-def test_all_captions_of_a_picture_are_references() -> None:
-    assert parse_pairs(RECORD, "x:1")[0].captions == ()
-    assert parse_pairs({**RECORD, "captions": None}, "x:1")[0].captions == ()
-    assert parse_pairs({**RECORD, "captions": [" a cat. ", "one cat"]}, "x:1")[0].captions == ("a cat.", "one cat")
+@pytest.fixture(scope="module")
+def held_out(tower: VisionTower, llm: LanguageModel) -> HeldOut:
+    source = SceneSource({"train": 0, "val": 0, "test": 6}, ["plain", "noisy", "faint"])
+    samples = source.samples("test")
+    table = compute_features(source, samples, lambda pictures: tower.encode(tower.preprocess(pictures)))
+    batches = Batches(table, CaptionEncoder.of(llm)(samples), llm.pad_id, torch.device("cpu"))
+    return HeldOut(EvalData(batches, tuple(one.domain for one in samples), batch_size=4), samples, source)
+
+
+def assessed(llm: LanguageModel, held_out: HeldOut, team: Team) -> dict[str, Any]:
+    module = ProjectorAlignment(None, llm, PARAMS)
+    found = caption_pictures(module, PARAMS, held_out, SETTINGS, team)
+    captions = [(one.sample.id, one.generated) for one in found.captioned]
+    return {**measure(module, PARAMS, held_out, SETTINGS, team), **found.scores, "captions": captions}
+
+
+@pytest.mark.parametrize(("world_size", "group_size"), [(2, 1), (4, 2)])
+def test_any_number_of_ranks_gives_the_bits_of_one_process(
+    llm: LanguageModel, held_out: HeldOut, world_size: int, group_size: int
+) -> None:
+    alone = assessed(llm, held_out, Solo())
+    assert alone["probe"]["questions"] == 36
+    assert len(alone["captions"]) == 9
+    assert alone["cider"] > 0
+    for found in run_ranks(lambda: assessed(llm, held_out, Ranks(group_size)), world_size):
+        assert found == alone
+
+
+def test_ranks_that_share_the_llm_find_the_same(llm: LanguageModel, held_out: HeldOut) -> None:
+    def on_this_rank() -> dict[str, Any]:
+        team, own = Ranks(2, in_step=True), load_llm(ModelConfig())
+        team.shard(own.layers)
+        return assessed(own, held_out, team)
+
+    alone = assessed(llm, held_out, Solo())
+    server, other = run_ranks(on_this_rank, 2)
+    assert server == other
+    assert server["captions"] == alone["captions"]
+    assert server["loss"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert server["probe"]["accuracy"] == pytest.approx(alone["probe"]["accuracy"], abs=0.1)
+
+
+def test_rows_are_shared_batch_by_batch_and_come_back_in_order() -> None:
+    def on_this_rank() -> tuple[Any, ...]:
+        team, done = Ranks(1), []
+
+        def score(rows: range) -> torch.Tensor:
+            done.append((rows.start, rows.stop))
+            return torch.tensor([[float(row), 10.0 * row] for row in rows]).T
+
+        scores = score_rows(team, 10, 3, score, num_scores=2)
+        return done, scores, write_rows(team, 10, 3, lambda rows: [f"row {row}" for row in rows])
+
+    found = run_ranks(on_this_rank, 3)
+    assert [done for done, *_ in found] == [[(0, 3), (9, 10)], [(3, 6)], [(6, 9)]]
+    for _, scores, texts in found:
+        assert scores.dtype == torch.float64
+        assert scores.tolist() == [[float(row) for row in range(10)], [10.0 * row for row in range(10)]]
+        assert texts == [f"row {row}" for row in range(10)]
+
+
+def test_an_error_on_one_rank_is_raised_on_all(llm: LanguageModel, held_out: HeldOut) -> None:
+    def broken(positions: object) -> Any:
+        raise OSError("the disk is gone")
+
+    def on_this_rank() -> str:
+        team = Ranks(1)
+        mine = held_out if team.rank else replace(held_out, data=EvalData(broken, held_out.data.domains))
+        with pytest.raises(OSError, match="the disk is gone") as caught:
+            probe(ProjectorAlignment(None, llm, PARAMS), PARAMS, mine, SETTINGS, team)
+        return str(caught.value)
+
+    assert run_ranks(on_this_rank, 2) == ["the disk is gone", "the disk is gone (on rank 0)"]
+
+
+def test_all_captions_of_a_record_are_references() -> None:
+    record = {"id": "a", "image": "a.png", "conversations": [{"from": "gpt", "value": "a cat."}]}
+    assert parse_pairs({**record, "captions": None}, "x:1")[0].captions == ()
+    assert parse_pairs({**record, "captions": [" a cat. ", "one cat"]}, "x:1")[0].captions == ("a cat.", "one cat")
     for wrong in ("a cat.", ["a cat.", 7], ["a cat.", " "], {"0": "a cat."}):
-        with pytest.raises(DataError, match=r"x:1: field `captions` must be a list of texts.*\(id a\)"):
-            parse_pairs({**RECORD, "captions": wrong}, "x:1")
+        with pytest.raises(DataError, match=r"x:1: .*captions"):
+            parse_pairs({**record, "captions": wrong}, "x:1")
 
 
 def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,63 +124,45 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
         Sample("d", "1.png", "a house", "houses"),
     ]
     said = {0: "a cat that sits", 1: "a dog that runs", 3: "a house"}
+    monkeypatch.setattr(assess, "caption", lambda module, params, data, positions, *_: [said[one] for one in positions])
 
-    def caption(module: Any, params: Any, data: Any, positions: list[int], *_: Any) -> list[str]:
-        return [said[position] for position in positions]
+    class Silent:
+        def score(self, captions: Any, samples: Any) -> dict[str, float]:
+            return {}
 
-    monkeypatch.setattr(assess, "caption", caption)
     domains, names = (tuple(getattr(one, field) for one in samples) for field in ("domain", "image"))
     held_out = HeldOut(EvalData(lambda positions: {}, domains, pictures=names), samples, Silent())  # type: ignore[arg-type]
     found = caption_pictures(None, {}, held_out, EvaluationConfig(captions=9, examples=0))  # type: ignore[arg-type]
     assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
-    texts = [one.generated for one in found.captioned]
     references = {"a": ["a red cat", "a cat that sits"], "b": ["one dog", "a dog that runs"], "d": ["a house"]}
-    expected = cider_d(texts, [references[one.sample.id] for one in found.captioned]).score
-    assert found.scores["cider"] == expected
-
-
-class Silent:
-    def score(self, captions: Any, samples: Any) -> dict[str, float]:
-        return {}
+    texts = [one.generated for one in found.captioned]
+    assert found.scores["cider"] == cider_d(texts, [references[one.sample.id] for one in found.captioned]).score
 
 
 def test_the_mean_of_several_projectors() -> None:
+    probed = {"accuracy": 0.75, "questions": 6, "by_kind": {"random": 0.5}}
+    one = {"domains": {"a": 1.0, "b": 2.0}, "worst_domain": {"name": "b", "loss": 2.0}, "cider": None, "probe": probed}
     other = {
-        **MEASURE,
         "domains": {"a": 5.0, "b": 3.0},
         "worst_domain": {"name": "a", "loss": 5.0},
-        "probe": {**PROBE, "accuracy": 0.25, "by_kind": {"random": 0.0}},
+        "cider": None,
+        "probe": {"accuracy": 0.25, "questions": 6, "by_kind": {"random": 0.0}},
     }
-    found = mean_measure([MEASURE, other])
-    assert found["domains"] == {"a": 3.0, "b": 2.5}
-    assert found["worst_domain"] == {"name": "a", "loss": 3.0}
-    assert found["cider"] is None
-    assert found["probe"] == {"accuracy": 0.5, "questions": 6, "by_kind": {"random": 0.25}}
-    assert mean_measure([{**MEASURE, "probe": None}, {**other, "probe": None}])["probe"] is None
+    assert mean_measure([one, other]) == {
+        "domains": {"a": 3.0, "b": 2.5},
+        "worst_domain": {"name": "a", "loss": 3.0},
+        "cider": None,
+        "probe": {"accuracy": 0.5, "questions": 6, "by_kind": {"random": 0.25}},
+    }
 
 
-def test_tables_leave_out_what_nobody_knows() -> None:
-    rows = [["x", *quality_columns(MEASURE)], ["y", *quality_columns(None)]]
-    header, rows = known_columns(["run", *QUALITY], rows)
-    assert header == ["run", "test", "shuffled", "image use", "worst domain", "tokens", "yes/no"]
-    assert rows == [["x", 1.5, 2.0, 0.5, "b 2.000", 0.5, 0.75], ["y", *[None] * 6]]
-
-
-def test_off_is_off_in_yaml_too(tmp_path: Path) -> None:
+def test_settings(tmp_path: Path) -> None:
     config = load_config(None, ["evaluation.probe=off"])
     assert config.evaluation.probe == "off"
     (tmp_path / "off.yaml").write_text("evaluation: {probe: off}\n")
     assert load_config(tmp_path / "off.yaml").evaluation.probe == "off"
     (tmp_path / "again.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "again.yaml") == config
-
-
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"probe": "statements"}, r'evaluation\.probe: unknown choice .*did you mean "statement"'),
-    ({"questions": -1}, r"evaluation\.questions must be at least 0, got -1"),
-    ({"captions": -1}, r"evaluation\.captions must be at least 0"),
-    ({"batch_size": 0}, r"evaluation\.batch_size must be at least 1"),
-])  # fmt: skip
-def test_bad_settings_name_the_key(changes: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        EvaluationConfig(**changes).validate()
+    for key, value in (("probe", "statements"), ("questions", -1), ("captions", -1), ("batch_size", 0)):
+        with pytest.raises(ConfigError, match=rf"evaluation\.{key}"):
+            EvaluationConfig(**{key: value}).validate()

@@ -1,4 +1,4 @@
-"""CIDEr-D by hand, against plain vectors over all n-grams, and against the library whose figures are published."""
+"""CIDEr-D by hand, against plain vectors over all n-grams, and against figures of the published scorer."""
 
 from __future__ import annotations
 
@@ -71,27 +71,17 @@ def test_the_published_scorer_gives_the_same() -> None:
     assert found.score == pytest.approx(sum(PUBLISHED) / 6, rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_the_formulas_give_the_same_as_plain_vectors(seed: int) -> None:
-    rng = random.Random(seed)
+def test_the_formulas_give_the_same_as_plain_vectors() -> None:
+    rng = random.Random(0)
 
     def text() -> str:
         return " ".join(rng.choices("abcdefg", k=rng.randint(1, 10)))
 
-    count = rng.randint(2, 7)
-    references = [[text() for _ in range(rng.randint(1, 4))] for _ in range(count)]
-    candidates = [text() for _ in range(count)]
-    assert cider_d(candidates, references).each == pytest.approx(with_vectors(candidates, references), abs=1e-9)
-
-
-def test_the_library_gives_the_same_where_it_is_installed() -> None:
-    scorer = pytest.importorskip("pycocoevalcap.cider.cider_scorer", reason="pycocoevalcap is not installed")
-    theirs = scorer.CiderScorer(n=4, sigma=6.0)
-    for candidate, one in zip(CANDIDATES, REFERENCES, strict=True):
-        theirs += (" ".join(words_of(candidate)), [" ".join(words_of(text)) for text in one])
-    score, each = theirs.compute_score()
-    found = cider_d(CANDIDATES, REFERENCES)
-    assert (found.score, found.each) == (pytest.approx(score), pytest.approx(tuple(each)))
+    for _ in range(20):
+        count = rng.randint(2, 7)
+        references = [[text() for _ in range(rng.randint(1, 4))] for _ in range(count)]
+        candidates = [text() for _ in range(count)]
+        assert cider_d(candidates, references).each == pytest.approx(with_vectors(candidates, references), abs=1e-9)
 
 
 def test_values_that_one_can_compute_by_hand() -> None:

@@ -1,10 +1,12 @@
-"""Token accuracy: beside the loss, from the same forward pass."""
+"""Losses, token accuracy and the use of the pictures."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from fedcmp.evaluation.image_use import ignores_pictures, standard_error
 from fedcmp.evaluation.losses import EvalData, evaluate, other_pictures, quality, score_samples
 from fedcmp.models.alignment import caption_nll, caption_scores
 from fedcmp.models.backbones import LanguageModel
@@ -53,11 +55,10 @@ def test_hits_are_the_likeliest_tokens_of_the_whole_model(llm: LanguageModel) ->
     assert found.token_accuracy == pytest.approx((expected["x"] + expected["y"]) / 2)
     data = EvalData(fetch, ("x", "y", "x", "y", "x"), batch_size=2)
     right, shuffled = (score_samples(module, PARAMS, data, shuffle_pictures=one) for one in (False, True))
-    told = quality(right, shuffled, data)
-    assert told["token_accuracy"] == found.token_accuracy
-    assert told["token_accuracy_domains"] == found.accuracy_by_domain
-    assert told["image_use"] == evaluate(module, PARAMS, data, shuffle_pictures=True).loss - found.loss
-    assert quality(right, right, data)["ignores_pictures"], "whatever the pictures, the loss is the same"
+    found_again = quality(right, shuffled, data)
+    assert found_again["token_accuracy"] == found.token_accuracy
+    assert found_again["image_use"] == evaluate(module, PARAMS, data, shuffle_pictures=True).loss - found.loss
+    assert quality(right, right, data)["ignores_pictures"]
     assert not quality(right, right + torch.tensor([[9.0], [0.0], [0.0]]), data)["ignores_pictures"]
 
 
@@ -98,11 +99,36 @@ def test_no_caption_keeps_its_picture_where_samples_share_one(count: int) -> Non
     assert other_pictures(["a", "b", "b"], ["x", "y", "z"]) == [0, 2, 1], "who is alone keeps its own"
 
 
-def test_the_loss_beside_it_is_that_of_training_to_the_bits(llm: LanguageModel) -> None:
+def test_the_loss_beside_hits_is_that_of_training_to_the_bits(llm: LanguageModel) -> None:
     batch = fetcher(llm)([0, 1, 2])
     image = torch.randn(3, 4, llm.width, generator=torch.Generator().manual_seed(1))
     scores = caption_scores(llm, image, batch["input_ids"], batch["labels"])
     nll, count = caption_nll(llm, image, batch["input_ids"], batch["labels"])
     assert torch.equal(scores.nll, nll)
     assert torch.equal(scores.tokens, count)
-    assert scores.hits.dtype == torch.int64
+
+
+def draw(rng: np.random.Generator) -> tuple[list[float], list[float], list[list[int]], list[str]]:
+    """Rises and tokens of two domains, 60 and 30 pictures with two captions each; the two of a picture are alike."""
+    tokens = rng.integers(4, 20, 180).astype(float)
+    rises = tokens * np.repeat(rng.normal(0.3, 0.5, 90), 2) + rng.normal(0, 1, 180)
+    pictures = [[2 * number, 2 * number + 1] for number in range(90)]
+    return rises.tolist(), tokens.tolist(), pictures, ["a"] * 120 + ["b"] * 60
+
+
+def test_the_standard_error_of_image_use_is_the_spread_of_what_is_measured() -> None:
+    rng, uses, errors = np.random.default_rng(0), [], []
+    for _ in range(400):
+        rises, tokens, pictures, domains = draw(rng)
+        uses.append((sum(rises[:120]) / sum(tokens[:120]) + sum(rises[120:]) / sum(tokens[120:])) / 2)
+        errors.append(standard_error(rises, tokens, pictures, domains))
+    assert np.mean(errors) == pytest.approx(np.std(uses), rel=0.1)
+    assert standard_error([1.0, 2.0, 3.0], [1, 1, 1], [[0], [1], [2]], ["a", "a", "b"]) is None
+
+
+@pytest.mark.parametrize(
+    ("use", "error", "ignored"),
+    [(0.1, 0.02, False), (0.03, None, True), (0.1, 0.11, True), (-0.5, 0.1, True), (None, None, False)],
+)
+def test_image_use_that_is_about_zero(use: float | None, error: float | None, ignored: bool) -> None:
+    assert ignores_pictures({"loss": 2.0, "image_use": use, "image_use_se": error}) is ignored

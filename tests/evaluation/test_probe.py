@@ -1,7 +1,8 @@
-"""Yes/no questions: models that know, that do not look and that lie get the figures that they deserve."""
+"""Yes/no questions: which are asked, and the figures of models that see, guess and err."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -11,15 +12,79 @@ from PIL import Image
 
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import SceneSource, Source
-from fedcmp.evaluation.losses import EvalData
-from fedcmp.evaluation.pairs import Pair
-from fedcmp.evaluation.probe import probe
-from fedcmp.evaluation.questions import state
-from fedcmp.evaluation.statements import contrast, encoder, false_caption, text_batch
+from fedcmp.evaluation.losses import EvalData, HeldOut
+from fedcmp.evaluation.probe import KINDS, choose_pairs, probe
+from fedcmp.evaluation.questions import OTHERS, Pair, contrast, encoder, false_caption, state, text_batch
+from fedcmp.evaluation.settings import EvaluationConfig
+from fedcmp.evaluation.sharing import mixed, spread
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.types import IGNORE, Batch
 
 PLACES = {"cat": "a quick sketch of a cat.", "dog": "a quick sketch of a big dog.", "fox": "a fox, drawn by hand."}
+NAMES = [f"doodles-{number:05d}" for number in range(300)]
+LABELS = [label for label in ("cat", "rainbow", "train") for _ in range(100)]
+
+
+def test_the_first_of_a_sorted_file_are_of_every_kind() -> None:
+    chosen = spread(["doodles"] * 300, NAMES, 24)
+    assert len(set(chosen)) == 24
+    assert min(Counter(LABELS[position] for position in chosen).values()) >= 4
+    back = NAMES[::-1]
+    assert [back[position] for position in spread(["doodles"] * 300, back, 24)] == [NAMES[place] for place in chosen]
+
+
+def test_domains_take_turns_until_they_have_no_more() -> None:
+    domains = ["a"] * 3 + ["b"] * 5
+    chosen = spread(domains, NAMES[:8], 100)
+    assert [domains[position] for position in chosen] == ["a", "b", "a", "b", "a", "b", "b", "b"]
+    assert sorted(chosen) == list(range(8))
+    assert spread(domains, NAMES[:8], 3) == chosen[:3]
+    assert spread([], [], 3) == []
+    order = [place % 3 for place in mixed(["a"] * 6, ["x", "y", "z", "x", "y", "z"])["a"]]
+    assert order[0::2] == order[1::2], "positions of one name are neighbours"
+
+
+OBJECTS = [("cat",), ("dog",), ("dog",), ("dog",), ("fox",), (), ("red",), ("blue",), ("gold",), ("gold",), ("one",)]
+DOMAINS = ["pets"] * 6 + ["paint"] * 4 + ["alone"]
+FEATURES = torch.tensor(
+    [[0.0, 0], [5, 0], [9, 0], [7, 0], [0, 3], [0, 0], [1, 1], [1, 9], [1, 2], [1, 4], [0, 0]]
+)  # the mean of dogs is at (7, 0), of gold at (1, 3)
+
+
+def picked(limit: int = 100) -> dict[tuple[int, str], tuple[str, str]]:
+    pairs = choose_pairs([f"id-{n}" for n in range(11)], OBJECTS, DOMAINS, FEATURES, limit)
+    assert len({(pair.position, pair.kind) for pair in pairs}) == len(pairs)
+    return {(pair.position, pair.kind): (pair.present, pair.absent) for pair in pairs}
+
+
+def test_popular_is_frequent_and_adversarial_looks_alike() -> None:
+    pairs = picked()
+    assert pairs[0, "popular"] == ("cat", "dog"), "most pets are dogs"
+    assert pairs[0, "adversarial"] == ("cat", "fox"), "foxes look like this cat"
+    assert pairs[4, "popular"] == ("fox", "dog")
+    assert pairs[4, "adversarial"] == ("fox", "cat")
+    assert pairs[1, "popular"] == ("dog", "cat"), "of equals the first by name"
+    assert pairs[6, "adversarial"] == ("red", "gold")
+    assert pairs[7, "adversarial"] == ("blue", "gold")
+    assert {position for position, _ in pairs} == {0, 1, 2, 3, 4, 6, 7, 8, 9}, "not the nameless, not the only one"
+    assert {kind for _, kind in pairs} == set(KINDS)
+    for (position, _), (present, absent) in pairs.items():
+        group = {name for p, shown in enumerate(OBJECTS) if DOMAINS[p] == DOMAINS[position] for name in shown}
+        assert present in OBJECTS[position]
+        assert absent in group - set(OBJECTS[position])
+    few = picked(3)
+    assert {position for position, _ in few} == {0, 3, 7}, "two pets and one paint, by the hashes of their ids"
+    assert few.items() <= pairs.items()
+
+
+def test_random_is_random_and_several_objects_are_asked_about_in_turn() -> None:
+    objects = [(f"object {n}",) for n in range(40)]
+    pairs = choose_pairs([str(n) for n in range(40)], objects, ["x"] * 40, torch.zeros(40, 2), 40)
+    assert len({pair.absent for pair in pairs if pair.kind == "random"}) > 15
+    pairs = choose_pairs(["0", "1", "2"], [("a", "b"), ("c",), ("b", "c", "d")], ["x"] * 3, torch.zeros(3, 2), 3)
+    assert [pair.present for pair in pairs if pair.position == 0] == ["a", "b", "a"]
+    assert [pair.present for pair in pairs if pair.position == 2] == ["b", "c", "d"]
+    assert all(pair.absent == "a" for pair in pairs if pair.position == 2)
 
 
 class Labelled:
@@ -50,7 +115,7 @@ class Labelled:
 
 
 class Reader:
-    """Stands for the module: sees which sample is asked about, reads the text, and gives the loss that it is told.
+    """In place of the module: reads the sample's number and the text of each row, and gives the loss of ``loss``.
 
     Args:
         loss: text up to the labelled part, labelled part and sample to nats.
@@ -58,7 +123,6 @@ class Reader:
 
     def __init__(self, llm: LanguageModel, samples: list[Sample], loss) -> None:
         self.llm, self.samples, self.loss = llm, samples, loss
-        self.rows = 0
 
     def eval(self) -> None: ...
 
@@ -73,13 +137,10 @@ class Reader:
             assert torch.equal(ids[counts], labels[counts])
             texts = [self.llm.tokenizer.decode(part).strip() for part in (ids[:start], labels[counts])]
             found.append(self.loss(*texts, self.samples[int(features[0, 0])]))
-        self.rows += len(found)
         return torch.tensor(found), (batch["labels"] != IGNORE).sum(1)
 
 
-def ask(
-    llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100, **more: Any
-) -> dict[str, Any]:
+def ask(llm: LanguageModel, source: Source, loss, form: str = "statement", limit: int = 100, longest: int = 64) -> Any:
     samples = source.samples("test")
 
     def fetch(positions) -> Batch:
@@ -88,9 +149,8 @@ def ask(
     domains, pictures = (tuple(getattr(sample, field) for sample in samples) for field in ("domain", "image"))
     data = EvalData(fetch, domains, batch_size=7, pictures=pictures)
     reader: Any = Reader(llm, samples, loss)
-    found = probe(reader, {}, data, samples, source, form=form, limit=limit, **more)
-    assert found is not None
-    return found
+    held_out = HeldOut(data, samples, source, max_tokens=longest)
+    return probe(reader, {}, held_out, EvaluationConfig(probe=form, questions=limit))
 
 
 @pytest.fixture
@@ -98,22 +158,22 @@ def scenes() -> SceneSource:
     return SceneSource({"train": 0, "val": 0, "test": 12}, ["plain", "noisy"])
 
 
-def test_who_sees_digits_gets_all_right_and_who_lies_none(llm: LanguageModel, scenes: SceneSource) -> None:
+def test_a_model_that_sees_is_right_one_that_inverts_is_wrong_and_a_blind_one_says_no(
+    llm: LanguageModel, scenes: SceneSource
+) -> None:
     def seen(before: str, said: str, sample: Sample) -> float:
         assert "picture" in before, "the caption up to the digit is read"
         return 0.1 if said in scenes.objects(sample) else 5.0
 
+    figures = ("accuracy", "precision", "recall", "f1", "yes_ratio")
     right = ask(llm, scenes, seen)
     assert right["questions"] == 6 * 24
     assert right["by_kind"] == {"random": 1.0, "popular": 1.0, "adversarial": 1.0}
-    assert [right[key] for key in ("accuracy", "precision", "recall", "f1", "yes_ratio")] == [1.0, 1.0, 1.0, 1.0, 0.5]
+    assert [right[key] for key in figures] == [1.0, 1.0, 1.0, 1.0, 0.5]
     wrong = ask(llm, scenes, lambda before, said, sample: -seen(before, said, sample))
     assert wrong["accuracy"] < 0.1
-
-
-def test_who_does_not_look_says_no(llm: LanguageModel, scenes: SceneSource) -> None:
     blind = ask(llm, scenes, lambda before, said, sample: float(len(said)))
-    assert (blind["accuracy"], blind["yes_ratio"], blind["recall"], blind["f1"]) == (0.5, 0.0, 0.0, 0.0)
+    assert [blind[key] for key in figures] == [0.5, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_labels_are_worded_by_other_captions(llm: LanguageModel) -> None:
@@ -124,39 +184,39 @@ def test_labels_are_worded_by_other_captions(llm: LanguageModel) -> None:
 
     assert ask(llm, source, seen)["accuracy"] == 1.0
     assert ask(llm, source, seen, limit=2)["questions"] == 12
+    assert ask(llm, Labelled("cat cat"), seen) is None, "nothing to ask"
 
 
-def test_statements_are_weighed_against_pictures_of_every_kind(llm: LanguageModel) -> None:
+def test_statements_are_compared_on_pictures_of_every_kind(llm: LanguageModel) -> None:
     source = Labelled(" ".join(["cat"] * 30 + ["dog"] * 30 + ["fox"] * 30))
     samples = source.samples("test")
     objects = [source.objects(sample) for sample in samples]
     encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
     pairs = [Pair(position, "random", "cat", "dog") for position in range(30)]
     asked = [one for one in state(pairs, samples, objects, source, encode) if one.truth]
+    for one in asked:
+        shows, lacks = ([samples[row.position].label for row in group] for group in one.against)
+        assert shows == ["cat"] * OTHERS
+        assert len(lacks) == OTHERS
+        assert one.row.position not in {row.position for group in one.against for row in group}
     seen = {samples[row.position].label for one in asked for row in one.against[1]}
     assert seen == {"dog", "fox"}, "not only the class that follows in the file"
 
 
-def test_a_picture_of_several_rows_is_asked_about_once_and_never_held_against_itself(llm: LanguageModel) -> None:
-    once = Labelled("cat dog fox dog cat cat")
-    twice = Labelled("cat dog fox dog cat cat")
-    more = (
+def test_a_picture_of_several_rows_is_asked_about_once_and_never_compared_with_itself(llm: LanguageModel) -> None:
+    once, twice = Labelled("cat dog fox dog cat cat"), Labelled("cat dog fox dog cat cat")
+    more = [
         replace(sample, id=f"{sample.id}#2", label=None if sample.id == "2" else sample.label) for sample in twice.all
-    )
-    twice.all = [row for pair in zip(twice.all, list(more), strict=True) for row in pair]
+    ]
+    twice.all = [row for pair in zip(twice.all, more, strict=True) for row in pair]
+    asked: set[str] = set()
 
     def looks(before: str, said: str, sample: Sample) -> float:
+        asked.add(sample.id)
         return len(said) + int(sample.id[0])
 
     assert ask(llm, twice, looks) == ask(llm, once, looks)
-    asked: dict[str, set[str]] = {}
-
-    def notes(before: str, said: str, sample: Sample) -> float:
-        asked.setdefault(before + said, set()).add(sample.id)
-        return 1.0
-
-    ask(llm, twice, notes, limit=3)
-    assert all("#" not in name for seen in asked.values() for name in seen)
+    assert not any("#" in name for name in asked)
 
 
 def test_questions_in_words(llm: LanguageModel) -> None:
@@ -168,58 +228,35 @@ def test_questions_in_words(llm: LanguageModel) -> None:
         assert said in ("Yes", "No")
         return 0.1 if (said == "Yes") == (asked == sample.label) else 5.0
 
-    assert ask(llm, source, seen, form="question")["accuracy"] == 1.0
-    cut = ask(llm, source, seen, form="question", max_tokens=4)
-    assert (cut["questions"], cut["accuracy"]) == (36, 1.0), "the length of captions cuts no question"
+    for cut in (64, 4):  # the length of captions cuts no question
+        found = ask(llm, source, seen, form="question", longest=cut)
+        assert (found["questions"], found["accuracy"]) == (36, 1.0)
 
 
-def test_a_false_caption_is_the_one_that_differs_least() -> None:
-    source = Labelled("cat dog fox dog")
-    samples = source.samples("test")
+def test_a_false_caption_is_the_one_that_differs_least(scenes: SceneSource) -> None:
+    source, pair = Labelled("cat dog fox dog"), Pair(0, "random", "cat", "dog")
+    samples = [*source.samples("test"), Sample("9", "9.png", "one more dog", "drawings", "dog")]
     objects = [source.objects(sample) for sample in samples]
-    assert false_caption(Pair(0, "random", "cat", "dog"), source, samples, objects) == PLACES["dog"]
-    far = Sample("9", "9.png", "one more dog", "drawings", "dog")
-    assert (
-        false_caption(Pair(0, "random", "cat", "dog"), source, [*samples, far], [*objects, ("dog",)]) == PLACES["dog"]
-    )
-    elsewhere = [Sample("0", "0.png", "a cat", "photos", "cat"), *samples[1:]]
-    assert false_caption(Pair(0, "random", "cat", "dog"), source, elsewhere, objects) is None, "of another domain"
-
-
-def test_a_digit_is_swapped_and_nothing_else(scenes: SceneSource) -> None:
-    for sample in scenes.samples("test"):
+    assert false_caption(pair, source, samples, objects) == PLACES["dog"]
+    elsewhere = [replace(samples[0], domain="photos"), *samples[1:]]
+    assert false_caption(pair, source, elsewhere, objects) is None, "of another domain"
+    for sample in scenes.samples("test"):  # a digit is swapped and nothing else
         names = scenes.objects(sample)
         absent = next(name for name in ("one", "two", "three", "four", "five") if name not in names)
         false = scenes.swapped(sample, names[0], absent)
         assert false is not None
-        differ = [pair for pair in zip(sample.caption.split(), false.split(), strict=True) if pair[0] != pair[1]]
+        differ = [words for words in zip(sample.caption.split(), false.split(), strict=True) if words[0] != words[1]]
         assert differ == [(names[0], absent)]
 
 
 def test_only_what_differs_is_labelled(llm: LanguageModel) -> None:
     encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
-    found = contrast(*encode(["A RED two at the top left", "a red nine at the top left"]))
+    found = contrast(*encode(["A RED two\n at  the top left", "a red nine at the top left"]))
     assert found is not None
     batch = text_batch(found, llm.pad_id)
     assert batch["input_ids"].shape == batch["labels"].shape
-    said = [llm.tokenizer.decode(row[row != IGNORE]).strip() for row in batch["labels"]]
-    assert said == ["two", "nine"]
+    assert [llm.tokenizer.decode(row[row != IGNORE]).strip() for row in batch["labels"]] == ["two", "nine"]
     assert llm.tokenizer.decode(batch["input_ids"][0]).split()[:2] == ["a", "red"]
-    assert contrast(*encode(["a red two", "A red TWO"])) is None
+    assert contrast(*encode(["a red two", "A red  TWO"])) is None
     cut = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=2)
     assert contrast(*cut(["a red two", "a red nine"])) is None, "what differs was cut off"
-
-
-def test_statements_are_on_one_line_as_in_training(llm: LanguageModel) -> None:
-    encode = encoder(llm.tokenizer, llm.end_id, lowercase=True, max_tokens=64)
-    broken, plain = encode(["a red two\n at the  top left", "a red two at the top left"])
-    assert broken == plain
-
-
-def test_nothing_to_ask(llm: LanguageModel) -> None:
-    source = Labelled("cat cat")
-    samples = source.samples("test")
-    data = EvalData(lambda positions: {"features": torch.zeros(len(positions), 1, 1)}, ("drawings",) * 2)
-    reader: Any = Reader(llm, samples, lambda *_: 0.0)
-    assert probe(reader, {}, data, samples, source, form="statement", limit=9) is None
-    assert reader.rows == 0

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tiny_models import make_llm, make_params, make_tower, pictures
+from tiny_models import make_models, params_of, pictures
 from venvs import install, make_python
 
 from fedcmp.export.hf import write_hf
-from fedcmp.models.backbones import ModelConfig
 
 VERSION = "4.57.6"
 SCRIPT = Path(__file__).parent / "in_transformers4.py"
@@ -40,13 +39,9 @@ def both(python4: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Answe
     root = tmp_path_factory.mktemp("exported")
     for case in CASES:
         tower, llm, kind = case.split("-")
-        config, widths = ModelConfig(), (96, 96)
-        if case != CASES[0]:
-            parts = tmp_path_factory.mktemp("models")
-            config = ModelConfig(tower=make_tower(parts / "tower", tower), llm=make_llm(parts / "llm", llm))
-            widths = (16, 32)
+        config = make_models(tmp_path_factory.mktemp("models"), tower, llm)
         (root / case).mkdir()
-        assert write_hf(root / case, config, make_params(*widths, kind=kind), "float32", 12) == (0.0, True)
+        assert write_hf(root / case, config, params_of(config, kind=kind), "float32", 12) == (0.0, True)
     for place, picture in enumerate(pictures()):
         picture.save(root / f"{place}.png")
     torch.save(torch.randint(3, 300, (3, 7), generator=torch.Generator().manual_seed(0)), root / "words.pt")

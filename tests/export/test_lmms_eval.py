@@ -55,32 +55,30 @@ def test_the_export_comes_first_and_only_once(finished: Path, capsys: pytest.Cap
     assert other[6:9] == [f"pretrained={finished}/hf,device_map=auto", "--tasks", "pope,mme"]
 
 
-def test_what_to_know_is_said_beside_it(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_are_apart_and_wrong_words_are_named(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", str(finished), "--print-lmms-eval"]) == 0
     said = capsys.readouterr()
     assert all(line.startswith("# ") for line in said.err.splitlines())
-    assert f"pip install lmms-eval=={VERSION} decord" in said.err
-    assert "runs with model.end=eos end by themselves" in said.err
+    assert f"lmms-eval=={VERSION}" in said.err
     assert not any(line.startswith("#") for line in said.out.splitlines())
-
-
-def test_wrong_words_are_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "README.md").write_text("another model")
     for words, code, message in (
-        ([finished, "--tasks", "pope,,mme"], 2, "--tasks: expected names with commas between them"),
-        ([finished, "--export", tmp_path / "a,b"], 2, "--export: lmms-eval parts its words by commas"),
-        ([finished, "--export", tmp_path / "else"], 1, f"{tmp_path / 'else'} is no export of {finished}"),
-        ([finished, tmp_path], 2, "evaluate --print-lmms-eval needs one run folder"),
-        ([tmp_path], 1, f"{tmp_path} is no finished run"),
-        ([finished, "federation.rounds=9"], 2, "export cannot change federation.rounds: 2 -> 9"),
-        ([finished, "run.device=gpu"], 2, "run.device: unknown device 'gpu'"),
+        ([finished, "--tasks", "pope,,mme"], 2, "--tasks"),
+        ([finished, "--export", tmp_path / "a,b"], 2, "--export"),
+        ([finished, "--export", tmp_path / "else"], 1, str(tmp_path / "else")),
+        ([finished, tmp_path], 2, "one run folder"),
+        ([tmp_path], 1, str(tmp_path)),
+        ([finished, "federation.rounds=9"], 2, "federation.rounds"),
+        ([finished, "run.device=gpu"], 2, "run.device"),
     ):
         assert main(["evaluate", "--print-lmms-eval", *map(str, words)]) == code
         assert message in capsys.readouterr().err
     for option in ("--tasks", "--export"):
         assert main(["evaluate", str(finished), option, "x"]) == 2
-        assert f"{option} says something about --print-lmms-eval" in capsys.readouterr().err
+        assert option in capsys.readouterr().err
 
 
 def test_what_a_llava_cannot_hold_is_refused_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -88,7 +86,7 @@ def test_what_a_llava_cannot_hold_is_refused_before(tmp_path: Path, capsys: pyte
     train(load_config(None, [*SMALL, f"model.tower={tower}", f"run.dir={folder}", "run.figures=false"]))
     assert main(["evaluate", str(folder), "--print-lmms-eval"]) == 2
     said = capsys.readouterr()
-    assert f"model.tower={tower}: a Llava reads a hidden state of a transformer" in said.err
+    assert f"model.tower={tower}" in said.err
     assert said.out == ""
 
 
@@ -131,39 +129,33 @@ datasets.Dataset.from_list(rows, features=features).to_parquet({f"{folder}/test.
 
 
 @pytest.mark.slow
-def test_lmms_eval_takes_these_words_and_hears_what_transformers_says(
+def test_lmms_eval_runs_the_printed_command(
     finished: Path, python: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The printed command itself, with lmms-eval's llava_hf and its POPE, beside generate() in this process."""
+    """With lmms-eval's own llava_hf and POPE; its answers are those of generate() in this process."""
     export, tasks = tmp_path / "export", tmp_path / "tasks"
     local_pope(python, tasks)
-    words = [finished, "run.device=cpu", "--export", export, "--tasks", "here"]
-    first, second = commands(capsys, *words)
+    first, second = commands(capsys, finished, "run.device=cpu", "--export", export, "--tasks", "here")
     assert main(first[1:]) == 0
-    second[second.index("--output_path") + 1] = str(tmp_path / "told")
+    second[second.index("--output_path") + 1] = str(tmp_path / "results")
     more = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
     command = [str(python), *second[1:], "--include_path", str(tasks)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    (samples,) = (tmp_path / "told").rglob("*_samples_here.jsonl")
-    told = {one["doc_id"]: one["filtered_resps"] for one in map(json.loads, samples.read_text().splitlines())}
-    (results,) = (tmp_path / "told").rglob("*_results.json")
-    scores = json.loads(results.read_text())["results"]["here"]
-    assert {"pope_accuracy,none", "pope_f1_score,none", "pope_yes_ratio,none"} <= set(scores)
+    (samples,) = (tmp_path / "results").rglob("*_samples_here.jsonl")
+    answers = {one["doc_id"]: one["filtered_resps"] for one in map(json.loads, samples.read_text().splitlines())}
+    assert len(set(answers.values())) > 1, "other pictures, other answers"
 
     processor = transformers.AutoProcessor.from_pretrained(export)
     model = transformers.LlavaForConditionalGeneration.from_pretrained(export, dtype="auto")
     options = yaml.safe_load((tasks / "here.yaml").read_text().replace("!function ", ""))
     text = QUESTION + options["lmms_eval_specific_kwargs"]["default"]["post_prompt"]
+    end, longest = processor.tokenizer.eos_token_id, options["generation_kwargs"]["max_new_tokens"]
     for number, picture in enumerate(pictures(4)):
         chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
         prompt = processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         inputs = processor(images=[picture], text=prompt, return_tensors="pt")
-        end = processor.tokenizer.eos_token_id
-        longest = options["generation_kwargs"]["max_new_tokens"]
         tokens = model.generate(**inputs, do_sample=False, max_new_tokens=longest, pad_token_id=end, eos_token_id=end)
         answer = processor.batch_decode(tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)[0]
-        assert answer
-        assert told[number].strip() == answer.strip()
-    assert len(set(told.values())) > 1, "other pictures, other answers"
+        assert answers[number].strip() == answer.strip()

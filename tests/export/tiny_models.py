@@ -1,4 +1,4 @@
-"""Tiny models of real families with random weights, wide enough that greedy captions are not one word."""
+"""Tiny LLMs with what an export must keep, and projectors wide enough that greedy captions are not one word."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from models.tiny import save_tower
 from PIL import Image
 
-from fedcmp.models.backbones import DEMO
+from fedcmp.models.backbones import DEMO, ModelConfig
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.types import Params
 
@@ -26,41 +27,19 @@ def pictures(count: int = 3) -> list[Image.Image]:
     return [Image.fromarray(rng.integers(0, 256, (40 + 8 * i, 56, 3), dtype=np.uint8)) for i in range(count)]
 
 
-def make_tower(folder: Path, kind: str) -> str:
-    """Writes a vision tower of width 16."""
-    shape = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32}
-    size = {"height": 32, "width": 32}
-    with _seeded():
-        model: Any
-        if kind == "clip":
-            config = transformers.CLIPVisionConfig(**shape, intermediate_size=32, patch_size=8, initializer_factor=5.0)
-            model = transformers.CLIPVisionModel(config)
-            processor: Any = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-        elif kind == "siglip":
-            config = transformers.SiglipVisionConfig(**shape, intermediate_size=32, patch_size=16)
-            model = transformers.SiglipVisionModel(config)
-            processor = transformers.SiglipImageProcessor(size=size)
-        elif kind == "dinov2":
-            model = transformers.Dinov2Model(transformers.Dinov2Config(**shape, patch_size=8, initializer_range=0.3))
-            processor = transformers.BitImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-        else:
-            model = transformers.MobileNetV2Model(transformers.MobileNetV2Config(depth_multiplier=0.25, image_size=32))
-            processor = transformers.MobileNetV2ImageProcessor(size={"shortest_edge": 32}, crop_size=size)
-    return _save(folder, model, processor)
-
-
 def make_llm(folder: Path, kind: str) -> str:
     """Writes a causal LM of width 32: `llama` (own head, own rotary base), `llama3` (scaled rotary embeddings), `qwen2`
     (tied, no BOS, a chat template, extra special tokens, more rows than tokens)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "llm")
-    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 777.0}
     if kind == "llama3":
         rope = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0}
         rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 16}
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     common: dict[str, Any] = {**shape, "max_position_embeddings": 128, "rope_parameters": rope}
     common |= {"num_key_value_heads": 1, "initializer_range": 0.4}
-    with _seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
         if kind == "qwen2":
             tokenizer.bos_token = None
             tokenizer.pad_token = None
@@ -72,7 +51,18 @@ def make_llm(folder: Path, kind: str) -> str:
         else:
             config = transformers.LlamaConfig(**common, vocab_size=len(tokenizer), tie_word_embeddings=False)
             model = transformers.LlamaForCausalLM(config)
-    return _save(folder, model, tokenizer)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def make_models(folder: Path, tower: str, llm: str, **more: Any) -> ModelConfig:
+    """A config of tiny models, or of the demo's."""
+    return ModelConfig(
+        tower="demo" if tower == "demo" else str(save_tower(tower, folder / "tower")),
+        llm="demo" if llm == "demo" else make_llm(folder / "llm", llm),
+        **more,
+    )
 
 
 def make_params(in_width: int, out_width: int, **shape: Any) -> Params:
@@ -81,16 +71,7 @@ def make_params(in_width: int, out_width: int, **shape: Any) -> Params:
     return {name: 2 * value for name, value in params.items()}
 
 
-def _save(folder: Path, *parts: Any) -> str:
-    for part in parts:
-        part.save_pretrained(folder)
-    return str(folder)
-
-
-class _seeded:  # noqa: N801 - reads as an adjective
-    def __enter__(self) -> None:
-        self.state = torch.get_rng_state()
-        torch.manual_seed(5)
-
-    def __exit__(self, *args: object) -> None:
-        torch.set_rng_state(self.state)
+def params_of(config: ModelConfig, **shape: Any) -> Params:
+    """A projector between the models of ``make_models``."""
+    in_width = (96 if config.tower == "demo" else 16) * len(config.layers)
+    return make_params(in_width, 96 if config.llm == "demo" else 32, **shape)

@@ -10,7 +10,8 @@ from fedcmp.federation.client import LocalRound, WaveResult, train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment, lr_factor
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig, lr_factor
 
 SIZES = [5, 3, 1, 4, 4, 2, 6, 3]  # local steps of the eight clients
 

@@ -15,14 +15,14 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.exact import PILE
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Topology
 from fedcmp.federation import forecast as forecasts
 from fedcmp.federation.forecast import forecast, training_memory
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
-from fedcmp.module import OptimizerConfig
+from fedcmp.optimizer import OptimizerConfig
 
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 

@@ -13,7 +13,8 @@ from fedcmp.federation.client import LocalRound, WaveResult, train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 
 SIZES = [5, 3, 1, 4, 4, 2, 6, 3]  # local steps of the eight clients
 SGD = OptimizerConfig(name="sgd", lr=0.2, clip_norm=0.0, schedule="constant", warmup=0.0)

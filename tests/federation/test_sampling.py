@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedcmp.distributed.topology import Topology
+from fedcmp.distributed.team import Topology
 from fedcmp.errors import DataError, PlanError
 from fedcmp.federation.sampling import assign_waves, plan_run, plan_waves
 from fedcmp.federation.settings import FederationConfig

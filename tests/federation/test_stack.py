@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fedcmp.federation.stack import Stack, by_client, clip
-from fedcmp.module import OptimizerConfig, build_optimizer
+from fedcmp.optimizer import OptimizerConfig, build_optimizer
 from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (24, 17), "linear_1.bias": (24,), "linear_2.weight": (16, 24), "linear_2.bias": (16,)}

@@ -17,7 +17,8 @@ from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.module import OptimizerConfig, ProjectorAlignment
+from fedcmp.module import ProjectorAlignment
+from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 
 CLIENTS = [tuple(range(8)), tuple(range(8, 20)), tuple(range(20, 32))]

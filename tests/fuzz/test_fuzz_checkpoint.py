@@ -75,7 +75,7 @@ def named(folder: Path, rounds: int, content: bytes) -> Path:
 
 
 @given(STATES)
-@few(40)
+@few(30)
 def test_what_is_saved_is_read(tmp_path_factory: pytest.TempPathFactory, saved: FederationState) -> None:
     folder = tmp_path_factory.mktemp("any")
     path = save_checkpoint(folder, saved)
@@ -83,36 +83,28 @@ def test_what_is_saved_is_read(tmp_path_factory: pytest.TempPathFactory, saved: 
     assert same(load_checkpoint(path).to_dict(), saved.to_dict())
 
 
-@given(st.data())
-@few(60)
-def test_other_bytes_under_the_same_name_are_refused(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
-    path = save_checkpoint(tmp_path_factory.mktemp("any"), state())
-    content = path.read_bytes()
-    path.write_bytes(altered(content, data))
-    found, message = attempt(lambda: load_checkpoint(path))
-    assert (found is not None) == (path.read_bytes() == content)
-    assert found is not None or path.name in message
-
-
 @given(st.data(), st.integers(0, 3))
-@few(60)
-def test_other_bytes_under_their_own_name_are_a_state_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, data: Any, rounds: int
-) -> None:
-    """Whoever can write the folder can give a file the right name: it must still be no code, and a state."""
+@few(40)
+def test_other_bytes_are_refused_or_a_state(tmp_path_factory: pytest.TempPathFactory, data: Any, rounds: int) -> None:
+    """A process that can write the folder can give a file the right name: it must still be no code, and a state."""
     folder = tmp_path_factory.mktemp("any")
-    whole = save_checkpoint(folder, state()).read_bytes()
-    path = named(folder, rounds, altered(whole, data))
+    path = save_checkpoint(folder, state())
+    whole = path.read_bytes()
+    other = altered(whole, data)
+    path.write_bytes(other)
     found, message = attempt(lambda: load_checkpoint(path))
+    assert (found is not None) == (other == whole)
+    assert found is not None or path.name in message
+    found, message = attempt(lambda: load_checkpoint(named(folder, rounds, other)))
     if found is None:
-        assert "is corrupted or not a checkpoint of fedcmp" in message
+        assert "corrupted" in message
     else:
         assert found.rounds_done == rounds
         assert all(isinstance(value, torch.Tensor) for value in found.params.values())
 
 
 @given(st.dictionaries(st.sampled_from(list(state().to_dict())), KEPT | st.booleans(), max_size=3))
-@few(60)
+@few(30)
 @example({"rounds_done": True})
 @example({"best_loss": float("nan")})
 @example({"params": {"w": 3}})
@@ -131,23 +123,19 @@ def test_a_whole_file_of_something_else_is_refused(
         assert found.rounds_done == 1
 
 
-@given(st.lists(st.sampled_from([
-    "round-0001-.pt", "round-0001-a.pt", "round-²-0123456789abcdef.pt", "round--.pt", "round-1-x-y.pt", "round-0001.pt",
-    "round-0001-0123456789abcdef.partial", "round-99999999999-0123456789abcdef.pt", "ROUND-0001-0123456789abcdef.pt",
-]), unique=True))  # fmt: skip
-@few(30)
-def test_other_names_are_passed_over(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    path = save_checkpoint(folder, state(7))
-    for name in names:
-        (folder / name).write_bytes(path.read_bytes())
-        found, _ = attempt(lambda wanted=folder / name: load_checkpoint(wanted))  # type: ignore[misc]
-        assert found is None, f"{name} says nothing of its content"
-    assert path in list_checkpoints(folder)
+@pytest.mark.parametrize("name", [
+    "round-0001-.pt", "round-²-0123456789abcdef.pt", "round-1-x-y.pt", "round-0001.pt",
+    "round-0001-0123456789abcdef.partial", "round-99999999999-0123456789abcdef.pt",
+])  # fmt: skip
+def test_other_names_are_passed_over(tmp_path: Path, name: str) -> None:
+    path = save_checkpoint(tmp_path, state(7))
+    (tmp_path / name).write_bytes(path.read_bytes())
+    assert attempt(lambda: load_checkpoint(tmp_path / name))[0] is None, "its name says nothing of its content"
+    assert path in list_checkpoints(tmp_path)
 
 
 @given(st.data(), st.lists(st.binary(max_size=20) | st.sampled_from([b"3", b"[]", b"{}", b'{"round": "x"}', b"\xff"])))
-@few(60)
+@few(30)
 def test_a_run_goes_on_from_what_is_whole(
     tmp_path_factory: pytest.TempPathFactory, data: Any, lines: list[bytes]
 ) -> None:
@@ -172,7 +160,7 @@ def test_a_run_goes_on_from_what_is_whole(
 
 
 @given(st.data(), st.sampled_from(["projector.safetensors", "mm_projector.bin", "model.safetensors.index.json"]))
-@few(60)
+@few(30)
 def test_any_bytes_of_a_projector_are_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, data: Any, name: str
 ) -> None:
@@ -197,7 +185,7 @@ def test_a_checkpoint_that_holds_code_is_not_run(tmp_path: Path, monkeypatch: py
 
     file = io.BytesIO()
     torch.save({**state().to_dict(), "aggregator": {"local": Harm()}}, file)
-    with pytest.raises(CheckpointError, match="corrupted or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="corrupted"):
         load_checkpoint(named(tmp_path, 1, file.getvalue()))
     assert not (tmp_path / "harmed").exists()
 
@@ -208,7 +196,7 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     for place in names:
         index = {"weight_map": {"multi_modal_projector.linear_1.weight": place}}
         (tmp_path / "out" / "model.safetensors.index.json").write_text(json.dumps(index))
-        with pytest.raises(CheckpointError, match="expected files beside it"):
+        with pytest.raises(CheckpointError, match="index"):
             read_projector(tmp_path / "out")
 
 
@@ -224,5 +212,5 @@ def test_a_checkpoint_may_not_claim_more_than_it_holds(tmp_path: Path) -> None:
                 content = content.replace(b"K\x04", b"\x8a\x07" + (2**50).to_bytes(7, "little"))
             archive.writestr(entry, content)
     assert bomb.getvalue() != file.getvalue()
-    with pytest.raises(CheckpointError, match="corrupted or not a checkpoint"):
+    with pytest.raises(CheckpointError, match="corrupted"):
         load_checkpoint(named(tmp_path, 1, bomb.getvalue()))

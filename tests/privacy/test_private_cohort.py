@@ -8,12 +8,11 @@ import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, contributions
 
-from fedcmp.aggregation.contribution import Contribution, weighted_sum
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
-from fedcmp.privacy.clipping import clip_norm, next_clip
 from fedcmp.privacy.cohort import PrivateCohort
-from fedcmp.privacy.noise import BELOW, Mechanism, make_draw
+from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm, make_draw, next_clip
 from fedcmp.types import Params
 
 DRAW = make_draw("seeded", 0)
@@ -49,7 +48,7 @@ def test_the_promised_noise_needs_those_who_add_it() -> None:
 @pytest.mark.parametrize("helpers", [None, 5])
 def test_a_sum_is_the_mean_of_clipped_deltas_and_its_noise(helpers: int | None) -> None:
     private = cohort(helpers, clip=0.01)
-    found = weighted_sum(private, delta_of)
+    found = private.sum(delta_of, private.weights)
     deviation = 1.5 * 0.01 / NUM_CLIENTS
     for name, value in found.items():
         clipped = sum(clip_norm(one.delta, 0.01)[name].double() / NUM_CLIENTS for one in contributions())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.local.plain import Plain
-from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.presets import PRESETS
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
-from fedcmp.privacy.methods import private_methods, sends_one_mean
+from fedcmp.privacy.settings import private_methods
 
 PRIVATE = ["diloco", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedmuon", "fedprox", "fedyogi"]
 GIVEN = ["privacy.kind=central", "privacy.epsilon=8", "aggregator.weights=uniform", "aggregator.pairwise=0"]
@@ -25,19 +21,6 @@ def test_methods_with_one_mean_are_private_and_others_are_refused_with_the_choic
             continue
         with pytest.raises(ConfigError, match=rf"aggregator\.name={name} .*{', '.join(PRIVATE)}"):
             load_config(None, [*GIVEN, f"aggregator={name}"])
-
-
-def test_parts_of_ones_own_are_not_known_to_send_one_mean() -> None:
-    class Fuse(Mean):
-        pass
-
-    class Local(Plain):
-        pass
-
-    method = build_aggregator(AggregatorConfig("fedavg"))
-    assert sends_one_mean(method)
-    for change in ({"fuse": Fuse()}, {"local": Local()}):
-        assert not sends_one_mean(dataclasses.replace(method, **change))
 
 
 @pytest.mark.parametrize(("words", "key"), [

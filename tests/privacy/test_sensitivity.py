@@ -13,15 +13,13 @@ from dataclasses import replace
 import pytest
 import torch
 from samples_of_clients import contributions, random_params
-from scipy.stats import kstest
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.privacy.clipping import clip_norm
 from fedcmp.privacy.cohort import PrivateCohort
-from fedcmp.privacy.methods import private_methods
 from fedcmp.privacy.noise import BELOW, Mechanism, make_draw
+from fedcmp.privacy.settings import private_methods
 from fedcmp.types import Params
 
 CLIP, NOISE, INVITED = 0.3, 2.0, 9
@@ -99,30 +97,6 @@ def test_joint_sensitivity_of_a_round(name: str, counts: bool) -> None:
 
 
 def test_the_bound_would_be_broken_without_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedcmp.privacy.noise.clip_norm", lambda params, bound: params)
-    monkeypatch.setattr("fedcmp.privacy.cohort.clip_norm", lambda params, bound: params)
+    for room in ("noise", "cohort"):
+        monkeypatch.setattr(f"fedcmp.privacy.{room}.clip_norm", lambda params, bound: params)
     assert max(measured("fedavg", honest(100.0), False)) > 10 / NOISE
-
-
-def test_two_neighbours_look_like_two_gaussians() -> None:
-    """The mechanism as a whole: over many seeds, the released sum of a cohort and of its neighbour, along the term in
-    which they differ, are two normal distributions, apart by that term in units of the promised deviation."""
-    clients, name = honest(100.0), "linear_1.weight"
-    direction = clip_norm(clients[0].delta, CLIP)[name].double() / INVITED
-
-    def released(kept: list[Contribution], seed: int) -> float:
-        mechanism = Mechanism(CLIP, NOISE, INVITED, 0, make_draw("seeded", seed))
-        total = PrivateCohort(LocalCohort(kept, "uniform"), mechanism).sum(
-            lambda one: {key: value.double() / INVITED for key, value in one.delta.items()}
-        )
-        return float((total[name] * direction).sum() / direction.norm())
-
-    whole = torch.tensor([released(clients, seed) for seed in range(600)], dtype=torch.float64)
-    less = torch.tensor([released(clients[1:], seed) for seed in range(600, 1200)], dtype=torch.float64)
-    deviation = NOISE * CLIP / INVITED
-    for found in (whole, less):
-        assert float(found.std()) == pytest.approx(deviation, rel=0.12)
-        assert kstest(((found - found.mean()) / found.std()).numpy(), "norm").pvalue > 1e-4
-    apart = float(whole.mean() - less.mean()) / deviation
-    assert apart <= 1 / NOISE + 4 * math.sqrt(2 / 600)
-    assert apart == pytest.approx(float(direction.norm()) / deviation, abs=4 * math.sqrt(2 / 600))

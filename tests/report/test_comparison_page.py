@@ -12,7 +12,7 @@ from fedcmp.errors import RunFolderError
 from fedcmp.report.comparison.results import read_comparison
 from fedcmp.report.page import write_report
 from tests.report.conftest import LOSSES, line
-from tests.report.pages import look
+from tests.report.looking import look
 
 
 def test_whole(comparison: Path) -> None:

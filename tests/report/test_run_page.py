@@ -1,4 +1,4 @@
-"""The page of a run: whatever its kind, its age and its end."""
+"""The page of a run: whatever its kind and its end."""
 
 from __future__ import annotations
 
@@ -12,193 +12,178 @@ from PIL import Image
 
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.settings import FAULTS
+from fedcmp.report.blocks import Page, Picture
+from fedcmp.report.figures import figure_style
 from fedcmp.report.page import write_report
-from tests.report.pages import Seen, look
+from fedcmp.report.run.clients import split_section
+from fedcmp.report.run.page import run_page
+from fedcmp.report.run.reading import read_run
+from tests.report.looking import Seen, look
 
 Copy = Callable[..., Path]
-ALWAYS = ["Loss", "Clients", "The split of the data", "Interference between clients", "Time and traffic"]
 
 
 def report(folder: Path, *, figures: bool = False) -> Seen:
-    path = write_report(folder, figures=figures)
-    assert path == folder / "report" / "index.html"
-    return look(path, figures=figures)
+    return look(write_report(folder, figures=figures), figures=figures)
+
+
+def content(folder: Path) -> Page:
+    """The page before it is HTML, which takes most of the time."""
+    with figure_style():
+        return run_page(read_run(folder))
+
+
+def sections(folder: Path) -> list[str]:
+    return [section.title for section in content(folder).sections]
+
+
+def pictures(folder: Path) -> dict[str, Picture]:
+    """The figures of the page by name."""
+    return {picture.name: picture for section in content(folder).sections for picture in section.pictures}
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
 def test_federated(run: Copy) -> None:
     folder = run("fedcmp")
-    page = report(folder, figures=True)
-    expected = [*ALWAYS, "Oscillation between rounds", "Inside the method", "How to run it again"]
-    expected += ["What the model says about test pictures", "Yes or no: is it in the picture?"]
-    assert sorted(page.sections) == sorted(expected)
-    summary = json.loads((folder / "summary.json").read_text())
-    for number in (
-        f"{summary['test']['loss']:.3f}",
-        f"{summary['test']['image_use']:.3f}",
-        summary["projector_sha256"],
-    ):
-        assert number in page.text
-    assert "finished" in page.text
-    assert f"fedcmp train {folder}/config.yaml run.dir={folder}-again" in page.text
-    assert "scenes_per_camera: 8" in page.text  # the whole config
-    for name in ("loss", "loss-domains", "client-loss", "cosine-pairs", "energy-lost", "step-norm", "tau", "seconds"):
-        assert f"figure-{name}" in page.ids
-    assert "aggregator/" not in page.text, "no raw key names"
-    assert "NaN" not in page.text
-    assert "None" not in page.text
-
-
-def test_the_curves_are_the_records(run: Copy) -> None:
-    folder = run("fedavgm")
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    alts = {one["aria-label"] for one in report(folder).all("svg")}
-    whole = next(alt for alt in alts if alt.startswith("Loss over 2 rounds"))
-    assert f"validation from {records[0]['val/loss']:.3f} to {records[-1]['val/loss']:.3f}" in whole
-    lost = next(alt for alt in alts if alt.startswith("Share of the clients' energy"))
-    assert f"{1 - records[-1]['aggregator/energy_kept']:.3f} in the last" in lost
-
-
-def test_rules_that_elect_clients(run: Copy) -> None:
-    folder = run("krum")
     page = report(folder)
-    assert "figure-client-chosen" in page.ids
-    chosen = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["aggregator/chosen"]
-    alt = next(one["aria-label"] for one in page.all("svg") if "was chosen" in one["aria-label"])
-    names = json.loads((folder / "split.json").read_text())["names"]
-    assert all(f"{names[client]} " in alt for client in chosen)
+    assert page.sections == [
+        "Loss", "What the model says about test pictures", "Yes or no: is it in the picture?", "Clients",
+        "The split of the data", "Interference between clients", "Oscillation between rounds", "Inside the method",
+        "Time and traffic", "How to run it again",
+    ]  # fmt: skip
+    summary = read(folder / "summary.json")
+    test = summary["test"]
+    numbers = [f"{test[key]:.3f}" for key in ("loss", "image_use")] + [f"{test['token_accuracy']:.1%}"]
+    numbers += [f"{test['probe']['accuracy']:.3f}", f"{test['probe']['f1']:.3f}", summary["projector_sha256"]]
+    for text in (*numbers, f"fedcmp train {folder}/config.yaml run.dir={folder}-again", "scenes_per_camera: 8"):
+        assert text in page.text
+    for text in ("aggregator/", "NaN", "None"):
+        assert text not in page.text
+    (folder / "metrics.jsonl").unlink()
+    (folder / "report" / "figures" / "old.png").write_text("of an older report")
+    html = report(folder, figures=True).raw
+    assert report(folder).raw == html, "the same run gives the same page; its old figures are removed"
+
+
+def test_figures_have_the_values_of_the_records(run: Copy) -> None:
+    folder = run("fedcmp")
+    records, found = read_lines(folder / "metrics.jsonl"), pictures(folder)
+
+    def line(name: str, place: int = 0) -> tuple[list[float], list[float]]:
+        drawn = found[name].figure.axes[0].lines[place]
+        return list(drawn.get_xdata()), list(drawn.get_ydata())
+
+    assert line("loss") == ([0, 1, 2], [one["val/loss"] for one in records])
+    assert line("step-norm")[1] == [one["aggregator/step_norm"] for one in records[1:]]
+    lost = [1 - one["aggregator/energy_kept"] for one in records[1:]]
+    assert lost in [list(one.get_ydata()) for one in found["energy-lost"].figure.axes[0].lines]
+    assert f"{records[-1]['val/loss']:.3f}" in found["loss"].alt
+    expected = {"loss-domains", "client-loss", "client-weights", "cosines", "cosine-pairs", "tau", "repeatability"}
+    assert expected <= set(found)
+    pairs = found["cosine-pairs"].figure.axes[0].images[0].get_array().filled(0.0)
+    clients = len(pairs)
+    upper = [pairs[one, other] for one in range(clients) for other in range(one + 1, clients)]
+    assert upper == records[-1]["aggregator/cosines"]
+    assert (pairs == pairs.T).all()
+    assert line("bytes")[1] == [one["bytes/up"] / 1e6 for one in records[1:]]
+
+
+def test_methods_that_elect_clients(run: Copy) -> None:
+    folder = run("krum")
+    cells = pictures(folder)["client-chosen"].figure.axes[0].images[0].get_array()
+    for place, one in enumerate(read_lines(folder / "metrics.jsonl")[1:]):
+        assert cells[:, place].nonzero()[0].tolist() == one["aggregator/chosen"]
 
 
 def test_centralized_and_local(run: Copy) -> None:
-    page = report(run("centralized"))
-    assert "Tuning" in page.sections
-    assert "upper bound" in page.text
-    assert "Clients" not in page.sections
+    found = sections(run("centralized"))
+    assert "Tuning" in found
+    assert "Clients" not in found
     page = report(run("local"))
-    assert "Each client alone" in page.sections
+    assert {"Each client alone", "The split of the data"} <= set(page.sections)
     assert "figure-alone" in page.ids
     assert "Loss" not in page.sections, "its records are clients, not rounds"
 
 
-def test_failed(run: Copy) -> None:
+def test_runs_that_did_not_finish(run: Copy) -> None:
     folder = run("fedcmp")
-    kept = {"name": "broken", "method": "fedcmp", "seed": 0, "exit": "failed", "error": "ValueError: <b>it broke</b>"}
-    (folder / "summary.json").write_text(json.dumps(kept))
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text(lines[0])
+    summary, lines = folder / "summary.json", (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    summary.unlink()
+    (folder / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:40])  # a line that is being written
     page = report(folder)
-    assert "The run failed: ValueError: <b>it broke</b>" in page.text
-    assert "no round was finished" in page.text
-    assert "figure-loss" not in page.ids, "one point is no curve"
-    (folder / "metrics.jsonl").unlink()
-    (folder / "split.json").unlink()
-    (folder / "captions.png").unlink()
-    (folder / "captions.jsonl").unlink()
+    assert page.badge == "running"
+    assert f"fedcmp train --resume {folder}" in page.text
+    assert "1 of 2 rounds" in page.text
+    assert "figure-loss" in page.ids
+    summary.write_text(json.dumps({"method": "fedcmp", "rounds": 1, "exit": "stopped"}))
+    assert content(folder).state == "stopped"
+    summary.write_text(json.dumps({"method": "fedcmp", "exit": "failed", "error": "ValueError: <b>it broke</b>"}))
+    (folder / "metrics.jsonl").write_text(lines[0])
+    assert content(folder).state == "failed"
+    assert "ValueError: <b>it broke</b>" in content(folder).alarm
+    assert "loss" not in pictures(folder), "one point is no curve"
+    for name in ("summary.json", "metrics.jsonl", "captions.jsonl", "split.json"):
+        (folder / name).unlink()
     assert report(folder).sections == ["How to run it again"]
 
 
-def test_stopped(run: Copy) -> None:
-    folder = run("fedcmp")
-    kept = {"name": "short", "method": "fedcmp", "seed": 0, "rounds": 1, "samples_seen": 64, "exit": "stopped"}
-    (folder / "summary.json").write_text(json.dumps(kept))
-    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(lines[:2]))
-    page = report(folder)
-    assert "did so after round 1" in page.text
-    assert f"fedcmp train --resume {folder}" in page.text
-    assert "1 of 2 rounds" in page.text
-
-
-def test_still_running(run: Copy) -> None:
-    folder = run("fedcmp")
-    (folder / "summary.json").unlink()
-    text = (folder / "metrics.jsonl").read_text()
-    lines = text.splitlines(keepends=True)
-    (folder / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:40])  # a line that is being written
-    page = report(folder)
-    assert "There is no summary yet" in page.text
-    assert "shows it after round 1" in page.text
-    assert "Loss" in page.sections
-
-
-def test_before_the_first_record(run: Copy) -> None:
-    folder = run("fedcmp")
-    for name in ("summary.json", "metrics.jsonl", "captions.png", "captions.jsonl"):
-        (folder / name).unlink()
-    page = report(folder)
-    assert page.sections == ["The split of the data", "How to run it again"]
-    assert "No round has been recorded yet" in page.text
-
-
 def test_a_run_whose_pictures_do_not_matter_is_no_success(run: Copy) -> None:
-    folder = run("fedcmp")
-    summary = json.loads((folder / "summary.json").read_text())
-    badge = {}
-    for use in (1.0, 0.003):
-        summary["test"] |= {"loss": 2.0, "image_use": use, "image_use_se": 0.001}
-        (folder / "summary.json").write_text(json.dumps(summary))
-        page = report(folder)
-        badge[use] = [one["class"] for one in page.all("span") if "badge" in one.get("class", "")]
-        assert ("trained the projector" in page.text) is (use == 1.0)
-        assert ("about zero" in page.text) is (use < 1)
-        assert summary["projector_sha256"][:7] not in page.text.partition("Loss per token")[0], "a hash is no headline"
-    assert badge == {1.0: ["badge finished"], 0.003: ["badge unused"]}
-
-
-def test_without_labels_there_is_no_map_of_labels(run: Copy) -> None:
-    folder = run("fedcmp")
-    assert "figure-split-labels" in report(folder).ids
-    split = json.loads((folder / "split.json").read_text())
-    for one in split["composition"].values():
-        one["labels"] = {f"{domain}/unlabelled": count for domain, count in one["domains"].items()}
-    (folder / "split.json").write_text(json.dumps(split))
-    assert "figure-split-labels" not in report(folder).ids
-
-
-def test_what_else_a_summary_may_hold(run: Copy) -> None:
-    folder = run("fedcmp")
-    summary = json.loads((folder / "summary.json").read_text())
-    probe = {
-        "accuracy": 0.812, "precision": 0.8, "recall": 0.7, "f1": 0.745, "yes_ratio": 0.48, "questions": 600,
-        "by_kind": {"random": 0.9, "popular": 0.8, "adversarial": 0.7},
-    }  # fmt: skip
-    summary["test"] |= {"cider": 1.234, "token_accuracy": 0.5, "probe": probe}
+    test = {"loss": 2.0, "image_use_se": 0.001}
+    folder = run("fedcmp", summary={"test": {**test, "image_use": 1.0}})
+    page = content(folder)
+    assert (page.state, page.alarm) == ("finished", "")
+    assert "CIDEr-D" not in [fact.label for fact in page.facts], "it was not measured"
+    summary = read(folder / "summary.json") | {"test": {**test, "image_use": 0.003}}
     (folder / "summary.json").write_text(json.dumps(summary))
-    page = report(folder)
-    assert "Yes or no: is it in the picture?" in page.sections
-    for word in ("1.234", "50.0%", "0.812", "0.745", "600 questions"):
-        assert word in page.text
-    summary["test"] |= {"cider": None, "probe": None}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    assert "CIDEr" not in report(folder).text
+    page = content(folder)
+    assert (page.state, "about zero" in page.alarm) == ("unused", True)
 
 
 def test_the_split_in_full(run: Copy) -> None:
     folder = run("fedcmp")
-    split = json.loads((folder / "split.json").read_text())
+    split = read(folder / "split.json")
     ids = split["clients"]
     split |= {
         "scenario": "topic+quality",
         "knobs": {"topic": {"alpha": 0.3}, "quality": {"clients": 0.5}},
-        "sizes": [len(one) for one in ids.values()],
         "corrupted": {"1": ids["1"][:2], "2": []},
         "composition": {
-            client: {"domains": {f"d{client}": len(one)}, "labels": {"seven": 3, "$x_1$ <i>": 5}}
-            for client, one in ids.items()
+            client: {"domains": {f"d{client}": 8}, "labels": {"seven": 3, "$x_1$ <i>": 5}} for client in ids
         },
-        "splits": {"train": 64, "val": 16, "test": 16},
         "overlap": 0.26,
     }
     (folder / "split.json").write_text(json.dumps(split))
-    page = report(folder)
-    assert {"figure-split-sizes", "figure-split-domains", "figure-split-labels"} <= set(page.ids)
-    assert "topic+quality (topic alpha 0.3 and quality clients 0.5)" in page.text
-    assert "$x_1$ <i>" in page.text, "no mathematics, no markup"
-    assert "overlap by 0.26 on average" in page.text
-    assert "Corrupted captions" in page.text
-    assert "25%" in page.text
+    section = split_section(read_run(folder))
+    assert section is not None
+    found = {picture.name: picture for picture in section.pictures}
+    share = f"{2 / split['sizes'][1]:.0%}"
+    for text in ("topic+quality", "topic.alpha", "quality.clients", "0.26", "Corrupted captions", share):
+        assert text in repr(section)
+    columns = [label.get_text() for label in found["split-labels"].figure.axes[0].get_xticklabels()]
+    assert columns == ["$x_1$ <i>", "seven"], "the most frequent first"
+    assert found["split-labels"].figure.axes[0].images[0].get_array()[0].tolist() == [5, 3]
+    assert [bar.get_width() for bar in found["split-sizes"].figure.axes[0].patches] == split["sizes"]
+    for one in split["composition"].values():
+        one["labels"] = {f"{domain}/unlabelled": count for domain, count in one["domains"].items()}
+    (folder / "split.json").write_text(json.dumps(split))
+    section = split_section(read_run(folder))
+    assert section is not None
+    assert "split-labels" not in [picture.name for picture in section.pictures]
 
 
-def byzantine(folder: Path) -> str:
+def test_text_from_data_is_escaped_and_pictures_stay_inside_the_folder(run: Copy) -> None:
+    folder = run("fedcmp")
     evil = "<script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\" $\\frac{1}{2}$ 图片"
     Image.new("RGB", (64, 64), "red").save(folder / "pictures" / "a.png")
     Image.new("RGB", (8, 8), "red").save(folder.parent / "secret.png")
@@ -207,47 +192,40 @@ def byzantine(folder: Path) -> str:
         {"id": "2", "domain": "d", "reference": "r", "generated": "g", "picture": "../secret.png"},
         {"id": "3", "domain": "d", "reference": "only words", "generated": "", "picture": None},
     ]
-    (folder / "captions.jsonl").write_text("".join(json.dumps(one) + "\n" for one in examples))
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    records = [one | {f"val/loss/{evil}": 1.5, "aggregator/rank/<b>layer": 3.0 * one["round"]} for one in records]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    summary = json.loads((folder / "summary.json").read_text())
-    summary |= {"name": evil, "device": evil}
+    write_lines(folder / "captions.jsonl", examples)
+    records = read_lines(folder / "metrics.jsonl")
+    more = [{f"val/loss/{evil}": 1.5, "aggregator/rank/<b>layer": 3.0 * one["round"]} for one in records]
+    write_lines(folder / "metrics.jsonl", [one | other for one, other in zip(records, more, strict=True)])
+    summary = read(folder / "summary.json") | {"name": evil, "device": evil}
     summary["val/domains"][evil] = {"start": 1.0, "end": 0.5}
     (folder / "summary.json").write_text(json.dumps(summary))
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"\n# {evil}\n")
-    return evil
-
-
-def test_byzantine_words(run: Copy) -> None:
-    folder = run("fedcmp")
-    (folder / "pictures").mkdir(exist_ok=True)
-    evil = byzantine(folder)
-    page = report(folder, figures=True)
+    page = report(folder)
     assert page.text.count(evil) >= 5  # title, table, card, config: all as text
-    assert [one["alt"] for one in page.all("img")] == [evil], "one picture; none from outside of the run folder"
+    cards = [one for one in page.all("img") if not one["src"].startswith("data:image/svg")]
+    assert [one["alt"] for one in cards] == [evil], "one picture; none from outside of the run folder"
     assert "only words" in page.text
 
 
 def test_large_pictures_become_small(run: Copy) -> None:
     folder = run("fedcmp")
-    (folder / "pictures").mkdir(exist_ok=True)
     one = {"id": "1", "domain": "d", "reference": "r", "generated": "g", "picture": "pictures/a.png"}
     Image.effect_noise((1500, 900), 90).save(folder / "pictures" / "a.png")
-    (folder / "captions.jsonl").write_text(json.dumps(one) + "\n")
-    (source,) = (image["src"] for image in report(folder).all("img"))
+    write_lines(folder / "captions.jsonl", [one])
+    (source,) = (card.source for section in content(folder).sections for card in section.cards)
     assert source.startswith("data:image/jpeg")
     assert len(source) < 60_000
     (folder / "pictures" / "a.png").write_bytes(b"no picture")
-    with pytest.raises(RunFolderError, match=r"a\.png cannot be read as a picture"):
+    with pytest.raises(RunFolderError, match=r"a\.png"):
         write_report(folder)
 
 
-@pytest.mark.parametrize("clients", [1, 2, 20, 48, 450])
+@pytest.mark.parametrize("clients", [1, 20, 48, 450])
 def test_any_number_of_clients(run: Copy, clients: int) -> None:
-    folder = run("fedavgm")
+    folder = run("fedcmp")
     pairs = [0.01 * (place % 90) - 0.2 for place in range(min(clients, 64) * (min(clients, 64) - 1) // 2)]
     records: list[dict[str, Any]] = [{"round": 0, "samples_seen": 0, "val/loss": 2.0}]
+    rejected = []
     for number in (1, 2, 3):
         one: dict[str, Any] = {"round": number, "samples_seen": number * clients, "val/loss": 2.0 - 0.1 * number}
         for client in range(clients):
@@ -255,73 +233,52 @@ def test_any_number_of_clients(run: Copy, clients: int) -> None:
                 accepted = client % 7 != 5
                 one |= {f"client/{client}/loss": 1.0 + client / 50, f"client/{client}/weight": accepted / clients}
                 one |= {f"client/{client}/accepted": accepted}
+                rejected += [] if accepted else [(number, client)]
         records.append(one | {"aggregator/cosines": pairs, "aggregator/energy_kept": 0.5, "aggregator/K_eff": 1.0})
     records[1] |= {"client/0/loss": None}  # what was not finite is null
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
+    for (number, client), fault in zip(rejected, ("failed", "slow"), strict=False):
+        records[number] |= {f"client/{client}/left_out": fault, "clients_dropped": 2}
+    write_lines(folder / "metrics.jsonl", records)
     held = {str(client): [f"s{client}"] * (client + 1) for client in range(clients)}
-    sizes = [len(held[str(client)]) for client in range(clients)]
+    sizes = [len(one) for one in held.values()]
     (folder / "split.json").write_text(json.dumps({"seed": 0, "hash": "ab", "clients": held, "sizes": sizes}))
-    page = report(folder)
-    assert "figure-client-loss" in page.ids
-    assert ("figure-client-weights" in page.ids) == (clients <= 400)
-    assert ("Updates that were left out" in page.text) == (clients > 5)
-    assert f"on {clients} client{'s' if clients > 1 else ''}" in page.text
-
-
-def test_a_report_replaces_the_last_one(run: Copy) -> None:
-    folder = run("fedcmp")
-    report(folder, figures=True)
-    first = {path.name for path in (folder / "report" / "figures").iterdir()}
-    (folder / "metrics.jsonl").unlink()
-    report(folder, figures=True)
-    assert {path.name for path in (folder / "report" / "figures").iterdir()} < first
-
-
-def test_the_same_run_gives_the_same_page(run: Copy) -> None:
-    folder = run("fedcmp")
-    first = write_report(folder, figures=False).read_bytes()
-    assert write_report(folder, figures=False).read_bytes() == first
+    text, found = repr(content(folder)), pictures(folder)
+    assert "client-loss" in found
+    assert ("client-weights" in found) == (clients <= 400)
+    for reason in (FAULTS["failed"], FAULTS["slow"], "not recorded", "Updates that were left out"):
+        assert (reason in text) == bool(rejected)
+    if "client-weights" in found:
+        axes = found["client-weights"].figure.axes[0]
+        crosses = {(int(one.get_xdata()[0]) + 1, int(one.get_ydata()[0])) for one in axes.lines}
+        assert crosses == set(rejected)
+        first = [None if value == "--" else value for value in axes.images[0].get_array()[:, 0].astype(object)]
+        weights = [records[1].get(f"client/{client}/weight") for client in range(clients)]
+        assert [one or 0.0 for one in first if one == one] == [one for one in weights if one]
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text"),
     [
-        ("summary.json", "{", r"summary\.json is corrupted"),
-        ("summary.json", "[]", "expected an object, got list"),
-        ("split.json", "no", r"split\.json is corrupted"),
-        ("metrics.jsonl", '{"round": 0}\n{"rou\n{"round": 2}\n', r"metrics\.jsonl, line 2 is corrupted"),
-        ("config.yaml", "a: [", r"config\.yaml cannot be read as YAML"),
-        ("config.yaml", "words", "expected keys and values"),
+        ("summary.json", "{"),
+        ("summary.json", "[]"),
+        ("split.json", "no"),
+        ("metrics.jsonl", '{"round": 0}\n{"rou\n{"round": 2}\n'),
+        ("config.yaml", "a: ["),
+        ("config.yaml", "words"),
     ],
 )
-def test_corrupted_files_are_named(run: Copy, name: str, text: str, said: str) -> None:
-    folder = run("fedcmp")
-    (folder / name).write_text(text)
-    with pytest.raises(RunFolderError, match=said):
-        write_report(folder)
-
-
-def test_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(RunFolderError, match=r"is no run folder .* and no comparison folder"):
+def test_corrupted_files_are_named(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RunFolderError, match=rf"{name}{', line 2' if name == 'metrics.jsonl' else ''}"):
         write_report(tmp_path)
-    with pytest.raises(RunFolderError, match=r"no folder .*nowhere"):
-        write_report(tmp_path / "nowhere")
+
+
+def test_folders_that_have_no_run(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(RunFolderError, match=str(folder)):
+            write_report(folder)
     (tmp_path / "summary.json").write_text("{}")
     (tmp_path / "report").write_text("in the way")
-    with pytest.raises(RunFolderError, match="cannot write"):
+    with pytest.raises(RunFolderError, match=r"report/index\.html"):
         write_report(tmp_path)
-
-
-def test_why_clients_were_left_out_is_told_and_counted(run: Copy) -> None:
-    folder = run("fedavgm")
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for record, (client, fault) in zip(records[1:], [(1, "failed"), (2, "slow")], strict=True):
-        record |= {f"client/{client}/accepted": False, f"client/{client}/left_out": fault, "clients_dropped": 2}
-    records[1] |= {"clients_retried": 1, "client/3/accepted": False}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
-    text = report(folder).text
-    assert "3 updates were left out, and the others weigh more." in text
-    assert "4 times a chosen client dropped out" in text
-    assert "1 time a client that had failed was trained again" in text
-    for words in (FAULTS["failed"], FAULTS["slow"], "not told"):
-        assert words in text

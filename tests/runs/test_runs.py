@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 import fedcmp.runs.parts
-from fedcmp.aggregation.fuse.mean import Mean
-from fedcmp.aggregation.fuse.normalised import Normalised
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
+from fedcmp.aggregation.fuse.wrappers import Normalised
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, DataError, FedcmpError, RunFolderError

@@ -16,12 +16,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import fedcmp.secure.client
-import fedcmp.secure.server
-from fedcmp.secure import Advertisement, Answer, Client, Losses, Masked, Server, Shares, secure_sum, threshold
-from fedcmp.secure.keys import mask_key
-from fedcmp.secure.masks import add_mask
-from fedcmp.secure.shamir import join
+from fedcmp.secure import Advertisement, Answer, Client, Losses, Masked, Server, Shares, parties, secure_sum, threshold
+from fedcmp.secure.crypto import add_mask, join, mask_key
 
 MESSAGES = (Advertisement, Shares, Masked, Answer)
 
@@ -70,25 +66,6 @@ def test_what_the_server_sees_of_a_term_is_uniform_whatever_the_term(losses: Los
             assert stats.chisquare(np.bincount(bits, minlength=256)).pvalue > 1e-5
 
 
-def test_two_inputs_with_one_sum_cannot_be_told_apart_under_keys_drawn_anew() -> None:
-    """300 runs of 8 words each, as the server sees them without self masks, tested for any difference."""
-    total = np.full(8, 1000, np.uint64)
-    inputs = [total, np.zeros(8, np.uint64), np.zeros(8, np.uint64)], split_of(total, 3, seed=1)
-    found = []
-    for number, parts in enumerate(inputs):
-        entropy = random.Random(number).randbytes
-        runs = [without_self_masks(view(parts, None, entropy), 3) for _ in range(300)]
-        rows = np.concatenate([np.stack([run[client] for client in range(3)], axis=1) for run in runs])
-        assert (rows.sum(axis=1, dtype=np.uint64) == 1000).all(), "only the sum is there"
-        found.append(rows)
-    for client in range(3):
-        assert stats.ks_2samp(found[0][:, client], found[1][:, client]).pvalue > 1e-3
-    # jointly: which eighth of the ring the words of the first two clients are in
-    eighths = [(rows >> np.uint64(61)).astype(np.int64) for rows in found]
-    cells = [np.bincount(8 * rows[:, 0] + rows[:, 1], minlength=64) for rows in eighths]
-    assert stats.chi2_contingency(np.stack(cells)).pvalue > 1e-3
-
-
 @pytest.mark.parametrize("losses", [Losses(), Losses(words=frozenset({2, 5}))])
 def test_for_any_terms_with_that_sum_there_are_masks_that_give_the_same_view(
     losses: Losses, monkeypatch: pytest.MonkeyPatch
@@ -108,8 +85,7 @@ def test_for_any_terms_with_that_sum_there_are_masks_that_give_the_same_view(
         pairs[key] = (min(one, other), max(one, other))
         return key
 
-    for module in (fedcmp.secure.client, fedcmp.secure.server):
-        monkeypatch.setattr(module, "mask_key", noted)
+    monkeypatch.setattr(parties, "mask_key", noted)
     first = view(parts, losses, random.Random(5).randbytes)
     # along a chain of survivors, the mask of two neighbours takes what the terms before have gained
     shift, moved = np.zeros(n, np.uint64), {}
@@ -123,8 +99,7 @@ def test_for_any_terms_with_that_sum_there_are_masks_that_give_the_same_view(
         if gained is not None:
             words += gained if sign > 0 else -gained
 
-    for module in (fedcmp.secure.client, fedcmp.secure.server):
-        monkeypatch.setattr(module, "add_mask", changed)
+    monkeypatch.setattr(parties, "add_mask", changed)
     second = view(others, losses, random.Random(5).randbytes)
     assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):

@@ -1,14 +1,17 @@
-"""What a W&B folder holds, read back from its `.wandb` files, oldest part first."""
+"""What a W&B folder has, read from its one `.wandb` file."""
 
 from __future__ import annotations
 
 import json
+import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedcmp.tracking.wandb.file import read_log
+BEGIN, BLOCK, HEAD = 7, 2**15, 7
+"""Bytes of a file's own header, of a block, and of the head of each frame in it."""
 
 
 @dataclass
@@ -16,11 +19,8 @@ class Part:
     """One start of a run."""
 
     path: Path
-    run_id: str = ""
-    name: str = ""
-    group: str = ""
-    project: str = ""
-    tags: list[str] = field(default_factory=list)
+    run: Any = None
+    """The record that names the run."""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     """One for each logged step; nested objects as they were logged."""
@@ -35,59 +35,59 @@ class Part:
     def steps(self) -> list[int]:
         return [row["_step"] for row in self.rows]
 
-    @property
-    def files(self) -> Path:
-        return self.path.parent / "files"
 
-
-def read_parts(folder: Path) -> list[Part]:
-    """The parts of a run of which the last one has ended; W&B's service writes the end after ``finish`` returns.
+def read_part(folder: Path) -> Part:
+    """The one part of a run that has ended; W&B's service writes the end after ``finish`` returns.
 
     Args:
         folder: the run folder.
     """
+    (path,) = (one for one in folder.glob("wandb/*run-*/run-*.wandb") if not one.parent.is_symlink())
     for _ in range(100):
-        parts = _read_parts(folder)
-        if parts[-1].exit_code is not None:
-            return parts
+        if (part := _read(path)).exit_code is not None:
+            return part
         time.sleep(0.1)
-    raise AssertionError(f"the last part in {folder} has no end")
+    raise AssertionError(f"{path} has no end")
 
 
-def _read_parts(folder: Path) -> list[Part]:
-    paths = [path for path in folder.glob("wandb/*run-*/run-*.wandb") if not path.parent.is_symlink()]
-    return [_read_part(path) for path in sorted(paths)]
+def _messages(content: bytes) -> Iterator[bytes]:
+    """The file is a log of LevelDB: blocks of frames of checksum, length and kind (1 whole, 2 first, 4 last part)."""
+    position, whole = BEGIN, b""
+    while position + HEAD <= len(content):
+        left = BLOCK - position % BLOCK
+        _, length, kind = struct.unpack_from("<IHB", content, position) if left >= HEAD else (0, 0, 0)
+        if not kind:  # the rest of the block is empty
+            position += left
+            continue
+        part = content[position + HEAD : position + HEAD + length]
+        position += HEAD + length
+        whole = part if kind in (1, 2) else whole + part
+        if kind in (1, 4):
+            yield whole
 
 
-def _read_part(path: Path) -> Part:
+def _read(path: Path) -> Part:
+    from wandb.proto.wandb_internal_pb2 import Record
+
     part = Part(path)
-    for record in read_log(path):
+    for record in map(Record.FromString, _messages(path.read_bytes())):
         kind = record.WhichOneof("record_type")
         content = getattr(record, kind)
         if kind == "run":
-            part.run_id, part.name, part.project = content.run_id, content.display_name, content.project
-            part.group, part.tags = content.run_group, list(content.tags)
-            part.config |= _items(content.config.update)
-        elif kind == "config":
-            part.config |= _items(content.update)
+            part.run = content
+            _merge(part.config, content.config.update)
+        elif kind in ("config", "summary"):
+            _merge(getattr(part, kind), content.update)
         elif kind == "history":
-            part.rows.append(_items(content.item))
+            _merge(part.rows.append({}) or part.rows[-1], content.item)
         elif kind == "metric":
             options = {one.name for one, on in content.summary.ListFields() if on}
             part.metrics[content.name or content.glob_name] = (content.step_metric, options)
-        elif kind == "summary":
-            _merge(part.summary, content.update)
         elif kind == "artifact":
             part.artifacts[content.type] = content
         elif kind == "exit":
             part.exit_code = content.exit_code
     return part
-
-
-def _items(items: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    _merge(found, items)
-    return found
 
 
 def _merge(target: dict[str, Any], items: Any) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.checks import require_count, require_number
-from fedcmp.aggregation.contribution import Cohort, Contribution, shares, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, shares
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -57,9 +57,8 @@ class GeometricMedian(Fuse):
         require_count("aggregator.fuse.max_iterations", self.max_iterations, least=1)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The geometric median."""
         share, iterations, done, objective = shares(cohort), 0, False, math.inf
-        mean = weighted_sum(cohort, lambda contribution: contribution.delta)
+        mean = cohort.sum(delta_of, cohort.weights)
         point = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in params.items()}
         while not done and iterations < self.max_iterations:
             sums = cohort.sum(partial(self._pull, share, point))

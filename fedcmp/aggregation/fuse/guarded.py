@@ -1,4 +1,4 @@
-"""Trust by agreement: clients that most others contradict get no weight; wraps any fuse that weighs clients."""
+"""Trust by agreement: clients that most others contradict get no weight. Wraps any fuse that weighs clients."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort
 from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
-from fedcmp.aggregation.fuse.wrapper import Wrapper
+from fedcmp.aggregation.fuse.wrappers import Wrapper
 from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -66,16 +66,19 @@ class Guarded(Wrapper):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The inner fuse, with weights by trust."""
-        known, inner = _parted(state)
+        # the remembered trust by client; on other ranks than the server the state is empty
+        known: dict[int, float] = state.get("trust", {})
+        inner = {key: value for key, value in state.items() if key != "trust"}
         if len(cohort.clients) < 3:
-            return cohort.on_server(_remembering, self.inner.fuse(cohort, params, inner), known)
+            return cohort.on_server(_remember, self.inner.fuse(cohort, params, inner), known)
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
         found = cohort.on_server(judge, products, sizes.get("size"), _before(known, cohort.clients))
-        verdict = _on_cpu(*cohort.share(cohort.on_server(tuple, found)))  # no class crosses ranks
+        trust, update, evidence, agreed = cohort.share(cohort.on_server(tuple, found))  # no class crosses ranks
+        verdict = Verdict(trust.cpu(), update.cpu(), evidence.cpu(), agreed)
         weights = cohort.weights * verdict.trust
         trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
-        square = weighted_sum(trusted, square_of)
+        square = trusted.sum(square_of, trusted.weights)
         fused = self.inner.fuse(trusted, params, inner)
         return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
 
@@ -137,7 +140,7 @@ def _within(sizes: Tensor) -> Tensor:
 
 
 def _evidence_size(contribution: Contribution) -> Params:
-    assert contribution.evidence is not None, "the client was asked for evidence"
+    assert contribution.evidence is not None
     means = [moments.double().diagonal().mean() for moments in contribution.evidence.values()]
     return {"size": torch.stack(means).mean()}
 
@@ -154,15 +157,6 @@ def _before(known: dict[int, float], clients: tuple[int, ...]) -> Tensor | None:
     return torch.tensor([known.get(client, 1.0) for client in clients], dtype=torch.float64)
 
 
-def _on_cpu(trust: Tensor, update: Tensor, evidence: Tensor, agreed: bool) -> Verdict:
-    return Verdict(trust.cpu(), update.cpu(), evidence.cpu(), agreed)
-
-
-def _parted(state: State) -> tuple[dict[int, float], State]:
-    """The remembered trust by client, and the inner fuse's state; both are empty on other ranks than the server."""
-    return state.get("trust", {}), {key: value for key, value in state.items() if key != "trust"}
-
-
 def _finish(
     fused: Fused, square: Params, verdict: Verdict, weights: Tensor, clients: tuple[int, ...], known: dict[int, float]
 ) -> Fused:
@@ -172,10 +166,9 @@ def _finish(
         "aggregator/trusted": effective_clients(weights),
     }
     told = dict(zip(clients, verdict.trust.tolist(), strict=True)) if verdict.agreed else {}
-    given = fused.mean_square
-    mean_square = float(square["square"]) if given is None else given
-    return _remembering(fused._replace(metrics=metrics, mean_square=mean_square), known | told)
+    mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
+    return _remember(fused._replace(metrics=metrics, mean_square=mean_square), known | told)
 
 
-def _remembering(fused: Fused, known: dict[int, float]) -> Fused:
+def _remember(fused: Fused, known: dict[int, float]) -> Fused:
     return fused._replace(state={**fused.state, "trust": known})

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.checks import require_count
-from fedcmp.aggregation.contribution import Cohort, Contribution, single, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, single
 from fedcmp.aggregation.diagnostics import CHUNK, piece
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
@@ -54,7 +54,6 @@ class Krum(Fuse):
         return max(2 * self.byzantine + 3, self.keep)
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean of the chosen."""
         squares: Tensor | float = 0.0
         for name, value in params.items():
             for begin in range(0, value.numel(), CHUNK):
@@ -62,7 +61,7 @@ class Krum(Fuse):
                 squares = cohort.on_server(_add_squares, squares, rows)
         chosen = cohort.share(cohort.on_server(self._choose, squares, cohort.clients))
         total = cohort.sum(partial(_if_chosen, chosen))
-        mean = weighted_sum(cohort, lambda contribution: contribution.delta)
+        mean = cohort.sum(delta_of, cohort.weights)
         metrics: Metrics = {"aggregator/chosen": [*chosen]}
         return cohort.on_server(lambda: Fused(single(total), mean, {}, metrics))
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, Contribution, weighted_sum
+from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
@@ -44,10 +44,9 @@ class Ties(Fuse):
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The mean of the kept entries that have the elected signs."""
-        first = weighted_sum(cohort, self._ballot)
+        first = cohort.sum(self._ballot, cohort.weights)
         signs = cohort.share(cohort.on_server(_elect, first))
-        second = weighted_sum(cohort, partial(self._agreeing, signs))
+        second = cohort.sum(partial(self._agreeing, signs), cohort.weights)
         return cohort.on_server(_finish, first, second)
 
     def _ballot(self, contribution: Contribution) -> Params:

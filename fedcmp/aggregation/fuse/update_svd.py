@@ -11,7 +11,7 @@ import torch
 from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, single
 from fedcmp.aggregation.evidence import affine_layers
-from fedcmp.aggregation.fuse.mean import Mean
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.parts import Fuse, Fused, State
@@ -58,7 +58,6 @@ class UpdateSvd(Fuse):
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The merged delta."""
         layers = affine_layers(params)
         inside, merge = _inside(layers), self._merge
         grams = cohort.sum(partial(_grams, layers))

@@ -57,20 +57,16 @@ class ControlVariates(LocalStep):
         return "start_gradient" if self.option == 1 else "gradient"
 
     def init(self, params: Params) -> State:
-        """``c = 0``."""
         return {"control": zeros_like(params)}
 
     def client_init(self, params: Params) -> State:
-        """``c_k = 0``."""
         return {"control": zeros_like(params)}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
-        """``g - c_k + c``."""
         own, mean = client["control"], shared["control"]
         return {name: value - own[name] + mean[name] for name, value in gradient.items()}
 
     def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
-        """Keeps ``c_k+`` and sends ``c_k+ - c_k``."""
         renewed = recorded[self._recorded]
         change = {name: value - client["control"][name] for name, value in renewed.items()}
         return Finished({"control": renewed}, change)

@@ -35,5 +35,4 @@ class Proximal(LocalStep):
         require_number("aggregator.local.mu", self.mu, "(0, inf)")
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
-        """The gradient of the data and of the pull."""
         return {name: value + self.mu * (local[name] - start[name]) for name, value in gradient.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, message_of, single, weighted_sum, zeros_like
+from fedcmp.aggregation.contribution import Cohort, message_of, single, zeros_like
 from fedcmp.aggregation.parts import Finished, LocalStep, State
 from fedcmp.types import Params
 
@@ -42,11 +42,9 @@ class ServerMomentum(LocalStep):
         require_number("aggregator.local.alpha", self.alpha, "(0, 1]")
 
     def init(self, params: Params) -> State:
-        """``Delta_0 = 0``."""
         return {"direction": zeros_like(params)}
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
-        """``alpha g + (1 - alpha) Delta_t``."""
         return self._leaning(gradient, shared)
 
     def finish(self, recorded: dict[str, Params], shared: State, client: State) -> Finished:
@@ -54,8 +52,7 @@ class ServerMomentum(LocalStep):
         return Finished({}, self._leaning(recorded["gradient"], shared))
 
     def update(self, cohort: Cohort, shared: State) -> State:
-        """``sum_k p_k mean(v)``."""
-        total = weighted_sum(cohort, message_of)
+        total = cohort.sum(message_of, cohort.weights)
         return cohort.share(cohort.on_server(lambda: {"direction": single(total)}))
 
     def _leaning(self, gradient: Params, shared: State) -> Params:

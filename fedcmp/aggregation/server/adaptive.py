@@ -1,4 +1,4 @@
-"""What the adaptive server steps share: a first moment, a second moment, and the step between them."""
+"""Adaptive server steps: FedAdam, FedYogi and FedAdagrad."""
 
 from __future__ import annotations
 
@@ -40,12 +40,10 @@ class Adaptive(ServerStep):
         require_number("aggregator.server.tau", self.tau, "(0, inf)")
 
     def init(self, params: Params) -> State:
-        """``m_0 = 0``, ``v_0 = tau^2``."""
         second = {name: torch.full_like(value, self.tau**2) for name, value in params.items()}
         return {"first": zeros_like(params), "second": second}
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
         m = {name: self.beta1 * value + (1 - self.beta1) * update.delta[name] for name, value in state["first"].items()}
         v = {name: self.second(value, update.delta[name].square()) for name, value in state["second"].items()}
         moved = {name: value + self.lr * m[name] / (v[name].sqrt() + self.tau) for name, value in params.items()}
@@ -54,6 +52,17 @@ class Adaptive(ServerStep):
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         """The second moment of a tensor after a round with ``D^2 = square``."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Adagrad(Adaptive):
+    """FedAdagrad: ``v += D^2``. v never falls, so steps only shrink. Source, and what differs: as ``Adaptive``."""
+
+    beta1: float = 0.0
+    """Share of the first moment that is kept, in [0, 1)."""
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v + square
 
 
 @dataclass(frozen=True)
@@ -66,3 +75,25 @@ class Decaying(Adaptive):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number("aggregator.server.beta2", self.beta2, "[0, 1)")
+
+
+@dataclass(frozen=True)
+class Adam(Decaying):
+    """FedAdam: ``v = beta2 v + (1 - beta2) D^2``. Large steps are forgotten. Source, and what differs: as ``Adaptive``.
+
+    >>> step, x = Adam(lr=1.0, beta1=0.0, beta2=0.0, tau=1.0), {"bias": torch.zeros(1)}
+    >>> step.step(x, Update({"bias": torch.ones(1)}), step.init(x)).params
+    {'bias': tensor([0.5000])}
+    """
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True)
+class Yogi(Decaying):
+    """FedYogi: ``v -= (1 - beta2) D^2 sign(v - D^2)``. v grows quickly after large steps and falls slowly after small
+    ones. Source, and what differs: as ``Adaptive``."""
+
+    def second(self, v: Tensor, square: Tensor) -> Tensor:
+        return v - (1 - self.beta2) * square * (v - square).sign()

@@ -12,7 +12,7 @@ from fedcmp.types import Params
 
 
 @dataclass(frozen=True)
-class FedExp(ServerStep):
+class Fedexp(ServerStep):
     """``x += eta D``, ``eta = max(1, sum_k p_k |D_k|^2 / (2 (|D|^2 + eps)))``, norms over all parameters together.
 
     Where clients agree eta is 1; where K equal clients are orthogonal it is up to K / 2. eta is reported as
@@ -25,7 +25,7 @@ class FedExp(ServerStep):
 
     >>> import torch
     >>> update = Update({"bias": torch.tensor([0.5, 0.5])}, mean_square=4.0)
-    >>> FedExp(eps=0.5).step({"bias": torch.zeros(2)}, update, {})
+    >>> Fedexp(eps=0.5).step({"bias": torch.zeros(2)}, update, {})
     Stepped(params={'bias': tensor([1., 1.])}, state={}, metrics={'aggregator/server_lr': 2.0})
     """
 
@@ -38,7 +38,6 @@ class FedExp(ServerStep):
         require_number("aggregator.server.eps", self.eps, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
         eta = max(1.0, update.mean_square / (2 * (squared_norm(update.delta) + self.eps)))
         moved = {name: value + eta * update.delta[name] for name, value in params.items()}
         return Stepped(moved, {}, {"aggregator/server_lr": eta})

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.server.velocity import Velocity
+from fedcmp.aggregation.server.momentum import Velocity
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Muon(Velocity):
     """Server learning rate, in (0, inf): five times the root mean square of a step."""
 
     def move(self, delta: Tensor, velocity: Tensor) -> Tensor:
-        """``0.2 sqrt(max(M, N)) lr O(v)``."""
         return 0.2 * self.lr * _scaled_direction(velocity)
 
 

@@ -52,11 +52,9 @@ class Opm(ServerStep):
         return self.projected and self.momentum != 0
 
     def init(self, params: Params) -> State:
-        """A velocity of zeros."""
         return {"velocity": zeros_like(params)}
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
         carried: Params = state["velocity"]
         if self.needs_basis:
             carried = zeros_like(carried)

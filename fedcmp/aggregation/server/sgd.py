@@ -28,6 +28,5 @@ class Sgd(ServerStep):
         require_number("aggregator.server.lr", self.lr, "(0, inf)")
 
     def step(self, params: Params, update: Update, state: State) -> Stepped:
-        """One server step."""
         delta = scaled(update.delta, self.lr)
         return Stepped({name: value + delta[name] for name, value in params.items()}, {}, {})

@@ -3,10 +3,8 @@
 Their definitions are ours: the abstract that the method comes from says that there are four, and not which.
 """
 
-from fedcmp.data.scenarios.config import PartitionConfig, check_names
-from fedcmp.data.scenarios.conversations import partition_conversations
 from fedcmp.data.scenarios.manifest import manifest
-from fedcmp.data.scenarios.partition import Partition, partition
+from fedcmp.data.scenarios.partition import Partition, PartitionConfig, check_names, partition, partition_conversations
 from fedcmp.data.scenarios.quality import corrupt
 
 __all__ = [

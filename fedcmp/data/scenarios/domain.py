@@ -1,4 +1,4 @@
-"""Where the pictures come from: a client has one domain, or a share of it; fewer clients than domains have several."""
+"""Clients differ by domain: each has one or a share of one; if they are fewer than domains, each has several."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def find_owners(samples: Sequence[Sample], clients: Any) -> list[str]:
         if unnamed := [sample.origin for sample in samples if sample.client is None]:
             raise DataError(
                 f"partition.clients=given: {len(unnamed):,} training records have no field `client`, the first at "
-                f"{unnamed[0]}; `fedcmp prepare csv --client-column NAME` writes it"
+                f"{unnamed[0]}"
             )
         return [str(sample.client) for sample in samples]
     if not isinstance(clients, Mapping):
@@ -58,8 +58,8 @@ def partition_domains(
     Args:
         domains: the domain of each sample, in random order.
         num_clients: K.
-        shares: how much each client should have, ``[K]``: owners of one domain split it by them, and who owns a domain
-            alone keeps the part share / max(share) of it, the rest being left out. None: everybody has all it can.
+        shares: how much each client should have, ``[K]``: owners of one domain split it by them, and the only owner
+            of a domain keeps the part share / max(share) of it, the rest being left out. None: each has all it can.
         least: the floor of a client's samples, if there are shares.
 
     Returns:
@@ -80,8 +80,7 @@ def partition_domains(
         if shares is None:
             if len(own) < len(owners):
                 raise DataError(
-                    f"domain {name!r} has {len(own)} samples for {len(owners)} of partition.clients={num_clients} "
-                    "clients, and none may be empty; lower partition.clients"
+                    f"partition.clients={num_clients}: domain {name!r} has {len(own)} samples for {len(owners)} clients"
                 )
             for turn, place in enumerate(own):
                 clients[owners[turn % len(owners)]].append(place)
@@ -92,12 +91,10 @@ def partition_domains(
             for owner, end, size in zip(owners, np.cumsum(sizes), sizes, strict=True):
                 clients[owner] += own[end - size : end]
     for client, parts in alone.items():
-        assert shares is not None, "without shares nobody leaves anything out"
+        assert shares is not None, "without shares nothing is left out"
         held = sum(map(len, parts))
         if held < least:
-            raise DataError(
-                f"the domains of client {client} have {held} samples, fewer than partition.quantity.min_samples={least}"
-            )
+            raise DataError(f"partition.quantity.min_samples={least}: the domains of client {client} have {held}")
         kept = max(shares[client] / shares.max(), least / held)
         clients[client] = [place for own in parts for place in own[: math.ceil(kept * len(own) - 1e-9)]]
     return clients

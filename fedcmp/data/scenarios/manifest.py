@@ -1,4 +1,4 @@
-"""split.json: who holds what, and how alike they are."""
+"""split.json: the samples of each client, and how alike the clients are."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios.config import PartitionConfig
-from fedcmp.data.scenarios.overlap import mean_overlap
-from fedcmp.data.scenarios.partition import Partition
+from fedcmp.data.scenarios.partition import Partition, PartitionConfig
 from fedcmp.data.scenarios.topic import topics_of
 
 
@@ -21,7 +19,7 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
     """The content of split.json.
 
     Args:
-        split: who holds what.
+        split: the samples of each client.
         splits: samples for ``"train"``, ``"val"`` and ``"test"``.
         config: what was asked for.
 
@@ -63,7 +61,7 @@ def manifest(split: Partition, splits: Mapping[str, Sequence[Sample]], config: P
 
 
 def split_hash(clients: Mapping[str, Sequence[str]]) -> str:
-    """SHA-256 of who holds which sample ids."""
+    """SHA-256 of the sample ids of each client."""
     return hashlib.sha256(json.dumps(clients, sort_keys=True).encode()).hexdigest()
 
 
@@ -80,7 +78,7 @@ def records_hash(samples: Sequence[Sample]) -> str:
 
 
 def count(clients: Sequence[Sequence[int]], names: Sequence[str]) -> list[Counter[str]]:
-    """How often each name stands at each client."""
+    """How often each client has each name."""
     return [Counter(names[position] for position in client) for client in clients]
 
 
@@ -93,3 +91,40 @@ def as_matrix(counts: Sequence[Mapping[str, int]], columns: Sequence[str] | None
     """
     columns = sorted({name for one in counts for name in one}) if columns is None else columns
     return np.array([[one.get(name, 0) for name in columns] for one in counts])
+
+
+def overlap_matrix(counts: np.ndarray) -> np.ndarray:
+    """1 - JS(p_k, p_l) for every two clients, ``[K, K]`` in [0, 1]: 1 the same mixture, 0 nothing in common.
+
+    JS is the Jensen-Shannon divergence in bits (Lin, IEEE Trans. Inf. Theory 37(1), 1991).
+
+    Args:
+        counts: samples of each kind at each client, ``[K, T]``; no client is empty.
+
+    >>> overlap_matrix(np.array([[2, 0], [0, 5], [1, 1]])).round(3)
+    array([[1.   , 0.   , 0.689],
+           [0.   , 1.   , 0.689],
+           [0.689, 0.689, 1.   ]])
+    """
+    if not counts.sum(axis=1).all():
+        raise ValueError("a client without samples has no mixture")
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    own = _entropy(shares)
+    rows = [1 - (_entropy((share + shares) / 2) - (one + own) / 2) for share, one in zip(shares, own, strict=True)]
+    return np.clip(np.stack(rows), 0, 1)
+
+
+def mean_overlap(counts: np.ndarray) -> float:
+    """The mean over all pairs of clients; 1 where there is one client.
+
+    >>> mean_overlap(np.array([[3, 1], [6, 2]]))
+    1.0
+    """
+    if len(counts) == 1:
+        return 1.0
+    return float(overlap_matrix(counts)[np.triu_indices(len(counts), 1)].mean())
+
+
+def _entropy(shares: np.ndarray) -> np.ndarray:
+    """In bits, over the last axis."""
+    return -(shares * np.log2(np.where(shares > 0, shares, 1))).sum(axis=-1)

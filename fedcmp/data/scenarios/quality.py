@@ -1,19 +1,44 @@
-"""How good the captions are: on some clients, captions do not say what the pictures show. The pictures stay."""
+"""Clients differ by the quality of captions: on some of them captions do not say what the pictures show."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from fedcmp.data.records import Sample
-from fedcmp.data.scenarios.config import QualityConfig
+from fedcmp.errors import ConfigError, nearest
 from fedcmp.seeding import numpy_rng
 
+CORRUPTIONS = ("shuffled", "truncated", "template", "foreign")
 TEMPLATE = "a picture"
 """What ``template`` says of every picture."""
+
+
+@dataclass
+class QualityConfig:
+    """For `quality`: whose captions are corrupted, and how."""
+
+    clients: float = 0.5
+    """Share of the clients that have corrupted captions, in [0, 1]; above 0 at least one does."""
+    captions: float = 1.0
+    """Share of their captions that is corrupted, in [0, 1]."""
+    kind: str = "shuffled"
+    """`shuffled` (another caption of the same client), `truncated` (its first third), `template` (the same sentence for
+    all) or `foreign` (a caption of another client)."""
+
+    def validate(self, prefix: str) -> None:
+        for key in ("clients", "captions"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ConfigError(f"{prefix}.{key} must be in [0, 1], got {getattr(self, key)}")
+        if self.kind not in CORRUPTIONS:
+            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), CORRUPTIONS)}")
+
+    def knobs(self) -> dict[str, object]:
+        """The settings that act: all."""
+        return dict(vars(self))
 
 
 class Corrupted(NamedTuple):
@@ -57,27 +82,20 @@ def corrupt(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config:
         if config.kind == "foreign":
             others = by_id[(owners[by_id] >= 0) & (owners[by_id] != client)]
             captions = _foreign(captions, samples, others, rng)
+        elif config.kind == "shuffled":
+            captions = _shuffled(captions, rng)
+        elif config.kind == "truncated":
+            captions = [" ".join(words[: max(1, len(words) // 3)]) for words in map(str.split, captions)]
         else:
-            hurts = {"shuffled": _shuffled, "truncated": _truncated, "template": _template}
-            captions = hurts[config.kind](captions, rng)
+            captions = [TEMPLATE] * len(captions)
         for position, caption in zip(places, captions, strict=True):
             changed[position] = replace(samples[position], caption=caption)
         positions.append(tuple(sorted(places)))
     return Corrupted(changed, tuple(positions))
 
 
-def _truncated(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """The first third of the words, at least one."""
-    words = [caption.split() for caption in captions]
-    return [" ".join(one[: max(1, len(one) // 3)]) for one in words]
-
-
-def _template(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
-    return [TEMPLATE] * len(captions)
-
-
 def _shuffled(captions: Sequence[str], rng: np.random.Generator) -> list[str]:
-    """A random permutation, mended by swaps until no caption stands where an equal one stood, if that can be."""
+    """A random permutation, changed by swaps until no caption takes the place of an equal one, if that can be."""
     number = {caption: place for place, caption in enumerate(dict.fromkeys(captions))}
     texts = np.array([number[caption] for caption in captions], np.int64)
     order = rng.permutation(len(texts))

@@ -1,12 +1,46 @@
-"""How much each client has: log-normal or Zipf sizes with a floor."""
+"""Clients differ by how much they have: log-normal or Zipf sizes with a floor."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from fedcmp.data.scenarios.config import QuantityConfig
-from fedcmp.errors import DataError
+from fedcmp.errors import ConfigError, DataError, nearest
 from fedcmp.seeding import numpy_rng
+
+SIZES = ("lognormal", "zipf")
+MOST_UNEQUAL = 20.0
+"""Of ``sigma`` and ``s``: far beyond it, shares are outside of a float's range; long before, one client has all."""
+
+
+@dataclass
+class QuantityConfig:
+    """For `quantity`: how much each client has."""
+
+    kind: str = "lognormal"
+    """`lognormal` (the logarithm of a share is normal with deviation `sigma`) or `zipf` (the r-th largest share is
+    proportional to r^-s)."""
+    sigma: float = 1.0
+    """For `lognormal`, in [0, 20]; 0: all alike."""
+    s: float = 1.0
+    """For `zipf`, in [0, 20]; 0: all alike."""
+    min_samples: int = 32
+    """No client gets fewer, >= 1."""
+
+    def validate(self, prefix: str) -> None:
+        if self.kind not in SIZES:
+            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), SIZES)}")
+        for key in ("sigma", "s"):
+            if not 0 <= getattr(self, key) <= MOST_UNEQUAL:
+                raise ConfigError(f"{prefix}.{key} must be in [0, {MOST_UNEQUAL:g}], got {getattr(self, key)}")
+        if self.min_samples < 1:
+            raise ConfigError(f"{prefix}.min_samples must be at least 1, got {self.min_samples}")
+
+    def knobs(self) -> dict[str, object]:
+        """The settings that act."""
+        name = "s" if self.kind == "zipf" else "sigma"
+        return {"kind": self.kind, name: getattr(self, name), "min_samples": self.min_samples}
 
 
 def client_shares(num_clients: int, config: QuantityConfig, seed: int) -> np.ndarray:

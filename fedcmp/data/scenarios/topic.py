@@ -10,15 +10,46 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fedcmp.data.records import Sample
+from fedcmp.errors import ConfigError, nearest
 
+TOPICS = ("label", "source", "cluster")
+ALPHAS = (1e-6, 1e9)
+"""Beyond them a client's distribution is one topic, or that of all data, to the last bit."""
 LEAST = 16
 """Labels with fewer samples are one topic together, the domain's ``other``: so few cannot be spread over clients."""
 SOFT = 100.0
 """Logarithms of probabilities shrink where they are large beside this: with zeros, no fit to the sizes may exist."""
+
+
+@dataclass
+class TopicConfig:
+    """For `topic`: what the pictures of a client show."""
+
+    alpha: float = 1.0
+    """Concentration of the Dirichlet distribution over all topics together, from 1e-6 to 1e9: near 0 a client sees
+    few topics, at 100 all see the same. Where others say 0.5 for each of 10 classes, that is 5 here."""
+    by: str = "label"
+    """`label` (of its domain), `source` (the domain itself) or `cluster` (k-means over the frozen tower's features)."""
+    clusters: int = 20
+    """For `cluster`: how many, >= 2."""
+
+    def validate(self, prefix: str) -> None:
+        if not ALPHAS[0] <= self.alpha <= ALPHAS[1]:
+            raise ConfigError(f"{prefix}.alpha must be from {ALPHAS[0]:g} to {ALPHAS[1]:g}, got {self.alpha}")
+        if self.by not in TOPICS:
+            raise ConfigError(f"{prefix}.by: unknown kind {self.by!r}; {nearest(str(self.by), TOPICS)}")
+        if self.clusters < 2:
+            raise ConfigError(f"{prefix}.clusters must be at least 2, got {self.clusters}")
+
+    def knobs(self) -> dict[str, object]:
+        """The settings that act."""
+        clusters = {"clusters": self.clusters} if self.by == "cluster" else {}
+        return {"alpha": self.alpha, "by": self.by, **clusters}
 
 
 def topics_of(samples: Sequence[Sample], by: str = "label") -> list[str]:
@@ -103,8 +134,8 @@ def _dirichlet(concentration: np.ndarray, rows: int, rng: np.random.Generator) -
 def _fit(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int = 3000) -> np.ndarray:
     """The positive matrix scaled to sums of rows and columns (Deming and Stephan, Ann. Math. Stat. 11(4), 1940).
 
-    What is still off after ``rounds`` is mended by one term of rank one (Altschuler, Weed and Rigollet, NeurIPS 2017,
-    arXiv 1705.09634, algorithm 2).
+    The rest after ``rounds`` is corrected by one term of rank one (Altschuler, Weed and Rigollet, NeurIPS 2017, arXiv
+    1705.09634, algorithm 2).
     """
     for _ in range(rounds):
         matrix = matrix * (columns / matrix.sum(axis=0))

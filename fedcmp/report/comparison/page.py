@@ -18,7 +18,7 @@ from fedcmp.report.comparison.pictures import (
     draw_losses,
 )
 from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
-from fedcmp.report.words import count, duration, human, identifier, is_number, listed, method, number, p_value
+from fedcmp.report.formatting import count, duration, human, identifier, is_number, listed, method, number, p_value
 
 READING = (
     "Bold: the method with the lowest loss on the seeds that all have. Recovered: the share of the way from clients "

@@ -9,12 +9,21 @@ from typing import Any
 
 from fedcmp.report.blocks import Picture
 from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
-from fedcmp.report.drawing.canvas import COOL, DASHES, INK, PALETTE
-from fedcmp.report.drawing.dots import DotRow, draw_dots
-from fedcmp.report.drawing.heat import draw_heat
-from fedcmp.report.drawing.lines import Band, Level, Line, draw_lines
+from fedcmp.report.figures import (
+    COOL,
+    DASHES,
+    INK,
+    PALETTE,
+    Band,
+    DotRow,
+    Level,
+    Line,
+    draw_dots,
+    draw_heat,
+    draw_lines,
+)
+from fedcmp.report.formatting import identifier, is_number, method
 from fedcmp.report.run.reading import series
-from fedcmp.report.words import identifier, is_number, method
 
 ENERGY, COSINE, OSCILLATION = "aggregator/energy_kept", "aggregator/cosine", "aggregator/oscillation"
 CURVES = {

@@ -1,4 +1,4 @@
-"""A run folder as the page needs it, whatever its age and however far it came."""
+"""The content of a run folder, as the page needs it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.report.files import read_object, read_objects, read_settings, read_text
-from fedcmp.report.words import is_number
+from fedcmp.report.formatting import is_number
 
 _CLIENT = re.compile(r"client/(\d+)/")
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds; what is missing is empty."""
+    """The content of a run folder; what is missing is empty."""
 
     path: Path
     summary: Mapping[str, Any]
@@ -72,7 +72,7 @@ class Run:
 
     @cached_property
     def faults(self) -> dict[tuple[int, int], str]:
-        """(round, client) -> the word for why its update was left out, where the records say it."""
+        """(round, client) -> the fault for which its update was left out, where it is recorded."""
         return {
             (int(one["round"]), client): str(one[f"client/{client}/left_out"])
             for one in self.rounds
@@ -82,7 +82,7 @@ class Run:
 
     @property
     def tested(self) -> Mapping[str, Any]:
-        """What was measured on the test samples at the end; empty where nothing was."""
+        """The measures on the test samples at the end; may be empty."""
         return self.summary.get("test") or {}
 
     def setting(self, *keys: str) -> Any:
@@ -97,13 +97,9 @@ class Run:
         return series(self.records, key)
 
     def parts(self, key: str) -> list[str]:
-        """What stands after ``key/`` in the records' keys: domains, layers. Histograms are left out."""
-        found: dict[str, None] = {}
-        for one in self.records:
-            for name in one:
-                if name.startswith(f"{key}/") and not name.endswith("/histogram"):
-                    found[name.removeprefix(f"{key}/")] = None
-        return list(found)
+        """The names after ``key/`` in the records' keys: domains, layers. Histograms are left out."""
+        names = dict.fromkeys(name for one in self.records for name in one if name.startswith(f"{key}/"))
+        return [name.removeprefix(f"{key}/") for name in names if not name.endswith("/histogram")]
 
 
 def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
@@ -113,7 +109,7 @@ def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], l
 
 
 def is_run(folder: Path) -> bool:
-    """Whether something in the folder says that a run began in it."""
+    """Whether a run began in the folder."""
     return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
 
 

@@ -1,0 +1,115 @@
+"""The settings of the frozen models, and where their folders are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedcmp.errors import ConfigError, check_choice
+from fedcmp.models.projector import ProjectorConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ENDS = ("newline", "eos")
+DEMO = Path(__file__).parent / "demo"
+
+
+@dataclass
+class ModelConfig:
+    """Which frozen models the projector joins, and the projector."""
+
+    tower: str = "demo"
+    """Folder or hub id of the vision tower (CLIP, SigLIP, DINOv2, MobileNet, ...); `demo`: the embedded one."""
+    llm: str = "demo"
+    """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
+    tower_dtype: str = "float32"
+    """`float32` or `bfloat16` for the frozen vision tower; features are kept and trained on as float16 in any case."""
+    llm_dtype: str = "float32"
+    """`float32` or `bfloat16` for the frozen language model; the projector is float32 in any case."""
+    activation_checkpointing: bool = False
+    """Keep only the inputs of the LLM's layers for the backward pass and compute the rest again: half as many more
+    operations, and memory for many times the rows (LLaVA-1.5-7B: 0.4 GB a row instead of 2.9)."""
+    feature_layer: Any = -2
+    """Which hidden state of a transformer tower is read: 0 the embeddings, -1 the last, -2 (LLaVA) the last but one. A
+    list such as [-2, -5, -8] puts several side by side: their widths add up. Feature maps have the last one only."""
+    keep_cls: bool = False
+    """Keep the class token, and register tokens, of towers that have them."""
+    token_grid: int = 0
+    """Average the grid of image tokens down to this many a side (24 x 24 to 12 x 12: 12); 0: as the tower has it."""
+    pixel_shuffle: int = 1
+    """Put every r x r neighbours of the grid side by side: tokens / r^2, width * r^2; 1: no. After `token_grid`."""
+    end: str = "newline"
+    """What ends a caption: `newline` (LLaVA's plain template; line breaks inside captions become spaces) or `eos`."""
+    projector: ProjectorConfig = field(default_factory=ProjectorConfig)
+    """The trainable part."""
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers of ``feature_layer``, one or more, in the order of their widths in a feature."""
+        return tuple(self.feature_layer) if isinstance(self.feature_layer, (list, tuple)) else (self.feature_layer,)
+
+    def validate(self, prefix: str = "model") -> None:
+        if not self.layers or any(type(layer) is not int for layer in self.layers):
+            raise ConfigError(
+                f"{prefix}.feature_layer must be a whole number or a list of them, got {self.feature_layer!r}"
+            )
+        if len(set(self.layers)) < len(self.layers):
+            raise ConfigError(f"{prefix}.feature_layer names a layer twice: {list(self.layers)}")
+        for key, choices in (("tower_dtype", DTYPES), ("llm_dtype", DTYPES), ("end", ENDS)):
+            check_choice(f"{prefix}.{key}", getattr(self, key), choices)
+        for key, least in (("token_grid", 0), ("pixel_shuffle", 1)):
+            value = getattr(self, key)
+            if value < least or (value > least and self.keep_cls):
+                raise ConfigError(
+                    f"{prefix}.{key} must be {least} or more, and {least} with {prefix}.keep_cls, got {value}"
+                )
+        if self.token_grid % self.pixel_shuffle:
+            raise ConfigError(
+                f"{prefix}.pixel_shuffle={self.pixel_shuffle} does not divide {prefix}.token_grid={self.token_grid}"
+            )
+        self.projector.validate(f"{prefix}.projector")
+
+
+def resolve(name: str, kind: str, key: str) -> str:
+    """The folder of ``demo``, an existing folder, or a hub id unchanged.
+
+    Args:
+        name: as the user gives it.
+        kind: ``tower`` or ``llm``.
+        key: the setting that errors name.
+
+    Raises:
+        ConfigError: the name looks like a path and no such folder with a config.json exists.
+    """
+    if name == "demo":
+        return str(DEMO / kind)
+    path = Path(name).expanduser()
+    if (path / "config.json").is_file():
+        return str(path)
+    if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise ConfigError(f"{key}: no folder {name} with a config.json; expected one, a hub id or `demo`")
+    return name
+
+
+def width_of(name: str, kind: str, key: str) -> int | None:
+    """The hidden or embedding width in a model folder's config.json; None for hub ids and unknown forms."""
+    path = Path(resolve(name, kind, key)) / "config.json"
+    if not path.is_file():
+        return None
+    config: dict[str, Any] = json.loads(path.read_text())
+    part = config.get("vision_config" if kind == "tower" else "text_config")
+    width = (part if isinstance(part, dict) else config).get("hidden_size")
+    return None if width is None else int(width)
+
+
+def feature_width(config: ModelConfig) -> int | None:
+    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
+
+    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
+    768
+    """
+    width = width_of(config.tower, "tower", "model.tower")
+    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2

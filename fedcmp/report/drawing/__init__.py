@@ -1,1 +1,0 @@
-"""Figures for the page and for papers: one look, drawn once, shown on light and dark grounds."""

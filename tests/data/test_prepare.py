@@ -1,0 +1,339 @@
+"""From a set to a domain, and on to a trained projector: whole or not at all, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import tarfile
+import tracemalloc
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import published
+import pytest
+from PIL import Image
+from published import read_lines
+
+from fedcmp.cli import main
+from fedcmp.cli.entry import _parser
+from fedcmp.config import load_config
+from fedcmp.data.layouts import LAYOUTS
+from fedcmp.data.prepare import Recipe, prepare
+from fedcmp.data.readers import Options
+from fedcmp.data.sources import pairs_source
+from fedcmp.errors import ConfigError, DataError, RunFolderError
+
+DOCS = Path(__file__).parents[2] / "docs"
+CLINIC = Options(image_column="file", caption_column="report", label_column="organ")
+COLUMNS = ["--image-column", "file", "--caption-column", "report"]
+SIDES = ("train", "val", "test")
+
+
+def make(layout: str, source: Path, out: Path, **more: Any) -> dict[str, Any]:
+    return prepare(Recipe(layout, (str(source),), out, **more)).facts
+
+
+def tree(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def sides(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    return {side: read_lines(folder / f"{side}.jsonl") for side in SIDES}
+
+
+def test_a_domain_links_its_pictures_and_says_where_it_is_from(tmp_path: Path) -> None:
+    home, out = published.llava(tmp_path / "LLaVA-Pretrain"), tmp_path / "root" / "web"
+    facts = make("llava", home, out, licence="see its card", val=5, test=5)
+    assert facts["counts"] == {"train": 30, "val": 5, "test": 5}
+    assert (out / "images.zip").is_symlink()
+    assert (out / "images.zip").resolve() == (home / "images.zip").resolve()
+    assert set(tree(out)) == {"SOURCE.md", "images.zip", "source.json", *(f"{side}.jsonl" for side in SIDES)}
+    assert list(out.parent.iterdir()) == [out]
+    assert facts == json.loads((out / "source.json").read_text())
+    assert facts["sha256"] == {name: digest for name, digest in tree(out).items() if name.endswith(".jsonl")}
+    assert "see its card" in (out / "SOURCE.md").read_text()
+    (row,) = [row for rows in sides(out).values() for row in rows if row["id"] == "web-000000004"]
+    assert row == published.record("web-000000004", "00001/000000004.jpg", "a photo of thing 4", domain="web")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> None:
+    if layout == "roco":
+        pytest.importorskip("pyarrow")
+    names = {"webdataset": "shards", "csv": "clinic", "llava-med": "llava_med", "messages": "chat"}
+    source = getattr(published, names.get(layout, layout))(tmp_path / "set")
+    more = {"options": CLINIC if layout == "csv" else Options(), "skip_bad": layout == "messages"}
+    out = tmp_path / "root" / layout
+    facts = make(layout, source, out, **more)
+    loaded = pairs_source(tmp_path / "root", on_overlap="error")
+    sizes = {split: len(loaded.samples(split)) for split in SIDES}
+    assert sizes == facts["counts"]
+    assert min(sizes.values()) > 0
+    samples = [sample for split in sizes for sample in loaded.samples(split)]
+    assert {loaded.image(sample).size for sample in samples} == {(16, 12)}
+    assert facts["splits"] == ("own" if layout in ("roco", "rsicd", "nwpu") else "drawn")
+    assert {len(one.captions) for one in samples} == ({5} if layout in ("rsicd", "nwpu", "coco") else {0})
+    packed = layout in ("roco", "webdataset")
+    assert facts["images"]["kind"] == ("packed" if packed else "linked")
+    make(layout, source, tmp_path / "again" / layout, **more)
+    assert tree(tmp_path / "again" / layout) == tree(out)
+
+
+def test_messages_keep_all_their_answers_and_the_run_says_which_are_used(tmp_path: Path) -> None:
+    path, root = published.chat(tmp_path / "set"), tmp_path / "root"
+    with pytest.raises(DataError, match=r"chat\.json: record 30: field `image`"):
+        make("messages", path, root / "chat")
+    facts = make("messages", path, root / "chat", skip_bad=True)
+    assert facts["left_out"]["bad_by_kind"] == {"records without a picture": 1, "records with several pictures": 1}
+    assert facts["further_answers"] == 30
+    first, whole = (pairs_source(root, turns=turns) for turns in ("first", "all"))
+    assert (len(first.samples("train")), len(whole.samples("train"))) == (28, 56)
+    captions = {sample.id: sample.caption for sample in whole.samples("train")}
+    assert all(captions[f"{one.id}#2"] == one.caption.replace("text", "more") for one in first.samples("train"))
+
+
+def test_the_caption_that_is_trained_on_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    home = published.coco(tmp_path / "coco", 200)
+
+    def captions(name: str, seed: int) -> dict[str, str]:
+        make("coco", home, tmp_path / name, seed=seed, domain="d")
+        rows = [row for own in sides(tmp_path / name).values() for row in own]
+        assert all(row["conversations"][1]["value"] in row["captions"] for row in rows)
+        return {row["id"]: row["conversations"][1]["value"] for row in rows}
+
+    first = captions("a", 0)
+    assert captions("b", 0) == first != captions("c", 1)
+    assert min(Counter(caption[0] for caption in first.values()).values()) > 20  # of 200, five captions each
+
+
+def test_train_and_val_of_coco_are_one_domain(tmp_path: Path) -> None:
+    home = published.coco(tmp_path / "coco")
+    published.coco(home, 6, "val2017", 500)
+    facts = make("coco", home, tmp_path / "root" / "photos")
+    assert facts["counts"] == {"train": 24, "val": 6, "test": 0}  # half of val is the test set at run time
+    assert not (tmp_path / "root" / "photos" / "test.jsonl").exists()
+    assert read_lines(tmp_path / "root" / "photos" / "val.jsonl")[0]["image"].startswith("val2017/")
+    assert make("coco", home, tmp_path / "anew", val=7, test=8)["counts"] == {"train": 15, "val": 7, "test": 8}
+
+
+def test_equal_pictures_are_never_on_both_sides(tmp_path: Path) -> None:
+    home = tmp_path / "set"
+    rows = [{"image": f"{number}.jpg", "caption": f"text {number}"} for number in range(60)]
+    files = {row["image"]: published.picture(number % 20) for number, row in enumerate(rows)}
+    path = published.table(home / "t.csv", rows)
+    places = {"folder": published.foldered(home / "images", files), "zip": published.zipped(tmp_path / "z.zip", files)}
+    found = {}
+    for name, place in [*places.items(), ("copy", places["folder"])]:
+        facts = make("csv", path, tmp_path / name / "d", val=4, test=4, images=place, copy=name == "copy")
+        assert facts["pictures"] == 20
+        assert facts["counts"] == {"train": 36, "val": 12, "test": 12}
+        found[name] = sides(tmp_path / name / "d")
+        held = [{int(row["image"][:-4]) % 20 for row in own} for own in found[name].values()]
+        assert sum(map(len, held)) == 20
+    assert found["folder"] == found["zip"] == found["copy"]
+
+
+def test_pictures_of_one_patient_stay_on_one_side(tmp_path: Path) -> None:
+    path = published.clinic(tmp_path / "clinic", 60, patient=lambda n: f"p{n % 12}")
+    options = CLINIC._replace(group_column="patient")
+    make("csv", path, tmp_path / "out", val=8, test=8, options=options)
+    held = [{int(row["image"][5:8]) % 12 for row in own} for own in sides(tmp_path / "out").values()]
+    assert [len(found) for found in held] == [8, 2, 2]
+    assert len(set.union(*held)) == 12
+    with pytest.raises(ConfigError, match="--group-column"):
+        make("csv", path, tmp_path / "none", val=8, test=0, options=options)
+
+
+def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
+    path = published.clinic(tmp_path / "clinic")
+    with path.open("a") as file:
+        file.write("nowhere.png,a text,lung,c41\nscan_000.png,,lung,c42\nscan_000.png,the same id,lung,c1\n")
+    (path.parent / "pictures" / "scan_007.png").write_bytes(b"no picture")
+    Image.new("L", (999, 1)).save(path.parent / "pictures" / "scan_008.png")
+    scan = path.parent / "pictures" / "scan_009.png"
+    scan.write_bytes(scan.read_bytes()[:-40])
+    recipe = Recipe("csv", (str(path),), tmp_path / "root" / "clinic", options=CLINIC._replace(id_column="case"))
+    with pytest.raises(DataError, match=r"notes\.csv:9: scan_007\.png"):
+        prepare(recipe)
+    assert not (tmp_path / "root" / "clinic").exists()
+    facts = prepare(replace(recipe, skip_bad=True)).facts
+    assert sum(facts["counts"].values()) == 39
+    assert facts["left_out"]["bad"] == 4
+    named = [re.findall(r"notes\.csv:(\d+)", message)[0] for message in facts["left_out"]["first_bad"]]
+    assert named == ["9", "42", "43", "44"]
+    checked = prepare(replace(recipe, skip_bad=True, check=True, out=tmp_path / "checked")).facts
+    named = [re.findall(r"notes\.csv:(\d+)", message)[0] for message in checked["left_out"]["first_bad"]]
+    assert (checked["left_out"]["bad"], named) == (6, ["9", "10", "11", "42", "43"])
+    with pytest.raises(DataError, match=r"notes\.csv:2: .*scan_000\.png .*--max-pixels"):
+        prepare(replace(recipe, check=True, max_pixels=99, out=tmp_path / "small"))
+    path.write_text("file,report,organ,case\nnowhere.png,text,lung,c1\n")
+    with pytest.raises(DataError, match=r"no record of .*notes\.csv .*nowhere\.png"):
+        prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
+
+
+def test_a_limit_draws_from_all_of_the_set(tmp_path: Path) -> None:
+    home = published.nwpu(tmp_path / "nwpu")
+    rows = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        facts = make("nwpu", home, tmp_path / name, limit=12, val=1, test=1, domain="a", seed=seed)
+        assert sum(facts["counts"].values()) == 12
+        rows[name] = read_lines(tmp_path / name / "train.jsonl")
+    assert {row["label"] for row in rows["a"]} == {"airplane", "bridge"}
+    assert rows["a"] == rows["b"] != rows["c"]
+    make("webdataset", published.shards(tmp_path / "shards"), tmp_path / "d", limit=9)
+    with zipfile.ZipFile(tmp_path / "d" / "images.zip") as archive:
+        assert len(archive.namelist()) == 9
+
+
+def test_a_domain_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, out = published.llava(tmp_path / "set"), tmp_path / "root" / "web"
+    make("llava", home, out)
+    with pytest.raises(RunFolderError, match=r"--out .*web"):
+        make("llava", home, out)
+    with monkeypatch.context() as patch:
+
+        def full(*_arguments: Any, **_more: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("fedcmp.data.prepare.json.dumps", full)
+        with pytest.raises(RunFolderError, match=r"--out .*other: .*No space left"):
+            make("llava", home, tmp_path / "root" / "other")
+    assert list((tmp_path / "root").iterdir()) == [out]
+    seen, original = [], os.replace
+
+    def watched(source: Any, target: Any) -> None:
+        # until it has its name, no run takes it for a domain, nor if the process dies
+        seen.append(sorted(path.name for path in Path(source).iterdir()))
+        original(source, target)
+
+    monkeypatch.setattr("os.replace", watched)
+    monkeypatch.setattr("fedcmp.data.prepare.PROGRESS_EVERY", 20)
+    told: list[str] = []
+    prepare(Recipe("llava", (str(home),), tmp_path / "root" / "more"), told.append)
+    assert told == ["20 records", "40 records"]
+    assert "train.jsonl" in seen[-1]
+    assert not any(name.endswith(".part") for name in seen[-1])
+
+
+def test_wrong_options_are_named(tmp_path: Path) -> None:
+    home = published.llava(tmp_path / "set")
+    for layout, more, named in (
+        ("llava", {"options": Options(caption_column="x")}, "--caption-column is for layout csv"),
+        ("llava", {"options": Options(caption_key="x")}, "--caption-key is for layout webdataset"),
+        ("webdataset", {"images": home}, "--images"),
+        ("llava", {"limit": 0}, "--limit"),
+        ("llava", {"domain": " "}, "--domain"),
+    ):
+        with pytest.raises(ConfigError, match=named):
+            make(layout, home, tmp_path / "out", **more)
+    (home / "images.zip").unlink()
+    with pytest.raises(DataError, match=r"images\.zip, .*images; .*--images"):
+        make("llava", home, tmp_path / "out")
+    with pytest.raises(DataError, match="nowhere"):
+        make("llava", home, tmp_path / "out", images=tmp_path / "nowhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_memory_does_not_grow_with_the_pictures(tmp_path: Path) -> None:
+    """Forty pictures of 1 MB, never more than a few at once."""
+    home = tmp_path / "shards"
+    home.mkdir()
+    for shard in range(4):
+        with tarfile.open(home / f"{shard}.tar", "w") as archive:
+            for number in range(10):
+                heavy = published.picture(10 * shard + number) + bytes([number]) * 1_000_000
+                published.member(archive, f"{number}.jpg", heavy)
+                published.member(archive, f"{number}.txt", b"a caption")
+    make("webdataset", home, tmp_path / "warm")  # imports, caches
+    tracemalloc.start()
+    try:
+        make("webdataset", home, tmp_path / "out")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "out" / "images.zip").stat().st_size > 40_000_000
+    assert peak < 8_000_000
+
+
+def commands(page: str) -> list[list[str]]:
+    """The commands of a page's ``bash`` blocks, one a line."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.S) for line in block.splitlines()]
+    assert all(line.startswith("fedcmp ") for line in lines)
+    return [shlex.split(line)[1:] for line in lines]
+
+
+def ward(number: int) -> str:
+    return f"ward {1 + number % 3}"
+
+
+def test_every_step_for_ones_own_data_works_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published.clinic(tmp_path / "north")
+    published.clinic(tmp_path / "south", first=100)
+    published.clinic(tmp_path / "all", clinic=ward)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    done = []
+    for words in commands("data.md")[:9]:
+        assert main([*words, *(["wandb.mode=disabled"] if words[0] == "train" else [])]) == 0, words
+        done.append(words[0])
+    assert done == ["prepare", "prepare", "plan", "train", "report", "evaluate", "export", "prepare", "plan"]
+    run = tmp_path / "runs" / "hospitals"
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["exit"] == "finished"
+    assert summary["val/loss"]["end"] < summary["val/loss"]["start"]
+    assert (run / "report" / "index.html").exists()
+    assert "internal use only" in (tmp_path / "exported" / "README.md").read_text()
+    assert json.loads((run / "split.json").read_text())["names"] == ["north", "south"]
+    out = capsys.readouterr().out
+    assert "36 training, 2 validation and 2 test samples" in out
+    assert all(f"client {place} (ward {place + 1})" in out for place in range(3))
+
+
+@pytest.mark.parametrize("more", [[], ["--client-column", "clinic"], ["--val", "2", "--test", "0"]], ids=str)
+def test_what_is_printed_as_next_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
+    root = tmp_path / "my root"
+    table = published.clinic(tmp_path / "set", 12, clinic=ward)
+    assert main(["prepare", "csv", str(table), *COLUMNS, *more, "--out", str(root / "all")]) == 0
+    program, *words = shlex.split(re.findall(r"^next: (.*)$", capsys.readouterr().out, re.M)[-1])
+    assert program == "fedcmp"
+    assert main(words) == 0
+    assert ("client 2 (ward 3)" if "clinic" in more else "client 0 (all)") in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = published.clinic(tmp_path / "set", 12, clinic=ward)
+    row = table.read_text().splitlines()[4]
+    again = (row, row, row.replace("finding", "mass"), row.replace("ward 1", "ward 2"), row.replace("ward 1", " "))
+    table.write_text("\n".join([*table.read_text().splitlines(), *again]) + "\n")
+    words = [*COLUMNS, "--client-column", "clinic", "--out", str(tmp_path / "root" / "all")]
+    assert main(["prepare", "csv", str(table), *words]) == 2
+    assert "notes.csv:18: field `clinic`" in capsys.readouterr().err
+    assert main(["prepare", "csv", str(table), *words, "--skip-bad"]) == 0
+    told = capsys.readouterr().out
+    assert "left out 1 bad records" in told
+    assert "left out 2 rows" in told
+    facts = json.loads((tmp_path / "root" / "all" / "source.json").read_text())
+    assert facts["repeated_rows"] == 2
+    assert sum(facts["counts"].values()) == 14
+
+
+def test_the_recipes_of_the_documentation_are_words_that_are_understood() -> None:
+    layouts = []
+    for words in commands("data.md"):
+        if words[0] == "prepare":
+            layouts.append(_parser().parse_args(words).layout)
+        else:
+            load_config(None, words[1:])
+    assert [layout for layout in layouts if layout != "LAYOUT"] == list(LAYOUTS)
+    table = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in table for name in LAYOUTS)

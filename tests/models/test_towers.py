@@ -1,0 +1,228 @@
+"""Every family of towers: the hidden states that transformers itself gives, and those that Llava selects."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from models.tiny import MAPS, TOWERS, families, make_processor, save_tower, vision_model
+from models.verdicts import PREFIX, llava_selects
+from PIL import Image
+
+from fedcmp.errors import ConfigError
+from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
+from fedcmp.models.loading import num_bytes
+from fedcmp.models.outline import outline_tower
+from fedcmp.models.settings import feature_width
+from fedcmp.models.tokens import average, pixel_shuffle
+
+Folder = Callable[[str], Path]
+PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+PICTURES = [Image.fromarray(one) for one in PIXELS]
+LAYERS: tuple[int | list[int], ...] = (-1, -2, 0, [-2, -3], [-4, -1, 2])
+every_transformer = families(name for name in TOWERS if name not in MAPS)
+
+
+def load(folder: Folder, name: str, **options: Any) -> VisionTower:
+    return load_tower(ModelConfig(tower=str(folder(name)), **options))
+
+
+def whole_model(folder: Folder, name: str) -> Any:
+    return type(vision_model(TOWERS[name].config(**TOWERS[name].options))).from_pretrained(folder(name)).eval()
+
+
+def own_states(model: Any, pixels: torch.Tensor, name: str) -> Any:
+    inputs: dict[str, Any] = {"pixel_values": pixels}
+    if name == "siglip2-naflex":
+        inputs |= {"pixel_attention_mask": torch.ones(pixels.shape[:2], dtype=torch.long)}
+        inputs |= {"spatial_shapes": torch.full((len(pixels), 2), 6)}
+    with torch.inference_mode():
+        return model(**inputs, output_hidden_states=True)
+
+
+@every_transformer
+def test_hidden_states_are_those_of_the_whole_model(name: str, tower_folder: Folder) -> None:
+    for layer in LAYERS:
+        config = ModelConfig(tower=str(tower_folder(name)), feature_layer=layer)
+        tower, kept = load_tower(config), load(tower_folder, name, feature_layer=layer, keep_cls=True)
+        pixels = tower.preprocess(PICTURES)
+        states = own_states(whole_model(tower_folder, name), pixels, name).hidden_states
+        wanted, skip = config.layers, PREFIX.get(name, 0)
+        expected = torch.cat([states[one] for one in wanted], -1)
+        with torch.inference_mode():
+            torch.testing.assert_close(tower.encode(pixels), expected[:, skip:])
+            torch.testing.assert_close(kept.encode(pixels), expected)
+        assert (tower.num_tokens, kept.num_tokens, tower.width) == (36, 36 + skip, 16 * len(wanted))
+        deepest = max(one if one >= 0 else 4 + one for one in wanted)
+        assert len(tower.blocks) == max(1, deepest), "blocks that are not read are dropped"
+        assert outline_tower(config) == (tower.width, tower.num_tokens, num_bytes(tower.model))
+
+
+@families(sorted(MAPS))
+def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Folder) -> None:
+    tower = load(tower_folder, name)
+    pixels = tower.preprocess(PICTURES)
+    last = own_states(whole_model(tower_folder, name), pixels, name).last_hidden_state
+    with torch.inference_mode():
+        features = tower.encode(pixels)
+    for row in range(tower.grid[0]):
+        for column in range(tower.grid[1]):
+            token = row * tower.grid[1] + column
+            expected = last[:, token] if last.dim() == 3 else last[:, :, row, column]
+            torch.testing.assert_close(features[:, token], expected)
+    outline = outline_tower(ModelConfig(tower=str(tower_folder(name))))
+    assert outline == (tower.width, tower.num_tokens, num_bytes(tower.model))
+    with pytest.raises(ConfigError, match=r"model\.feature_layer is \[-2, -3\]"):
+        load(tower_folder, name, feature_layer=[-2, -3])
+
+
+@pytest.mark.parametrize("layer", [-2, [-1, -2, -4]], ids=str)
+@pytest.mark.parametrize("keep_cls", [False, True])
+@every_transformer
+def test_llava_selects_the_same(name: str, keep_cls: bool, layer: int | list[int], tower_folder: Folder) -> None:
+    tower = load(tower_folder, name, feature_layer=layer, keep_cls=keep_cls)
+    config = transformers.LlavaConfig(
+        vision_config=TOWERS[name].config(**TOWERS[name].options),
+        text_config=transformers.LlamaConfig(
+            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+        ),
+        vision_feature_layer=layer,
+    )
+    llava = transformers.LlavaModel(config).eval()
+    llava.vision_tower = whole_model(tower_folder, name)
+    llava.multi_modal_projector = torch.nn.Identity()
+    pixels, verdict = tower.preprocess(PICTURES), llava_selects(name)
+
+    def theirs() -> torch.Tensor:
+        strategy = "default" if tower.drop_cls else "full"
+        found = llava.get_image_features(pixels, vision_feature_layer=layer, vision_feature_select_strategy=strategy)
+        return torch.stack(list(found.pooler_output))
+
+    with torch.inference_mode():
+        if verdict.startswith("no"):
+            with pytest.raises(TypeError, match="spatial_shapes"):
+                theirs()
+        elif verdict == "yes" or keep_cls:
+            torch.testing.assert_close(tower.encode(pixels), theirs())
+        else:
+            assert theirs().shape[1] == tower.num_tokens + PREFIX[name] - 1
+
+
+@pytest.mark.parametrize(("name", "full"), [("clip", "CLIP"), ("siglip", "Siglip"), ("siglip2-naflex", "Siglip2")])
+def test_full_checkpoints_give_their_vision_part(name: str, full: str, tmp_path: Path) -> None:
+    text = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = getattr(transformers, f"{full}Config")(vision_config=TOWERS[name].options, text_config=text)
+    both = getattr(transformers, f"{full}Model")(config).eval()
+    both.save_pretrained(tmp_path)
+    make_processor(name).save_pretrained(tmp_path)
+    tower = load_tower(ModelConfig(tower=str(tmp_path)))
+    pixels = tower.preprocess(PICTURES)
+    states = own_states(both.vision_model, pixels, name).hidden_states[-2]
+    with torch.inference_mode():
+        torch.testing.assert_close(tower.encode(pixels), states[:, PREFIX.get(name, 0) :])
+    assert outline_tower(ModelConfig(tower=str(tmp_path))) == (16, 36, num_bytes(tower.model))
+
+
+def test_naflex_towers_get_every_picture_as_a_square(tower_folder: Folder) -> None:
+    tower = load(tower_folder, "siglip2-naflex")
+    square = PICTURES[0].resize((24, 24), tower.processor.resample)
+    theirs = tower.processor(images=[square], return_tensors="pt", max_num_patches=36)
+    assert theirs["spatial_shapes"].tolist() == [[6, 6]]
+    torch.testing.assert_close(tower.preprocess(PICTURES[:1]), theirs["pixel_values"])
+    assert tower.preprocess([Image.fromarray(PIXELS[0][:20]), PICTURES[0]]).shape == (2, 36, 4 * 4 * 3)
+
+
+def test_towers_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    config = transformers.ViTMAEConfig(**TOWERS["vit"].options, mask_ratio=0.5)  # it hides patches
+    transformers.ViTMAEModel(config).save_pretrained(tmp_path / "mae")
+    make_processor("vit").save_pretrained(tmp_path / "mae")
+    with pytest.raises(ConfigError, match=r"model\.tower: a vit_mae gives 18 tokens"):
+        load_tower(ModelConfig(tower=str(tmp_path / "mae")))
+    if importlib.util.find_spec("torchvision") is None:
+        save_tower("dinov3", tmp_path)
+        kind = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 24, "width": 24}}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
+        with pytest.raises(ConfigError, match=r"model\.tower: .* cannot be loaded: .*[Tt]orchvision"):
+            load_tower(ModelConfig(tower=str(tmp_path)))
+
+
+@pytest.mark.parametrize("options", [
+    {"feature_layer": -5}, {"feature_layer": [-2, 4]}, {"token_grid": 7}, {"pixel_shuffle": 4},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize("name", ["clip", "siglip2-naflex"])
+def test_what_does_not_fit_is_said_before_weights_are_read(
+    name: str, options: dict[str, Any], tower_folder: Folder, tmp_path: Path
+) -> None:
+    for file in ("config.json", "preprocessor_config.json"):
+        shutil.copy(tower_folder(name) / file, tmp_path)
+    for look in (outline_tower, load_tower):
+        with pytest.raises(ConfigError, match=rf"^model\.{next(iter(options))}"):
+            look(ModelConfig(tower=str(tmp_path), **options))
+    with pytest.raises(ConfigError, match=r"model\.tower: .* cannot be loaded: .*model\.safetensors"):
+        load_tower(ModelConfig(tower=str(tmp_path)))
+
+
+class Wide:
+    """A processor that keeps the shape of its pictures, 36 by 16 here."""
+
+    def __call__(self, **kwargs: Any) -> Any:
+        return {"pixel_values": torch.zeros(len(kwargs["images"]), 3, 36, 16)}
+
+
+def test_tokens_of_a_wide_picture_are_no_square_grid() -> None:
+    def model() -> Any:
+        found = transformers.CLIPVisionModel(TOWERS["clip"].config(**TOWERS["clip"].options))
+        forward = found.forward
+        found.forward = lambda **kwargs: forward(interpolate_pos_encoding=True, **kwargs)
+        return found
+
+    assert VisionTower(model(), Wide()).grid == (9, 4)
+    with pytest.raises(ConfigError, match=r"model\.pixel_shuffle=2 .* 9 x 4"):
+        VisionTower(model(), Wide(), pixel_shuffle=2)  # as many tokens as a grid of 6 x 6
+
+
+@families(["clip", "siglip", "mobilenet", "dinov2-registers", "siglip2-naflex"])
+def test_grid_then_shuffle_of_several_layers(name: str, tower_folder: Folder) -> None:
+    layers: int | list[int] = -2 if name == "mobilenet" else [-2, -3]
+    folder, (side, factor) = str(tower_folder(name)), ((2, 2) if name == "mobilenet" else (4, 2))
+    plain = load_tower(ModelConfig(tower=folder, feature_layer=layers))
+    config = ModelConfig(tower=folder, feature_layer=layers, token_grid=side, pixel_shuffle=factor)
+    tower = load_tower(config)
+    with torch.inference_mode():
+        pixels = plain.preprocess(PICTURES)
+        expected = pixel_shuffle(average(plain.encode(pixels), plain.grid, side), (side, side), factor)
+        torch.testing.assert_close(tower.encode(pixels), expected)
+    outline = outline_tower(config)
+    assert outline is not None
+    assert outline[:2] == (tower.width, tower.num_tokens) == (plain.width * factor**2, side**2 // factor**2)
+    if name != "mobilenet":  # its config.json says no width
+        assert feature_width(config) == tower.width
+
+
+def test_the_cache_key_changes_with_every_option(tower_folder: Folder) -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        {"feature_layer": -1},
+        {"feature_layer": [-2, -3]},
+        {"feature_layer": [-3, -2]},
+        {"keep_cls": True},
+        {"token_grid": 3},
+        {"pixel_shuffle": 3},
+        {"pixel_shuffle": 2},
+        {"pixel_shuffle": 2, "token_grid": 4},
+        {"tower_dtype": "bfloat16"},
+    ]
+    keys = [load(tower_folder, "clip", **one).fingerprint for one in options]
+    assert len(set(keys)) == len(keys)
+    assert load(tower_folder, "clip", feature_layer=[-2]).fingerprint == keys[0]
+    tower = load(tower_folder, "clip").train()
+    assert not any(module.training for module in tower.modules())
+    assert not any(parameter.requires_grad for parameter in tower.parameters())

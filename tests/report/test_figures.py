@@ -1,0 +1,116 @@
+"""Figures: colours that can be told apart, the given values, files that are the same twice."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+
+from fedcmp.report.figures import (
+    PALETTE,
+    DotRow,
+    Line,
+    as_data_uri,
+    draw_bars,
+    draw_dots,
+    draw_heat,
+    draw_lines,
+    draw_stack,
+    figure_style,
+    shorten,
+)
+
+
+def linear(colour: str) -> np.ndarray:
+    """Linear RGB of a colour, by IEC 61966-2-1."""
+    value = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """CIELAB under D65 of linear RGB."""
+    matrix = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = matrix @ rgb.clip(0, 1) / [0.9505, 1.0, 1.089]
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+SEEN_BY = {
+    "all": np.eye(3),
+    # Machado, Oliveira, Fernandes, IEEE TVCG 2009, severity 1
+    "protanopes": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopes": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+}
+
+
+def test_colours_can_be_told_apart_and_from_white() -> None:
+    for colour in PALETTE:
+        assert 1.05 / (linear(colour) @ [0.2126, 0.7152, 0.0722] + 0.05) >= 3.0, f"WCAG 2.2, 1.4.11: {colour}"
+    for eyes, seen in SEEN_BY.items():
+        for one, other in itertools.combinations(PALETTE, 2):
+            distance = np.linalg.norm(lab(seen @ linear(one)) - lab(seen @ linear(other)))
+            assert distance > (35.0 if eyes == "all" else 15.0), f"{one} and {other} for {eyes}: {distance:.1f}"
+
+
+def texts(figure: object) -> list[str]:
+    """The text in a figure's SVG."""
+    source = as_data_uri(figure)  # type: ignore[arg-type]
+    root = ElementTree.fromstring(base64.b64decode(source.partition("base64,")[2]))
+    return ["".join(node.itertext()) for node in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_lines_have_their_values_and_names() -> None:
+    before, name = dict(matplotlib.rcParams), "a <b> & $\\frac{1}{2}$"
+    with figure_style():
+        figures = [draw_lines([Line(name, [0, 1, 2], [1.0, None, 3.0])], "unit", limits=(0, None)) for _ in range(2)]
+        first, second = (as_data_uri(one) for one in figures)
+        assert {name, "unit", "round"} <= set(texts(figures[0]))
+    assert first == second, "the same figure gives the same bytes"
+    (line,) = figures[0].axes[0].lines
+    assert np.asarray(line.get_ydata(), float) == pytest.approx([1.0, np.nan, 3.0], nan_ok=True)
+    assert figures[0].axes[0].get_ylim()[0] == 0
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 30), (30, 3), (60, 100)])
+@pytest.mark.parametrize("about_zero", [False, True])
+def test_heat_maps_of_any_size(shape: tuple[int, int], about_zero: bool) -> None:
+    rows, columns = shape
+    values: list[list[float | None]] = [[(3 * row + at) % 5 - 2.0 for at in range(columns)] for row in range(rows)]
+    values[0][0] = None
+    names = [f"a row of a long name {one}" for one in range(rows)], [str(one) for one in range(columns)]
+    with figure_style():
+        figure = draw_heat(values, *names, show=lambda value: f"{value:.1f}", about_zero=about_zero, crossed=[(0, 0)])
+        written = texts(figure).count("2.0")
+    shown = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
+    assert shown.tolist() == pytest.approx(np.array(values, float), nan_ok=True)
+    if rows <= 40 and columns <= 12:
+        assert written >= sum(row.count(2.0) for row in values)
+    if about_zero and rows > 1:
+        assert figure.axes[0].images[0].get_clim() == (-2.0, 2.0)
+
+
+def test_dots_and_bars_have_their_names() -> None:
+    with figure_style():
+        rows = [DotRow("m", [1.0, 2.0], PALETTE[0], 1.5, 0.5, strong=True), DotRow("n", [1.0], PALETTE[1], ringed=1.0)]
+        dots = draw_dots(rows, "loss", [("Low", 0.5), ("High", 2.5)])
+        assert {"Low", "High", "m", "n", "loss"} <= set(texts(dots))
+        assert [label.get_fontweight() for label in dots.axes[0].get_yticklabels()] == ["bold", "normal"]
+        assert {"a", "b", "<1.5>"} <= set(texts(draw_bars(["a", "b"], [1.5, 0.0], lambda value: f"<{value}>")))
+        many = draw_bars([str(one) for one in range(100)], range(100), str)
+        stack = draw_stack([1, 2], {"train": [1.0, 2.0], "save": [0.5, 0.5]}, "seconds")
+        assert {"train", "save", "seconds"} <= set(texts(stack))
+    assert [bar.get_height() for bar in many.axes[0].patches] == list(range(100))
+    assert [bar.get_y() for bar in stack.axes[0].patches] == [0.0, 0.0, 1.0, 2.0], "on top of each other"
+
+
+def test_long_names_are_shortened() -> None:
+    assert [len(shorten("x" * size)) for size in (5, 28, 29, 100)] == [5, 28, 28, 28]
