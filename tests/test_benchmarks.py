@@ -54,6 +54,7 @@ def run_fedcmp(folder: Path, out: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     return json.loads((out / "found.json").read_text()), task.load_file(out / "end.safetensors")
 
 
+@pytest.mark.slow
 def test_fedcmp_ends_where_the_task_says(training: Path, tmp_path: Path) -> None:
     """Averaging by hand what the frameworks' clients are given to do."""
     found, end = run_fedcmp(training, tmp_path / "out")
@@ -71,6 +72,7 @@ def test_fedcmp_ends_where_the_task_says(training: Path, tmp_path: Path) -> None
     assert found["server_mib"] > 10
 
 
+@pytest.mark.slow
 def test_without_training_fedcmp_ends_at_the_mean(tmp_path: Path) -> None:
     folder = tmp_path / "overhead"
     peers.write(folder, {f"linear_{n}.{leaf}": torch.zeros((3, 3) if leaf == "weight" else (3,))

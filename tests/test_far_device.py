@@ -75,6 +75,7 @@ def test_the_device_refuses_what_cuda_refuses() -> None:
     assert len(said) == 5
 
 
+@pytest.mark.slow
 def test_every_method_stays_on_its_device_alone_and_over_ranks() -> None:
     methods = {name: build_aggregator(AggregatorConfig(name)) for name in PRESETS}
     methods["fedcmp, guarded"] = build_aggregator(AggregatorConfig("fedcmp", guard=True))

@@ -34,6 +34,7 @@ def built(**changes: Any) -> tuple[llava_rounds.Built, Batch]:
     return parts, parts.fetch(range(4))
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = "--shape tiny --device cpu --slots 2 --clients 3 --rounds 3 --steps 4 --batch 2 --caption 24 --lr 1e-2"
     llava_shape.main([*words.split(), "--out", str(tmp_path), "--name", "llava"])

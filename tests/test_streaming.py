@@ -121,6 +121,7 @@ def test_a_client_that_fails_leaves_the_others_their_own_pictures(
     assert found[0]["projector_sha256"] == found[1]["projector_sha256"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [train_centralized, train_local])
 def test_training_without_rounds_reads_ahead_too(kind: Any, tmp_path: Path, read_here: list[int]) -> None:
     found = kind(streamed(tmp_path / "streamed"))

@@ -18,6 +18,7 @@ def provoked(folder: Path, *names: str) -> list[faults.Outcome]:
     return faults.campaign([CASES[name] for name in names], folder, words)
 
 
+@pytest.mark.slow
 def test_clients_that_fail_are_named_left_out_and_counted(tmp_path: Path) -> None:
     outcomes = provoked(tmp_path, "raise", "retry", "nan", "too-few")
     assert [one.problem for one in outcomes] == [""] * 5

@@ -268,6 +268,7 @@ def test_an_interrupt_and_a_signal_say_how_to_go_on(
     assert hashes(folder) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_costs_nothing_that_was_done(uninterrupted: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "study"
     command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *TWO, "--workers", "2", "--out", str(folder)]
@@ -319,6 +320,7 @@ def test_half_a_run_whose_data_have_moved_begins_again(tmp_path: Path, monkeypat
     assert execute.Executor(tmp_path, "group")(job) == execute.Answer(None, stopped=True)
 
 
+@pytest.mark.slow
 def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_path: Path) -> None:
     folder = tmp_path / "study"
     assert compare(*FAST, *TWO, "--workers", "2", "--out", folder, "--keep-projectors") == 0
@@ -327,6 +329,7 @@ def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_
     assert not list(folder.glob("cells/*/checkpoints"))
 
 
+@pytest.mark.slow
 def test_workers_may_read_pictures_ahead_and_leave_no_process_behind(tmp_path: Path) -> None:
     folder, ahead = tmp_path / "study", ["data.stream=true", "data.workers=1"]
     command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *ahead, *TWO, "--workers", "2", "--out", str(folder)]

@@ -61,6 +61,7 @@ def finish(workers: Processes, seconds: float = 120) -> list[tuple[int, Job, Ans
     return found
 
 
+@pytest.mark.slow
 def test_a_dead_worker_fails_its_job_and_another_takes_its_place(crew: Callable[..., Processes]) -> None:
     workers = crew("kills")
     assert workers.idle() == [0]
@@ -87,6 +88,7 @@ def test_a_dead_worker_fails_its_job_and_another_takes_its_place(crew: Callable[
         os.kill(again.result["pid"], 0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_ends_the_comparison(crew: Callable[..., Processes]) -> None:
     workers = crew("broken")
     workers.give(0, job(1))
@@ -102,6 +104,7 @@ def test_a_signal_that_asks_to_stop_is_no_failure(crew: Callable[..., Processes]
     assert answer == Answer(None, stopped=True)
 
 
+@pytest.mark.slow
 def test_who_is_asked_twice_to_end_leaves_no_worker(
     crew: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

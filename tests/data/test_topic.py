@@ -49,6 +49,7 @@ def test_alpha_governs_the_mixture(seed: int) -> None:
         assert (few > 0).sum(axis=1).mean() < 3.5, "nor does it get a little of everything when its favourite is gone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, 20.0])
 def test_among_many_clients_the_mixtures_are_dirichlet(alpha: float) -> None:
     """One of many is not fitted much: mean and spread are those of the distribution."""

@@ -29,6 +29,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("features")
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) -> None:
