@@ -40,10 +40,10 @@ sys.exit(main(["train", *sys.argv[1:], "run.dir=run"]) or main(["report", "run"]
 def fail(train_wave: Callable[..., Any]) -> Callable[..., Any]:
     """Client 1 fails with secrets in its message."""
 
-    def failing(module: Any, params: Any, tasks: Any, *arguments: Any, **options: Any) -> Any:
+    def failing(module: Any, fetch: Any, tasks: Any, *arguments: Any) -> Any:
         if any(task.client_id == 1 for task in tasks):
             raise OSError(f"no answer from https://me:{os.environ['IN_URL']}@mirror/ for {os.environ['HF_TOKEN']}")
-        return train_wave(module, params, tasks, *arguments, **options)
+        return train_wave(module, fetch, tasks, *arguments)
 
     return failing
 

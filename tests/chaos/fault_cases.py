@@ -40,8 +40,8 @@ def of_the_sick(change: Callable[[Any], Any]) -> Callable[[Train], Train]:
     """Changes what sick clients send; they are trained alone (``federation.slots=1``)."""
 
     def wrap(whole: Train) -> Train:
-        def train(module: Any, params: Any, tasks: Any, *arguments: Any, **options: Any) -> Any:
-            done = whole(module, params, tasks, *arguments, **options)
+        def train(module: Any, fetch: Any, tasks: Any, *arguments: Any) -> Any:
+            done = whole(module, fetch, tasks, *arguments)
             if tasks[0].client_id in SICK:
                 done = done._replace(contributions=[change(one) for one in done.contributions])
             return done
@@ -57,12 +57,12 @@ def breaking(every: bool) -> Callable[[Train], Train]:
     def wrap(whole: Train) -> Train:
         seen: set[tuple[int, int]] = set()
 
-        def train(module: Any, params: Any, tasks: Any, *arguments: Any, **options: Any) -> Any:
+        def train(module: Any, fetch: Any, tasks: Any, *arguments: Any) -> Any:
             place = (tasks[0].round, tasks[0].client_id)
             if tasks[0].client_id in SICK and (every or place not in seen):
                 seen.add(place)
                 raise OSError("the disk is gone")
-            return whole(module, params, tasks, *arguments, **options)
+            return whole(module, fetch, tasks, *arguments)
 
         return train
 
@@ -73,9 +73,9 @@ def slow(seconds: float) -> Callable[[Train], Train]:
     """Client 1 takes so much longer, in the third round."""
 
     def wrap(whole: Train) -> Train:
-        def train(module: Any, params: Any, tasks: Any, fetch: Any, *arguments: Any, **options: Any) -> Any:
+        def train(module: Any, fetch: Any, tasks: Any, *arguments: Any) -> Any:
             if (tasks[0].client_id, tasks[0].round) != (1, 2):
-                return whole(module, params, tasks, fetch, *arguments, **options)
+                return whole(module, fetch, tasks, *arguments)
             waited: list[bool] = []
 
             def late(rows: Any) -> Any:
@@ -84,7 +84,7 @@ def slow(seconds: float) -> Callable[[Train], Train]:
                     time.sleep(seconds)
                 return fetch(rows)
 
-            return whole(module, params, tasks, late, *arguments, **options)
+            return whole(module, late, tasks, *arguments)
 
         return train
 
