@@ -19,7 +19,7 @@ def commit() -> str | None:
         return stamp.read_text(encoding="utf-8").strip() or None
     try:
         for words in (
-            ["ls-files", "--error-unmatch", here.name],  # an installed copy may lie inside somebody else's repository
+            ["ls-files", "--error-unmatch", here.name],  # an installed copy may be inside another repository
             ["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         ):
             command = ["git", "-C", str(here.parent), *words]

@@ -100,7 +100,7 @@ def test_operations_are_those_that_torch_counts(pixels: bool) -> None:
         count for kind, count in counter.get_flop_counts()["Global"].items() if str(kind).split(".")[-1] in products
     )
     first = parts.params["linear_1.weight"].numel()
-    unneeded = 2 * first * parts.sizes.image_tokens  # nobody wants the gradient of the features
+    unneeded = 2 * first * parts.sizes.image_tokens  # no step needs the gradient of the features
     biases = 6 * sum(value.numel() for value in parts.params.values() if value.dim() == 1) * parts.sizes.image_tokens
     expected = 4 * (llava_cost.operations_of_row(parts.sizes, pixels) - unneeded - biases)
     assert counted == pytest.approx(expected, rel=1e-3)

@@ -45,7 +45,7 @@ def _train(parsed: argparse.Namespace, old: Path | None) -> int:
 
     file, overrides = split_words(parsed.words)
     config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
-    if config.launch.devices > 1 and started_by() == "nobody":
+    if config.launch.devices > 1 and started_by() == "none":
         return start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
     return _print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
 

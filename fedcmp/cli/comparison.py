@@ -18,7 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, what, text in (
         ("methods", "WORDS", "what is compared (fedavg,fedadam,fedcmp)"),
-        ("scenarios", "WORDS", "in which settings (CONFIG as it is)"),
+        ("scenarios", "WORDS", "in which settings (CONFIG unchanged)"),
     ):
         parser.add_argument(f"--{name}", metavar=what, action="append", help=text)
     for name, what, text in (
@@ -57,7 +57,7 @@ def compare(parsed: argparse.Namespace) -> int:
     from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
     from fedcmp.distributed.launch import started_by
 
-    if started_by() != "nobody":
+    if started_by() != "none":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
     request = Request(
         methods=",".join(parsed.methods) if parsed.methods else None,

@@ -58,7 +58,7 @@ def method_grid(config: Config, budget: int, lr_held: bool) -> list[Options]:
 
     Args:
         config: the method's, resolved.
-        budget: how many; 1: the config as it is, there is nothing to choose.
+        budget: how many; 1: the config unchanged.
         lr_held: whether the method's overrides set the learning rate.
 
     Raises:

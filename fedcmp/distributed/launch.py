@@ -56,9 +56,9 @@ class LaunchConfig:
 
 
 def started_by(environment: Mapping[str, str] = os.environ, terminal: bool | None = None) -> str:
-    """Who started this process: ``torchrun`` (``fabric run`` is one), ``srun`` (a step of several tasks) or ``nobody``.
+    """Who started this process: ``torchrun`` (``fabric run`` is one), ``srun`` (a step of several tasks) or ``none``.
 
-    A shell inside a SLURM allocation, whatever its job name, is ``nobody``: it has no step with several tasks, or it is
+    A shell inside a SLURM allocation, whatever its job name, is ``none``: it has no step with several tasks, or it is
     one that ``srun --pty`` opened.
 
     Args:
@@ -66,7 +66,7 @@ def started_by(environment: Mapping[str, str] = os.environ, terminal: bool | Non
         terminal: whether standard input is a terminal; None: ask.
 
     >>> started_by({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"})
-    'nobody'
+    'none'
     """
     if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
         return "torchrun"
@@ -75,7 +75,7 @@ def started_by(environment: Mapping[str, str] = os.environ, terminal: bool | Non
     shell = terminal and "SLURM_PTY_PORT" in environment  # its variables are those of a step with that many tasks
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment and not shell:
         return "srun"
-    return "nobody"
+    return "none"
 
 
 def rank_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | None:
@@ -87,7 +87,7 @@ def rank_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | No
     world, rank, local = {
         "torchrun": ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
         "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
-        "nobody": ("", "", ""),
+        "none": ("", "", ""),
     }[started_by(environment)]
     if int(environment.get(world, "1")) == 1:
         return None
@@ -136,7 +136,7 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
     from fedcmp.distributed.team import Groups, Solo
 
     starter = started_by()
-    if starter == "nobody":
+    if starter == "none":
         if config.group_size > 1:
             raise ConfigError(f"launch.group_size={config.group_size}, but this run has one rank; raise launch.devices")
         yield Solo(device)

@@ -218,7 +218,7 @@ def slurm(environment: Mapping[str, str], which: Callable[[str], str | None] = s
         return ok(f"SLURM: rank {environment['SLURM_PROCID']} of a step of {environment['SLURM_STEP_NUM_TASKS']}")
     if "srun" not in tools:
         return warn(f"SLURM: inside job {job}, but srun is not found", "put SLURM's programs on the PATH")
-    if tasks.isdecimal() and int(tasks) > 1 and started_by(environment) == "nobody":
+    if tasks.isdecimal() and int(tasks) > 1 and started_by(environment) == "none":
         what = f"SLURM: job {job} has {tasks} tasks, but this process is no step of several: it would be the only rank"
         return warn(what, f"srun fedcmp train CONFIG, or {SBATCH}")
     return ok(f"SLURM: inside job {job}, tasks: {tasks}")

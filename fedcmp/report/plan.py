@@ -51,7 +51,7 @@ def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> s
     """
     rows = []
     for number, group in enumerate(groups):
-        waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "nobody"
+        waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "none"
         for rank in group.ranks:
             who = f"{rank} (server)" if rank == 0 else f"{rank}"
             rows.append(

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,8 @@ class Run:
     """What its summary begins with."""
     clock: Clock
     """Seconds by phase."""
-    t0: float = field(default_factory=time.perf_counter)
+    t0: float
+    """When it was opened, on ``time.perf_counter``."""
 
     def evaluate(self, params: Params) -> Evaluation:
         """Losses of ``params`` on the validation samples."""
@@ -188,8 +189,7 @@ def open_run(
         progress.say("reading the data")
         data = read_data(config, team, progress)
         built = together(team, lambda: build_method(config, data.plan))
-        split = {**manifest(data.split, data.splits, config.partition), "plan": plan_hash(data.plan)}
-        path = on_server(team, lambda: _folder(config, f"{label}-{method}", split, resume, locks))
+        path = on_server(team, lambda: _folder(config, f"{label}-{method}", data, resume, locks))
         folder = RunFolder(Path(team.share(path)))
         head = _head(config, method, folder, data, team)
         tracker = Trackers()
@@ -227,7 +227,8 @@ def on_server(team: Team, act: Callable[[], Any]) -> Any:
     return together(team, lambda: act() if is_server(team) else None)
 
 
-def _folder(config: Config, label: str, split: dict[str, Any], resume: Path | None, locks: ExitStack) -> str:
+def _folder(config: Config, label: str, data: Data, resume: Path | None, locks: ExitStack) -> str:
+    split = {**manifest(data.split, data.splits, config.partition), "plan": plan_hash(data.plan)}
     if resume is not None:
         folder = RunFolder(resume)
         if folder.split.is_file():

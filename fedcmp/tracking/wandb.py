@@ -194,7 +194,9 @@ class WandbTracker:
         self.failed: set[str] = set()
         for record in read_records(folder / "metrics.jsonl"):
             self.log(record)
-        for part in (folder / "wandb").glob(f"offline-run-*-{self.run.id}"):
+        # a history that was not written again in full is left where it is
+        earlier = [] if self.failed else (folder / "wandb").glob(f"offline-run-*-{self.run.id}")
+        for part in earlier:
             if part.resolve() != Path(self.run.dir).parent.resolve():
                 shutil.rmtree(part)
 

@@ -69,7 +69,7 @@ def provoke(case: Case, folder: Path, base: Sequence[str], clean: dict[str, Any]
     if lost := sum(record.get("secure/lost", 0) for record in records(run)):
         counted["secure/lost"] = lost
     same = clean is not None and summary.get("projector_sha256") == clean["projector_sha256"]
-    setting = " ".join(case.words) or "as it is"
+    setting = " ".join(case.words) or "default"
     error = first.get("error", "")
     problem = wrong(case, first, counted, same if clean else None, records(run))
     return Outcome(case.name, case.fault, setting, first["exit"], error, seconds, loss, same, counted, problem)

@@ -20,9 +20,9 @@ TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
 
 
 @pytest.mark.parametrize(("environment", "starter", "rank"), [
-    ({}, "nobody", None),
-    ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, "nobody", None),
-    ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, "nobody", None),
+    ({}, "none", None),
+    ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_NAME": "bash"}, "none", None),
+    ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, "none", None),
     ({**STEP, "SLURM_JOB_NAME": "bash"}, "srun", (2, 0)),
     (TORCHRUN, "torchrun", (3, 1)),
     ({**TORCHRUN, "WORLD_SIZE": "1"}, "torchrun", None),
@@ -34,7 +34,7 @@ def test_the_launcher_is_known_by_its_variables(
     assert started_by(environment, terminal=False) == starter
     assert rank_of(environment) == rank
     shell = {**STEP, "SLURM_PTY_PORT": "40000"}
-    assert (started_by(shell, terminal=True), started_by(shell, terminal=False)) == ("nobody", "srun")
+    assert (started_by(shell, terminal=True), started_by(shell, terminal=False)) == ("none", "srun")
 
 
 def test_one_process_is_a_team_of_its_own() -> None:

@@ -1,4 +1,4 @@
-"""Clients that fail: left out or tried again, named with their traceback, and nobody else is touched."""
+"""Clients that fail: left out or tried again, named with their traceback, and the others are untouched."""
 
 from __future__ import annotations
 

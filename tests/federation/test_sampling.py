@@ -61,7 +61,7 @@ def test_a_cohort_is_drawn_from_those_that_have_samples_left(num_clients: int, d
 
 @pytest.mark.parametrize("seed", range(4, 6))
 def test_samples_of_owners_of_all_sizes_last_for_all_rounds(seed: int) -> None:
-    """As in the study's scenario quantity, where with seed 5 nobody had anything left for the last round."""
+    """As in the study's scenario quantity, where with seed 5 no client had samples left for the last round."""
     sizes, ends = [4, 4, 6, 10, 20, 40, 68, 100], [0]
     for size in sizes:
         ends.append(ends[-1] + 16 * size)

@@ -108,7 +108,7 @@ def until(condition: Callable[[], Any], seconds: float = 90) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens at."""
+    """A port without a listener."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])

@@ -36,7 +36,7 @@ sys.exit(main())
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The projector of one rank that nobody interrupts."""
+    """The projector of one rank without an interruption."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
 

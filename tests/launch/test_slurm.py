@@ -66,14 +66,14 @@ class Job(NamedTuple):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The projector of one rank that nobody interrupts."""
+    """The projector of one rank without an interruption."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose path has a space in it, with an environment that nobody activated."""
+    """A checkout whose path has a space in it, with an environment that is not activated."""
     folder = tmp_path / "a checkout"
     folder.mkdir()
     (folder / ".venv").symlink_to(SCRIPTS.parent)

@@ -258,6 +258,27 @@ def test_wandb_errors_are_logged_once_and_end_nothing(tmp_path: Path, caplog: py
     assert (part.summary["test/loss"], part.exit_code) == (2.25, 1)
 
 
+def test_an_offline_history_that_cannot_be_written_again_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, clients=3)
+    first = WandbTracker(WandbConfig(), "name", tmp_path, {})
+    line = record(0, clients=3)
+    first.log(line)
+    first.close({**SUMMARY, "exit": "stopped"})
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (before,) = (tmp_path / "wandb").glob("offline-run-*")
+    kept = before.rename(before.with_name(before.name.replace("offline-run-2", "offline-run-1")))  # of another second
+
+    def broken(*_: object) -> None:
+        raise ConnectionResetError("Connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fedcmp.tracking.wandb.to_curves", broken)
+        WandbTracker(WandbConfig(), "name", tmp_path, {}).close({**SUMMARY, "exit": "stopped"})
+    assert kept.is_dir()
+    WandbTracker(WandbConfig(), "name", tmp_path, {}).close({**SUMMARY, "exit": "stopped"})
+    assert not kept.exists(), "now its history is in the new one"
+
+
 def test_wandb_online_without_a_key_is_refused_at_once(tmp_path: Path) -> None:
     done = run_process(tmp_path, "online", 0, 1, "finished")
     assert "ConfigError: wandb.mode=online: W&B did not open the run: No API key" in done.stderr

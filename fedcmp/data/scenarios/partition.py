@@ -177,7 +177,8 @@ def parse_scenario(text: str, key: str = "partition.scenario") -> Scenario:
             raise ConfigError(f"{key}: unknown word {word!r}; {nearest(word, SCENARIOS)}")
     split_by = [word for word in words if SCENARIOS[word].assign]
     if len(split_by) > 1 or len(set(words)) < len(words):
-        raise ConfigError(f"{key}: expected each word once and one of iid, domain, topic, got {text!r}")
+        choices = ", ".join(word for word, row in SCENARIOS.items() if row.assign)
+        raise ConfigError(f"{key}: expected each word once and at most one of {choices}, got {text!r}")
     return Scenario(split_by[0] if split_by else "iid", "quality" in words, "quantity" in words)
 
 
