@@ -179,7 +179,7 @@ class ProjectorAlignment(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config
-        optimizer = build_optimizer([{"params": list(self.projector.parameters())}], config)
+        optimizer = build_optimizer(self.projector.parameters(), config)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: lr_factor((step + 0.5) / self.total_steps, config)
         )

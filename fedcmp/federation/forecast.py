@@ -164,7 +164,7 @@ def training_memory(
         population: clients that train in the run.
     """
     size, slots = num_bytes(params), min(federation.slots, busiest)
-    moments = size * (2 if optimizer.name == "adamw" else int(optimizer.momentum > 0))
+    moments = size * {"adamw": 2, "muon": 2}.get(optimizer.name, int(optimizer.momentum > 0))  # Muon: at most
     one, needs = outline(aggregator, params), aggregator.needs
     round_ = count(aggregator, params, max(population, aggregator.fuse.least_clients))
     # parameters and gradients, each once more in the stack; what is recorded while they train

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedcmp.optimizer import OptimizerConfig
+from fedcmp.aggregation.linalg import orthogonalised
+from fedcmp.optimizer import OptimizerConfig, muon_rate, runs_muon
 from fedcmp.types import Params
 
 EPS = 1e-8
@@ -18,10 +20,11 @@ Kept = dict[int, dict[str, Tensor]]
 
 
 class Stack:
-    """Projectors ``[C, ...]``, each with AdamW or SGD of its own: its own step count, rate and moments.
+    """Projectors ``[C, ...]``, each with an optimizer of its own: its own step count, rate and moments.
 
-    The arithmetic is that of ``torch.optim`` (AdamW: Loshchilov & Hutter 2019, arXiv 1711.05101; SGD with momentum), to
-    the bit where clients differ in steps or rate. Where they do not, their parameters are stepped as one tensor.
+    The arithmetic is that of ``torch.optim`` (AdamW: Loshchilov & Hutter 2019, arXiv 1711.05101; SGD with momentum;
+    Muon: Jordan et al. 2024, with AdamW for what is not a matrix), to the bit where clients differ in steps or rate.
+    Where they do not, their parameters are stepped as one tensor.
 
     Args:
         params: where every client starts; it is copied.
@@ -31,15 +34,17 @@ class Stack:
 
     def __init__(self, params: Params, config: OptimizerConfig, kept: Sequence[Kept | None]) -> None:
         num = len(kept)
-        self._config, self._names = config, list(params)
+        self._config, self._groups = config, _groups(params, config)
+        self._names = [name for group in self._groups for name in group.names]
         self._values = {name: _repeated(value, num) for name, value in params.items()}
         self.rows: list[Params] = _by_client(self._values, num)
         """Each client's projector, a view: it follows the steps."""
         self._steps = [0] * num
-        moments = ("exp_avg", "exp_avg_sq") if config.name == "adamw" else ("momentum_buffer",) * bool(config.momentum)
-        self._moments = {
-            what: {name: torch.zeros_like(value) for name, value in self._values.items()} for what in moments
-        }
+        self._moments: dict[str, Params] = {}
+        for group in self._groups:
+            for what in group.moments:
+                zeros = {name: torch.zeros_like(self._values[name]) for name in group.names}
+                self._moments.setdefault(what, {}).update(zeros)
         self._moment_rows = {what: _by_client(found, num) for what, found in self._moments.items()}
         for slot, state in enumerate(kept):
             if state:
@@ -69,23 +74,17 @@ class Stack:
             self._steps[slot] += 1
         steps = [self._steps[slot] for slot in active]
         if stacked is not None and len(set(steps)) == len(set(lr)) == 1 and _leads(active):
-            num, count = len(active), len(self._names)
-            self._update(
-                [self._values[name][:num] for name in self._names],
-                [stacked[name] for name in self._names],
-                {what: [found[name][:num] for name in self._names] for what, found in self._moments.items()},
-                steps[:1] * count,
-                list(lr[:1]) * count,
-            )
-            return
-        pairs = [(slot, name) for slot in active for name in self._names]
-        self._update(
-            [self.rows[slot][name] for slot, name in pairs],
-            [gradient[name] for gradient in gradients for name in self._names],
-            {what: [rows[slot][name] for slot, name in pairs] for what, rows in self._moment_rows.items()},
-            [step for step in steps for _ in self._names],
-            [rate for rate in lr for _ in self._names],
-        )
+            first = slice(len(active))
+            moments = {what: _part(found, first) for what, found in self._moments.items()}
+            due = [_Due(_part(self._values, first), stacked, moments, steps[0], lr[0])]
+        else:
+            kept = self._moment_rows
+            due = [
+                _Due(self.rows[slot], gradient, {what: rows[slot] for what, rows in kept.items()}, step, rate)
+                for slot, gradient, step, rate in zip(active, gradients, steps, lr, strict=True)
+            ]
+        for group in self._groups:
+            group.update(group.names, due, self._config)
 
     @torch.no_grad()
     def deltas(self, params: Params) -> list[Params]:
@@ -96,51 +95,90 @@ class Stack:
 
     def keeps(self, slot: int) -> Kept:
         """What a client may keep of its optimizer: copies."""
-        state: Kept = {}
-        for place, name in enumerate(self._names if self._steps[slot] else ()):
-            own = {what: rows[slot][name].clone() for what, rows in self._moment_rows.items()}
-            state[place] = {"step": torch.tensor(float(self._steps[slot])), **own} if "exp_avg" in own else own
-        return {place: own for place, own in state.items() if own}
+        kept: Kept = {}
+        for group in self._groups if self._steps[slot] else ():
+            for name in group.names if group.moments else ():
+                own = {what: self._moment_rows[what][slot][name].clone() for what in group.moments}
+                step = {"step": torch.tensor(float(self._steps[slot]))} if "exp_avg" in own else {}
+                kept[self._names.index(name)] = step | own
+        return kept
 
     def _load(self, slot: int, state: Kept) -> None:
         for place, own in state.items():
-            for what, rows in self._moment_rows.items():
-                rows[slot][self._names[place]].copy_(own[what])
-            self._steps[slot] = int(own["step"]) if "step" in own else 1
+            for what in own.keys() - {"step"}:
+                self._moment_rows[what][slot][self._names[place]].copy_(own[what])
+            self._steps[slot] = max(self._steps[slot], int(own["step"]) if "step" in own else 1)
 
-    def _update(
-        self,
-        values: list[Tensor],
-        grads: list[Tensor],
-        moments: dict[str, list[Tensor]],
-        steps: list[int],
-        lr: list[float],
-    ) -> None:
-        """Lists of tensors, each with its step count, this one included, and its rate."""
-        config = self._config
-        if config.name == "adamw":
-            if config.weight_decay:
-                torch._foreach_mul_(values, [1 - rate * config.weight_decay for rate in lr])
-            beta1, beta2 = map(float, config.betas)
-            means, squares = moments["exp_avg"], moments["exp_avg_sq"]
-            torch._foreach_lerp_(means, grads, 1 - beta1)
-            torch._foreach_mul_(squares, beta2)
-            torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-            sizes = torch._foreach_sqrt(squares)
-            torch._foreach_div_(sizes, [(1 - beta2**step) ** 0.5 for step in steps])
-            torch._foreach_add_(sizes, EPS)
-            rates = [-(rate / (1 - beta1**step)) for rate, step in zip(lr, steps, strict=True)]
-            torch._foreach_addcdiv_(values, means, sizes, rates)
-            return
+
+class _Due(NamedTuple):
+    """A client that takes a step, or several whose tensors are one: all its values by the parameter's name."""
+
+    values: Params
+    gradients: Params
+    moments: dict[str, Params]
+    step: int
+    """Its number, from 1."""
+    lr: float
+
+
+class _Group(NamedTuple):
+    """Parameters that are stepped alike."""
+
+    names: list[str]
+    moments: tuple[str, ...]
+    """What is kept of each, under the names of ``torch.optim``."""
+    update: Callable[[list[str], list[_Due], OptimizerConfig], None]
+
+
+def _groups(params: Params, config: OptimizerConfig) -> list[_Group]:
+    """In the order of the parameter groups of ``build_optimizer``."""
+    if config.name == "sgd":
+        return [_Group(list(params), ("momentum_buffer",) * bool(config.decay), _sgd)]
+    matrices = [name for name, value in params.items() if runs_muon(value, config)]
+    rest = [name for name in params if name not in matrices]
+    groups = _Group(matrices, ("momentum_buffer",), _muon), _Group(rest, ("exp_avg", "exp_avg_sq"), _adamw)
+    return [group for group in groups if group.names]
+
+
+def _adamw(names: list[str], due: list[_Due], config: OptimizerConfig) -> None:
+    values = [one.values[name] for one in due for name in names]
+    grads = [one.gradients[name] for one in due for name in names]
+    means, squares = ([one.moments[what][name] for one in due for name in names] for what in ("exp_avg", "exp_avg_sq"))
+    steps, lr = [one.step for one in due for _ in names], [one.lr for one in due for _ in names]
+    if config.weight_decay:
+        torch._foreach_mul_(values, [1 - rate * config.weight_decay for rate in lr])
+    beta1, beta2 = map(float, config.betas)
+    torch._foreach_lerp_(means, grads, 1 - beta1)
+    torch._foreach_mul_(squares, beta2)
+    torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
+    sizes = torch._foreach_sqrt(squares)
+    torch._foreach_div_(sizes, [(1 - beta2**step) ** 0.5 for step in steps])
+    torch._foreach_add_(sizes, EPS)
+    rates = [-(rate / (1 - beta1**step)) for rate, step in zip(lr, steps, strict=True)]
+    torch._foreach_addcdiv_(values, means, sizes, rates)
+
+
+def _sgd(names: list[str], due: list[_Due], config: OptimizerConfig) -> None:
+    for one in due:
+        values, grads = [one.values[name] for name in names], [one.gradients[name] for name in names]
         if config.weight_decay:
             grads = list(torch._foreach_add(grads, values, alpha=config.weight_decay))
-        if config.momentum:
-            buffers = moments["momentum_buffer"]
-            torch._foreach_mul_(buffers, config.momentum)  # zeros at first: then the buffer becomes the gradient
+        if config.decay:
+            buffers = [one.moments["momentum_buffer"][name] for name in names]
+            torch._foreach_mul_(buffers, config.decay)  # zeros at first: then the buffer becomes the gradient
             torch._foreach_add_(buffers, grads)
             grads = buffers
-        for value, grad, rate in zip(values, grads, lr, strict=True):
-            value.add_(grad, alpha=-rate)
+        torch._foreach_add_(values, grads, alpha=-one.lr)
+
+
+def _muon(names: list[str], due: list[_Due], config: OptimizerConfig) -> None:
+    for one in due:
+        for name in names:
+            value, gradient, buffer = one.values[name], one.gradients[name], one.moments["momentum_buffer"][name]
+            buffer.lerp_(gradient, 1 - config.decay)
+            direction = orthogonalised(gradient.lerp(buffer, config.decay).bfloat16())
+            value.mul_(1 - one.lr * config.weight_decay)
+            value.add_(direction, alpha=-muon_rate(one.lr, value.shape[-2:]))
 
 
 @torch.no_grad()
@@ -170,6 +208,10 @@ def by_client(stacked: Params) -> list[Params]:
 def _by_client(stacked: Params, num: int) -> list[Params]:
     parts = {name: value.unbind() for name, value in stacked.items()}
     return [{name: part[slot] for name, part in parts.items()} for slot in range(num)]
+
+
+def _part(params: Params, which: slice) -> Params:
+    return {name: value[which] for name, value in params.items()}
 
 
 def _repeated(value: Tensor, num: int) -> Tensor:

@@ -46,7 +46,7 @@ def build_method(config: Config, plan: RunPlan, aggregator: Aggregator | None = 
     """
     own = aggregator is not None
     if aggregator is None:
-        momentum = config.optimizer.momentum if config.optimizer.name == "sgd" else 0.0
+        momentum = config.optimizer.decay if config.optimizer.name == "sgd" else 0.0
         aggregator = build_aggregator(config.aggregator, momentum=momentum)
     if config.privacy.on:
         aggregator = replace(aggregator, measures=False)  # measurements are not protected

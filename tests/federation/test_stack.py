@@ -15,6 +15,8 @@ CONFIGS = {
     "adamw, decay": OptimizerConfig(lr=1e-2, weight_decay=0.1, betas=[0.8, 0.95]),
     "sgd": OptimizerConfig(name="sgd", lr=0.1),
     "sgd, momentum, decay": OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, weight_decay=0.1),
+    "muon": OptimizerConfig(name="muon", lr=1e-2),
+    "muon, decay": OptimizerConfig(name="muon", lr=1e-2, weight_decay=0.1, muon_momentum=0.8),
 }
 
 
@@ -29,12 +31,13 @@ class Alone:
 
     def __init__(self, config: OptimizerConfig) -> None:
         self.params = {name: value.clone().requires_grad_() for name, value in random(0).items()}
-        self.optimizer = build_optimizer([{"params": list(self.params.values())}], config)
+        self.optimizer = build_optimizer(list(self.params.values()), config)
 
     def step(self, gradient: Params, lr: float) -> None:
         for name, value in self.params.items():
             value.grad = gradient[name].clone()
-        self.optimizer.param_groups[0]["lr"] = lr
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
         self.optimizer.step()
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedcmp.aggregation.linalg import orthogonalised
 from fedcmp.aggregation.server.momentum import Velocity
 
 
@@ -45,27 +46,3 @@ def _scaled_direction(value: Tensor) -> Tensor:
         return value.numel() ** 0.5 * value / (value.norm() + 1e-7)
     matrix = value.flatten(start_dim=1)
     return max(matrix.shape) ** 0.5 * orthogonalised(matrix).view_as(value)
-
-
-def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
-    """``U V^T`` of ``matrix = U S V^T``, roughly: singular values end between about 0.7 and 1.2.
-
-    Each step applies ``3.4445 s - 4.7750 s^3 + 2.0315 s^5`` to the singular values of ``matrix / |matrix|``. Those that
-    were below about 1 / 500 of the norm have not arrived after five steps.
-
-    Args:
-        matrix: ``[M, N]``.
-        steps: Newton-Schulz steps, >= 0.
-
-    Source: Jordan et al. 2024.
-
-    >>> import torch
-    >>> bool((torch.linalg.svdvals(orthogonalised(torch.tensor([[5.0, 1.0], [0.0, 0.1]]))) - 1).abs().max() < 0.35)
-    True
-    """
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.T
-        x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
-    return x.T if tall else x
