@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedcmp.aggregation.presets import AggregatorConfig
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios.partition import PartitionConfig
 from fedcmp.data.settings import DataConfig
@@ -98,6 +98,12 @@ class Config:
         check_texts(self)
         for part in dataclasses.fields(self):
             getattr(self, part.name).validate(part.name)
+        needed = PRESETS[self.aggregator.name].optimizer or self.optimizer.name
+        if self.optimizer.name != needed:
+            method = self.aggregator.name
+            raise ConfigError(
+                f"optimizer.name must be {needed} with aggregator.name={method}, got {self.optimizer.name}"
+            )
         check_secure(self.federation, self.aggregator, self.launch.devices)
         check_privacy(self.privacy, self.aggregator, self.federation)
 
@@ -179,8 +185,10 @@ def _parse(override: str) -> Any:
 
 
 def _fields(values: Any, where: str) -> dict[str, Any]:
-    if isinstance(values, dict) and isinstance(values.get("aggregator"), str):
-        values = {**values, "aggregator": {"name": values["aggregator"]}}
+    if isinstance(values, dict) and isinstance(name := values.get("aggregator"), str):
+        row = PRESETS.get(name)
+        own = {"optimizer": {"name": row.optimizer}} if row and row.optimizer else {}
+        values = {**own, **values, "aggregator": {"name": name}}
     return as_fields(Config, values, where)
 
 

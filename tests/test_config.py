@@ -158,3 +158,10 @@ def test_every_field_has_a_string_below_it() -> None:
 
     parts = [type(getattr(Config(), one.name)) for one in dataclasses.fields(Config)]
     assert sum(count(part) for part in [*parts, type(Config().model.projector)]) > 40
+
+
+def test_a_method_sets_the_local_optimizer_that_is_part_of_it_and_refuses_another() -> None:
+    assert load_config(None, ["aggregator=muloco"]).optimizer.name == "muon"
+    for words in (["aggregator.name=muloco"], ["aggregator=muloco", "optimizer.name=adamw"]):
+        with pytest.raises(ConfigError, match=r"optimizer\.name must be muon"):
+            load_config(None, words)

@@ -47,6 +47,8 @@ class Preset(NamedTuple):
     """Options that differ from a part's defaults, as ``fuse.tau``."""
     normalise: bool = False
     """Fuse updates per local step (FedNova)."""
+    optimizer: str | None = None
+    """The local optimizer (`optimizer.name`) that is part of the method; None: any."""
     tuned: tuple[str, tuple[float, ...]] | None = None
     """What is tuned beside the local learning rate: option, as ``local.mu``, and its values, the default first; None:
     what its server step says."""
@@ -69,6 +71,7 @@ PRESETS: dict[str, Preset] = {
     "fedavg": Preset("FedAvg", "McMahan et al., AISTATS 2017, arXiv 1602.05629"),
     "fedavgm": Preset("FedAvgM", "Hsu, Qi, Brown 2019, arXiv 1909.06335", server=Momentum),
     "diloco": Preset("DiLoCo", "Douillard et al. 2023, arXiv 2311.08105", server=Nesterov),
+    "muloco": Preset("MuLoCo", "Thérien et al. 2025, arXiv 2505.23725", server=Nesterov, optimizer="muon"),
     "fedadam": Preset("FedAdam", _REDDI, server=Adam),
     "fedyogi": Preset("FedYogi", _REDDI, server=Yogi),
     "fedadagrad": Preset("FedAdagrad", _REDDI, server=Adagrad),

@@ -9,7 +9,7 @@ from fedcmp.config import load_config
 from fedcmp.errors import ConfigError
 from fedcmp.privacy.settings import private_methods
 
-PRIVATE = ["diloco", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedmuon", "fedprox", "fedyogi"]
+PRIVATE = ["diloco", "fedadagrad", "fedadam", "fedavg", "fedavgm", "fedmuon", "fedprox", "fedyogi", "muloco"]
 GIVEN = ["privacy.kind=central", "privacy.epsilon=8", "aggregator.weights=uniform", "aggregator.pairwise=0"]
 
 
