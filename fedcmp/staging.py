@@ -42,6 +42,25 @@ def staged(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write beside ``path``; it becomes ``path`` when the block ends, and vanishes when it fails.
+
+    Raises:
+        RunFolderError: it cannot be written (full disk, no permission).
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except Exception as error:  # torch and safetensors raise classes of their own for a full disk
+        partial.unlink(missing_ok=True)
+        raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     """Writes safetensors with the mode that the umask gives; the library's own files are for their owner alone."""
     from safetensors.torch import save_file

@@ -51,9 +51,9 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
         for key in ("bytes/up", "bytes/down", "bytes/diagnostics"):
             assert record[key] <= one.most[key]
             assert record[key] == one.most[key] or "aggregator=fedcmp" in words
-    for client in found.clients:
+    for number, client in enumerate(found.clients):
         for what, foretold in (("samples", client.samples), ("steps", client.steps)):
-            assert sum(record.get(f"client/{client.client}/{what}", 0) for record in records) == foretold
+            assert sum(record.get(f"client/{number}/{what}", 0) for record in records) == foretold
     assert records[-1]["samples_seen"] == found.num_samples
 
 

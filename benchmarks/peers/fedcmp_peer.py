@@ -22,7 +22,7 @@ from fedcmp.data.collate import Batches
 from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation import loop
-from fedcmp.federation.faults import Survived
+from fedcmp.federation.client import WaveResult
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
@@ -57,14 +57,14 @@ def plan_of(task: Task) -> RunPlan:
     return RunPlan(tuple(rounds), seen, task.clients)
 
 
-def moved(federation: Federation, state: Any, plan: RoundPlan) -> Survived:
+def moved(federation: Federation, state: Any, plan: RoundPlan) -> WaveResult:
     """In place of training: each client's projector moves a little, and its difference is taken, as after training."""
     found = []
     for one in plan.tasks:
         local = {name: value + 1e-3 * (one.client_id + 1) for name, value in state.params.items()}
         delta = {name: value.sub_(state.params[name]) for name, value in local.items()}
         found.append(Contribution(one.client_id, delta, num_samples=1, num_tokens=1, num_steps=1))
-    return Survived(found, {}, [])
+    return WaveResult(found, {}, [])
 
 
 def main(folder: str, out: str) -> None:

@@ -20,64 +20,6 @@ T = TypeVar("T")
 READERS = {getattr(Tensor, name) for name in ("item", "__float__", "__int__", "__bool__", "tolist", "cpu")}
 
 
-class ShapesCohort:
-    """K clients that send alike, in shapes: a cohort on the meta device, which calls ``fn`` once for all clients.
-
-    Args:
-        contribution: what each client brings.
-        num_clients: K.
-    """
-
-    def __init__(self, contribution: Contribution, num_clients: int) -> None:
-        self._contribution = contribution
-        self.clients = tuple(range(num_clients))
-        self.weights = torch.full((num_clients,), 1 / num_clients, dtype=torch.float64)
-        self.population = num_clients
-        self.traffic = Traffic()
-        self.widest = 0
-        """Bytes of the largest sum, four to a number."""
-
-    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
-        term = fn(self._contribution)
-        self.widest = max(self.widest, num_bytes(term))
-        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
-        return {name: value.double() for name, value in term.items()}
-
-    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
-        one, count = fn(self._contribution), len(self.clients if clients is None else clients)
-        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(one))
-        return {name: value.expand(count, *value.shape) for name, value in one.items()}
-
-    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        return fn(*args)
-
-    def share(self, value: T) -> T:
-        self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
-        return value
-
-
-def outline(aggregator: Aggregator, params: Params) -> Contribution:
-    """The contribution of a client that records what the method needs, on the meta device.
-
-    Args:
-        aggregator: the method.
-        params: the projector; only names and shapes are read.
-    """
-    shapes = {name: torch.empty_like(value, device="meta") for name, value in params.items()}
-    widths = {name: shapes[f"{name}.weight"].shape[1] + 1 for name in affine_layers(shapes)}
-    moments = {name: torch.empty(width, width, device="meta") for name, width in widths.items()}
-    local, needs = aggregator.local, aggregator.needs
-    finished = local.finish(dict.fromkeys(local.needs, shapes), local.init(shapes), local.client_init(shapes))
-    return Contribution(
-        0,
-        shapes,
-        halfway=shapes if "halfway" in needs else None,
-        evidence=moments if "evidence" in needs else None,
-        message=finished.message,
-        num_steps=2,
-    )
-
-
 class Counted(NamedTuple):
     """What a round costs at most."""
 
@@ -87,6 +29,8 @@ class Counted(NamedTuple):
     """Bytes of the largest sum of a client, four to a number."""
     state: int
     """Bytes of the state after the round."""
+    contribution: Contribution
+    """What each client records, on the meta device."""
 
 
 def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
@@ -100,18 +44,62 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
         params: the projector; only names and shapes are read.
         num_clients: accepted clients of the round.
     """
-    one = outline(aggregator, params)
-    cohort = ShapesCohort(one, num_clients)
+    shapes = {name: torch.empty_like(value, device="meta") for name, value in params.items()}
+    widths = {name: shapes[f"{name}.weight"].shape[1] + 1 for name in affine_layers(shapes)}
+    moments = {name: torch.empty(width, width, device="meta") for name, width in widths.items()}
+    local, needs = aggregator.local, aggregator.needs
+    one = Contribution(
+        0,
+        shapes,
+        halfway=shapes if "halfway" in needs else None,
+        evidence=moments if "evidence" in needs else None,
+        message=local.finish(dict.fromkeys(local.needs, shapes), local.init(shapes), local.client_init(shapes)).message,
+        num_steps=2,
+    )
+    cohort = _ShapesCohort(one, num_clients)
     log = logging.getLogger("fedcmp.aggregation")
     level = log.level
     log.setLevel(logging.ERROR)  # no warnings about numbers that are not there
     try:
         with _Unread():
-            _, state, metrics = aggregator.aggregate(cohort, one.delta, aggregator.init(one.delta))
+            _, state, metrics = aggregator.aggregate(cohort, shapes, aggregator.init(shapes))
     finally:
         log.setLevel(level)
     traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
-    return Counted(traffic, cohort.widest, num_bytes(state))
+    return Counted(traffic, cohort.widest, num_bytes(state), one)
+
+
+class _ShapesCohort:
+    """K clients that send alike, in shapes: ``fn`` is called once for all of them."""
+
+    def __init__(self, contribution: Contribution, num_clients: int) -> None:
+        self._contribution = contribution
+        self.clients = tuple(range(num_clients))
+        self.weights = torch.full((num_clients,), 1 / num_clients, dtype=torch.float64)
+        self.population = num_clients
+        self.traffic = Traffic()
+        self.widest = 0
+
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
+        term = self._term(fn)
+        self.widest = max(self.widest, num_bytes(term))
+        return {name: value.double() for name, value in term.items()}
+
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        num = len(self.clients if clients is None else clients)
+        return {name: value.expand(num, *value.shape) for name, value in self._term(fn).items()}
+
+    def _term(self, fn: Callable[[Contribution], Params]) -> Params:
+        term = fn(self._contribution)
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
+        return term
+
+    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
+        return fn(*args)
+
+    def share(self, value: T) -> T:
+        self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
+        return value
 
 
 class _Unread(TorchFunctionMode):

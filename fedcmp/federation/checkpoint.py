@@ -1,13 +1,9 @@
-"""The state of a run and its files: checkpoints at round ends, and the projector.
-
-A file is written beside its place, then moved into it, so that half a file never counts.
-"""
+"""The state of a run and its files: checkpoints at round ends, and the projector."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from fedcmp.errors import CheckpointError, RunFolderError
+from fedcmp.errors import CheckpointError
 from fedcmp.federation.client import LocalStates
 from fedcmp.hashing import sha256_of
-from fedcmp.staging import save_tensors
+from fedcmp.staging import save_tensors, whole_file
 from fedcmp.types import Params
 
 HASH = 16
-"""Hexadecimal digits of a checkpoint's hash that stand in its name."""
+"""Hexadecimal digits of a checkpoint's hash that its name has."""
 NAME = re.compile(rf"round-([0-9]+)-([0-9a-f]{{{HASH}}})\.pt")
 
 
@@ -49,13 +45,7 @@ class FederationState:
 
 
 def params_sha256(params: Params) -> str:
-    """Hash of the parameters (name, shape, bytes as little-endian float32, sorted by name), not of any file.
-
-    >>> import torch
-    >>> one = {"b": torch.zeros(2), "a": torch.ones(1)}
-    >>> params_sha256(one) == params_sha256({"a": torch.ones(1), "b": torch.zeros(2)})
-    True
-    """
+    """Hash of the parameters (name, shape, bytes as little-endian float32, sorted by name), not of any file."""
     digest = hashlib.sha256()
     for name in sorted(params):
         value = params[name].detach().cpu().float().contiguous()
@@ -65,30 +55,17 @@ def params_sha256(params: Params) -> str:
 
 
 def save_checkpoint(folder: Path, state: FederationState) -> Path:
-    """Writes ``round-NNNN-<hash>.pt``.
+    """Writes ``round-NNNN-<hash>.pt``, with the beginning of the file's SHA-256.
 
-    The hash is the beginning of the file's SHA-256, so that the name alone shows whether the content is what was
-    written. The file is on the disk before it gets its name. Older ones stay until ``prune_checkpoints``: only the
-    round's record, which is written next, makes this one usable.
+    Older ones stay until ``prune_checkpoints``: only the round's record, which is written next, makes this one usable.
 
     Raises:
         RunFolderError: the folder cannot be written (full disk, no permission).
     """
-    partial = folder / f"round-{state.rounds_done:04d}.partial"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            torch.save(state.to_dict(), file)
-            file.flush()
-            os.fsync(file.fileno())
-        path = folder / f"{partial.stem}-{sha256_of(partial)[:HASH]}.pt"
-        os.replace(partial, path)
-    except (OSError, RuntimeError) as error:  # torch wraps a full disk in a RuntimeError
-        partial.unlink(missing_ok=True)
-        raise RunFolderError(
-            f"cannot write the checkpoint {partial.with_suffix('.pt')}: {error}; is there disk space and permission?"
-        ) from error
-    return path
+    written = folder / f"round-{state.rounds_done:04d}.unnamed"
+    with whole_file(written) as partial:
+        torch.save(state.to_dict(), partial)
+    return written.rename(folder / f"{written.stem}-{sha256_of(written)[:HASH]}.pt")
 
 
 def prune_checkpoints(newest: Path, keep: int) -> None:
@@ -98,10 +75,8 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
     """
     found = list_checkpoints(newest.parent)
     before = [path for path in found if round_of(path) < round_of(newest)]
-    kept = {newest, *before[len(before) - keep + 1 :]}
-    for path in found:
-        if path not in kept:
-            path.unlink()
+    for path in {*found} - {newest, *before[len(before) - keep + 1 :]}:
+        path.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -112,13 +87,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 def round_of(path: Path) -> int:
     """The round of a checkpoint, by its name."""
-    match = NAME.fullmatch(path.name)
-    assert match is not None, "a name that save_checkpoint gave"
-    return int(match[1])
+    return int(path.name.split("-")[1])
 
 
 def load_checkpoint(path: Path) -> FederationState:
-    """Reads a checkpoint onto the CPU; tensors and plain containers only, no code.
+    """Reads a checkpoint onto the CPU, as the run may go on elsewhere; tensors and plain containers only, no code.
 
     Raises:
         CheckpointError: missing, corrupted, or not a checkpoint of fedcmp.
@@ -127,42 +100,25 @@ def load_checkpoint(path: Path) -> FederationState:
         digest, match = sha256_of(path), NAME.fullmatch(path.name)
         if match is None or not digest.startswith(match[2]):
             raise ValueError(f"its content has the hash {digest[:HASH]}, not that of its name")
-        # where the run goes on there may be no GPU, or another one
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        state = FederationState(**content)
-        _check(state, int(match[1]))
+        state = FederationState(**torch.load(path, map_location="cpu", weights_only=True))
+        if type(state.rounds_done) is not int or state.rounds_done != int(match[1]) or not _is_state(state):
+            raise ValueError("it is no state after the round of its name")
         return state
-    except FileNotFoundError as error:
-        raise CheckpointError(f"no checkpoint {path}") from error
     except Exception as error:
-        raise CheckpointError(f"{path} is corrupted or not a checkpoint of fedcmp: {error}") from error
+        raise CheckpointError(f"{path} is missing, corrupted or not a checkpoint of fedcmp: {error}") from error
 
 
-def _check(state: FederationState, rounds: int) -> None:
-    """Whether a state is one: a file may be whole, and something else.
-
-    Raises:
-        ValueError: it is not.
-    """
+def _is_state(state: FederationState) -> bool:
+    """A file may be whole, and something else."""
     params = isinstance(state.params, dict) and all(isinstance(value, torch.Tensor) for value in state.params.values())
-    counts = all(type(count) is int and count >= 0 for count in (state.rounds_done, state.samples_seen))
-    loss = isinstance(state.best_loss, float) and not math.isnan(state.best_loss)
-    parts = isinstance(state.aggregator, dict) and isinstance(state.local, dict)
-    if not (params and counts and loss and parts):
-        raise ValueError("it is no state of a federation")
-    if state.rounds_done != rounds:
-        raise ValueError(f"it has the state after round {state.rounds_done}, not that of its name")
+    numbers = type(state.samples_seen) is int and isinstance(state.best_loss, float) and not math.isnan(state.best_loss)
+    return params and numbers and isinstance(state.aggregator, dict) and isinstance(state.local, dict)
 
 
 def save_projector(path: Path, params: Params) -> None:
     """The projector alone, float32, under the names of the run folder's interface."""
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with whole_file(path) as partial:
         save_tensors({name: value.detach().cpu().float().contiguous() for name, value in params.items()}, partial)
-        os.replace(partial, path)
-    except Exception as error:  # safetensors raises its own error class for a full disk
-        partial.unlink(missing_ok=True)
-        raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
 
 
 def load_projector(path: Path) -> Params:

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import Contribution, zeros_like
+from fedcmp.aggregation.evidence import Evidence
 from fedcmp.aggregation.parts import LocalStep, Plain, State
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.federation.recording import Notes, Recorder
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
 from fedcmp.optimizer import OptimizerConfig, lr_factor
-from fedcmp.types import Batch, Fetch, Params
+from fedcmp.types import Batch, Fetch, Params, Scalars
 
 if TYPE_CHECKING:
     from fedcmp.module import ProjectorAlignment
@@ -27,16 +27,25 @@ LocalStates = dict[int, dict[str, Any]]
 """What clients keep from round to round, by client id: ``"step"``, the local step's own state of the client, and
 ``"optimizer"``; only what is used."""
 
-PLAIN = Plain()
 PASSIVE = OptimizerConfig(name="sgd")
 """Of projectors that are never stepped: it keeps nothing."""
 
 
+class Failure(NamedTuple):
+    """A client that is left out because it raised errors."""
+
+    client_id: int
+    reason: str
+    failures: int
+    """How often it was tried."""
+
+
 class WaveResult(NamedTuple):
-    """What a wave leaves behind."""
+    """What clients leave behind that were trained."""
 
     contributions: list[Contribution]
     states: LocalStates
+    failed: list[Failure]
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class LocalRound:
     """The share of a client's round that is done, in [0, 1], to the share of the run that is done."""
     needs: frozenset[str] = frozenset()
     """What the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``local`` needs is added."""
-    local: LocalStep = PLAIN
+    local: LocalStep = field(default_factory=Plain)
     """What the clients do differently in their steps."""
     shared: State | None = None
     """The method's shared state; None: that of the first round."""
@@ -93,9 +102,10 @@ def train_wave(
     kept_by_step = [state["step"] if "step" in state else local.client_init(params) for state in own]
     stack = Stack(params, optimizer, [state.get("optimizer") for state in own])
     starts = Stack(params, PASSIVE, [None] * len(tasks)) if "start_gradient" in needs else None
-    recorder = Recorder(needs, params, len(tasks))
+    evidence = Evidence(params, len(tasks)) if "evidence" in needs else None
+    sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
     halfway: dict[int, Params] = {}
-    notes = Notes(len(tasks))
+    notes: list[_Note] = []
     totals = [len(task.batches) for task in tasks]
     for step in range(max(totals)):
         active = [slot for slot, total in enumerate(totals) if step < total]
@@ -103,14 +113,13 @@ def train_wave(
         if starts is not None:
             _, _, stacked = _gradients(module, batch, starts.leaves(active), team)
             clip(stacked, optimizer.clip_norm)
-            for slot, gradient in zip(active, by_client(stacked), strict=True):
-                recorder.add("start_gradient", slot, gradient)
-        loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, recorder.observer(active))
-        notes.add(active, loss, count, clip(stacked, optimizer.clip_norm))
+            _add("start_gradient", sums, active, by_client(stacked))
+        observe = evidence.observer(active) if evidence else None
+        loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, observe)
+        notes.append(_Note(active, loss, count, clip(stacked, optimizer.clip_norm)))
         gradients = by_client(stacked)
         with torch.no_grad():
-            for slot, gradient in zip(active, gradients, strict=True):
-                recorder.add("gradient", slot, gradient)
+            _add("gradient", sums, active, gradients)
             corrected = [
                 local.correct(gradient, stack.rows[slot], params, shared, kept_by_step[slot])
                 for slot, gradient in zip(active, gradients, strict=True)
@@ -121,23 +130,24 @@ def train_wave(
         stack.step(active, corrected, stacked if same else None, rates)
         for slot in active if "halfway" in needs else ():
             if step + 1 == (totals[slot] + 1) // 2:
-                halfway[slot] = _delta(stack.rows[slot], params)
+                halfway[slot] = {name: (stack.rows[slot][name].detach() - at).float() for name, at in params.items()}
         on_step(sum(len(tasks[slot].batches[step]) for slot in active))
-    if size > 1:
-        recorder.merge(team.sum_in_group)
+    if evidence and size > 1:
+        evidence.merge(team.sum_in_group)
     kept_by_optimizer = [stack.keeps(slot) if common.keep_optimizer else None for slot in range(len(tasks))]
-    deltas, noted = stack.deltas(params), notes.scalars()
+    deltas, noted = stack.deltas(params), _scalars(notes, len(tasks))
     seconds = (time.perf_counter() - t0) / len(tasks)
-    contributions, kept = [], {}
+    found = WaveResult([], {}, [])
     for slot, task in enumerate(tasks):
-        finished = local.finish(recorder.means(slot, totals[slot]), shared, kept_by_step[slot])
+        means = {what: {name: one / totals[slot] for name, one in total.items()} for what, total in sums[slot].items()}
+        finished = local.finish(means, shared, kept_by_step[slot])
         scalars, num_tokens = noted[slot]
-        contributions.append(
+        found.contributions.append(
             Contribution(
                 client_id=task.client_id,
                 delta=deltas[slot],
                 halfway=halfway.get(slot),
-                evidence=recorder.evidence(slot),
+                evidence=evidence.means(slot) if evidence else None,
                 message=finished.message,
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
@@ -149,8 +159,8 @@ def train_wave(
         if kept_by_optimizer[slot] is not None:
             keeps["optimizer"] = kept_by_optimizer[slot]
         if keeps:
-            kept[task.client_id] = keeps
-    return WaveResult(contributions, kept)
+            found.states[task.client_id] = keeps
+    return found
 
 
 def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> list[int]:
@@ -159,37 +169,64 @@ def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> 
     return [index for batch in due for index in batch[place::size]]
 
 
+class _Note(NamedTuple):
+    """One step: the slots that it trained, and of each its loss per token, tokens and gradient norm, ``[n]``."""
+
+    active: list[int]
+    loss: Tensor
+    tokens: Tensor
+    norms: Tensor | None
+
+
+def _scalars(notes: Sequence[_Note], num_slots: int) -> list[tuple[Scalars, int]]:
+    """Of each slot: mean loss per token, that of its first and last step, mean gradient norm; its tokens.
+
+    Nothing is fetched from the device before.
+    """
+    slots = torch.tensor([slot for note in notes for slot in note.active])
+    losses = torch.cat([note.loss for note in notes]).cpu().double()
+    tokens = torch.cat([note.tokens for note in notes]).cpu()
+    measured = [note.norms for note in notes if note.norms is not None]
+    norms = torch.cat(measured).cpu() if measured else None
+    found: list[tuple[Scalars, int]] = []
+    for slot in range(num_slots):
+        own = slots == slot
+        path, counts = losses[own], tokens[own]
+        mean = float((path * counts).sum() / counts.sum())
+        scalars = {"loss": mean, "loss_first": float(path[0]), "loss_last": float(path[-1])}
+        if norms is not None:
+            scalars["grad_norm"] = float(norms[own].mean())
+        found.append((scalars, int(counts.sum())))
+    return found
+
+
+def _add(what: str, sums: list[dict[str, Params]], active: Sequence[int], gradients: Sequence[Params]) -> None:
+    for slot, gradient in zip(active, gradients, strict=True):
+        for name, total in sums[slot].get(what, {}).items():
+            total += gradient[name]
+
+
 def _gradients(
     module: ProjectorAlignment, batch: Batch, stack: Params, team: Team, observe: Observe | None = None
 ) -> tuple[Tensor, Tensor, Params]:
-    """Loss per token and tokens, ``[n]`` each, and every client's gradient, ``[n, ...]`` by name."""
+    """Loss per token and tokens, ``[n]`` each, and every client's gradient, ``[n, ...]`` by name.
+
+    Over a group's ranks there is one flat sum of losses, tokens and gradients, which then are divided by the tokens.
+    """
     num = len(next(iter(stack.values())))
     nll, count = (part.view(num, -1).sum(1) for part in module.nll(batch, stack, observe))
-    if team.topology.group_size > 1:
-        return _gradients_of_group(nll, count, stack, team)
-    loss = nll / count
-    loss.sum().backward()
-    return loss.detach(), count, _taken(stack)
-
-
-def _gradients_of_group(nll: Tensor, count: Tensor, stack: Params, team: Team) -> tuple[Tensor, Tensor, Params]:
-    """The same over a group's ranks: one flat sum of gradients, losses and tokens; then each client's are divided."""
+    if team.topology.group_size == 1:
+        loss = nll / count
+        loss.sum().backward()
+        return loss.detach(), count, _taken(stack)
     nll.sum().backward()
-    gradients, num = _taken(stack), len(nll)
+    gradients = _taken(stack)
     flat = torch.cat([nll.detach().float(), count.float(), *(value.flatten() for value in gradients.values())])
-    team.sum_in_group(flat)
-    losses, tokens = flat[:num], flat[num : 2 * num]
-    place = 2 * num
-    for value in gradients.values():
-        total = flat[place : place + value.numel()].view_as(value)
-        torch.div(total, tokens.view(-1, *[1] * (value.dim() - 1)), out=value)
-        place += value.numel()
+    losses, tokens, *parts = team.sum_in_group(flat).split([num, num, *(value.numel() for value in gradients.values())])
+    for value, part in zip(gradients.values(), parts, strict=True):
+        torch.div(part.view_as(value), tokens.view(-1, *[1] * (value.dim() - 1)), out=value)
     return losses / tokens, tokens.round().long(), gradients
 
 
 def _taken(stack: Params) -> Params:
     return {name: value.grad for name, value in stack.items() if value.grad is not None}
-
-
-def _delta(local: Params, params: Params) -> Params:
-    return {name: (local[name].detach() - value).float() for name, value in params.items()}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from fedcmp.errors import RunFolderError
 from fedcmp.locking import LOCK
+from fedcmp.staging import whole_file
 
 LEAST_FREE = 64 * 2**20
 """Bytes that must be free before a run starts."""
@@ -38,15 +39,8 @@ class RunFolder:
         Raises:
             RunFolderError: it cannot be written.
         """
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     def write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         """Writes an object, readable by people."""
@@ -66,37 +60,22 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
     """
     folder = path or Path("runs") / name
     try:
-        if path is None and number:
-            folder = _numbered(Path("runs"), name)
+        for tried in count(1) if path is None and number else ():
+            folder = Path("runs") / f"{name}-{tried}"
+            try:
+                folder.mkdir(parents=True)  # fails where another process was faster
+                break
+            except FileExistsError:
+                continue
         folder.mkdir(parents=True, exist_ok=True)
-        if any(one.name != LOCK for one in folder.iterdir()):
-            raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name")
-        return RunFolder(_writable(folder))
-    except RunFolderError:
-        raise
+        (folder / ".probe").touch()
+        (folder / ".probe").unlink()
+        used, free = any(one.name != LOCK for one in folder.iterdir()), shutil.disk_usage(folder).free
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}; set run.dir") from error
-
-
-def _numbered(parent: Path, name: str) -> Path:
-    """Makes the first free one of ``<name>-1``, ``<name>-2``, ..., also beside other processes."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        try:
-            (parent / f"{name}-{number}").mkdir()
-            return parent / f"{name}-{number}"
-        except FileExistsError:
-            number += 1
-
-
-def _writable(folder: Path) -> Path:
-    probe = folder / ".probe"
-    probe.write_text("")
-    probe.unlink()
-    free = shutil.disk_usage(folder).free
+    if used:
+        raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name")
     if free < LEAST_FREE:
-        raise RunFolderError(
-            f"only {free / 2**20:.0f} MiB are free for the run folder {folder}; at least 64 are needed"
-        )
-    return folder
+        room = f"{free / 2**20:.0f} MiB are free for the run folder {folder}"
+        raise RunFolderError(f"only {room}; at least {LEAST_FREE // 2**20} are needed")
+    return RunFolder(folder)

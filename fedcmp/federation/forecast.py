@@ -5,18 +5,17 @@ Pure. Memory leaves out activations: they depend on captions and batches.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import num_bytes
-from fedcmp.aggregation.traffic import count, outline
+from fedcmp.aggregation.traffic import count
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.team import Topology
 from fedcmp.distributed.terms import HELD_BYTES
 from fedcmp.errors import label_client
-from fedcmp.federation.sampling import RunPlan, assign_waves
+from fedcmp.federation.sampling import ClientTask, RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
 from fedcmp.types import Params
@@ -26,9 +25,8 @@ class GroupForecast(NamedTuple):
     """A group of ranks in the first round."""
 
     ranks: tuple[int, ...]
-    """They train each client together; the first one speaks for them."""
     waves: tuple[tuple[int, ...], ...]
-    """Its clients by wave; those of a wave train at once, stacked."""
+    """Its clients by wave."""
 
 
 class RoundForecast(NamedTuple):
@@ -49,15 +47,12 @@ class RoundForecast(NamedTuple):
 class ClientForecast(NamedTuple):
     """A client in the whole run."""
 
-    client: int
     label: str
-    """What messages call it."""
     held: int
     """Samples that it has."""
     rounds: int
     """Rounds in which it trains."""
     steps: int
-    """Its local steps."""
     samples: int
     """Samples that it uses, each as often as it does."""
 
@@ -94,20 +89,28 @@ def forecast(
         params: the projector, of which only names and shapes are read; None: unknown.
         beside: numbers that each client sends in a round beside what the method asks for.
     """
+    most: dict[int, dict[str, int]] = {}
+    for size in {len(one.tasks) for one in plan.rounds}:
+        most[size] = dict(count(aggregator, params, size).traffic) if params is not None else {}
+        if most[size]:
+            most[size]["bytes/up"] += 4 * beside * size
     rounds = []
-    counted: dict[int, dict[str, int]] = {}
     for one in plan.rounds:
-        assigned = assign_waves(one.tasks, slots, topology)
-        num_clients, num_waves = len(one.tasks), sum(map(len, assigned))
+        assigned, size = assign_waves(one.tasks, slots, topology), len(one.tasks)
         busiest = max(sum(map(len, waves)) for waves in assigned)
-        if params is not None and num_clients not in counted:
-            traffic = count(aggregator, params, num_clients).traffic
-            counted[num_clients] = {**traffic, "bytes/up": traffic["bytes/up"] + 4 * beside * num_clients}
-        most = counted.get(num_clients, {})
-        rounds.append(RoundForecast(num_clients, len(one.dropped), num_waves, busiest, one.num_samples, most))
-    used = {index for one in plan.rounds for task in one.tasks for batch in task.batches for index in batch}
-    share = len(used) / sum(len(indices) for indices in held)
-    return Forecast(first_groups(plan, slots, topology), tuple(rounds), _clients(held, plan), plan.num_samples, share)
+        num_waves = sum(map(len, assigned))
+        rounds.append(RoundForecast(size, len(one.dropped), num_waves, busiest, one.num_samples, most[size]))
+    tasks = [task for one in plan.rounds for task in one.tasks]
+    by_client: dict[int, list[ClientTask]] = {client: [] for client in range(len(held))}
+    for task in tasks:
+        by_client[task.client_id].append(task)
+    clients = []
+    for client, own in by_client.items():
+        steps, samples = sum(len(task.batches) for task in own), sum(task.num_samples for task in own)
+        clients.append(ClientForecast(label_client(client, plan.names), len(held[client]), len(own), steps, samples))
+    used = {index for task in tasks for batch in task.batches for index in batch}
+    groups = first_groups(plan, slots, topology)
+    return Forecast(groups, tuple(rounds), tuple(clients), plan.num_samples, len(used) / sum(map(len, held)))
 
 
 def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupForecast, ...]:
@@ -116,21 +119,6 @@ def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupFo
     return tuple(
         GroupForecast(topology.members(group), tuple(tuple(task.client_id for task in wave) for wave in waves))
         for group, waves in enumerate(first)
-    )
-
-
-def _clients(held: Sequence[Sequence[int]], plan: RunPlan) -> tuple[ClientForecast, ...]:
-    rounds: Counter[int] = Counter()
-    steps: Counter[int] = Counter()
-    samples: Counter[int] = Counter()
-    for one in plan.rounds:
-        for task in one.tasks:
-            rounds[task.client_id] += 1
-            steps[task.client_id] += len(task.batches)
-            samples[task.client_id] += task.num_samples
-    return tuple(
-        ClientForecast(k, label_client(k, plan.names), len(indices), rounds[k], steps[k], samples[k])
-        for k, indices in enumerate(held)
     )
 
 
@@ -163,18 +151,18 @@ def training_memory(
         busiest: the most clients that a group trains in one round.
         population: clients that train in the run.
     """
-    size, slots = num_bytes(params), min(federation.slots, busiest)
-    moments = size * {"adamw": 2, "muon": 2}.get(optimizer.name, int(optimizer.momentum > 0))  # Muon: at most
-    one, needs = outline(aggregator, params), aggregator.needs
-    round_ = count(aggregator, params, max(population, aggregator.fuse.least_clients))
+    size, slots, needs = num_bytes(params), min(federation.slots, busiest), aggregator.needs
+    moments = size * (int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2)  # Muon: at most
+    counted = count(aggregator, params, max(population, aggregator.fuse.least_clients))
+    one = counted.contribution
     # parameters and gradients, each once more in the stack; what is recorded while they train
     slot = 4 * size + moments + size * ("gradient" in needs) + 3 * size * ("start_gradient" in needs)
     slot += num_bytes(one.evidence)
     update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
-    up = 2 * round_.widest  # float64; the total is int64
+    up = 2 * counted.widest  # float64; the total is int64
     sums = up * (busiest if up * busiest <= HELD_BYTES else min(busiest, PILE)) + up
     kept = num_bytes(aggregator.local.client_init(params)) + (moments if federation.keep_local_state else 0)
-    state = round_.state + population * kept
+    state = counted.state + population * kept
     return [
         MemoryPart(f"{slots} projector{'s' * (slots > 1)} in training", slots * slot, slots * slot),
         MemoryPart(f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * update] * 2),

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.distributed.team import is_server, together
 from fedcmp.errors import AggregationError, label_client
-from fedcmp.federation.faults import Report, Survived
+from fedcmp.federation.client import WaveResult
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.settings import FederationConfig
@@ -24,6 +26,27 @@ log = logging.getLogger(__name__)
 
 ROWS = 64
 """Rows of evidence that are looked at in one go, so that they stay in a processor's cache."""
+
+
+class Report(NamedTuple):
+    """What every rank may know about one client's round: numbers and words only."""
+
+    client_id: int
+    loss: float
+    """Mean training loss in nats per token."""
+    num_samples: int
+    num_tokens: int
+    num_steps: int
+    rejected: str | None = None
+    """Why its update may not enter; None: it may."""
+    fault: str | None = None
+    """One of ``fedcmp.federation.settings.FAULTS`` where it is rejected."""
+    norm: float = 0.0
+    """Euclidean norm of its update."""
+    evidence: float = 0.0
+    """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
+    failures: int = 0
+    """How often it failed in this round before it was done, or left out."""
 
 
 class Judged(NamedTuple):
@@ -37,15 +60,17 @@ class Judged(NamedTuple):
     """The rank that speaks for each client."""
 
 
-def judge(federation: Federation, trained: Survived, params: Params, plan: RoundPlan) -> Judged:
+def judge(federation: Federation, trained: WaveResult, params: Params, plan: RoundPlan) -> Judged:
     """Judges the contributions of a round; all ranks call it, and the server logs who was left out.
 
     Raises:
         AggregationError: fewer than ``federation.min_clients`` are accepted.
     """
     team, config, names = federation.team, federation.config, federation.plan.names
-    look = (lambda one: unjudged(one, params)) if federation.privacy else (lambda one: report(one, config, params))
-    spoken = team.collect([list(one) for one in [*map(look, trained.contributions), *trained.failed]])
+    found = [report(one, config, params, federation.privacy is not None) for one in trained.contributions]
+    for client, reason, failures in trained.failed:
+        found.append(Report(client, math.nan, 0, 0, 0, reason, "failed", failures=failures))
+    spoken = team.collect([list(one) for one in found])
     ranks = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, config)
@@ -57,33 +82,26 @@ def judge(federation: Federation, trained: Survived, params: Params, plan: Round
     return Judged(reports, [one for one in trained.contributions if one.client_id in accepted], ranks)
 
 
-def report(contribution: Contribution, config: FederationConfig, params: Params | None = None) -> Report:
-    """Judges a contribution alone: it must have the shapes and types of ``params`` (None: that is not looked at), all
-    that it sends must be finite, its norm within ``federation.max_update_norm``, its time within
-    ``federation.deadline``."""
-    malformed = _malformed(contribution, params) if params is not None else None
-    norm = 0.0 if malformed else math.sqrt(contribution.square)
-    fault, reason = ("malformed", malformed) if malformed else _reason(contribution, norm, config)
-    return Report(
-        contribution.client_id,
-        contribution.scalars.get("loss", 0.0),
-        contribution.num_samples,
-        contribution.num_tokens,
-        contribution.num_steps,
-        reason,
-        norm,
-        0.0 if malformed else _mean_square(contribution),
-        fault,
-        int(contribution.scalars.get("failures", 0)),
-    )
+def report(one: Contribution, config: FederationConfig, params: Params, private: bool = False) -> Report:
+    """Judges a contribution alone: it must have the shapes and types of ``params``, all that it sends must be finite,
+    its norm within ``federation.max_update_norm``, its time within ``federation.deadline``.
 
-
-def unjudged(contribution: Contribution, params: Params) -> Report:
-    """The report on a contribution of which only shapes and types are judged: under privacy clipping makes harmless
-    what others are rejected for, and a client that is left out would show something of its data."""
-    malformed = _malformed(contribution, params)
-    found = Report(contribution.client_id, 0.0, contribution.num_samples, 0, contribution.num_steps)
-    return found._replace(rejected=malformed, fault="malformed") if malformed else found
+    Under privacy only shapes and types are judged: clipping makes harmless what others are rejected for, and a client
+    that is left out would show something of its data.
+    """
+    malformed = _malformed(one, params)
+    fault = "malformed" if malformed else None
+    if private:
+        return Report(one.client_id, 0.0, one.num_samples, 0, one.num_steps, malformed, fault)
+    loss, failures = one.scalars.get("loss", 0.0), int(one.scalars.get("failures", 0))
+    found = Report(one.client_id, loss, one.num_samples, one.num_tokens, one.num_steps, malformed, fault)
+    if malformed:
+        return found._replace(failures=failures)
+    norm = math.sqrt(one.square)
+    fault, rejected = _fault(one, loss, norm, config) or (None, None)
+    diagonals = [float(value.diagonal().double().mean()) for value in (one.evidence or {}).values()]
+    size = sum(diagonals) / max(1, len(diagonals))
+    return found._replace(rejected=rejected, fault=fault, norm=norm, evidence=size, failures=failures)
 
 
 def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[Report]:
@@ -93,18 +111,17 @@ def compare_norms(reports: Sequence[Report], config: FederationConfig) -> list[R
     Up to half of the clients cannot move it beyond the norms of the others.
     """
     judged = list(reports)
-    for what, of in (("the norm of its update", "norm"), ("the size of its evidence", "evidence")):
-        usable = [getattr(one, of) for one in judged if one.rejected is None]
+    for what in ("norm", "evidence"):
+        usable = [getattr(one, what) for one in judged if one.rejected is None]
         if not config.norm_bound or len(usable) < 3:
             break
-        middle = statistics.median(usable)
-        words = f"above federation.norm_bound={config.norm_bound:g} times the round's median {middle:.3g}"
-        judged = [
-            one._replace(rejected=f"{what} is {value:.3g}, {words}", fault="norm")
-            if one.rejected is None and (value := getattr(one, of)) > config.norm_bound * middle
-            else one
-            for one in judged
-        ]
+        most = config.norm_bound * statistics.median(usable)
+        for place, one in enumerate(judged):
+            size = getattr(one, what)
+            if one.rejected is None and size > most:
+                name = "norm of its update" if what == "norm" else "size of its evidence"
+                words = f"the {name} is {size:.3g}, above {most:.3g} (federation.norm_bound={config.norm_bound:g})"
+                judged[place] = one._replace(rejected=words, fault="norm")
     return judged
 
 
@@ -124,65 +141,53 @@ def gate(reports: Sequence[Report], config: FederationConfig, names: Sequence[st
     return accepted
 
 
-def _malformed(contribution: Contribution, params: Params) -> str | None:
-    for what in ("delta", "halfway"):
-        part: Params | None = getattr(contribution, what)
-        if part is None:
-            continue
-        if part.keys() != params.keys():
-            return f"its {what} has other parameters: {', '.join(sorted(part.keys() ^ params.keys()))}"
-        for name, value in part.items():
-            if value.shape != params[name].shape or value.dtype != torch.float32:
-                found, wanted = list(value.shape), list(params[name].shape)
-                return f"its {what} {name} is {value.dtype} {found}, not torch.float32 {wanted}"
-    for name, value in (contribution.evidence or {}).items():
-        size = params[f"{name}.weight"].shape[-1] + 1 if f"{name}.weight" in params else -1
-        if list(value.shape) != [size, size] or value.dtype != torch.float32:
-            return f"its evidence {name} is {value.dtype} {list(value.shape)}, not torch.float32 {[size, size]}"
+def _malformed(one: Contribution, params: Params) -> str | None:
+    """What has another name, shape or type than the projector gives it."""
+    sizes = {name: tuple(value.shape) for name, value in params.items()}
+    widths = {name: sizes[f"{name}.weight"][1] + 1 for name in affine_layers(params)}
+    moments = {name: (width, width) for name, width in widths.items()}
+    for what, part, wanted in (
+        ("delta", one.delta, sizes),
+        ("halfway update", one.halfway, sizes),
+        ("evidence", one.evidence, moments),
+    ):
+        expected = {name: (size, torch.float32) for name, size in wanted.items()}
+        found = {name: (tuple(value.shape), value.dtype) for name, value in (part or {}).items()}
+        others = [name for name in sorted(found | expected) if found.get(name) != expected.get(name)]
+        if part is not None and others:
+            name = others[0]
+            return f"its {what} {name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
     return None
 
 
-def _reason(contribution: Contribution, norm: float, config: FederationConfig) -> tuple[str, str] | tuple[None, None]:
-    loss = contribution.scalars.get("loss", 0.0)
-    if not math.isfinite(loss):
-        return "not_finite", f"its loss is {loss}"
-    if not math.isfinite(norm):
-        return "not_finite", "its update is not finite"
-    for name, value in (contribution.evidence or {}).items():
+def _fault(one: Contribution, loss: float, norm: float, config: FederationConfig) -> tuple[str, str] | None:
+    """One of ``FAULTS``, and its reason; None: it has none."""
+    finite = {"loss": math.isfinite(loss), "update": math.isfinite(norm)}
+    for what, part in (("halfway update", one.halfway), ("evidence", one.evidence), ("message", one.message)):
+        finite[what] = all(math.isfinite(largest_magnitude(value)) for value in (part or {}).values())
+    for what, is_finite in finite.items():
+        if not is_finite:
+            return "not_finite", f"its {what} is not finite"
+    for name, value in (one.evidence or {}).items():
         if not _may_be_second_moment(value):
             return "evidence", f"its evidence {name} is no second moment: not symmetric, or not positive semi-definite"
-    others = {
-        "halfway update": contribution.halfway,
-        "evidence": contribution.evidence,
-        "message": contribution.message,
-    }
-    for what, part in others.items():
-        if part is not None and not all(_finite(value) for value in part.values()):
-            return "not_finite", f"its {what} is not finite"
     if config.max_update_norm and norm > config.max_update_norm:
         bound = f"federation.max_update_norm={config.max_update_norm:g}"
         return "norm", f"the norm of its update is {norm:.3g}, above {bound}"
-    seconds = contribution.scalars.get("seconds", 0.0)
+    seconds = one.scalars.get("seconds", 0.0)
     if config.deadline and seconds > config.deadline:
         return "slow", f"it trained for {seconds:.3g} s, longer than federation.deadline={config.deadline:g}"
-    return None, None
+    return None
 
 
-def _mean_square(contribution: Contribution) -> float:
-    parts = [float(value.diagonal().double().mean()) for value in (contribution.evidence or {}).values()]
-    return sum(parts) / max(1, len(parts))
-
-
-def _may_be_second_moment(value: torch.Tensor) -> bool:
+def _may_be_second_moment(value: Tensor) -> bool:
     """Whether ``[N', N']`` passes what any ``mean x x^T`` does, entry by entry: symmetric, ``|g_ij|^2 <= g_ii g_jj``.
 
     A full test needs a decomposition; this one costs a look at each entry, and what passes it moves a fuse by no more
-    than its trace, which ``federation.norm_bound`` bounds. What is not finite passes: it is named elsewhere.
+    than its trace, which ``federation.norm_bound`` bounds.
     """
-    if not _finite(value):
-        return True
     diagonal = value.diagonal()
-    room = 1e-3 * float(diagonal.abs().max() if len(diagonal) else 0.0)
+    room = 1e-3 * float(diagonal.abs().max())
     bound = diagonal.clamp_min(0).sqrt()
     worst = []  # on a GPU each look at a number waits for all that was begun: there is one, at the end
     for rows, columns, scale in zip(value.split(ROWS), value.split(ROWS, dim=1), bound.split(ROWS), strict=True):
@@ -190,8 +195,4 @@ def _may_be_second_moment(value: torch.Tensor) -> bool:
         gap = (rows - columns.T).abs_().sub_(size, alpha=1e-3)
         excess = size.sub_(torch.outer(scale, bound), alpha=1.001)
         worst.append(torch.maximum(gap, excess).max())
-    return not worst or float(torch.stack(worst).max()) <= room
-
-
-def _finite(value: torch.Tensor) -> bool:
-    return math.isfinite(largest_magnitude(value))
+    return float(torch.stack(worst).max()) <= room

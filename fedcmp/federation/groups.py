@@ -5,20 +5,27 @@ What clients keep from round to round lives at the server: a checkpoint has it, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
+from fedcmp.credentials import mask
 from fedcmp.distributed.team import Team, is_server, leads
 from fedcmp.errors import ClientError, FedcmpError, label_client
 from fedcmp.federation.byzantine import attack_round
 from fedcmp.federation.checkpoint import FederationState
-from fedcmp.federation.client import LocalRound, LocalStates, WaveResult, train_wave, wave_rows
-from fedcmp.federation.faults import Survived, train_survivors
+from fedcmp.federation.client import Failure, LocalRound, LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
 
+log = logging.getLogger(__name__)
 
-def train_round(federation: Federation, state: FederationState, plan: RoundPlan) -> Survived:
+TRIES = {"raise": 0, "skip": 1, "retry": 2}
+"""How often a client is trained alone before it is left out; 0: its error ends the run."""
+
+
+def train_round(federation: Federation, state: FederationState, plan: RoundPlan) -> WaveResult:
     """Trains the waves of this rank's group, one after the other.
 
     Returns:
@@ -29,33 +36,30 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
         ClientError: a client failed, here or in another group, and ``federation.on_client_error`` is ``raise``; every
             rank raises it.
     """
-    team = federation.team
-    mine = assign_waves(plan.tasks, federation.config.slots, team.topology)[team.topology.group(team.rank)]
+    team, config, aggregator = federation.team, federation.config, federation.aggregator
+    mine = assign_waves(plan.tasks, config.slots, team.topology)[team.topology.group(team.rank)]
     clients = frozenset(task.client_id for wave in mine for task in wave)
     before = hand_out(team, state.local, [task.client_id for task in plan.tasks], clients)
-    trained = Survived([], {}, [])
-    tries = {"raise": 0, "skip": 1, "retry": 2}[federation.config.on_client_error]
+    trained = WaveResult([], {}, [])
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
     total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
-
     common = LocalRound(
         state.params,
         federation.optimizer,
         lambda share: (plan.samples_before + share * of_round) / total,
-        federation.aggregator.needs,
-        federation.aggregator.local,
+        aggregator.needs,
+        aggregator.local,
         state.aggregator["local"],
-        federation.config.keep_local_state,
+        config.keep_local_state,
         team,
     )
-    what = f"round {plan.round + 1}, samples of this group"
     try:
-        with federation.progress.bar(samples, what, pause=60) as bar:
+        with federation.progress.bar(samples, f"round {plan.round + 1}, samples of this group", pause=60) as bar:
             for number, wave in enumerate(mine, 1):
                 done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
                 train = partial(_train, federation, plan, common, before, partial(bar, shown=done))
-                found = train_survivors(train, wave, tries) if tries else Survived(*train(wave), [])
+                found = train_survivors(train, wave, TRIES[config.on_client_error])
                 trained.contributions.extend(found.contributions)
                 trained.states.update(found.states)
                 trained.failed.extend(found.failed)
@@ -64,11 +68,50 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     if error is not None and team.topology.group_size > 1:
         raise error  # the others of this group wait inside the step: only ending this rank frees them
     team.agree(error)
-    ordered = sorted(trained.contributions, key=lambda one: one.client_id)
-    found = trained._replace(contributions=ordered) if leads(team) else Survived([], {}, [])
+    trained.contributions.sort(key=lambda one: one.client_id)
+    found = trained if leads(team) else WaveResult([], {}, [])
     if federation.attack is None:
         return found
     return attack_round(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
+
+
+def train_survivors(
+    train: Callable[[Sequence[ClientTask]], WaveResult], wave: Sequence[ClientTask], tries: int
+) -> WaveResult:
+    """Trains a wave; where it fails, its clients one by one, up to ``tries`` times each.
+
+    An error in a stack of clients does not show whose it is. Trained alone, a client meets its own errors only, and has
+    the numbers of a stack of one.
+
+    Args:
+        train: trains clients together, and raises what goes wrong in one of them.
+        wave: the clients.
+        tries: how often a client is trained alone before it is left out; 0: an error is raised.
+    """
+    if tries == 0:
+        return train(wave)
+    if len(wave) > 1:
+        try:
+            return train(wave)
+        except Exception as error:
+            log.warning("%s; its clients are trained again, one by one", error)
+    found = WaveResult([], {}, [])
+    for task in wave:
+        for failures in range(tries):
+            try:
+                (sent,), states, _ = train([task])
+            except Exception as error:
+                if failures + 1 < tries:
+                    continue
+                log.warning("round %d: client %d is left out", task.round + 1, task.client_id, exc_info=error)
+                cause = error.__cause__ or error
+                reason = mask(f"it failed: {type(cause).__name__}: {str(cause).partition(chr(10))[0]}")
+                found.failed.append(Failure(task.client_id, reason, tries))
+            else:
+                found.contributions.append(replace(sent, scalars={**sent.scalars, "failures": failures}))
+                found.states.update(states)
+                break
+    return found
 
 
 def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
@@ -92,10 +135,9 @@ def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozen
         clients: the round's clients, the same on every rank.
         mine: the clients that this rank trains.
     """
-    present = team.share([client for client in clients if client in kept] if is_server(team) else None)
     found: LocalStates = {}
-    for client in present or []:
-        state = team.share(kept[client] if is_server(team) else None)
+    for client in team.share([client for client in clients if client in kept]):
+        state = team.share(kept.get(client))
         if client in mine:
             found[client] = state or {}
     return found
@@ -109,8 +151,7 @@ def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> Local
         new: what the clients of this rank keep.
         owners: the rank that speaks for each accepted client, the same on every rank.
     """
-    kept = [client for client in sorted(new) if leads(team)]
-    present = {client for part in team.collect(kept) for client in part}
+    present = {client for part in team.collect(sorted(new) if leads(team) else []) for client in part}
     found: LocalStates = {}
     for client in sorted(present & owners.keys()):
         state = team.share(new.get(client), owners[client])

@@ -39,11 +39,11 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
         federation.progress.say("evaluating the projector before the first round")
-        privacy = federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
-        begin, clock = {"round": 0, "samples_seen": 0, **privacy}, Clock()
+        begin, clock = {"round": 0, "samples_seen": 0}, Clock()
         with clock("evaluate"):
-            begin |= evaluate(federation.module, state.params, federation.eval_data, team=federation.team).scalars()
-        _save(federation, begin | clock.scalars())
+            scores = evaluate(federation.module, state.params, federation.eval_data, team=federation.team)
+        privacy = federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
+        _save(federation, {**begin, **privacy, **scores.scalars(), **clock.scalars()})
     with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
@@ -68,11 +68,11 @@ def run_round(
     record = describe_round(federation, state, plan, judged.reports, fused)
     if done == len(federation.rounds) or done % federation.config.evaluate_every == 0:
         with clock("evaluate"):
-            scores = evaluate(federation.module, fused.params, federation.eval_data, team=federation.team)
+            scores = evaluate(federation.module, fused.aggregated.params, federation.eval_data, team=federation.team)
         record |= scores.scalars()
     state = replace(
         state,
-        params=fused.params,
+        params=fused.aggregated.params,
         aggregator=fused.aggregated.state,
         rounds_done=done,
         samples_seen=plan.samples_before + plan.num_samples,

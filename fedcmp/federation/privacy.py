@@ -58,8 +58,7 @@ class Protection:
         """What a round releases, and its noise."""
         config, invited = self.config, len(plan.tasks)
         helpers = min(config.honest or invited, invited) if config.kind == "distributed" else None
-        counts = config.quantile > 0
-        return Mechanism(state["clip"], self.noise, invited, plan.round, self.draw, helpers, counts)
+        return Mechanism(state["clip"], self.noise, invited, plan.round, self.draw, helpers, config.quantile > 0)
 
     def after(self, state: dict[str, Any], below: float | None) -> dict[str, Any]:
         """The state after a round, of which ``below`` is the share of clients within the clip; None: not counted."""
@@ -99,16 +98,13 @@ def make_protection(config: PrivacyConfig, plan: RunPlan, seed: int) -> Protecti
     taking = most_invited(plan.rounds)
     smallest = min(len(one.tasks) for one in plan.rounds)
     if config.honest > smallest:
-        raise ConfigError(
-            f"privacy.honest is {config.honest}, but a round has {smallest} clients: lower it, or raise "
-            "federation.clients_per_round"
-        )
+        raise ConfigError(f"privacy.honest={config.honest} is above the {smallest} clients of a round")
     noise = config.noise or solve_noise(config.accountant, config.epsilon, config.delta, taking[-1])
     made = Protection(config, noise, make_draw(config.stream, seed), taking)
     if made.affordable == 0:
         raise ConfigError(
             f"privacy.epsilon={config.epsilon:g} does not allow a single round: with privacy.noise={config.noise:g} "
-            f"one costs {made.epsilon(1):.3g}; raise the noise, or leave it out: then it is solved for"
+            f"one costs {made.epsilon(1):.3g}"
         )
     return made
 

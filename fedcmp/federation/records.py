@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,14 +17,7 @@ from fedcmp.optimizer import lr_factor
 
 
 class Clock:
-    """Seconds by phase.
-
-    >>> clock = Clock()
-    >>> with clock("train"):
-    ...     pass
-    >>> list(clock.scalars())
-    ['seconds/train']
-    """
+    """Seconds by phase: ``with clock("train"): ...``."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -52,20 +46,11 @@ def describe_round(
     """The record of a round, all but its evaluation and its seconds.
 
     Under privacy it has what the rounds cost so far, and no number of a single client.
-
-    Args:
-        federation: the run.
-        state: before the round.
-        plan: of the round.
-        reports: on its clients.
-        fused: what its aggregation returned.
+    ``state`` is the one before the round.
     """
     seen, privacy = plan.samples_before + plan.num_samples, federation.privacy
-    record = {
-        "round": plan.round + 1,
-        "samples_seen": seen,
-        "lr": federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer),
-    }
+    lr = federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer)
+    record: dict[str, Any] = {"round": plan.round + 1, "samples_seen": seen, "lr": lr}
     if privacy is None:
         record |= _client_records(reports, dict(zip(fused.cohort.clients, fused.cohort.weights.tolist(), strict=True)))
     if federation.config.dropout:
@@ -76,20 +61,23 @@ def describe_round(
 
 
 def _client_records(reports: Sequence[Report], weights: dict[int, float]) -> dict[str, Any]:
-    record: dict[str, Any] = {}
-    loss = tokens = 0.0
+    inside = [one for one in reports if one.client_id in weights]
+    loss = sum(one.loss * one.num_tokens for one in inside)
+    record: dict[str, Any] = {"train/loss": loss / max(1.0, sum(one.num_tokens for one in inside))}
     for one in reports:
-        key, accepted = f"client/{one.client_id}", one.client_id in weights
-        record[f"{key}/loss"] = one.loss
-        record[f"{key}/samples"], record[f"{key}/steps"] = one.num_samples, one.num_steps
-        record[f"{key}/weight"], record[f"{key}/accepted"] = weights.get(one.client_id, 0.0), accepted
-        if one.fault:
-            record[f"{key}/left_out"] = one.fault
-            record[f"left_out/{one.fault}"] = record.get(f"left_out/{one.fault}", 0) + 1
-        if one.failures and accepted:
-            record["clients_retried"] = record.get("clients_retried", 0) + 1
-        if accepted:
-            loss += one.loss * one.num_tokens
-            tokens += one.num_tokens
-    left_out = sum(one.rejected is not None for one in reports)
-    return {"train/loss": loss / max(1.0, tokens), **record, "clients_left_out": left_out}
+        record |= {
+            f"client/{one.client_id}/{what}": value
+            for what, value in (
+                ("loss", one.loss),
+                ("samples", one.num_samples),
+                ("steps", one.num_steps),
+                ("weight", weights.get(one.client_id, 0.0)),
+                ("accepted", one.client_id in weights),
+                ("left_out", one.fault),
+            )
+            if value is not None
+        }
+    faults, retried = Counter(one.fault for one in reports if one.fault), sum(one.failures > 0 for one in inside)
+    record |= {f"left_out/{fault}": number for fault, number in faults.items()}
+    record |= {"clients_retried": retried} if retried else {}
+    return {**record, "clients_left_out": sum(one.rejected is not None for one in reports)}

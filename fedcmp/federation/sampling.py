@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
@@ -29,14 +29,15 @@ class ClientTask(NamedTuple):
 
     @property
     def num_samples(self) -> int:
-        return sum(len(batch) for batch in self.batches)
+        return sum(map(len, self.batches))
 
 
 class RoundPlan(NamedTuple):
-    """One round: its tasks by client id, and the samples used before it."""
+    """One round."""
 
     round: int
     tasks: tuple[ClientTask, ...]
+    """By client id."""
     samples_before: int
     dropped: tuple[int, ...] = ()
     """Clients that were chosen and do not report; they use no samples in this round."""
@@ -84,45 +85,46 @@ def plan_run(
     """
     few = min(range(len(clients)), key=lambda client: len(clients[client]))
     size, least = config.batch_size, len(clients[few])
-    orders = [_order(indices, client, config.passes, seed) for client, indices in enumerate(clients)]
-    found = _plan(orders, config, seed, lengths, config.rounds) if least >= size else 0
+    orders: list[list[int]] = [[] for _ in clients]
+    for client, indices in enumerate(clients):
+        for number in range(config.passes):
+            orders[client] += numpy_rng(seed, "order", client, number).permutation(np.asarray(indices)).tolist()
+    found = _plan(orders, config, seed, lengths) if least >= size else 0
     if isinstance(found, RunPlan):
         return found._replace(names=tuple(names or map(str, range(len(clients)))))
-    if least < size:
-        problem = f"{label_client(few, names)} has {least} samples, fewer than one batch"
-        problem += f" (federation.batch_size={size}); lower the number of clients (partition.clients)"
-    else:
-        problem = f"no client has samples for round {found + 1} of federation.rounds={config.rounds}"
-        problem += "; raise federation.passes" + (", lower federation.local_steps" if config.local_steps else "")
     fits = _fitting(orders, config, seed, min(size, least))
-    message = f"{problem}, or set what fits the data: {', or '.join(fits)}" if fits else problem
-    raise PlanError(message, fits[-1] if fits else "")
+    advice = f"; set {fits}, which fits the data" if fits else ""
+    if least < size:
+        who = label_client(few, names)
+        raise PlanError(f"{who} has {least} samples, fewer than federation.batch_size={size}{advice}", fits)
+    raise PlanError(f"no client has samples for round {found + 1} of federation.rounds={config.rounds}{advice}", fits)
 
 
-def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size: int) -> list[str]:
-    """Overrides that fit: for batches of ``size``, then, among its halves, too, where rounds and rows are balanced."""
+def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size: int) -> str:
+    """Overrides that fit: batches of ``size``, or of its halves, where they balance rows and rounds better."""
     found = []
     while size:
-        smaller, most, rounds = replace(config, batch_size=size), max(map(len, orders)) // size, config.rounds
-        while not isinstance(fits := _plan(orders, smaller, seed, None, rounds), RunPlan):
-            rounds = max(fits, most) if rounds > most else fits  # with fewer rounds clients take more in each
-        changed = {"batch_size": size, "rounds": rounds}
-        words = [f"federation.{key}={value}" for key, value in changed.items() if value != getattr(config, key)]
-        found.append((min(size, rounds), size, " ".join(words)))
+        smaller, most = replace(config, batch_size=size), max(map(len, orders)) // size
+        while not isinstance(fits := _plan(orders, smaller, seed, None), RunPlan):
+            # with fewer rounds clients take more in each
+            smaller = replace(smaller, rounds=max(fits, most) if smaller.rounds > most else fits)
+        found.append((min(size, smaller.rounds), size, smaller.rounds))
         size //= 2
-    return list(dict.fromkeys(words for *_, words in [*found[:1], *sorted(found)[-1:]]))
+    if not found:
+        return ""
+    _, size, rounds = max(found)
+    changed = {"batch_size": size, "rounds": rounds}
+    return " ".join(f"federation.{key}={value}" for key, value in changed.items() if value != getattr(config, key))
 
 
-def _plan(
-    orders: list[list[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None, num_rounds: int
-) -> RunPlan | int:
+def _plan(orders: list[list[int]], config: FederationConfig, seed: int, lengths: Sequence[int] | None) -> RunPlan | int:
     """The plan, or the round for which no client has samples."""
-    size, num_clients = config.batch_size, len(orders)
+    size, num_clients, num_rounds = config.batch_size, len(orders), config.rounds
     cohort_size = min(config.clients_per_round or num_clients, num_clients)
     budgets = [len(order) // size for order in orders]  # local steps that each client has in all
     everybody = cohort_size == num_clients
-    taking_part = (1 - config.dropout) * cohort_size / num_clients
-    expected = max(1, round(num_rounds * taking_part))  # rounds that a client takes part in
+    # rounds that a client takes part in
+    expected = max(1, round(num_rounds * ((1 - config.dropout) * cohort_size / num_clients)))
     used, turns, samples = [0] * num_clients, [0] * num_clients, 0
     rounds = []
     for index in range(num_rounds):
@@ -130,7 +132,13 @@ def _plan(
         able = [client for client in range(num_clients) if used[client] < budgets[client]]
         room = sum(budgets) - sum(used) - (num_rounds - index - 1)  # who comes later has a step, too
         turns_left = (num_rounds - index) * (1 - config.dropout) * min(1.0, cohort_size / max(1, len(able)))
-        for client in able if everybody else _cohort(able, cohort_size, index, seed):
+        drawn = able
+        if not everybody:
+            stream = numpy_rng(seed, "cohort", index)
+            drawn = sorted(
+                stream.choice(np.asarray(able, dtype=int), min(cohort_size, len(able)), replace=False).tolist()
+            )
+        for client in drawn:
             left = budgets[client] - used[client]
             share = -(-budgets[client] * (turns[client] + 1) // expected) - used[client]
             if not everybody:  # each drawn client trains; its samples last, however often it is drawn
@@ -141,19 +149,18 @@ def _plan(
                 ready[client] = steps
             else:
                 turns[client] += 1  # its samples are few for its rounds: it rests
-        dropped = _dropped(list(ready), config, index, seed)
+        luck = {one: float(numpy_rng(seed, "dropout", index, one).random()) for one in ready if config.dropout}
+        dropped = unlucky(luck, config.dropout, len(ready) - config.min_clients)
         tasks = []
-        for client, steps in ready.items():
-            if client in dropped:
-                continue
-            turns[client] += 1
-            begin = used[client] * size
-            batches = _batches(orders[client][begin : begin + steps * size], steps, index, seed, lengths)
+        for client in [one for one in ready if one not in dropped]:
+            begin, end = used[client] * size, (used[client] + ready[client]) * size
+            batches = _batches(orders[client][begin:end], ready[client], index, seed, lengths)
             tasks.append(ClientTask(index, client, derive(seed, "client", index, client), batches))
-            used[client] += steps
+            turns[client] += 1
+            used[client] += ready[client]
         if not tasks:
             return index
-        rounds.append(RoundPlan(index, tuple(tasks), samples, dropped))
+        rounds.append(RoundPlan(index, tuple(tasks), samples, tuple(sorted(dropped))))
         samples += rounds[-1].num_samples
     return RunPlan(tuple(rounds), samples, num_clients)
 
@@ -162,13 +169,6 @@ def plan_hash(plan: RunPlan) -> str:
     """SHA-256 of who trains on which samples in which round, and of their random streams."""
     rounds = [[[*map(list, one.tasks)], list(one.dropped)] for one in plan.rounds]
     return hashlib.sha256(json.dumps(rounds).encode()).hexdigest()
-
-
-def _order(indices: Sequence[int], client: int, passes: int, seed: int) -> list[int]:
-    order: list[int] = []
-    for number in range(passes):
-        order += numpy_rng(seed, "order", client, number).permutation(np.asarray(indices)).tolist()
-    return order
 
 
 def _batches(
@@ -185,31 +185,20 @@ def _batches(
     return tuple(tuple(samples[place * size : (place + 1) * size]) for place in places)
 
 
-def _cohort(able: Sequence[int], size: int, index: int, seed: int) -> list[int]:
-    """``size`` of the clients that have samples left; all of them where they are fewer."""
-    drawn = numpy_rng(seed, "cohort", index).choice(np.asarray(able, dtype=int), min(size, len(able)), replace=False)
-    return sorted(drawn.tolist())
-
-
-def _dropped(chosen: Sequence[int], config: FederationConfig, index: int, seed: int) -> tuple[int, ...]:
-    """Those of a round's clients that do not report; ``min_clients`` stay, the likeliest to do so."""
-    if not config.dropout:
-        return ()
-    luck = {client: float(numpy_rng(seed, "dropout", index, client).random()) for client in chosen}
-    unlucky = sorted((client for client in chosen if luck[client] < config.dropout), key=lambda client: luck[client])
-    return tuple(sorted(unlucky[: max(0, len(chosen) - config.min_clients)]))
-
-
-def plan_waves(tasks: Sequence[ClientTask], slots: int) -> list[tuple[ClientTask, ...]]:
-    """Tasks in waves of at most ``slots`` that train together: long ones first, so that a wave ends together."""
-    ordered = sorted(tasks, key=lambda task: (-len(task.batches), task.client_id))
-    return [tuple(ordered[begin : begin + slots]) for begin in range(0, len(ordered), slots)]
+def unlucky(luck: Mapping[int, float], probability: float, most: int) -> frozenset[int]:
+    """Up to ``most`` of the clients whose luck, in [0, 1), is below ``probability``: the likeliest to stay do so."""
+    found = sorted((client for client in luck if luck[client] < probability), key=lambda client: luck[client])
+    return frozenset(found[: max(0, most)])
 
 
 def assign_waves(
     tasks: Sequence[ClientTask], slots: int, topology: Topology
 ) -> tuple[tuple[tuple[ClientTask, ...], ...], ...]:
-    """The waves of a round that each group of ranks trains, in the order in which it trains them."""
-    waves = plan_waves(tasks, slots)
+    """The waves of a round that each group of ranks trains, in the order in which it trains them.
+
+    A wave is of at most ``slots`` clients, which train together: long ones first, so that a wave ends together.
+    """
+    ordered = sorted(tasks, key=lambda task: (-len(task.batches), task.client_id))
+    waves = [tuple(ordered[begin : begin + slots]) for begin in range(0, len(ordered), slots)]
     assigned = assign([len(wave[0].batches) * len(wave) for wave in waves], topology.num_groups)
     return tuple(tuple(waves[number] for number in numbers) for numbers in assigned)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.aggregation.checks import require_choice, require_count, require_number
+from fedcmp.errors import ConfigError
 
 ON_ERROR = ("raise", "skip", "retry")
 SECURE = ("none", "masks")
@@ -70,22 +71,17 @@ class FederationConfig:
 
     def validate(self, prefix: str = "federation") -> None:
         for key in ("rounds", "batch_size", "passes", "min_clients", "slots", "evaluate_every", "keep_checkpoints"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{prefix}.{key} must be at least 1, got {getattr(self, key)}")
+            require_count(f"{prefix}.{key}", getattr(self, key), least=1)
         for key in ("local_steps", "clients_per_round", "max_update_norm", "norm_bound", "deadline"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(f"{prefix}.{key} must be 0 or more, got {getattr(self, key)}")
+            require_number(f"{prefix}.{key}", getattr(self, key), "[0, inf]")
         for key in ("dropout", "secure_dropout"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"{prefix}.{key} must be in [0, 1), got {getattr(self, key)}")
-        for key, words in (("on_client_error", ON_ERROR), ("secure", SECURE)):
-            if getattr(self, key) not in words:
-                value = getattr(self, key)
-                raise ConfigError(f"{prefix}.{key}: unknown word {value!r}; {nearest(str(value), words)}")
+            require_number(f"{prefix}.{key}", getattr(self, key), "[0, 1)")
+        require_choice(f"{prefix}.on_client_error", self.on_client_error, ON_ERROR)
+        require_choice(f"{prefix}.secure", self.secure, SECURE)
         size = self.clients_per_round
         for wrong, reason in (
             (0 < self.norm_bound <= 1, f"norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}"),
-            (self.deadline and self.slots > 1, f"deadline needs {prefix}.slots=1, got {self.slots}: see the settings"),
+            (self.deadline and self.slots > 1, f"deadline needs {prefix}.slots=1, got {self.slots}"),
             (self.secure_dropout and self.secure == "none", f"secure_dropout needs {prefix}.secure=masks"),
             (self.secure != "none" and size == 1, f"secure needs at least 2 clients: {prefix}.clients_per_round is 1"),
             (0 < size < self.min_clients, f"min_clients={self.min_clients} is above {prefix}.clients_per_round={size}"),

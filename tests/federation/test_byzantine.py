@@ -17,7 +17,7 @@ from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
 from fedcmp.federation.byzantine import ATTACKS, Attack, AttackConfig, attack_round, plan_attack
 from fedcmp.federation.checkpoint import params_sha256
-from fedcmp.federation.faults import Survived
+from fedcmp.federation.client import WaveResult
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.loop import run
 from fedcmp.models.backbones import LanguageModel
@@ -33,10 +33,10 @@ def honest(client: int) -> Contribution:
     return Contribution(client, delta, halfway, {"linear": inputs.T @ inputs / 9})
 
 
-def sent(kind: str, strength: float = 0.0, round_index: int = 0, before: Any = None) -> Survived:
+def sent(kind: str, strength: float = 0.0, round_index: int = 0, before: Any = None) -> WaveResult:
     attack = plan_attack(AttackConfig(kind, 0.5, strength), CLIENTS, 0)
     assert attack is not None
-    trained = Survived([honest(k) for k in range(CLIENTS)], {}, [])
+    trained = WaveResult([honest(k) for k in range(CLIENTS)], {}, [])
     return attack_round(
         dataclasses.replace(attack, byzantine=frozenset({1, 3, 4})), trained, before or {}, round_index, Solo(), 6
     )

@@ -11,7 +11,7 @@ import pytest
 
 from fedcmp.distributed.team import Topology
 from fedcmp.errors import DataError, PlanError
-from fedcmp.federation.sampling import assign_waves, plan_run, plan_waves
+from fedcmp.federation.sampling import assign_waves, plan_run
 from fedcmp.federation.settings import FederationConfig
 
 CLIENTS = [tuple(range(50)), tuple(range(50, 64)), tuple(range(64, 200))]
@@ -107,7 +107,7 @@ def test_every_proposal_of_an_error_fits(seed: int) -> None:
         with pytest.raises(PlanError) as refused:
             plan_run(clients, config, seed)
         told = re.findall(
-            r"(?:federation\.(?:rounds|batch_size)=\d+ ?)+", str(refused.value).split("fits the data: ")[1]
+            r"(?:federation\.(?:rounds|batch_size)=\d+ ?)+", str(refused.value).split("; set ")[1]
         )
         assert refused.value.overrides in told
         for words in told:
@@ -200,16 +200,10 @@ def test_without_drop_outs_nothing_changes() -> None:
 
 
 def test_too_few_samples_and_too_many_rounds_are_errors() -> None:
-    with pytest.raises(DataError, match="client 1 has 3 samples, fewer than one batch"):
+    with pytest.raises(DataError, match="client 1 has 3 samples"):
         plan_run([(0, 1, 2, 3), (4, 5, 6)], FederationConfig(batch_size=4), seed=0)
     with pytest.raises(DataError, match=r"round 2 of federation\.rounds=2.*federation\.rounds=1"):
         plan_run([(0, 1, 2, 3)], FederationConfig(rounds=2, local_steps=1, batch_size=4), seed=0)
-
-
-def test_waves_take_long_clients_first() -> None:
-    tasks = plan_run(CLIENTS, FederationConfig(rounds=1, batch_size=4), seed=0).rounds[0].tasks
-    waves = plan_waves(tasks, slots=2)
-    assert [[task.client_id for task in wave] for wave in waves] == [[2, 0], [1]]
 
 
 def test_waves_are_dealt_to_the_group_with_least_to_do() -> None:
