@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,41 @@ def affine_layers(params: Params) -> list[str]:
     return [name for name in names if params[f"{name}.weight"].dim() == 2 and f"{name}.bias" in params]
 
 
+WIDE = 2048
+"""Layers with more columns keep their evidence in blocks: N'^2 numbers and N'^3 operations are too much for them."""
+BLOCK = 1024
+"""Columns of such a block, roughly."""
+
+
+class Block(NamedTuple):
+    """Neighbouring columns of ``[W b]`` whose inputs' second moments are kept together."""
+
+    name: str
+    """``LAYER``, or ``LAYER/i`` where there are several."""
+    first: int
+    end: int
+    """The column after the last one."""
+
+
+def evidence_blocks(params: Params) -> dict[str, list[Block]]:
+    """The blocks of each affine layer, in order: one of all N + 1 columns, or several of equal size in a wide layer.
+
+    >>> evidence_blocks({"linear.weight": torch.empty(1, 4096), "linear.bias": torch.empty(1)})["linear"][1]
+    Block(name='linear/1', first=1025, end=2049)
+    """
+    found = {}
+    for name in affine_layers(params):
+        width = params[f"{name}.weight"].shape[1] + 1
+        num = round(width / BLOCK) if width > WIDE else 1
+        ends = [len(part) for part in torch.arange(width).tensor_split(num)]
+        starts = [sum(ends[:place]) for place in range(num)]
+        found[name] = [
+            Block(name if num == 1 else f"{name}/{place}", first, first + size)
+            for place, (first, size) in enumerate(zip(starts, ends, strict=True))
+        ]
+    return found
+
+
 class Evidence:
     """``G = mean of x~ x~^T`` with ``x~ = [x; 1]``, for each of C stacked clients and each affine layer.
 
@@ -33,14 +69,17 @@ class Evidence:
     """
 
     def __init__(self, params: Params, num_slots: int) -> None:
+        self._blocks = evidence_blocks(params)
         self._sums: dict[str, Tensor] = {}
         self._firsts: dict[str, Tensor] = {}
-        self._counts: dict[str, list[int]] = {name: [0] * num_slots for name in affine_layers(params)}
-        for name in self._counts:
+        self._counts: dict[str, list[int]] = {name: [0] * num_slots for name in self._blocks}
+        for name, blocks in self._blocks.items():
             weight = params[f"{name}.weight"]
             width = weight.shape[1]
-            self._sums[name] = torch.zeros(num_slots, width, width, device=weight.device)
             self._firsts[name] = torch.zeros(num_slots, width, device=weight.device)
+            for block in blocks:
+                size = min(block.end, width) - block.first
+                self._sums[block.name] = torch.zeros(num_slots, size, size, device=weight.device)
 
     def observer(self, active: Sequence[int]) -> Callable[[str, Tensor], None]:
         """Takes the inputs of one step.
@@ -55,7 +94,9 @@ class Evidence:
         def observe(name: str, inputs: Tensor) -> None:
             rows = inputs.detach().float().reshape(len(active), -1, inputs.shape[-1])
             for slot, own in zip(active, rows, strict=True):
-                self._sums[name][slot].addmm_(own.T, own)
+                for block in self._blocks[name]:
+                    part = own[:, block.first : block.end]
+                    self._sums[block.name][slot].addmm_(part.T, part)
                 self._firsts[name][slot] += own.sum(0)
                 self._counts[name][slot] += len(own)
 
@@ -63,26 +104,31 @@ class Evidence:
 
     def merge(self, total: Callable[[Tensor], Tensor]) -> None:
         """Adds up what several processes have seen of the same clients; ``total`` sums a tensor over them."""
-        for name, counts in self._counts.items():
-            self._sums[name], self._firsts[name] = total(self._sums[name]), total(self._firsts[name])
-            seen = total(torch.tensor(counts, dtype=torch.float64, device=self._sums[name].device))
+        for name, blocks in self._blocks.items():
+            for block in blocks:
+                self._sums[block.name] = total(self._sums[block.name])
+            self._firsts[name] = total(self._firsts[name])
+            seen = total(torch.tensor(self._counts[name], dtype=torch.float64, device=self._firsts[name].device))
             self._counts[name] = [int(count) for count in seen.tolist()]
 
     def means(self, slot: int) -> Params:
-        """The evidence of one client: per affine layer ``[N + 1, N + 1]``, symmetric, float32.
+        """The evidence of one client: ``[n, n]`` of each block's n columns, symmetric, float32.
 
         Raises:
             ValueError: the slot saw nothing.
         """
         found: Params = {}
-        for name, sums in self._sums.items():
+        for name, blocks in self._blocks.items():
             count = self._counts[name][slot]
             if count == 0:
                 raise ValueError(f"slot {slot} saw no input of layer {name}")
-            width = sums.shape[-1]
-            mean = torch.empty(width + 1, width + 1, device=sums.device)
-            mean[:width, :width] = sums[slot] / count
-            mean[:width, width] = mean[width, :width] = self._firsts[name][slot] / count
-            mean[width, width] = 1.0
-            found[name] = mean
+            for block in blocks:
+                sums, firsts = self._sums[block.name][slot], self._firsts[name][slot][block.first : block.end]
+                size, width = block.end - block.first, len(sums)
+                mean = torch.empty(size, size, device=sums.device)
+                mean[:width, :width] = sums / count
+                if width < size:  # the last column belongs to the bias, whose input is 1
+                    mean[:width, width] = mean[width, :width] = firsts / count
+                    mean[width, width] = 1.0
+                found[block.name] = mean
         return found

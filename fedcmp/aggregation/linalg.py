@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -121,7 +122,7 @@ def leading_eigenvectors(
     if size <= DIRECT or energy >= 1.0:
         return _cut(*_eigh(matrix), energy, trace)
     block = min(size // 3, max(64, 0 if start is None else start.shape[1] + start.shape[1] // 8))
-    basis, missed = _widen(matrix, start, block), 1.0
+    basis, missed = widen(start, size, block).to(matrix), 1.0
     while True:
         basis = torch.linalg.qr(matrix @ basis).Q
         values, turns = _eigh(basis.T @ (matrix @ basis))
@@ -130,19 +131,39 @@ def leading_eigenvectors(
             if block >= size // 3:
                 return _cut(*_eigh(matrix), energy, trace)
             block = min(size // 3, 2 * block)
-            basis, missed = _widen(matrix, basis, block), 1.0
+            basis, missed = widen(basis, size, block), 1.0
         elif now <= 1.0 - energy and abs(missed - now) < tolerance * (1.0 - energy):
             return _cut(values, basis @ turns, energy, trace)
         else:
             missed = now
 
 
-def _widen(matrix: Tensor, start: Tensor | None, width: int) -> Tensor:
-    """An orthonormal block ``[N, width]`` that begins with ``start`` and goes on in fixed random directions."""
-    given = matrix.new_zeros(len(matrix), 0) if start is None else start.to(matrix)[:, :width]
+def widen(start: Tensor | None, size: int, width: int) -> Tensor:
+    """An orthonormal block ``[size, width]`` that begins with ``start`` and goes on in fixed random directions."""
+    given = torch.zeros(size, 0) if start is None else start[:, :width]
     stream = torch.Generator().manual_seed(width)
-    fresh = torch.randn(len(matrix), width - given.shape[1], generator=stream).to(matrix)
+    fresh = torch.randn(size, width - given.shape[1], generator=stream).to(given)
     return torch.linalg.qr(torch.cat([given, fresh], dim=1)).Q
+
+
+def refine_subspace(block: Tensor, image: Tensor, energy: float, trace: float) -> Leading:
+    """Leading eigenvectors of a matrix G of which only ``G block`` is known: one step of subspace iteration.
+
+    The energies are Ritz values of ``block``, which are too small where it is far from the eigenvectors: then more
+    columns are kept than are needed, at most all.
+
+    Args:
+        block: ``[N, s]``, orthonormal.
+        image: ``G block``, ``[N, s]``.
+        energy: in (0, 1]: the share of the trace that is wanted.
+        trace: of G.
+    """
+    if image.is_meta or not bool(image.any()):
+        return Leading(image if image.is_meta else image[:, :0], 1.0)
+    values, turns = _eigh(block.T @ image)
+    held = values.double().cumsum(0) / trace
+    rank = min(len(values), int((held < energy).sum()) + 1)
+    return Leading(fix_signs(torch.linalg.qr(image @ turns[:, :rank]).Q), min(1.0, float(held[rank - 1])))
 
 
 def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,6 +177,25 @@ def _cut(values: Tensor, vectors: Tensor, energy: float, trace: float) -> Leadin
     enough = torch.nonzero(held >= energy)
     rank = len(values) if energy >= 1.0 or len(enough) == 0 else int(enough[0]) + 1
     return Leading(fix_signs(vectors[:, :rank].contiguous()), min(1.0, float(held[rank - 1])))
+
+
+def pack_symmetric(matrix: Tensor) -> Tensor:
+    """The lower triangle of a symmetric ``[N, N]``, ``[N (N + 1) / 2]``: half of the numbers to send."""
+    rows, columns = torch.tril_indices(*matrix.shape, device=matrix.device)
+    return matrix[rows, columns]
+
+
+def unpack_symmetric(triangle: Tensor) -> Tensor:
+    """What ``pack_symmetric`` packed.
+
+    >>> unpack_symmetric(pack_symmetric(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))).tolist()
+    [[1.0, 2.0], [2.0, 3.0]]
+    """
+    size = math.isqrt(2 * len(triangle))
+    rows, columns = torch.tril_indices(size, size, device=triangle.device)
+    matrix = triangle.new_empty(size, size)
+    matrix[rows, columns] = matrix[columns, rows] = triangle
+    return matrix
 
 
 def solve_right(numerator: Tensor, matrix: Tensor, what: str) -> Tensor:

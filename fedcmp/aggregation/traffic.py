@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import Contribution, Traffic, num_bytes
-from fedcmp.aggregation.evidence import affine_layers
+from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.types import Params
 
 T = TypeVar("T")
@@ -45,8 +45,8 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
         num_clients: accepted clients of the round.
     """
     shapes = {name: torch.empty_like(value, device="meta") for name, value in params.items()}
-    widths = {name: shapes[f"{name}.weight"].shape[1] + 1 for name in affine_layers(shapes)}
-    moments = {name: torch.empty(width, width, device="meta") for name, width in widths.items()}
+    sizes = {block.name: block.end - block.first for blocks in evidence_blocks(shapes).values() for block in blocks}
+    moments = {name: torch.empty(size, size, device="meta") for name, size in sizes.items()}
     local, needs = aggregator.local, aggregator.needs
     one = Contribution(
         0,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.evidence import affine_layers
+from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.distributed.team import is_server, together
 from fedcmp.errors import AggregationError, label_client
@@ -144,8 +144,8 @@ def gate(reports: Sequence[Report], config: FederationConfig, names: Sequence[st
 def _malformed(one: Contribution, params: Params) -> str | None:
     """What has another name, shape or type than the projector gives it."""
     sizes = {name: tuple(value.shape) for name, value in params.items()}
-    widths = {name: sizes[f"{name}.weight"][1] + 1 for name in affine_layers(params)}
-    moments = {name: (width, width) for name, width in widths.items()}
+    blocks = [block for found in evidence_blocks(params).values() for block in found]
+    moments = {block.name: (block.end - block.first,) * 2 for block in blocks}
     for what, part, wanted in (
         ("delta", one.delta, sizes),
         ("halfway update", one.halfway, sizes),

@@ -12,17 +12,25 @@ from torch import Tensor
 from fedcmp.aggregation.checks import require_choice, require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import effective_clients, histogram
-from fedcmp.aggregation.evidence import affine_layers
+from fedcmp.aggregation.evidence import Block, evidence_blocks
 from fedcmp.aggregation.linalg import (
     Leading,
     join_affine,
     leading_eigenvectors,
+    pack_symmetric,
+    refine_subspace,
     solve_right,
     split_affine,
+    squared_norm,
     subspace_cosines,
+    unpack_symmetric,
+    widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
+
+Blocks = dict[str, list[Block]]
+"""The blocks of evidence of each affine layer."""
 
 
 class _Layer(NamedTuple):
@@ -120,62 +128,92 @@ class Canonical(Fuse):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         """The delta of this round, its basis, and measures of overlap and repeatability."""
-        layers, share = affine_layers(params), shares(cohort)
-        first = cohort.sum(partial(self._first_terms, layers, share))
-        known = cohort.on_server(self._first_server, layers, first, cohort.weights, state.get("basis", {}))
+        blocks, before = evidence_blocks(params), state.get("basis", {})
+        probes: Params = {}
+        if self.basis == "updates" and any(_is_wide(parts) for parts in blocks.values()):
+            probes = cohort.share(cohort.on_server(_probes, blocks, before) or {})
+        share = shares(cohort)
+        first = cohort.sum(partial(self._first_terms, blocks, share, probes), cohort.weights)
+        known = cohort.on_server(self._first_server, blocks, first, probes, cohort.weights, before)
         second: Params = {}
         if self.tau != 0 and len(cohort.clients) > 1:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
-            second = cohort.sum(partial(self._second_terms, basis, share))
-        return cohort.on_server(self._finish, layers, first, known, second, cohort.weights, state.get("basis", {}))
+            second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
+        return cohort.on_server(self._finish, list(blocks), first, known, second, cohort.weights, before)
 
-    def _first_terms(self, layers: list[str], share: dict[int, float], contribution: Contribution) -> Params:
-        p = share[contribution.client_id]
-        inside = {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
-        terms = {name: p * value.double() for name, value in contribution.delta.items() if name not in inside}
-        for name in layers:
+    def _first_terms(
+        self, blocks: Blocks, share: dict[int, float], probes: Params, contribution: Contribution
+    ) -> Params:
+        inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
+        terms = {name: value for name, value in contribution.delta.items() if name not in inside}
+        for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
-            terms[f"{name}/mean"] = p * delta.double()
+            terms[f"{name}/mean"] = delta
             if self.basis == "updates":
-                square = float(delta.double().square().sum())
-                terms[f"{name}/gram"] = (delta.T @ delta) * (p / square if square else 0.0)
+                square = squared_norm({name: delta})
+                scale = 1.0 / square if square else 0.0
+                if name in probes:
+                    terms[f"{name}/image"] = delta.T @ (delta @ probes[name]) * scale
+                else:
+                    terms[f"{name}/gram"] = pack_symmetric(delta.T @ delta * scale)
             if not self._reads_evidence:
                 continue
             assert contribution.evidence is not None, "the client was asked for evidence"
-            moments = contribution.evidence[name].double()
-            norm = moments.square().sum()
-            terms[f"{name}/evidence"] = p * moments
-            terms[f"{name}/norms"] = torch.stack([p * norm, p * p * norm])
+            moments = {part.name: contribution.evidence[part.name] for part in parts}
+            norm = squared_norm(moments)
+            terms[f"{name}/norms"] = contribution.numbers(norm, share[contribution.client_id] * norm)
+            terms |= {f"{block}/evidence": pack_symmetric(own) for block, own in moments.items()}
             if self._weighs_evidence:
                 # in float64: the solve below multiplies rounding by the condition number of S
-                terms[f"{name}/weighed"] = p * (delta.double() @ self._mixed(moments))
+                weighed = [
+                    delta[:, part.first : part.end].double() @ self._mixed(moments[part.name].double())
+                    for part in parts
+                ]
+                terms[f"{name}/weighed"] = torch.cat(weighed, dim=1).float()
         return terms
 
     def _mixed(self, moments: Tensor) -> Tensor:
         return self.correlation * moments + (1 - self.correlation) * torch.diag(moments.diagonal())
 
-    def _first_server(self, layers: list[str], first: Params, weights: Tensor, before: Params) -> dict[str, _Layer]:
-        return {name: self._layer(name, first, weights, before.get(name)) for name in layers}
+    def _first_server(
+        self, blocks: Blocks, first: Params, probes: Params, weights: Tensor, before: Params
+    ) -> dict[str, _Layer]:
+        return {
+            name: self._layer(name, parts, first, probes.get(name), weights, before.get(name))
+            for name, parts in blocks.items()
+        }
 
-    def _layer(self, name: str, first: Params, weights: Tensor, before: Tensor | None) -> _Layer:
+    def _layer(
+        self, name: str, parts: list[Block], first: Params, probe: Tensor | None, weights: Tensor, before: Tensor | None
+    ) -> _Layer:
         mean = by_evidence = first[f"{name}/mean"]
-        tau, total = float("nan"), torch.zeros(0)
+        tau, totals = float("nan"), []
         if self._reads_evidence:
-            moments = first[f"{name}/evidence"]
+            moments = [unpack_symmetric(first[f"{part.name}/evidence"]) for part in parts]
             tau = _similarity(moments, first[f"{name}/norms"], float(weights.square().sum()))
-            scale = self.ridge * float(moments.diagonal().mean())
-            total = self._mixed(moments)
-            total.diagonal().add_(scale)
+            scale = self.ridge * float(torch.cat([part.diagonal() for part in moments]).mean())
+            totals = [self._mixed(part) for part in moments]
+            for total in totals:
+                total.diagonal().add_(scale)
             if self._weighs_evidence and len(weights) > 1:
                 what = f"the evidence of layer {name} (aggregator.fuse.ridge={self.ridge:g})"
-                by_evidence = solve_right(first[f"{name}/weighed"] + scale * mean, total, what)
+                weighed = first[f"{name}/weighed"] + scale * mean
+                solved = [
+                    solve_right(weighed[:, part.first : part.end], total, what)
+                    for part, total in zip(parts, totals, strict=True)
+                ]
+                by_evidence = torch.cat(solved, dim=1)
         if self.basis == "none":
-            return _Layer(mean, by_evidence, tau, Leading(mean.new_zeros(mean.shape[1], 0).float(), 0.0))
-        spanned = first[f"{name}/gram"] if self.basis == "updates" else total
-        return _Layer(mean, by_evidence, tau, leading_eigenvectors(spanned.float(), self.energy, before))
+            basis = Leading(mean.new_zeros(mean.shape[1], 0).float(), 0.0)
+        elif probe is not None:
+            basis = refine_subspace(probe, first[f"{name}/image"].float(), self.energy, 1.0)
+        else:
+            spanned = unpack_symmetric(first[f"{name}/gram"]) if self.basis == "updates" else torch.block_diag(*totals)
+            basis = leading_eigenvectors(spanned.float(), self.energy, before)
+        return _Layer(mean, by_evidence, tau, basis)
 
-    def _second_terms(self, basis: Params, share: dict[int, float], contribution: Contribution) -> Params:
-        p, terms = share[contribution.client_id], {}
+    def _second_terms(self, basis: Params, contribution: Contribution) -> Params:
+        terms: Params = {}
         for name, vectors in basis.items():
             coefficients = (join_affine(contribution.delta, name) @ vectors).double()
             repeatable = torch.ones(vectors.shape[1], dtype=torch.float64, device=vectors.device)
@@ -183,10 +221,9 @@ class Canonical(Fuse):
                 assert contribution.halfway is not None, "the client was asked for its halfway delta"
                 half = (join_affine(contribution.halfway, name) @ vectors).double()
                 repeatable = repeatable_share(half, coefficients)
-            weight = p * repeatable
-            terms[f"{name}/m"] = weight * coefficients
-            terms[f"{name}/squares"] = weight * coefficients.square().sum(0)
-            terms[f"{name}/repeatable"] = weight
+            terms[f"{name}/m"] = (repeatable * coefficients).float()
+            terms[f"{name}/squares"] = repeatable * coefficients.square().sum(0)
+            terms[f"{name}/repeatable"] = repeatable
         return terms
 
     def _finish(
@@ -258,13 +295,29 @@ def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
     return torch.where(total > 0, signal / total.where(total > 0, 1.0), 0.0)
 
 
-def _similarity(mean: Tensor, norms: Tensor, square_weights: float) -> float:
+def _is_wide(parts: list[Block]) -> bool:
+    return len(parts) > 1
+
+
+def _probes(blocks: Blocks, before: Params) -> Params:
+    """Of each wide layer, the block whose image under the Gram matrix is asked for: the last basis, a little wider."""
+    found = {}
+    for name, parts in blocks.items():
+        if _is_wide(parts):
+            size, start = parts[-1].end, before.get(name)
+            most = size // 8
+            width = most if start is None else min(most, start.shape[1] + start.shape[1] // 8 + 16)
+            found[name] = widen(start, size, width)
+    return found
+
+
+def _similarity(means: list[Tensor], norms: Tensor, square_weights: float) -> float:
     """tau: the mean of ``<G_j, G_k>`` over pairs of clients beside the mean of ``|G_k|^2``, in [0, 1]."""
     weighted, squared = norms.tolist()
     scale = (1.0 - square_weights) * weighted
     if scale <= 1e-12 * weighted or weighted == 0.0:
         return 0.0
-    return min(1.0, max(0.0, (float(mean.square().sum()) - squared) / scale))
+    return min(1.0, max(0.0, (sum(float(mean.square().sum()) for mean in means) - squared) / scale))
 
 
 def _turn(name: str, before: Tensor | None, now: Tensor) -> Metrics:
