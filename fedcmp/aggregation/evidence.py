@@ -33,23 +33,19 @@ class Evidence:
     """
 
     def __init__(self, params: Params, num_slots: int) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._firsts: dict[str, Tensor] = {}
-        self._counts: dict[str, list[int]] = {name: [0] * num_slots for name in affine_layers(params)}
-        for name in self._counts:
-            weight = params[f"{name}.weight"]
-            width = weight.shape[1]
-            self._sums[name] = torch.zeros(num_slots, width, width, device=weight.device)
-            self._firsts[name] = torch.zeros(num_slots, width, device=weight.device)
+        weights = {name: params[f"{name}.weight"] for name in affine_layers(params)}
+        widths = {name: (num_slots, weight.shape[1]) for name, weight in weights.items()}
+        self._sums = {
+            name: weights[name].new_zeros(*size, size[1], dtype=torch.float32) for name, size in widths.items()
+        }
+        self._firsts = {name: weights[name].new_zeros(size, dtype=torch.float32) for name, size in widths.items()}
+        self._counts = {name: [0] * num_slots for name in weights}
 
     def observer(self, active: Sequence[int]) -> Callable[[str, Tensor], None]:
-        """Takes the inputs of one step.
+        """A function of a layer's name and its input ``[len(active), B, T, N]`` in one step.
 
         Args:
             active: the slots whose rows come, in the order of the stack.
-
-        Returns:
-            A function of a layer's name and its input ``[len(active), B, T, N]``.
         """
 
         def observe(name: str, inputs: Tensor) -> None:
@@ -69,20 +65,12 @@ class Evidence:
             self._counts[name] = [int(count) for count in seen.tolist()]
 
     def means(self, slot: int) -> Params:
-        """The evidence of one client: per affine layer ``[N + 1, N + 1]``, symmetric, float32.
-
-        Raises:
-            ValueError: the slot saw nothing.
-        """
+        """The evidence of a client that took steps: per affine layer ``[N + 1, N + 1]``, symmetric, float32."""
         found: Params = {}
         for name, sums in self._sums.items():
-            count = self._counts[name][slot]
-            if count == 0:
-                raise ValueError(f"slot {slot} saw no input of layer {name}")
-            width = sums.shape[-1]
-            mean = torch.empty(width + 1, width + 1, device=sums.device)
+            count, width = self._counts[name][slot], sums.shape[-1]
+            mean = sums.new_ones(width + 1, width + 1)
             mean[:width, :width] = sums[slot] / count
             mean[:width, width] = mean[width, :width] = self._firsts[name][slot] / count
-            mean[width, width] = 1.0
             found[name] = mean
         return found

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fedcmp.aggregation.server.momentum import Velocity
+from fedcmp.aggregation.server.sgd import Velocity
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,6 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
         steps: Newton-Schulz steps, >= 0.
 
     Source: Jordan et al. 2024.
-
-    >>> import torch
-    >>> bool((torch.linalg.svdvals(orthogonalised(torch.tensor([[5.0, 1.0], [0.0, 0.1]]))) - 1).abs().max() < 0.35)
-    True
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix) / (matrix.norm() + 1e-7)
