@@ -102,7 +102,7 @@ def test_a_client_follows_a_plain_loop(module) -> None:
     losses = []
     for step, positions in enumerate(task.batches):
         nll, tokens = module.nll(uneven(positions), weights)
-        losses.append(float(nll.sum() / tokens.sum()))
+        losses.append((nll.sum() / tokens.sum()).item())
         (nll.sum() / tokens.sum()).backward()
         assert torch.nn.utils.clip_grad_norm_(weights.values(), 0.5) > 0.5, "the test is about clipping"
         reference.param_groups[0]["lr"] = 1e-2 * lr_factor((step + 0.5) / 3, optimizer)
