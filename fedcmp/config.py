@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios.partition import PartitionConfig
 from fedcmp.data.settings import DataConfig
@@ -103,6 +103,11 @@ class Config:
             method = self.aggregator.name
             raise ConfigError(
                 f"optimizer.name must be {needed} with aggregator.name={method}, got {self.optimizer.name}"
+            )
+        if self.launch.shard_llm and "outcome" in build_aggregator(self.aggregator).needs:
+            raise ConfigError(
+                "launch.shard_llm keeps a part of the LLM on each rank, and one rank measures a client's outcomes; set "
+                "aggregator.fuse.explore=1, without outcomes, or launch.shard_llm=false"
             )
         check_secure(self.federation, self.aggregator, self.launch.devices)
         check_privacy(self.privacy, self.aggregator, self.federation)

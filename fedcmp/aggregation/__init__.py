@@ -4,7 +4,6 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.parts import Aggregated
-from fedcmp.aggregation.server.momentum import Momentum, Nesterov
-from fedcmp.aggregation.server.sgd import Sgd
+from fedcmp.aggregation.server.sgd import Momentum, Nesterov, Sgd
 
 __all__ = ["Aggregated", "Aggregator", "Cohort", "Contribution", "Mean", "Momentum", "Nesterov", "Sgd"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fedcmp.aggregation import diagnostics
-from fedcmp.aggregation.contribution import Cohort
+from fedcmp.aggregation.contribution import Cohort, square_of
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
 from fedcmp.errors import AggregationError
@@ -29,11 +29,6 @@ class Aggregator:
             server of a sums-only method sees nothing but sums.
         measures: whether the mean square of the deltas is summed for ``energy_kept`` and for server steps that read it;
             off, the server gets only what the fuse and the local step ask for.
-
-    >>> from fedcmp.aggregation import Mean, Sgd
-    >>> aggregator = Aggregator(Mean(), Sgd(lr=0.5))
-    >>> aggregator.needs, aggregator.sums_only
-    (frozenset(), True)
     """
 
     fuse: Fuse
@@ -45,7 +40,7 @@ class Aggregator:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway", "gradient", "start_gradient"}."""
+        """What clients must record: a subset of {"evidence", "halfway", "outcome", "gradient", "start_gradient"}."""
         return self.fuse.needs | self.local.needs
 
     @property
@@ -75,12 +70,10 @@ class Aggregator:
             AggregationError: the cohort is too small for the method.
         """
         if len(cohort.clients) < self.fuse.least_clients:
-            raise AggregationError(
-                f"{type(self.fuse).__name__} needs at least {self.fuse.least_clients} clients in a round, got "
-                f"{len(cohort.clients)}"
-            )
+            needed = f"{type(self.fuse).__name__} needs at least {self.fuse.least_clients} clients in a round"
+            raise AggregationError(f"{needed}, got {len(cohort.clients)}")
         fused = self.fuse.fuse(cohort, params, state["fuse"])
-        square = cohort.sum(diagnostics.square_of, cohort.weights) if self.measures else {}
+        square = cohort.sum(square_of, cohort.weights) if self.measures else {}
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic.up
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)

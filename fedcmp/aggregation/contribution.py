@@ -5,17 +5,21 @@ A delta is local minus global, in float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.types import Params, Scalars
 
 T = TypeVar("T")
+
+CHUNK = 2**22
+"""Entries of one client that are gathered at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +41,11 @@ class Contribution:
     """Tokens that carried loss, at least 0."""
     num_steps: int = 1
     """Local optimizer steps, at least 0."""
+    outcome: Callable[[Params], float] | None = None
+    """Loss per token of any projector on the client's next batch, which has not been trained on; None: there is no
+    next batch, or the method does not need ``"outcome"``."""
+    progress: float = 1.0
+    """The share of the run that is done with this round, in (0, 1]."""
     scalars: Scalars = field(default_factory=dict)
     """Loss before and after, gradient norm, seconds and the like."""
 
@@ -46,7 +55,7 @@ class Contribution:
         moments = None if self.evidence is None else scaled(self.evidence, evidence)
         return replace(self, delta=scaled(self.delta, factor), halfway=halfway, evidence=moments)
 
-    def numbers(self, *values: float) -> torch.Tensor:
+    def numbers(self, *values: float) -> Tensor:
         """``values`` as a term of a sum: float64, on the delta's device."""
         return torch.tensor(values, dtype=torch.float64, device=next(iter(self.delta.values())).device)
 
@@ -72,12 +81,8 @@ class Traffic(NamedTuple):
 
 
 def num_bytes(value: Any) -> int:
-    """Four bytes for every number in the tensors of a value: nested dicts, tuples and lists are looked into.
-
-    >>> num_bytes(({"w": torch.zeros(3)}, [torch.zeros(2)], "text", 1.0))
-    20
-    """
-    if isinstance(value, torch.Tensor):
+    """Four bytes for every number in the tensors of a value: nested dicts, tuples and lists are looked into."""
+    if isinstance(value, Tensor):
         return 4 * value.numel()
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
     return sum(num_bytes(one) for one in inside if not isinstance(one, float))  # lists of cosines are long
@@ -94,7 +99,7 @@ class Cohort(Protocol):
         """The accepted client ids, sorted."""
 
     @property
-    def weights(self) -> torch.Tensor:
+    def weights(self) -> Tensor:
         """The weights p_k in the order of ``clients``: float64 ``[K]``, at least 0, sum 1, the same on every rank."""
 
     @property
@@ -105,7 +110,7 @@ class Cohort(Protocol):
     def traffic(self) -> Traffic:
         """What each client has sent into ``sum`` and ``gather`` and got from ``share`` so far."""
 
-    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         """``sum_k w_k fn(contribution_k)``, float64; each term is computed where its client was trained.
 
         Args:
@@ -126,30 +131,27 @@ class Cohort(Protocol):
         """The server's value, on every rank."""
 
 
-@dataclass(frozen=True)
 class MappedCohort:
-    """A cohort seen through ``change``: each contribution is changed where its client was trained."""
+    """A cohort seen through ``change``, which is applied to each contribution where its client was trained.
 
-    inner: Cohort
-    change: Callable[[Contribution], Contribution]
+    Args:
+        inner: the cohort.
+        change: a contribution to another one.
+        weights: in the place of the cohort's: float64 ``[K]``, at least 0, sum 1.
+    """
 
-    @property
-    def clients(self) -> tuple[int, ...]:
-        return self.inner.clients
-
-    @property
-    def weights(self) -> torch.Tensor:
-        return self.inner.weights
-
-    @property
-    def population(self) -> int:
-        return self.inner.population
+    def __init__(
+        self, inner: Cohort, change: Callable[[Contribution], Contribution], weights: Tensor | None = None
+    ) -> None:
+        self.inner, self.change = inner, change
+        self.clients, self.population = inner.clients, inner.population
+        self.weights = inner.weights if weights is None else weights
 
     @property
     def traffic(self) -> Traffic:
         return self.inner.traffic
 
-    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         return self.inner.sum(lambda contribution: fn(self.change(contribution)), weights)
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
@@ -162,6 +164,17 @@ class MappedCohort:
         return self.inner.share(value)
 
 
+def gather_pieces(cohort: Cohort, params: Params, clients: Sequence[int] | None = None) -> Iterator[tuple[str, Params]]:
+    """The deltas of ``clients`` (None: all) in pieces of K x CHUNK numbers: names of ``params``, and ``"piece"``."""
+    for name, value in params.items():
+        for begin in range(0, value.numel(), CHUNK):
+            yield name, cohort.gather(partial(_piece, name, begin, CHUNK), clients)
+
+
+def _piece(name: str, begin: int, size: int, contribution: Contribution) -> Params:
+    return {"piece": contribution.delta[name].flatten()[begin : begin + size]}
+
+
 def shares(cohort: Cohort) -> dict[int, float]:
     """The weight p_k of each client."""
     return dict(zip(cohort.clients, cohort.weights.tolist(), strict=True))
@@ -172,6 +185,17 @@ def delta_of(contribution: Contribution) -> Params:
     return contribution.delta
 
 
+def square_of(contribution: Contribution) -> Params:
+    """``|D_k|^2`` as a term of a sum."""
+    return {"square": contribution.numbers(contribution.square)}
+
+
+def message_of(contribution: Contribution) -> Params:
+    """What the local step sent, for methods whose clients always send."""
+    assert contribution.message is not None
+    return contribution.message
+
+
 def scaled(values: Params, factor: float) -> Params:
     """All tensors times ``factor``; at 1 the very same tensors."""
     return values if factor == 1.0 else {name: value * factor for name, value in values.items()}
@@ -180,12 +204,6 @@ def scaled(values: Params, factor: float) -> Params:
 def zeros_like(params: Params) -> Params:
     """Zeros of the names and shapes of ``params``."""
     return {name: torch.zeros_like(value) for name, value in params.items()}
-
-
-def message_of(contribution: Contribution) -> Params:
-    """What the local step sent, for methods whose clients always send."""
-    assert contribution.message is not None
-    return contribution.message
 
 
 def single(params: Params) -> Params:

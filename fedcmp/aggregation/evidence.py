@@ -82,13 +82,10 @@ class Evidence:
                 self._sums[block.name] = torch.zeros(num_slots, size, size, device=weight.device)
 
     def observer(self, active: Sequence[int]) -> Callable[[str, Tensor], None]:
-        """Takes the inputs of one step.
+        """A function of a layer's name and its input ``[len(active), B, T, N]`` in one step.
 
         Args:
             active: the slots whose rows come, in the order of the stack.
-
-        Returns:
-            A function of a layer's name and its input ``[len(active), B, T, N]``.
         """
 
         def observe(name: str, inputs: Tensor) -> None:
@@ -112,16 +109,10 @@ class Evidence:
             self._counts[name] = [int(count) for count in seen.tolist()]
 
     def means(self, slot: int) -> Params:
-        """The evidence of one client: ``[n, n]`` of each block's n columns, symmetric, float32.
-
-        Raises:
-            ValueError: the slot saw nothing.
-        """
+        """The evidence of a client that took steps: ``[n, n]`` of each block's n columns, symmetric, float32."""
         found: Params = {}
         for name, blocks in self._blocks.items():
             count = self._counts[name][slot]
-            if count == 0:
-                raise ValueError(f"slot {slot} saw no input of layer {name}")
             for block in blocks:
                 sums, firsts = self._sums[block.name][slot], self._firsts[name][slot][block.first : block.end]
                 size, width = block.end - block.first, len(sums)

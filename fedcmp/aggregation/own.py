@@ -22,29 +22,15 @@ delta."""
 class Own(Fuse):
     """``D = method(D_1 .. D_K, p)``: every delta comes to the server, which then holds K copies.
 
-    Args:
-        method: pure, and without memory; a method with memory, or of sums only, is a class (``docs/extend.md``).
-
-    >>> import torch
-    >>> from fedcmp.aggregation.contribution import Contribution
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> cohort = LocalCohort([Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 5.0])])
-    >>> Own(lambda deltas, weights: {name: value.amax(0) for name, value in deltas.items()}).fuse(
-    ...     cohort, {"bias": torch.zeros(1)}, {}
-    ... ).delta
-    {'bias': tensor([5.])}
+    A method with memory, or of sums only, is a class (``docs/extend.md``).
     """
 
     sums_only: ClassVar[bool] = False
 
     method: Method
+    """Pure, and without memory. What it returns must have the names and shapes of the projector."""
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """What the function makes of the deltas.
-
-        Raises:
-            AggregationError: its names or shapes are not those of the projector.
-        """
         mean = cohort.sum(delta_of, cohort.weights)
         deltas = cohort.gather(delta_of)
         return cohort.on_server(self._fused, deltas, cohort.weights, mean, params)

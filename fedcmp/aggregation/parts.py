@@ -21,7 +21,7 @@ class Update(NamedTuple):
     delta: Params
     """One delta for all clients, float32."""
     basis: Params = {}  # noqa: RUF012 - never written
-    """Per affine layer, the shared alignment basis, ``[N', r]`` with orthonormal columns, from fuses that find one."""
+    """Per affine layer, the shared alignment basis, ``[N', r]`` with orthonormal columns; empty where none is found."""
     mean_square: float = 0.0
     """``sum_k p_k |D_k|^2`` over all parameters."""
 
@@ -30,35 +30,29 @@ class Fused(NamedTuple):
     """What a fuse returns, at the server."""
 
     delta: Params
-    """One delta for all clients, float32."""
     mean: Params
     """The plain weighted mean of the deltas, against which interference is measured."""
     state: State
     metrics: Metrics
     basis: Params = {}  # noqa: RUF012
-    """Per affine layer, the shared alignment basis, ``[N', r]``; empty where the fuse finds none."""
+    """As in ``Update``."""
     mean_square: float | None = None
     """``sum_k p_k |D_k|^2`` of the deltas that ``mean`` is the mean of, from fuses that change them; None: as sent."""
 
 
 class Stepped(NamedTuple):
-    """What a server step returns."""
-
-    params: Params
-    state: State
-    metrics: Metrics
-
-
-class Aggregated(NamedTuple):
-    """What one round of aggregation returns; state is held at the server, the rest on every rank."""
+    """What a server step returns; a whole round, too: then the state is at the server, the rest on every rank."""
 
     params: Params
     """The new global parameters."""
     state: State
     metrics: Metrics
-    """``aggregator/...``: at least ``delta_norm``, ``step_norm``, ``K_eff`` and ``oscillation``, and ``energy_kept``
-    where it is measured; and ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients, four to a
-    number."""
+    """``aggregator/...``, after a round at least ``delta_norm``, ``step_norm``, ``K_eff`` and ``oscillation``, and
+    ``energy_kept`` where it is measured; and ``bytes/up``, ``bytes/down`` and ``bytes/diagnostics``, over all clients,
+    four to a number."""
+
+
+Aggregated = Stepped
 
 
 class Fuse(Protocol):
@@ -66,7 +60,7 @@ class Fuse(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway"}."""
+        """What clients must record: a subset of {"evidence", "halfway", "outcome"}."""
         return frozenset()
 
     @property

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.checks import require_choice, require_count, require_number
 from fedcmp.aggregation.contribution import WEIGHTINGS
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median, TrimmedMean
@@ -25,10 +25,9 @@ from fedcmp.aggregation.local.server_momentum import ServerMomentum
 from fedcmp.aggregation.parts import Plain
 from fedcmp.aggregation.server.adaptive import Adagrad, Adam, Yogi
 from fedcmp.aggregation.server.fedexp import Fedexp
-from fedcmp.aggregation.server.momentum import Momentum, Nesterov
 from fedcmp.aggregation.server.muon import Muon
 from fedcmp.aggregation.server.opm import Opm
-from fedcmp.aggregation.server.sgd import Sgd
+from fedcmp.aggregation.server.sgd import Momentum, Nesterov, Sgd
 from fedcmp.errors import ConfigError, nearest
 
 UNWEIGHTED = (Median, TrimmedMean, Krum)
@@ -97,11 +96,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def part_name(part: type[Any]) -> str:
-    """A part's name in configs: that of its class.
-
-    >>> part_name(UpdateSvd)
-    'update_svd'
-    """
+    """A part's name in configs: that of its class, as ``update_svd``."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part.__name__).lower()
 
 
@@ -139,10 +134,8 @@ class AggregatorConfig:
     """Options of the local step (what clients do differently in their steps)."""
 
     def validate(self, prefix: str = "aggregator") -> None:
-        if self.pairwise < 0:
-            raise ConfigError(f"{prefix}.pairwise must be 0 or more, got {self.pairwise}")
-        if not 0 <= self.clip_norm < math.inf:
-            raise ConfigError(f"{prefix}.clip_norm must be in [0, inf), got {self.clip_norm}")
+        require_count(f"{prefix}.pairwise", self.pairwise, least=0)
+        require_number(f"{prefix}.clip_norm", self.clip_norm, "[0, inf)")
         build_aggregator(self, prefix)
 
 
@@ -159,24 +152,22 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     >>> build_aggregator(AggregatorConfig("fedavgm", server={"beta": 0.7})).server
     Momentum(lr=1.0, beta=0.7)
     """
-    for key, value, choices in (("name", config.name, PRESETS), ("weights", config.weights, WEIGHTINGS)):
-        if value not in choices:
-            what = "method" if key == "name" else "weights"
-            raise ConfigError(f"{prefix}.{key}: unknown {what} {value!r}; {nearest(str(value), choices)}")
+    require_choice(f"{prefix}.name", config.name, PRESETS)
+    require_choice(f"{prefix}.weights", config.weights, WEIGHTINGS)
     row = PRESETS[config.name]
-    tables = {"fuse": FUSES, "server": SERVERS, "local": LOCALS}
-    parts = [_build(table, name, row, getattr(config, name), f"{prefix}.{name}") for name, table in tables.items()]
-    fuse, server, local = parts
-    names = [f"{prefix}.{name}.kind={part_name(type(part))}" for name, part in zip(tables, parts, strict=True)]
+    fuse = _build(FUSES, "fuse", row, config.fuse, prefix)
+    server = _build(SERVERS, "server", row, config.server, prefix)
+    local = _build(LOCALS, "local", row, config.local, prefix)
+    fuse_kind, local_kind = (f"{prefix}.{part}" for part in (_kind("fuse", fuse), _kind("local", local)))
     if server.needs_basis and not fuse.finds_basis:
         raise ConfigError(
-            f"{names[1]} carries its momentum by a shared basis, and {names[0]} finds none; use canonical with "
-            f"basis=updates or evidence, or {prefix}.server.projected=false"
+            f"{prefix}.{_kind('server', server)} carries its momentum by a shared basis, and {fuse_kind} finds none; "
+            f"use canonical with basis=updates or evidence, or {prefix}.server.projected=false"
         )
     if config.guard and isinstance(fuse, UNWEIGHTED):
-        raise ConfigError(f"{prefix}.guard weighs clients, and {names[0]} counts them alike; leave it off")
+        raise ConfigError(f"{prefix}.guard weighs clients, and {fuse_kind} counts them alike")
     if config.guard and not isinstance(local, Plain | Proximal):
-        raise ConfigError(f"{prefix}.guard does not cover what clients of {names[2]} send beside their update")
+        raise ConfigError(f"{prefix}.guard does not cover what clients of {local_kind} send beside their update")
     if row.normalise if config.normalise is None else config.normalise:
         fuse = Normalised(fuse, momentum)
     if config.clip_norm:
@@ -186,32 +177,30 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     return Aggregator(fuse, server, local, config.weights, config.pairwise)
 
 
-def sums_only_methods() -> list[str]:
-    """The methods whose server sees sums over clients only, so that they work under secure aggregation.
-
-    >>> "fedcmp" in sums_only_methods(), "krum" in sums_only_methods()
-    (True, False)
-    """
-    return [name for name in sorted(PRESETS) if build_aggregator(AggregatorConfig(name)).sums_only]
+def _kind(name: str, part: Any) -> str:
+    return f"{name}.kind={part_name(type(part))}"
 
 
 def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[str, Any], prefix: str) -> Any:
     """The part of the row, or the one that ``options["kind"]`` puts in its place, with its options."""
-    default = part_name(getattr(row, part))
+    key, default = f"{prefix}.{part}", part_name(getattr(row, part))
     chosen = options.get("kind", default)
-    if not isinstance(chosen, str) or chosen not in table:
-        raise ConfigError(f"{prefix}.kind: unknown kind {chosen!r}; {nearest(str(chosen), table)}")
-    own = {key: value for key, value in options.items() if key != "kind"}
-    kind = table[chosen]
-    known = {one.name: one.type for one in dataclasses.fields(kind)}
+    require_choice(f"{key}.kind", chosen, table)
+    own = {option: value for option, value in options.items() if option != "kind"}
+    known = {one.name: one.type for one in dataclasses.fields(table[chosen])}
     for option, value in own.items():
         if option not in known:
             hint = nearest(str(option), known) if known else "it has none"
-            raise ConfigError(f"{prefix}.{option}: unknown option of {chosen}; {hint}")
+            raise ConfigError(f"{key}.{option}: unknown option of {chosen}; {hint}")
         if known[option] in (bool, "bool") and not isinstance(value, bool):
-            raise ConfigError(f"{prefix}.{option} must be true or false, got {value!r}")
-    given = {key.removeprefix(f"{part}."): value for key, value in row.options.items() if key.startswith(f"{part}.")}
-    return kind(**{**(given if chosen == default else {}), **own})
+            raise ConfigError(f"{key}.{option} must be true or false, got {value!r}")
+    given = {name.removeprefix(f"{part}."): value for name, value in row.options.items() if name.startswith(f"{part}.")}
+    return table[chosen](**{**(given if chosen == default else {}), **own})
+
+
+def sums_only_methods() -> list[str]:
+    """The methods whose server sees sums over clients only, so that they work under secure aggregation."""
+    return [name for name in sorted(PRESETS) if build_aggregator(AggregatorConfig(name)).sums_only]
 
 
 def describe_methods(names: Sequence[str] = ()) -> tuple[list[str], list[list[str]]]:

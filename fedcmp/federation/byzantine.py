@@ -164,7 +164,8 @@ def attack_round(
 ) -> WaveResult:
     """What this rank's clients send: the Byzantine ones forge it. All ranks make this call.
 
-    A forged update comes with a half-way one that agrees with it, because what seems to repeat is trusted most.
+    A forged update comes with a half-way one that agrees with it, because what seems to repeat is trusted most, and
+    the client states the opposite of every outcome.
 
     Args:
         attack: which clients attack, and how.
@@ -190,10 +191,15 @@ def attack_round(
         if evidence is not None and forgery.evidence is not None:
             evidence = {name: forgery.evidence(value, stream) for name, value in sorted(evidence.items())}
         halfway = None if one.halfway is None else scaled(delta, 0.5)
-        sent.append(replace(one, delta=delta, halfway=halfway, evidence=evidence))
+        outcome = None if one.outcome is None else _opposite(one.outcome)
+        sent.append(replace(one, delta=delta, halfway=halfway, evidence=evidence, outcome=outcome))
         if attack.kind == "replay":
             states[client] = {**states.get(client, {}), KEPT: first}
     return trained._replace(contributions=sent, states=states)
+
+
+def _opposite(outcome: Callable[[Params], float]) -> Callable[[Params], float]:
+    return lambda params: -outcome(params)
 
 
 def _crowd(mine: list[Contribution], here: int, team: Team, population: int) -> Crowd:

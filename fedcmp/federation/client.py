@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,11 +58,13 @@ class LocalRound:
     progress: Callable[[float], float]
     """The share of a client's round that is done, in [0, 1], to the share of the run that is done."""
     needs: frozenset[str] = frozenset()
-    """What the fuse wants recorded: a subset of {"halfway", "evidence"}; what ``local`` needs is added."""
+    """What the fuse wants recorded: a subset of {"halfway", "evidence", "outcome"}; what ``local`` needs is added."""
     local: LocalStep = field(default_factory=Plain)
     """What the clients do differently in their steps."""
     shared: State | None = None
     """The method's shared state; None: that of the first round."""
+    next_batches: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    """By client id, the samples of its first step after this round, for "outcome"; clients without one are left out."""
     keep_optimizer: bool = False
     """Return the optimizer states, too."""
     team: Team = field(default_factory=Solo)
@@ -152,6 +154,8 @@ def train_wave(
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
+                outcome=_outcome(module, fetch, common.next_batches.get(task.client_id)),
+                progress=common.progress(1.0),
                 scalars={**scalars, "seconds": seconds},
             )
         )
@@ -161,6 +165,22 @@ def train_wave(
         if keeps:
             found.states[task.client_id] = keeps
     return found
+
+
+def _outcome(
+    module: ProjectorAlignment, fetch: Fetch, samples: Sequence[int] | None
+) -> Callable[[Params], float] | None:
+    """The loss per token of a projector on these samples."""
+    if samples is None:
+        return None
+    rows = list(reversed(samples))  # in another order than the batch is announced in: a stream reads it apart
+
+    @torch.no_grad()
+    def loss(params: Params) -> float:
+        nll, count = module.nll(module.seen(fetch(rows)), {name: value[None] for name, value in params.items()})
+        return float(nll.sum() / count.sum())
+
+    return loss
 
 
 def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> list[int]:

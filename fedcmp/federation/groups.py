@@ -17,7 +17,7 @@ from fedcmp.federation.byzantine import attack_round
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.client import Failure, LocalRound, LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
+from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves, next_batches
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
         aggregator.needs,
         aggregator.local,
         state.aggregator["local"],
+        next_batches(federation.rounds[plan.round + 1 :]) if "outcome" in aggregator.needs else {},
         config.keep_local_state,
         team,
     )

@@ -185,6 +185,11 @@ def _batches(
     return tuple(tuple(samples[place * size : (place + 1) * size]) for place in places)
 
 
+def next_batches(rounds: Sequence[RoundPlan]) -> dict[int, tuple[int, ...]]:
+    """The first batch of each client in these rounds, by client id."""
+    return {task.client_id: task.batches[0] for plan in reversed(rounds) for task in plan.tasks}
+
+
 def unlucky(luck: Mapping[int, float], probability: float, most: int) -> frozenset[int]:
     """Up to ``most`` of the clients whose luck, in [0, 1), is below ``probability``: the likeliest to stay do so."""
     found = sorted((client for client in luck if luck[client] < probability), key=lambda client: luck[client])

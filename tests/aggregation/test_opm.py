@@ -7,7 +7,7 @@ import torch
 
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
 from fedcmp.aggregation.parts import Update
-from fedcmp.aggregation.server.momentum import Momentum
+from fedcmp.aggregation.server.sgd import Momentum
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.aggregation.server.sgd import Sgd
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from samples_of_clients import SHAPES, random_params
@@ -14,12 +12,12 @@ from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregat
 from fedcmp.distributed.cohort import LocalCohort
 
 
-@dataclasses.dataclass(frozen=True)
 class Recorded(MappedCohort):
     """The server's side: notes every call, and what was shared."""
 
-    calls: list
-    shared: list
+    def __init__(self, inner, shared=()) -> None:
+        super().__init__(inner, lambda contribution: contribution)
+        self.calls, self.shared = [], list(shared)
 
     def sum(self, fn, weights=None):
         found = super().sum(fn, weights)
@@ -40,7 +38,6 @@ class Recorded(MappedCohort):
         return value
 
 
-@dataclasses.dataclass(frozen=True)
 class Follower(Recorded):
     """Another rank: sums hold nothing useful, functions for the server do not run, only what is shared arrives."""
 
@@ -67,9 +64,9 @@ def local() -> LocalCohort:
 def test_other_ranks_follow_without_knowing_the_sums(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name, clip_norm=0.3)), random_params(1)
     state = aggregator.init(params)
-    server = Recorded(local(), lambda contribution: contribution, [], [])
+    server = Recorded(local())
     first = aggregator.aggregate(server, params, state)
-    follower = Follower(local(), lambda contribution: contribution, [], list(server.shared))
+    follower = Follower(local(), server.shared)
     second = aggregator.aggregate(follower, params, {**state, "fuse": {}, "server": {}, "diagnostics": {}})
     assert follower.calls == server.calls
     assert not follower.shared
@@ -81,6 +78,6 @@ def test_other_ranks_follow_without_knowing_the_sums(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_methods_that_say_sums_only_gather_nothing(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=0)), random_params(1)
-    cohort = Recorded(local(), lambda contribution: contribution, [], [])
+    cohort = Recorded(local())
     aggregator.aggregate(cohort, params, aggregator.init(params))
     assert aggregator.sums_only == all(call[0] != "gather" for call in cohort.calls)

@@ -1,11 +1,15 @@
-"""Stacked clients: any number at once gives each the deltas that it would find alone."""
+"""Stacked clients: any number at once gives each what it would find alone, with every local method, as by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from tiny_federation import fetch
+from torch.nn import functional as F
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.local.control_variates import ControlVariates
+from fedcmp.aggregation.local.proximal import Proximal
+from fedcmp.aggregation.local.server_momentum import ServerMomentum
 from fedcmp.federation.client import LocalRound, WaveResult, train_wave
 from fedcmp.federation.sampling import ClientTask
 from fedcmp.models.backbones import LanguageModel
@@ -14,19 +18,24 @@ from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
 
 SIZES = [5, 3, 1, 4, 4, 2, 6, 3]  # local steps of the eight clients
+SGD = OptimizerConfig(name="sgd", lr=0.2, clip_norm=0.0, schedule="constant", warmup=0.0)
+ADAMW = OptimizerConfig(lr=1e-2, clip_norm=0.5)
+METHODS = {
+    "fedprox": Proximal(mu=1.0),
+    "scaffold-1": ControlVariates(option=1),
+    "scaffold-2": ControlVariates(option=2),
+    "fedcm": ServerMomentum(alpha=0.3),
+}
+PARAMS = init_params(96, 96, ProjectorConfig(hidden=24, layer_norm=True), torch.Generator().manual_seed(0))
 
 
-def fetch(positions) -> dict[str, torch.Tensor]:
-    rows = []
-    for position in positions:
-        generator = torch.Generator().manual_seed(position)
-        ids = torch.randint(5, 300, (1, 6), generator=generator)
-        labels = ids.clone()
-        labels[:, 3 + position % 4 :] = -100  # captions of different lengths
-        scale = 50.0 if position // 100 == 2 else 1.0  # client 2 meets the clipping
-        rows.append((torch.randn(1, 4, 96, generator=generator) * scale, ids, labels))
-    features, ids, labels = (torch.cat(part) for part in zip(*rows, strict=True))
-    return {"features": features, "input_ids": ids, "labels": labels}
+def uneven(positions) -> dict[str, torch.Tensor]:
+    """Captions of different lengths; client 2 meets the clipping."""
+    batch = fetch(positions)
+    for row, position in enumerate(positions):
+        batch["labels"][row, 3 + position % 3 :] = -100
+        batch["features"][row] *= 50.0 if position // 100 == 2 else 1.0
+    return batch
 
 
 def tasks() -> list[ClientTask]:
@@ -36,81 +45,154 @@ def tasks() -> list[ClientTask]:
     ]
 
 
+def noise(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: 0.01 * torch.randn(value.shape, generator=generator) for name, value in PARAMS.items()}
+
+
+def memory(method) -> dict:
+    """Shared and client states as they are in the middle of a run."""
+    shared = {key: noise(1) for key in method.init(PARAMS)}
+    own = {task.client_id: {key: noise(10 + task.client_id) for key in method.client_init(PARAMS)} for task in tasks()}
+    return {"shared": shared, "states": {client: {"step": one} for client, one in own.items() if one}}
+
+
 @pytest.fixture(scope="module")
 def module(llm: LanguageModel) -> ProjectorAlignment:
-    return ProjectorAlignment(None, llm, params())
+    return ProjectorAlignment(None, llm, PARAMS)
 
 
-def params(layer_norm: bool = False) -> dict[str, torch.Tensor]:
-    config = ProjectorConfig(hidden=24, layer_norm=layer_norm)
-    return init_params(96, 96, config, torch.Generator().manual_seed(0))
+def train(module, todo, optimizer: OptimizerConfig = SGD, states=None, fetch=fetch, **options) -> WaveResult:
+    return train_wave(module, fetch, todo, LocalRound(PARAMS, optimizer, lambda share: share, **options), states)
 
 
-def waves(module, size: int, optimizer: OptimizerConfig, start, **options) -> dict[int, Contribution]:
-    todo, found = tasks(), {}
-    for begin in range(0, len(todo), size):
-        result = train(module, start, todo[begin : begin + size], optimizer, **options)
-        found |= {one.client_id: one for one in result.contributions}
+def waves(module, size: int, optimizer: OptimizerConfig, **options) -> dict[int, tuple]:
+    found = {}
+    for begin in range(0, len(SIZES), size):
+        result = train(module, tasks()[begin : begin + size], optimizer, fetch=uneven, **options)
+        found |= {one.client_id: (one, result.states.get(one.client_id, {})) for one in result.contributions}
     return found
 
 
-def train(module, start, todo, optimizer, states=None, **options) -> WaveResult:
-    return train_wave(module, fetch, todo, LocalRound(start, optimizer, lambda share: share, **options), states)
-
-
-@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("optimizer", [
-    OptimizerConfig(lr=1e-2, clip_norm=0.5),
-    OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, clip_norm=0.5, schedule="linear"),
-], ids=["adamw", "sgd"])  # fmt: skip
-def test_one_three_and_eight_at_once_are_the_same(module, optimizer: OptimizerConfig, layer_norm: bool) -> None:
-    start = params(layer_norm)
-    alone, three, eight = (waves(module, size, optimizer, start, needs=frozenset({"halfway"})) for size in (1, 3, 8))
-    for client, expected in alone.items():
-        for other in (three[client], eight[client]):
-            assert (other.num_samples, other.num_tokens, other.num_steps) == (
-                expected.num_samples,
-                expected.num_tokens,
-                expected.num_steps,
-            )
+    SGD, ADAMW, OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, clip_norm=0.5, schedule="linear"),
+], ids=["sgd", "adamw", "momentum"])  # fmt: skip
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_one_three_and_eight_at_once_are_the_same(module, name: str, optimizer: OptimizerConfig) -> None:
+    options = {"local": METHODS[name], "needs": frozenset({"halfway", "evidence"}), **memory(METHODS[name])}
+    # AdamW divides by the gradient's size: rounding of tiny gradients shows in the step's last digits
+    near = {"rtol": 2e-3, "atol": 5e-4} if optimizer is ADAMW else {"rtol": 1e-3, "atol": 2e-5}
+    alone, three, eight = (waves(module, size, optimizer, **options) for size in (1, 3, 8))
+    for client, (expected, kept) in alone.items():
+        assert (expected.message is None) == (name == "fedprox")
+        for other, other_kept in (three[client], eight[client]):
+            for part in ("delta", "halfway", "evidence", "message"):
+                torch.testing.assert_close(getattr(other, part) or {}, getattr(expected, part) or {}, **near)
+            torch.testing.assert_close(other_kept, kept, **near)
+            for count in ("num_samples", "num_tokens", "num_steps"):
+                assert getattr(other, count) == getattr(expected, count)
             assert other.scalars["loss"] == pytest.approx(expected.scalars["loss"], rel=1e-4)
-            for name in start:
-                # AdamW divides by the gradient's size: rounding of tiny gradients shows in the step's last digits
-                torch.testing.assert_close(other.delta[name], expected.delta[name], rtol=2e-3, atol=2e-4)
-                torch.testing.assert_close(other.halfway[name], expected.halfway[name], rtol=2e-3, atol=2e-4)
 
 
 def test_a_client_follows_a_plain_loop(module) -> None:
-    optimizer, task, start = OptimizerConfig(lr=1e-2, clip_norm=0.5, warmup=0.1), tasks()[2], params()
+    optimizer, task = OptimizerConfig(lr=1e-2, clip_norm=0.5, warmup=0.1), tasks()[2]
     task = task._replace(batches=task.batches * 3)
-    weights = {name: value.clone().requires_grad_() for name, value in start.items()}
+    weights = {name: value.clone().requires_grad_() for name, value in PARAMS.items()}
     reference = torch.optim.AdamW(weights.values(), weight_decay=0.0)
+    losses = []
     for step, positions in enumerate(task.batches):
-        nll, tokens = module.nll(fetch(positions), weights)
+        nll, tokens = module.nll(uneven(positions), weights)
+        losses.append((nll.sum() / tokens.sum()).item())
         (nll.sum() / tokens.sum()).backward()
-        norm = torch.nn.utils.clip_grad_norm_(weights.values(), 0.5)
-        assert norm > 0.5, "the test is about clipping"
+        assert torch.nn.utils.clip_grad_norm_(weights.values(), 0.5) > 0.5, "the test is about clipping"
         reference.param_groups[0]["lr"] = 1e-2 * lr_factor((step + 0.5) / 3, optimizer)
         reference.step()
         reference.zero_grad()
-    (found,) = train(module, start, [task], optimizer).contributions
-    for name in start:
-        torch.testing.assert_close(found.delta[name], weights[name].detach() - start[name], rtol=1e-4, atol=1e-6)
+    (found,) = train(module, [task], optimizer, fetch=uneven).contributions
+    assert [found.scalars["loss_first"], found.scalars["loss_last"]] == pytest.approx([losses[0], losses[2]], rel=1e-4)
+    for name in PARAMS:
+        torch.testing.assert_close(found.delta[name], weights[name].detach() - PARAMS[name], rtol=1e-4, atol=1e-6)
 
 
-def test_inputs_stay_and_states_are_kept_only_if_asked(module) -> None:
-    start = params()
-    before = {name: value.clone() for name, value in start.items()}
-    fresh = train(module, start, tasks()[:2], OptimizerConfig())
-    assert fresh.states == {}
-    keeping = {"keep_optimizer": True}
-    kept = train(module, start, tasks()[:2], OptimizerConfig(), **keeping)
-    assert {client: set(own) for client, own in kept.states.items()} == {0: {"optimizer"}, 1: {"optimizer"}}
-    keeping["states"] = kept.states
-    again = train(module, start, tasks()[:2], OptimizerConfig(), **keeping)
-    assert not torch.equal(
-        again.contributions[0].delta["linear_1.weight"], kept.contributions[0].delta["linear_1.weight"]
-    )
-    assert all(torch.equal(start[name], before[name]) for name in start)
-    assert float(again.states[0]["optimizer"][0]["step"]) == 2 * SIZES[0]
+def gradients(module, weights, batch, limit: float = 0.0) -> dict[str, torch.Tensor]:
+    leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+    nll, tokens = module.nll(batch, leaves)
+    (nll.sum() / tokens.sum()).backward()
+    if limit:
+        assert torch.nn.utils.clip_grad_norm_(leaves.values(), limit) > limit, "the test is about clipping"
+    return {name: value.grad for name, value in leaves.items()}
+
+
+def test_evidence_is_the_second_moment_of_what_the_layers_saw(module) -> None:
+    """By hand: the inputs of both layers along the client's path, a constant 1 with them; the deltas do not notice."""
+    todo, needs = tasks()[:4], frozenset({"evidence", "halfway"})
+    measured, plain = train(module, todo, needs=needs), train(module, todo)
+    for task, found, without in zip(todo, measured.contributions, plain.contributions, strict=True):
+        weights, seen = dict(PARAMS), {"linear_1": [], "linear_2": []}
+        for positions in task.batches:
+            batch = fetch(positions)
+            x = F.layer_norm(batch["features"], (96,)) * weights["norm.weight"] + weights["norm.bias"]
+            hidden = F.gelu(x @ weights["linear_1.weight"].T + weights["linear_1.bias"])
+            for name, inputs in (("linear_1", x), ("linear_2", hidden)):
+                rows = inputs.reshape(-1, inputs.shape[-1]).double()
+                seen[name].append(torch.cat([rows, torch.ones(len(rows), 1)], dim=1))
+            step = gradients(module, weights, batch)
+            weights = {name: value - SGD.lr * step[name] for name, value in weights.items()}
+        assert set(found.evidence) == {"linear_1", "linear_2"}
+        for name, parts in seen.items():
+            rows = torch.cat(parts)
+            assert len(rows) == 8 * len(task.batches)
+            torch.testing.assert_close(found.evidence[name].double(), rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(found.delta[name], without.delta[name]) for name in PARAMS)
+        assert without.evidence is None
+
+
+def test_scaffold_renews_its_control_variates_as_in_the_paper(module) -> None:
+    """Option II: c_k - c + (x - y) / (K lr), for SGD at a constant rate."""
+    method, todo, before = METHODS["scaffold-2"], tasks()[:3], memory(METHODS["scaffold-2"])
+    result = train(module, todo, local=method, **before)
+    for task, found in zip(todo, result.contributions, strict=True):
+        own = before["states"][task.client_id]["step"]["control"]
+        for name, c in before["shared"]["control"].items():
+            quotient = own[name] - c - found.delta[name] / (len(task.batches) * SGD.lr)
+            renewed = result.states[task.client_id]["step"]["control"][name]
+            torch.testing.assert_close(renewed, quotient, rtol=1e-4, atol=2e-6)
+            torch.testing.assert_close(found.message[name], renewed - own[name])
+
+
+def test_the_first_option_of_scaffold_looks_at_the_same_batches_from_the_start(module) -> None:
+    limit, task = 0.05, tasks()[3]
+    result = train(module, [task], OptimizerConfig(lr=1e-2, clip_norm=limit), local=METHODS["scaffold-1"])
+    each = [gradients(module, PARAMS, fetch(positions), limit) for positions in task.batches]
+    for name in PARAMS:
+        expected = sum(one[name] for one in each) / len(each)
+        torch.testing.assert_close(result.states[3]["step"]["control"][name], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_fedcm_sends_the_mean_step_and_fedprox_adds_its_gradient(module) -> None:
+    todo, before = tasks()[:2], memory(METHODS["fedcm"])
+    for task, found in zip(todo, train(module, todo, local=METHODS["fedcm"], **before).contributions, strict=True):
+        for name in PARAMS:
+            quotient = -found.delta[name] / (len(task.batches) * SGD.lr)
+            torch.testing.assert_close(found.message[name], quotient, rtol=1e-4, atol=2e-6)
+    weights = dict(PARAMS)
+    for positions in todo[0].batches:
+        step = gradients(module, weights, fetch(positions))
+        weights = {name: w - SGD.lr * (step[name] + 1.0 * (w - PARAMS[name])) for name, w in weights.items()}
+    (found,) = train(module, todo[:1], local=METHODS["fedprox"]).contributions
+    for name in PARAMS:
+        torch.testing.assert_close(found.delta[name], weights[name] - PARAMS[name], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_inputs_stay_and_optimizers_are_kept_only_if_asked(module, name: str) -> None:
+    before, again = memory(METHODS[name]), memory(METHODS[name])
+    start, todo = {key: value.clone() for key, value in PARAMS.items()}, tasks()[:2]
+    fresh = train(module, todo, ADAMW, local=METHODS[name], **before)
+    kept = train(module, todo, ADAMW, local=METHODS[name], keep_optimizer=True, **before)
+    torch.testing.assert_close(before, again, rtol=0, atol=0)
+    torch.testing.assert_close(start, PARAMS, rtol=0, atol=0)
+    assert all("optimizer" not in own for own in fresh.states.values())
+    more = train(module, todo, ADAMW, states=kept.states, keep_optimizer=True)
+    assert float(more.states[0]["optimizer"][0]["step"]) == 2 * SIZES[0]
     assert float(kept.states[0]["optimizer"][0]["step"]) == SIZES[0], "what was given is not changed"

@@ -7,129 +7,111 @@ from dataclasses import replace
 import pytest
 import torch
 
+from fedcmp.aggregation import contribution
 from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError, ConfigError
-from fedcmp.federation.gate import compare_norms, gate
-from fedcmp.federation.gate import report as judged
+from fedcmp.federation.gate import Report, compare_norms, gate, report
 from fedcmp.federation.settings import FAULTS, FederationConfig
 
-
-PARAMS = {"w": torch.zeros(2)}
-
-
-def report(one: Contribution, config: FederationConfig):
-    return judged(one, config, one.delta)
+PARAMS = {"linear.weight": torch.zeros(3, 5), "linear.bias": torch.zeros(3)}
 
 
-def update(client: int, value: float, loss: float = 1.0) -> Contribution:
-    return Contribution(client, {"w": torch.tensor([value, 0.0])}, scalars={"loss": loss})
+def update(client: int, norm: float = 1.0, evidence: float = 1.0, **scalars: float) -> Contribution:
+    """A contribution with all parts; its evidence is a second moment times ``evidence``."""
+    inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(client))
+    delta = {"linear.weight": torch.zeros(3, 5), "linear.bias": torch.tensor([norm, 0.0, 0.0])}
+    moments = {"linear": evidence * inputs.T @ inputs / 40}
+    return Contribution(client, delta, dict(delta), moments, dict(delta), scalars={"loss": 1.0, **scalars})
 
 
-def test_the_unfit_are_left_out_with_a_reason() -> None:
-    updates = [
-        update(0, 1.0),
-        update(1, float("nan")),
-        update(2, 1.0, float("inf")),
-        update(3, 50.0),
-        update(4, float("inf")),
-    ]
-    config = FederationConfig(max_update_norm=10.0)
-    reports = [report(one, config) for one in updates]
-    assert gate(reports, config) == {0}
-    reasons = {one.client_id: one.rejected for one in reports if one.rejected}
-    assert set(reasons) == {1, 2, 3, 4}
-    assert "not finite" in reasons[1]
-    assert "loss is inf" in reasons[2]
-    assert "federation.max_update_norm=10" in reasons[3]
-    kinds = [one.fault for one in reports]
-    assert kinds == [None, "not_finite", "not_finite", "norm", "not_finite"]
-    assert set(kinds) - {None} <= set(FAULTS)
+def judged(one: Contribution, **settings) -> Report:
+    return report(one, FederationConfig(**settings), PARAMS)
 
 
-@pytest.mark.parametrize(("field", "reason"), [
-    ("halfway", "its halfway update is not finite"),
-    ("evidence", "its evidence is not finite"),
-    ("message", "its message is not finite"),
+GOOD = update(0)
+MOMENTS = GOOD.evidence["linear"]  # type: ignore[index]
+SKEW, APART = MOMENTS.clone(), MOMENTS.clone()
+SKEW[0, 1] += 1
+APART[1, 0] = APART[0, 1] = 50.0
+
+
+def with_value(name: str, value: float) -> dict[str, torch.Tensor]:
+    found = {key: torch.eye(6) if name == "evidence" else part.clone() for key, part in
+             (GOOD.evidence if name == "evidence" else GOOD.delta).items()}  # type: ignore[union-attr]  # fmt: skip
+    next(iter(found.values()))[0, 0] = value
+    return found
+
+
+@pytest.mark.parametrize(("one", "settings", "fault"), [
+    (GOOD, {}, None),
+    *((replace(GOOD, **{part: with_value(part, value)}), {}, "not_finite")
+      for part in ("delta", "halfway", "evidence", "message") for value in (float("nan"), float("inf"))),
+    (update(0, loss=float("inf")), {}, "not_finite"),
+    (update(0, 50.0), {"max_update_norm": 10.0}, "norm"),
+    (update(0, 50.0), {}, None),
+    *((replace(GOOD, evidence={"linear": bad}), {}, "evidence") for bad in (-MOMENTS, SKEW, APART)),
+    (replace(GOOD, evidence={"linear": torch.ones(6, 6)}), {}, None),  # the same input every time has rank one
+    (update(0, evidence=0.0), {}, None),
+    (update(0, seconds=2.5), {"deadline": 2.0}, "slow"),
+    (update(0, seconds=2.5), {"deadline": 3.0}, None),
+    (update(0, seconds=2.5), {}, None),
+    *((replace(GOOD, **{part: bad}), {}, "malformed") for part in ("delta", "halfway") for bad in (
+        {"linear.weight": torch.zeros(3, 5)}, {**GOOD.delta, "linear.bias": torch.zeros(4)},
+        {**GOOD.delta, "linear.bias": torch.zeros(3).double()},
+    )),
+    (replace(GOOD, evidence={"linear": torch.eye(5)}), {}, "malformed"),
+    (replace(GOOD, evidence={"other": MOMENTS}), {}, "malformed"),
 ])  # fmt: skip
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_all_that_a_client_sends_must_be_finite(field: str, reason: str, value: float) -> None:
-    good = {name: {"w": torch.eye(2)} for name in ("halfway", "evidence", "message")}
-    bad = {**good, field: {"v": torch.ones(1, 1), "w": torch.tensor([[1.0, value], [value, 1.0]])}}
-    updates = [replace(update(0, 1.0), **good), replace(update(1, 1.0), **bad)]
-    assert [report(one, FederationConfig()).rejected for one in updates] == [None, reason]
+def test_an_update_is_judged_alone(one: Contribution, settings: dict, fault: str | None) -> None:
+    found = judged(one, **settings)
+    assert found.fault == fault
+    assert (found.rejected is None) == (fault is None)
+    assert fault is None or fault in FAULTS
+    # under privacy only shapes and types count, and no number of the client is told
+    private = report(one, FederationConfig(**settings), PARAMS, private=True)
+    assert (private.fault, private.loss, private.norm) == (fault if fault == "malformed" else None, 0.0, 0.0)
 
 
-def test_too_few_ends_the_run_and_names_them() -> None:
-    config = FederationConfig(min_clients=2)
-    reports = [report(one, config) for one in (update(0, 1.0), update(1, float("nan")))]
-    with pytest.raises(
-        AggregationError, match=r"only 1 of 2 .*federation\.min_clients=2.*client 1: its update is not finite"
-    ):
-        gate(reports, config)
-
-
-def test_norms_far_above_the_median_are_left_out() -> None:
-    config = FederationConfig(norm_bound=3.0)
-
-    def left(*values: float) -> list[int]:
-        judged = compare_norms([report(update(k, value), config) for k, value in enumerate(values)], config)
-        assert all("norm_bound=3 times the round's median" in one.rejected for one in judged if one.rejected)
-        return [one.client_id for one in judged if one.rejected]
+@pytest.mark.parametrize("what", ["norm", "evidence"])
+def test_norms_and_evidence_far_above_the_median_are_left_out(what: str) -> None:
+    def left(*values: float, bound: float = 3.0) -> list[int]:
+        config = FederationConfig(norm_bound=bound)
+        reports = [judged(replace(update(0, **{what: value}), client_id=k)) for k, value in enumerate(values)]
+        return [one.client_id for one in compare_norms(reports, config) if one.fault == "norm"]
 
     assert left(1.0, 1.2, 0.9, 3.7) == [3]
     assert left(1.0, 1.2, 0.9, 3.1) == []
     assert left(1.0, 100.0) == [], "two do not tell who is wrong"
     assert left(1.0, 1.0, 1.0, 1e9, 1e9) == [3, 4], "a minority does not move the median"
-    nan = report(update(9, float("nan")), config)
-    judged = compare_norms([nan, *(report(update(k, 1.0), config) for k in range(3))], config)
-    assert judged[0] == nan or "not finite" in str(judged[0].rejected), "what is no number is not in the median"
-    off = [report(update(k, 10.0**k), FederationConfig()) for k in range(4)]
-    assert compare_norms(off, FederationConfig()) == off
+    assert left(float("nan"), 1.0, 1.0, 1.0) == [], "what is no number is not in the median"
+    assert left(1.0, 10.0, 100.0, 1e3, bound=0.0) == []
 
 
-def seen(client: int, factor: float = 1.0) -> Contribution:
-    inputs = torch.randn(40, 6, generator=torch.Generator().manual_seed(client))
-    return replace(update(client, 1.0), evidence={"linear": factor * inputs.T @ inputs / 40})
+def test_too_few_ends_the_run_and_names_them() -> None:
+    reports = [judged(update(0)), judged(update(1, float("nan")))]
+    assert gate(reports, FederationConfig()) == {0}
+    with pytest.raises(AggregationError, match=r"only 1 of 2 .*federation\.min_clients=2.*client 1"):
+        gate(reports, FederationConfig(min_clients=2))
 
 
-def test_evidence_that_no_data_give_is_left_out() -> None:
-    config = FederationConfig()
-    assert report(seen(0), config).rejected is None
-    ones = replace(seen(0), evidence={"linear": torch.ones(6, 6)})
-    assert report(ones, config).rejected is None, "the same input every time has rank one"
-    assert report(seen(0, 0.0), config).rejected is None, "inputs may be zero"
-    skew = seen(0).evidence["linear"].clone()  # type: ignore[index]
-    skew[0, 1] += 1
-    apart = skew.clone()
-    apart[1, 0] = apart[0, 1] = 50.0
-    for bad in (-seen(0).evidence["linear"], skew, apart):  # type: ignore[index]
-        told = report(replace(seen(0), evidence={"linear": bad}), config).rejected
-        assert told == "its evidence linear is no second moment: not symmetric, or not positive semi-definite"
-
-
-def test_evidence_far_above_the_median_is_left_out() -> None:
-    config = FederationConfig(norm_bound=3.0)
-    reports = [report(seen(k, 1e3 if k == 2 else 1.0), config) for k in range(4)]
-    judged = compare_norms(reports, config)
-    assert [one.client_id for one in judged if one.rejected] == [2]
-    assert "the size of its evidence is" in str(judged[2].rejected)
-
-
-def test_a_client_beyond_the_deadline_is_left_out() -> None:
-    slow = replace(update(0, 1.0), scalars={"loss": 1.0, "seconds": 2.5})
-    told = report(slow, FederationConfig(slots=1, deadline=2.0)).rejected
-    assert told == "it trained for 2.5 s, longer than federation.deadline=2"
-    assert report(slow, FederationConfig(slots=1, deadline=2.0)).fault == "slow"
-    assert report(slow, FederationConfig(slots=1, deadline=3.0)).rejected is None
-    assert report(slow, FederationConfig()).rejected is None
-
-
-@pytest.mark.parametrize(("field", "value", "message"), [
-    ("on_client_error", "skipp", r'federation\.on_client_error: unknown word \'skipp\'; did you mean "skip"'),
-    ("norm_bound", 1.0, r"federation\.norm_bound must be 0 \(no bound\) or above 1"),
-    ("deadline", -1.0, r"federation\.deadline must be 0 or more"),
-    ("deadline", 5.0, r"federation\.deadline needs federation\.slots=1"),
+@pytest.mark.parametrize(("field", "value"), [
+    ("on_client_error", "skipp"), ("norm_bound", 1.0), ("deadline", -1.0), ("deadline", 5.0), ("rounds", 0),
+    ("dropout", 1.0), ("secure_dropout", 0.1), ("secure", "mask"),
 ])  # fmt: skip
-def test_settings_are_checked(field: str, value: object, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_settings_are_checked(field: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=f"federation.{field}"):
         FederationConfig(**{field: value}).validate()  # type: ignore[arg-type]
+
+
+def test_a_norm_is_measured_once_and_again_where_the_delta_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured, real = [], contribution.squared_norm
+    monkeypatch.setattr(contribution, "squared_norm", lambda params: measured.append(params) or real(params))
+    clients = [update(number, 1.0 + number) for number in range(3)]
+    assert [judged(one).norm for one in clients] == [1.0, 2.0, 3.0]
+    method = build_aggregator(AggregatorConfig("fedavg", clip_norm=1.5, pairwise=0))
+    method.aggregate(LocalCohort(clients), PARAMS, method.init(PARAMS))
+    assert len(measured) == 3
+    assert replace(clients[0], delta={"bias": torch.ones(1)}).square == 1.0
+    assert len(measured) == 4

@@ -52,8 +52,9 @@ def poisoned(positions) -> dict[str, torch.Tensor]:
     return batch
 
 
-def federation(llm: LanguageModel, folder: Path | None = None, method: str = "fedadam", **changes) -> Federation:
-    config = FederationConfig(rounds=3, batch_size=2, slots=2)
+def federation(llm: LanguageModel, method: str = "fedadam", settings: dict | None = None, **changes) -> Federation:
+    """``settings`` are of the federation; ``changes`` are other parts."""
+    config = FederationConfig(**{"rounds": 3, "batch_size": 2, "slots": 2, **(settings or {})})
     whole = Federation(
         module=ProjectorAlignment(None, llm, PARAMS),
         aggregator=build_aggregator(AggregatorConfig(method)),
@@ -64,9 +65,12 @@ def federation(llm: LanguageModel, folder: Path | None = None, method: str = "fe
         optimizer=OptimizerConfig(),
         tracker=Memory(),
         progress=Progress(enabled=False),
-        checkpoints=folder,
     )
     return dataclasses.replace(whole, **changes)
+
+
+def finish(whole: Federation) -> FederationState:
+    return run(whole, begin(whole))
 
 
 def begin(whole: Federation) -> FederationState:

@@ -29,6 +29,9 @@ from fedcmp.aggregation.linalg import (
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
+CANDIDATES = ("mean", "evidence", "repeatability")
+"""The deltas among which the outcome decides."""
+
 Blocks = dict[str, list[Block]]
 """The blocks of evidence of each affine layer."""
 
@@ -43,6 +46,17 @@ class _Layer(NamedTuple):
     tau: float
     """Measured similarity of the clients' evidence; nan without evidence."""
     basis: Leading
+
+
+class _Found(NamedTuple):
+    """What the server has made of the updates."""
+
+    deltas: dict[str, Params]
+    """``"mixture"`` and ``CANDIDATES``, float32."""
+    basis: Params
+    metrics: Metrics
+    asked: dict[str, Params]
+    """The deltas whose outcome is asked for; empty: tau decides."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +78,15 @@ class Canonical(Fuse):
         D_rep = (m max(1, w / rho)) U^T + (sum_k p_k D_k) (I - U U^T)
 
         tau   = (|sum p G_k|^2 - sum p^2 |G_k|^2) / ((1 - sum p^2) sum p |G_k|^2)
-        D     = (1 - tau) D_evi + tau D_rep
+        D     = (1 - tau) D_evi + tau D_rep                                   while less than x of the run is done
+
+    After that, D is the one of ``mean = sum_k p_k D_k``, D_evi and D_rep with the least ``sum_k p_k v_k``: with L_k the
+    losses of the three, each added to the parameters, on client k's next batch::
+
+        v_k   = (L_k - min L_k) / (max L_k - min L_k)                         in [0, 1] for each of the three
+
+    A client moves the choice by its weight at most. Where no client has a next batch, the last choice stays. Early
+    losses are not asked for: a longer step costs some now, and training makes more than that of it later.
 
     The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
     single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums, one where
@@ -87,7 +109,9 @@ class Canonical(Fuse):
     overlap: bool = True
     """Undo the shrinking of what few clients say; off: all rho are 1."""
     tau: float | None = None
-    """Share of the repeatability part, in [0, 1]; unset: the measured similarity of evidence."""
+    """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
+    explore: float = 0.65
+    """The share x of the run, in [0, 1], in which tau decides; then the outcome does. 1, or ``tau`` set: tau always."""
     tau_from: str = "first"
     """Whose evidence measures tau: `first` (the first layer's, that is, the data's) or `each` layer its own."""
     basis: str = "updates"
@@ -101,6 +125,7 @@ class Canonical(Fuse):
 
     def __post_init__(self) -> None:
         require_number("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau, "[0, 1]")
+        require_number("aggregator.fuse.explore", self.explore, "[0, 1]")
         require_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
         require_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
         require_number("aggregator.fuse.energy", self.energy, "(0, 1]")
@@ -109,9 +134,13 @@ class Canonical(Fuse):
 
     @property
     def needs(self) -> frozenset[str]:
-        """``"evidence"`` and ``"halfway"``, unless the switches leave them without use."""
-        wanted = {"evidence"} if self._reads_evidence else set()
-        return frozenset(wanted | ({"halfway"} if self.repeatability and self.tau != 0 else set()))
+        """``"evidence"``, ``"halfway"`` and ``"outcome"``, unless the switches leave them without use."""
+        used = {
+            "evidence": self._reads_evidence,
+            "halfway": self.repeatability and self.tau != 0,
+            "outcome": self._asks,
+        }
+        return frozenset(name for name, is_used in used.items() if is_used)
 
     @property
     def finds_basis(self) -> bool:
@@ -121,6 +150,10 @@ class Canonical(Fuse):
     @property
     def _reads_evidence(self) -> bool:
         return self.tau is None or self.basis == "evidence" or self._weighs_evidence
+
+    @property
+    def _asks(self) -> bool:
+        return self.tau is None and self.explore < 1
 
     @property
     def _weighs_evidence(self) -> bool:
@@ -139,13 +172,20 @@ class Canonical(Fuse):
         if self.tau != 0 and len(cohort.clients) > 1:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
             second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
-        return cohort.on_server(self._finish, list(blocks), first, known, second, cohort.weights, before)
+        found = cohort.on_server(self._candidates, list(blocks), first, known, second, cohort.weights, before)
+        votes: Params = {}
+        if self._asks and len(cohort.clients) > 1:
+            asked = cohort.share(found.asked if found else {})
+            if asked:
+                votes = cohort.sum(partial(_vote, params, asked), cohort.weights)
+        return cohort.on_server(self._finish, found, votes, state)
 
     def _first_terms(
         self, blocks: Blocks, share: dict[int, float], probes: Params, contribution: Contribution
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
+        terms["/progress"] = contribution.numbers(contribution.progress)
         for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
             terms[f"{name}/mean"] = delta
@@ -226,7 +266,7 @@ class Canonical(Fuse):
             terms[f"{name}/repeatable"] = repeatable
         return terms
 
-    def _finish(
+    def _candidates(
         self,
         layers: list[str],
         first: Params,
@@ -234,36 +274,41 @@ class Canonical(Fuse):
         second: Params,
         weights: Tensor,
         before: Params,
-    ) -> Fused:
-        delta = {name: value for name, value in first.items() if "/" not in name}
-        mean, basis = dict(delta), {}
+    ) -> _Found:
+        outside = single({name: value for name, value in first.items() if "/" not in name})
+        deltas = {what: dict(outside) for what in ("mixture", *CANDIDATES)}
         metrics: Metrics = {}
         for name in layers:
-            layer = known[name]
-            found, facts = self._mix(name, layer, known[layers[0]], second, weights)
-            vectors = layer.basis.vectors
-            facts |= _turn(name, before.get(name), vectors)
-            mean |= split_affine(layer.mean, name)
-            delta |= split_affine(found, name)
-            basis[name] = vectors
-            metrics |= facts
-        return Fused(single(delta), mean, {"basis": basis}, metrics, basis)
+            layer, vectors = known[name], known[name].basis.vectors
+            metrics |= {f"aggregator/rank/{name}": vectors.shape[1]} | _turn(name, before.get(name), vectors)
+            if layer.tau == layer.tau:
+                metrics[f"aggregator/tau/{name}"] = layer.tau
+            tau, by_repeats = 0.0, layer.mean
+            if second:
+                tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
+                by_repeats, overlap = self._by_repeats(name, layer, second, weights)
+                for what, values in (("overlap", overlap), ("repeatability", second[f"{name}/repeatable"])):
+                    metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
+                    metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
+            mixture = (1 - tau) * layer.by_evidence + tau * by_repeats
+            for what, matrix in zip(deltas, (mixture, layer.mean, layer.by_evidence, by_repeats), strict=True):
+                deltas[what] |= split_affine(matrix.float(), name)
+        basis = {name: known[name].basis.vectors for name in layers}
+        asks = self._asks and float(first["/progress"]) > self.explore
+        return _Found(deltas, basis, metrics, {what: deltas[what] for what in CANDIDATES} if asks else {})
 
-    def _mix(self, name: str, layer: _Layer, first: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Metrics]:
-        metrics: Metrics = {f"aggregator/rank/{name}": layer.basis.vectors.shape[1]}
-        if layer.tau == layer.tau:
-            metrics[f"aggregator/tau/{name}"] = layer.tau
-        if len(weights) == 1:
-            return layer.mean, metrics
-        tau = self.tau if self.tau is not None else (first if self.tau_from == "first" else layer).tau
-        if not second:
-            return layer.by_evidence, metrics
-        by_repeats, overlap = self._by_repeats(name, layer, second, weights)
-        repeatable = second[f"{name}/repeatable"]
-        for what, values in (("overlap", overlap), ("repeatability", repeatable)):
-            metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
-            metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
-        return (1 - tau) * layer.by_evidence + tau * by_repeats, metrics
+    def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
+        kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
+        metrics, chosen = dict(found.metrics), "mixture"
+        if votes and float(votes["votes"][-1]) > 0:
+            kept["votes"] = votes["votes"]
+        if found.asked and "votes" in kept:
+            *regrets, share = kept["votes"].tolist()
+            chosen = CANDIDATES[min(range(len(regrets)), key=regrets.__getitem__)]
+            for what, regret in zip(CANDIDATES, regrets, strict=True):
+                metrics[f"aggregator/regret/{what}"] = regret / share
+                metrics[f"aggregator/chosen/{what}"] = float(what == chosen)
+        return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
 
     def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
         vectors, repeatable = layer.basis.vectors.double(), second[f"{name}/repeatable"]
@@ -293,6 +338,18 @@ def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
     noise = (2 * half - whole).square().sum(0) / 4
     total = signal + noise
     return torch.where(total > 0, signal / total.where(total > 0, 1.0), 0.0)
+
+
+def _vote(params: Params, asked: dict[str, Params], contribution: Contribution) -> Params:
+    """v_k of each candidate, and 1; zeros from a client without a next batch."""
+    if contribution.outcome is None:
+        return {"votes": contribution.numbers(*[0.0] * (len(asked) + 1))}
+    losses = [
+        contribution.outcome({name: value + delta[name] for name, value in params.items()}) for delta in asked.values()
+    ]
+    least, range_ = min(losses), max(losses) - min(losses)
+    regrets = [min(1.0, (loss - least) / range_) if range_ > 0 else 0.0 for loss in losses]
+    return {"votes": contribution.numbers(*regrets, 1.0)}
 
 
 def _is_wide(parts: list[Block]) -> bool:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, delta_of, single
-from fedcmp.aggregation.diagnostics import CHUNK, piece
+from fedcmp.aggregation.contribution import Cohort, delta_of, gather_pieces, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
@@ -28,7 +27,13 @@ class Mean(Fuse):
     """
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        return cohort.on_server(_mean, cohort.sum(delta_of, cohort.weights))
+        total = cohort.sum(delta_of, cohort.weights)
+
+        def mean() -> Fused:
+            delta = single(total)
+            return Fused(delta, delta, {}, {})
+
+        return cohort.on_server(mean)
 
 
 @dataclass(frozen=True)
@@ -40,12 +45,6 @@ class Median(Fuse):
 
     Source: Yin et al., ICML 2018, arXiv 1803.01498, Definition 1.
     Differs from the paper: medians of deltas after many local steps, where it takes medians of gradients.
-
-    >>> from fedcmp.aggregation.contribution import Contribution
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in enumerate([1.0, 9e9, 2.0, 3.0])]
-    >>> Median().fuse(LocalCohort(clients), {"bias": torch.zeros(1)}, {}).delta
-    {'bias': tensor([2.5000])}
     """
 
     sums_only: ClassVar[bool] = False
@@ -84,29 +83,19 @@ class TrimmedMean(Fuse):
 
 
 def coordinate_wise(cohort: Cohort, params: Params, method: Callable[[Tensor], Tensor]) -> Params:
-    """``method`` at every coordinate of the clients' deltas, gathered in pieces: K x CHUNK numbers at a time.
-
-    Args:
-        cohort: the clients of a round.
-        params: the parameters that the deltas belong to, for their names and shapes.
-        method: the clients' values ``[K, n]``, in any order of clients, to one value each ``[n]``.
+    """``method`` at every coordinate of the clients' deltas: ``[K, n]``, in any order of clients, to ``[n]``.
 
     Returns:
         At the server, one delta, float32.
     """
-    found: Params = {}
-    for name, value in params.items():
-        parts = []
-        for begin in range(0, value.numel(), CHUNK):
-            rows = cohort.gather(partial(piece, name, begin))
-            parts.append(cohort.on_server(_apply, method, rows))
-        found[name] = cohort.on_server(_join, parts, value)
-    return found
+    parts: dict[str, list[Tensor]] = {name: [] for name in params}
+    for name, rows in gather_pieces(cohort, params):
+        parts[name].append(cohort.on_server(_apply, method, rows))
+    return cohort.on_server(lambda: {name: torch.cat(parts[name]).view_as(value) for name, value in params.items()})
 
 
-def _mean(total: Params) -> Fused:
-    delta = single(total)
-    return Fused(delta, delta, {}, {})
+def _apply(method: Callable[[Tensor], Tensor], rows: Params) -> Tensor:
+    return method(rows["piece"]).float()
 
 
 def _median(values: Tensor) -> Tensor:
@@ -118,11 +107,3 @@ def _median(values: Tensor) -> Tensor:
 def _inner_mean(cut: int, values: Tensor) -> Tensor:
     ordered = values.sort(dim=0).values
     return ordered[cut : len(values) - cut].double().mean(dim=0)
-
-
-def _apply(method: Callable[[Tensor], Tensor], rows: Params) -> Tensor:
-    return method(rows["piece"]).float()
-
-
-def _join(parts: list[Tensor], like: Tensor) -> Tensor:
-    return torch.cat(parts).view_as(like)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort
-from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients, square_of
+from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, square_of
+from fedcmp.aggregation.diagnostics import cohort_products, cosines_of, effective_clients
 from fedcmp.aggregation.fuse.wrappers import Wrapper
 from fedcmp.aggregation.parts import Fused, State
 from fedcmp.types import Metrics, Params
@@ -49,9 +49,8 @@ class Guarded(Wrapper):
 
     Where the usual agreement is not above 0, as at the end of a run, when updates are mostly noise, each client keeps
     the trust of the last round with agreement; it has full trust if it was in none, or if none of the cohort would be
-    trusted; a warning reports it. Such rounds, and rounds of fewer than three clients, which are passed on unchanged,
-    do not change that memory. Clients count alike in the medians, and by p_k afterwards. An update above twice the
-    median norm ends below it, the further the longer it was.
+    trusted. Such rounds, and rounds of fewer than three clients, which are passed on unchanged, do not change that
+    memory. Clients count alike in the medians, and by p_k afterwards.
 
     It needs the products of deltas, so the server sees pieces of single updates and no method under it is sums-only.
 
@@ -65,7 +64,6 @@ class Guarded(Wrapper):
         return False
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The inner fuse, with weights by trust."""
         # the remembered trust by client; on other ranks than the server the state is empty
         known: dict[int, float] = state.get("trust", {})
         inner = {key: value for key, value in state.items() if key != "trust"}
@@ -73,35 +71,24 @@ class Guarded(Wrapper):
             return cohort.on_server(_remember, self.inner.fuse(cohort, params, inner), known)
         products = cohort_products(cohort, params, cohort.clients)
         sizes = cohort.gather(_evidence_size) if "evidence" in self.needs else {}
-        found = cohort.on_server(judge, products, sizes.get("size"), _before(known, cohort.clients))
+        before = [known.get(client) for client in cohort.clients]
+        found = cohort.on_server(judge, products, sizes.get("size"), before)
         trust, update, evidence, agreed = cohort.share(cohort.on_server(tuple, found))  # no class crosses ranks
         verdict = Verdict(trust.cpu(), update.cpu(), evidence.cpu(), agreed)
         weights = cohort.weights * verdict.trust
-        trusted = Trusted(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
+        trusted = MappedCohort(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
         square = trusted.sum(square_of, trusted.weights)
         fused = self.inner.fuse(trusted, params, inner)
         return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
 
 
-@dataclass(frozen=True)
-class Trusted(MappedCohort):
-    """A mapped cohort with other weights."""
-
-    trusted: Tensor
-    """The weights: float64 ``[K]``, at least 0, sum 1."""
-
-    @property
-    def weights(self) -> Tensor:
-        return self.trusted
-
-
-def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None = None) -> Verdict:
+def judge(products: Tensor, sizes: Tensor | None = None, before: list[float | None] | None = None) -> Verdict:
     """The verdict on K clients.
 
     Args:
         products: inner products of their deltas, ``[K, K]`` float64.
         sizes: the mean diagonal of each one's evidence, ``[K]``; None: they sent none.
-        before: the trust of the last round with agreement, ``[K]`` in [0, 1]; None: no client was in one.
+        before: the trust of each in the last round with agreement, in [0, 1], or None; None: no client was in one.
 
     >>> deltas = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [1.0, 0.2], [-9.0, 0.0]], dtype=torch.float64)
     >>> verdict = judge(deltas @ deltas.T)
@@ -113,24 +100,18 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: Tensor | None =
     cosines = cosines_of(products)[others].reshape(num_clients, num_clients - 1)
     agreement = cosines.quantile(0.5, dim=1, interpolation="higher")
     usual = float(agreement.quantile(0.5))
-    agreed = usual > 0.0
-    if agreed:
+    trust = full = torch.ones_like(agreement)
+    if usual > 0.0:
         trust = (2 * agreement / usual).clamp(0.0, 1.0)
     else:
-        trust, said = _recalled(before, torch.ones_like(agreement))
-        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); %s", usual, said)
-    norms = products.diagonal().sqrt()
-    evidence = _within(sizes) if sizes is not None else torch.ones_like(trust)
-    return Verdict(trust, _within(norms), evidence, agreed)
-
-
-def _recalled(before: Tensor | None, full: Tensor) -> tuple[Tensor, str]:
-    """The trust of clients that do not agree, and why."""
-    if before is None:
-        return full, "none of them was in a round that did, so all of them are trusted"
-    if not before.any():
-        return full, "when last they did, none of them was trusted, so all of them are trusted"
-    return before.to(full), "each keeps the trust that it had"
+        kept = torch.tensor([1.0 if one is None else one for one in before or []]).to(full)
+        trust = kept if kept.any() else full
+        log.warning(
+            "aggregator.guard: clients do not agree (median cosine %.3g); each keeps its earlier trust, or all have full trust",
+            usual,
+        )
+    evidence = _within(sizes) if sizes is not None else full
+    return Verdict(trust, _within(products.diagonal().sqrt()), evidence, usual > 0.0)
 
 
 def _within(sizes: Tensor) -> Tensor:
@@ -150,24 +131,18 @@ def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribut
     return contribution.scaled(float(verdict.update[place]), float(verdict.evidence[place]))
 
 
-def _before(known: dict[int, float], clients: tuple[int, ...]) -> Tensor | None:
-    """The remembered trust of these clients, 1 for those that are not known; None: none is known."""
-    if known.keys().isdisjoint(clients):
-        return None
-    return torch.tensor([known.get(client, 1.0) for client in clients], dtype=torch.float64)
-
-
 def _finish(
     fused: Fused, square: Params, verdict: Verdict, weights: Tensor, clients: tuple[int, ...], known: dict[int, float]
 ) -> Fused:
+    trust = verdict.trust.tolist()
     metrics: Metrics = {
         **fused.metrics,
-        "aggregator/trust": [round(value, 4) for value in verdict.trust.tolist()],
+        "aggregator/trust": [round(value, 4) for value in trust],
         "aggregator/trusted": effective_clients(weights),
     }
-    told = dict(zip(clients, verdict.trust.tolist(), strict=True)) if verdict.agreed else {}
     mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
-    return _remember(fused._replace(metrics=metrics, mean_square=mean_square), known | told)
+    fused = fused._replace(metrics=metrics, mean_square=mean_square)
+    return _remember(fused, {**known, **dict(zip(clients, trust, strict=True))} if verdict.agreed else known)
 
 
 def _remember(fused: Fused, known: dict[int, float]) -> Fused:

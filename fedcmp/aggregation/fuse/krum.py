@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.checks import require_count
-from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, single
-from fedcmp.aggregation.diagnostics import CHUNK, piece
+from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, gather_pieces, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -29,12 +28,6 @@ class Krum(Fuse):
     Source: Blanchard et al., NeurIPS 2017, arXiv 1703.02757; keep > 1 is its multi-Krum, with K - f by default.
     Differs from the paper: chooses among deltas after many local steps, where it chooses among gradients; its proof
     holds for keep = 1 (and for keep < K - 2f - 2), ours lets any keep up to K pass.
-
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> values = enumerate([1.0, 9e9, 2.0, 3.0, 5.0])
-    >>> clients = [Contribution(k, {"bias": torch.tensor([value])}) for k, value in values]
-    >>> Krum(byzantine=1).fuse(LocalCohort(clients), {"bias": torch.zeros(1)}, {}).delta
-    {'bias': tensor([2.])}
     """
 
     sums_only: ClassVar[bool] = False
@@ -55,10 +48,8 @@ class Krum(Fuse):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         squares: Tensor | float = 0.0
-        for name, value in params.items():
-            for begin in range(0, value.numel(), CHUNK):
-                rows = cohort.gather(partial(piece, name, begin))
-                squares = cohort.on_server(_add_squares, squares, rows)
+        for _, rows in gather_pieces(cohort, params):
+            squares = cohort.on_server(_add_squares, squares, rows)
         chosen = cohort.share(cohort.on_server(self._choose, squares, cohort.clients))
         total = cohort.sum(partial(_if_chosen, chosen))
         mean = cohort.sum(delta_of, cohort.weights)

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, Contribution
+from fedcmp.aggregation.contribution import Cohort, Contribution, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
 
@@ -29,12 +29,6 @@ class Ties(Fuse):
     Differs from the paper: its means are plain, ours are weighted by p_k; its scaling of the merged vector is the
     server learning rate. An exact tie of signs gives 0, as in its Algorithm 1 (its code takes the sign of the majority
     of all coordinates).
-
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> values = [[4.0, -1.0, 0.5], [2.0, 3.0, 0.5], [-9.0, 6.0, 0.5]]
-    >>> clients = [Contribution(k, {"bias": torch.tensor(value)}) for k, value in enumerate(values)]
-    >>> Ties(density=2 / 3).fuse(LocalCohort(clients), {}, {}).delta["bias"].tolist()  # -9 outvotes 4 + 2
-    [-9.0, 4.5, 0.0]
     """
 
     density: float = 0.2
@@ -79,11 +73,8 @@ def _elect(first: Params) -> Params:
 
 
 def _finish(first: Params, second: Params) -> Fused:
-    weights = _part("weight", second)
-    delta = {
-        name: (value / weights[name].where(weights[name] > 0, 1.0)).float()
-        for name, value in _part("value", second).items()
-    }
+    values, weights = _part("value", second), _part("weight", second)
+    delta = single({name: value / weights[name].where(weights[name] > 0, 1.0) for name, value in values.items()})
     nonzero = sum(int(value.count_nonzero()) for value in delta.values())
     density = nonzero / max(1, sum(value.numel() for value in delta.values()))
     return Fused(delta, _part("mean", first), {}, {"aggregator/density": density})

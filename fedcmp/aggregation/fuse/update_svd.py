@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,9 +17,8 @@ from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
 TOLERANCE = 1e-5
-"""Directions whose singular value is below this share of the largest are dropped. They come from a Gram matrix, which
-squares the condition number: 1e-10 of its largest eigenvalue is still well above the rounding of float64 at
-M = 4096, and a delta in float32 knows nothing below it anyway."""
+"""Directions whose singular value is below this share of the largest are dropped: a delta in float32 knows nothing
+below it, and its square, in the Gram matrix, is well above the rounding of float64 at M = 4096."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +36,6 @@ class UpdateSvd(Fuse):
     Differs from the paper: the means in the merge are weighted by p_k; its scaling of the merged update is the server
     learning rate; U and S come from a Gram matrix and directions below TOLERANCE are dropped; its code merges S V_k
     by default, its text V_k: see ``scaled``.
-
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> delta = {"linear.weight": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "linear.bias": torch.tensor([5.0, 6.0])}
-    >>> fused = UpdateSvd(merge="mean").fuse(LocalCohort([Contribution(0, delta)]), delta, {})
-    >>> torch.allclose(fused.delta["linear.weight"], delta["linear.weight"])
-    True
     """
 
     merge: str = "ties"
@@ -59,42 +51,32 @@ class UpdateSvd(Fuse):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         layers = affine_layers(params)
-        inside, merge = _inside(layers), self._merge
-        grams = cohort.sum(partial(_grams, layers))
-        factors = cohort.share(cohort.on_server(_factorise, grams))
-        cores = merge.fuse(MappedCohort(cohort, partial(self._core, layers, factors)), params, {}) if layers else None
+        inside = {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
+        outside = [name for name in params if name not in inside]
+        merge: Fuse = Ties(self.density) if self.merge == "ties" else Mean()
+        factors = cohort.share(cohort.on_server(_factorise, cohort.sum(partial(_grams, layers))))
+        core, rest = partial(self._core, layers, factors), partial(_part, outside)
+        cores = merge.fuse(MappedCohort(cohort, core), params, {}) if layers else None
         mean = Mean().fuse(cohort, params, {})
-        rest = merge.fuse(MappedCohort(cohort, partial(_outside, inside)), params, {}) if inside < set(params) else None
-        return cohort.on_server(self._finish, layers, factors, cores, rest, mean)
-
-    @property
-    def _merge(self) -> Fuse:
-        return Ties(self.density) if self.merge == "ties" else Mean()
+        others = merge.fuse(MappedCohort(cohort, rest), params, {}) if outside else None
+        return cohort.on_server(self._finish, factors, cores, others, mean)
 
     def _core(self, layers: list[str], factors: Params, contribution: Contribution) -> Contribution:
         cores = {}
         for name in layers:
-            core = factors[f"{name}/U"].T @ join_affine(contribution.delta, name).double()
-            cores[name] = core if self.scaled else core * inverse(factors[f"{name}/S"])[:, None]
+            core, values = factors[f"{name}/U"].T @ join_affine(contribution.delta, name).double(), factors[f"{name}/S"]
+            inverse = torch.where(values > 0, 1.0 / values.where(values > 0, 1.0), 0.0)
+            cores[name] = core if self.scaled else core * inverse[:, None]
         return replace(contribution, delta=cores)
 
-    def _finish(
-        self, layers: list[str], factors: Params, cores: Fused | None, rest: Fused | None, mean: Fused
-    ) -> Fused:
-        delta: Params = dict(rest.delta) if rest else {}
+    def _finish(self, factors: Params, cores: Fused | None, others: Fused | None, mean: Fused) -> Fused:
+        delta: Params = dict(others.delta) if others else {}
         metrics: Metrics = {}
-        for name in layers:
-            assert cores is not None, "there are affine layers"
-            left, values = factors[f"{name}/U"], factors[f"{name}/S"]
-            core = cores.delta[name].double()
+        for name, merged in (cores.delta if cores else {}).items():
+            left, values, core = factors[f"{name}/U"], factors[f"{name}/S"], merged.double()
             delta |= split_affine(left @ (core if self.scaled else core * values[:, None]), name)
             metrics[f"aggregator/rank/{name}"] = int(values.count_nonzero())
         return mean._replace(delta=single({name: delta[name] for name in mean.delta}), metrics=metrics)
-
-
-def inverse(values: torch.Tensor) -> torch.Tensor:
-    """``1 / s``, and 0 where s is 0."""
-    return torch.where(values > 0, 1.0 / values.where(values > 0, 1.0), 0.0)
 
 
 def _grams(layers: list[str], contribution: Contribution) -> Params:
@@ -114,10 +96,5 @@ def _factorise(grams: Params) -> Params:
     return factors
 
 
-def _inside(layers: Iterable[str]) -> set[str]:
-    return {f"{name}.{leaf}" for name in layers for leaf in ("weight", "bias")}
-
-
-def _outside(inside: set[str], contribution: Contribution) -> Contribution:
-    kept = {name: value for name, value in contribution.delta.items() if name not in inside}
-    return replace(contribution, delta=kept)
+def _part(names: list[str], contribution: Contribution) -> Contribution:
+    return replace(contribution, delta={name: contribution.delta[name] for name in names})

@@ -63,7 +63,6 @@ class Clipped(Wrapper):
         require_number("aggregator.clip_norm", self.norm, "(0, inf)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The inner fuse of the clipped deltas, with the share of clients that were clipped."""
         facts = cohort.sum(partial(self._facts, shares(cohort)))
         fused = self.inner.fuse(MappedCohort(cohort, self.clip), params, state)
         return cohort.on_server(self._finish, fused, facts, len(cohort.clients))
@@ -98,10 +97,6 @@ class Normalised(Wrapper):
     Where all clients take the same steps, nothing changes. Halfway deltas are divided alike; the mean square that a
     server step reads is that of ``tau_eff D_k / a_k``.
 
-    >>> from fedcmp.aggregation import Mean
-    >>> Normalised(Mean()).counted(4), Normalised(Mean(), momentum=0.5).counted(2)
-    (4.0, 2.5)
-
     Source: Wang et al., NeurIPS 2020, arXiv 2007.07481.
     Differs from the paper: for AdamW, which the paper does not treat, a_k is the number of steps, as an AdamW step has
     about the same length whatever the gradient. The paper's a_k for a proximal term is not used: with
@@ -117,10 +112,8 @@ class Normalised(Wrapper):
         require_number("optimizer.momentum", self.momentum, "[0, 1)")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        """The inner fuse of the normalised deltas, and its plain mean, times ``tau_eff``."""
         fused = self.inner.fuse(MappedCohort(cohort, self.per_step), params, state)
-        facts = cohort.sum(self._facts, cohort.weights)
-        return cohort.on_server(_times_steps, fused, facts)
+        return cohort.on_server(self._finish, fused, cohort.sum(self._facts, cohort.weights))
 
     def counted(self, num_steps: int) -> float:
         """``a_k`` of a client with ``num_steps`` local steps, at least 0."""
@@ -128,10 +121,8 @@ class Normalised(Wrapper):
         return (num_steps - rho * (1 - rho**num_steps) / (1 - rho)) / (1 - rho)
 
     def per_step(self, contribution: Contribution) -> Contribution:
-        """The contribution, its delta and its halfway delta divided by ``a_k``."""
-        if contribution.num_steps == 0:
-            return contribution  # it took no step: its delta is zero
-        count, halfway = self.counted(contribution.num_steps), contribution.halfway
+        """The contribution, its delta and its halfway delta divided by ``a_k``; without a step the delta is zero."""
+        count, halfway = self.counted(contribution.num_steps) or 1.0, contribution.halfway
         return replace(
             contribution,
             delta={name: value / count for name, value in contribution.delta.items()},
@@ -142,12 +133,11 @@ class Normalised(Wrapper):
         square = self.per_step(contribution).square
         return {"facts": contribution.numbers(self.counted(contribution.num_steps), square)}
 
-
-def _times_steps(fused: Fused, facts: Params) -> Fused:
-    steps, square = facts["facts"].tolist()
-    return fused._replace(
-        delta={name: steps * value for name, value in fused.delta.items()},
-        mean={name: steps * value for name, value in fused.mean.items()},
-        metrics={**fused.metrics, "aggregator/effective_steps": steps},
-        mean_square=steps**2 * (square if fused.mean_square is None else fused.mean_square),
-    )
+    def _finish(self, fused: Fused, facts: Params) -> Fused:
+        steps, square = facts["facts"].tolist()
+        return fused._replace(
+            delta={name: steps * value for name, value in fused.delta.items()},
+            mean={name: steps * value for name, value in fused.mean.items()},
+            metrics={**fused.metrics, "aggregator/effective_steps": steps},
+            mean_square=steps**2 * (square if fused.mean_square is None else fused.mean_square),
+        )

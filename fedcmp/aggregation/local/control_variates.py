@@ -24,14 +24,6 @@ class ControlVariates(LocalStep):
     Option 1 costs a second pass of every batch. The sum over S is uniform, as in the paper, whatever the weights p_k of
     the deltas count.
 
-    >>> import torch
-    >>> method = ControlVariates()
-    >>> one, two, three = ({"w": torch.tensor([value])} for value in (1.0, 2.0, 3.0))
-    >>> method.correct(one, one, one, {"control": two}, {"control": three})
-    {'w': tensor([0.])}
-    >>> method.finish({"gradient": one}, {"control": two}, {"control": three}).message
-    {'w': tensor([-2.])}
-
     Source: Karimireddy et al., ICML 2020, arXiv 1910.06378, algorithm 1.
     Differs from the paper: its option II, ``c_k - c + (x - y) / (K lr)``, equals the mean of the data's gradients on
     the path for SGD at a constant rate; that mean is used directly, because with AdamW, momentum or a schedule the
@@ -59,8 +51,7 @@ class ControlVariates(LocalStep):
     def init(self, params: Params) -> State:
         return {"control": zeros_like(params)}
 
-    def client_init(self, params: Params) -> State:
-        return {"control": zeros_like(params)}
+    client_init = init
 
     def correct(self, gradient: Params, local: Params, start: Params, shared: State, client: State) -> Params:
         own, mean = client["control"], shared["control"]

@@ -16,11 +16,6 @@ class Proximal(LocalStep):
     The gradient that the optimizer is given is the data's plus ``mu (w - w_t)``, exactly; at the first step, where
     ``w = w_t``, it is the data's alone.
 
-    >>> import torch
-    >>> gradient, local, start = ({"w": torch.tensor([value])} for value in (1.0, 3.0, 1.0))
-    >>> Proximal(mu=0.5).correct(gradient, local, start, {}, {})
-    {'w': tensor([2.])}
-
     Source: Li et al., MLSys 2020, arXiv 1812.06127.
     Differs from the paper: a client takes the steps that it is given instead of stopping at a gamma-inexact minimum;
     all clients of a cohort are weighted by their samples, where the paper draws clients by them. The pull is added

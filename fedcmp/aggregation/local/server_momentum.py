@@ -19,12 +19,6 @@ class ServerMomentum(LocalStep):
     mean over the local path of client k, which is what the clients send. ``Delta_0 = 0``. At ``alpha = 1`` the steps
     are plain.
 
-    >>> import torch
-    >>> method = ServerMomentum(alpha=0.25)
-    >>> gradient, before = ({"w": torch.tensor([value])} for value in (1.0, 2.0))
-    >>> method.correct(gradient, gradient, gradient, {"direction": before}, {})
-    {'w': tensor([1.7500])}
-
     Source: Xu et al. 2021, arXiv 2106.10874.
     Differs from the paper: clients send the mean of v, which for SGD at a constant rate equals the paper's
     ``(x - y) / (lr K)`` and is right under AdamW and a schedule as well; AdamW rescales v, so that only its direction

@@ -79,12 +79,7 @@ class Decaying(Adaptive):
 
 @dataclass(frozen=True)
 class Adam(Decaying):
-    """FedAdam: ``v = beta2 v + (1 - beta2) D^2``. Large steps are forgotten. Source, and what differs: as ``Adaptive``.
-
-    >>> step, x = Adam(lr=1.0, beta1=0.0, beta2=0.0, tau=1.0), {"bias": torch.zeros(1)}
-    >>> step.step(x, Update({"bias": torch.ones(1)}), step.init(x)).params
-    {'bias': tensor([0.5000])}
-    """
+    """FedAdam: ``v = beta2 v + (1 - beta2) D^2``. Large steps are forgotten. Source, differences: ``Adaptive``."""
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         return self.beta2 * v + (1 - self.beta2) * square

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedcmp.aggregation.linalg import orthogonalised
-from fedcmp.aggregation.server.momentum import Velocity
+from fedcmp.aggregation.server.sgd import Velocity
 
 
 @dataclass(frozen=True)
