@@ -46,6 +46,8 @@ class Contribution:
     next batch, or the method does not need ``"outcome"``."""
     progress: float = 1.0
     """The share of the run that is done with this round, in (0, 1]."""
+    rounds_left: int = 0
+    """Rounds of the run after this one."""
     scalars: Scalars = field(default_factory=dict)
     """Loss before and after, gradient norm, seconds and the like."""
 

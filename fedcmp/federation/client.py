@@ -65,6 +65,8 @@ class LocalRound:
     """The method's shared state; None: that of the first round."""
     next_batches: Mapping[int, Sequence[int]] = field(default_factory=dict)
     """By client id, the samples of its first step after this round, for "outcome"; clients without one are left out."""
+    rounds_left: int = 0
+    """Rounds after this one."""
     keep_optimizer: bool = False
     """Return the optimizer states, too."""
     team: Team = field(default_factory=Solo)
@@ -156,6 +158,7 @@ def train_wave(
                 num_steps=totals[slot],
                 outcome=_outcome(module, fetch, common.next_batches.get(task.client_id)),
                 progress=common.progress(1.0),
+                rounds_left=common.rounds_left,
                 scalars={**scalars, "seconds": seconds},
             )
         )

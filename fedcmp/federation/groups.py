@@ -44,6 +44,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
     total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
+    later = federation.rounds[plan.round + 1 :]
     common = LocalRound(
         state.params,
         federation.optimizer,
@@ -51,7 +52,8 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
         aggregator.needs,
         aggregator.local,
         state.aggregator["local"],
-        next_batches(federation.rounds[plan.round + 1 :]) if "outcome" in aggregator.needs else {},
+        next_batches(later) if "outcome" in aggregator.needs else {},
+        len(later),
         config.keep_local_state,
         team,
     )

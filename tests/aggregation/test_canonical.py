@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+import fedcmp.aggregation.evidence as evidence_room
 from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -213,13 +215,14 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
 
 
 @pytest.mark.parametrize(("options", "needs"), [
-    ({}, "evidence halfway"),
+    ({}, "evidence halfway outcome"),
+    ({"explore": 1.0}, "evidence halfway"),
     ({"tau": 0.0}, "evidence"),
     ({"tau": 1.0}, "halfway"),
     ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
     ({"tau": 1.0, "repeatability": False}, ""),
     ({"tau": 0.5, "evidence": False}, "halfway"),
-    ({"evidence": False}, "evidence halfway"),
+    ({"evidence": False}, "evidence halfway outcome"),
 ], ids=str)  # fmt: skip
 def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     method = Canonical(**options)
@@ -296,3 +299,119 @@ def test_subspace_iteration_finds_what_a_full_decomposition_finds(rank: int) -> 
         torch.testing.assert_close(gram, torch.eye(len(gram)), rtol=0, atol=1e-5)
         held = float((found.vectors.double().T @ matrix.double() @ found.vectors.double()).trace() / values.sum())
         assert held == pytest.approx(found.energy, abs=1e-4)
+
+
+def wants(one: Contribution, target: dict[str, torch.Tensor], **when: object) -> Contribution:
+    """The client with a loss that is the distance of the parameters from ``target``."""
+
+    def outcome(params: dict[str, torch.Tensor]) -> float:
+        return math.sqrt(sum(float((params[name] - value).square().sum()) for name, value in target.items()))
+
+    return replace(one, outcome=outcome, **when)
+
+
+def candidates() -> dict[str, dict[str, torch.Tensor]]:
+    """What each part alone makes of ``clients()``."""
+    parts = {
+        "mean": Canonical(tau=0.0, evidence=False), "evidence": Canonical(tau=0.0), "repeatability": Canonical(tau=1.0)
+    }  # fmt: skip
+    return {name: part.fuse(LocalCohort(clients()), PARAMS, {}).delta for name, part in parts.items()}
+
+
+@pytest.mark.parametrize("wanted", ["mean", "evidence", "repeatability"])
+def test_late_in_a_run_the_outcome_decides(wanted: str) -> None:
+    target = candidates()[wanted]
+    late = [wants(one, target, progress=0.9) for one in clients()]
+    found = Canonical().fuse(LocalCohort(late), PARAMS, {})
+    assert found.metrics[f"aggregator/chosen/{wanted}"] == 1.0
+    for name, value in target.items():
+        torch.testing.assert_close(found.delta[name], value)
+    # without a next batch the choice of the round before stays; without any choice, and early, tau decides
+    last = Canonical().fuse(LocalCohort([replace(one, progress=1.0) for one in clients()]), PARAMS, found.state)
+    assert last.metrics[f"aggregator/chosen/{wanted}"] == 1.0
+    mixture = fuse(Canonical(explore=1.0), clients())
+    early = [replace(one, progress=0.1, rounds_left=20) for one in late]
+    for cohort, state in ((clients(), {}), (early, found.state)):
+        assert all(np.array_equal(value, mixture[name]) for name, value in fuse(Canonical(), cohort, state).items())
+
+
+def test_few_rounds_are_all_late_and_clients_without_a_next_batch_do_not_vote() -> None:
+    target, other = candidates()["evidence"], candidates()["mean"]
+    some = [wants(one, target if place else other, progress=0.25, rounds_left=2) for place, one in enumerate(clients())]
+    silent = [replace(some[0], outcome=None), *some[1:]]
+    votes = {}
+    for name, cohort in (("all", some), ("silent", silent)):
+        found = Canonical().fuse(LocalCohort(cohort), PARAMS, {})
+        assert found.metrics["aggregator/chosen/evidence"] == 1.0
+        votes[name] = found.metrics["aggregator/regret/evidence"]
+    assert votes["silent"] == 0.0 < votes["all"]
+
+
+def test_a_byzantine_client_moves_the_choice_by_its_weight_at_most() -> None:
+    """Whatever losses one client states, the regrets of the candidates change by its weight at most."""
+    honest = [wants(one, candidates()["evidence"]) for one in clients()]
+    base = Canonical().fuse(LocalCohort(honest), PARAMS, {}).metrics
+    weight = float(LocalCohort(honest).weights[0])
+    for lie in (lambda params: -honest[0].outcome(params), lambda params: 1e30 * honest[0].outcome(params)):
+        found = Canonical().fuse(LocalCohort([replace(honest[0], outcome=lie), *honest[1:]]), PARAMS, {}).metrics
+        for what in ("mean", "evidence", "repeatability"):
+            assert abs(found[f"aggregator/regret/{what}"] - base[f"aggregator/regret/{what}"]) <= weight + 1e-9
+
+
+def wide(number: int, shapes: dict[str, tuple[int, int]]) -> Contribution:
+    rng = torch.Generator().manual_seed(number)
+    delta, halfway, evidence = {}, {}, {}
+    for name, (M, N) in shapes.items():
+        for leaf, shape in (("weight", (M, N)), ("bias", (M,))):
+            delta[f"{name}.{leaf}"] = torch.randn(*shape, generator=rng)
+            halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.1 * torch.randn(*shape, generator=rng)
+        rows = torch.cat([torch.randn(40, N, generator=rng), torch.ones(40, 1)], dim=1)
+        evidence[name] = rows.T @ rows / 40
+    return Contribution(number, delta, halfway, evidence, num_samples=3 + number, num_steps=4)
+
+
+def test_a_wide_layers_evidence_is_block_diagonal_and_its_basis_is_found_by_a_sketch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes = {"narrow": (5, 6), "wide": (6, 47)}
+    params = {f"{name}.{leaf}": torch.zeros(shape if leaf == "weight" else shape[0])
+              for name, shape in shapes.items() for leaf in ("weight", "bias")}  # fmt: skip
+    cohort = [wide(number, shapes) for number in range(4)]
+    monkeypatch.setattr(evidence_room, "WIDE", 20)
+    monkeypatch.setattr(evidence_room, "BLOCK", 16)
+    blocks = evidence_blocks(params)
+    assert [(block.first, block.end) for block in blocks["wide"]] == [(0, 16), (16, 32), (32, 48)]
+    cut = [
+        replace(one, evidence={"narrow": one.evidence["narrow"]} | {
+            block.name: one.evidence["wide"][block.first : block.end, block.first : block.end]
+            for block in blocks["wide"]
+        })
+        for one in cohort
+    ]  # fmt: skip
+    method = Canonical(tau=0.4)
+    found = method.fuse(LocalCohort(cut), params, {})
+    basis = found.basis["wide"]
+    assert basis.shape == (48, 6)
+    torch.testing.assert_close(basis.T @ basis, torch.eye(6), rtol=0, atol=1e-5)
+    again = method.fuse(LocalCohort(cut), params, found.state).basis["wide"]
+    joined = [join_affine(one.delta, "wide") for one in cohort]
+    gram = sum(
+        p * D.T @ D / D.square().sum() for p, D in zip(LocalCohort(cohort).weights.tolist(), joined, strict=True)
+    )
+    held = [float((one.T @ gram @ one).trace()) for one in (basis, again)]
+    best = float(torch.linalg.eigvalsh(gram)[-6:].sum())
+    assert held[0] < held[1] < best * 1.0001, "a second round iterates further"
+    assert held[1] > 0.75 * best
+    # the part by evidence is that of block-diagonal evidence in one piece
+    monkeypatch.setattr(evidence_room, "WIDE", 2048)
+    whole = [
+        replace(one, evidence={"narrow": one.evidence["narrow"], "wide": torch.block_diag(
+            *(one.evidence["wide"][block.first : block.end, block.first : block.end] for block in blocks["wide"])
+        )})
+        for one in cohort
+    ]  # fmt: skip
+    by_evidence = Canonical(tau=0.0)
+    expected = by_evidence.fuse(LocalCohort(whole), params, {}).delta
+    monkeypatch.setattr(evidence_room, "WIDE", 20)
+    for name, value in by_evidence.fuse(LocalCohort(cut), params, {}).delta.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)

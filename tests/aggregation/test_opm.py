@@ -7,9 +7,8 @@ import torch
 
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
 from fedcmp.aggregation.parts import Update
-from fedcmp.aggregation.server.sgd import Momentum
 from fedcmp.aggregation.server.opm import Opm
-from fedcmp.aggregation.server.sgd import Sgd
+from fedcmp.aggregation.server.sgd import Momentum, Sgd
 
 PARAMS = {"linear.weight": torch.zeros(3, 4), "linear.bias": torch.zeros(3), "norm.weight": torch.ones(4)}
 

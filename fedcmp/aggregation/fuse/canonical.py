@@ -29,6 +29,8 @@ from fedcmp.aggregation.linalg import (
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
+LAST_ROUNDS = 3
+"""In so many rounds at the end the outcome decides, whatever share of the run they are."""
 CANDIDATES = ("mean", "evidence", "repeatability")
 """The deltas among which the outcome decides."""
 
@@ -185,7 +187,7 @@ class Canonical(Fuse):
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
-        terms["/progress"] = contribution.numbers(contribution.progress)
+        terms["/progress"] = contribution.numbers(contribution.progress, contribution.rounds_left)
         for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
             terms[f"{name}/mean"] = delta
@@ -294,8 +296,11 @@ class Canonical(Fuse):
             for what, matrix in zip(deltas, (mixture, layer.mean, layer.by_evidence, by_repeats), strict=True):
                 deltas[what] |= split_affine(matrix.float(), name)
         basis = {name: known[name].basis.vectors for name in layers}
-        asks = self._asks and float(first["/progress"]) > self.explore
-        return _Found(deltas, basis, metrics, {what: deltas[what] for what in CANDIDATES} if asks else {})
+        progress, rounds_left = first["/progress"].tolist()
+        explores = progress <= self.explore and rounds_left >= LAST_ROUNDS  # without numbers, on shapes, it asks
+        return _Found(
+            deltas, basis, metrics, {what: deltas[what] for what in CANDIDATES} if self._asks and not explores else {}
+        )
 
     def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
         kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
