@@ -24,6 +24,7 @@ from aggregation import SHAPES
 from record import RESULTS, Table, save
 
 from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, split_affine
 from fedcmp.aggregation.parts import Update
@@ -96,7 +97,9 @@ def make_clients(shapes: Shapes, count: int, decay: float, round_: int, device: 
             delta |= split_affine(whole, name)
             halfway |= split_affine(half, name)
             rows = torch.randn(2 * N, N + 1, generator=stream, device=device) @ mixing[name].T
-            evidence[name] = rows.T @ rows / len(rows)
+            for block in evidence_blocks({f"{name}.weight": whole[:, :-1], f"{name}.bias": whole[:, -1]})[name]:
+                part = rows[:, block.first : block.end]
+                evidence[block.name] = part.T @ part / len(rows)
         clients.append(Contribution(k, delta, halfway, evidence, num_samples=100 + k))
     return clients
 

@@ -87,8 +87,8 @@ class Canonical(Fuse):
 
         v_k   = (L_k - min L_k) / (max L_k - min L_k)                         in [0, 1] for each of the three
 
-    A client moves the choice by its weight at most. Where no client has a next batch, the last choice stays. Early
-    losses are not asked for: a longer step costs some now, and training makes more than that of it later.
+    A client moves the choice by its weight at most. Where no client has a next batch, the last choice stays; without
+    one D is D_evi. Early losses are not asked for: a longer step costs some now, and training makes up for it later.
 
     The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
     single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums, one where
@@ -304,7 +304,7 @@ class Canonical(Fuse):
 
     def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
         kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
-        metrics, chosen = dict(found.metrics), "mixture"
+        metrics, chosen = dict(found.metrics), "evidence" if found.asked else "mixture"
         if votes and float(votes["votes"][-1]) > 0:
             kept["votes"] = votes["votes"]
         if found.asked and "votes" in kept:
