@@ -10,13 +10,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from torch.utils.data import DataLoader, Dataset
 
-from fedcmp.batches import PairsDataModule
 from fedcmp.data.stream import announce
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import numpy_rng
-from fedcmp.types import Fetch, Params
+from fedcmp.types import Batch, Fetch, Params
 
 
 def union_batches(plan: RunPlan, batch_size: int, seed: int) -> list[list[int]]:
@@ -64,7 +64,7 @@ def fit(
         logging.getLogger(name).setLevel(logging.ERROR)  # the Trainer introduces itself at length
     home = next(module.parameters()).device
     with warnings.catch_warnings():
-        for text in ("many workers", "GPU available but not used", "`srun` command", "in eval mode at the start"):
+        for text in ("many workers", "GPU available", "`srun` command", "in eval mode at the", "no `val_dataloader`"):
             warnings.filterwarnings("ignore", message=f".*{text}.*")  # all is as it is meant
         for kind in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
@@ -83,7 +83,7 @@ def fit(
         )
         announce(fetch, batches)
         try:
-            trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
+            trainer.fit(module, DataLoader(_Fetched(batches, fetch), batch_size=None, shuffle=False))
         except SystemExit as error:  # what the Trainer makes of Ctrl-C
             raise KeyboardInterrupt from error
         if checkpoint is not None:
@@ -94,6 +94,17 @@ def fit(
 
 def _copy(module: ProjectorAlignment) -> Params:
     return {name: value.detach().clone() for name, value in module.projector.params().items()}
+
+
+class _Fetched(Dataset[Batch]):
+    def __init__(self, batches: Sequence[Sequence[int]], fetch: Fetch) -> None:
+        self.batches, self.fetch = batches, fetch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.fetch(self.batches[index])
 
 
 class _Points(lightning.Callback):

@@ -83,10 +83,10 @@ def train(
                 planned = state.rounds_done == len(run.data.plan.rounds)
                 begin = Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {})
                 kind = "finished" if planned else "budget"
-                extra = {"rounds": state.rounds_done, **(extra or _count_faults(tracker.records))}
+                more = {"rounds": state.rounds_done, **(extra or _count_faults(tracker.records))}
                 seen = state.samples_seen
                 summary = run.finish(
-                    state.params, begin, state.best_loss, seen, exit_kind=kind, earlier=earlier, **extra
+                    state.params, begin, state.best_loss, seen, exit_kind=kind, earlier=earlier, **more
                 )
     return {**summary, "folder": str(folder.path)} if summary else {}
 
