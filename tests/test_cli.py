@@ -75,13 +75,10 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
 def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
     assert main(["validate", str(tmp_path)]) == 0
-    assert "1 configs, 0 wrong" in capsys.readouterr().out
     (tmp_path / "bad.yaml").write_text("federation: {rounds: 0}\n")
     assert main(["validate", str(tmp_path)]) == 2
     assert "2 configs, 1 wrong" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "none")]) == 2
-    (tmp_path / "empty").mkdir()
-    assert main(["validate", str(tmp_path / "empty")]) == 2
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from fedcmp.errors import ConfigError
 def compare(parsed: argparse.Namespace) -> int:
     """compare methods with equal tuning budgets
 
-    Every method, and centralized and local training as bounds, gets B tuning runs in every setting; its best by
-    validation loss is run on seeds 1 to N and reported by test loss, with paired tests against the reference. A method
+    Every method, and centralized and local training as bounds, gets --budget tuning runs in every setting; its best by
+    validation loss is run on --seeds seeds and reported by test loss, with paired tests against the reference. A method
     is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO_OR_FILE[:key=value]*, with commas between them. All is
     in one folder; `fedcmp compare --out DIR` goes on, and other options add to it. See docs/compare.md.
 
