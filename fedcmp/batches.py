@@ -1,14 +1,11 @@
-"""Batches for ``ProjectorAlignment`` under a ``lightning.Trainer``: of pictures and captions, or of a run's pairs."""
+"""Batches of pictures and captions, and a projector, for ``ProjectorAlignment`` under a ``lightning.Trainer``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import lightning
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from fedcmp.data.collate import CaptionEncoder, collate
 from fedcmp.data.images import to_rgb
@@ -16,7 +13,7 @@ from fedcmp.data.records import Sample
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.seeding import torch_rng
-from fedcmp.types import Batch, Fetch, Params
+from fedcmp.types import Batch, Params
 
 
 @dataclass(frozen=True)
@@ -58,49 +55,3 @@ def new_projector(
     (96, 96)
     """
     return init_params(tower.width, llm.width, config or ProjectorConfig(), torch_rng(seed, "projector"))
-
-
-class PairsDataModule(lightning.LightningDataModule):
-    """Training and validation batches in a fixed, seeded order, for centralized and local training.
-
-    Args:
-        batches: the positions of each batch, in the order in which they are trained.
-        fetch: positions to a batch.
-        num_workers: processes that fetch batches; 0 fetches in the main process, right for cached features.
-        val: positions of each validation batch; none: nothing is validated.
-        val_fetch: validation positions to a batch; None: they are numbered like training positions.
-    """
-
-    def __init__(
-        self,
-        batches: Sequence[Sequence[int]],
-        fetch: Fetch,
-        num_workers: int = 0,
-        val: Sequence[Sequence[int]] = (),
-        val_fetch: Fetch | None = None,
-    ) -> None:
-        super().__init__()
-        self.batches, self.fetch, self.num_workers = batches, fetch, num_workers
-        self.val, self.val_fetch = val, val_fetch or fetch
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """One batch an item."""
-        return self._loader(self.batches, self.fetch)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """One batch an item; may be empty."""
-        return self._loader(self.val, self.val_fetch)
-
-    def _loader(self, batches: Sequence[Sequence[int]], fetch: Fetch) -> DataLoader[Any]:
-        return DataLoader(_Fetched(batches, fetch), batch_size=None, shuffle=False, num_workers=self.num_workers)
-
-
-class _Fetched(Dataset[Batch]):
-    def __init__(self, batches: Sequence[Sequence[int]], fetch: Fetch) -> None:
-        self.batches, self.fetch = batches, fetch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.fetch(self.batches[index])

@@ -125,16 +125,21 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
         ConfigError: a key, name or value is wrong; the message names key, file and the nearest valid choice.
     """
     if path is None:
-        return _merged(Config(), overrides)
+        return amend(Config(), overrides)
     try:
         text = find_config(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    return _merged(Config(), overrides, text, str(path))
+    return from_yaml(text, str(path), overrides)
 
 
-def amend(config: Config, overrides: Sequence[str]) -> Config:
-    """A config with overrides on top, checked; ``config`` itself does not change.
+def from_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
+    """As ``load_config``, for the text of a file; ``where`` is what errors call it."""
+    return amend(Config(), overrides, text, where)
+
+
+def amend(config: Config, overrides: Sequence[str], text: str = "", where: str = "") -> Config:
+    """A config with YAML and overrides on top, checked; ``config`` itself does not change.
 
     Raises:
         ConfigError: as for ``load_config``.
@@ -142,30 +147,13 @@ def amend(config: Config, overrides: Sequence[str]) -> Config:
     >>> amend(Config(), ["federation.rounds=3"]).federation.rounds
     3
     """
-    return _merged(config, overrides)
-
-
-def from_yaml(text: str, where: str) -> Config:
-    """The output of ``to_yaml`` as a config again, checked.
-
-    Args:
-        text: YAML.
-        where: what errors call it.
-
-    Raises:
-        ConfigError: as for ``load_config``.
-    """
-    return _merged(Config(), [], text, where)
-
-
-def _merged(base: Config, overrides: Sequence[str], text: str = "", where: str = "") -> Config:
     place = f" (in {where} and overrides)" if where else ""
     try:
         layers = [_fields(parse_yaml(text, where), where)]
         layers += [_fields(_parse(override), f"override {override.partition('=')[0]}") for override in overrides]
-        config = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), *layers)))
+        found = typing.cast(Config, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(config), *layers)))
         try:
-            config.validate()
+            found.validate()
         except ConfigError as error:
             raise ConfigError(f"{error}{place}") from error
     except OmegaConfBaseException as error:  # of references, which are resolved only now
@@ -175,7 +163,7 @@ def _merged(base: Config, overrides: Sequence[str], text: str = "", where: str =
         if mask(str(error)) == str(error):
             raise
         raise ConfigError(mask(str(error))) from None  # its cause has the secret, too
-    return config
+    return found
 
 
 def _parse(override: str) -> Any:

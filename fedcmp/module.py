@@ -8,50 +8,13 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+from torchmetrics import MeanMetric
 
 from fedcmp.models.alignment import CaptionScores, caption_nll, caption_scores, greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import Observe, Projector, project
 from fedcmp.optimizer import OptimizerConfig, build_optimizer, lr_factor
 from fedcmp.types import Batch, Params
-
-
-class CaptionQuality(Metric):
-    """Loss, perplexity and accuracy per labelled token, over all batches and ranks, under ``lightning.Trainer``.
-
-    Sums are kept, so that neither the size of a batch nor how ranks share the rows matters. (Lightning's sampler for
-    several devices repeats some rows, which then count twice.) Rounds are evaluated by ``fedcmp.evaluation``.
-
-    Args:
-        options: those of ``torchmetrics.Metric``, above all ``process_group``: the ranks that see parts of one data
-            set; by default all ranks.
-
-    >>> quality = CaptionQuality()
-    >>> quality.update(nll=torch.tensor([4.0, 2.0]), tokens=torch.tensor([2, 4]), hits=torch.tensor([1, 2]))
-    >>> {name: round(value.item(), 3) for name, value in quality.compute().items()}
-    {'loss': 1.0, 'perplexity': 2.718, 'accuracy': 0.5}
-    """
-
-    full_state_update = False
-    nll: Tensor
-    tokens: Tensor
-    hits: Tensor
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        for name in ("nll", "tokens", "hits"):
-            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, nll: Tensor, tokens: Tensor, hits: Tensor) -> None:
-        """Adds rows: their summed loss in nats, labelled tokens, and those that were the likeliest, ``[B]`` each."""
-        for name, value in (("nll", nll), ("tokens", tokens), ("hits", hits)):
-            getattr(self, name).add_(value.double().sum())
-
-    def compute(self) -> dict[str, Tensor]:
-        """``loss`` in nats per token, ``perplexity`` and ``accuracy`` in [0, 1], float64; nan without a token."""
-        loss = self.nll / self.tokens
-        return {"loss": loss, "perplexity": loss.exp(), "accuracy": self.hits / self.tokens}
 
 
 class ProjectorAlignment(lightning.LightningModule):
@@ -85,7 +48,7 @@ class ProjectorAlignment(lightning.LightningModule):
         self.projector = Projector(params)
         self.optimizer_config = optimizer or OptimizerConfig()
         self.total_steps = max(1, total_steps)
-        self._quality: list[CaptionQuality] = []
+        self._quality: list[dict[str, MeanMetric]] = []
 
     def train(self, mode: bool = True) -> ProjectorAlignment:
         super().train(mode)
@@ -150,19 +113,22 @@ class ProjectorAlignment(lightning.LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._quality = [CaptionQuality().to(self.device) for _ in self.trainer.num_val_batches]
+        self._start_quality(self.trainer.num_val_batches)
 
     def on_test_epoch_start(self) -> None:
-        self._quality = [CaptionQuality().to(self.device) for _ in self.trainer.num_test_batches]
+        self._start_quality(self.trainer.num_test_batches)
 
     def validation_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
-        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` per token at the end; ``val/loss/0`` and so on for
-        several loaders."""
-        self._quality[dataloader_idx].update(*self.scores(batch))
+        """Logs ``val/loss``, ``val/perplexity`` and ``val/accuracy`` at the end, means over all labelled tokens;
+        ``val/loss/0`` and so on for several loaders. Neither the size of a batch nor how ranks share the rows matters;
+        Lightning's sampler for several devices repeats some rows, which then count twice."""
+        nll, tokens, hits = self.scores(batch)
+        for name, value in (("loss", nll), ("accuracy", hits)):
+            self._quality[dataloader_idx][name].update(value.double().sum() / tokens.sum(), tokens.sum())
 
     def test_step(self, batch: Batch, batch_idx: int = 0, dataloader_idx: int = 0) -> None:
         """The same as ``test/...``."""
-        self._quality[dataloader_idx].update(*self.scores(batch))
+        self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_quality("val")
@@ -170,12 +136,22 @@ class ProjectorAlignment(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_quality("test")
 
+    def _start_quality(self, loaders: list[Any]) -> None:
+        self._quality = [
+            {name: MeanMetric().set_dtype(torch.float64).to(self.device) for name in ("loss", "accuracy")}
+            for _ in loaders
+        ]
+
     def _log_quality(self, part: str) -> None:
         for number, quality in enumerate(self._quality):
             suffix = f"/{number}" if len(self._quality) > 1 else ""
-            found = {f"{part}/{name}{suffix}": value for name, value in quality.compute().items()}
+            found = {name: mean.compute() for name, mean in quality.items()}
+            found["perplexity"] = found["loss"].exp()
             # compute() has added up the ranks, so the mean over them changes nothing
-            self.log_dict(found, sync_dist=True, add_dataloader_idx=False)
+            self.log_dict(
+                {f"{part}/{name}{suffix}": value for name, value in found.items()},
+                sync_dist=True, add_dataloader_idx=False,
+            )  # fmt: skip
 
     def configure_optimizers(self) -> Any:
         config = self.optimizer_config

@@ -25,7 +25,7 @@ FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.
 """Section 10.3.2 of YAML 1.2."""
 MISSING = "???"
 """OmegaConf's word for a value that is yet to come."""
-EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", dict: "keys and values"}
 NO_SECRETS = "keys and passwords belong into the environment, not into a config, which is written to the run folder"
 
 
@@ -33,28 +33,18 @@ class Plain(str):
     """A scalar without quotes: its type depends on the field that it is meant for."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Scalars stay texts; a key that is given twice is an error."""
+class _Loader(yaml.BaseLoader):
+    """Makes dicts, lists and texts, whatever a tag says; a key that is given twice is an error."""
+
+    def construct_scalar(self, node: Any) -> str:
+        return (Plain if node.style is None else str)(super().construct_scalar(node))
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = {"<<": False}
-        for key in [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]:
-            if seen.get(key.value):
+        keys = [key.value for key, _ in node.value]
+        for place, (key, _) in enumerate(node.value):
+            if key.value in keys[:place]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.setdefault(key.value, True)
         return super().construct_mapping(node, deep)
-
-    def construct_text(self, node: Any) -> str:
-        return Plain(node.value) if node.style is None else str(node.value)
-
-
-_Loader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("^<<$"))]}
-_Loader.yaml_constructors = {
-    "tag:yaml.org,2002:str": _Loader.construct_text,
-    "tag:yaml.org,2002:seq": _Loader.construct_yaml_seq,
-    "tag:yaml.org,2002:map": _Loader.construct_yaml_map,
-    None: _Loader.construct_undefined,
-}
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -65,18 +55,17 @@ def parse_yaml(text: str, where: str) -> Any:
         where: what errors call it.
 
     Raises:
-        ConfigError: it is no YAML, has a tag, or gives a key twice.
+        ConfigError: it is no YAML, or gives a key twice.
 
     >>> resolve(parse_yaml("{lr: 1e-3, name: 007, quoted: '007'}", "mine.yaml"))
     {'lr': 0.001, 'name': 7, 'quoted': '007'}
     """
     try:
         found = yaml.load(text, Loader=_Loader)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{where}{line} cannot be read as YAML: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{where} cannot be read as YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        line, what = f", line {mark.line + 1}" if mark else "", getattr(error, "problem", None) or error
+        raise ConfigError(f"{where}{line} cannot be read as YAML: {what}") from error
     return {} if found is None else found
 
 
@@ -129,24 +118,19 @@ def _as(hint: Any, value: Any, name: str, where: str) -> Any:
         raise ConfigError(f"{where}: {name} has no value, got {MISSING}")
     if isinstance(value, str) and "${" in value:
         return str(value)  # OmegaConf fills it in
-    outer, inner = typing.get_origin(hint), [one for one in typing.get_args(hint) if one is not type(None)]
-    if outer is list and isinstance(value, list):
-        return [_as(inner[0], one, name, where) for one in value]
-    found, kind = resolve(value), inner[0] if inner else hint
-    if outer is list or outer is dict:
-        if not isinstance(found, outer):
-            shown = f"a list, as in {name}=[...]" if outer is list else "keys and values"
-            raise ConfigError(f"{where}: {name} expects {shown}, got {value!r}")
-        return found
-    if hint is Any or (found is None and len(inner) < len(typing.get_args(hint))):
+    kinds, found = typing.get_args(hint), resolve(value)
+    kind = typing.get_origin(hint) if typing.get_origin(hint) in (list, dict) else (kinds or (hint,))[0]
+    if kind is list and isinstance(value, list):
+        return [_as(kinds[0], one, name, where) for one in value]
+    if kind is Any or (found is None and type(None) in kinds):
         return found
     if kind is str and found is not None and isinstance(value, str):
         return str(value)
     if kind is bool and isinstance(found, str):
         found = SWITCHES.get(found.lower(), found)
-    types = (int, float) if kind is float else kind
-    if not isinstance(found, types) or (isinstance(found, bool) and kind is not bool):
-        raise ConfigError(f"{where}: {name} expects {EXPECTED[kind]}, got {value!r}")
+    if not isinstance(found, (int, float) if kind is float else kind) or (isinstance(found, bool) and kind is not bool):
+        expected = f"a list, as in {name}=[...]" if kind is list else EXPECTED[kind]
+        raise ConfigError(f"{where}: {name} expects {expected}, got {value!r}")
     return found
 
 

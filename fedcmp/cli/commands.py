@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcmp.credentials import mask
-from fedcmp.errors import ConfigError, DataError, FedcmpError, RunFolderError
+from fedcmp.errors import ConfigError, DataError, FedcmpError
 
 if TYPE_CHECKING:
     from fedcmp.config import Config
@@ -25,29 +25,31 @@ def train(parsed: argparse.Namespace) -> int:
     fuses their updates. Writes a run folder (runs/NAME, or run.dir) and prints a table. SIGUSR1 or SIGTERM stops a run
     at the end of its round. Under `fabric run`, torchrun or srun each rank runs the same command.
 
+    options:
+      [CONFIG | key=value...]
+      --resume RUN  go on with a run that was stopped or killed
+
     examples:
       fedcmp train aggregator=fedadam federation.rounds=4      the embedded demo: eight clients, about a minute
       fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
     """
-    old = None if parsed.resume is None else Path(parsed.resume)
-    try:
-        return _train(parsed, old)
-    except KeyboardInterrupt as error:
-        folder = vars(error).get("folder", old)
-        saved = folder is not None and any(folder.glob("checkpoints/round-*-*.pt"))
-        resume = f"the run goes on with: {shlex.join(['fedcmp', 'train', '--resume', str(folder)])}"
-        raise KeyboardInterrupt(resume if saved else "no round was saved yet") from error
-
-
-def _train(parsed: argparse.Namespace, old: Path | None) -> int:
     from fedcmp.distributed.launch import start_ranks, started_by
     from fedcmp.runs.train import reopen, resume, train
 
-    file, overrides = split_words(parsed.words)
-    config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
-    if config.launch.devices > 1 and started_by() == "none":
-        return start_ranks(config.launch, ["train", *parsed.words, *([] if old is None else ["--resume", str(old)])])
-    return _print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
+    old = None if parsed.resume is None else Path(parsed.resume)
+    try:
+        file, overrides = split_words(parsed.words)
+        config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
+        if config.launch.devices > 1 and started_by() == "none":
+            more = [] if old is None else ["--resume", str(old)]
+            return start_ranks(config.launch, ["train", *parsed.words, *more])
+        return _print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
+    except KeyboardInterrupt as error:
+        folder = vars(error).get("folder", old)
+        if folder is None or not any(folder.glob("checkpoints/round-*-*.pt")):
+            raise KeyboardInterrupt("no round was saved yet") from error
+        onward = shlex.join(["fedcmp", "train", "--resume", str(folder)])
+        raise KeyboardInterrupt(f"the run goes on with: {onward}") from error
 
 
 def centralized(parsed: argparse.Namespace) -> int:
@@ -55,6 +57,10 @@ def centralized(parsed: argparse.Namespace) -> int:
 
     The same module sees the samples of the federation, each as often, in one random order under lightning.Trainer. It
     is an upper bound only if batch size and learning rate are tuned.
+
+    options:
+      [CONFIG | key=value...]
+      --tune  try all batch sizes and rates of `centralized`
 
     examples:
       fedcmp centralized                                             the demo's data in one place
@@ -76,6 +82,9 @@ def local(parsed: argparse.Namespace) -> int:
     Each client trains the same module on its own samples only. Losses are means over the clients' projectors; a table
     has the loss of each client on its own domains and on all.
 
+    options:
+      [CONFIG | key=value...]
+
     examples:
       fedcmp local      the demo's eight clients, each alone
     """
@@ -92,6 +101,9 @@ def report(parsed: argparse.Namespace) -> int:
     """write the page of a run or comparison
 
     Writes one page with figures into each run folder or comparison folder and prints its path. Nothing is computed.
+
+    options:
+      RUN | COMPARISON...  run folders and comparison folders
 
     examples:
       fedcmp report runs/demo-fedcmp-1        a run
@@ -111,15 +123,20 @@ def evaluate(parsed: argparse.Namespace) -> int:
     Overrides change the run's config, for example its data or (model.projector.init) its projector. With
     --print-lmms-eval the commands are printed that export RUN and score it on public benchmarks; nothing is run.
 
+    options:
+      RUN | key=value...  run folders and overrides
+      --print-lmms-eval  print how lmms-eval scores RUN; nothing is run
+      --tasks NAMES  its tasks, with commas (those that need no judge)
+      --export DIR  the export of RUN, made or to be made (RUN/hf)
+
     examples:
       fedcmp evaluate runs/a runs/b data.test_scenes_per_camera=200       two runs on more scenes
       fedcmp evaluate runs/a --print-lmms-eval --tasks pope,mme           how to score its export
     """
     if parsed.print_lmms_eval:
         return _print_lmms_eval(parsed)
-    for option in ("tasks", "export"):
-        if getattr(parsed, option) is not None:
-            raise ConfigError(f"--{option} needs --print-lmms-eval")
+    if parsed.tasks is not None or parsed.export is not None:
+        raise ConfigError("--tasks and --export need --print-lmms-eval")
     from fedcmp.federation.folder import RunFolder
     from fedcmp.report.summary import QUALITY, known_columns, quality_columns
     from fedcmp.report.table import table
@@ -139,7 +156,6 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 
 def _print_lmms_eval(parsed: argparse.Namespace) -> int:
-    """Commands go to standard output, notes to standard error."""
     from fedcmp.runs.lmms_eval import TASKS, lmms_eval_commands
 
     path, overrides = _one_run(parsed.words, "evaluate --print-lmms-eval")
@@ -157,6 +173,11 @@ def caption(parsed: argparse.Namespace) -> int:
 
     Prints each picture, a tab and its caption; of a folder all pictures below it, sorted. The run's data are not
     needed. Pictures that cannot be read are named on standard error, and the exit code is 1 then.
+
+    options:
+      RUN  the folder of a finished run
+      PICTURE | key=value...  files, folders, and overrides
+      --json  one JSON object a line: picture and caption
 
     examples:
       fedcmp caption runs/mine pictures/ --json > captions.jsonl            a folder
@@ -189,6 +210,12 @@ def serve(parsed: argparse.Namespace) -> int:
     The page on 127.0.0.1 has the captions of the run, of its projector before training, and of other runs, side by
     side; Ctrl-C ends it. Nothing leaves the machine. It needs Gradio: pip install 'fedcmp[web]'.
 
+    options:
+      RUN  the folder of a finished run
+      [key=value...]  overrides, for example model.llm=PATH
+      --beside RUN...  other runs, side by side with it
+      --port N  of 127.0.0.1 (7860)
+
     examples:
       fedcmp serve runs/demo-fedcmp-1                                                 http://127.0.0.1:7860
       fedcmp serve runs/demo-fedcmp-1 --beside runs/demo-fedavg-1 --port 8000         two runs
@@ -199,17 +226,13 @@ def serve(parsed: argparse.Namespace) -> int:
 
     others, overrides = _split_runs(parsed.words)
     if others:
-        raise ConfigError(f"serve takes one run and overrides, got {' '.join(parsed.words)}; other runs: --beside RUN")
+        raise ConfigError(f"serve takes one run, got also {others[0]}; other runs: --beside RUN")
     check_gradio()
     keep = Kept()  # runs with the same models share them
-    run = load_run(parsed.run, overrides, keep=keep)
-    shown = {parsed.run: run}
-    try:
-        shown["before training"] = run.untrained()
-    except ConfigError as error:  # its file is not there any more
-        print(f"fedcmp: the projector before training is not shown: {mask(str(error))}", file=sys.stderr, flush=True)
-    shown |= {other: load_run(other, overrides, keep=keep) for other in parsed.beside}
-    open_page({name: one.caption for name, one in shown.items()}, parsed.port)
+    shown = {name: load_run(name, overrides, keep=keep) for name in (parsed.run, *parsed.beside)}
+    first = shown.pop(parsed.run)
+    shown = {parsed.run: first, "before training": first.untrained(), **shown}
+    open_page({name: run.caption for name, run in shown.items()}, parsed.port or 7860)
     return 0
 
 
@@ -220,6 +243,16 @@ def export(parsed: argparse.Namespace) -> int:
     reads it again and compares its logits with the run's. --to llava writes mm_projector.bin and config.json, as the
     original LLaVA does after its first stage. See docs/export.md.
 
+    options:
+      RUN | key=value...  a run folder, and model.llm=... if it moved
+      --to hf|llava  the format (required)
+      --out DIR  the new folder (required)
+      --dtype T  float32 or bfloat16 (model.llm_dtype; llava: float32)
+      --license L  licence for the model card
+      --tower-license L  licence of the tower
+      --llm-license L  licence of the LLM
+      --data-license L  licence of the data
+
     examples:
       fedcmp export runs/demo-fedcmp-1 --to hf --out exported                          for transformers
       fedcmp export runs/mine --to llava --out stage1 --license apache-2.0             for LLaVA's second stage
@@ -228,7 +261,8 @@ def export(parsed: argparse.Namespace) -> int:
     from fedcmp.runs.export import export_run
 
     path, overrides = _one_run(parsed.words, "export")
-    licences = Licences(parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
+    named = (parsed.license, parsed.tower_license, parsed.llm_license, parsed.data_license)
+    licences = Licences(*(one or "unknown" for one in named))
     done = export_run(path, parsed.to, Path(parsed.out), overrides, dtype=parsed.dtype, licences=licences)
     print(f"wrote {done.folder} (--to {done.to}, {done.dtype})")
     if (proof := done.proof) is not None:
@@ -243,22 +277,16 @@ def table(parsed: argparse.Namespace) -> int:
 
     Prints a row for the summary.json of each run folder. Nothing is computed.
 
+    options:
+      RUN...  run folders
+
     examples:
       fedcmp table runs/domain-*      all runs of a scenario
     """
     from fedcmp.report.summary import compare_runs
+    from fedcmp.runs.finished import open_finished
 
-    summaries = []
-    for word in parsed.words:
-        path = Path(word) / "summary.json"
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"cannot read {path}: {error}") from error
-        if "val/loss" not in content:
-            raise RunFolderError(f"{word} did not finish: {content.get('error', 'no losses in its summary')}")
-        summaries.append(content)
-    print(compare_runs(summaries))
+    print(compare_runs([open_finished(Path(word))[1] for word in parsed.words]))
     return 0
 
 
@@ -267,6 +295,10 @@ def methods(parsed: argparse.Namespace) -> int:
 
     A row has the local step, the fuse, the server step, what clients must record, whether the server sees sums only,
     and the paper. `aggregator=NAME` picks a row; `aggregator.fuse.kind=NAME` and its like exchange a part.
+
+    options:
+      [METHOD...]  names of methods; none: all
+      --markdown  a Markdown table
 
     examples:
       fedcmp methods                                  all of them
@@ -287,6 +319,10 @@ def plan(parsed: argparse.Namespace) -> int:
     most how many bytes a round sends; the memory of a rank, estimated. Records are read, weights are not, and pictures
     only where they may overlap. What a run would refuse is refused here.
 
+    options:
+      [CONFIG | key=value...]
+      --ranks N  how many ranks (launch.devices)
+
     examples:
       fedcmp plan configs/scenarios/domain.yaml --ranks 4             a run on four ranks
       fedcmp plan --ranks 4 launch.group_size=2 federation.slots=4    two groups of two, four clients at once
@@ -304,6 +340,9 @@ def doctor(parsed: argparse.Namespace) -> int:
     A line for each check: `ok`, `warn` (a run works, but not as well as it could) or `fatal` (it would fail), what was
     found, and after -> what to do. Nothing is changed and no key is shown. The exit code is 1 if anything is fatal.
 
+    options:
+      [CONFIG | key=value...]
+
     examples:
       fedcmp doctor                                                        this machine
       fedcmp doctor configs/scenarios/domain.yaml run.device=cuda          and what this run needs
@@ -313,7 +352,7 @@ def doctor(parsed: argparse.Namespace) -> int:
     fatal = False
     for finding in examine(_config(parsed.words)[0]):
         print(finding.line(), flush=True)
-        fatal = fatal or finding.status == "fatal"
+        fatal |= finding.status == "fatal"
     return int(fatal)
 
 
@@ -321,6 +360,9 @@ def configs(parsed: argparse.Namespace) -> int:
     """list the configs that come with fedcmp, or print one
 
     A command that takes CONFIG takes these names, too; a file of that name in the current folder comes first.
+
+    options:
+      [NAME...]  names of shipped configs; none: all
 
     examples:
       fedcmp configs                               all names
@@ -341,6 +383,9 @@ def validate(parsed: argparse.Namespace) -> int:
     """check config files
 
     Checks keys, names and values of every .yaml file given, or in the folders given. No data or model is opened.
+
+    options:
+      [PATH...]  config files or folders (configs)
 
     examples:
       fedcmp validate                  all in configs/; where there is none, the shipped ones

@@ -1,4 +1,4 @@
-"""``fedcmp compare``: its words, and what is said while it runs."""
+"""``fedcmp compare``: methods side by side."""
 
 from __future__ import annotations
 
@@ -11,44 +11,29 @@ from fedcmp.cli.commands import split_words
 from fedcmp.errors import ConfigError
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``fedcmp compare``."""
-    parser.add_argument(
-        "words", nargs="*", metavar="CONFIG | key=value", help="a config file and overrides, for everything alike"
-    )
-    for name, what, text in (
-        ("methods", "WORDS", "what is compared (fedavg,fedadam,fedcmp)"),
-        ("scenarios", "WORDS", "in which settings (CONFIG unchanged)"),
-    ):
-        parser.add_argument(f"--{name}", metavar=what, action="append", help=text)
-    for name, what, text in (
-        ("seeds", "N", "every method is reported on seeds 1 to N (5)"),
-        ("budget", "B", "tuning runs of every method and bound in every setting (4); 1: none"),
-        ("extra-seeds", "M", "the reference, its strongest rivals and the bounds: seeds up to M"),
-        ("rivals", "T", "how many rivals of each setting get the extra seeds (2)"),
-        ("workers", "W", "runs at once, each a process (one a GPU, or one a core)"),
-    ):
-        parser.add_argument(f"--{name}", metavar=what, type=int, help=text)
-    parser.add_argument(
-        "--reference", metavar="LABEL", help="whom the others are tested against (fedcmp, or the first)"
-    )
-    parser.add_argument("--out", metavar="DIR", help="the comparison's folder, new or begun (runs/compare-CONFIG-N)")
-    parser.add_argument("--table", choices=("md", "csv", "tex"), help="print the tables in this form")
-    for name, text in (
-        ("retry-failed", "run failed runs again"),
-        ("no-bounds", "leave centralized and local out"),
-        ("keep-projectors", "runs keep their projector.safetensors"),
-    ):
-        parser.add_argument(f"--{name}", action="store_true", help=text)
-
-
 def compare(parsed: argparse.Namespace) -> int:
     """compare methods with equal tuning budgets
 
-    Every method, and centralized and local training as bounds, gets B tuning runs in every setting; its best by
-    validation loss is run on seeds 1 to N and reported by test loss, with paired tests against the reference. A method
+    Every method, and centralized and local training as bounds, gets --budget tuning runs in every setting; its best by
+    validation loss is run on --seeds seeds and reported by test loss, with paired tests against the reference. A method
     is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO_OR_FILE[:key=value]*, with commas between them. All is
     in one folder; `fedcmp compare --out DIR` goes on, and other options add to it. See docs/compare.md.
+
+    options:
+      [CONFIG | key=value...]  a config file and overrides, for everything alike
+      --methods WORDS,...  what is compared (fedavg,fedadam,fedcmp)
+      --scenarios WORDS,...  in which settings (CONFIG unchanged)
+      --seeds N  every method is reported on seeds 1 to N (5)
+      --budget N  tuning runs of every method and bound in every setting (4); 1: none
+      --extra-seeds N  the reference, its strongest rivals and the bounds: seeds up to N
+      --rivals N  how many rivals of each setting get the extra seeds (2)
+      --workers N  runs at once, each a process (one a GPU, or one a core)
+      --reference LABEL  whom the others are tested against (fedcmp, or the first)
+      --out DIR  the comparison's folder, new or begun (runs/compare-CONFIG-N)
+      --table md|csv|tex  print the tables in this form
+      --retry-failed  run failed runs again
+      --no-bounds  leave centralized and local out
+      --keep-projectors  runs keep their projector.safetensors
 
     examples:
       fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5                     three methods on the demo
@@ -72,11 +57,12 @@ def compare(parsed: argparse.Namespace) -> int:
         study = again(Place(out).read(), request)
     else:
         study = ask(file, overrides, request)
-    folders: list[Path] = []
+    onward = ""
 
     def on_folder(folder: Path) -> None:
-        folders.append(folder)
-        _tell(f"comparison folder: {folder}; whatever ends this, it goes on with: {_onward(folder)}")
+        nonlocal onward
+        onward = shlex.join(["fedcmp", "compare", "--out", str(folder)])
+        _tell(f"comparison folder: {folder}; whatever ends this, it goes on with: {onward}")
 
     try:
         done = compare(
@@ -89,28 +75,22 @@ def compare(parsed: argparse.Namespace) -> int:
             on_folder=on_folder,
         )
     except ComparisonEnded as error:
-        raise ComparisonEnded(f"{error}; the comparison goes on with: {_onward(folders[0])}") from error
+        raise ComparisonEnded(f"{error}; the comparison goes on with: {onward}") from error
     except KeyboardInterrupt as error:
-        if folders:
-            raise KeyboardInterrupt(f"what was done is kept, and goes on with: {_onward(folders[0])}") from error
-        raise
+        raise KeyboardInterrupt(f"the comparison goes on with: {onward}" if onward else "") from error
     print(done.tables[parsed.table or "text"].rstrip("\n"))
     if parsed.table is None:
         print(f"\ntables: {done.folder}/table.md, table.csv, table.tex; every run: {done.folder}/runs.jsonl")
     if done.failed:
-        _tell(f"{done.failed} runs failed; they are run again by: {_onward(done.folder)} --retry-failed")
+        _tell(f"{done.failed} runs failed; they are run again by: {onward} --retry-failed")
     if done.stopped:
-        _tell(f"stopped; it goes on with: {_onward(done.folder)}")
+        _tell(f"stopped; it goes on with: {onward}")
     return 1 if done.failed else 0
 
 
 def _tell(line: str) -> None:
     """Standard output is for the tables."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _onward(folder: Path) -> str:
-    return shlex.join(["fedcmp", "compare", "--out", str(folder)])
 
 
 def _typed(parsed: argparse.Namespace) -> str:

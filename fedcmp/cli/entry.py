@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import re
 import select
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from fedcmp.cli import commands, comparison, preparing
+from fedcmp.cli import commands as one
+from fedcmp.cli.comparison import compare
+from fedcmp.cli.preparing import prepare
 from fedcmp.credentials import log_to_stderr, mask
 from fedcmp.distributed.launch import rank_of
 from fedcmp.errors import CheckpointError, ConfigError, FedcmpError, RunFolderError
@@ -20,104 +22,21 @@ from fedcmp.lifetime import end_launcher, end_with_launcher, launcher_gone
 SILENCE = 10
 """Seconds that a rank with nothing to report outlives an error: a launcher blames the rank that ends first, and ends
 all others at once, also one that has not printed yet what went wrong."""
-Arguments = Callable[[argparse.ArgumentParser], object]
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command: its help is the docstring of ``run``."""
-
-    run: Callable[[argparse.Namespace], int]
-    arguments: tuple[Arguments, ...]
-
-
-def _argument(*names: str, **options: object) -> Arguments:
-    return lambda parser: parser.add_argument(*names, **options)  # type: ignore[arg-type]
-
-
-CONFIG = _argument(
-    "words", nargs="*", metavar="CONFIG | key=value",
-    help="a YAML file, or a name that `fedcmp configs` lists (without one: the embedded demo), and overrides such as "
-    "federation.rounds=20; aggregator=NAME is short for aggregator.name=NAME",
-)  # fmt: skip
-RUN = _argument("run", metavar="RUN", help="the folder of a finished run")
-LICENCES = [
-    _argument(f"--{part}license", metavar="L", default="unknown", help="licence for the model card")
-    for part in ("", "tower-", "llm-", "data-")
-]
-COMMANDS: dict[str, Command] = {
-    "train": Command(
-        commands.train,
-        (CONFIG, _argument("--resume", metavar="RUN", help="go on with a run that was stopped or killed")),
-    ),
-    "centralized": Command(
-        commands.centralized,
-        (CONFIG, _argument("--tune", action="store_true", help="try all batch sizes and rates of `centralized`")),
-    ),
-    "local": Command(commands.local, (CONFIG,)),
-    "compare": Command(comparison.compare, (comparison.arguments,)),
-    "prepare": Command(preparing.prepare, (preparing.arguments,)),
-    "report": Command(
-        commands.report,
-        (_argument("words", nargs="+", metavar="RUN | COMPARISON", help="run folders and comparison folders"),),
-    ),
-    "evaluate": Command(
-        commands.evaluate,
-        (
-            _argument("words", nargs="+", metavar="RUN | key=value", help="run folders and overrides"),
-            _argument("--print-lmms-eval", action="store_true", help="print how lmms-eval scores RUN; nothing is run"),
-            _argument("--tasks", metavar="NAMES", help="its tasks, with commas (those that need no judge)"),
-            _argument("--export", metavar="DIR", help="the export of RUN, made or to be made (RUN/hf)"),
-        ),
-    ),
-    "caption": Command(
-        commands.caption,
-        (
-            RUN,
-            _argument("words", nargs="+", metavar="PICTURE | key=value", help="files, folders, and overrides"),
-            _argument("--json", action="store_true", help="one JSON object a line: picture and caption"),
-        ),
-    ),
-    "serve": Command(
-        commands.serve,
-        (
-            RUN,
-            _argument("words", nargs="*", metavar="key=value", help="overrides, for example model.llm=PATH"),
-            _argument("--beside", nargs="+", default=[], metavar="RUN", help="other runs, side by side with it"),
-            _argument("--port", type=int, default=7860, help="of 127.0.0.1 (7860)"),
-        ),
-    ),
-    "export": Command(
-        commands.export,
-        (
-            _argument(
-                "words", nargs="+", metavar="RUN | key=value", help="a run folder, and model.llm=... if it moved"
-            ),
-            _argument("--to", required=True, metavar="hf|llava", help="the format"),
-            _argument("--out", required=True, metavar="DIR", help="the new folder"),
-            _argument("--dtype", metavar="T", help="float32 or bfloat16 (model.llm_dtype; llava: float32)"),
-            *LICENCES,
-        ),
-    ),
-    "table": Command(commands.table, (_argument("words", nargs="+", metavar="RUN", help="run folders"),)),
-    "methods": Command(
-        commands.methods,
-        (
-            _argument("words", nargs="*", metavar="METHOD", help="names of methods; none: all"),
-            _argument("--markdown", action="store_true", help="a Markdown table"),
-        ),
-    ),
-    "plan": Command(
-        commands.plan, (CONFIG, _argument("--ranks", metavar="W", type=int, help="how many ranks (launch.devices)"))
-    ),
-    "doctor": Command(commands.doctor, (CONFIG,)),
-    "configs": Command(
-        commands.configs, (_argument("words", nargs="*", metavar="NAME", help="names of shipped configs; none: all"),)
-    ),
-    "validate": Command(
-        commands.validate, (_argument("words", nargs="*", metavar="PATH", help="config files or folders (configs)"),)
-    ),
-}
+CONFIG = (
+    "a YAML file, or a name that `fedcmp configs` lists (without one: the embedded demo), and overrides such as "
+    "federation.rounds=20; aggregator=NAME is short for aggregator.name=NAME"
+)
+OPTION = re.compile(r"(?P<names>-[^\s,]+(?:, -[^\s,]+)*)?(?: ?(?P<metavar>\S.*?))?(?:  +(?P<help>\S.*))?")
+"""A line of a handler's options: ``--out DIR  the new folder``, or ``WORDS...  what they are`` of what has no name."""
+Handler = Callable[[argparse.Namespace], int]
+COMMANDS: dict[str, Handler] = {
+    handler.__name__: handler
+    for handler in (
+        one.train, one.centralized, one.local, compare, prepare, one.report, one.evaluate, one.caption, one.serve,
+        one.export, one.table, one.methods, one.plan, one.doctor, one.configs, one.validate,
+    )
+}  # fmt: skip
+"""Every command; its help and its options are its docstring."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -138,51 +57,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_broken(stream: int) -> bool:
-    """Whether a stream is a pipe that is not read any more."""
     poll = select.poll()
     poll.register(stream, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parsed = _parser().parse_args(arguments)
+    parsed = build_parser().parse_args(arguments)
     try:
-        return COMMANDS[parsed.command].run(parsed)
-    except FedcmpError as error:
-        if (who := _speaker(error)) is not None:
-            print(f"{who}fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
-        return 2 if isinstance(error, ValueError) else 1
+        return COMMANDS[parsed.command](parsed)
     except KeyboardInterrupt as error:
-        if (rank := rank_of()) is None or rank[0] == 0:
+        if (rank_of() or (0, 0))[0] == 0:
             print(f"fedcmp: interrupted{'; ' * bool(str(error))}{error}", file=sys.stderr, flush=True)
         end_launcher()
         return 130
     except Exception as error:
-        if _speaker(error) is None:
-            return 1  # the rank that met it shows its traceback
-        raise
+        ranks = _reporting_ranks(error)
+        if ranks is None:  # another rank reports it
+            time.sleep(SILENCE)
+            return 2 if isinstance(error, ValueError) else 1
+        if not isinstance(error, FedcmpError):
+            raise
+        print(f"{ranks}fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, ValueError) else 1
 
 
-def _speaker(error: Exception) -> str | None:
-    """The beginning of an error's line, which names the ranks; None: another rank prints it."""
+def _reporting_ranks(error: Exception) -> str | None:
+    """Which ranks the line of an error names: ``ranks 1, 3: ``, or nothing of one process; None: it is not printed."""
     from fedcmp.distributed.messages import met_on
 
     ranks, here = met_on(error), rank_of()
     if here is None:
         return ""
-    if launcher_gone():  # its one line is printed already
-        time.sleep(SILENCE)
-        return None
-    rank, local = here
     # before ranks meet, all of them read the same words and folders: one on each node reports
     read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
-    if (ranks and rank != ranks[0]) or (read_alike and local > 0):
-        time.sleep(SILENCE)
+    if launcher_gone() or (ranks and here[0] != ranks[0]) or (read_alike and here[1] > 0):
         return None
-    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks or [rank]))}: "
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks or here[:1]))}: "
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands, made of the docstrings of their handlers."""
     parser = argparse.ArgumentParser(
         prog="fedcmp",
         description="Federated pre-training of multimodal LLMs: frozen encoder and LLM, a projector trained in rounds.",
@@ -190,14 +105,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print version and commit")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, command in COMMANDS.items():
-        summary, _, text = (inspect.getdoc(command.run) or "").partition("\n\n")
+    for name, handler in COMMANDS.items():
+        summary, _, text = (inspect.getdoc(handler) or "").partition("\n\n")
+        about, _, rest = text.partition("options:\n")
+        options, _, examples = rest.partition("\n\n")
         page = subparsers.add_parser(
-            name, help=summary, description=text, formatter_class=argparse.RawDescriptionHelpFormatter
+            name, help=summary, description=f"{about}{examples}", formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        for add in command.arguments:
-            add(page)
+        for line in options.splitlines():
+            _add_option(page, line.strip())
     return parser
+
+
+def _add_option(page: argparse.ArgumentParser, line: str) -> None:
+    """Adds what a line says: ``N`` is a number, ``a|b`` a choice, ``WORD...`` one or more, ``[WORD...]`` none or more.
+
+    An option with ``,...`` may be repeated, one without a metavar is a switch, one with (required) at its end is so.
+    """
+    found = OPTION.fullmatch(line)
+    assert found is not None, line
+    names, metavar, help_text = (found[part] or "" for part in ("names", "metavar", "help"))
+    options: dict[str, object] = {"metavar": metavar.strip("[]").removesuffix("...").removesuffix(",") or None}
+    if not names:
+        several = metavar.strip("[]").endswith("...")
+        options |= {"nargs": "*" if metavar.startswith("[") else "+"} if several else {}
+        page.add_argument("words" if several else metavar.lower(), help=help_text or CONFIG, **options)  # type: ignore[arg-type]
+        return
+    if not metavar:
+        options = {"action": "store_true"}
+    elif metavar.endswith(",..."):
+        options |= {"action": "append"}
+    elif metavar.endswith("..."):
+        options |= {"nargs": "+", "default": []}
+    elif metavar == "N":
+        options |= {"type": int}
+    elif "|" in metavar:
+        options |= {"choices": metavar.split("|")}
+    if help_text.endswith("(required)"):
+        options |= {"required": True}
+    page.add_argument(*names.split(", "), help=help_text.replace("%", "%%"), **options)  # type: ignore[arg-type]
 
 
 class _Version(argparse.Action):

@@ -1,4 +1,4 @@
-"""``fedcmp prepare``: its options, and its report."""
+"""``fedcmp prepare``: a public set, or pictures of one's own, as a domain."""
 
 from __future__ import annotations
 
@@ -7,44 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedcmp.data.settings import DataConfig
 from fedcmp.errors import FedcmpError, PlanError
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``fedcmp prepare``."""
-    parser.add_argument("layout", metavar="LAYOUT", help="how the set lies on disk; one of the above")
-    parser.add_argument("words", nargs="+", metavar="SOURCE", help="its files, its folder, a glob, or a brace list")
-    parser.add_argument(
-        "--out", required=True, type=Path, metavar="ROOT/DOMAIN", help="the new folder; ROOT is data.root of a run"
-    )
-    parser.add_argument("--domain", metavar="NAME", help="what the domain is called (the folder's name)")
-    parser.add_argument("--images", type=Path, metavar="DIR_OR_ZIP", help="the pictures (where the set has them)")
-    for name, text in (
-        ("val", "pictures held out for validation (the set's own; else 512, at most 5 %%)"),
-        ("test", "pictures held out for the test (likewise); 0: half of the validation pictures, at run time"),
-        ("limit", "so many records only, drawn at random: for a trial"),
-    ):
-        parser.add_argument(f"--{name}", metavar="N", type=int, help=text)
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="of all draws (0)")
-    parser.add_argument("--skip-bad", action="store_true", help="leave bad records out and count them")
-    parser.add_argument("--check", action="store_true", help="decode every picture: a corrupted one is a bad record")
-    parser.add_argument(
-        "--max-pixels", metavar="N", type=int, default=DataConfig.max_pixels,
-        help="with --check: larger pictures are bad records, as data.max_pixels in a run (%(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--copy", action="store_true", help="pack the pictures into a new images.zip, do not link them")
-    parser.add_argument("--licence", "--license", metavar="TEXT", help="what the set may be used for, for source.json")
-    for name, text in (
-        ("image-column", "csv: the column with the path of the picture (image)"),
-        ("caption-column", "csv: the column with the caption (caption)"),
-        ("label-column", "csv: a column that says what the picture shows, in a word"),
-        ("id-column", "csv: a column with a unique id (the path is the id)"),
-        ("group-column", "csv: a column, for example of patients, whose pictures stay on one side of a split"),
-        ("client-column", "csv: a column with the owner of the row, for example an institution: clients of a run"),
-        ("caption-key", "webdataset: the key of the .json files with the caption (caption, if there is no .txt)"),
-    ):
-        parser.add_argument(f"--{name}", metavar="NAME", help=text)
 
 
 def prepare(parsed: argparse.Namespace) -> int:
@@ -55,43 +18,69 @@ def prepare(parsed: argparse.Namespace) -> int:
     Layouts: llava, llava-med, messages, roco, rsicd, nwpu, coco, webdataset, and csv for a table of your own. See
     docs/data.md.
 
+    options:
+      LAYOUT  how the set lies on disk; one of the above
+      SOURCE...  its files, its folder, a glob, or a brace list
+      --out ROOT/DOMAIN  the new folder; ROOT is data.root of a run (required)
+      --domain NAME  what the domain is called (the folder's name)
+      --images DIR_OR_ZIP  the pictures (where the set has them)
+      --val N  pictures held out for validation (the set's own; else 512, at most 5 %)
+      --test N  pictures held out for the test (likewise); 0: half of the validation pictures, at run time
+      --limit N  so many records only, drawn at random: for a trial
+      --seed N  of all draws (0)
+      --skip-bad  leave bad records out and count them
+      --check  decode every picture: a corrupted one is a bad record
+      --max-pixels N  with --check: larger pictures are bad records (as data.max_pixels in a run)
+      --copy  pack the pictures into a new images.zip, do not link them
+      --licence, --license TEXT  what the set may be used for, for source.json
+      --image-column NAME  csv: the column with the path of the picture (image)
+      --caption-column NAME  csv: the column with the caption (caption)
+      --label-column NAME  csv: a column that says what the picture shows, in a word
+      --id-column NAME  csv: a column with a unique id (the path is the id)
+      --group-column NAME  csv: a column, for example of patients, whose pictures stay on one side of a split
+      --client-column NAME  csv: a column with the owner of the row, for example an institution: clients of a run
+      --caption-key NAME  webdataset: the key of the .json files with the caption (caption, if there is no .txt)
+
     examples:
       fedcmp prepare llava LLaVA-Pretrain --out data/web --licence 'see its card'               as downloaded
       fedcmp prepare csv notes.csv --caption-column report --out data/clinic                    a table of your own
     """
     from fedcmp.data.prepare import UNKNOWN, Recipe, prepare
     from fedcmp.data.readers import Options
+    from fedcmp.data.settings import DataConfig
 
-    names = ("layout", "domain", "val", "test", "limit", "seed", "skip_bad", "check", "max_pixels", "copy")
     recipe = Recipe(
         sources=tuple(parsed.words),
-        out=parsed.out.expanduser(),
-        images=parsed.images and parsed.images.expanduser(),
+        out=Path(parsed.out).expanduser(),
+        images=parsed.images and Path(parsed.images).expanduser(),
         licence=parsed.licence or UNKNOWN,
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
-        **{name: getattr(parsed, name) for name in names},
+        seed=parsed.seed or 0,
+        max_pixels=DataConfig.max_pixels if parsed.max_pixels is None else parsed.max_pixels,
+        **{name: getattr(parsed, name) for name in ("layout", "domain", "val", "test", "limit")},
+        **{name: getattr(parsed, name) for name in ("skip_bad", "check", "copy")},
     )
     done = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
-    counts, left, images = done.facts["counts"], done.facts["left_out"], done.facts["images"]
-    whose = "the set's own" if done.facts["splits"] == "own" else "drawn"
+    facts = done.facts
+    counts, left, images = facts["counts"], facts["left_out"], facts["images"]
+    whose = "the set's own" if facts["splits"] == "own" else "drawn"
     print(
         f"wrote {done.folder}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
         f"samples (splits {whose}); pictures {images['kind']}" + (f" from {images['from']}" if images["from"] else "")
     )
-    if left["bad"]:
-        print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
-    if done.facts["repeated_rows"]:
-        print(f"left out {done.facts['repeated_rows']:,} rows that repeat another, picture and caption")
-    for kind, count in left["bad_by_kind"].items():
-        if kind != "bad records":
-            print(f"among them {count:,} {kind}")
-    if done.facts["further_answers"]:
-        print(f"kept {done.facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
-    if parsed.layout == "csv" and (lines := done.facts["captions_of_several_lines"]):
-        print(f"{lines:,} captions have several lines; if yours have one, a double quote was not closed")
-    if left["held_out_elsewhere"]:
-        print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
-    print(f"the longest caption has {done.facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
+    repeated, further, left_elsewhere = facts["repeated_rows"], facts["further_answers"], left["held_out_elsewhere"]
+    kinds = "".join(f"; {count:,} {kind}" for kind, count in left["bad_by_kind"].items() if kind != "bad records")
+    lines = facts["captions_of_several_lines"] if parsed.layout == "csv" else 0
+    for count, line in (
+        (left["bad"], f"left out {left['bad']:,} bad records, the first: {(left['first_bad'] or [''])[0]}{kinds}"),
+        (repeated, f"left out {repeated:,} rows that repeat another, picture and caption"),
+        (further, f"kept {further:,} answers after the first: data.turns=all trains on them, too"),
+        (lines, f"{lines:,} captions have several lines; if yours have one, a double quote was not closed"),
+        (left_elsewhere, f"left out {left_elsewhere:,} samples whose picture is held out elsewhere"),
+    ):
+        if count:
+            print(line)
+    print(f"the longest caption has {facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
     print(f"next: {_next(done.folder, parsed.client_column is not None)}")
     return 0
 

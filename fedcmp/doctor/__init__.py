@@ -1,5 +1,5 @@
 """What is wrong with this machine, environment and config, and what to do about it."""
 
-from fedcmp.doctor.examine import examine
+from fedcmp.doctor.checks import Finding, examine
 
-__all__ = ["examine"]
+__all__ = ["Finding", "examine"]

@@ -1,4 +1,4 @@
-"""The checks of the doctor: each looks at one thing and returns findings. Nothing is changed."""
+"""The checks of the doctor, one after the other: each looks at one thing. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -19,9 +19,9 @@ from packaging.specifiers import SpecifierSet
 
 from fedcmp.config import Config
 from fedcmp.data.scenes import CAMERAS, make_scene, render
-from fedcmp.data.settings import DataConfig, expand
+from fedcmp.data.settings import expand
 from fedcmp.distributed.launch import started_by
-from fedcmp.distributed.probe import LAUNCHER_VARIABLES, Meeting, meet
+from fedcmp.distributed.probe import LAUNCHER_VARIABLES, meet
 from fedcmp.errors import CheckpointError, ConfigError, DataError
 from fedcmp.export.read import read_projector
 from fedcmp.federation.folder import LEAST_FREE
@@ -29,7 +29,7 @@ from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
 from fedcmp.runs.data import read_samples
 from fedcmp.runs.models import check_models, count_cut, describe_cut
-from fedcmp.tracking.wandb import WandbConfig, has_key
+from fedcmp.tracking.wandb import has_key
 
 INSTALL = "install fedcmp anew: pip install -c constraints.txt -e ."
 SBATCH = "sbatch launch/slurm.sbatch CONFIG run.dir=PATH"
@@ -55,310 +55,261 @@ class Finding(NamedTuple):
         return f"{self.status:<5}  {self.what}" + (f"  -> {self.mend}" if self.mend else "")
 
 
-def ok(what: str, hint: str = "") -> Finding:
-    return Finding("ok", what, hint)
+class Machine(NamedTuple):
+    """What the checks look at."""
 
-
-def warn(what: str, mend: str) -> Finding:
-    return Finding("warn", what, mend)
-
-
-def fatal(what: str, mend: str) -> Finding:
-    return Finding("fatal", what, mend)
-
-
-def python(version: str | None = None) -> Finding:
-    """Whether Python is new enough."""
-    version = version or platform.python_version()
-    try:
-        wanted = metadata.metadata("fedcmp")["Requires-Python"]
-    except metadata.PackageNotFoundError:
-        return warn(f"Python {version}; fedcmp is not installed, so its requirements are unknown", INSTALL)
-    if SpecifierSet(wanted).contains(version, prereleases=True):
-        return ok(f"Python {version}")
-    return fatal(f"Python {version}, but fedcmp needs {wanted}", "make an environment with a newer Python")
-
-
-def packages(version_of: Callable[[str], str] = metadata.version) -> list[Finding]:
-    """Whether every package is in the range of pyproject.toml: a line for all, or for each that is not."""
-    try:
-        required = [Requirement(text) for text in metadata.requires("fedcmp") or []]
-    except metadata.PackageNotFoundError:
-        return []  # the line of Python says so
-    found, wrong = [], []
-    for one in required:
-        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
-            continue
-        try:
-            version = version_of(one.name)
-        except metadata.PackageNotFoundError:
-            wrong.append(fatal(f"{one.name} is missing; fedcmp needs {one}", INSTALL))
-            continue
-        if one.specifier.contains(version, prereleases=True):
-            found.append(f"{one.name} {version}")
-        else:
-            wrong.append(warn(f"{one.name} is {version}, outside {one.specifier}", INSTALL))
-    return wrong or [ok(f"packages: {', '.join(sorted(found))}")]
-
-
-class Gpu(NamedTuple):
-    """One GPU; bytes."""
-
-    name: str
-    free: int
-    total: int
-
-
-class Cuda(NamedTuple):
-    """What torch and the driver report."""
-
+    environment: Mapping[str, str]
+    cores: int
+    """Those that this process may use."""
+    gpus: tuple[tuple[str, int, int], ...]
+    """Name, free bytes and all bytes of those that torch can use."""
+    driver: str | None
+    """Version of the NVIDIA driver; None: there is none."""
     build: str | None
     """The CUDA version that torch was built for; None: a CPU build."""
-    driver: str | None
-    """The NVIDIA driver's version; None: there is none."""
-    gpus: tuple[Gpu, ...]
-    """Those that torch can use."""
     remark: str
     """The first warning of torch, or empty."""
 
 
-def read_cuda() -> Cuda:
-    """The GPUs of this machine."""
+Findings = Iterator[Finding]
+Check = Callable[[Config, Machine], Findings]
+
+
+def examine(config: Config, environment: Mapping[str, str] = os.environ) -> Findings:
+    """The findings, each as soon as it is known; a few seconds in all.
+
+    Args:
+        config: the run whose needs are looked at, checked; the default one needs little.
+        environment: the variables of this process.
+    """
+    machine = look(environment)
+    for check in CHECKS:
+        try:
+            yield from check(config, machine)
+        except Exception as error:  # a check that fails must not hide the others
+            what = f"{check.__name__}: the check itself failed: {type(error).__name__}"
+            yield Finding("fatal", what, "please report it")
+
+
+def look(environment: Mapping[str, str]) -> Machine:
+    """This machine."""
     gpus, remarks = [], []
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always")
         try:
             for number in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-                gpus.append(Gpu(torch.cuda.get_device_name(number), *torch.cuda.mem_get_info(number)))
+                gpus.append((torch.cuda.get_device_name(number), *torch.cuda.mem_get_info(number)))
         except RuntimeError as error:  # for example a GPU that lets one process in, and has one
             remarks.append(f"cuda:{len(gpus)}: {error}")
-    remarks += [str(one.message) for one in raised]
-    return Cuda(torch.version.cuda, _driver(), tuple(gpus), remarks[0].splitlines()[0] if remarks else "")
-
-
-def _driver() -> str | None:
+    remarks = [text.splitlines()[0] for text in (*remarks, *(str(one.message) for one in raised))]
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return lines[0] if lines else None
+        driver = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        driver = None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(environment, cores, tuple(gpus), driver, torch.version.cuda, (remarks or [""])[0])
 
 
-def devices(cuda: Cuda, wanted: str) -> list[Finding]:
-    """Whether torch can use the GPUs of a machine; ``wanted`` is ``run.device``."""
-    found = []
-    for number, gpu in enumerate(cuda.gpus):
-        what = f"cuda:{number} {gpu.name}, {gpu.free / 1e9:.1f} of {gpu.total / 1e9:.1f} GB free, CUDA {cuda.build}"
-        what += f", driver {cuda.driver}" if cuda.driver else ""
-        busy = gpu.free < gpu.total / 2
-        found.append(warn(what, "another process uses it: see nvidia-smi") if busy else ok(what))
-    if found:
-        remark = warn(f"torch says: {cuda.remark}", "install a build of torch that knows these GPUs")
-        return [*found, *([remark] if cuda.remark else [])]
-    bad, what = fatal if wanted == "cuda" else warn, f"torch {torch.__version__}"
-    if cuda.driver and cuda.build is None:
-        what += f" is a CPU build, but this machine has an NVIDIA driver ({cuda.driver})"
-        return [bad(what, "install torch's CUDA build to use the GPU (pytorch.org, Get Started)")]
-    if cuda.driver:
-        what += f" is built for CUDA {cuda.build} and cannot use the driver {cuda.driver}: {cuda.remark or 'no GPU'}"
-        return [bad(what, "update the driver, install a torch for an older CUDA, or see CUDA_VISIBLE_DEVICES")]
-    what = f"cpu; {what}, {'a CPU build' if cuda.build is None else f'CUDA {cuda.build}'}, no GPU"
-    if wanted == "cuda":
-        return [fatal(f"run.device is cuda, but: {what}", "use run.device=auto, or a machine with a GPU")]
-    return [ok(what)]
-
-
-def threads(environment: Mapping[str, str], ranks: int, cores: int | None = None) -> Finding:
-    """Whether ranks share the cores: with more threads than cores a run is many times slower.
-
-    Args:
-        environment: for OMP_NUM_THREADS.
-        ranks: processes that a run starts on this machine.
-        cores: those that this process may use; None: ask.
-    """
-    cores = cores or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    share, text = max(1, cores // ranks), environment.get("OMP_NUM_THREADS")
-    if text is not None and not (text.isdecimal() and int(text) > 0):
-        return warn(f"OMP_NUM_THREADS is {text!r}, which is no number of threads", f"export OMP_NUM_THREADS={share}")
-    # torchrun gives each of several ranks one thread by default
-    each = int(text) if text else 1 if ranks > 1 else cores
-    what = f"{cores} cores; {ranks} x {each} threads{'' if text else ' (OMP_NUM_THREADS is not set)'}"
-    if each * ranks > cores:
-        mend = f"export OMP_NUM_THREADS={share}" if each > share else f"lower launch.devices to {cores}"
-        return warn(f"{what}: more threads than cores", mend)
-    return ok(what)
-
-
-def left_overs(environment: Mapping[str, str]) -> Finding:
-    """Whether variables of a launcher are set where there is none."""
-    found = [name for name in LAUNCHER_VARIABLES if name in environment]
-    if "TORCHELASTIC_RUN_ID" in environment or environment.get("LT_CLI_USED") == "1":
-        return ok("launched by torchrun or `fabric run`")
-    if not {"RANK", "WORLD_SIZE"} & set(found):
-        return ok("no left-overs of a launcher")
-    return warn(
-        f"{', '.join(found)} set, but neither torchrun nor `fabric run` runs: a run would wait for other ranks",
-        f"unset {' '.join(found)}, unless a launcher of your own sets them",
-    )
-
-
-def slurm(environment: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> Finding:
-    """Where this process is in SLURM, and how a run is started from there.
-
-    Args:
-        environment: SLURM's variables.
-        which: a program's path, or None.
-    """
-    tools = [tool for tool in ("srun", "sbatch") if which(tool)]
-    job, tasks = environment.get("SLURM_JOB_ID"), environment.get("SLURM_NTASKS", "1")
-    if job is None:
-        return ok("SLURM: outside of an allocation", f"to start a run: {SBATCH}") if tools else ok("no SLURM here")
-    if started_by(environment) == "srun":
-        return ok(f"SLURM: rank {environment['SLURM_PROCID']} of a step of {environment['SLURM_STEP_NUM_TASKS']}")
-    if "srun" not in tools:
-        return warn(f"SLURM: inside job {job}, but srun is not found", "put SLURM's programs on the PATH")
-    if tasks.isdecimal() and int(tasks) > 1 and started_by(environment) == "none":
-        what = f"SLURM: job {job} has {tasks} tasks, but this process is no step of several: it would be the only rank"
-        return warn(what, f"srun fedcmp train CONFIG, or {SBATCH}")
-    return ok(f"SLURM: inside job {job}, tasks: {tasks}")
-
-
-def process_group(backend: str, num_ranks: int, needed: bool, probe: Callable[..., Meeting] = meet) -> Finding:
-    """Whether ranks can meet.
-
-    Args:
-        backend: ``gloo`` or ``nccl``.
-        num_ranks: how many try.
-        needed: the run has several ranks; else it is only a warning.
-        probe: starts them.
-    """
-    result = probe(backend, num_ranks)
-    if result.met:
-        return ok(f"{backend}: {num_ranks} ranks met in {result.seconds:.0f} seconds, with imports")
-    mend = "set NCCL_DEBUG=INFO and try `fedcmp train launch.devices=2`"
-    if backend == "gloo":
-        mend = "name a network interface that is up (ip -br addr), for example GLOO_SOCKET_IFNAME=lo"
-    return (fatal if needed else warn)(f"{backend}: {num_ranks} ranks cannot meet: {result.reason}", mend)
-
-
-def weights_and_biases(config: WandbConfig, environment: Mapping[str, str]) -> Finding:
-    """Whether W&B can be reached as the config wants it; a key is looked for and never shown."""
-    if config.mode != "online" or has_key(environment):
-        return ok(f"Weights & Biases: {config.mode}")
-    return fatal(
-        "Weights & Biases: online, but there is no key",
-        "wandb login, or set WANDB_API_KEY, or use wandb.mode=offline and `wandb sync` later",
-    )
-
-
-def writable(folder: Path, what: str, key: str) -> Finding:
-    """Whether a folder can be made and written, and how much room it has. A test file is made and removed.
-
-    Args:
-        folder: may not exist yet.
-        what: what it is for.
-        key: the setting that moves it.
-    """
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+def packages(config: Config, machine: Machine) -> Findings:
+    """Whether Python and every package are in the ranges of pyproject.toml."""
     try:
-        with tempfile.NamedTemporaryFile(dir=place) as probe:
-            probe.write(b"0")
-            probe.flush()
-        free = shutil.disk_usage(place).free
-    except OSError as error:
-        return fatal(f"{what}: {folder} cannot be written ({error.strerror or error})", f"set {key} to another place")
-    line = f"{what}: {folder}, {free / 1e9:.1f} GB free"
-    if free >= COMFORTABLE:
-        return ok(line)
-    return (fatal if free < LEAST_FREE else warn)(line, f"make room, or set {key} to another disk")
+        wanted, required = metadata.metadata("fedcmp")["Requires-Python"], metadata.requires("fedcmp") or []
+    except metadata.PackageNotFoundError:
+        yield Finding("warn", "fedcmp is not installed, so its requirements are unknown", INSTALL)
+        return
+    version = platform.python_version()
+    if not SpecifierSet(wanted).contains(version, prereleases=True):
+        yield Finding("fatal", f"Python {version}; fedcmp needs {wanted}", "make an environment with a newer Python")
+    found = [f"Python {version}"]
+    for one in map(Requirement, required):
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found.append(f"{one.name} {(version := metadata.version(one.name))}")
+        except metadata.PackageNotFoundError:
+            yield Finding("fatal", f"{one.name} is missing; fedcmp needs {one}", INSTALL)
+            continue
+        if not one.specifier.contains(version, prereleases=True):
+            yield Finding("warn", f"{one.name} is {version}, outside {one.specifier}", INSTALL)
+    yield Finding("ok", ", ".join(found))
 
 
-def shared_data(environment: Mapping[str, str]) -> Finding:
-    """Whether the folder of real pairs and weights is there; only configs that use it need it."""
-    named = environment.get("FEDCMP_DATA")
-    folder = Path(named or "../shared/data")
-    missing = [part for part in ("pairs", "weights") if not (folder / part).is_dir()]
-    if not missing:
-        return ok(f"FEDCMP_DATA: {folder}")
-    if named:
-        return warn(f"FEDCMP_DATA: {folder} has no {' and no '.join(missing)}", "correct it; the demo needs none")
-    return ok("FEDCMP_DATA: not set, and no ../shared/data; the demo and data of your own need none")
+def devices(config: Config, machine: Machine) -> Findings:
+    """Whether torch can use the GPUs."""
+    what = f"torch {torch.__version__}, {f'CUDA {machine.build}' if machine.build else 'a CPU build'}"
+    what += f", driver {machine.driver}" if machine.driver else ""
+    for number, (name, free, total) in enumerate(machine.gpus):
+        line = f"cuda:{number} {name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, {what}"
+        yield Finding("ok", line) if free >= total / 2 else Finding("warn", line, "others use it: see nvidia-smi")
+    bad = "fatal" if config.run.device == "cuda" and not machine.gpus else "warn"
+    if machine.remark:
+        yield Finding(bad, f"{what}: {machine.remark}", "install a torch for this GPU and driver, or update the driver")
+    elif machine.driver and not machine.gpus:
+        mend = "install a torch with CUDA for this driver (pytorch.org, Get Started), or see CUDA_VISIBLE_DEVICES"
+        yield Finding(bad, f"no GPU is usable: {what}", mend)
+    elif bad == "fatal":
+        yield Finding(bad, f"run.device is cuda, and no GPU is here: {what}", "use run.device=auto, or another machine")
+    elif not machine.gpus:
+        yield Finding("ok", f"cpu; {what}, no GPU")
 
 
-def demo() -> Finding:
+def threads(config: Config, machine: Machine) -> Findings:
+    """Whether ranks share the cores: with more threads than cores a run is many times slower."""
+    ranks, text = config.launch.devices, machine.environment.get("OMP_NUM_THREADS")
+    if text is not None and not (text.isdecimal() and int(text) > 0):
+        text = None
+        yield Finding("warn", "OMP_NUM_THREADS is no number of threads", "unset OMP_NUM_THREADS")
+    # torchrun gives each of several ranks one thread by default
+    each, share = int(text) if text else 1 if ranks > 1 else machine.cores, max(1, machine.cores // ranks)
+    what = f"{machine.cores} cores; {ranks} x {each} threads{'' if text else ' (OMP_NUM_THREADS is not set)'}"
+    if each * ranks <= machine.cores:
+        yield Finding("ok", what)
+    else:
+        mend = f"export OMP_NUM_THREADS={share}" if each > share else f"lower launch.devices to {machine.cores}"
+        yield Finding("warn", f"{what}: more threads than cores", mend)
+
+
+def launchers(config: Config, machine: Machine) -> Findings:
+    """Whether variables of a launcher are set where there is none, and where this process is in SLURM."""
+    environment = machine.environment
+    found = [name for name in LAUNCHER_VARIABLES if name in environment]
+    launched = "TORCHELASTIC_RUN_ID" in environment or environment.get("LT_CLI_USED") == "1"
+    if {"RANK", "WORLD_SIZE"} & set(found) and not launched:
+        what = f"{', '.join(found)} set, but neither torchrun nor `fabric run` runs: a run would wait for other ranks"
+        yield Finding("warn", what, f"unset {' '.join(found)}, unless a launcher of your own sets them")
+    elif launched:
+        yield Finding("ok", "launched by torchrun or `fabric run`")
+    tools = [tool for tool in ("srun", "sbatch") if shutil.which(tool)]
+    job, tasks, starter = environment.get("SLURM_JOB_ID"), environment.get("SLURM_NTASKS", "1"), started_by(environment)
+    if job is None:
+        yield Finding("ok", "SLURM: outside of an allocation", f"to start a run: {SBATCH}" if tools else "")
+    elif starter == "srun":
+        step = f"rank {environment['SLURM_PROCID']} of a step of {environment['SLURM_STEP_NUM_TASKS']}"
+        yield Finding("ok", f"SLURM: {step}")
+    elif "srun" not in tools:
+        yield Finding("warn", f"SLURM: inside job {job}, but srun is not found", "put SLURM's programs on the PATH")
+    elif tasks != "1" and starter == "none":
+        what = f"SLURM: job {job} has {tasks} tasks, but this process is no step of several: it would be the only rank"
+        yield Finding("warn", what, f"srun fedcmp train CONFIG, or {SBATCH}")
+    else:
+        yield Finding("ok", f"SLURM: inside job {job}, tasks: {tasks}")
+
+
+def process_groups(config: Config, machine: Machine) -> Findings:
+    """Whether ranks can meet."""
+    several = config.launch.devices > 1
+    tried = [("gloo", 2, several and not machine.gpus, "name an interface that is up: GLOO_SOCKET_IFNAME=lo")]
+    if machine.gpus and config.run.device != "cpu":
+        tried.append(("nccl", min(2, len(machine.gpus)), several, "set NCCL_DEBUG=INFO and try launch.devices=2"))
+    for backend, ranks, needed, mend in tried:
+        result = meet(backend, ranks)
+        if result.met:
+            yield Finding("ok", f"{backend}: {ranks} ranks met in {result.seconds:.0f} seconds, with imports")
+        else:
+            what = f"{backend}: {ranks} ranks cannot meet: {result.reason}"
+            yield Finding("fatal" if needed else "warn", what, mend)
+
+
+def weights_and_biases(config: Config, machine: Machine) -> Findings:
+    """Whether W&B can be reached as the config wants it; a key is looked for and never shown."""
+    if config.wandb.mode != "online" or has_key(machine.environment):
+        yield Finding("ok", f"Weights & Biases: {config.wandb.mode}")
+    else:
+        mend = "wandb login, or set WANDB_API_KEY, or use wandb.mode=offline and `wandb sync` later"
+        yield Finding("fatal", "Weights & Biases: online, but there is no key", mend)
+
+
+def folders(config: Config, machine: Machine) -> Findings:
+    """Whether run folder and cache can be written, and how much room they have. A test file is made and removed."""
+    wanted = {"run.dir": Path(config.run.dir or "runs").expanduser()}
+    if config.data.cache_dir is not None:
+        wanted["data.cache_dir"] = expand(config.data.cache_dir)
+    for key, folder in wanted.items():
+        place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+        try:
+            with tempfile.NamedTemporaryFile(dir=place) as probe:
+                probe.write(b"0")
+                probe.flush()
+            free = shutil.disk_usage(place).free
+        except OSError as error:
+            what = f"{key}: {folder} cannot be written ({error.strerror or error})"
+            yield Finding("fatal", what, f"set {key} to another place")
+            continue
+        status = "ok" if free >= COMFORTABLE else "fatal" if free < LEAST_FREE else "warn"
+        mend = "" if status == "ok" else f"make room, or set {key} to another disk"
+        yield Finding(status, f"{key}: {folder}, {free / 1e9:.1f} GB free", mend)
+
+
+def demo(config: Config, machine: Machine) -> Findings:
     """Whether the embedded models load and encode an embedded picture."""
     try:
         tower, llm = load_tower(ModelConfig()), load_llm(ModelConfig())
         features = tower.encode(tower.preprocess([render(make_scene("val", next(iter(CAMERAS)), 0))]))
     except Exception as error:  # the remedy is the same for any
         what = " ".join(f"the embedded demo does not load: {type(error).__name__}: {error}".split())
-        return fatal(what, "install fedcmp anew, models and all: pip install --force-reinstall --no-deps -e .")
-    return ok(f"the embedded demo loads: {features.shape[1]} tokens of width {tower.width} into width {llm.width}")
+        yield Finding("fatal", what, "pip install --force-reinstall --no-deps -e .")
+        return
+    yield Finding("ok", f"the embedded demo loads: {features.shape[1]} tokens, width {tower.width} to {llm.width}")
 
 
-def models(config: ModelConfig) -> list[Finding]:
+def models(config: Config, machine: Machine) -> Findings:
     """Whether the models of a config can be read here, without their weights, and the projector to start from."""
-    found = []
-    for key, name, outline in (("tower", config.tower, outline_tower), ("llm", config.llm, outline_llm)):
-        if name != "demo":
-            found.append(_model(f"model.{key}", name, config, outline))
-    if config.projector.init is not None:
-        found.append(_projector(config.projector.init))
-    return found
+    model = config.model
+    for key, name, outline in (("tower", model.tower, outline_tower), ("llm", model.llm, outline_llm)):
+        try:
+            if name == "demo":
+                continue
+            if outline(model) is not None:
+                yield Finding("ok", f"model.{key}: {name}")
+            elif Path(name).expanduser().is_dir():
+                what = f"model.{key}: {name} is unknown to transformers"
+                yield Finding("warn", what, "correct its config.json and preprocessor_config.json")
+            else:
+                mend = "a run fetches it; or fetch it before: hf download NAME"
+                yield Finding("warn", f"model.{key}: {name} is not on this machine", mend)
+        except ConfigError as error:
+            yield Finding("fatal", str(error), f"correct model.{key}")
+    if model.projector.init is not None:
+        try:
+            read_projector(expand(model.projector.init))
+            yield Finding("ok", f"model.projector.init: {model.projector.init}")
+        except CheckpointError as error:
+            yield Finding("fatal", f"model.projector.init: {error}", "correct the path")
 
 
-def _model(key: str, name: str, config: ModelConfig, outline: Callable[[ModelConfig], object]) -> Finding:
-    try:
-        if outline(config) is not None:
-            return ok(f"{key}: {name}")
-    except ConfigError as error:
-        return fatal(str(error), f"correct {key}")
-    if Path(name).expanduser().is_dir():
-        return warn(f"{key}: {name} is unknown to transformers", "correct its config.json and preprocessor_config.json")
-    return warn(f"{key}: {name} is not on this machine", "a run fetches it; or fetch it before: hf download NAME")
-
-
-def _projector(path: str) -> Finding:
-    try:
-        read_projector(expand(path))
-    except CheckpointError as error:
-        return fatal(f"model.projector.init: {error}", "correct the path")
-    return ok(f"model.projector.init: {path}")
-
-
-def captions(config: Config) -> list[Finding]:
-    """Whether the LLM of a config can read the captions of its data."""
-    found = []
+def data(config: Config, machine: Machine) -> Findings:
+    """Whether the files and folders of the data are there, and whether the LLM can read the captions."""
+    one = config.data
+    wanted = {f"data.{key}": getattr(one, key) for key in ("train", "val", "test", "images") if one.kind == "file"}
+    if one.kind == "pairs":
+        wanted = {"data.root": one.root, **{f"data.domains {name}": f"{one.root}/{name}" for name in one.domains}}
+    wanted = {key: path for key, path in wanted.items() if path}
+    missing = {key: path for key, path in wanted.items() if not expand(path).exists()}
+    for key, path in missing.items():
+        yield Finding("fatal", f"{key}: no file or folder {path}", "correct the path, or FEDCMP_DATA")
+    if missing or (one.kind == "scenes" and config.model.llm == "demo"):
+        return
     try:
         outline = check_models(config)
-        encoder, warning = outline.encoder, outline.warning
-        if encoder is None or outline.llm is None:
-            return []
+        if outline.encoder is None or outline.llm is None:
+            return
         _, train, val, test = read_samples(config)
-        cut = describe_cut(count_cut({"train": train, "val": val, "test": test}, encoder), encoder)
+        cut = describe_cut(count_cut({"train": train, "val": val, "test": test}, outline.encoder), outline.encoder)
     except (ConfigError, DataError) as error:
-        return [fatal(str(error), "correct the setting or the data that it names")]
-    if (ids := len(outline.llm.tokenizer)) > encoder.num_embeddings:
-        line = f"model.llm: its tokenizer has {ids} tokens, but the LLM {encoder.num_embeddings} embeddings"
-        found.append(warn(line, "resize the embeddings: captions with tokens that they lack are refused"))
-    found += [warn(line, "see docs/data.md") for line in (warning, cut) if line]
-    return found or [ok(f"captions: all fit into {encoder.max_tokens:,} tokens")]
+        yield Finding("fatal", str(error), "correct the setting or the data that it names")
+        return
+    if (ids := len(outline.llm.tokenizer)) > (rows := outline.encoder.num_embeddings):
+        line = f"model.llm: its tokenizer has {ids} tokens, but the LLM {rows} embeddings"
+        yield Finding("warn", line, "resize the embeddings: captions with tokens that they lack are refused")
+    for line in filter(None, (outline.warning, cut)):
+        yield Finding("warn", line, "see docs/data.md")
+    yield Finding(
+        "ok", f"data: {len(train):,} training samples; captions of up to {outline.encoder.max_tokens:,} tokens"
+    )
 
 
-def data(config: DataConfig) -> list[Finding]:
-    """Whether the files and folders of the data are there; records are not read."""
-    if config.kind == "scenes":
-        return []
-    if config.kind == "file":
-        named = {key: getattr(config, key) for key in ("train", "val", "test", "images")}
-        wanted = {f"data.{key}": path for key, path in named.items() if path}
-    else:
-        folders = [f"{config.root}/{domain}" for domain in config.domains]
-        wanted = {"data.root": config.root, **{f"data.domains {path}": path for path in folders}}
-    missing = [
-        fatal(f"{key}: no file or folder {path}", "correct the path, or FEDCMP_DATA")
-        for key, path in wanted.items()
-        if not expand(path or "").exists()
-    ]
-    return missing or [ok(f"data: {', '.join(str(path) for path in list(wanted.values())[:4])}")]
+CHECKS: list[Check] = [
+    packages, devices, threads, launchers, process_groups, weights_and_biases, folders, demo, models, data,
+]  # fmt: skip
+"""All checks, in their order."""

@@ -21,21 +21,6 @@ from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A centralized training with one batch size and one learning rate."""
-
-    batch_size: int
-    lr: float
-    params: Params
-    records: list[dict[str, Any]]
-
-    @property
-    def loss(self) -> float:
-        """Validation loss at the end."""
-        return float(self.records[-1]["val/loss"])
-
-
 def train_centralized(
     config: Config,
     label: str = "run",
@@ -59,20 +44,18 @@ def train_centralized(
         begin = run.evaluate(run.parts.params)
         cells, best = [], None
         for size, lr in grid:
-            cell = _train_cell(run, begin, size, lr)
-            cells.append({"batch_size": size, "lr": lr, "val/loss": cell.loss})
-            best = cell if best is None or cell.loss < best.loss else best
+            params, records = _train_all(run, begin, size, lr)
+            cells.append({"batch_size": size, "lr": lr, "val/loss": records[-1]["val/loss"]})
+            if best is None or cells[-1]["val/loss"] < best[0]["val/loss"]:
+                best = cells[-1], params, records
         assert best is not None, "the grid has at least one cell"
-        for record in best.records:
+        cell, params, records = best
+        for record in records:
             run.tracker.log(record)
         run.clock.seconds["train"] /= len(grid)  # samples per second are those of one training
-        summary = run.finish(
-            best.params,
-            begin,
-            min(record["val/loss"] for record in best.records),
-            best.records[-1]["samples_seen"],
-            extra={"chosen": {"batch_size": best.batch_size, "lr": best.lr}, "tuning": cells},
-        )
+        lowest, seen = min(record["val/loss"] for record in records), records[-1]["samples_seen"]
+        chosen = {key: cell[key] for key in ("batch_size", "lr")}
+        summary = run.finish(params, begin, lowest, seen, chosen=chosen, tuning=cells)
     return {**summary, "folder": str(run.folder.path)}
 
 
@@ -94,7 +77,7 @@ def train_local(
             batches = client_batches(run.data.plan, client)
             if not batches:
                 continue
-            params = _train_alone(run, batches, f"{label_client(client, names)} alone")
+            params = _fit(run, config.optimizer, batches, f"{label_client(client, names)} alone")
             folder = run.folder.path / "clients" / str(client)
             folder.mkdir(parents=True)
             save_projector(folder / "projector.safetensors", params)
@@ -115,16 +98,15 @@ def train_local(
     return {**summary, "folder": str(run.folder.path)}
 
 
-def _train_cell(run: Run, begin: Evaluation, size: int, lr: float) -> Cell:
+def _train_all(run: Run, begin: Evaluation, size: int, lr: float) -> tuple[Params, list[dict[str, Any]]]:
+    """A centralized training with one batch size and one learning rate: the end, and records as of rounds."""
     optimizer = dataclasses.replace(run.config.optimizer, lr=lr)
     batches = union_batches(run.data.plan, size, run.config.run.seed)
-    module, fetch = _module(run, optimizer, len(batches)), run.parts.fetch
-    assert fetch is not None, "these parts were built for training"
     records: list[dict[str, Any]] = [{"round": 0, "samples_seen": 0, **begin.scalars()}]
 
     def point(steps: int, params: Params, loss: float) -> None:
         t0 = time.perf_counter()
-        scores = evaluate(module, params, run.parts.val_data)
+        scores = evaluate(run.parts.module, params, run.parts.val_data)
         seconds = time.perf_counter() - t0
         run.clock.add("evaluate", seconds)
         run.clock.add("train", -seconds)
@@ -139,31 +121,19 @@ def _train_cell(run: Run, begin: Evaluation, size: int, lr: float) -> Cell:
             }
         )
 
-    with run.clock("train"), run.progress.bar(len(batches), f"centralized: batch {size}, lr {lr:g}") as bar:
-        params = fit(
-            module,
-            batches,
-            fetch,
-            points=min(run.config.federation.rounds, len(batches)),
-            on_point=point,
-            on_step=bar,
-            root=str(run.folder.path),
-            checkpoint=str(run.folder.checkpoints / f"batch-{size}-lr-{lr:g}.ckpt"),
-        )
-    return Cell(size, lr, params, records)
+    path = run.folder.checkpoints / f"batch-{size}-lr-{lr:g}.ckpt"
+    points = min(run.config.federation.rounds, len(batches))
+    what = f"centralized: batch {size}, lr {lr:g}"
+    return _fit(run, optimizer, batches, what, points=points, on_point=point, checkpoint=str(path)), records
 
 
-def _train_alone(run: Run, batches: list[list[int]], what: str) -> Params:
-    module, fetch = _module(run, run.config.optimizer, len(batches)), run.parts.fetch
+def _fit(run: Run, optimizer: OptimizerConfig, batches: list[list[int]], what: str, **options: Any) -> Params:
+    """Trains a projector of its own between the frozen models of a run; ``options`` go to ``fit``."""
+    frozen, fetch = run.parts.module, run.parts.fetch
     assert fetch is not None, "these parts were built for training"
+    module = ProjectorAlignment(frozen.tower, frozen.llm, run.parts.params, optimizer, len(batches))
     with run.clock("train"), run.progress.bar(len(batches), what) as bar:
-        return fit(module, batches, fetch, on_step=bar, root=str(run.folder.path))
-
-
-def _module(run: Run, optimizer: OptimizerConfig, steps: int) -> ProjectorAlignment:
-    """The frozen models with a projector of their own to train."""
-    frozen = run.parts.module
-    return ProjectorAlignment(frozen.tower, frozen.llm, run.parts.params, optimizer, steps).to(run.team.device)
+        return fit(module.to(run.team.device), batches, fetch, on_step=bar, root=str(run.folder.path), **options)
 
 
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
@@ -174,7 +144,4 @@ def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 def _refuse_privacy(config: Config, what: str) -> None:
     if config.privacy.on:
-        raise ConfigError(
-            f"privacy.kind={config.privacy.kind} protects clients in rounds, and fedcmp {what} has none; set "
-            "privacy.kind=none"
-        )
+        raise ConfigError(f"privacy.kind={config.privacy.kind} protects clients in rounds; fedcmp {what} has none")

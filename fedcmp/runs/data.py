@@ -59,16 +59,9 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
         log.warning("data: not used: %s (data.on_bad_record, data.turns, data.on_overlap)", kinds)
     topics = None
     if _by_cluster(config):
-        topics = find_clusters(
-            source,
-            train,
-            config.model,
-            expand(config.data.cache_dir or ""),
-            config.partition.topic.clusters,
-            config.run.seed,
-            team,
-            progress or Progress(),
-        )
+        cache, clusters = expand(config.data.cache_dir or ""), config.partition.topic.clusters
+        bars = progress or Progress()
+        topics = find_clusters(source, train, config.model, cache, clusters, config.run.seed, team, bars)
 
     def assign() -> Data:
         split = partition_conversations(train, config.partition, config.run.seed, topics)
@@ -89,29 +82,27 @@ def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], li
     Raises:
         ConfigError, DataError: settings do not fit together, or the records are wrong or none.
     """
-    if config.federation.batch_size < config.launch.group_size:
+    data, federation, ranks = config.data, config.federation, config.launch.group_size
+    if federation.batch_size < ranks:
+        raise ConfigError(f"federation.batch_size={federation.batch_size} is below launch.group_size={ranks}")
+    if federation.on_client_error != "raise" and ranks > 1:
         raise ConfigError(
-            f"federation.batch_size={config.federation.batch_size} cannot be split over launch.group_size="
-            f"{config.launch.group_size} ranks"
+            f"federation.on_client_error={federation.on_client_error} needs launch.group_size=1, got {ranks}: where "
+            "ranks train a client together, one that fails leaves the others in its step"
         )
-    if config.federation.on_client_error != "raise" and config.launch.group_size > 1:
-        raise ConfigError(
-            f"federation.on_client_error={config.federation.on_client_error} needs launch.group_size=1: where "
-            f"{config.launch.group_size} ranks train a client together, one that fails leaves the others in its step"
-        )
-    if _by_cluster(config) and not config.data.cache_dir:
-        raise ConfigError(
-            "partition.topic.by=cluster needs data.cache_dir: the tower reads the pictures before the split, and a "
-            "run that goes on must find the same clusters"
-        )
-    source, data = build_source(config.data, config.run.seed), config.data
-    train = subsample(source.samples("train"), data.max_train_per_domain, config.run.seed)
-    val = subsample(source.samples("val"), data.max_val_per_domain, config.run.seed)
-    test = subsample(source.samples("test"), data.max_test_per_domain, config.run.seed)
-    for name, samples in (("training", train), ("validation", val), ("test", test)):
-        if not samples:
-            raise DataError(f"data: there is no {name} sample")
-    return source, train, val, test
+    if _by_cluster(config) and not data.cache_dir:
+        raise ConfigError("partition.topic.by=cluster needs data.cache_dir, so that resuming finds the features")
+    source = build_source(data, config.run.seed)
+    kept = []
+    for split, limit in (
+        ("train", data.max_train_per_domain),
+        ("val", data.max_val_per_domain),
+        ("test", data.max_test_per_domain),
+    ):
+        kept.append(subsample(source.samples(split), limit, config.run.seed))
+        if not kept[-1]:
+            raise DataError(f"data: there is no {split} sample")
+    return source, kept[0], kept[1], kept[2]
 
 
 def _by_cluster(config: Config) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from fedcmp.config import Config, differences, load_config
-from fedcmp.errors import ConfigError, ExportError, nearest
+from fedcmp.errors import ConfigError, ExportError, check_choice
 from fedcmp.export.card import Licences, Origin, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
@@ -63,12 +63,26 @@ def open_exportable(path: Path, overrides: Sequence[str] = ()) -> Exportable:
     Raises:
         RunFolderError: no finished run.
         ConfigError: an override is another one, or a model is not there.
-        ExportError: the projector is not worth exporting.
+        ExportError: the projector is not that of the summary, or is as at the start.
     """
     folder, summary = open_finished(path)
     params = read_projector(shared_projector(folder, summary))
-    config = _config(folder, overrides)
-    _worth_it(folder, summary, config, params)
+    config = load_config(folder.config, overrides)
+    for change in differences(load_config(folder.config), config):
+        if change.partition(":")[0] not in MAY_CHANGE:
+            raise ConfigError(f"export cannot change {change}; expected {' or '.join(MAY_CHANGE)}, or no override")
+    begin = f"model.projector.init={json.dumps(str(folder.projector))}"
+    check_models(load_config(folder.config, [*overrides, "run.device=cpu", begin]))  # widths, folders
+    if params_sha256(params) != summary.get("projector_sha256"):
+        raise ExportError(f"{folder.projector} is not the projector of {folder.summary.name}: their hashes differ")
+    names = KINDS[config.model.projector.kind]
+    try:
+        start = start_params(config, params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0])
+    except ConfigError as error:
+        log.warning("cannot check whether training changed the projector: %s", error)
+        return Exportable(folder, summary, config, params)
+    if all(torch.equal(params[name], start[name]) for name in params):
+        raise ExportError(f"{folder.projector} is what the run started from: it was not trained; see {folder.metrics}")
     return Exportable(folder, summary, config, params)
 
 
@@ -96,11 +110,10 @@ def export_run(
         ConfigError: a word is wrong, or the format cannot hold a part.
         ExportError: the projector is not worth exporting, or what was written does not answer as the run does.
     """
-    if to not in FORMATS:
-        raise ConfigError(f"--to: unknown format {to!r}; {nearest(to, FORMATS)}")
-    if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"--dtype: unknown type {dtype!r}; {nearest(dtype, DTYPES)}")
-    folder, summary, config, params = open_exportable(path, overrides)
+    check_choice("--to", to, FORMATS)
+    check_choice("--dtype", dtype or "float32", DTYPES)
+    run = open_exportable(path, overrides)
+    config, params = run.config, run.params
     dtype = dtype or (config.model.llm_dtype if to == "hf" else "float32")
     with staged(out) as partial:
         proof = None
@@ -108,53 +121,24 @@ def export_run(
             proof = write_hf(partial, config.model, params, dtype, config.evaluation.max_tokens)
         else:
             write_llava(partial, config.model, params, dtype)
-        origin = Origin(config.model.tower, config.model.llm, _facts(folder, summary, config, params))
+        origin = Origin(config.model.tower, config.model.llm, _facts(run))
         card = model_card(origin, licences or Licences(), to, dtype, proof, config.model.projector.kind)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Exported(out, to, dtype, proof)
 
 
-def _config(folder: RunFolder, overrides: Sequence[str]) -> Config:
-    """The run's config, with the models where they are now; a device is not needed."""
-    config = load_config(folder.config, overrides)
-    for change in differences(load_config(folder.config), config):
-        if change.partition(":")[0] not in MAY_CHANGE:
-            raise ConfigError(f"export cannot change {change}; expected {' or '.join(MAY_CHANGE)}, or no override")
-    start = f"model.projector.init={json.dumps(str(folder.projector))}"
-    check_models(load_config(folder.config, [*overrides, "run.device=cpu", start]))  # widths, folders
-    return config
-
-
-def _worth_it(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> None:
-    """Whether training changed the projector, and nothing did so since.
-
-    Raises:
-        ExportError: it is as at the start, or not the one that the summary speaks of. (One that is not finite was
-            refused by the reader.)
-    """
-    if params_sha256(params) != summary.get("projector_sha256"):
-        raise ExportError(f"{folder.projector} is not the projector of {folder.summary.name}: their hashes differ")
-    names = KINDS[config.model.projector.kind]
-    in_width, out_width = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
-    try:
-        start = start_params(config, in_width, out_width)
-    except ConfigError as error:
-        log.warning("cannot check whether training changed the projector: %s", error)
-        return
-    if all(torch.equal(params[name], start[name]) for name in params):
-        raise ExportError(f"{folder.projector} is what the run started from: it was not trained; see {folder.metrics}")
-
-
-def _facts(folder: RunFolder, summary: Mapping[str, Any], config: Config, params: Params) -> dict[str, Any]:
+def _facts(run: Exportable) -> dict[str, Any]:
     """What the model card says of a run."""
+    folder, summary, config, params = run
     split = json.loads(folder.split.read_text(encoding="utf-8")) if folder.split.is_file() else {}
     losses, test = summary["val/loss"], summary.get("test") or {}
-    worst = test.get("worst_domain")
-    clients, optimizer = split.get("clients", {}), config.optimizer
+    worst, clients, optimizer, data = test.get("worst_domain"), split.get("clients", {}), config.optimizer, config.data
+    records = {"file": data.train, "pairs": data.root}.get(data.kind) or data.kind
+    domains = f" ({', '.join(data.domains)})" if data.domains else ""
     return {
         "name": summary["name"],
         "method": summary["method"],
-        "data": _data(config),
+        "data": f"{Path(records).name}{domains}",  # without its place on this machine
         "training pairs": sum(len(ids) for ids in clients.values()) or None,
         "clients": len(clients) or None,
         "scenario": config.partition.scenario,
@@ -175,11 +159,3 @@ def _facts(folder: RunFolder, summary: Mapping[str, Any], config: Config, params
         "projector sha256": f"`{summary['projector_sha256']}`",
         "versions": ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items()) or None,
     }
-
-
-def _data(config: Config) -> str:
-    """The records by name, without their place on this machine."""
-    data = config.data
-    name = {"file": data.train, "pairs": data.root}.get(data.kind)
-    domains = f" ({', '.join(data.domains)})" if data.domains else ""
-    return f"{Path(name).name if name else data.kind}{domains}"

@@ -16,6 +16,7 @@ from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
 from fedcmp.module import ProjectorAlignment
+from fedcmp.report.files import read_object
 from fedcmp.runs.data import read_data
 from fedcmp.runs.models import check_models, pick_device, start_params
 from fedcmp.runs.parts import Kept, build_held_out, build_parts
@@ -78,22 +79,18 @@ def load_run(path: str | Path, overrides: Sequence[str] = (), *, keep: Kept | No
         RunFolderError: no finished run, or one without a shared projector.
         ConfigError: an override is wrong, or a model is not there or has another width.
     """
-    folder, used = open_with_projector(Path(path), overrides)
+    folder, used = _with_projector(Path(path), overrides)
     device = pick_device(used.run.device)
     tower, llm = (keep or Kept()).models(used, device)
     params = start_params(used, tower.width, llm.width)
-    own = load_config(folder.config, [word for word in overrides if word.partition("=")[0] != PROJECTOR])
+    own = load_config(folder.config, [word for word in overrides if not word.startswith(f"{PROJECTOR}=")])
     return LoadedRun(own, ProjectorAlignment(tower, llm, params, own.optimizer).to(device))
 
 
-def open_with_projector(path: Path, overrides: Sequence[str] = ()) -> tuple[RunFolder, Config]:
-    """A finished run, and its config with ``model.projector.init`` at its projector, or where an override says.
-
-    Raises:
-        RunFolderError, ConfigError: as ``load_run``.
-    """
+def _with_projector(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Config]:
+    """A finished run, and its config with ``model.projector.init`` at its projector, or where an override says."""
     folder, summary = open_finished(path)
-    if not any(word.partition("=")[0] == PROJECTOR for word in overrides):
+    if not any(word.startswith(f"{PROJECTOR}=") for word in overrides):
         overrides = [*overrides, f"{PROJECTOR}={json.dumps(str(shared_projector(folder, summary)))}"]
     config = load_config(folder.config, overrides)
     check_models(config)
@@ -107,19 +104,12 @@ def open_finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
         RunFolderError: there is none, or it did not.
     """
     folder = RunFolder(path)
-    if not path.is_dir():
-        raise RunFolderError(f"no run folder {path}")
     if not folder.config.is_file():
         raise RunFolderError(f"{path} is no finished run: it has no {folder.config.name}")
-    try:
-        summary: dict[str, Any] = json.loads(folder.summary.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} is no finished run: cannot read {folder.summary.name}: {error}") from error
+    summary = read_object(folder.summary)
     if summary.get("exit") not in ("finished", "budget"):
-        raise RunFolderError(
-            f"{path} is no finished run: its summary.json says exit {summary.get('exit')!r}; go on with: fedcmp train "
-            f"--resume {path}"
-        )
+        why = summary.get("error") or f"go on with: fedcmp train --resume {path}"
+        raise RunFolderError(f"{path} is no finished run: exit in summary.json is {summary.get('exit')!r}; {why}")
     return folder, summary
 
 
@@ -130,10 +120,9 @@ def shared_projector(folder: RunFolder, summary: dict[str, Any]) -> Path:
         RunFolderError: it is a run of ``fedcmp local``, or the file is not there.
     """
     if summary.get("method") == "local":
-        clients = sorted(folder.path.glob("clients/*"))
         raise RunFolderError(
-            f"{folder.path} is a run of `fedcmp local`: it has a projector for each client and none that is shared; "
-            f"caption, serve and evaluate take one by {PROJECTOR}={clients[0] if clients else 'PATH'}, export none"
+            f"{folder.path} is a run of `fedcmp local`, with a projector for each client: name one by "
+            f"{PROJECTOR}={folder.path}/clients/N/{folder.projector.name}; export takes none"
         )
     if not folder.projector.is_file():
         raise RunFolderError(f"{folder.path} is no finished run: it has no {folder.projector.name}")
@@ -152,7 +141,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress |
         What it writes: ``val/loss``, ``test`` as in summary.json (whether the run itself was to be tested or not),
         ``projector``, where the projector came from, and ``projector_sha256``.
     """
-    folder, config = open_with_projector(path, [*overrides, "evaluation.test=true", "evaluation.examples=0"])
+    folder, config = _with_projector(path, [*overrides, "evaluation.test=true", "evaluation.examples=0"])
     data = read_data(config)
     parts = build_parts(config, data, progress or Progress(), training=False)
     held_out, settings = build_held_out(config, data, parts), config.evaluation

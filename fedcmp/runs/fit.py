@@ -10,13 +10,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
+from torch.utils.data import DataLoader, Dataset
 
-from fedcmp.batches import PairsDataModule
 from fedcmp.data.stream import announce
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.module import ProjectorAlignment
 from fedcmp.seeding import numpy_rng
-from fedcmp.types import Fetch, Params
+from fedcmp.types import Batch, Fetch, Params
 
 
 def union_batches(plan: RunPlan, batch_size: int, seed: int) -> list[list[int]]:
@@ -62,15 +62,12 @@ def fit(
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)  # the Trainer introduces itself at length
-    callback = _Points(len(batches), points, on_point, on_step)
     home = next(module.parameters()).device
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
-        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the frozen parts
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
+        for text in ("many workers", "GPU available", "`srun` command", "in eval mode at the", "no `val_dataloader`"):
+            warnings.filterwarnings("ignore", message=f".*{text}.*")  # all is as it is meant
+        for kind in (DeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", kind)
         trainer = lightning.Trainer(
             max_epochs=1,
             accelerator="gpu" if home.type == "cuda" else "cpu",
@@ -81,18 +78,33 @@ def fit(
             enable_model_summary=False,
             limit_val_batches=0,  # points are evaluated by domain, as rounds are
             default_root_dir=root,
-            callbacks=[callback],
+            callbacks=[_Points(len(batches), points, on_point, on_step)],
             plugins=[LightningEnvironment()],  # one process, whatever a SLURM job around it counts
         )
         announce(fetch, batches)
         try:
-            trainer.fit(module, datamodule=PairsDataModule(batches, fetch))
+            trainer.fit(module, DataLoader(_Fetched(batches, fetch), batch_size=None, shuffle=False))
         except SystemExit as error:  # what the Trainer makes of Ctrl-C
             raise KeyboardInterrupt from error
         if checkpoint is not None:
             trainer.save_checkpoint(checkpoint)
     module.to(home)  # the Trainer leaves it on the CPU, and the frozen models with it, which others use, too
+    return _copy(module)
+
+
+def _copy(module: ProjectorAlignment) -> Params:
     return {name: value.detach().clone() for name, value in module.projector.params().items()}
+
+
+class _Fetched(Dataset[Batch]):
+    def __init__(self, batches: Sequence[Sequence[int]], fetch: Fetch) -> None:
+        self.batches, self.fetch = batches, fetch
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.fetch(self.batches[index])
 
 
 class _Points(lightning.Callback):
@@ -109,7 +121,6 @@ class _Points(lightning.Callback):
         self.losses.append(outputs["loss"].detach())
         self.on_step()
         if batch_idx + 1 in self.due:
-            params = {name: value.detach().clone() for name, value in module.projector.params().items()}
-            self.on_point(batch_idx + 1, params, float(torch.stack(self.losses).mean()))
+            self.on_point(batch_idx + 1, _copy(module), float(torch.stack(self.losses).mean()))
             self.losses.clear()
             module.train()  # an evaluation in between leaves eval mode behind

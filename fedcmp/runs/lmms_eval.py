@@ -17,8 +17,6 @@ VERSION = "0.7.3"
 """The lmms-eval that the tests run."""
 TASKS = ("pope", "mme", "mmbench_en_dev_static", "scienceqa_img", "coco2017_cap_val", "nocaps_val")
 """Benchmarks of its that are scored without another model as judge."""
-FOLDER = "hf"
-"""The export's folder inside the run folder, where no other is named."""
 
 
 class LmmsEval(NamedTuple):
@@ -48,49 +46,36 @@ def lmms_eval_commands(
     """
     if not tasks or not all(tasks):
         raise ConfigError(f"--tasks: expected names with commas between them, for example {','.join(TASKS)}")
-    out = export or path / FOLDER
+    out = export or path / "hf"
     if "," in str(out):
         raise ConfigError(f"--export: lmms-eval parts its words by commas, and {out} has one; choose another folder")
-    devices = [word for word in overrides if word.partition("=")[0] == "run.device"]
-    moved = [word for word in overrides if word not in devices]
+    moved = [word for word in overrides if not word.startswith("run.device=")]
     run = open_exportable(path, moved)
     commands: list[tuple[str, ...]] = []
-    if not _is_there(out, path, run.summary["projector_sha256"]):
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         check_hf(run.config.model, run.params)
         commands.append(("fedcmp", "export", str(path), *moved, "--to", "hf", "--out", str(out)))
-    device = load_config(run.folder.config, devices).run.device
+    else:
+        digest, card = run.summary["projector_sha256"], out / "README.md"
+        of_run = card.is_file() and digest in card.read_text(encoding="utf-8")
+        if not of_run or not (out / "processor_config.json").is_file():
+            raise RunFolderError(f"{out} is no export of {path} for transformers; name another folder with --export")
+    device = load_config(run.folder.config, [word for word in overrides if word not in moved]).run.device
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     # its own default, an empty device_map, is refused by transformers 5
     where = "device_map=auto" if cuda else "device=cpu,device_map=cpu"
     words = ["python", "-m", "lmms_eval", "--model", "llava_hf", "--model_args", f"pretrained={out},{where}"]
     words += ["--tasks", ",".join(tasks), "--batch_size", "1"]
     commands.append((*words, "--output_path", str(path / "lmms-eval"), "--log_samples"))
-    return LmmsEval(tuple(commands), tuple(_notes(cuda, run.config.model.end)))
-
-
-def _is_there(out: Path, path: Path, digest: str) -> bool:
-    """Whether a folder is the run's export; one that is not there, or empty, is still to be made."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    card = out / "README.md"
-    if (out / "processor_config.json").is_file() and card.is_file() and digest in card.read_text(encoding="utf-8"):
-        return True
-    raise RunFolderError(
-        f"{out} is no export of {path} for transformers (its README.md would name the projector {digest[:12]}...); "
-        "name another folder with --export"
-    )
-
-
-def _notes(cuda: bool, end: str) -> list[str]:
     kind, other = ("a GPU", "cpu") if cuda else ("CPUs", "cuda")
     notes = [
         f"for {kind}; run.device={other} prints them for the other kind",
         f"lmms-eval wants an environment of its own: pip install lmms-eval=={VERSION} decord",
         "it fetches its data sets from the Hugging Face hub, some after `hf auth login` only; caption scores need Java",
     ]
-    if end == "newline":
+    if run.config.model.end == "newline":
         notes.append(
             "it ends an answer at the LLM's end of sequence, not at the newline that ends this run's captions: answers "
             "may go on behind it; runs with model.end=eos end by themselves"
         )
-    return notes
+    return LmmsEval(tuple(commands), tuple(notes))

@@ -44,18 +44,18 @@ def build_method(config: Config, plan: RunPlan, aggregator: Aggregator | None = 
     Raises:
         ConfigError: a round has too few clients, or the privacy that is asked for is not possible with this plan.
     """
-    own = aggregator is not None
+    asked, fuse = config.federation.min_clients, 0
     if aggregator is None:
         momentum = config.optimizer.decay if config.optimizer.name == "sgd" else 0.0
         aggregator = build_aggregator(config.aggregator, momentum=momentum)
+        fuse = aggregator.fuse.least_clients
     if config.privacy.on:
         aggregator = replace(aggregator, measures=False)  # measurements are not protected
-    least, own_least = config.federation.min_clients, 0 if own else aggregator.fuse.least_clients
     smallest = min(plan.rounds, key=lambda one: len(one.tasks))
-    if len(smallest.tasks) < max(least, own_least):
-        key = f"aggregator.name={config.aggregator.name}" if own_least >= least else f"federation.min_clients={least}"
+    if len(smallest.tasks) < max(asked, fuse):
+        key = f"aggregator.name={config.aggregator.name}" if fuse >= asked else f"federation.min_clients={asked}"
         raise ConfigError(
-            f"{key} needs at least {max(least, own_least)} clients in a round, but round {smallest.round + 1} has "
+            f"{key} needs at least {max(asked, fuse)} clients in a round, but round {smallest.round + 1} has "
             f"{len(smallest.tasks)}: raise federation.clients_per_round or partition.clients, or lower "
             "federation.rounds, federation.local_steps or federation.dropout"
         )

@@ -106,11 +106,7 @@ def start_params(config: Config, in_width: int, out_width: int) -> Params:
 
 
 def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -> dict[str, int]:
-    """By split, the captions that are longer than the encoder's most.
-
-    Raises:
-        DataError: a long caption cannot be encoded.
-    """
+    """By split, the captions that are longer than the encoder's most."""
     return {name: encoder.count_cut(samples) for name, samples in splits.items()}
 
 
@@ -136,10 +132,10 @@ def _read_init(config: Config, in_width: int | None, out_width: int | None) -> P
             f"model.projector.init: {projector.init} has {', '.join(sorted(params))}; "
             f"model.projector.kind={projector.kind} needs {', '.join(sorted(wanted))}"
         )
-    found_in, found_out = params[f"{names[0]}.weight"].shape[1], params[f"{names[-1]}.weight"].shape[0]
-    sides = (("model.tower", config.model.tower, in_width, found_in),
-             ("model.llm", config.model.llm, out_width, found_out))  # fmt: skip
-    for key, name, width, found in sides:
+    for key, name, width, found in (
+        ("model.tower", config.model.tower, in_width, params[f"{names[0]}.weight"].shape[1]),
+        ("model.llm", config.model.llm, out_width, params[f"{names[-1]}.weight"].shape[0]),
+    ):
         if width is not None and width != found:
             raise ConfigError(f"{key}: {name} has width {width}, the projector {projector.init} has width {found}")
     return params

@@ -15,7 +15,7 @@ from fedcmp.data.collate import Batches, CaptionEncoder
 from fedcmp.data.features import FeatureTable
 from fedcmp.data.records import Sample
 from fedcmp.data.settings import expand
-from fedcmp.data.sources import Source, name_pictures
+from fedcmp.data.sources import name_pictures
 from fedcmp.data.stream import Stream
 from fedcmp.distributed.team import Solo, Team, is_server
 from fedcmp.evaluation.losses import EvalData, HeldOut
@@ -37,24 +37,22 @@ log = logging.getLogger(__name__)
 class Kept:
     """What one run leaves to the next in the same process: frozen models, and what the tower saw.
 
-    A run with the same models loads none again; one with the same pictures, too, computes no features. Captions may
-    differ: their tokens are made anew. One set of models and one table of training, validation and test features each
-    are kept, the last, so that many runs in a row need no more memory than one. Pictures are the same if they have the
-    same ids, places and source; a file that changes between two runs of one process is not noticed.
+    One set of models and one table of training, validation and test features each are kept, the last, so that many runs
+    in a row need no more memory than one. Pictures are the same if they have the same ids, places and source; a file
+    that changes between two runs of one process is not noticed. Captions are encoded anew.
     """
 
     def __init__(self) -> None:
-        self._models: tuple[object, tuple[VisionTower, LanguageModel]] | None = None
-        self._pictures: object = None
+        self._models: dict[object, tuple[VisionTower, LanguageModel]] = {}
         self._tables: dict[str, tuple[object, FeatureTable]] = {}
 
     def models(self, config: Config, device: torch.device) -> tuple[VisionTower, LanguageModel]:
         """The models that the config names, loaded if the last run used others."""
-        key = (dataclasses.replace(config.model, projector=ProjectorConfig()), device)
-        if self._models is None or self._models[0] != key:
-            self._models = None  # before the next ones are loaded
-            self._models = key, (load_tower(config.model), load_llm(config.model))
-        return self._models[1]
+        key = repr((dataclasses.replace(config.model, projector=ProjectorConfig()), device))
+        if key not in self._models:
+            self._models.clear()  # before the next ones are loaded
+            self._models[key] = load_tower(config.model), load_llm(config.model)
+        return self._models[key]
 
     def table(
         self, config: Config, tower: VisionTower, samples: Sequence[Sample], what: str, make: Callable[[], FeatureTable]
@@ -62,10 +60,8 @@ class Kept:
         """The features of samples: those of the last run under the name ``what``, or what ``make`` computes."""
         data = config.data
         places = (data.kind, data.root, data.train, data.val, data.test, data.images)
-        pictures = (tower.fingerprint, places, config.run.seed if data.kind == "scenes" else None)
-        if self._pictures != pictures:
-            self._pictures, self._tables = pictures, {}
-        key = tuple((sample.id, sample.image) for sample in samples)
+        source = (tower.fingerprint, places, config.run.seed if data.kind == "scenes" else None)
+        key = (source, tuple((sample.id, sample.image) for sample in samples))
         if what not in self._tables or self._tables[what][0] != key:
             self._tables.pop(what, None)
             self._tables[what] = key, make()
@@ -106,38 +102,44 @@ def build_parts(
         keep: what the last run left and the next one gets; every rank of a team has its own. None: nothing is kept.
         models: in place of those that the config names.
     """
-    team = team or Solo(pick_device(config.run.device))
-    device = team.device
-    keep = keep or Kept()
-    if models is None:
-        # what is spread over the ranks of this run is of no use to the next
-        models = (Kept() if team.in_step else keep).models(config, device)
-    tower, llm = models
-    params = start_params(config, tower.width, llm.width)
     from fedcmp.module import ProjectorAlignment
 
+    team, keep = team or Solo(pick_device(config.run.device)), keep or Kept()
+    device, ranks = team.device, team.topology.world_size
+    # what is spread over the ranks of this run is of no use to the next
+    tower, llm = models or (Kept() if team.in_step else keep).models(config, device)
+    params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
     room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
     encoder = CaptionEncoder.of(llm, room.tokens, lowercase=config.data.lowercase)
     if room.warning and is_server(team):
         log.warning(room.warning)
+    cache = expand(config.data.cache_dir) if config.data.cache_dir else None
+
+    def features(part: Sequence[Sample], what: str) -> FeatureTable:
+        with progress.bar(len(part), what) as bar:
+            return see(tower, data.source, part, device, cache, bar)
 
     def batches(samples: list[Sample], what: str) -> Batches:
-        return _batches(config, data.source, samples, module, encoder, progress, what, team, keep)
+        def make() -> FeatureTable:
+            if cache is not None and ranks > 1:
+                features(samples[team.rank :: ranks], what)
+                team.collect(None)  # no rank reads before all have written
+            return features(samples, what)
+
+        return Batches(keep.table(config, tower, samples, what, make), encoder(samples), llm.pad_id, device)
 
     def held_out(samples: list[Sample], what: str) -> EvalData:
         fetch, domains = batches(samples, what), tuple(one.domain for one in samples)
         order = tuple(sorted(range(len(samples)), key=lambda position: len(fetch.tokens[position])))
         return EvalData(fetch, domains, config.evaluation.batch_size, order, name_pictures(samples, data.source))
 
-    fetch = None
-    if training:
-        fetch = (
-            _stream(config, data, module, encoder, device)
-            if config.data.stream
-            else batches(data.train, "training pictures")
-        )
+    fetch: Batches | Stream | None = None
+    if training and config.data.stream:
+        fetch = Stream(data.source, data.train, tower.preprocess, encoder, llm.pad_id, device, config.data.workers)
+    elif training:
+        fetch = batches(data.train, "training pictures")
     val_data = held_out(data.val, "validation pictures")
     test_data = held_out(data.test, "test pictures") if config.evaluation.test else None
     params = {name: value.to(device) for name, value in params.items()}
@@ -148,41 +150,3 @@ def build_held_out(config: Config, data: Data, parts: Parts) -> HeldOut:
     """The test samples with all that is known about them; the parts must hold them."""
     assert parts.test_data is not None, "these parts were built without test samples"
     return HeldOut(parts.test_data, data.test, data.source, config.data.lowercase, parts.encoder.max_tokens)
-
-
-def _batches(
-    config: Config,
-    source: Source,
-    samples: list[Sample],
-    module: ProjectorAlignment,
-    encoder: CaptionEncoder,
-    progress: Progress,
-    what: str,
-    team: Team,
-    keep: Kept,
-) -> Batches:
-    tower, settings = module.tower, config.data
-    assert tower is not None, "parts are built with a tower"
-    cache = expand(settings.cache_dir) if settings.cache_dir else None
-    rank, ranks = team.rank, team.topology.world_size
-
-    def features(part: Sequence[Sample]) -> FeatureTable:
-        with progress.bar(len(part), what) as bar:
-            return see(tower, source, part, team.device, cache, bar)
-
-    def whole() -> FeatureTable:
-        if cache is not None and ranks > 1:
-            features(samples[rank::ranks])
-            team.collect(None)  # no rank reads before all have written
-        return features(samples)
-
-    table = keep.table(config, tower, samples, what, whole)
-    return Batches(table, encoder(samples), module.llm.pad_id, team.device)
-
-
-def _stream(
-    config: Config, data: Data, module: ProjectorAlignment, encoder: CaptionEncoder, device: torch.device
-) -> Stream:
-    tower, llm = module.tower, module.llm
-    assert tower is not None, "parts are built with a tower"
-    return Stream(data.source, data.train, tower.preprocess, encoder, llm.pad_id, device, config.data.workers)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import torch
 
-from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.config import Config
-from fedcmp.distributed.team import Topology, make_topology
+from fedcmp.distributed.team import make_topology
 from fedcmp.errors import ConfigError
 from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, MemoryPart, forecast, training_memory
@@ -17,7 +16,7 @@ from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import Protection
 from fedcmp.report.formatting import human
 from fedcmp.report.plan import PlanPage
-from fedcmp.runs.data import Data, read_data
+from fedcmp.runs.data import read_data
 from fedcmp.runs.method import build_method
 from fedcmp.runs.models import Outline, check_models, count_cut, describe_cut
 
@@ -33,75 +32,78 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     Raises:
         ConfigError, DataError: such a run would be refused.
     """
-    world = config.launch.devices if ranks is None else ranks
+    world, federation = config.launch.devices if ranks is None else ranks, config.federation
     if world < 1:
         raise ConfigError(f"--ranks must be at least 1, got {world}")
-    check_secure(config.federation, config.aggregator, world)
+    check_secure(federation, config.aggregator, world)
     topology = make_topology(world, config.launch.group_size)
     data, outline = read_data(config), check_models(config)
     method, coming = build_method(config, data.plan), data.plan
-    if method.privacy is not None:  # the budget may end the run before the plan does
-        rounds = coming.rounds[: method.privacy.affordable]
+    privacy, aggregator, params = method.privacy, method.aggregator, outline.params
+    if privacy is not None:  # the budget may end the run before the plan does
+        rounds = coming.rounds[: privacy.affordable]
         coming = coming._replace(rounds=rounds, num_samples=sum(one.num_samples for one in rounds))
-    counted = int(method.privacy is not None and config.privacy.quantile > 0)
-    slots = config.federation.slots
-    found = forecast(data.split.clients, coming, slots, topology, method.aggregator, outline.params, counted)
-    devices = _devices(config, world)
-    features = _features(config, data, outline)
-    notes = [*_model_notes(config, data, outline), *_machine_notes(config, devices, found, features)]
-    facts: tuple[tuple[str, str], ...] = ()
-    if method.privacy is not None:
-        facts = _privacy(method.privacy, len(found.rounds))
-        notes += _privacy_notes(method.privacy, len(found.rounds), len(found.clients), config.federation.secure)
-    memory = _memory(config, outline, topology, method.aggregator, found)
-    name = config.aggregator.name
-    return PlanPage(found, name, method.aggregator, devices, memory, features, tuple(notes), facts)
-
-
-def _features(config: Config, data: Data, outline: Outline) -> int | None:
-    """Bytes of the image features that every rank keeps, float16."""
-    kept = len(data.val) + len(data.train) * (not config.data.stream) + len(data.test) * config.evaluation.test
-    return 2 * kept * outline.tower.tokens * outline.tower.width if outline.tower else None
-
-
-def _model_notes(config: Config, data: Data, outline: Outline) -> list[str]:
+    counted = int(privacy is not None and config.privacy.quantile > 0)
+    found = forecast(data.split.clients, coming, federation.slots, topology, aggregator, params, counted)
+    features = None  # bytes of float16 that every rank keeps
+    if outline.tower:
+        kept = len(data.val) + len(data.train) * (not config.data.stream) + len(data.test) * config.evaluation.test
+        features = 2 * kept * outline.tower.tokens * outline.tower.width
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not here)
+    devices = ["cpu" if on_cpu else f"cuda:{rank % here}" if here else "cuda" for rank in range(world)]
     notes = [outline.warning]
     if outline.encoder is not None:
         notes.append(describe_cut(count_cut(data.splits, outline.encoder), outline.encoder))
+    notes += [*_machine_notes(config, devices, found, features), *_model_notes(config, outline)]
+    facts: tuple[tuple[str, str], ...] = ()
+    if privacy is not None:
+        facts = _describe_privacy(privacy, len(found.rounds))
+        notes += _privacy_notes(privacy, len(found.rounds), len(found.clients), federation.secure)
+    memory: list[MemoryPart] = []
+    if params is not None:
+        tower, llm = (part.num_bytes if part else None for part in (outline.tower, outline.llm))
+        if outline.llm and config.launch.shard_llm:
+            llm = outline.llm.num_bytes - outline.llm.layer_bytes * (topology.group_size - 1) // topology.group_size
+        busiest = max(one.busiest for one in found.rounds)
+        population = sum(one.rounds > 0 for one in found.clients)
+        memory = [MemoryPart("vision tower", tower, tower), MemoryPart("language model", llm, llm)]
+        memory += training_memory(
+            params, aggregator, federation, config.optimizer, busiest=busiest, population=population
+        )
+    shown = tuple(filter(None, notes))
+    return PlanPage(found, config.aggregator.name, aggregator, tuple(devices), tuple(memory), features, shown, facts)
+
+
+def _model_notes(config: Config, outline: Outline) -> Iterator[str]:
     if outline.params is not None:
         try:
             check_hf(config.model, outline.params)
         except ConfigError as error:
-            notes.append(f"fedcmp export --to hf will refuse this run, fedcmp caption will not: {error}")
-    return [note for note in notes if note]
+            yield f"fedcmp export --to hf will refuse this run, fedcmp caption will not: {error}"
 
 
-def _machine_notes(config: Config, devices: Sequence[str], found: Forecast, features: int | None) -> list[str]:
-    notes, world, here = [], len(devices), torch.cuda.device_count()
+def _machine_notes(config: Config, devices: list[str], found: Forecast, features: int | None) -> Iterator[str]:
+    world, here, on_cpu = len(devices), torch.cuda.device_count(), devices[0] == "cpu"
     if devices[0] == "cuda":
-        notes.append("run.device is cuda, and this machine has no CUDA device: start the run elsewhere")
-    elif devices[0] != "cpu" and world > here and not config.launch.share_gpu:
-        notes.append(
-            f"{world} ranks need {world} GPUs and this machine has {here}: use more nodes, or launch.share_gpu"
-        )
-    idle = sum(not group.waves for group in found.groups)
-    if idle:
-        notes.append(
+        yield "run.device is cuda, and this machine has no CUDA device: start the run elsewhere"
+    elif not on_cpu and world > here and not config.launch.share_gpu:
+        yield f"{world} ranks need {world} GPUs and this machine has {here}: use more nodes, or launch.share_gpu"
+    if idle := sum(not group.waves for group in found.groups):
+        yield (
             f"{idle} of {len(found.groups)} groups train no client in round 1: start fewer ranks, or lower "
             f"federation.slots (now {config.federation.slots})"
         )
-    local = min(world, max(1, here)) if devices[0] != "cpu" else world
+    local = world if on_cpu else min(world, max(1, here))
     room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if features is not None and local * features > room:
-        notes.append(
+        yield (
             f"image features take {human(features)} of main memory on each of {local} ranks, and this machine has "
-            f"{human(room)}: set data.stream=true, or use fewer samples (data.max_train_per_domain) or image tokens "
-            "(model.token_grid, model.pixel_shuffle)"
+            f"{human(room)}: set data.stream=true, or use fewer samples or image tokens (model.token_grid)"
         )
-    return notes
 
 
-def _privacy(protection: Protection, rounds: int) -> tuple[tuple[str, str], ...]:
+def _describe_privacy(protection: Protection, rounds: int) -> tuple[tuple[str, str], ...]:
     config, times = protection.config, protection.taking[rounds - 1]
     budget = f"; budget {config.epsilon:g}" if config.epsilon else ""
     start = " in round 1, then adapted" if config.quantile else ""
@@ -115,45 +117,16 @@ def _privacy(protection: Protection, rounds: int) -> tuple[tuple[str, str], ...]
     )
 
 
-def _privacy_notes(protection: Protection, rounds: int, clients: int, secure: str) -> list[str]:
-    config, planned, notes = protection.config, len(protection.taking), []
+def _privacy_notes(protection: Protection, rounds: int, clients: int, secure: str) -> Iterator[str]:
+    config, planned = protection.config, len(protection.taking)
     if rounds < planned:
-        notes.append(
+        yield (
             f"the budget privacy.epsilon={config.epsilon:g} ends the run after round {rounds} of {planned}, while the "
             "learning rate is still high: lower federation.rounds or raise privacy.noise"
         )
     if config.delta * clients >= 1:
-        notes.append(f"privacy.delta={config.delta:g} should be well below one over the number of clients, 1/{clients}")
+        yield f"privacy.delta={config.delta:g} should be well below one over the number of clients, 1/{clients}"
     if config.kind == "distributed" and secure == "none":
-        notes.append("without federation.secure=masks the server sees each update with its own share of noise only")
+        yield "without federation.secure=masks the server sees each update with its own share of noise only"
     if config.stream == "seeded":
-        notes.append("noise is drawn from run.seed: a simulation of privacy, for tests and comparisons only")
-    return notes
-
-
-def _devices(config: Config, world: int) -> tuple[str, ...]:
-    """Where each rank computes, if every node is like this machine."""
-    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if config.run.device == "cpu" or (config.run.device == "auto" and not here):
-        return ("cpu",) * world
-    return tuple(f"cuda:{rank % here}" for rank in range(world)) if here else ("cuda",) * world
-
-
-def _memory(
-    config: Config, outline: Outline, topology: Topology, method: Aggregator, found: Forecast
-) -> tuple[MemoryPart, ...]:
-    if outline.params is None:
-        return ()
-    tower = outline.tower.num_bytes if outline.tower else None
-    llm = outline.llm.num_bytes if outline.llm else None
-    if outline.llm and config.launch.shard_llm:
-        llm = outline.llm.num_bytes - outline.llm.layer_bytes * (topology.group_size - 1) // topology.group_size
-    training = training_memory(
-        outline.params,
-        method,
-        config.federation,
-        config.optimizer,
-        busiest=max(one.busiest for one in found.rounds),
-        population=sum(one.rounds > 0 for one in found.clients),
-    )
-    return (MemoryPart("vision tower", tower, tower), MemoryPart("language model", llm, llm), *training)
+        yield "noise is drawn from run.seed: a simulation of privacy, for tests and comparisons only"

@@ -78,10 +78,9 @@ class Run:
         best: float,
         samples: int,
         *,
-        rounds: int = 0,
         exit_kind: str = "finished",
         earlier: float = 0.0,
-        extra: Mapping[str, Any] | None = None,
+        **more: Any,
     ) -> dict[str, Any]:
         """Evaluates the end, writes projector, captions and summary.
 
@@ -90,10 +89,9 @@ class Run:
             begin: the evaluation before the first step.
             best: the lowest validation loss.
             samples: training samples used, each as often as it was.
-            rounds: rounds done.
             exit_kind: ``finished``, or ``budget`` where privacy ended the run.
             earlier: seconds of the rounds that processes before this one did.
-            extra: more entries of the summary.
+            more: further entries of the summary.
 
         Returns:
             The summary; empty on ranks other than the server.
@@ -109,9 +107,8 @@ class Run:
             tested = {**tested, **found.scores}
         if not is_server(self.team):
             return {}
-        content = {"rounds": rounds, **progress_made(begin, end, best), "test": tested}
-        content |= {"projector_sha256": params_sha256(params), **(extra or {})}
-        return self.close(content, samples, exit_kind, earlier)
+        content = {"rounds": 0, **progress_made(begin, end, best), "test": tested}
+        return self.close({**content, "projector_sha256": params_sha256(params), **more}, samples, exit_kind, earlier)
 
     def close(
         self, content: Mapping[str, Any], samples: int, exit_kind: str = "finished", earlier: float = 0.0
@@ -119,7 +116,7 @@ class Run:
         """Writes the summary and closes the trackers; the summary, empty on ranks other than the server."""
         if not is_server(self.team):
             return {}
-        seconds = {"total": earlier + time.perf_counter() - self.t0, **self.clock.seconds}
+        seconds, folder = {"total": earlier + time.perf_counter() - self.t0, **self.clock.seconds}, self.folder
         summary = {
             **self.head,
             **content,
@@ -128,15 +125,10 @@ class Run:
             "samples_per_second": round(samples / max(1e-9, seconds.get("train", 0.0)), 1),
             "exit": exit_kind,
         }
-        self.folder.write_json(self.folder.summary, summary)
-        self.tracker.close(summary, self.artefacts())
-        return summary
-
-    def artefacts(self) -> list[Path]:
-        """The files of the run folder that are worth keeping elsewhere."""
-        folder = self.folder
+        folder.write_json(folder.summary, summary)
         files = [folder.captions, folder.captions_list, folder.projector, *sorted(folder.figures.glob("*.png"))]
-        return [path for path in files if path.exists()]
+        self.tracker.close(summary, [path for path in files if path.exists()])
+        return summary
 
     def _show(self, captioned: Sequence[Captioned]) -> None:
         shown = captioned[: self.config.evaluation.examples]
@@ -228,6 +220,7 @@ def on_server(team: Team, act: Callable[[], Any]) -> Any:
 
 
 def _folder(config: Config, label: str, data: Data, resume: Path | None, locks: ExitStack) -> str:
+    """A new folder, claimed and locked, or one that goes on, whose split must be that of today."""
     split = {**manifest(data.split, data.splits, config.partition), "plan": plan_hash(data.plan)}
     if resume is not None:
         folder = RunFolder(resume)
@@ -246,32 +239,22 @@ def _folder(config: Config, label: str, data: Data, resume: Path | None, locks: 
 
 
 def _check_split(folder: RunFolder, now: Mapping[str, Any]) -> None:
-    """Whether clients, records and plan are today what split.json says.
-
-    Raises:
-        CheckpointError: they are not, or it cannot be read.
-    """
+    """Raises CheckpointError if clients, records and plan are not what split.json says, or it cannot be read."""
     name = f"{folder.path} cannot go on: {folder.split.name}"
     try:
         before = json.loads(folder.split.read_text(encoding="utf-8"))
-        records, plan, clients = dict(before["records"]), before["plan"], before["hash"]
+        differs = [key for key in ("records", "hash", "plan") if before[key] != now[key]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{name} cannot be read: {error!r}") from error
-    if changed := [one for one, digest in now["records"].items() if records.get(one) != digest]:
-        raise CheckpointError(f"{name} lists other records of {', '.join(changed)} than there are now; bring them back")
-    if clients != now["hash"]:
-        raise CheckpointError(f"{name} gives clients other samples than the settings do now")
-    if plan != now["plan"]:
-        raise CheckpointError(f"{name} has another plan than this version of fedcmp makes; go on with that version")
+    if differs:
+        what = {"records": "other records", "hash": "other clients", "plan": "another plan"}[differs[0]]
+        raise CheckpointError(f"{name} has {what} than these settings, data and version of fedcmp give now")
 
 
 def _head(config: Config, method: str, folder: RunFolder, data: Data, team: Team) -> dict[str, Any]:
     """What every summary begins with."""
-    if team.device.type == "cuda":
-        device = torch.cuda.get_device_name(team.device)
-    else:
-        device = f"cpu, {torch.get_num_threads()} threads"
-    ranks = team.topology.world_size
+    cuda, ranks = team.device.type == "cuda", team.topology.world_size
+    device = torch.cuda.get_device_name(team.device) if cuda else f"cpu, {torch.get_num_threads()} threads"
     return {
         "name": config.run.name or folder.path.name,
         "method": method,

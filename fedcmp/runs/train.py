@@ -81,15 +81,12 @@ def train(
                 for phase, seconds in _seconds(tracker.records).items():
                     run.clock.add(phase, seconds)
                 planned = state.rounds_done == len(run.data.plan.rounds)
+                begin = Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {})
+                kind = "finished" if planned else "budget"
+                more = {"rounds": state.rounds_done, **(extra or _count_faults(tracker.records))}
+                seen = state.samples_seen
                 summary = run.finish(
-                    state.params,
-                    Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {}),
-                    state.best_loss,
-                    state.samples_seen,
-                    rounds=state.rounds_done,
-                    exit_kind="finished" if planned else "budget",
-                    earlier=earlier,
-                    extra=extra or _count_faults(tracker.records),
+                    state.params, begin, state.best_loss, seen, exit_kind=kind, earlier=earlier, **more
                 )
     return {**summary, "folder": str(folder.path)} if summary else {}
 
@@ -116,13 +113,12 @@ def resume(
         CheckpointError: other settings would change what is computed, or no checkpoint can be read.
     """
     config, folder = reopen(path, overrides, file), RunFolder(path)
-    if folder.summary.is_file():
-        try:
-            summary = read_object(folder.summary)
-        except RunFolderError as error:
-            raise CheckpointError(f"{path} cannot go on: {error}") from error
-        if summary.get("exit") in ("finished", "budget"):
-            return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
+    try:
+        summary = read_object(folder.summary) if folder.summary.is_file() else {}
+    except RunFolderError as error:
+        raise CheckpointError(f"{path} cannot go on: {error}") from error
+    if summary.get("exit") in ("finished", "budget"):
+        return {**summary, "folder": str(path)} if (rank_of() or (0, 0))[0] == 0 else {}
     return train(config, progress=progress, resume_from=path, keep=keep)
 
 
@@ -169,14 +165,11 @@ def _seconds(records: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _count_faults(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Faults of clients over the whole run: in all, by kind, and those that cost nothing in the end."""
-
-    def total(key: str) -> int:
-        return sum(record.get(key, 0) for record in records)
-
-    kinds = {kind: total(f"left_out/{kind}") for kind in FAULTS}
+    keys = ("clients_left_out", "clients_retried", "clients_dropped", *(f"left_out/{kind}" for kind in FAULTS))
+    total = {key: sum(record.get(key, 0) for record in records) for key in keys}
     return {
-        "updates_left_out": total("clients_left_out"),
-        "left_out": {kind: count for kind, count in kinds.items() if count},
-        "clients_retried": total("clients_retried"),
-        "clients_dropped": total("clients_dropped"),
+        "updates_left_out": total["clients_left_out"],
+        "left_out": {kind: count for kind in FAULTS if (count := total[f"left_out/{kind}"])},
+        "clients_retried": total["clients_retried"],
+        "clients_dropped": total["clients_dropped"],
     }

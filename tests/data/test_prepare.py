@@ -20,8 +20,7 @@ import pytest
 from PIL import Image
 from published import read_lines
 
-from fedcmp.cli import main
-from fedcmp.cli.entry import _parser
+from fedcmp.cli import build_parser, main
 from fedcmp.config import load_config
 from fedcmp.data.layouts import LAYOUTS
 from fedcmp.data.prepare import Recipe, prepare
@@ -332,7 +331,7 @@ def test_the_recipes_of_the_documentation_are_words_that_are_understood() -> Non
     layouts = []
     for words in commands("data.md")[9:]:
         if words[0] == "prepare":
-            layouts.append(_parser().parse_args(words).layout)
+            layouts.append(build_parser().parse_args(words).layout)
         else:
             load_config(None, words[1:])
     assert [layout for layout in layouts if layout != "LAYOUT"] == list(LAYOUTS)

@@ -15,8 +15,7 @@ from pages import ROOT, blocks, commands
 from PIL import Image
 from small import SMALL
 
-from fedcmp.cli import main
-from fedcmp.cli.entry import _parser
+from fedcmp.cli import build_parser, main
 from fedcmp.compare import Request, ask
 from fedcmp.config import load_config
 
@@ -51,7 +50,7 @@ def check(words: list[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed = _parser().parse_args(words[1:])
+            parsed = build_parser().parse_args(words[1:])
     except SystemExit:
         raise ValueError(said.getvalue().strip().splitlines()[-1]) from None
     if parsed.command not in WITH_CONFIG:

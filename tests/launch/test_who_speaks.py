@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 import pytest
 
@@ -11,25 +10,6 @@ from fedcmp import cli
 from fedcmp.cli import entry
 from fedcmp.distributed.messages import raise_first, write_failure
 from fedcmp.errors import ConfigError, DataError
-
-RANKS = {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
-
-
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int, error: Exception) -> str:
-    """What ``fedcmp train`` prints on a rank of four, two on each node, that ends with an error."""
-
-    def fail(parsed: object) -> int:
-        raise error
-
-    waited: list[float] = []
-    monkeypatch.setattr(entry.time, "sleep", waited.append)
-    monkeypatch.setitem(cli.COMMANDS, "train", replace(cli.COMMANDS["train"], run=fail))
-    for name, value in {**RANKS, "RANK": str(rank), "LOCAL_RANK": str(rank % 2)}.items():
-        monkeypatch.setitem(os.environ, name, value)
-    assert cli.main(["train"]) == 2
-    printed = capsys.readouterr().err
-    assert bool(waited) == (not printed), "who has nothing to say waits for those who have"
-    return printed
 
 
 def met(rank: int, ranks: tuple[int, ...]) -> Exception:
@@ -41,21 +21,26 @@ def met(rank: int, ranks: tuple[int, ...]) -> Exception:
     return caught.value
 
 
-@pytest.mark.parametrize("rank", range(4))
-def test_the_first_rank_that_met_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int
+@pytest.mark.parametrize(("kind", "speakers"), [("agreed", {1: "ranks 1, 3"}), ("before ranks meet", {0: "", 2: ""}),
+                                                ("alone", dict.fromkeys(range(4), ""))])  # fmt: skip
+def test_which_ranks_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, speakers: dict[int, str]
 ) -> None:
-    printed = said(monkeypatch, capsys, rank, met(rank, (1, 3)))
-    assert printed == ("ranks 1, 3: fedcmp: error: no such picture\n" if rank == 1 else "")
+    """Of four ranks, two on each node: the first that met it; the first of each node; each that fails alone."""
+    waited: list[float] = []
+    monkeypatch.setattr(entry.time, "sleep", waited.append)
+    for rank in range(4):
+        error = {"agreed": met(rank, (1, 3)), "alone": DataError("torn")}.get(kind, ConfigError("unknown key"))
 
+        def fail(parsed: object, error: Exception = error) -> int:
+            raise error
 
-@pytest.mark.parametrize("rank", range(4))
-def test_one_on_each_node_before_ranks_meet(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], rank: int
-) -> None:
-    printed = said(monkeypatch, capsys, rank, ConfigError("unknown key"))
-    assert printed == ("" if rank % 2 else f"rank {rank}: fedcmp: error: unknown key\n")
-
-
-def test_each_that_fails_alone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(monkeypatch, capsys, 3, DataError("torn")) == "rank 3: fedcmp: error: torn\n"
+        monkeypatch.setitem(cli.COMMANDS, "train", fail)
+        for name, value in (("RANK", rank), ("LOCAL_RANK", rank % 2), ("WORLD_SIZE", 4), ("LOCAL_WORLD_SIZE", 2)):
+            monkeypatch.setitem(os.environ, name, str(value))
+        assert cli.main(["train"]) == 2
+        printed = capsys.readouterr().err
+        said = f"{speakers[rank] or f'rank {rank}'}: fedcmp: error: " if rank in speakers else ""
+        assert printed.startswith(said)
+        assert bool(said) == bool(printed) == (not waited), "a rank with nothing to report waits for those that have"
+        waited.clear()

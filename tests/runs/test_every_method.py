@@ -42,22 +42,9 @@ def test_on_real_pairs(name: str, tmp_path: Path, shared: Path, features: Path) 
         "data.max_train_per_domain=16",
         "data.max_val_per_domain=2",
         "data.max_test_per_domain=2",
-        "federation.rounds=2",
         "federation.local_steps=1",
-        "federation.batch_size=4",
     ]
-    summary = train(
-        load_config(
-            DOMAIN,
-            [
-                *few,
-                *QUIET,
-                "wandb.mode=disabled",
-                "run.figures=false",
-                f"aggregator={name}",
-                f"run.dir={tmp_path / 'run'}",
-            ],
-        )
-    )
+    config = load_config(DOMAIN, [*small.SMALL, *QUIET, *few, f"aggregator={name}", f"run.dir={tmp_path / 'run'}"])
+    summary = train(config)
     assert (summary["method"], summary["exit"]) == (name, "finished")
     assert summary["val/loss"]["end"] < summary["val/loss"]["start"] + 0.5

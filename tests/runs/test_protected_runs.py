@@ -104,21 +104,13 @@ def test_what_is_not_federated_has_no_privacy(tmp_path: Path) -> None:
     for begin in (train_centralized, train_local):
         with pytest.raises(ConfigError, match=r"privacy\.kind"):
             begin(config)
+    shown = describe_plan(plan(asked(tmp_path / "a", "privacy.noise=1", "privacy.kind=distributed")))
+    assert "federation.secure=masks" in shown, "the server sees each update"
     for bound in ("centralized", "local"):
         assert baseline(config, bound).privacy.kind == "none", "a comparison leaves its bounds without it"
     assert method_config(config, Method("adam", "fedadam", ())).privacy == config.privacy
     with pytest.raises(ConfigError, match=r"aggregator\.name=krum"):
         method_config(config, Method("krum", "krum", ()))
-
-
-def test_a_plan_says_who_sees_what(tmp_path: Path) -> None:
-    words = ["privacy.noise=1", "privacy.kind=distributed", "privacy.delta=0.2"]
-    text = describe_plan(plan(asked(tmp_path / "run", *words)))
-    assert "federation.secure=masks" in text
-    assert "privacy.delta=0.2" in text
-    assert "federation.secure=masks" not in describe_plan(
-        plan(asked(tmp_path / "a", *words, "federation.secure=masks"))
-    )
 
 
 def test_a_missing_library_is_named_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
