@@ -71,28 +71,28 @@ def prepare(parsed: argparse.Namespace) -> int:
         options=Options(**{name: getattr(parsed, name) for name in Options._fields}),
         **{name: getattr(parsed, name) for name in names},
     )
-    done = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
-    counts, left, images = done.facts["counts"], done.facts["left_out"], done.facts["images"]
-    whose = "the set's own" if done.facts["splits"] == "own" else "drawn"
+    facts = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
+    counts, left, images = facts["counts"], facts["left_out"], facts["images"]
+    whose = "the set's own" if facts["splits"] == "own" else "drawn"
     print(
-        f"wrote {done.folder}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
+        f"wrote {recipe.out}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
         f"samples (splits {whose}); pictures {images['kind']}" + (f" from {images['from']}" if images["from"] else "")
     )
     if left["bad"]:
         print(f"left out {left['bad']:,} bad records, the first: {left['first_bad'][0]}")
-    if done.facts["repeated_rows"]:
-        print(f"left out {done.facts['repeated_rows']:,} rows that repeat another, picture and caption")
+    if facts["repeated_rows"]:
+        print(f"left out {facts['repeated_rows']:,} rows that repeat another, picture and caption")
     for kind, count in left["bad_by_kind"].items():
         if kind != "bad records":
             print(f"among them {count:,} {kind}")
-    if done.facts["further_answers"]:
-        print(f"kept {done.facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
-    if parsed.layout == "csv" and (lines := done.facts["captions_of_several_lines"]):
+    if facts["further_answers"]:
+        print(f"kept {facts['further_answers']:,} answers after the first: data.turns=all trains on them, too")
+    if parsed.layout == "csv" and (lines := facts["captions_of_several_lines"]):
         print(f"{lines:,} captions have several lines; if yours have one, a double quote was not closed")
     if left["held_out_elsewhere"]:
         print(f"left out {left['held_out_elsewhere']:,} samples whose picture is held out elsewhere")
-    print(f"the longest caption has {done.facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
-    print(f"next: {_next(done.folder, parsed.client_column is not None)}")
+    print(f"the longest caption has {facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
+    print(f"next: {_next(recipe.out, parsed.client_column is not None)}")
     return 0
 
 
