@@ -26,7 +26,8 @@ from fedcmp.config import load_config
 from fedcmp.data.layouts import LAYOUTS
 from fedcmp.data.prepare import Recipe, prepare
 from fedcmp.data.readers import Options
-from fedcmp.data.sources import pairs_source
+from fedcmp.data.settings import DataConfig
+from fedcmp.data.sources import Source, build_source
 from fedcmp.errors import ConfigError, DataError, RunFolderError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,7 +37,11 @@ SIDES = ("train", "val", "test")
 
 
 def make(layout: str, source: Path, out: Path, **more: Any) -> dict[str, Any]:
-    return prepare(Recipe(layout, (str(source),), out, **more)).facts
+    return prepare(Recipe(layout, (str(source),), out, **more))
+
+
+def load(root: Path, **more: Any) -> Source:
+    return build_source(DataConfig(kind="pairs", root=str(root), **more))
 
 
 def tree(folder: Path) -> dict[str, str]:
@@ -72,7 +77,7 @@ def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> 
     more = {"options": CLINIC if layout == "csv" else Options(), "skip_bad": layout == "messages"}
     out = tmp_path / "root" / layout
     facts = make(layout, source, out, **more)
-    loaded = pairs_source(tmp_path / "root", on_overlap="error")
+    loaded = load(tmp_path / "root", on_overlap="error")
     sizes = {split: len(loaded.samples(split)) for split in SIDES}
     assert sizes == facts["counts"]
     assert min(sizes.values()) > 0
@@ -93,7 +98,7 @@ def test_messages_keep_all_their_answers_and_the_run_says_which_are_used(tmp_pat
     facts = make("messages", path, root / "chat", skip_bad=True)
     assert facts["left_out"]["bad_by_kind"] == {"records without a picture": 1, "records with several pictures": 1}
     assert facts["further_answers"] == 30
-    first, whole = (pairs_source(root, turns=turns) for turns in ("first", "all"))
+    first, whole = (load(root, turns=turns) for turns in ("first", "all"))
     assert (len(first.samples("train")), len(whole.samples("train"))) == (28, 56)
     captions = {sample.id: sample.caption for sample in whole.samples("train")}
     assert all(captions[f"{one.id}#2"] == one.caption.replace("text", "more") for one in first.samples("train"))
@@ -160,17 +165,14 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
     scan = path.parent / "pictures" / "scan_009.png"
     scan.write_bytes(scan.read_bytes()[:-40])
     recipe = Recipe("csv", (str(path),), tmp_path / "root" / "clinic", options=CLINIC._replace(id_column="case"))
-    with pytest.raises(DataError, match=r"notes\.csv:9: scan_007\.png"):
+    with pytest.raises(DataError, match=r"notes\.csv:9: .*scan_007\.png"):
         prepare(recipe)
     assert not (tmp_path / "root" / "clinic").exists()
-    facts = prepare(replace(recipe, skip_bad=True)).facts
-    assert sum(facts["counts"].values()) == 39
-    assert facts["left_out"]["bad"] == 4
-    named = [re.findall(r"notes\.csv:(\d+)", message)[0] for message in facts["left_out"]["first_bad"]]
-    assert named == ["9", "42", "43", "44"]
-    checked = prepare(replace(recipe, skip_bad=True, check=True, out=tmp_path / "checked")).facts
-    named = [re.findall(r"notes\.csv:(\d+)", message)[0] for message in checked["left_out"]["first_bad"]]
-    assert (checked["left_out"]["bad"], named) == (6, ["9", "10", "11", "42", "43"])
+    for check, count, lines in ((False, 4, ["9", "42", "43", "44"]), (True, 6, ["9", "10", "11", "42", "43"])):
+        facts = prepare(replace(recipe, skip_bad=True, check=check, out=tmp_path / f"{check}"))
+        assert sum(facts["counts"].values()) == 43 - count
+        assert facts["left_out"]["bad"] == count
+        assert [re.findall(r"notes\.csv:(\d+)", text)[0] for text in facts["left_out"]["first_bad"]] == lines
     with pytest.raises(DataError, match=r"notes\.csv:2: .*scan_000\.png .*--max-pixels"):
         prepare(replace(recipe, check=True, max_pixels=99, out=tmp_path / "small"))
     path.write_text("file,report,organ,case\nnowhere.png,text,lung,c1\n")
@@ -230,14 +232,13 @@ def test_wrong_options_are_named(tmp_path: Path) -> None:
         ("webdataset", {"images": home}, "--images"),
         ("llava", {"limit": 0}, "--limit"),
         ("llava", {"domain": " "}, "--domain"),
+        ("lava", {}, 'did you mean "llava"'),
     ):
         with pytest.raises(ConfigError, match=named):
             make(layout, home, tmp_path / "out", **more)
     (home / "images.zip").unlink()
     with pytest.raises(DataError, match=r"images\.zip, .*images; .*--images"):
         make("llava", home, tmp_path / "out")
-    with pytest.raises(DataError, match="nowhere"):
-        make("llava", home, tmp_path / "out", images=tmp_path / "nowhere")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
@@ -316,16 +317,23 @@ def test_what_is_left_out_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[
     row = table.read_text().splitlines()[4]
     again = (row, row, row.replace("finding", "mass"), row.replace("ward 1", "ward 2"), row.replace("ward 1", " "))
     table.write_text("\n".join([*table.read_text().splitlines(), *again]) + "\n")
-    words = [*COLUMNS, "--client-column", "clinic", "--out", str(tmp_path / "root" / "all")]
-    assert main(["prepare", "csv", str(table), *words]) == 2
-    assert "notes.csv:18: field `clinic`" in capsys.readouterr().err
-    assert main(["prepare", "csv", str(table), *words, "--skip-bad"]) == 0
+    words = [
+        "prepare",
+        "csv",
+        str(table),
+        *COLUMNS,
+        "--client-column",
+        "clinic",
+        "--out",
+        str(tmp_path / "root" / "all"),
+    ]
+    assert main(words) == 2
+    assert "notes.csv:18: field `client`" in capsys.readouterr().err
+    assert main([*words, "--skip-bad"]) == 0
     told = capsys.readouterr().out
     assert "left out 1 bad records" in told
     assert "left out 2 rows" in told
-    facts = json.loads((tmp_path / "root" / "all" / "source.json").read_text())
-    assert facts["repeated_rows"] == 2
-    assert sum(facts["counts"].values()) == 14
+    assert sum(map(len, sides(tmp_path / "root" / "all").values())) == 14
 
 
 def test_the_recipes_of_the_documentation_are_words_that_are_understood() -> None:
