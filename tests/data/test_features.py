@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -102,34 +99,3 @@ def test_what_cannot_be_kept_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"model\.tower: .*train-plain-1\.png"):
             table(tmp_path, tower=Counting(value))
     assert not list(tmp_path.glob("**/shard-*"))
-
-
-PEAK = r"""
-import re
-from pathlib import Path
-import torch
-from PIL import Image
-from fedcmp.data.features import compute_features
-from fedcmp.data.records import Sample
-
-class Plain:
-    def image(self, sample):
-        return Image.new("RGB", (1, 1))
-
-def used():
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text()).group(1))
-
-samples = [Sample(str(number), "x", "c", "d") for number in range(2048)]
-features = torch.ones(64, 64, 512).half()
-before = used()
-table = compute_features(Plain(), samples, lambda pictures: features[: len(pictures)].clone())
-assert not table.values.is_inference()
-print((used() - before) / table.values.nbytes)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in other units")
-def test_features_are_in_memory_once() -> None:
-    told = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True).stdout
-    assert 0.9 < float(re.findall(r"[\d.]+", told)[-1]) < 1.3, "a plan counts on one"

@@ -25,17 +25,6 @@ SAMPLES = [
     for n in range(20)
 ]
 FEW = QuantityConfig(min_samples=2)
-CASES = [
-    PartitionConfig("domain", 4),
-    PartitionConfig("domain", 4, mix=0.5),
-    PartitionConfig("domain", 3),
-    PartitionConfig("domain+quantity", 8, quantity=FEW),
-    PartitionConfig("iid", 5),
-    PartitionConfig("quality", 5),
-    PartitionConfig("quantity", 5, quantity=FEW),
-    PartitionConfig("topic", 6, topic=TopicConfig(0.1, "source")),
-    PartitionConfig("topic+quantity+quality", 6, quantity=FEW),
-]
 
 
 def ids(split: Partition, samples: list[Sample] = SAMPLES) -> list[set[str]]:
@@ -44,19 +33,6 @@ def ids(split: Partition, samples: list[Sample] = SAMPLES) -> list[set[str]]:
 
 def domains(config: PartitionConfig, seed: int = 0) -> list[set[str]]:
     return [{SAMPLES[p].domain for p in client} for client in partition(SAMPLES, config, seed).clients]
-
-
-@pytest.mark.parametrize("config", CASES, ids=lambda config: f"{config.scenario}-{config.clients}")
-def test_every_sample_has_one_owner_and_order_does_not_matter(config: PartitionConfig) -> None:
-    for seed in range(2):
-        split = partition(SAMPLES, config, seed)
-        assert sorted(position for client in split.clients for position in client) == list(range(len(SAMPLES)))
-        assert len(split.clients) == config.clients
-        turned = [SAMPLES[(7 * place) % len(SAMPLES)] for place in range(len(SAMPLES))]
-        assert ids(split) == ids(partition(turned, config, seed), turned)
-        assert split == partition(SAMPLES, config, seed)
-        if config.scenario != "domain" or config.mix:
-            assert ids(split) != ids(partition(SAMPLES, config, seed + 1))
 
 
 @pytest.mark.parametrize(("config", "known"), [
@@ -70,6 +46,7 @@ def test_every_sample_has_one_owner_and_order_does_not_matter(config: PartitionC
 def test_a_seed_assigns_tomorrow_what_it_assigned_yesterday(config: PartitionConfig, known: str) -> None:
     clients = {str(k): sorted(client) for k, client in enumerate(ids(partition(SAMPLES, config, 3)))}
     assert split_hash(clients)[:16] == known
+    assert ids(partition(SAMPLES, config, 4)) != ids(partition(SAMPLES, config, 3))
 
 
 def test_domains_mix_as_asked() -> None:
@@ -209,10 +186,11 @@ SPLITS = {"train": SAMPLES, "val": SAMPLES[:3], "test": SAMPLES[:4]}
 
 def test_the_manifest_says_what_the_split_is() -> None:
     config = PartitionConfig("domain", 4)
-    content = manifest(partition(SAMPLES, config, 0), SPLITS, config)
+    split = partition(SAMPLES, config, 0)
+    content = manifest(split, SPLITS, config)
     assert json.loads(json.dumps(content)) == content
     assert content.pop("clients")["1"] == [f"b-{n:02}" for n in range(20)]
-    assert content.pop("hash") != manifest(partition(SAMPLES, CASES[4], 0), SPLITS, CASES[4])["hash"]
+    assert content.pop("hash") == split_hash({str(k): sorted(one) for k, one in enumerate(ids(split))})
     assert content.pop("composition")["0"] == {"domains": {"a": 20}, "labels": {"a/other": 20}}
     assert content == {
         "seed": 0,
@@ -245,13 +223,13 @@ def test_the_manifest_lists_corrupted_captions_and_counts_clusters() -> None:
     assert content["knobs"]["topic"] == {"alpha": 1e-3, "by": "cluster", "clusters": 20}
 
 
-@pytest.mark.parametrize("field", ["id", "image", "caption", "domain", "label", "topic", "captions"])
-def test_the_hash_of_records_is_of_all_that_they_say(field: str) -> None:
+def test_the_hash_of_records_is_of_all_that_they_say() -> None:
     many = [dataclasses.replace(SAMPLES[0], id=str(n)) for n in range(2500)]
     before = records_hash(many)
-    for place in (0, 1500, 2499):
-        other = dataclasses.replace(many[place], **{field: ("x",) if field == "captions" else "x"})
-        assert records_hash([*many[:place], other, *many[place + 1 :]]) != before
+    for field in ("id", "image", "caption", "domain", "label", "topic", "captions"):
+        for place in (0, 1500, 2499):
+            other = dataclasses.replace(many[place], **{field: ("x",) if field == "captions" else "x"})
+            assert records_hash([*many[:place], other, *many[place + 1 :]]) != before
     assert records_hash([dataclasses.replace(one, origin="elsewhere") for one in many]) == before
     assert records_hash(many[::-1]) != before
 

@@ -10,7 +10,7 @@ import pytest
 from published import lines, record
 
 from fedcmp.data.held_out import hold_out
-from fedcmp.data.records import Sample, inside, load_json, parse_pairs, read_json
+from fedcmp.data.records import Sample, load_json, parse_pairs, read_json
 from fedcmp.data.scenarios import PartitionConfig, partition_conversations
 from fedcmp.errors import DataError
 
@@ -56,18 +56,13 @@ def test_forms_of_records_say_the_same(form: str) -> None:
 
 @pytest.mark.parametrize(("one", "named"), [
     (DataError("r.jsonl:2: not valid JSON"), "not valid JSON"),
-    ([1], "got list"),
     (record("", "a.png"), "`id`"),
-    (record(True, "a.png"), "`id`"),
-    (record("b", 3), "`image`"),
     (record("b", "../secret.png"), "`image`"),
     (record("b", "https://example.org/a.png"), "`image`"),
     (record("b", "data:image/png;base64,AAAA"), "`image`"),
     (record("b", ["x/a.png", "x/b.png"]), "`image`"),
     (record("b", None), "`image`"),
-    (record("b", "x.png", conversations="hello"), "`conversations`"),
     (record("b", "x.png", conversations=[{"from": "human", "value": "x"}]), "`conversations`"),
-    ({"id": "b", "image": "x.png"}, "conversations"),
     (record("b", "x.png", "  "), "`conversations`"),
     (record("b", "x.png", "\ud83d"), "Unicode"),
     (record("b", "x.png", domain=5), "`domain`"),
@@ -110,11 +105,3 @@ def test_files_that_are_no_records_are_named(tmp_path: Path, content: bytes) -> 
     for function in (load_json, lambda path: list(read_json(path))):
         with pytest.raises(DataError, match=r"none\.json"):
             function(tmp_path / "none.json")
-
-
-def test_paths_stay_inside() -> None:
-    assert inside("./a//b.png", "") == "a/b.png"
-    assert inside(".\\b\\2.png", "") == "b/2.png"
-    for path in ("", " ", ".", "/", "/etc/passwd", "\\x", "..", "a/../b", "a\\..\\..\\b", "a\0b", "D:/x", None, 5):
-        with pytest.raises(DataError, match="`image`"):
-            inside(path, "here")
