@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedcmp.config import load_config
-from fedcmp.data.sources import pairs_source
+from fedcmp.data.settings import DataConfig
+from fedcmp.data.sources import build_source
 from fedcmp.runs.data import read_data
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
@@ -19,7 +20,7 @@ CONFIG = CONFIGS / "domain.yaml"
 
 @pytest.mark.shared
 def test_eleven_domains_are_read_and_validation_and_test_are_alike(shared: Path) -> None:
-    source = pairs_source(shared / "pairs")
+    source = build_source(DataConfig(kind="pairs", root=str(shared / "pairs")))
     train = source.samples("train")
     assert len({sample.domain for sample in train}) == 11
     assert len(train) > 25_000
