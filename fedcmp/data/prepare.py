@@ -97,8 +97,8 @@ def prepare(recipe: Recipe, report: Callable[[str], None] = lambda line: None) -
                 "seed": recipe.seed,
                 "limit": recipe.limit,
             }
-            kept = _write_records(recipe, layout, files, place, folder, facts, report)
-            marks, given, groups = zip(*kept, strict=True)
+            kept = _read_records(recipe, layout, files, place, folder, facts, report)
+            marks, given, groups, records = zip(*kept, strict=True)
             sides = divide(marks, given, recipe.val, recipe.test, recipe.seed, groups)
             if facts["images"]["kind"] == "linked":
                 assert place is not None
@@ -107,10 +107,13 @@ def prepare(recipe: Recipe, report: Callable[[str], None] = lambda line: None) -
             facts["counts"] = {side: counts[side] for side in SIDES}
             facts["left_out"]["held_out_elsewhere"] = counts[None]
             facts["pictures"], facts["splits"] = len(set(marks)), "own" if sides.own else "drawn"
-            facts |= {"sha256": _write_sides(folder, sides.sides), "fedcmp": __version__}
+            facts |= {"sha256": {}, "fedcmp": __version__}
+            for side in (side for side in SIDES if counts[side]):
+                text = "".join(record for record, own in zip(records, sides.sides, strict=True) if own == side)
+                (folder / f"{side}.jsonl").write_text(text, encoding="utf-8")
+                facts["sha256"][f"{side}.jsonl"] = hashlib.sha256(text.encode()).hexdigest()
             (folder / "source.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             (folder / "SOURCE.md").write_text(_page(facts), encoding="utf-8")
-            (folder / "train.part").rename(folder / "train.jsonl")  # last: it is what makes a folder a domain
         except OSError as error:
             if isinstance(error, FedcmpError):
                 raise
@@ -144,7 +147,7 @@ def _place(likely: Sequence[Path]) -> Path:
     raise DataError(f"no pictures at {', '.join(map(str, likely))}; say where they are: --images DIR_OR_ZIP")
 
 
-def _write_records(
+def _read_records(
     recipe: Recipe,
     layout: Layout,
     files: Sequence[Path],
@@ -152,12 +155,8 @@ def _write_records(
     folder: Path,
     facts: dict[str, Any],
     report: Callable[[str], None],
-) -> list[tuple[Mark, str | None, str | None]]:
-    """Writes all good records to one file, and the pictures where they are packed; counts in ``facts``.
-
-    Returns:
-        The picture, split and group of each record: only its texts wait on disk.
-    """
+) -> list[tuple[Mark, str | None, str | None, str]]:
+    """The mark of its picture, split, group and line of each good record; packs pictures, and counts in ``facts``."""
     kept, seen, drawn = [], set[str](), None
     if recipe.limit is not None:  # ids with the lowest hashes; the files are read once more for it
         every = (one for file in files for one in layout.read(file, recipe.options))
@@ -168,7 +167,6 @@ def _write_records(
         pack = None
         if store is None or recipe.copy:
             pack = stack.enter_context(zipfile.ZipFile(folder / "images.zip", "x", zipfile.ZIP_STORED))
-        records = stack.enter_context((folder / "records.part").open("w", encoding="utf-8"))
         for one in (one for file in files for one in layout.read(file, recipe.options)):
             try:
                 if isinstance(one, DataError):
@@ -187,8 +185,8 @@ def _write_records(
                     raise
                 continue
             seen.add(one.id)
-            records.write(json.dumps(_record(one, image, recipe), ensure_ascii=False) + "\n")
-            kept.append((mark, one.split, one.group))
+            line = json.dumps(_record(one, image, recipe), ensure_ascii=False) + "\n"
+            kept.append((mark, one.split, one.group, line))
             facts["further_answers"] += len(one.further)
             facts["captions_of_several_lines"] += sum("\n" in text for text in one.captions)
             facts["most_words"] = max(facts["most_words"], *(len(t.split()) for t in (*one.captions, *one.further)))
@@ -213,7 +211,10 @@ def _picture(item: Item, store: ImageStore | None, pack: zipfile.ZipFile | None,
     """
     name, content = item.places[0], item.content or b""
     if store is not None:
-        name = _find(store, item)
+        found = next(filter(None, map(store.find, item.places)), None)
+        if found is None:
+            raise DataError(f"{item.origin}: picture {name} is not in {store.path}")
+        name = found
         size, checksum = store.mark(name, item.origin)
         if checksum is not None and size and pack is None and not recipe.check:
             return name, (size, checksum)
@@ -234,17 +235,6 @@ def _picture(item: Item, store: ImageStore | None, pack: zipfile.ZipFile | None,
     return name, (len(content), zlib.crc32(content))
 
 
-def _find(store: ImageStore, item: Item) -> str:
-    """The name of a picture: the first of its places that exists, itself, below the folder that all of a zip lies in,
-    or without a first part that is the name of this folder."""
-    for place in item.places:
-        first, _, rest = place.partition("/")
-        for name in (place, f"{store.top}/{place}", rest if first == store.top else ""):
-            if name and store.has(name):
-                return name
-    raise DataError(f"{item.origin}: picture {item.places[0]} is not in {store.path}")
-
-
 def _record(item: Item, image: str, recipe: Recipe) -> dict[str, Any]:
     """A LLaVA record; one of several captions is trained on, all are kept, and so are answers after the first."""
     chosen = item.captions[derive(recipe.seed, "caption", item.id) % len(item.captions)]
@@ -260,21 +250,6 @@ def _record(item: Item, image: str, recipe: Recipe) -> dict[str, Any]:
         **({"label": item.label} if item.label is not None else {}),
         **({"client": item.client} if item.client is not None else {}),
     }
-
-
-def _write_sides(folder: Path, sides: Sequence[str | None]) -> dict[str, str]:
-    """Parts the records into a file a side; returns the SHA-256 of each. The training file has no name yet."""
-    names = {side: f"{side}.jsonl" for side in SIDES if side in set(sides)} | {"train": "train.part"}
-    hashes = {side: hashlib.sha256() for side in names}
-    with ExitStack() as stack:
-        files = {side: stack.enter_context((folder / name).open("wb")) for side, name in names.items()}
-        lines = stack.enter_context((folder / "records.part").open("rb"))
-        for line, side in zip(lines, sides, strict=True):
-            if side is not None:
-                files[side].write(line)
-                hashes[side].update(line)
-    (folder / "records.part").unlink()
-    return {f"{side}.jsonl": digest.hexdigest() for side, digest in hashes.items()}
 
 
 def _page(facts: dict[str, Any]) -> str:

@@ -102,12 +102,11 @@ class RecordSource(Source):
             self._leave_overlap_out(config.on_overlap)
 
     def _find(self, sample: Sample, store: ImageStore) -> tuple[ImageStore, str]:
-        """The sample's picture: records may spell a folder before its place in the store."""
         if sample.id in self._pictures:
             raise DataError(f"{sample.origin}: id {sample.id!r} is used twice; ids must be unique in a federation")
-        for name in (sample.image, sample.image.split("/", 1)[-1]):
-            if store.has(name):
-                return store, name
+        name = store.find(sample.image) or store.find(sample.image.partition("/")[2])  # some spell a folder before it
+        if name:
+            return store, name
         problem = f"{sample.origin}: picture {sample.image} is not in {store.path}"
         raise DataError(problem, "records whose picture is missing")
 
@@ -157,7 +156,7 @@ class RecordSource(Source):
 def _pairs(config: DataConfig, seed: int) -> RecordSource:
     """A folder per domain, each with its records by split, and ``images.zip`` or ``images/``."""
     root = expand(config.root or "")
-    present = sorted(path.parent.name for path in root.glob("*/train.jsonl"))
+    present = sorted(path.parent.name for path in root.glob("[!.]*/train.jsonl"))  # .NAME: one that was not finished
     if not present:
         raise DataError(f"data.root: no folder in {root} has a train.jsonl; expected one folder per domain")
     files = []

@@ -197,14 +197,17 @@ def test_a_domain_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(RunFolderError, match=r"--out .*web"):
         make("llava", home, out)
 
-    def full(self: Path, target: Path) -> None:
-        assert self.name == "train.part", "until this is renamed, no run takes the folder for a domain"
+    def full(self: Path, *_arguments: Any, **_more: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(RunFolderError, match=r"--out .*other: .*No space left"):
-        make("llava", home, tmp_path / "root" / "other")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(RunFolderError, match=r"--out .*other: .*No space left"):
+            make("llava", home, tmp_path / "root" / "other")
     assert list((tmp_path / "root").iterdir()) == [out]
+    out.rename(tmp_path / "root" / ".web.17.partial")
+    with pytest.raises(DataError, match=r"data\.root"):
+        load(tmp_path / "root")  # nor is what a killed process left a domain
 
 
 def test_wrong_options_are_named(tmp_path: Path) -> None:
@@ -299,23 +302,15 @@ def test_what_is_left_out_is_told_and_rows_have_owners(tmp_path: Path, capsys: p
     row = table.read_text().splitlines()[4]
     again = (row, row, row.replace("finding", "mass"), row.replace("ward 1", "ward 2"), row.replace("ward 1", " "))
     table.write_text("\n".join([*table.read_text().splitlines(), *again]) + "\n")
-    words = [
-        "prepare",
-        "csv",
-        str(table),
-        *COLUMNS,
-        "--client-column",
-        "clinic",
-        "--out",
-        str(tmp_path / "root" / "all"),
-    ]
+    out = tmp_path / "root" / "all"
+    words = ["prepare", "csv", str(table), *COLUMNS, "--client-column", "clinic", "--out", str(out)]
     assert main(words) == 2
     assert "notes.csv:18: field `client`" in capsys.readouterr().err
     assert main([*words, "--skip-bad"]) == 0
     told = capsys.readouterr().out
     assert "left out 1 bad records" in told
     assert "left out 2 rows" in told
-    assert sum(map(len, sides(tmp_path / "root" / "all").values())) == 14
+    assert sum(map(len, sides(out).values())) == 14
     assert main(shlex.split(re.findall(r"^next: fedcmp (.*)$", told, re.M)[-1])) == 0
     assert "client 2 (ward 3)" in capsys.readouterr().out
 
