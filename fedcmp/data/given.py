@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
@@ -58,10 +59,8 @@ class GivenSource(Source):
 
     def owned(self, split: str) -> tuple[tuple[int, ...], ...]:
         """The positions of each data set's samples among those of the split."""
-        domains = [sample.domain for sample in self.samples(split)]
-        return tuple(
-            tuple(position for position, domain in enumerate(domains) if domain == name) for name in self._sets[split]
-        )
+        positions = iter(range(len(self.samples(split))))
+        return tuple(tuple(itertools.islice(positions, len(pairs))) for pairs in self._sets[split].values())
 
     def digest(self, sample: Sample) -> str:
         """Of the decoded picture: there are no bytes of a file."""
