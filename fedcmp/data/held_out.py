@@ -8,6 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fedcmp.data.records import Sample
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.seeding import derive, numpy_rng
@@ -88,14 +90,14 @@ def subsample(samples: Sequence[Sample], per_domain: int, seed: int) -> list[Sam
     """At most ``per_domain`` random samples of each domain (0: all), in their old order."""
     if per_domain == 0:
         return list(samples)
-    members: dict[str, list[int]] = defaultdict(list)
-    for position in sorted(range(len(samples)), key=lambda place: samples[place].id):
-        members[samples[position].domain].append(position)
-    keep: set[int] = set()
-    for domain, positions in members.items():
-        order = numpy_rng(seed, "subsample", domain).permutation(len(positions))
-        keep.update(positions[place] for place in order[:per_domain])
-    return [sample for position, sample in enumerate(samples) if position in keep]
+    members: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        members[sample.domain].append(sample.id)
+    keep: set[str] = set()
+    for domain, ids in members.items():
+        order = numpy_rng(seed, "subsample", domain).permutation(len(ids))[:per_domain]
+        keep.update(np.array(sorted(ids), object)[order])
+    return [sample for sample in samples if sample.id in keep]
 
 
 class Sides(NamedTuple):

@@ -141,9 +141,8 @@ def _checked(recipe: Recipe) -> Layout:
 
 
 def _place(likely: Sequence[Path]) -> Path:
-    for path in likely:
-        if path.exists():
-            return path
+    if found := [path for path in likely if path.exists()]:
+        return found[0]
     raise DataError(f"no pictures at {', '.join(map(str, likely))}; say where they are: --images DIR_OR_ZIP")
 
 
