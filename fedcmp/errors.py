@@ -15,10 +15,11 @@ class ConfigError(FedcmpError, ValueError):
 
 
 class DataError(FedcmpError, ValueError):
-    """A record, picture or cache is wrong."""
+    """A record, picture or cache is wrong; ``kind`` is what it counts as where records are skipped."""
 
-    kind = "bad records"
-    """What it counts as where records are skipped."""
+    def __init__(self, message: str, kind: str = "bad records") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class RunFolderError(FedcmpError, OSError):

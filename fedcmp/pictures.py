@@ -83,16 +83,18 @@ def find_clusters(
     def load() -> VisionTower:
         return load_tower(model).to(team.device)
 
-    def look() -> tuple[VisionTower, str, list[str] | None]:
-        tower = load()
-        digests = [source.digest(sample) for sample in by_id]
-        key = clusters_key(tower.fingerprint, digests, by_id, num_clusters, seed)
-        return tower, key, load_clusters(cache / _key(tower), key, len(by_id))
-
     def tables(tower: VisionTower, part: Sequence[Sample]) -> Iterator[FeatureTable]:
         with progress.bar(len(part), "training pictures, for clusters") as bar:
             for begin in range(0, len(part), SEEN_AT_ONCE):
                 yield see(tower, source, part[begin : begin + SEEN_AT_ONCE], team.device, cache, bar)
+
+    def look() -> tuple[VisionTower, Path, str, list[str]]:
+        """The tower, the file and key of the clusters, and the clusters, if they are kept already."""
+        tower = load()
+        pictures = [[sample.id, source.digest(sample)] for sample in by_id]
+        key = hashlib.sha256(json.dumps([tower.fingerprint, num_clusters, seed, pictures]).encode()).hexdigest()
+        path = cache / _key(tower) / f"clusters-{key[:16]}.json"
+        return tower, path, key, load_clusters(path, key, len(by_id))
 
     def fill() -> None:
         """This rank's share of the features goes into the cache."""
@@ -101,17 +103,19 @@ def find_clusters(
             pass
 
     def find() -> list[str]:
-        tower, key, _ = at_server or look()
+        if not at_server:
+            return []
+        tower, path, key, _ = at_server
         found = cluster(np.concatenate([pool(table) for table in tables(tower, by_id)]), num_clusters, seed)
-        save_clusters(cache / _key(tower), key, found)
+        save_clusters(path, key, found)
         return found
 
     at_server = together(team, lambda: look() if is_server(team) else None)
-    topics = (at_server[2] if at_server else None) or []
+    topics = at_server[3] if at_server else []
     if not team.share(len(topics)):
         if team.topology.world_size > 1:
             together(team, fill)
-        topics = together(team, lambda: find() if is_server(team) else [])
+        topics = together(team, find)
     named = dict(zip((sample.id for sample in by_id), team.share(topics), strict=True))
     return [named[sample.id] for sample in samples]
 
@@ -152,44 +156,29 @@ def cluster(vectors: np.ndarray, num_clusters: int, seed: int) -> list[str]:
     return [f"cluster {ranks[number]:02}" for number in found]
 
 
-def clusters_key(tower: str, digests: Sequence[str], samples: Sequence[Sample], num_clusters: int, seed: int) -> str:
-    """The hash of all that clusters depend on.
-
-    Args:
-        tower: hash of its weights and preprocessing.
-        digests: hashes of the pictures, in the order of the samples.
-        samples: sorted by id.
-        num_clusters, seed: as for ``cluster``.
-    """
-    pictures = [[sample.id, digest] for sample, digest in zip(samples, digests, strict=True)]
-    return hashlib.sha256(json.dumps([tower, num_clusters, seed, pictures]).encode()).hexdigest()
-
-
-def load_clusters(folder: Path, key: str, count: int) -> list[str] | None:
-    """The clusters of ``count`` samples that were kept under a key; None where there are none or they are corrupted."""
-    path = folder / f"clusters-{key[:16]}.json"
+def load_clusters(path: Path, key: str, count: int) -> list[str]:
+    """The clusters of ``count`` samples that were kept under a key; empty where there are none, or corrupted ones."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["key"] != key or len(content["topics"]) != count:
             raise ValueError("it belongs to other samples")
         return [str(topic) for topic in content["topics"]]
     except FileNotFoundError:
-        return None
+        return []
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("clusters %s are not usable (%s); they are computed again", path, error)
-        return None
+        return []
 
 
-def save_clusters(folder: Path, key: str, topics: Sequence[str]) -> None:
+def save_clusters(path: Path, key: str, topics: Sequence[str]) -> None:
     """Keeps clusters, whole or not at all.
 
     Raises:
         DataError: the folder cannot be written.
     """
-    path = folder / f"clusters-{key[:16]}.json"
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps({"key": key, "topics": list(topics)}), encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:

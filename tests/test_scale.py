@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +27,32 @@ VICUNA = {
 }
 
 
-def picture(colour: str, number: int) -> bytes:
-    pixels = np.asarray(Image.new("RGB", (24, 24), colour)) // 2 + np.uint8(number)  # no two are the same
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+def rows(folder: str, numbers: range) -> list[dict[str, Any]]:
+    return [record(f"{folder}{n:04d}", f"{folder}/{n}.png", f"the {COLOURS[n % 2]} picture") for n in numbers]
 
 
-def row(number: int, folder: str) -> dict[str, Any]:
-    return record(f"{folder}{number:04d}", f"{folder}/{number}.png", f"the {COLOURS[number % 2]} picture")
-
-
-def zipped(path: Path, folder: str, numbers: range) -> None:
-    published.zipped(path, {f"{folder}/{number}.png": picture(COLOURS[number % 2], number) for number in numbers})
+def zipped(path: Path, folder: str, num: int) -> None:
+    """Pictures of two colours, no two the same."""
+    files = {}
+    for number in range(num):
+        buffer = io.BytesIO()
+        pixels = np.asarray(Image.new("RGB", (24, 24), COLOURS[number % 2])) // 2 + np.uint8(number)
+        Image.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+        files[f"{folder}/{number}.png"] = buffer.getvalue()
+    published.zipped(path, files)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """LLaVA-Pretrain as published, but short, and a federation of prepared domains."""
     root = tmp_path_factory.mktemp("scale")
-    pretrain = root / "LLaVA-Pretrain"
-    pretrain.mkdir()
-    (pretrain / "blip_laion_cc_sbu_558k.json").write_text(json.dumps([row(n, "00453") for n in range(96)]))
-    zipped(pretrain / "images.zip", "00453", range(96))
+    published.dump(root / "LLaVA-Pretrain" / "blip_laion_cc_sbu_558k.json", rows("00453", range(96)))
+    zipped(root / "LLaVA-Pretrain" / "images.zip", "00453", 96)
     for domain in ("medical", "satellite", "web"):
         folder = root / "federation" / domain
-        folder.mkdir(parents=True)
-        zipped(folder / "images.zip", domain, range(72))
+        zipped(folder / "images.zip", domain, 72)
         for split, numbers in (("train", range(64)), ("val", range(64, 68)), ("test", range(68, 72))):
-            published.lines(folder / f"{split}.jsonl", *(row(number, domain) for number in numbers))
+            published.lines(folder / f"{split}.jsonl", *rows(domain, numbers))
     return root
 
 

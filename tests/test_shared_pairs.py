@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from fedcmp.config import load_config
-from fedcmp.data.sources import pairs_source
+from fedcmp.data.settings import DataConfig
+from fedcmp.data.sources import build_source
 from fedcmp.runs.data import read_data
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
@@ -19,7 +20,7 @@ CONFIG = CONFIGS / "domain.yaml"
 
 @pytest.mark.shared
 def test_eleven_domains_are_read_and_validation_and_test_are_alike(shared: Path) -> None:
-    source = pairs_source(shared / "pairs")
+    source = build_source(DataConfig(kind="pairs", root=str(shared / "pairs")))
     train = source.samples("train")
     assert len({sample.domain for sample in train}) == 11
     assert len(train) > 25_000
@@ -46,15 +47,10 @@ def test_clusters_of_real_pictures_are_topics(shared: Path, tmp_path: Path, monk
     """The tower's clusters know domains without being told."""
     monkeypatch.setenv("FEDCMP_DATA", str(shared))
     small = [
-        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
-        f"data.cache_dir={tmp_path}",
-        "data.max_train_per_domain=24",
-        "federation.rounds=1",
-        "federation.local_steps=1",
-        "federation.batch_size=4",
-        "partition.topic.by=cluster",
-        "partition.topic.clusters=12",
-    ]
+        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}", f"data.cache_dir={tmp_path}",
+        "data.max_train_per_domain=24", "federation.rounds=1", "federation.local_steps=1", "federation.batch_size=4",
+        "partition.topic.by=cluster", "partition.topic.clusters=12",
+    ]  # fmt: skip
     data = read_data(load_config(CONFIGS / "topic.yaml", small))
     members = defaultdict(Counter)
     for topic, sample in zip(data.split.topics, data.train, strict=True):
@@ -67,20 +63,12 @@ def test_clusters_of_real_pictures_are_topics(shared: Path, tmp_path: Path, monk
 @pytest.mark.shared
 def test_a_small_domain_run_learns(shared: Path, tmp_path: Path) -> None:
     small = [
-        f"run.dir={tmp_path / 'run'}",
-        f"data.root={shared / 'pairs'}",
-        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}",
-        f"model.llm={shared / 'weights' / 'caption_lm'}",
-        f"data.cache_dir={tmp_path / 'cache'}",
-        "data.max_train_per_domain=32",
-        "data.max_val_per_domain=8",
-        "data.max_test_per_domain=8",
-        "federation.rounds=2",
-        "federation.local_steps=2",
-        "federation.batch_size=8",
-        "evaluation.captions=8",
+        f"run.dir={tmp_path / 'run'}", f"data.root={shared / 'pairs'}", f"data.cache_dir={tmp_path / 'cache'}",
+        f"model.tower={shared / 'weights' / 'mobilenet_v1_0.5_160'}", f"model.llm={shared / 'weights' / 'caption_lm'}",
+        "data.max_train_per_domain=32", "data.max_val_per_domain=8", "data.max_test_per_domain=8",
+        "federation.rounds=2", "federation.local_steps=2", "federation.batch_size=8", "evaluation.captions=8",
         "wandb.mode=disabled",
-    ]
+    ]  # fmt: skip
     summary = train(load_config(CONFIG, small))
     assert summary["val/loss"]["end"] < summary["val/loss"]["start"] - 0.05
     assert len(summary["val/domains"]) == 8

@@ -60,12 +60,11 @@ def prepare(parsed: argparse.Namespace) -> int:
         **{name: getattr(parsed, name) for name in ("layout", "domain", "val", "test", "limit")},
         **{name: getattr(parsed, name) for name in ("skip_bad", "check", "copy")},
     )
-    done = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
-    facts = done.facts
+    facts = prepare(recipe, lambda line: print(line, file=sys.stderr, flush=True))
     counts, left, images = facts["counts"], facts["left_out"], facts["images"]
     whose = "the set's own" if facts["splits"] == "own" else "drawn"
     print(
-        f"wrote {done.folder}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
+        f"wrote {recipe.out}: {counts['train']:,} training, {counts['val']:,} validation and {counts['test']:,} test "
         f"samples (splits {whose}); pictures {images['kind']}" + (f" from {images['from']}" if images["from"] else "")
     )
     repeated, further, left_elsewhere = facts["repeated_rows"], facts["further_answers"], left["held_out_elsewhere"]
@@ -81,7 +80,7 @@ def prepare(parsed: argparse.Namespace) -> int:
         if count:
             print(line)
     print(f"the longest caption has {facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
-    print(f"next: {_next(done.folder, parsed.client_column is not None)}")
+    print(f"next: {_next(recipe.out, parsed.client_column is not None)}")
     return 0
 
 

@@ -55,20 +55,14 @@ class CaptionEncoder:
             DataError: the tokenizer finds no token in a caption, reads a control token in it, or one that the LLM's
                 table lacks.
         """
-        texts = [sample.caption for sample in samples]
-        encoded = encode_texts(self.tokenizer, texts, self.end_id, lowercase=self.lowercase)
+        encoded = encode_texts(self.tokenizer, [one.caption for one in samples], self.end_id, lowercase=self.lowercase)
         control = _control_ids(self.tokenizer)
         for sample, tokens in zip(samples, encoded, strict=True):
-            problem = ""
-            if not tokens:
-                problem = "finds no token"
-            elif found := control.intersection(tokens):
-                problem = f"reads the control token {self.tokenizer.convert_ids_to_tokens(min(found))!r}"
-            elif max(tokens) >= self.num_embeddings:
-                problem = f"makes token {max(tokens)} (the LLM has {self.num_embeddings} embeddings)"
-            if problem:
-                who = f"{sample.origin}: model.llm: the tokenizer"
-                raise DataError(f"{who} {problem} in the caption {sample.caption!r}")
+            if not tokens or control.intersection(tokens) or max(tokens) >= self.num_embeddings:
+                raise DataError(
+                    f"{sample.origin}: model.llm: the tokenizer finds none, a control token or one beyond the LLM's "
+                    f"{self.num_embeddings} embeddings in the caption {sample.caption!r}: {tokens}"
+                )
         return [torch.tensor([*tokens, self.end_id][: self.max_tokens]) for tokens in encoded]
 
     def count_cut(self, samples: Sequence[Sample]) -> int:

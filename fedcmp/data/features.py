@@ -11,9 +11,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -78,8 +77,8 @@ def compute_features(
         DataError: a picture cannot be read, or the cache folder cannot be written.
         ConfigError: what the tower sees is not finite in float16.
     """
-    store = _Store(cache / key, key) if cache is not None else None
-    digests = [source.digest(sample) if store is not None else sample.id for sample in samples]
+    folder = cache / key if cache is not None else None
+    digests = [sample.id if folder is None else source.digest(sample) for sample in samples]
     pictures: dict[str, Sample] = {}
     for digest, sample in zip(digests, samples, strict=True):
         pictures.setdefault(digest, sample)
@@ -90,20 +89,20 @@ def compute_features(
     def put(names: Sequence[str], features: Tensor) -> None:
         """Fills rows of the one tensor that holds all features: nothing is kept twice."""
         nonlocal values
-        sound = features.isfinite().flatten(1).all(1)
-        if not sound.all():
-            worst = pictures[names[int(sound.int().argmin())]]
+        finite = features.isfinite().flatten(1).all(1)
+        if not finite.all():
+            worst = pictures[names[int(finite.int().argmin())]]
             raise ConfigError(
-                f"model.tower: what it sees in picture {worst.image} ({worst.origin}) is beyond 65,504, or no number, "
-                "and features are float16; choose another tower or model.feature_layer"
+                f"model.tower: its features of picture {worst.image} ({worst.origin}) are beyond 65,504 or no "
+                "numbers; choose another tower or model.feature_layer"
             )
         if not filled:
             values = torch.empty(len(rows), *features.shape[1:], dtype=torch.float16)
         values[[rows[name] for name in names]] = features
         filled.update(names)
 
-    if store is not None:
-        for names, features in store.load(rows.keys()):
+    if folder is not None:
+        for names, features in _load(folder, key, rows):
             put(names, features)
     missing, pending = [name for name in pictures if name not in filled], list[str]()
     progress(len(samples) - len(missing))
@@ -115,57 +114,42 @@ def compute_features(
         progress(len(chunk))
         pending += chunk
         done = begin + batch_size >= len(missing)
-        if store is not None and (done or len(pending) * features[0].nbytes >= SHARD_BYTES):
-            store.append(pending, values[[rows[name] for name in pending]])
+        if folder is not None and (done or len(pending) * features[0].nbytes >= SHARD_BYTES):
+            _append(folder, key, pending, values[[rows[name] for name in pending]])
             pending = []
     return FeatureTable(values, [rows[digest] for digest in digests])
 
 
-class _Store:
-    """The shards of one tower, each with a note beside it; runs that share a cache cannot lose each other's work."""
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
-        self.notes: dict[Path, dict[str, Any]] = {}
-        for path in sorted(folder.glob("shard-*.json")):
-            try:
-                note = json.loads(path.read_text())
-                if note["key"] != key:
-                    raise ValueError("it belongs to another tower")
-                self.notes[path] = {"sha256": str(note["sha256"]), "pictures": list(note["pictures"])}
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                log.warning("feature cache note %s is not usable (%s); its shard is computed again", path, error)
-
-    def load(self, wanted: Collection[str]) -> Iterator[tuple[list[str], Tensor]]:
-        """The wanted features of sound shards, shard by shard: their pictures and ``[n, T, d]``."""
-        for path, note in self.notes.items():
-            rows = [row for row, digest in enumerate(note["pictures"]) if digest in wanted]
-            if not rows:
-                continue
-            shard = path.with_suffix(".safetensors")
-            try:
-                if sha256_of(shard) != note["sha256"]:
-                    raise ValueError("its checksum is wrong")
-                with safe_open(shard, framework="pt") as file:
-                    values = file.get_tensor("features")
-                if len(values) != len(note["pictures"]):
-                    raise ValueError("it has another number of rows than its note says")
-            except Exception as error:  # safetensors has classes of its own
-                log.warning("feature cache shard %s is corrupted (%s); it is computed again", shard, error)
-                continue
-            yield [note["pictures"][row] for row in rows], values[rows] if len(rows) < len(values) else values
-
-    def append(self, pictures: Sequence[str], values: Tensor) -> None:
-        """Writes one more shard, then its note; a kill in between costs the shard, never the cache."""
-        name = f"shard-{hashlib.sha256(''.join(pictures).encode()).hexdigest()[:16]}"
-        shard, note = self.folder / f"{name}.safetensors", self.folder / f"{name}.json"
-        partial = self.folder / f"{name}.{os.getpid()}.partial"
+def _load(folder: Path, key: str, wanted: Container[str]) -> Iterator[tuple[list[str], Tensor]]:
+    """The wanted features, shard by shard: their pictures and ``[n, T, d]``; corrupted shards are left out."""
+    for note in sorted(folder.glob("shard-*.json")):
+        shard = note.with_suffix(".safetensors")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_tensors({"features": values.contiguous()}, partial)
-            digest = sha256_of(partial)
-            os.replace(partial, shard)
-            partial.write_text(json.dumps({"key": self.key, "sha256": digest, "pictures": list(pictures)}))
-            os.replace(partial, note)
-        except Exception as error:  # safetensors raises its own class for a full disk
-            raise DataError(f"cannot write the feature cache {self.folder} (data.cache_dir): {error}") from error
+            said = json.loads(note.read_text())
+            places = {row: name for row, name in enumerate(said["pictures"]) if name in wanted}
+            if not places:
+                continue
+            if said["key"] != key or said["sha256"] != sha256_of(shard):
+                raise ValueError("it is of another tower, or its checksum is wrong")
+            with safe_open(shard, framework="pt") as file:
+                values = file.get_tensor("features")
+            found = list(places.values()), values[list(places)] if len(places) < len(values) else values
+        except Exception as error:  # safetensors has classes of its own
+            log.warning("feature cache shard %s is corrupted (%s); it is computed again", shard, error)
+            continue
+        yield found
+
+
+def _append(folder: Path, key: str, pictures: Sequence[str], values: Tensor) -> None:
+    """Writes one more shard, then its note: a kill in between costs the shard, and runs may share a cache."""
+    shard = folder / f"shard-{hashlib.sha256(''.join(pictures).encode()).hexdigest()[:16]}.safetensors"
+    partial = shard.with_suffix(f".{os.getpid()}.partial")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_tensors({"features": values.contiguous()}, partial)
+        digest = sha256_of(partial)
+        os.replace(partial, shard)
+        partial.write_text(json.dumps({"key": key, "sha256": digest, "pictures": list(pictures)}))
+        os.replace(partial, shard.with_suffix(".json"))
+    except Exception as error:  # safetensors raises its own class for a full disk
+        raise DataError(f"cannot write the feature cache {folder} (data.cache_dir): {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,6 +14,9 @@ from fedcmp.data.images import MAX_PIXELS, check_mode, to_rgb, why
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.errors import DataError
+
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""Pillow's, of corrupted files."""
 
 
 class Pairs(Protocol):
@@ -55,10 +59,8 @@ class GivenSource(Source):
 
     def owned(self, split: str) -> tuple[tuple[int, ...], ...]:
         """The positions of each data set's samples among those of the split."""
-        places: dict[str, list[int]] = {name: [] for name in self._sets[split]}
-        for position, sample in enumerate(self.samples(split)):
-            places[sample.domain].append(position)
-        return tuple(map(tuple, places.values()))
+        positions = iter(range(len(self.samples(split))))
+        return tuple(tuple(itertools.islice(positions, len(pairs))) for pairs in self._sets[split].values())
 
     def digest(self, sample: Sample) -> str:
         """Of the decoded picture: there are no bytes of a file."""
@@ -75,36 +77,27 @@ class GivenSource(Source):
             DataError: it is corrupted, or refused.
         """
         split, index = sample.image.split("/")
-        item = _item(self._sets[split][sample.domain], int(index), sample.origin)
         try:
-            return to_rgb(item[0], self._max_pixels)
+            return to_rgb(self._sets[split][sample.domain][int(index)][0], self._max_pixels)
         except Exception as error:  # Pillow raises many kinds for corrupted files
             raise DataError(f"{sample.origin}: the picture cannot be used: {why(error)}") from error
 
 
 def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
-    where = f"the {split} data set {name!r}"
-    if not len(pairs):
-        raise DataError(f"{where} is empty")
+    """Looks at each item once: some open or decode their pictures only when they are asked for."""
     samples = []
     for index in range(len(pairs)):
-        origin = f"{where}, item {index}"
-        item: object = _item(pairs, index, origin)
-        match item:
-            case (Image.Image() as picture, str() as caption) if caption.strip():
-                try:
+        origin = f"the {split} data set {name!r}, item {index}"
+        try:
+            item: object = pairs[index]
+            match item:
+                case (Image.Image() as picture, str() as caption) if caption.strip():
                     check_mode(picture)
-                except ValueError as error:
-                    raise DataError(f"{origin}: the picture cannot be used: {error}") from error
-            case _:
-                raise DataError(f"{origin}: expected (PIL picture, caption) with a caption, got {type(item).__name__}")
+                case _:
+                    raise ValueError(f"expected (PIL picture, caption) with a caption, got {type(item).__name__}")
+        except PICTURE_ERRORS as error:
+            raise DataError(f"{origin}: {why(error)}") from error
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", caption.strip(), name, origin=origin))
+    if not samples:
+        raise DataError(f"the {split} data set {name!r} is empty")
     return samples
-
-
-def _item(pairs: Pairs, index: int, origin: str) -> tuple[Image.Image, str]:
-    """An item that may open or decode its picture only when it is asked for."""
-    try:
-        return pairs[index]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of corrupted files
-        raise DataError(f"{origin}: the picture cannot be read: {why(error)}") from error

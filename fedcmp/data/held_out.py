@@ -8,6 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fedcmp.data.records import Sample
 from fedcmp.errors import ConfigError, DataError
 from fedcmp.seeding import derive, numpy_rng
@@ -38,10 +40,7 @@ def hold_out(samples: Sequence[Sample], per_domain: int) -> tuple[list[Sample], 
         last, _ = heapq.nsmallest(per_domain, ranked)[-1]
         drawn = [position for rank, position in ranked if rank <= last]
         if len(drawn) == len(ranked):
-            raise DataError(
-                f"data.held_out_per_domain={per_domain:,} leaves nothing to train on of domain {domain!r} with "
-                f"{len(ranked):,} samples"
-            )
+            raise DataError(f"data.held_out_per_domain={per_domain:,} leaves nothing of domain {domain!r} to train on")
         chosen.update(drawn)
     train = [sample for position, sample in enumerate(samples) if position not in chosen]
     return train, [samples[position] for position in sorted(chosen)]
@@ -55,14 +54,11 @@ def halve(samples: Sequence[Sample], digest: Digest) -> tuple[list[Sample], list
     pictures: dict[str, set[str]] = defaultdict(set)
     for sample in samples:
         pictures[sample.domain].add(digest(sample))
-    second: dict[str, bool] = {}
+    half: dict[str, int] = {}
     for domain in sorted(pictures):
-        fresh = sorted(pictures[domain] - second.keys())
-        second.update({picture: bool(place % 2) for place, picture in enumerate(fresh)})
-    halves: tuple[list[Sample], list[Sample]] = ([], [])
-    for sample in samples:
-        halves[second[digest(sample)]].append(sample)
-    return halves
+        half |= {picture: place % 2 for place, picture in enumerate(sorted(pictures[domain] - half.keys()))}
+    first, second = ([sample for sample in samples if half[digest(sample)] == side] for side in (0, 1))
+    return first, second
 
 
 def find_overlap(
@@ -80,16 +76,13 @@ def find_overlap(
     for sample in held_out:
         size, checksum = mark(sample)
         checksums[size].add(checksum)
-
-    def may_be(sample: Sample) -> bool:
+    suspects = []
+    for sample in train:
         size, checksum = mark(sample)
         known = checksums.get(size, set())
-        return bool(known) and (checksum is None or None in known or checksum in known)
-
-    suspects = [sample for sample in train if may_be(sample)]
-    if not suspects:
-        return {}
-    pictures = {digest(sample): sample for sample in held_out}
+        if known and (checksum is None or known & {None, checksum}):
+            suspects.append(sample)
+    pictures = {digest(sample): sample for sample in held_out} if suspects else {}
     return {sample.id: pictures[digest(sample)] for sample in suspects if digest(sample) in pictures}
 
 
@@ -97,14 +90,14 @@ def subsample(samples: Sequence[Sample], per_domain: int, seed: int) -> list[Sam
     """At most ``per_domain`` random samples of each domain (0: all), in their old order."""
     if per_domain == 0:
         return list(samples)
-    members: dict[str, list[int]] = defaultdict(list)
-    for position in sorted(range(len(samples)), key=lambda place: samples[place].id):
-        members[samples[position].domain].append(position)
-    keep: set[int] = set()
-    for domain, positions in members.items():
-        order = numpy_rng(seed, "subsample", domain).permutation(len(positions))
-        keep.update(positions[place] for place in order[:per_domain])
-    return [sample for position, sample in enumerate(samples) if position in keep]
+    members: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        members[sample.domain].append(sample.id)
+    keep: set[str] = set()
+    for domain, ids in members.items():
+        order = numpy_rng(seed, "subsample", domain).permutation(len(ids))[:per_domain]
+        keep.update(np.array(sorted(ids), object)[order])
+    return [sample for sample in samples if sample.id in keep]
 
 
 class Sides(NamedTuple):
@@ -152,9 +145,7 @@ def divide(
     if test < 0 or val < (1 if test else 2):
         raise ConfigError(f"--val must be at least 1, or 2 where --test is 0, and --test 0 or more, got {val}, {test}")
     if val + test >= len(unique):
-        raise ConfigError(
-            f"--val {val} and --test {test} leave nothing to train on: the set has {len(unique):,} different pictures"
-        )
+        raise ConfigError(f"--val {val} and --test {test} leave none of {len(unique):,} different pictures to train on")
     units = _units(marks, groups or [None] * len(marks))
     sizes = Counter(units.values())
     side: dict[Mark, str] = {}
@@ -169,20 +160,19 @@ def divide(
 
 def _units(marks: Sequence[Mark], groups: Sequence[str | None]) -> dict[Mark, Mark]:
     """Each picture -> the least of those that must stay with it: its group's, and those of groups that share one."""
-    head: dict[Mark, Mark] = {}
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def find(mark: Mark) -> Mark:
-        head.setdefault(mark, mark)
-        while head[mark] != mark:
-            head[mark] = head[head[mark]]  # shortens the way for the next
-            mark = head[mark]
-        return mark
-
-    first: dict[str, Mark] = {}
-    for mark, group in zip(marks, groups, strict=True):
-        least, other = sorted((find(mark), find(mark if group is None else first.setdefault(group, mark))))
-        head[other] = least
-    return {mark: find(mark) for mark in head}
+    nodes: dict[Mark | str, int] = {}
+    rows = [nodes.setdefault(mark, len(nodes)) for mark in marks]
+    columns = [
+        row if group is None else nodes.setdefault(group, len(nodes)) for row, group in zip(rows, groups, strict=True)
+    ]
+    _, part = connected_components(coo_array(([1] * len(rows), (rows, columns)), (len(nodes), len(nodes))), False)
+    least: dict[int, Mark] = {}
+    for mark in sorted(set(marks)):
+        least.setdefault(int(part[nodes[mark]]), mark)
+    return {mark: least[int(part[nodes[mark]])] for mark in set(marks)}
 
 
 def _own(marks: Sequence[Mark], given: Sequence[str | None], seed: int) -> Sides:
@@ -192,9 +182,7 @@ def _own(marks: Sequence[Mark], given: Sequence[str | None], seed: int) -> Sides
         best[mark] = max(best.get(mark, side), side, key=SIDES.index)
     trained = [mark for mark, side in best.items() if side == "train"]
     if len(trained) < (1 if "val" in best.values() else 2):
-        raise DataError(
-            f"the set's own splits have {len(trained)} pictures to train on; give its training files too, or --val N"
-        )
+        raise DataError(f"the set's own splits leave {len(trained)} pictures to train on; give more files, or --val N")
     if "val" not in best.values():
         drawn = set(_ordered(trained, seed)[: _default(trained)])
         best.update(dict.fromkeys(drawn, "val"))

@@ -6,7 +6,6 @@ import io
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -22,7 +21,7 @@ MAX_ASPECT = 200
 """The longer side of a picture over the shorter, which image processors scale to some hundred pixels."""
 SCALED = ("PNG", "PPM")
 """Formats that Pillow reads as integers of 32 bit, scaled to 16: PNG before Pillow 11, and PGM."""
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = TAGS = 258, 262, 339
 """Tags of a TIFF."""
 Picture = Image.Image | str | Path
 """A picture in memory, or the path of its file."""
@@ -54,11 +53,17 @@ def check_mode(picture: Image.Image) -> None:
     """It must be known which value of a pixel is white.
 
     Raises:
-        ValueError: pixels are signed, or integers of 32 bit, or floats.
+        ValueError: pixels are signed, of 12 or 32 bit, or floats, or 0 is white and they have 16 bit.
     """
-    integers = picture.mode == "I" and picture.format not in SCALED
-    if picture.mode == "F" or _tag(picture, SAMPLE_FORMAT) == 2 or integers:
-        raise ValueError("its pixels are floats, signed or of 32 bit; export it with 8 or 16 bit a channel")
+    wide = picture.mode == "F" or (picture.mode == "I" and picture.format not in SCALED)
+    if picture.format == "TIFF" and not wide:
+        tags = {
+            number: np.ravel(value)[0] for number, value in getattr(picture, "tag_v2", {}).items() if number in TAGS
+        }
+        shades = picture.mode.startswith("I") and (tags.get(BITS), tags.get(PHOTOMETRIC)) != (16, 1)
+        wide = shades or tags.get(SAMPLE_FORMAT) == 2
+    if wide:
+        raise ValueError("its pixels are floats, signed or not of 8 or 16 bit; export it with 8 bit a channel")
 
 
 def check_size(picture: Image.Image, max_pixels: int) -> None:
@@ -75,16 +80,14 @@ def check_size(picture: Image.Image, max_pixels: int) -> None:
     if width * height > MAX_PIXELS and picture.format == "JPEG" and "progressive" not in picture.info:
         part = next((part for part in (2, 4) if width * height <= part**2 * MAX_PIXELS), 8)
         picture.draft(picture.mode, (width // part, height // part))  # a progressive one would be in memory whole
-    shape = f"{width:,} x {height:,} pixels"
-    if picture.width * picture.height > max_pixels:
-        raise ValueError(f"{shape} are more than data.max_pixels={max_pixels:,} (of fedcmp prepare: --max-pixels)")
-    if max(picture.size) > MAX_ASPECT * min(picture.size):
-        raise ValueError(f"its sides, {shape}, differ by more than a factor of {MAX_ASPECT}; crop it")
+    too_many = picture.width * picture.height > max_pixels
+    if too_many or max(picture.size) > MAX_ASPECT * min(picture.size):
+        limit = f"data.max_pixels={max_pixels:,} (--max-pixels)" if too_many else f"a ratio of {MAX_ASPECT} to 1"
+        raise ValueError(f"its sides, {width:,} x {height:,} pixels, are beyond {limit}")
 
 
 def to_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A picture of any mode with 8, 12 or 16 bit a channel as RGB: 16 bit are divided by 257, the 12 of a TIFF by
-    4095 / 255; what is transparent is put on white.
+    """A picture of any mode with 8 or 16 bit a channel as RGB: 16 bit are divided by 257; transparent is white.
 
     Raises:
         ValueError: see ``check_size`` and ``check_mode``.
@@ -92,23 +95,14 @@ def to_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
     check_size(picture, max_pixels)
     check_mode(picture)
     if picture.mode.startswith("I"):  # where Pillow alone would cut what is above 255
-        top = 2 ** _tag(picture, BITS, 16) - 1
-        inverted = _tag(picture, PHOTOMETRIC) == 0  # Pillow sees to that with 8 bit only
         values = np.asarray(picture).astype(np.int32)  # Pillow before 13 cuts I;16N on its way to I
-        values = top - values if inverted else values
-        picture = Image.fromarray(((values * 255 + top // 2) // top).astype(np.uint8))
+        picture = Image.fromarray(((values * 255 + 65535 // 2) // 65535).astype(np.uint8))
     picture.load()  # a GIF and others say only then whether something is transparent
     if picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         clear = picture.convert("RGBA")
         picture = Image.new("RGB", clear.size, "white")
         picture.paste(clear, mask=clear)
     return picture.convert("RGB")
-
-
-def _tag(picture: Image.Image, number: int, default: int | None = None) -> Any:
-    """A tag of a TIFF, for its first channel; ``default`` for all other pictures."""
-    found = getattr(picture, "tag_v2", {}).get(number, default) if picture.format == "TIFF" else default
-    return found[0] if isinstance(found, tuple) else found
 
 
 def why(error: Exception) -> str:
@@ -153,14 +147,9 @@ def read_picture(picture: Picture, place: int = 0, max_pixels: int = MAX_PIXELS)
     Raises:
         DataError: it cannot be read, or training would refuse it.
     """
-    if isinstance(picture, Image.Image):
-        try:
-            return to_rgb(picture, max_pixels)
-        except Exception as error:  # Pillow raises many kinds for corrupted files
-            raise DataError(f"pictures[{place}] cannot be used: {why(error)}") from error
-    path = Path(picture)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"picture {path} cannot be read: {error.strerror}") from error
-    return decode(content, Sample(str(path), path.name, "", "", origin=str(path)), max_pixels)
+        opened = picture if isinstance(picture, Image.Image) else open_picture(Path(picture).read_bytes())
+        return to_rgb(opened, max_pixels)
+    except Exception as error:  # Pillow raises many kinds for corrupted files
+        name = f"pictures[{place}]" if isinstance(picture, Image.Image) else f"picture {picture}"
+        raise DataError(f"{name} cannot be used: {why(error)}") from error

@@ -1,18 +1,17 @@
-"""Samples, and LLaVA-style records read into them, with errors that name file, line and field.
+"""Samples, and the records of conversations that they are read from.
 
-Records have the forms that people have: LLaVA's and ShareGPT's ``conversations``, or OpenAI's ``messages``.
+Records have LLaVA's and ShareGPT's ``conversations``, or OpenAI's ``messages``.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from fedcmp.errors import DataError, nearest
+from fedcmp.errors import DataError
 
 TURNS = ("conversations", "conversatons", "messages")
 """Names of the field with the turns; LLaVA-Med really spells it so."""
@@ -39,22 +38,6 @@ class Sample:
     """The client that owns it, where the record says."""
     group: str | None = None
     """Its conversation, which is held out as one and belongs to one client; None: it is alone."""
-
-
-class Records(NamedTuple):
-    """The content of a file."""
-
-    samples: list[Sample]
-    left_out: Counter[str]
-    """What is not among them: how many of which kind."""
-
-
-class NotOnePicture(DataError):
-    """A record of text alone, or of several pictures."""
-
-    def __init__(self, origin: str, count: int) -> None:
-        super().__init__(f"{origin}: field `image` (or `images`) must name one picture, got {count}")
-        self.kind = "records with several pictures" if count else "records without a picture"
 
 
 def load_json(path: Path) -> Any:
@@ -100,39 +83,6 @@ def read_json(path: Path) -> Iterator[tuple[str, object]]:
         raise DataError(f"cannot read {path}: {error}") from error
 
 
-def read_records(path: Path, on_bad: str = "error", domain: str = "default", turns: str = "first") -> Records:
-    """The samples of a file of ``read_json``.
-
-    Args:
-        path: the file.
-        on_bad: ``"error"`` raises at the first bad record; ``"skip"`` leaves bad ones out and counts them.
-        domain: the domain of records that name none.
-        turns: ``"first"``: of each record the pair with its first answer, and the others are counted; ``"all"``.
-
-    Raises:
-        DataError: the file cannot be read, a record is bad, an id is used twice.
-    """
-    samples: list[Sample] = []
-    places: dict[str, str] = {}
-    left_out = Counter[str]()
-    for origin, record in read_json(path):
-        try:
-            pairs = parse_pairs(record, origin, domain)
-            used = pairs if turns == "all" else pairs[:1]
-            for one in used:
-                if one.id in places:
-                    raise DataError(f"{origin}: id {one.id!r} is used already at {places[one.id]}")
-        except DataError as error:
-            if on_bad == "error":
-                raise
-            left_out[error.kind] += 1
-            continue
-        left_out["answers after the first"] += len(pairs) - len(used)
-        places.update((one.id, origin) for one in used)
-        samples += used
-    return Records(samples, +left_out)
-
-
 def parse_pairs(record: object, origin: str, domain: str = "default") -> list[Sample]:
     """The pairs of one record: its picture with each of its answers.
 
@@ -148,12 +98,17 @@ def parse_pairs(record: object, origin: str, domain: str = "default") -> list[Sa
         raise record
     if not isinstance(record, dict):
         raise DataError(f"{origin}: expected a JSON object, got {type(record).__name__}")
-    key = check_id(id_of(record, origin), origin)
-    image = str(picture_of(record, origin))
-    inside(image, origin)
-    answers = [text.strip() if isinstance(text, str) else "" for text in answers_of(record, origin)]
-    if not answers[0]:
-        raise DataError(f"{origin}: field `conversations`: the caption is empty, or no text")
+    name = record.get("id")
+    if "id" not in record and ("messages" in record or "images" in record):  # these mostly have none: file and place
+        name = origin.rpartition("/")[2].replace(": record ", ":")
+    key = check_id(name, origin)
+    turns = next((record[key] for key in TURNS if key in record), None)
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise DataError(f"{origin}: field `conversations` (or `messages`) must be a list of turns")
+    image = _picture(record, turns, origin)
+    answers = [_text(turn) for turn in turns if turn.get("from", turn.get("role")) in ("gpt", "assistant")]
+    if not answers or not answers[0]:
+        raise DataError(f"{origin}: field `conversations` has no answer, or the first one is empty or no text")
     named = record.get("domain", domain)
     if not isinstance(named, str) or not named:
         raise DataError(f"{origin}: field `domain` must be a non-empty string, got {named!r}")
@@ -162,6 +117,7 @@ def parse_pairs(record: object, origin: str, domain: str = "default") -> list[Sa
         raise DataError(f"{origin}: field `captions` must be a list of texts, none empty, got {captions!r}")
     label, client = (None if record.get(name) is None else str(record[name]) for name in ("label", "client"))
     check_texts([key, image, *answers, named, label or "", client or "", *captions], origin)
+    further = [text for text in answers[1:] if text]
     first = Sample(
         key,
         image,
@@ -171,73 +127,41 @@ def parse_pairs(record: object, origin: str, domain: str = "default") -> list[Sa
         origin,
         captions=tuple(text.strip() for text in captions),
         client=client,
-        group=key if len(answers) > 1 else None,
+        group=key if further else None,
     )
-    further = enumerate(answers[1:], start=2)
-    return [first, *(replace(first, id=f"{key}#{number}", caption=text, captions=()) for number, text in further)]
+    others = (replace(first, id=f"{key}#{n}", caption=text, captions=()) for n, text in enumerate(further, start=2))
+    return [first, *others]
 
 
-def picture_of(record: Mapping[str, Any], origin: str) -> object:
-    """What names the one picture: field ``image`` or ``images``, itself or a list of one, else a part of a message.
-
-    Raises:
-        DataError: there is not one, or it is an address.
-    """
+def _picture(record: Mapping[str, Any], turns: Sequence[dict[str, Any]], origin: str) -> str:
+    """The path of the one picture: in field ``image`` or ``images``, itself or in a list, else a part of a message."""
     found = record.get("image") or record.get("images")
     if not found:
-        contents = [turn.get("content", turn.get("value")) for turn in _turns(record, origin)]
-        parts = [part for parts in contents if isinstance(parts, list) for part in parts if isinstance(part, dict)]
+        contents = [content for turn in turns if isinstance(content := turn.get("content", turn.get("value")), list)]
+        parts = [part for content in contents for part in content if isinstance(part, dict)]
         found = [part.get(part["type"]) or part for part in parts if part.get("type") in ("image", "image_url")]
     named = found if isinstance(found, list) else [found]
     names = [one.get("path") or one.get("url") if isinstance(one, dict) else one for one in named]
     names = [name for name in names if name is not None]
     if len(names) != 1:
-        raise NotOnePicture(origin, len(names))
-    if not isinstance(names[0], str) or "://" in names[0] or names[0].startswith("data:"):
-        raise DataError(f"{origin}: field `image` must be the path of a picture, got {str(names[0])[:40]!r}")
-    return names[0]
+        kind = "records with several pictures" if names else "records without a picture"
+        raise DataError(f"{origin}: field `image` (or `images`) must name one picture, got {len(names)}", kind)
+    inside(names[0], origin)
+    return str(names[0])
 
 
-def answers_of(record: Mapping[str, Any], origin: str) -> list[Any]:
-    """The answers of a conversation: the first, whatever it is, and those after it that are texts and not empty.
-
-    Raises:
-        DataError: the field of the turns is missing or wrong, or there is no answer.
-    """
-    answered = [turn for turn in _turns(record, origin) if turn.get("from", turn.get("role")) in ("gpt", "assistant")]
-    answers = [_text(turn.get("value", turn.get("content"))) for turn in answered]
-    if not answers:
-        raise DataError(f'{origin}: field `conversations` has no turn with "from": "gpt" or "role": "assistant"')
-    return [answers[0], *(text for text in answers[1:] if isinstance(text, str) and text.strip())]
+def _text(turn: Mapping[str, Any]) -> str:
+    """What a turn says, its parts as one text; empty where it is no text."""
+    said = turn.get("value", turn.get("content"))
+    if isinstance(said, list):
+        said = " ".join(str(part.get("text", "")) for part in said if isinstance(part, dict))
+    return said.strip() if isinstance(said, str) else ""
 
 
-def id_of(record: Mapping[str, Any], origin: str) -> object:
-    """Field ``id``; messages mostly have none, and are called by their file and place in it."""
-    if "id" not in record and ("messages" in record or "images" in record):
-        return origin.rpartition("/")[2].replace(": record ", ":")
-    return record.get("id")
-
-
-def _turns(record: Mapping[str, Any], origin: str) -> list[dict[str, Any]]:
-    turns = next((record[key] for key in TURNS if key in record), None)
-    if turns is None:
-        raise DataError(f"{origin}: no field `conversations` or `messages`; {nearest('conversations', record)}")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{origin}: field `conversations` must be a list of turns")
-    return turns
-
-
-def _text(content: object) -> object:
-    """The parts of a text as one; anything else unchanged."""
-    if not isinstance(content, list):
-        return content
-    return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict)).strip()
-
-
-def check_id(value: object, origin: str, field: str = "id") -> str:
+def check_id(value: object, origin: str) -> str:
     """An id as a text: a non-empty string, or a number."""
     if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-        raise DataError(f"{origin}: field `{field}` must be a non-empty string or a number, got {value!r}")
+        raise DataError(f"{origin}: field `id` must be a non-empty string or a number, got {value!r}")
     return str(value)
 
 
@@ -249,18 +173,17 @@ def check_texts(texts: Iterable[str], origin: str) -> None:
         raise DataError(f"{origin}: a text is not valid Unicode: {error}") from error
 
 
-def inside(path: object, origin: str, field: str = "image") -> str:
-    """A path below a folder, with ``/`` between its parts.
+def inside(path: object, origin: str) -> str:
+    """A path below the folder of pictures, with ``/`` between its parts.
 
     Raises:
-        DataError: it is no path, or leads out of the folder.
+        DataError: it is no path, is an address, or leads out of the folder.
 
     >>> inside("00453/./004539375.jpg", "a.json: record 0")
     '00453/004539375.jpg'
     """
     parts = [part for part in str(path).strip().replace("\\", "/").split("/") if part != "."]
-    if not isinstance(path, str) or not any(parts) or "\0" in path:
-        raise DataError(f"{origin}: field `{field}` must be the path of a picture, got {path!r}")
-    if parts[0] == "" or parts[0].endswith(":") or ".." in parts:
-        raise DataError(f"{origin}: field `{field}` must stay inside the folder of pictures, got {path!r}")
+    outside = parts and (parts[0] == "" or parts[0].endswith(":") or parts[0].startswith("data:") or ".." in parts)
+    if not isinstance(path, str) or not any(parts) or "\0" in path or outside:
+        raise DataError(f"{origin}: field `image` must be a path inside the folder of pictures, got {str(path)[:60]!r}")
     return "/".join(part for part in parts if part)

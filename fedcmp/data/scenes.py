@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -77,8 +78,7 @@ class Scene(NamedTuple):
 def _digits() -> tuple[np.ndarray, np.ndarray]:
     """All digit images ``[1797, 8, 8]`` in [0, 1] and what they show, in one fixed shuffle."""
     found = find_spec("sklearn")  # its file is read as load_digits does, without a second for importing sklearn
-    assert found is not None
-    assert found.origin is not None
+    assert found and found.origin  # noqa: PT018
     with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",")
     table = table[np.random.default_rng(1797).permutation(len(table))]
@@ -112,19 +112,28 @@ def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
 
 def render(scene: Scene) -> Image.Image:
     """The picture of a scene, RGB, 32 x 32."""
-    rng = np.random.default_rng(scene.seed)
+    rng, camera = np.random.default_rng(scene.seed), scene.camera
     images, _ = _digits()
-    ground = _ground(scene.camera, rng)
+    ground: np.ndarray = np.full((SIZE, SIZE, 3), 245 if camera == "paper" else 12, np.float32)
+    if camera == "striped":
+        ground[:, int(rng.integers(0, 4)) :: 4] += 60
     for place, (sprite, colour) in enumerate(zip(scene.sprites, scene.colours, strict=True)):
         if sprite < 0:
             continue
-        ink = _ink(images[sprite], scene.camera, rng)[..., None]
+        ink = _ink(images[sprite], camera, rng)[..., None]
         row, column = divmod(place, 2)
         top = row * CELL + int(rng.integers(0, CELL - len(ink) + 1))
         left = column * CELL + int(rng.integers(0, CELL - len(ink) + 1))
         window = ground[top : top + len(ink), left : left + len(ink)]
         window += ink * (np.array(COLOURS[colour], np.float32) - window)
-    return _develop(ground, scene.camera, rng)
+    if camera == "faint":
+        ground = 110 + 0.3 * (ground - 110)
+    if camera == "noisy":
+        ground = ground + rng.normal(0, 30, ground.shape)
+    if camera == "framed":
+        ground[:2], ground[-2:], ground[:, :2], ground[:, -2:] = 200, 200, 200, 200
+    picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+    return picture.filter(ImageFilter.GaussianBlur(1.0)) if camera == "blurred" else picture
 
 
 def _ink(digit: np.ndarray, camera: str, rng: np.random.Generator) -> np.ndarray:
@@ -135,24 +144,6 @@ def _ink(digit: np.ndarray, camera: str, rng: np.random.Generator) -> np.ndarray
         angle = float(rng.choice([-1, 1]) * rng.uniform(20, 35))
         sprite = sprite.resize((16, 16), Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR)
     return np.asarray(sprite.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
-
-
-def _ground(camera: str, rng: np.random.Generator) -> np.ndarray:
-    ground = np.full((SIZE, SIZE, 3), 245 if camera == "paper" else 12, np.float32)
-    if camera == "striped":
-        ground[:, int(rng.integers(0, 4)) :: 4] += 60
-    return ground
-
-
-def _develop(ground: np.ndarray, camera: str, rng: np.random.Generator) -> Image.Image:
-    if camera == "faint":
-        ground = 110 + 0.3 * (ground - 110)
-    if camera == "noisy":
-        ground = ground + rng.normal(0, 30, ground.shape)
-    if camera == "framed":
-        ground[:2], ground[-2:], ground[:, :2], ground[:, -2:] = 200, 200, 200, 200
-    picture = Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
-    return picture.filter(ImageFilter.GaussianBlur(1.0)) if camera == "blurred" else picture
 
 
 _NAMED = re.compile(rf"({'|'.join(DIGITS)}) at the ({'|'.join(PLACES)})")
@@ -173,12 +164,9 @@ def digit_accuracy(captions: Sequence[str], references: Sequence[str]) -> float:
     >>> digit_accuracy(["a red three at the top left"], ["a red three at the top left and a red one at the top right"])
     0.5
     """
-    hits = total = 0
-    for caption, reference in zip(captions, references, strict=True):
-        named, wanted = named_digits(caption), named_digits(reference)
-        hits += sum(named.get(place) == digit for place, digit in wanted.items())
-        total += len(wanted)
-    return hits / max(1, total)
+    wanted = [named_digits(reference).items() for reference in references]
+    hits = sum(len(named_digits(caption).items() & own) for caption, own in zip(captions, wanted, strict=True))
+    return hits / max(1, sum(map(len, wanted)))
 
 
 class SceneSource:
@@ -199,15 +187,12 @@ class SceneSource:
         self.left_out = Counter[str]()
         self._scenes: dict[str, Scene] = {}
         self._samples: dict[str, list[Sample]] = {split: [] for split in num}
-        for split, count in num.items():
-            for camera in cameras or list(CAMERAS):
-                for index in range(count):
-                    scene = make_scene(split, camera, index, seed)
-                    self._scenes[scene.id] = scene
-                    label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
-                    origin, topic = f"scene {scene.id}", f"digit {label[0]}"
-                    sample = Sample(scene.id, f"{scene.id}.png", scene.caption, camera, label, origin, topic)
-                    self._samples[split].append(sample)
+        for split, camera in itertools.product(num, cameras or CAMERAS):
+            for scene in (make_scene(split, camera, index, seed) for index in range(num[split])):
+                self._scenes[scene.id] = scene
+                label = " ".join(str(digit) for digit in scene.digits if digit >= 0)
+                place, origin, topic = f"{scene.id}.png", f"scene {scene.id}", f"digit {label[0]}"
+                self._samples[split].append(Sample(scene.id, place, scene.caption, camera, label, origin, topic))
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
@@ -226,10 +211,8 @@ class SceneSource:
         """``digits_named``: digits named at the right place; ``digits_by_chance``: the same with others' captions."""
         references = [sample.caption for sample in samples]
         others = [*captions[len(captions) // 2 :], *captions[: len(captions) // 2]]
-        return {
-            "digits_named": digit_accuracy(captions, references),
-            "digits_by_chance": digit_accuracy(others, references),
-        }
+        named, chance = digit_accuracy(captions, references), digit_accuracy(others, references)
+        return {"digits_named": named, "digits_by_chance": chance}
 
     def objects(self, sample: Sample) -> tuple[str, ...]:
         """The digits, as the caption names them."""

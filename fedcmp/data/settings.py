@@ -6,20 +6,15 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 
 CHOICES = {"on_bad_record": ("error", "skip"), "turns": ("first", "all"), "on_overlap": ("drop", "error", "ignore")}
 LEAST = {
-    "max_train_per_domain": 0,
-    "max_val_per_domain": 0,
-    "max_test_per_domain": 0,
-    "workers": 0,
-    "max_pixels": 1,
-    "held_out_per_domain": 2,
-    "scenes_per_camera": 1,
-    "val_scenes_per_camera": 2,
-    "test_scenes_per_camera": 2,
-    "max_caption_tokens": 2,
+    **dict.fromkeys(("max_train_per_domain", "max_val_per_domain", "max_test_per_domain", "workers"), 0),
+    **dict.fromkeys(("max_pixels", "scenes_per_camera"), 1),
+    **dict.fromkeys(
+        ("held_out_per_domain", "val_scenes_per_camera", "test_scenes_per_camera", "max_caption_tokens"), 2
+    ),
 }
 
 
@@ -87,9 +82,7 @@ class DataConfig:
         from fedcmp.data.sources import SOURCES
 
         for key, choices in {"kind": tuple(SOURCES), **CHOICES}.items():
-            if getattr(self, key) not in choices:
-                value = getattr(self, key)
-                raise ConfigError(f"{prefix}.{key}: unknown {value!r}; {nearest(str(value), choices)}")
+            check_choice(f"{prefix}.{key}", getattr(self, key), choices)
         for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
             if not getattr(self, key):
                 raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind}")

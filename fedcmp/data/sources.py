@@ -6,13 +6,13 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
 from fedcmp.data.held_out import find_overlap, halve, hold_out
-from fedcmp.data.images import MAX_PIXELS, decode
-from fedcmp.data.records import Sample, read_records
+from fedcmp.data.images import decode
+from fedcmp.data.records import Sample, parse_pairs, read_json
 from fedcmp.data.scenes import SceneSource
 from fedcmp.data.settings import DataConfig, expand
 from fedcmp.data.stores import ImageStore
@@ -62,68 +62,68 @@ class RecordSource(Source):
     """LLaVA-style records with their pictures.
 
     Args:
-        files: ``(split, records file, image store, default domain)``.
-        on_bad: ``"error"`` or ``"skip"``, for bad records and missing pictures.
-        on_overlap: ``"drop"``, ``"error"`` or ``"ignore"``, for training samples whose picture is also held out.
-        held_out: without a file of held-out records, so many samples of each domain come from the training records.
-        turns: ``"first"`` or ``"all"``, of the answers of a conversation.
-        max_pixels: larger pictures are refused.
+        files: ``(split, records file, image store, default domain)``. Validation records of a domain without test
+            records are halved; without any held-out records, some of each domain are drawn.
+        config: what happens to bad records, further answers and training pictures that are also held out.
+
+    Raises:
+        DataError: a file cannot be read, a record is bad or an id used twice, a picture is missing.
     """
 
-    def __init__(
-        self,
-        files: Sequence[tuple[str, Path, ImageStore, str]],
-        on_bad: str = "error",
-        on_overlap: str = "drop",
-        held_out: int = 0,
-        turns: str = "first",
-        max_pixels: int = MAX_PIXELS,
-    ) -> None:
+    def __init__(self, files: Sequence[tuple[str, Path, ImageStore, str]], config: DataConfig) -> None:
+        self._max_pixels = config.max_pixels
         self._samples: dict[str, list[Sample]] = {split: [] for split in SPLITS}
         self._pictures: dict[str, tuple[ImageStore, str]] = {}
         self._digests: dict[str, str] = {}
-        self._max_pixels = max_pixels
         self.left_out = Counter[str]()
-        places: dict[str, str] = {}
         tested = {domain for split, *_, domain in files if split == "test"}
-        whole: list[Sample] = []
+        halved: list[Sample] = []
         for split, path, store, domain in files:
-            records = read_records(path, on_bad, domain, turns)
-            self.left_out += records.left_out
-            for sample in records.samples:
-                spellings = (sample.image, sample.image.split("/", 1)[-1])  # with and without its first folder
-                name = next((name for name in spellings if store.has(name)), None)
-                kind, problem = "records whose picture is missing", f"picture {sample.image} is not in {store.path}"
-                if name is not None and sample.id in places:
-                    kind, problem = "bad records", f"id {sample.id!r} is used already at {places[sample.id]}"
-                elif name is not None:
-                    places[sample.id] = sample.origin
-                    self._pictures[sample.id] = store, name
-                    (whole if split == "val" and domain not in tested else self._samples[split]).append(sample)
+            target = halved if split == "val" and domain not in tested else self._samples[split]
+            for origin, record in read_json(path):
+                try:
+                    pairs = parse_pairs(record, origin, domain)
+                    used = pairs if config.turns == "all" else pairs[:1]
+                    found = {sample.id: self._find(sample, store) for sample in used}
+                except DataError as error:
+                    if config.on_bad_record == "error":
+                        raise
+                    self.left_out[error.kind] += 1
                     continue
-                if on_bad == "error":
-                    raise DataError(f"{sample.origin}: {problem}")
-                self.left_out[kind] += 1
-        if held_out and all(split == "train" for split, *_ in files):
-            self._samples["train"], whole = hold_out(self._samples["train"], held_out)
-        for split, half in zip(("val", "test"), halve(whole, self.digest), strict=True):
+                self._pictures |= found
+                target += used
+                if len(used) < len(pairs):
+                    self.left_out["answers after the first"] += len(pairs) - len(used)
+        if all(split == "train" for split, *_ in files):
+            self._samples["train"], halved = hold_out(self._samples["train"], config.held_out_per_domain)
+        for split, half in zip(("val", "test"), halve(halved, self.digest), strict=True):
             self._samples[split] += half
-        if on_overlap != "ignore":
-            self._part(on_overlap)
+        if config.on_overlap != "ignore":
+            self._leave_overlap_out(config.on_overlap)
 
-    def _part(self, on_overlap: str) -> None:
-        """Leaves training samples out whose picture is also held out."""
+    def _find(self, sample: Sample, store: ImageStore) -> tuple[ImageStore, str]:
+        if sample.id in self._pictures:
+            raise DataError(f"{sample.origin}: id {sample.id!r} is used twice; ids must be unique in a federation")
+        name = store.find(sample.image) or store.find(sample.image.partition("/")[2])  # some spell a folder before it
+        if name:
+            return store, name
+        problem = f"{sample.origin}: picture {sample.image} is not in {store.path}"
+        raise DataError(problem, "records whose picture is missing")
+
+    def _leave_overlap_out(self, on_overlap: str) -> None:
+        """Training samples whose picture is also held out."""
         train, held_out = self._samples["train"], [*self._samples["val"], *self._samples["test"]]
         found = find_overlap(train, held_out, self._mark, self.digest)
-        if found and on_overlap == "error":
+        if not found:
+            return
+        if on_overlap == "error":
             first = next(sample for sample in train if sample.id in found)
             raise DataError(
                 f"{len(found):,} training pictures are also held out, the first at {first.origin} and "
                 f"{found[first.id].origin}; data.on_overlap=drop leaves them out"
             )
-        if found:
-            self.left_out["training samples whose picture is also held out"] = len(found)
-            self._samples["train"] = [sample for sample in train if sample.id not in found]
+        self.left_out["training samples whose picture is also held out"] = len(found)
+        self._samples["train"] = [sample for sample in train if sample.id not in found]
 
     def samples(self, split: str) -> list[Sample]:
         return self._samples[split]
@@ -153,51 +153,29 @@ class RecordSource(Source):
         return store.mark(name, sample.origin)
 
 
-def pairs_source(root: Path, domains: Sequence[str] = (), **options: Any) -> RecordSource:
-    """A folder per domain, each with ``train.jsonl``, ``val.jsonl``, maybe ``test.jsonl``, and ``images.zip`` or
-    ``images/``; options are RecordSource's.
-
-    Raises:
-        DataError: no folder in ``root`` is a domain.
-        ConfigError: a domain is unknown.
-    """
-    present = sorted(path.parent.name for path in root.glob("*/train.jsonl"))
+def _pairs(config: DataConfig, seed: int) -> RecordSource:
+    """A folder per domain, each with its records by split, and ``images.zip`` or ``images/``."""
+    root = expand(config.root or "")
+    present = sorted(path.parent.name for path in root.glob("[!.]*/train.jsonl"))  # .NAME: one that was not finished
     if not present:
         raise DataError(f"data.root: no folder in {root} has a train.jsonl; expected one folder per domain")
-    for domain in domains:
+    files = []
+    for domain in config.domains or present:
         if domain not in present:
             raise ConfigError(f"data.domains: no domain {domain!r} in {root}; {nearest(domain, present)}")
-    files = []
-    for domain in domains or present:
         folder = root / domain
         packed = folder / "images.zip"
         store = ImageStore(packed if packed.exists() else folder / "images")
-        files += [
-            (split, folder / f"{split}.jsonl", store, domain)
-            for split in SPLITS
-            if split != "test" or (folder / "test.jsonl").exists()
-        ]
-    return RecordSource(files, **options)
-
-
-def _record_options(config: DataConfig) -> dict[str, Any]:
-    return {
-        "on_bad": config.on_bad_record,
-        "on_overlap": config.on_overlap,
-        "turns": config.turns,
-        "max_pixels": config.max_pixels,
-    }
-
-
-def _pairs(config: DataConfig, seed: int) -> RecordSource:
-    return pairs_source(expand(config.root or ""), config.domains, **_record_options(config))
+        own = SPLITS if (folder / "test.jsonl").exists() else SPLITS[:2]
+        files += [(split, folder / f"{split}.jsonl", store, domain) for split in own]
+    return RecordSource(files, config)
 
 
 def _file(config: DataConfig, seed: int) -> RecordSource:
+    """LLaVA's own layout."""
     store = ImageStore(expand(config.images or ""))
     paths = {split: getattr(config, split) for split in SPLITS}
-    files = [(split, expand(path), store, "default") for split, path in paths.items() if path]
-    return RecordSource(files, held_out=config.held_out_per_domain, **_record_options(config))
+    return RecordSource([(split, expand(path), store, "default") for split, path in paths.items() if path], config)
 
 
 def _scenes(config: DataConfig, seed: int) -> SceneSource:
@@ -214,7 +192,12 @@ SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
 
 
 def build_source(config: DataConfig, seed: int = 0) -> Source:
-    """The source that ``data`` describes."""
+    """The source that ``data`` describes.
+
+    Raises:
+        ConfigError: a domain is unknown.
+        DataError: no folder of ``data.root`` is a domain, or records cannot be used.
+    """
     return SOURCES[config.kind](config, seed)
 
 

@@ -70,6 +70,15 @@ class ImageStore:
         real = os.path.realpath(real) if os.path.islink(real) else real
         return os.path.isfile(real) and real.startswith(os.path.join(self._root, ""))
 
+    def find(self, place: str) -> str | None:
+        """The name of the picture at a place: itself, below the folder that all of a zip lies in, or without a first
+        part that is the name of this folder; None: it is not there."""
+        first, _, rest = place.partition("/")
+        for name in (place, f"{self.top}/{place}", rest if first == self.top else ""):
+            if name and self.has(name):
+                return name
+        return None
+
     def mark(self, name: str, origin: str) -> tuple[int, int | None]:
         """Bytes of a picture and, in a zip, their CRC-32; the picture is not read."""
         try:

@@ -7,6 +7,7 @@ import re
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from fedcmp.types import Batch, Fetch
 AHEAD = 2
 """Batches that each process has ready."""
 ENDED = re.compile(r"DataLoader worker \(.*\) (exited unexpectedly|is killed by signal)")
-"""How torch says that a process is gone; errors raised in one name it, too, further on."""
+"""How torch says that a process is gone."""
 
 
 class Stream:
@@ -83,7 +84,7 @@ class Stream:
                 found = next(self._ready)
             except Exception as error:
                 found = error
-                if isinstance(error, RuntimeError) and ENDED.match(str(error)):
+                if ENDED.match(str(error)):
                     self._ready = None  # it would leave out what the process had before it: others read the rest
                     found = DataError(f"a process that reads pictures ended ({error}); data.workers={self._workers}")
             if batch == wanted:
@@ -110,19 +111,15 @@ def announce(fetch: Fetch, batches: Sequence[Sequence[int]]) -> None:
         fetch.expect(batches)
 
 
+@dataclass(frozen=True)
 class _Pictures(Dataset["Batch | FedcmpError"]):
     """A batch by its positions, on the CPU; bad data are a value: an error would bring another process's traceback."""
 
-    def __init__(
-        self,
-        source: Source,
-        samples: Sequence[Sample],
-        preprocess: Callable[[Sequence[Image.Image]], Tensor],
-        encode: Callable[[Sequence[Sample]], list[Tensor]],
-        pad_id: int,
-    ) -> None:
-        self.source, self.samples, self.preprocess = source, samples, preprocess
-        self.encode, self.pad_id = encode, pad_id
+    source: Source
+    samples: Sequence[Sample]
+    preprocess: Callable[[Sequence[Image.Image]], Tensor]
+    encode: Callable[[Sequence[Sample]], list[Tensor]]
+    pad_id: int
 
     def __getitem__(self, positions: Sequence[int]) -> Batch | FedcmpError:
         samples = [self.samples[position] for position in positions]

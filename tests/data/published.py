@@ -91,9 +91,8 @@ def chat(home: Path, num: int = 30) -> Path:
 
 def llava_med(home: Path, num: int = 24) -> Path:
     rows = [record(f"{n}_Fig", f"{n}_Fig.jpg", f"Axial view of case {n}.") for n in range(num)]
-    for row in rows:
-        row["conversatons"] = row.pop("conversations")
     foldered(home / "images", {row["image"]: picture(number) for number, row in enumerate(rows)})
+    rows = [{"conversatons" if key == "conversations" else key: value for key, value in row.items()} for row in rows]
     return dump(home / "alignment" / "llava_med_alignment_500k.json", rows)
 
 
@@ -107,16 +106,13 @@ def roco(home: Path) -> Path:
     start = 0
     for split, num in (("train", 10), ("validation", 4), ("test", 5)):
         names = [f"ROCOv2_2023_{split}_{number:06d}" for number in range(1, num + 1)]
-        cells = [{"bytes": picture(start + row, "PNG"), "path": f"{name}.png"} for row, name in enumerate(names)]
-        table = pa.table(
-            {
-                "image": pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-                "image_id": names,
-                "caption": [f"CT or not, case {start + row}." for row in range(num)],
-                "cui": pa.array([concepts[row % 3] for row in range(num)], pa.list_(pa.string())),
-            }
-        )
-        pq.write_table(table, home / "data" / f"{split}-00000-of-00001.parquet", row_group_size=4)
+        columns = {
+            "image": [{"bytes": picture(start + row, "PNG"), "path": f"{name}.png"} for row, name in enumerate(names)],
+            "image_id": names,
+            "caption": [f"CT or not, case {start + row}." for row in range(num)],
+            "cui": [concepts[row % 3] for row in range(num)],
+        }
+        pq.write_table(pa.table(columns), home / "data" / f"{split}-00000-of-00001.parquet", row_group_size=4)
         start += num
     return home
 
@@ -135,18 +131,14 @@ def rsicd(home: Path) -> Path:
 
 
 def nwpu(home: Path) -> Path:
-    content, files = {}, {}
-    for place, label in enumerate(("airplane", "bridge")):
-        content[label] = [
-            {
-                "filename": f"{label}_{number:03d}.jpg",
-                "split": "val" if number == 8 else "test" if number == 9 else "train",
-                "raw": f"the first of {label} {number} .",
-                **{f"raw_{more}": f"number {more} of {label} {number} ." for more in range(1, 5)},
-            }
-            for number in range(10)
-        ]
-        files |= {f"{label}/{row['filename']}": picture(300 + 10 * place + n) for n, row in enumerate(content[label])}
+    content: dict[str, list[dict[str, str]]] = {"airplane": [], "bridge": []}
+    files = {}
+    for number in range(20):
+        label, place = ("airplane", "bridge")[number // 10], number % 10
+        row = {"filename": f"{label}_{place:03d}.jpg", "split": {8: "val", 9: "test"}.get(place, "train")}
+        more = {f"raw_{more}": f"number {more} of {label} {place} ." for more in range(1, 5)}
+        content[label].append({**row, "raw": f"the first of {label} {place} .", **more})
+        files[f"{label}/{row['filename']}"] = picture(300 + number)
     dump(home / "dataset_nwpu.json", content)
     foldered(home / "NWPU_images", files)
     return home

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,15 +37,12 @@ def test_a_caption_ends_with_its_end_and_carries_loss_everywhere(llm: LanguageMo
     assert torch.equal(*encode(llm, "A Two", "a two", lowercase=True))
 
 
-def test_a_caption_that_is_cut_has_no_end_and_is_counted(llm: LanguageModel) -> None:
+def test_captions_are_cut_and_on_one_line(llm: LanguageModel) -> None:
     (whole,) = encode(llm, "a red two")
     for most, cut in ((len(whole), 0), (len(whole) - 1, 1)):
         (tokens,) = encode(llm, "a red two", max_tokens=most)
         assert torch.equal(tokens, whole[:most])
         assert CaptionEncoder.of(llm, most).count_cut([sample("a red two"), sample("a")]) == cut
-
-
-def test_line_breaks_inside_a_caption_are_no_end(llm: LanguageModel) -> None:
     text = "findings: a red two.\r\n\r\nimpression:\t a  plain two."
     broken, plain = encode(llm, text, " ".join(text.split()))
     assert torch.equal(broken, plain)
@@ -94,16 +90,9 @@ def test_control_tokens_in_a_caption_are_text_or_refused(family: str) -> None:
         assert tokenizer.decode(tokens[:-1]).replace(" ", "") == text.replace(" ", "")
 
 
-def test_tokens_that_are_none_or_too_many_are_named_and_padding_is_moved(llm: LanguageModel) -> None:
-    class Deaf(SimpleNamespace):
-        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
-            return {"input_ids": [[] for _ in texts]}
-
-    nothing = dict.fromkeys(("unk_token_id", "bos_token_id", "eos_token_id", "pad_token_id"))
-    deaf = Deaf(**nothing, all_special_ids=(), added_tokens_decoder={}, decode=lambda tokens: "</s>")
-    for encoder in (CaptionEncoder(deaf, llm.end_id, 366), CaptionEncoder(llm.tokenizer, llm.end_id, 60)):
-        with pytest.raises(DataError, match=r"r\.jsonl:3: model\.llm"):
-            encoder([sample("a red two")])
+def test_tokens_beyond_the_embeddings_are_refused_and_padding_is_moved(llm: LanguageModel) -> None:
+    with pytest.raises(DataError, match=r"r\.jsonl:3: model\.llm"):
+        CaptionEncoder(llm.tokenizer, llm.end_id, 60)([sample("a red two")])
     tokenizer = copy.deepcopy(llm.tokenizer)
     tokenizer.add_special_tokens({"pad_token": "[PAD]"})
     padded = LanguageModel(llm.model, tokenizer, llm.end_id)

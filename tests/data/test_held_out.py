@@ -51,23 +51,21 @@ def test_only_pictures_that_may_be_equal_are_read() -> None:
         return hashlib.sha256(content[sample.id]).hexdigest()
 
     train, held = [samples[n] for n in ("t1", "t2", "t3")], [samples[n] for n in ("h1", "h2")]
-    assert find_overlap(train, held, lambda s: (len(content[s.id]), None), digest) == {"t2": samples["h1"]}
-    assert "t3" not in read
-    read.clear()
-    exact = find_overlap(train, held, lambda s: (len(content[s.id]), hash(content[s.id])), digest)
-    assert exact == {"t2": samples["h1"]}
-    assert "t1" not in read
+    for mark, unread in (
+        (lambda s: (len(content[s.id]), None), {"t3"}),
+        (lambda s: (len(content[s.id]), hash(content[s.id])), {"t1", "t3"}),
+    ):
+        read.clear()
+        assert find_overlap(train, held, mark, digest) == {"t2": samples["h1"]}
+        assert unread.isdisjoint(read)
 
 
-def test_subsample_takes_the_same_from_each_domain() -> None:
+def test_what_is_held_out_or_drawn_depends_on_nothing_but_ids() -> None:
     some = subsample(SAMPLES, 5, seed=1)
     assert counts(some) == [5, 5, 1, 2]
     assert some == subsample(SAMPLES, 5, seed=1) != subsample(SAMPLES, 5, seed=2)
     assert {s.id for s in subsample(SAMPLES[::-1], 5, seed=1)} == {s.id for s in some}
     assert subsample(SAMPLES, 0, seed=1) == SAMPLES
-
-
-def test_what_is_held_out_depends_on_nothing_but_ids() -> None:
     samples = [sample for sample in SAMPLES if sample.domain in "ab"]
     train, held = hold_out(samples, 5)
     assert [s for s in samples if s in train or s in held] == samples
@@ -83,17 +81,22 @@ def marks(num: int) -> list[tuple[int, int]]:
     return [(1000 + number, number * 7919) for number in range(num)]
 
 
-@pytest.mark.parametrize(("num", "held"), [(3, 1), (40, 2), (1000, 50), (20_480, MOST)])
-def test_a_new_set_holds_five_per_cent_out_but_at_most_512(num: int, held: int) -> None:
-    sides = divide(marks(num), [None] * num)
+@pytest.mark.parametrize(("num", "asked", "expected"), [
+    (3, (), {"train": 1, "val": 1, "test": 1}),
+    (40, (), {"train": 36, "val": 2, "test": 2}),
+    (1000, (), {"train": 900, "val": 50, "test": 50}),
+    (20_480, (), {"train": 20_480 - 2 * MOST, "val": MOST, "test": MOST}),
+    (40, (10, 5), {"train": 25, "val": 10, "test": 5}),
+    (40, (10, None), {"train": 28, "val": 10, "test": 2}),
+    (40, (10, 0), {"train": 30, "val": 10}),
+])  # fmt: skip
+def test_as_many_pictures_as_asked_else_five_per_cent_and_at_most_512(num: int, asked: tuple, expected: dict) -> None:
+    sides = divide(marks(num), [None] * num, *asked)
     assert not sides.own
-    assert Counter(sides.sides) == {"train": num - 2 * held, "val": held, "test": held}
+    assert Counter(sides.sides) == expected
 
 
-def test_numbers_that_are_asked_for() -> None:
-    assert Counter(divide(marks(40), [None] * 40, 10, 5).sides) == {"train": 25, "val": 10, "test": 5}
-    assert Counter(divide(marks(40), [None] * 40, 10).sides) == {"train": 28, "val": 10, "test": 2}
-    assert Counter(divide(marks(40), [None] * 40, 10, 0).sides) == {"train": 30, "val": 10}
+def test_impossible_numbers_are_refused() -> None:
     for val, test in ((0, None), (1, -1), (1, 0), (30, 10)):
         with pytest.raises(ConfigError, match="--val"):
             divide(marks(40), [None] * 40, val, test)
@@ -139,11 +142,8 @@ def test_the_sets_own_splits_are_used_and_twins_left_out() -> None:
     assert found.sides == [None, None, "train", "val", "test", "val", "train", "train"]
     assert divide([one, one, two, three], ["val", "test", "train", "val"]).sides == [None, "test", "train", "val"]
     assert not divide(marks(5), ["train", "train", "train", "val", "test"], val=1).own, "unless a number is given"
-
-
-def test_missing_validation_is_drawn_from_training() -> None:
-    given = ["test"] * 20 + ["train"] * 41
-    sides = divide([*marks(60), marks(60)[0]], given).sides
+    # missing validation is drawn from training
+    sides = divide([*marks(60), marks(60)[0]], ["test"] * 20 + ["train"] * 41).sides
     assert sides[:20] == ["test"] * 20
     assert Counter(sides) == {"test": 20, "val": 2, "train": 38, None: 1}
     for own in (["val", "val", "test"], ["train", "test", "test"]):

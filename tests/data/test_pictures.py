@@ -47,23 +47,18 @@ def tiff(content: bytes, bits: int, *, white_is_zero: bool = False, signed: bool
     return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + struct.pack("<I", 0) + content
 
 
-def test_more_than_8_bit_are_scaled() -> None:
+def test_16_bit_are_scaled() -> None:
     for kind in ("PNG", "TIFF"):
         assert row(written(Image.fromarray(WIDE), kind)) == NARROW
     for mode in ("I;16", "I;16L", "I;16B", "I;16N"):
         ordered = WIDE.byteswap() if mode == "I;16B" else WIDE
         made = to_rgb(Image.frombytes(mode, (WIDE.shape[1], 1), ordered.tobytes()))
         assert np.asarray(made)[0, :, 0].tolist() == NARROW
-    bits = "".join(f"{value:012b}" for value in (0, 16, 2048, 4095))
-    assert row(tiff(int(bits, 2).to_bytes(6, "big"), 12, width=4)) == [0, 1, 128, 255]
     for largest in (4095, 65535):
         values = np.array([0, largest // 2 + 1, largest], dtype=">u2")
         assert row(f"P5 3 1 {largest}\n".encode() + values.tobytes()) == [0, 128, 255]
-
-
-def test_black_is_black_where_a_tiff_says_that_white_is_zero() -> None:
-    assert row(tiff((65535 - WIDE).astype("<u2").tobytes(), 16, white_is_zero=True)) == NARROW
-    assert row(tiff(bytes(255 - value for value in NARROW), 8, white_is_zero=True)) == NARROW, "Pillow sees to 8 bit"
+    inverted = tiff(bytes(255 - value for value in NARROW), 8, white_is_zero=True)
+    assert row(inverted) == NARROW, "where a TIFF says that white is 0, Pillow sees to 8 bit"
 
 
 @pytest.mark.parametrize("content", [
@@ -71,12 +66,15 @@ def test_black_is_black_where_a_tiff_says_that_white_is_zero() -> None:
     written(Image.fromarray(np.zeros((4, 4), np.int32)), "TIFF"),
     tiff(bytes(7), 8, signed=True),
     tiff(bytes(14), 16, signed=True),
+    tiff(bytes(14), 16, white_is_zero=True),
+    tiff(bytes(6), 12, width=4),
     written(Image.new("L", (4, 4)), "TIFF", save_all=True, append_images=[Image.new("L", (4, 4))]),
     b"\0" * 128 + b"DICM" + b"\0" * 40,
     b"no picture at all",
     b"",
     picture(1)[:200],
-], ids=["float", "int32", "signed 8", "signed 16", "pages", "DICOM", "text", "empty", "cut"])  # fmt: skip
+], ids=["float", "int32", "signed 8", "signed 16", "white is 0", "12 bit", "pages", "DICOM", "text", "empty", "cut"],
+)  # fmt: skip
 def test_what_cannot_be_read_rightly_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=REFUSED) as caught:
         decode(content, SAMPLE)
@@ -104,37 +102,27 @@ def test_scripts_and_loose_files_are_read_alike(tmp_path: Path) -> None:
         find_pictures([tmp_path / "empty"])
 
 
-def test_an_animation_is_its_first_frame() -> None:
+def test_an_animation_is_its_first_frame_and_8_bit_is_as_pillow_has_it() -> None:
+    for mode in ("1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV"):
+        made = Image.linear_gradient("L").convert("RGB").convert("P" if mode in ("P", "PA") else "RGB").convert(mode)
+        assert np.array_equal(to_rgb(made), made.convert("RGB"))
     content = written(Image.new("L", (4, 4), 10), "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 20)])
     assert decode(content, SAMPLE).getpixel((0, 0)) == (10, 10, 10)
 
 
-def icon(kind: str, mode: str) -> bytes:
-    """A black dot, half of it half transparent, on nothing whose hidden colour is black."""
-    if mode == "P":
-        indexed = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-        indexed.putpalette(bytes(9))
-        return written(indexed, kind, transparency=bytes([0, 255, 128]))
-    if mode == "L":
-        return written(Image.frombytes("L", (3, 1), bytes([7, 0, 127])), kind, transparency=7)
-    made = Image.new("LA", (3, 1))
-    made.putdata([(0, 0), (0, 255), (0, 128)])
-    return written(made.convert(mode), kind, lossless=True)
-
-
-@pytest.mark.parametrize(("kind", "mode"), [
-    ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGBA"), ("TIFF", "RGBA"),
-])  # fmt: skip
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "LA"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGBA")])
 def test_what_is_transparent_is_white(kind: str, mode: str) -> None:
-    made = decode(icon(kind, mode), SAMPLE)
-    assert made.mode == "RGB"
-    assert np.allclose(np.asarray(made)[0], [[255] * 3, [0] * 3, [127] * 3], atol=1)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV"])
-def test_8_bit_is_as_pillow_has_it(mode: str) -> None:
-    made = Image.linear_gradient("L").convert("RGB").convert("P" if mode in ("P", "PA") else "RGB").convert(mode)
-    assert np.array_equal(to_rgb(made), made.convert("RGB"))
+    """A black dot, half of it half transparent, on nothing whose hidden colour is black."""
+    made, more = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 255, 0, 128])).convert(mode), {"lossless": True}
+    if mode == "P":
+        made = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
+        made.putpalette(bytes(9))
+        more = {"transparency": bytes([0, 255, 128])}
+    elif mode == "L":
+        made, more = Image.frombytes("L", (3, 1), bytes([7, 0, 127])), {"transparency": 7}
+    found = decode(written(made, kind, **more), SAMPLE)
+    assert found.mode == "RGB"
+    assert np.allclose(np.asarray(found)[0], [[255] * 3, [0] * 3, [127] * 3], atol=1)
 
 
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_sides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,20 +160,18 @@ def test_a_store_reads_what_is_in_it(tmp_path: Path, packed: bool, monkeypatch: 
         assert store.read(name, "here") == content
         assert store.mark(name, "here") == (len(content), zlib.crc32(content) if packed else None)
     assert not any(map(store.has, ("sub/7.jpg", "sub", "sub/", "", ".", "SUB/1.jpg")))
-    with pytest.raises(DataError, match=r"here: .*sub/7\.jpg"):
-        store.read("sub/7.jpg", "here")
     monkeypatch.setattr(fedcmp.data.stores, "LARGEST_FILE", 100)  # a small zip can claim to hold terabytes
-    with pytest.raises(DataError, match=r"here: .*top\.jpg"):
-        store.read("top.jpg", "here")
+    for name in ("sub/7.jpg", "top.jpg"):
+        with pytest.raises(DataError, match=f"here: .*{name}"):
+            store.read(name, "here")
     store.close()
 
 
 def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
     home = foldered(tmp_path / "scans", FILES)
     (tmp_path / "outside.jpg").write_bytes(picture(1))
-    (home / "out.jpg").symlink_to(tmp_path / "outside.jpg")
-    (home / "away").symlink_to(tmp_path)
-    (home / "in.jpg").symlink_to(home / "top.jpg")
+    for name, target in (("out.jpg", "outside.jpg"), ("away", ""), ("in.jpg", "scans/top.jpg")):
+        (home / name).symlink_to(tmp_path / target)
     (tmp_path / "linked").symlink_to(home)
     for path in (home, tmp_path / "linked"):  # the folder itself may be a link: prepare's is
         store = ImageStore(path)

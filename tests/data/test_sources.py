@@ -6,13 +6,13 @@ import hashlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from published import domain, lines, picture, read_lines, record
 
-from fedcmp.data.records import Sample
 from fedcmp.data.settings import DataConfig
-from fedcmp.data.sources import RecordSource, build_source, name_pictures, pairs_source
+from fedcmp.data.sources import RecordSource, Source, build_source, name_pictures
 from fedcmp.errors import ConfigError, DataError
 
 
@@ -20,8 +20,12 @@ def png(number: int) -> bytes:
     return picture(number, "PNG")
 
 
-def ids(source: RecordSource, split: str, prefix: str = "") -> list[str]:
+def ids(source: Source, split: str, prefix: str = "") -> list[str]:
     return [sample.id for sample in source.samples(split) if sample.id.startswith(prefix)]
+
+
+def pairs(root: Path, *domains: str, **more: Any) -> Source:
+    return build_source(DataConfig(kind="pairs", root=str(root), domains=list(domains), **more))
 
 
 @pytest.fixture
@@ -33,62 +37,55 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path) -> None:
-    source = pairs_source(root, on_overlap="ignore")
-    samples = {sample.id: sample for sample in source.samples("train")}
-    assert Counter(sample.domain for sample in samples.values()) == {"blue": 1, "red": 4}
-    for name, number in (("red-train-1", 1), ("blue-train-1", 7)):
-        assert source.digest(samples[name]) == hashlib.sha256(png(number)).hexdigest()
-        assert source.image(samples[name]).size == (16, 12)
-
-
-def test_a_domain_with_a_test_file_is_not_halved_and_equal_pictures_are_on_one_side(root: Path) -> None:
-    source = pairs_source(root)
-    assert (ids(source, "val", "blue"), ids(source, "test", "blue")) == (["blue-val-1", "blue-val-2"], ["blue-test-1"])
-    halves = sorted([ids(source, "val", "red"), ids(source, "test", "red")], key=len)
-    assert halves == [["red-val-2"], ["red-val-1", "red-val-3"]]
-
-
-def test_held_out_pictures_leave_training(root: Path) -> None:
-    source = pairs_source(root)
-    assert ids(source, "train") == ["blue-train-1", "red-train-1", "red-train-4"]
-    assert source.left_out == {"training samples whose picture is also held out": 2}
-    assert len(pairs_source(root, on_overlap="ignore").samples("train")) == 5
-    with pytest.raises(DataError, match=r"2 training .*red/train\.jsonl:2 and .*red/val\.jsonl:[13].*data\.on_overlap"):
-        build_source(DataConfig(kind="pairs", root=str(root), on_overlap="error"))
-
-
-def test_a_picture_is_hashed_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = RecordSource._read
     monkeypatch.setattr(RecordSource, "_read", lambda self, one: read.append(one.id) or original(self, one))
-    source = pairs_source(root)
-    for split in ("train", "val", "test"):
-        for sample in source.samples(split):
-            assert source.digest(sample) == source.digest(sample)
-    assert len(read) == len(set(read))
-
-
-def test_domains_are_chosen_and_misspelt_ones_named(root: Path) -> None:
-    assert set(ids(pairs_source(root, ["blue"]), "train")) == {"blue-train-1"}
+    source = pairs(root, on_overlap="ignore")
+    samples = {sample.id: sample for sample in source.samples("train")}
+    assert Counter(sample.domain for sample in samples.values()) == {"blue": 1, "red": 4}
+    for name, number in (("red-train-1", 1), ("blue-train-1", 7)):
+        for _ in range(2):
+            assert source.digest(samples[name]) == hashlib.sha256(png(number)).hexdigest()
+        assert read.count(name) == 1, "a picture is hashed once"
+        assert source.image(samples[name]).size == (16, 12)
+    assert ids(pairs(root, "blue"), "train") == ["blue-train-1"]
     with pytest.raises(ConfigError, match=r'data\.domains.*did you mean "red"'):
-        pairs_source(root, ["rde"])
+        pairs(root, "rde")
     with pytest.raises(DataError, match=r"data\.root"):
-        pairs_source(root / "nowhere")
+        pairs(root / "nowhere")
 
 
-def test_missing_and_unreadable_pictures_are_named(root: Path) -> None:
-    pictures = root / "blue" / "images"
+def test_held_out_pictures_are_on_one_side_and_leave_training(root: Path) -> None:
+    source = pairs(root)
+    assert (ids(source, "val", "blue"), ids(source, "test", "blue")) == (["blue-val-1", "blue-val-2"], ["blue-test-1"])
+    halves = sorted([ids(source, "val", "red"), ids(source, "test", "red")], key=len)
+    assert halves == [["red-val-2"], ["red-val-1", "red-val-3"]]
+    assert ids(source, "train") == ["blue-train-1", "red-train-1", "red-train-4"]
+    assert source.left_out == {"training samples whose picture is also held out": 2}
+    assert len(pairs(root, on_overlap="ignore").samples("train")) == 5
+    with pytest.raises(DataError, match=r"2 training .*red/train\.jsonl:2 and .*red/val\.jsonl:[13].*data\.on_overlap"):
+        pairs(root, on_overlap="error")
+
+
+def test_bad_records_and_pictures_stop_or_are_counted(root: Path) -> None:
+    pictures, file = root / "blue" / "images", root / "blue" / "train.jsonl"
     (pictures / "train-1").write_bytes(b"no picture")
-    source = pairs_source(root, ["blue"])
+    source = pairs(root, "blue")
     with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/train-1"):
         source.image(source.samples("train")[0])
+    two = record("two", "val-1", conversations=record(0, "", "one")["conversations"] * 2)
+    lines(file, *read_lines(file), "{not json", two, two, record("more", ["a", "b"]))
+    with pytest.raises(DataError, match=r"blue/train\.jsonl:2: not valid JSON"):
+        pairs(root)
     (pictures / "train-1").unlink()
     with pytest.raises(DataError, match=r"blue/train\.jsonl:1: picture blue/train-1"):
-        pairs_source(root)
-    source = pairs_source(root, on_bad="skip", on_overlap="ignore")
-    assert source.left_out == {"records whose picture is missing": 1}
-    assert len(source.samples("train")) == 4
+        pairs(root)
+    kinds = {"records whose picture is missing": 1, "bad records": 2, "records with several pictures": 1}
+    for turns, more, count in (("first", {"answers after the first": 1}, 5), ("all", {}, 6)):
+        source = pairs(root, on_bad_record="skip", on_overlap="ignore", turns=turns)
+        assert source.left_out == kinds | more
+        assert len(source.samples("train")) == count
 
 
 def test_llavas_own_layout(root: Path) -> None:
@@ -97,7 +94,7 @@ def test_llavas_own_layout(root: Path) -> None:
     config = DataConfig(kind="file", train=train, val=val, images=images, on_overlap="ignore")
     source = build_source(config)
     assert [len(source.samples(split)) for split in ("train", "val", "test")] in ([4, 2, 1], [4, 1, 2])
-    with pytest.raises(DataError, match="id 'red-train-1'"):
+    with pytest.raises(DataError, match="id 'red-train-1' is used twice"):
         build_source(replace(config, val=train, test=val))
     for words, key in (({"images": None}, "images"), ({"val": None, "test": "t.jsonl"}, "test")):
         with pytest.raises(ConfigError, match=rf"data\.{key}"):
@@ -117,14 +114,14 @@ def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path, monkeypatch
         rows = [{**row, "image": row["image"].split("/")[1], "domain": "clinic"} for row in rows]
         again = [{**row, "id": f"{row['id']} again"} for row in rows] if name == "south" else []
         lines(home / "val.jsonl", *rows, *again)
-    source = pairs_source(tmp_path)
+    source = pairs(tmp_path)
     samples = source.samples("val")
     named = dict(zip((one.id for one in samples), name_pictures(samples, source), strict=True))
     assert named["north-val-scan"] != named["south-val-scan"] == named["south-val-scan again"]
     assert named["north-val-scan"].startswith("val-scan ")
     assert named["north-val-same"] == named["south-val-same"], "equal pictures are one"
     monkeypatch.setattr(RecordSource, "digest", None)  # all others keep their name, and are not read
-    alone: list[Sample] = [one for one in samples if one.image in ("val-north", "val-south")]
+    alone = [one for one in samples if one.image in ("val-north", "val-south")]
     assert name_pictures(alone, source) == ("val-north", "val-south", "val-south")
 
 

@@ -9,9 +9,7 @@ from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import PartitionConfig, partition
 from fedcmp.data.scenarios.manifest import mean_overlap
 from fedcmp.data.scenarios.quantity import even_sizes
-from fedcmp.data.scenarios.topic import LEAST, TopicConfig, partition_topics, topic_counts, topics_of
-from fedcmp.data.settings import DataConfig
-from fedcmp.data.sources import build_source
+from fedcmp.data.scenarios.topic import LEAST, TopicConfig, topic_counts, topics_of
 
 
 @pytest.mark.parametrize("alpha", [1e-3, 1.0, 1e4])
@@ -29,11 +27,9 @@ def test_both_margins_are_exact(alpha: float) -> None:
         assert counts.min() >= 0
         assert counts.sum(axis=0).tolist() == totals.tolist()
         assert counts.sum(axis=1).tolist() == sizes.tolist()
-    with pytest.raises(ValueError, match="10 samples in topics, 11 at clients"):
-        topic_counts(np.array([10]), np.array([11]), 1.0, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_alpha_governs_the_mixture(seed: int) -> None:
     totals, sizes = np.array([500, 300, 100, 50, 50] * 4), np.array([400, 400, 1000, 1000, 1200])
     overlaps = []
@@ -49,31 +45,16 @@ def test_alpha_governs_the_mixture(seed: int) -> None:
         assert (few > 0).sum(axis=1).mean() < 3.5, "nor does it get a little of everything when its favourite is gone"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("alpha", [0.5, 20.0])
-def test_among_many_clients_the_mixtures_are_dirichlet(alpha: float) -> None:
+def test_among_many_clients_the_mixtures_are_dirichlet_and_rounding_is_fair() -> None:
     """One of many is not fitted much: mean and spread are those of the distribution."""
     totals, sizes = np.array([60_000, 30_000, 10_000]), np.full(500, 200)
-    shares = topic_counts(totals, sizes, alpha, np.random.default_rng(0)) / 200
+    shares = topic_counts(totals, sizes, 20.0, np.random.default_rng(0)) / 200
     prior = totals / totals.sum()
     assert shares.mean(axis=0) == pytest.approx(prior)
-    assert shares.std(axis=0) == pytest.approx(np.sqrt(prior * (1 - prior) / (alpha + 1)), rel=0.1)
-
-
-def test_single_samples_go_to_any_client() -> None:
-    """Rounding is fair: of topics with one sample each, no client gets more than its share."""
+    assert shares.std(axis=0) == pytest.approx(np.sqrt(prior * (1 - prior) / 21), rel=0.1)
     counts = topic_counts(np.ones(3000, np.int64), even_sizes(3000, 6), 1e6, np.random.default_rng(1))
     assert counts.sum(axis=1).tolist() == [500] * 6
     assert counts[:, :1500].sum(axis=1) == pytest.approx(np.full(6, 250), abs=60)
-
-
-def test_many_samples_and_clients() -> None:
-    rng = np.random.default_rng(0)
-    topics = [str(number) for number in rng.zipf(1.5, 20_000) % 50]
-    sizes = even_sizes(len(topics), 100)
-    clients = partition_topics(topics, sizes, 0.5, rng)
-    assert list(map(len, clients)) == sizes.tolist()
-    assert sorted(place for client in clients for place in client) == list(range(len(topics)))
 
 
 def labelled(domain: str, label: str | None, count: int) -> list[Sample]:
@@ -89,8 +70,7 @@ def test_a_label_belongs_to_its_domain() -> None:
     assert names.count("waste/other") == LEAST
     assert topics_of(samples[::-1]) == names[::-1]
     assert set(topics_of(samples, "source")) == {"doodles", "waste", "shapes"}
-    scenes = build_source(DataConfig(scenes_per_camera=20)).samples("train")
-    assert topics_of(scenes) == [f"digit {sample.label[0]}" for sample in scenes if sample.label]
+    assert topics_of([Sample("a", "x.png", "a x", "d", "1 2", topic="digit 1")]) == ["digit 1"]
 
 
 def test_given_topics_are_assigned() -> None:

@@ -22,11 +22,9 @@ def find_owners(samples: Sequence[Sample], clients: Any) -> list[str]:
         DataError: a record names no client.
     """
     if clients == "given":
-        if unnamed := [sample.origin for sample in samples if sample.client is None]:
-            raise DataError(
-                f"partition.clients=given: {len(unnamed):,} training records have no field `client`, the first at "
-                f"{unnamed[0]}"
-            )
+        for sample in samples:
+            if sample.client is None:
+                raise DataError(f"partition.clients=given: {sample.origin}: the record has no field `client`")
         return [str(sample.client) for sample in samples]
     if not isinstance(clients, Mapping):
         return [sample.domain for sample in samples]
@@ -79,9 +77,7 @@ def partition_domains(
         owners = list(range(number, num_clients, len(names))) or [number % num_clients]
         if shares is None:
             if len(own) < len(owners):
-                raise DataError(
-                    f"partition.clients={num_clients}: domain {name!r} has {len(own)} samples for {len(owners)} clients"
-                )
+                raise DataError(f"partition.clients: domain {name!r} has {len(own)} samples for {len(owners)} clients")
             for turn, place in enumerate(own):
                 clients[owners[turn % len(owners)]].append(place)
         elif len(owners) == 1:

@@ -60,35 +60,27 @@ class PartitionConfig:
             self.clients = int(self.clients)
 
     def validate(self, prefix: str = "partition") -> None:
-        self._check_clients(f"{prefix}.clients", parse_scenario(str(self.scenario), f"{prefix}.scenario").split_by)
-        if not 0 <= self.mix <= 1:
-            raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
-        self.topic.validate(f"{prefix}.topic")
-        self.quality.validate(f"{prefix}.quality")
-        self.quantity.validate(f"{prefix}.quantity")
-
-    def _check_clients(self, key: str, split_by: str) -> None:
-        clients = self.clients
-        if clients is None or (type(clients) is int and clients >= 1):
-            return
+        split_by = parse_scenario(str(self.scenario), f"{prefix}.scenario").split_by
+        clients, key = self.clients, f"{prefix}.clients"
         if isinstance(clients, Mapping):
-            lists = list(clients.values())
-            if not lists or not all(isinstance(domains, list) and domains for domains in lists):
+            if not all(isinstance(domains, list) and domains for domains in clients.values()):
                 raise ConfigError(f"{key}: each client has a list of domains, as in {{north: [xray]}}, got {clients}")
             check_names(list(clients), key)
-            check_names([domain for domains in lists for domain in domains], key)
-        elif clients not in ("domains", "given"):
+            check_names([domain for domains in clients.values() for domain in domains], key)
+        elif clients not in (None, "domains", "given") and not (type(clients) is int and clients >= 1):
             raise ConfigError(f"{key} must be a number of at least 1, a map, `domains` or `given`, got {clients!r}")
-        if split_by != "domain":
+        if isinstance(clients, Mapping | str) and (split_by != "domain" or not clients):
             raise ConfigError(f"{key}={clients} needs the scenario `domain`, and partition.scenario is {self.scenario}")
+        if not 0 <= self.mix <= 1:
+            raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
+        for name in ("topic", "quality", "quantity"):
+            getattr(self, name).validate(f"{prefix}.{name}")
 
     def knobs(self) -> dict[str, object]:
         """The settings that act in this scenario, nested as in the config."""
-        scenario = parse_scenario(self.scenario)
-        words = [scenario.split_by, *(word for word in ("quality", "quantity") if getattr(scenario, word))]
-        found: dict[str, object] = {"clients": self.clients}
-        if scenario.split_by == "domain":
-            found["mix"] = self.mix
+        split_by, *added = parse_scenario(self.scenario)
+        words = [split_by, *(word for word, acts in zip(("quality", "quantity"), added, strict=True) if acts)]
+        found = {"clients": self.clients} | ({"mix": self.mix} if split_by == "domain" else {})
         return found | {word: getattr(self, word).knobs() for word in words if SCENARIOS[word].options is not None}
 
 
@@ -111,25 +103,19 @@ Assign = Callable[
 in that order by client."""
 
 
-def assign_iid(
-    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
-) -> Sequence[Sequence[int]]:
+def assign_iid(labels: Any, sizes: np.ndarray, shares: Any, config: Any, rng: Any) -> Sequence[Sequence[int]]:
     total = int(sizes.sum())
     if shares is None:
         return [range(client, total, len(sizes)) for client in range(len(sizes))]
     return [part.tolist() for part in np.split(np.arange(total), np.cumsum(sizes)[:-1])]
 
 
-def assign_domains(
-    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
-) -> Sequence[Sequence[int]]:
+def assign_domains(labels: Any, sizes: Any, shares: Any, config: PartitionConfig, rng: Any) -> Sequence[Sequence[int]]:
     clients = partition_domains(labels, len(sizes), shares, config.quantity.min_samples)
     return mix_clients(clients, config.mix, rng) if config.mix else clients
 
 
-def assign_topics(
-    labels: list[str], sizes: np.ndarray, shares: np.ndarray | None, config: PartitionConfig, rng: np.random.Generator
-) -> Sequence[Sequence[int]]:
+def assign_topics(labels: Any, sizes: Any, shares: Any, config: PartitionConfig, rng: Any) -> Sequence[Sequence[int]]:
     return partition_topics(labels, sizes, config.topic.alpha, rng)
 
 
@@ -202,17 +188,16 @@ def partition(
             given.
     """
     scenario = parse_scenario(config.scenario)
-    owners = find_owners(samples, config.clients) if scenario.split_by == "domain" else []
+    labels = owners = find_owners(samples, config.clients) if scenario.split_by == "domain" else []
     num_clients = config.clients if isinstance(config.clients, int) else len(set(owners)) or NUM_CLIENTS
     if scenario.quality and config.quality.kind == "foreign" and num_clients == 1:
         raise ConfigError("partition.quality.kind=foreign needs captions of others, and there is 1 client")
     if len(samples) < num_clients:
         raise DataError(f"{len(samples)} samples cannot be assigned to partition.clients={num_clients} clients")
-    named: tuple[str, ...] = ()
     if scenario.split_by == "topic":
         if topics is None and config.topic.by == "cluster":
             raise ValueError("clusters are found before samples are assigned by them")
-        named = tuple(topics_of(samples, config.topic.by) if topics is None else topics)
+        labels = topics_of(samples, config.topic.by) if topics is None else list(topics)
     by_id = sorted(range(len(samples)), key=lambda position: samples[position].id)
     rng = numpy_rng(seed, "partition")
     order = [by_id[place] for place in rng.permutation(len(by_id))]
@@ -222,13 +207,12 @@ def partition(
         sizes = sizes_from(len(order), shares, config.quantity.min_samples)
     assign = SCENARIOS[scenario.split_by].assign
     assert assign is not None, "parse_scenario names one that assigns"
-    labels = [(named or owners)[position] for position in order] if named or owners else []
-    places = assign(labels, sizes, shares, config, rng)
+    places = assign([labels[position] for position in order if labels], sizes, shares, config, rng)
     clients = tuple(tuple(sorted(order[place] for place in client)) for client in places)
     exchanged = config.mix and isinstance(config.clients, int | None)  # then no client is one domain
     names = name_clients(owners, num_clients) if owners and not exchanged else ()
     check_names(names, "partition.clients")
-    return Partition(clients, seed, named, names=names)
+    return Partition(clients, seed, tuple(labels) if scenario.split_by == "topic" else (), names=names)
 
 
 def partition_conversations(

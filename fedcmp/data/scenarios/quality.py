@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedcmp.data.records import Sample
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 from fedcmp.seeding import numpy_rng
 
 CORRUPTIONS = ("shuffled", "truncated", "template", "foreign")
@@ -33,8 +33,7 @@ class QualityConfig:
         for key in ("clients", "captions"):
             if not 0 <= getattr(self, key) <= 1:
                 raise ConfigError(f"{prefix}.{key} must be in [0, 1], got {getattr(self, key)}")
-        if self.kind not in CORRUPTIONS:
-            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), CORRUPTIONS)}")
+        check_choice(f"{prefix}.kind", self.kind, CORRUPTIONS)
 
     def knobs(self) -> dict[str, object]:
         """The settings that act: all."""
@@ -64,16 +63,12 @@ def corrupt(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config:
     """
     num_clients = len(clients)
     num_hurt = min(num_clients, max(1, round(config.clients * num_clients))) if config.clients else 0
-    hurt = set(numpy_rng(seed, "quality").choice(num_clients, num_hurt, replace=False).tolist())
-    changed, positions = list(samples), []
+    changed, positions = list(samples), [tuple[int, ...]()] * num_clients
     owners = np.full(len(samples), -1)
     for client, own in enumerate(clients):
         owners[list(own)] = client
     by_id = np.array(sorted(range(len(samples)), key=lambda position: samples[position].id))
-    for client in range(num_clients):
-        if client not in hurt:
-            positions.append(())
-            continue
+    for client in numpy_rng(seed, "quality").choice(num_clients, num_hurt, replace=False).tolist():
         rng = numpy_rng(seed, "quality", client)
         mine = by_id[owners[by_id] == client]
         chosen = rng.permutation(len(mine))[: round(config.captions * len(mine))]
@@ -90,7 +85,7 @@ def corrupt(samples: Sequence[Sample], clients: Sequence[Sequence[int]], config:
             captions = [TEMPLATE] * len(captions)
         for position, caption in zip(places, captions, strict=True):
             changed[position] = replace(samples[position], caption=caption)
-        positions.append(tuple(sorted(places)))
+        positions[client] = tuple(sorted(places))
     return Corrupted(changed, tuple(positions))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedcmp.errors import ConfigError, DataError, nearest
+from fedcmp.errors import ConfigError, DataError, check_choice
 from fedcmp.seeding import numpy_rng
 
 SIZES = ("lognormal", "zipf")
@@ -29,8 +29,7 @@ class QuantityConfig:
     """No client gets fewer, >= 1."""
 
     def validate(self, prefix: str) -> None:
-        if self.kind not in SIZES:
-            raise ConfigError(f"{prefix}.kind: unknown kind {self.kind!r}; {nearest(str(self.kind), SIZES)}")
+        check_choice(f"{prefix}.kind", self.kind, SIZES)
         for key in ("sigma", "s"):
             if not 0 <= getattr(self, key) <= MOST_UNEQUAL:
                 raise ConfigError(f"{prefix}.{key} must be in [0, {MOST_UNEQUAL:g}], got {getattr(self, key)}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedcmp.data.records import Sample
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 
 TOPICS = ("label", "source", "cluster")
 ALPHAS = (1e-6, 1e9)
@@ -41,8 +41,7 @@ class TopicConfig:
     def validate(self, prefix: str) -> None:
         if not ALPHAS[0] <= self.alpha <= ALPHAS[1]:
             raise ConfigError(f"{prefix}.alpha must be from {ALPHAS[0]:g} to {ALPHAS[1]:g}, got {self.alpha}")
-        if self.by not in TOPICS:
-            raise ConfigError(f"{prefix}.by: unknown kind {self.by!r}; {nearest(str(self.by), TOPICS)}")
+        check_choice(f"{prefix}.by", self.by, TOPICS)
         if self.clusters < 2:
             raise ConfigError(f"{prefix}.clusters must be at least 2, got {self.clusters}")
 
