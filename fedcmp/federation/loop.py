@@ -29,9 +29,8 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     """Runs the rounds that ``state`` has not seen yet.
 
     Returns:
-        The state after the last round that is planned and that the budget of privacy allows, or after the round in
-        which ``federation.stop`` or ``federation.on_round`` asked to stop. Parameters are the same on every rank; what
-        the server keeps is valid there.
+        The state after the last of ``federation.rounds``, or after the one in which ``stop`` or ``on_round`` asked to
+        stop. Parameters are the same on every rank; what the server keeps is valid there.
 
     Raises:
         AggregationError: too few clients sent a usable update.
@@ -61,11 +60,12 @@ def run_round(
     clock, done = Clock(), plan.round + 1
     with clock("train"):
         trained = train_round(federation, state, plan)
-        judged = judge(federation, trained, state.params, plan)
+        reports, accepted = judge(federation, trained, state.params, plan)
     with clock("aggregate"):
-        fused = fuse_round(federation, judged.accepted, plan, state)
-        kept = bring_back(federation.team, trained.states, {one: judged.ranks[one] for one in fused.cohort.clients})
-    record = describe_round(federation, state, plan, judged.reports, fused)
+        fused = fuse_round(federation, accepted, plan, state)
+        owners = {one.client_id: one.rank for one in reports if one.client_id in fused.cohort.clients}
+        kept = bring_back(federation.team, trained.states, owners)
+    record = describe_round(federation, state, plan, reports, fused)
     if done == len(federation.rounds) or done % federation.config.evaluate_every == 0:
         with clock("evaluate"):
             scores = evaluate(federation.module, fused.aggregated.params, federation.eval_data, team=federation.team)

@@ -106,7 +106,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: list[float | No
     else:
         kept = torch.tensor([1.0 if one is None else one for one in before or []]).to(full)
         trust = kept if kept.any() else full
-        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); each keeps its earlier trust, or all have full trust", usual)
+        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); they keep their earlier trust", usual)
     evidence = _within(sizes) if sizes is not None else full
     return Verdict(trust, _within(products.diagonal().sqrt()), evidence, usual > 0.0)
 
