@@ -127,13 +127,9 @@ def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
 
 
 def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozenset[int]) -> LocalStates:
-    """From the server to the groups that train the clients; one client's state is under way at a time.
+    """What ``clients`` kept, from the server to the ranks that train them: this one ``mine``.
 
-    Args:
-        team: the ranks.
-        kept: what all clients kept, at the server.
-        clients: the round's clients, the same on every rank.
-        mine: the clients that this rank trains.
+    One client's state is under way at a time.
     """
     found: LocalStates = {}
     for client in team.share([client for client in clients if client in kept]):
@@ -144,7 +140,7 @@ def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozen
 
 
 def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> LocalStates:
-    """From the groups to the server, where the result is valid; elsewhere it is empty.
+    """What the clients of all ranks keep, at the server; elsewhere it is empty.
 
     Args:
         team: the ranks.

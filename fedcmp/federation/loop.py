@@ -19,6 +19,8 @@ from fedcmp.federation.records import Clock, describe_round
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.types import Params
 
+Record = dict[str, Any]
+
 
 def start(params: Params, aggregator: Aggregator, privacy: Protection | None = None) -> FederationState:
     """The state before the first round."""
@@ -31,18 +33,15 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     Returns:
         The state after the last of ``federation.rounds``, or after the one in which ``stop`` or ``on_round`` asked to
         stop. Parameters are the same on every rank; what the server keeps is valid there.
-
-    Raises:
-        AggregationError: too few clients sent a usable update.
     """
     announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
         federation.progress.say("evaluating the projector before the first round")
-        begin, clock = {"round": 0, "samples_seen": 0}, Clock()
+        begin, clock = dict[str, Any](round=0, samples_seen=0), Clock()
         with clock("evaluate"):
             scores = evaluate(federation.module, state.params, federation.eval_data, team=federation.team)
-        privacy = federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
-        _save(federation, {**begin, **privacy, **scores.scalars(), **clock.scalars()})
+        begin |= federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
+        _save(federation, {**begin, **scores.scalars(), **clock.scalars()})
     with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
@@ -53,9 +52,7 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     return state
 
 
-def run_round(
-    federation: Federation, state: FederationState, plan: RoundPlan
-) -> tuple[FederationState, dict[str, Any]]:
+def run_round(federation: Federation, state: FederationState, plan: RoundPlan) -> tuple[FederationState, Record]:
     """One round: train, judge, fuse, evaluate, record. Returns the new state and the round's record."""
     clock, done = Clock(), plan.round + 1
     with clock("train"):
@@ -83,7 +80,7 @@ def run_round(
     return state, record | clock.scalars()
 
 
-def _save(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> bool:
+def _save(federation: Federation, record: Record, state: FederationState | None = None) -> bool:
     """The server saves and records; an error there ends the run on every rank. Whether ``on_round`` asked to stop.
 
     A checkpoint without its round's record is of no use, so that the one before it goes only when both are on disk.

@@ -59,7 +59,7 @@ def test_updates_are_normalised_inside_the_clipping_and_for_the_clients_momentum
     ("fedadam", "server.beta1", 1, ""), ("fedyogi", "server.beta2", -0.1, ""), ("fedadagrad", "server.tau", 0, ""),
     ("fedexp", "server.eps", 0, ""), ("fedcmp", "server.momentum", 1.0, ""),
     ("fedcmp", "server.projected", "no", "true or false"),
-    ("fedcmp", "fuse.basis", "none", "aggregator.fuse.kind=canonical"), ("fedcmp", "fuse.basis", "up", '"updates"'),
+    ("fedcmp", "fuse.basis", "none", "aggregator.fuse.kind=canonical"), ("fedcmp", "fuse.basis", "update", '"updates"'),
     ("fedcmp", "fuse.tau", 1.5, "[0, 1]"), ("fedcmp", "fuse.tau_from", "last", ""),
     ("fedcmp", "fuse.energy", 0.0, "(0, 1]"), ("fedcmp", "fuse.correlation", True, ""),
     ("fedcmp", "fuse.ridge", -1.0, "[0, inf)"), ("fedprox", "local.mu", 0, ""), ("scaffold", "local.option", 3, ""),

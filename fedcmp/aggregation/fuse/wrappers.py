@@ -47,13 +47,6 @@ class Clipped(Wrapper):
 
     Source: Sun et al. 2019, arXiv 1911.07963 (norm bounding); McMahan et al., ICLR 2018, arXiv 1710.06963.
     Differs from the paper: no noise is added.
-
-    >>> import torch
-    >>> from fedcmp.aggregation import Mean
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> client = Contribution(0, {"bias": torch.tensor([3.0, 4.0])})
-    >>> Clipped(Mean(), norm=1.0).fuse(LocalCohort([client]), {}, {}).delta
-    {'bias': tensor([0.6000, 0.8000])}
     """
 
     norm: float
