@@ -9,7 +9,7 @@ import torch
 from fedcmp.aggregation import diagnostics
 from fedcmp.aggregation.contribution import Cohort, square_of
 from fedcmp.aggregation.linalg import squared_norm
-from fedcmp.aggregation.parts import Aggregated, Fuse, LocalStep, Plain, ServerStep, State, Update
+from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
 from fedcmp.errors import AggregationError
 from fedcmp.types import Metrics, Params
 
@@ -78,32 +78,33 @@ class Aggregator:
         before = cohort.traffic.up
         cosines = diagnostics.cohort_cosines(cohort, params, self.pairwise)
         measured = cohort.traffic.up - before
-
-        def finished() -> Aggregated:
-            mean_square = float(square["square"]) if self.measures else 0.0
-            mean_square = mean_square if fused.mean_square is None else fused.mean_square
-            moved = squared_norm(fused.delta)
-            averaged = moved if fused.mean is fused.delta else squared_norm(fused.mean)
-            kept = {"aggregator/energy_kept": diagnostics.energy_kept(averaged, mean_square)} if self.measures else {}
-            stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
-            step = {name: value - params[name] for name, value in stepped.params.items()}
-            last, stepped_square = state["diagnostics"].get("step"), squared_norm(step)
-            metrics: Metrics = {
-                "aggregator/delta_norm": moved**0.5,
-                "aggregator/step_norm": stepped_square**0.5,
-                **kept,
-                "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
-                "aggregator/oscillation": diagnostics.step_cosine(last, step, stepped_square) if last else 0.0,
-                **cosines,
-                **fused.metrics,
-                **stepped.metrics,
-            }
-            parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
-            return Aggregated(stepped.params, parts, metrics)
-
-        done = cohort.on_server(finished)
+        done = cohort.on_server(self._finish, cohort, fused, square, cosines, params, state)
         shared = cohort.share(None if done is None else (done.params, done.metrics))
         sent = {"up": cohort.traffic.up - measured, "down": cohort.traffic.down, "diagnostics": measured}
         sizes = {f"bytes/{name}": len(cohort.clients) * size for name, size in sent.items()}
         kept = done.state if done else {"fuse": {}, "server": {}, "diagnostics": {}}
         return Aggregated(shared[0], {**kept, "local": local}, {**shared[1], **sizes})
+
+    def _finish(
+        self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
+    ) -> Aggregated:
+        mean_square = float(square["square"]) if self.measures else 0.0
+        mean_square = mean_square if fused.mean_square is None else fused.mean_square
+        moved = squared_norm(fused.delta)
+        averaged = moved if fused.mean is fused.delta else squared_norm(fused.mean)
+        kept = {"aggregator/energy_kept": diagnostics.energy_kept(averaged, mean_square)} if self.measures else {}
+        stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
+        step = {name: value - params[name] for name, value in stepped.params.items()}
+        before, stepped_square = state["diagnostics"].get("step"), squared_norm(step)
+        metrics: Metrics = {
+            "aggregator/delta_norm": moved**0.5,
+            "aggregator/step_norm": stepped_square**0.5,
+            **kept,
+            "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
+            "aggregator/oscillation": diagnostics.step_cosine(before, step, stepped_square) if before else 0.0,
+            **cosines,
+            **fused.metrics,
+            **stepped.metrics,
+        }
+        parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
+        return Aggregated(stepped.params, parts, metrics)

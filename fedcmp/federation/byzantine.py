@@ -157,11 +157,8 @@ def attack_round(
     A forged update comes with a half-way one that agrees with it, because what seems to repeat is trusted most.
 
     Args:
-        attack: which clients attack, and how.
-        trained: the honest result of the round on this rank.
+        trained: the honest result of round ``round_index``, from 0, on this rank.
         before: what the rank's clients kept from earlier rounds.
-        round_index: from 0.
-        team: the ranks.
         population: clients of the federation.
     """
     forgery = ATTACKS[attack.kind]

@@ -74,10 +74,7 @@ def forecast(
 
     Args:
         held: the sample indices of each client.
-        plan: as the round loop follows it.
         slots: clients that one group trains at once.
-        topology: the ranks.
-        aggregator: the method.
         params: the projector, of which only names and shapes are read; None: unknown.
         beside: numbers that each client sends in a round beside what the method asks for.
     """
@@ -135,7 +132,6 @@ def training_memory(
 
     Args:
         params: the projector, of which only names and shapes are read.
-        aggregator, federation, optimizer: of the run.
         busiest: the most clients that a group trains in one round.
         population: clients that train in the run.
     """

@@ -86,7 +86,7 @@ def train_survivors(
     Args:
         train: trains clients together, and raises what goes wrong in one of them.
         wave: the clients.
-        tries: how often a client is trained alone before it is left out; 0: an error is raised.
+        tries: as ``TRIES`` has it.
     """
     if tries == 0:
         return train(wave)
@@ -140,12 +140,9 @@ def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozen
 
 
 def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> LocalStates:
-    """What the clients of all ranks keep, at the server; elsewhere it is empty.
+    """What the clients of all ranks keep (``new``: those of this one), at the server; elsewhere it is empty.
 
-    Args:
-        team: the ranks.
-        new: what the clients of this rank keep.
-        owners: the rank that speaks for each accepted client, the same on every rank.
+    ``owners`` has the rank that speaks for each accepted client, the same on every rank.
     """
     present = {client for part in team.collect(sorted(new) if leads(team) else []) for client in part}
     found: LocalStates = {}

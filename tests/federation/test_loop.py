@@ -51,11 +51,6 @@ def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) ->
     assert [path.name[:11] for path in sorted(tmp_path.iterdir())] == ["round-0002-", "round-0003-"]
 
 
-def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
-    one, other = (finish(federation(llm, "fedavg", {"slots": slots})).params for slots in (1, 3))
-    torch.testing.assert_close(one, other, rtol=2e-3, atol=3e-4)
-
-
 def test_one_schedule_spans_the_run(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     spans, whole = [], groups.train_wave
 
