@@ -38,7 +38,7 @@ AGGREGATING = {
     "fedcmp.distributed.terms:Terms.scan": "largest values",
     "fedcmp.distributed.cohort:sum_fixed": "exact sum",
     "fedcmp.distributed.cohort:from_fixed": "back to floating point",
-    "fedcmp.aggregation.diagnostics:square_of": "mean of squares",
+    "fedcmp.aggregation.aggregator:square_of": "mean of squares",
     "fedcmp.aggregation.aggregator:Aggregator._finish": "server step, its norms",
 }
 """Of ``Aggregator.aggregate``; the rest of it is the method's own work on each update, or at the server."""

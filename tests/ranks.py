@@ -49,14 +49,9 @@ def run_ranks(fn: Callable[[], Any], world_size: int, timeout: float = 60.0) -> 
     The ranks are forked, so that ``fn`` may be a closure over anything and starts at once; results go through
     ``torch.save``. No process is left behind.
 
-    Args:
-        fn: called without arguments on every rank; ``torch.distributed`` knows the rank.
-        world_size: how many ranks.
-        timeout: seconds for everything.
-
     Raises:
         RankError: a rank raised, or died.
-        TimeoutError: a rank was not done in time.
+        TimeoutError: a rank was not done after ``timeout`` seconds.
     """
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")

@@ -65,7 +65,7 @@ def test_values_may_come_from_the_environment_and_from_other_keys(monkeypatch: p
     ("run.figures=maybe", r"run\.figures"),
     ("model.tower=null", r"model\.tower"),
     ("aggregator.fuse.evidence='false'", r"aggregator\.fuse\.evidence"),
-    ("federation.rounds=0", r"federation\.rounds must be at least 1, got 0"),
+    ("federation.rounds=0", r"federation\.rounds must be .* >= 1, got 0"),
     ("aggregator=fedavgM", r'aggregator\.name: .*did you mean "fedavgm"'),
     ("aggregator.server.beta=0.5", r"aggregator\.server\.beta"),
     ("data.kind=scene", r'data\.kind: .*did you mean "scenes"'),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 
 
 def require_number(key: str, value: object, interval: str) -> None:
@@ -21,10 +19,7 @@ def require_number(key: str, value: object, interval: str) -> None:
         raise ConfigError(f"{key} must be in {interval}, got {value!r}")
 
 
-def require_choice(key: str, value: object, choices: Iterable[str]) -> None:
-    """``value`` must be one of ``choices``."""
-    if not isinstance(value, str) or value not in set(choices):
-        raise ConfigError(f"{key}: unknown choice {value!r}; {nearest(str(value), choices)}")
+require_choice = check_choice
 
 
 def require_count(key: str, value: object, *, least: int) -> None:

@@ -17,9 +17,6 @@ def energy_kept(square: float, mean_square: float) -> float:
 
     It is 1 where all clients say the same or none moved, ``sum_k p_k^2`` (1/K for equal weights) where K clients of
     equal norm are orthogonal, and 0 where they cancel.
-
-    >>> energy_kept(0.5, 1.0)  # (0.5, 0.5) is the mean of (1, 0) and (0, 1)
-    0.5
     """
     return min(1.0, square / mean_square) if mean_square else 1.0
 
@@ -44,9 +41,6 @@ def step_cosine(previous: Params, current: Params, square: float) -> float:
     Args:
         previous, current: the steps.
         square: the squared norm of the current one.
-
-    >>> step_cosine({"bias": torch.tensor([1.0, 0.0])}, {"bias": torch.tensor([-2.0, 0.0])}, 4.0)
-    -1.0
     """
     pairs = [
         pair
@@ -59,11 +53,7 @@ def step_cosine(previous: Params, current: Params, square: float) -> float:
 
 
 def effective_clients(weights: Tensor) -> float:
-    """``K_eff = 1 / sum_k p_k^2``: as many equal clients would weigh alike; between 1 and K.
-
-    >>> effective_clients(torch.tensor([0.5, 0.5, 0.0]))
-    2.0
-    """
+    """``K_eff = 1 / sum_k p_k^2``: as many equal clients would weigh alike; between 1 and K."""
     return 1.0 / float(weights.double().square().sum())
 
 

@@ -75,7 +75,7 @@ class Fuse(Protocol):
 
     @property
     def finds_basis(self) -> bool:
-        """Whether ``Fused.basis`` holds a shared alignment basis of each affine layer."""
+        """Whether ``Fused.basis`` has a shared alignment basis of each affine layer."""
         return False
 
     def init(self, params: Params) -> State:

@@ -184,7 +184,7 @@ def _kind(name: str, part: Any) -> str:
 def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[str, Any], prefix: str) -> Any:
     """The part of the row, or the one that ``options["kind"]`` puts in its place, with its options."""
     key, default = f"{prefix}.{part}", part_name(getattr(row, part))
-    chosen = options.get("kind", default)
+    chosen = str(options.get("kind", default))
     require_choice(f"{key}.kind", chosen, table)
     own = {option: value for option, value in options.items() if option != "kind"}
     known = {one.name: one.type for one in dataclasses.fields(table[chosen])}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Contribution, scaled
+from fedcmp.aggregation.contribution import Contribution, scaled, single
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.distributed.team import Team
 from fedcmp.errors import ConfigError, check_choice
@@ -23,35 +23,26 @@ KEPT = "attack"
 """Where a client keeps its first honest update, which it replays."""
 
 
-class Crowd(NamedTuple):
-    """What colluding clients know of each other's honest updates."""
-
-    mean: Params
-    """By coordinate, like ``std``."""
-    std: Params
-    num_byzantine: int
-    num_clients: int
-
-
 class Means(NamedTuple):
     """What a Byzantine client has to forge with."""
 
     strength: float
     stream: torch.Generator
     """Of this client in this round."""
-    crowd: Crowd
-    """Empty unless the attack colludes."""
     first: Params
     """Its first honest update."""
+    mean: Params = {}  # noqa: RUF012 - never written
+    """Of the honest updates of colluding clients, by coordinate, like ``std``; empty unless the attack colludes."""
+    std: Params = {}  # noqa: RUF012
+    num_byzantine: int = 0
+    num_clients: int = 0
 
 
 class Forgery(NamedTuple):
-    """One attack."""
+    """One attack: the delta that is sent in the place of the honest one, and a layer's evidence (None: honest)."""
 
     delta: Callable[[Contribution, Means], Params]
-    """The delta that is sent in the place of the honest one."""
     evidence: Callable[[Tensor, torch.Generator], Tensor] | None = None
-    """Forges the evidence of a layer; None: it stays honest."""
     strength: float = 1.0
     """Where the user gives none."""
     colludes: bool = False
@@ -77,12 +68,11 @@ def _noise(one: Contribution, means: Means) -> Params:
 
 def _little(one: Contribution, means: Means) -> Params:
     """``mean - z std`` with the largest z that a majority cannot tell from honest spread."""
-    mean, std, byzantine, clients = means.crowd
-    supporters = clients // 2 + 1 - byzantine
-    honest = max(1, clients - byzantine)
+    supporters = means.num_clients // 2 + 1 - means.num_byzantine
+    honest = max(1, means.num_clients - means.num_byzantine)
     share = min(max((honest - supporters) / honest, 1e-6), 1 - 1e-6)
     z = means.strength * max(0.0, statistics.NormalDist().inv_cdf(share))
-    return {name: mean[name] - z * std[name] for name in one.delta}
+    return {name: means.mean[name] - z * means.std[name] for name in one.delta}
 
 
 def _rank_one(value: Tensor, stream: torch.Generator) -> Tensor:
@@ -96,7 +86,7 @@ ATTACKS: Mapping[str, Forgery] = {
     "sign": Forgery(_turned),
     "little": Forgery(_little, colludes=True),
     "inner": Forgery(
-        lambda one, means: {name: -means.strength * means.crowd.mean[name] for name in one.delta},
+        lambda one, means: {name: -means.strength * means.mean[name] for name in one.delta},
         strength=0.5,
         colludes=True,
     ),
@@ -168,14 +158,12 @@ def attack_round(
     the client states the opposite of every outcome.
 
     Args:
-        attack: which clients attack, and how.
-        trained: the honest result of the round on this rank.
+        trained: the honest result of round ``round_index``, from 0, on this rank.
         before: what the rank's clients kept from earlier rounds.
-        round_index: of the round, from 0.
-        team: the ranks.
         population: clients of the federation.
     """
-    forgery, crowd = ATTACKS[attack.kind], Crowd({}, {}, 0, 0)
+    forgery = ATTACKS[attack.kind]
+    crowd: tuple[()] | tuple[Params, Params, int, int] = ()
     if forgery.colludes:
         mine = [one for one in trained.contributions if one.client_id in attack.byzantine]
         crowd = _crowd(mine, len(trained.contributions), team, population)
@@ -187,7 +175,7 @@ def attack_round(
             continue
         stream = torch_rng(attack.seed, "attack", round_index, client)
         first: Params = before.get(client, {}).get(KEPT, one.delta)
-        delta, evidence = forgery.delta(one, Means(attack.strength, stream, crowd, first)), one.evidence
+        delta, evidence = forgery.delta(one, Means(attack.strength, stream, first, *crowd)), one.evidence
         if evidence is not None and forgery.evidence is not None:
             evidence = {name: forgery.evidence(value, stream) for name, value in sorted(evidence.items())}
         halfway = None if one.halfway is None else scaled(delta, 0.5)
@@ -202,14 +190,16 @@ def _opposite(outcome: Callable[[Params], float]) -> Callable[[Params], float]:
     return lambda params: -outcome(params)
 
 
-def _crowd(mine: list[Contribution], here: int, team: Team, population: int) -> Crowd:
-    counts = team.collect([len(mine), here])
-    byzantine, clients = (sum(one[place] for one in counts) for place in (0, 1))
+def _crowd(
+    mine: list[Contribution], here: int, team: Team, population: int
+) -> tuple[()] | tuple[Params, Params, int, int]:
+    """Mean and deviation of the honest updates of all Byzantine clients, how many these are, and all clients."""
+    byzantine, clients = map(sum, zip(*team.collect([len(mine), here]), strict=True))
     if byzantine == 0:
-        return Crowd({}, {}, 0, clients)
+        return ()
     cohort = team.cohort(mine, "uniform", population)
     first = cohort.share(cohort.sum(lambda one: one.delta))
     second = cohort.share(cohort.sum(lambda one: {name: value.double() ** 2 for name, value in one.delta.items()}))
     mean = {name: value / byzantine for name, value in first.items()}
     std = {name: (second[name] / byzantine - mean[name] ** 2).clamp_min(0).sqrt().float() for name in mean}
-    return Crowd({name: value.float() for name, value in mean.items()}, std, byzantine, clients)
+    return single(mean), std, byzantine, clients

@@ -92,7 +92,7 @@ def train_wave(
         fetch: sample indices to a batch.
         tasks: C tasks; a client that has fewer steps than others drops out of the stack when it is done.
         common: what the clients share.
-        states: what clients kept from earlier rounds; it is read and not changed.
+        states: what clients kept from earlier rounds; it is not changed.
         on_step: gets after each step how many samples its clients have used in it.
     """
     t0 = time.perf_counter()

@@ -22,21 +22,18 @@ from fedcmp.types import Params
 
 
 class GroupForecast(NamedTuple):
-    """A group of ranks in the first round."""
+    """A group of ranks in the first round, and the clients that it trains, by wave."""
 
     ranks: tuple[int, ...]
     waves: tuple[tuple[int, ...], ...]
-    """Its clients by wave."""
 
 
 class RoundForecast(NamedTuple):
-    """A round."""
+    """A round; ``num_dropped`` clients were chosen and do not report; waves are those of all groups."""
 
     num_clients: int
     num_dropped: int
-    """Clients that were chosen and do not report."""
     num_waves: int
-    """Over all groups."""
     busiest: int
     """The most clients that one group trains."""
     num_samples: int
@@ -45,28 +42,23 @@ class RoundForecast(NamedTuple):
 
 
 class ClientForecast(NamedTuple):
-    """A client in the whole run."""
+    """A client in the whole run: samples that it has, rounds in which it trains, steps, samples with repeats."""
 
     label: str
     held: int
-    """Samples that it has."""
     rounds: int
-    """Rounds in which it trains."""
     steps: int
     samples: int
-    """Samples that it uses, each as often as it does."""
 
 
 class Forecast(NamedTuple):
-    """The whole run."""
+    """The whole run; ``num_samples`` with repeats, ``share_used`` of the training samples at all, in [0, 1]."""
 
     groups: tuple[GroupForecast, ...]
     rounds: tuple[RoundForecast, ...]
     clients: tuple[ClientForecast, ...]
     num_samples: int
-    """Samples used, repeats included."""
     share_used: float
-    """Share of the training samples that is used at all, in [0, 1]."""
 
 
 def forecast(
@@ -82,17 +74,14 @@ def forecast(
 
     Args:
         held: the sample indices of each client.
-        plan: as the round loop follows it.
         slots: clients that one group trains at once.
-        topology: the ranks.
-        aggregator: the method.
         params: the projector, of which only names and shapes are read; None: unknown.
         beside: numbers that each client sends in a round beside what the method asks for.
     """
     most: dict[int, dict[str, int]] = {}
     for size in {len(one.tasks) for one in plan.rounds}:
-        most[size] = dict(count(aggregator, params, size).traffic) if params is not None else {}
-        if most[size]:
+        most[size] = count(aggregator, params, size).traffic if params is not None else {}
+        if params is not None:
             most[size]["bytes/up"] += 4 * beside * size
     rounds = []
     for one in plan.rounds:
@@ -123,13 +112,11 @@ def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupFo
 
 
 class MemoryPart(NamedTuple):
-    """Something that is held on the device."""
+    """Something on the device: bytes on rank 0, and on every other rank at most; None: unknown."""
 
     what: str
     server: int | None
-    """Bytes on rank 0; None: unknown."""
     others: int | None
-    """Bytes on every other rank, at most."""
 
 
 def training_memory(
@@ -145,9 +132,6 @@ def training_memory(
 
     Args:
         params: the projector, of which only names and shapes are read.
-        aggregator: the method.
-        federation: slots, and whether clients keep their optimizer.
-        optimizer: that of the local steps.
         busiest: the most clients that a group trains in one round.
         population: clients that train in the run.
     """

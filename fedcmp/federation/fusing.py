@@ -92,11 +92,7 @@ def fuse_round(
 
 
 def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ranks: int = 1) -> None:
-    """Whether the method and the ranks fit ``federation.secure``.
-
-    Args:
-        federation, aggregator: checked each by itself.
-        ranks: W, of the whole run.
+    """Whether the method and the number of ranks fit ``federation.secure``.
 
     Raises:
         ConfigError: the method looks at single clients, cosines between them are asked for, or there are several ranks.

@@ -47,21 +47,17 @@ class Report(NamedTuple):
     """Mean of the squares that its layers have seen, as its evidence says; 0: it sent none."""
     failures: int = 0
     """How often it failed in this round before it was done, or left out."""
+    rank: int = 0
+    """The rank that speaks for it."""
 
 
-class Judged(NamedTuple):
-    """What the gate found in a round."""
-
-    reports: list[Report]
-    """On all clients, by id; the same on every rank."""
-    accepted: list[Contribution]
-    """Those of this rank that may enter."""
-    ranks: dict[int, int]
-    """The rank that speaks for each client."""
-
-
-def judge(federation: Federation, trained: WaveResult, params: Params, plan: RoundPlan) -> Judged:
+def judge(
+    federation: Federation, trained: WaveResult, params: Params, plan: RoundPlan
+) -> tuple[list[Report], list[Contribution]]:
     """Judges the contributions of a round; all ranks call it, and the server logs who was left out.
+
+    Returns:
+        The reports on all clients, by id, the same on every rank; and those of this rank that may enter.
 
     Raises:
         AggregationError: fewer than ``federation.min_clients`` are accepted.
@@ -70,8 +66,7 @@ def judge(federation: Federation, trained: WaveResult, params: Params, plan: Rou
     found = [report(one, config, params, federation.privacy is not None) for one in trained.contributions]
     for client, reason, failures in trained.failed:
         found.append(Report(client, math.nan, 0, 0, 0, reason, "failed", failures=failures))
-    spoken = team.collect([list(one) for one in found])
-    ranks = {one[0]: rank for rank, part in enumerate(spoken) for one in part}
+    spoken = team.collect([list(one._replace(rank=team.rank)) for one in found])
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, config)
     accepted = together(team, lambda: gate(reports, config, names))
@@ -79,7 +74,7 @@ def judge(federation: Federation, trained: WaveResult, params: Params, plan: Rou
         if one.rejected and is_server(team):
             who = label_client(one.client_id, names)
             log.warning("round %d: %s was left out: %s", plan.round + 1, who, one.rejected)
-    return Judged(reports, [one for one in trained.contributions if one.client_id in accepted], ranks)
+    return reports, [one for one in trained.contributions if one.client_id in accepted]
 
 
 def report(one: Contribution, config: FederationConfig, params: Params, private: bool = False) -> Report:

@@ -89,7 +89,7 @@ def train_survivors(
     Args:
         train: trains clients together, and raises what goes wrong in one of them.
         wave: the clients.
-        tries: how often a client is trained alone before it is left out; 0: an error is raised.
+        tries: as ``TRIES`` has it.
     """
     if tries == 0:
         return train(wave)
@@ -130,13 +130,9 @@ def coming_batches(federation: Federation, rounds_done: int) -> list[list[int]]:
 
 
 def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozenset[int]) -> LocalStates:
-    """From the server to the groups that train the clients; one client's state is under way at a time.
+    """What ``clients`` kept, from the server to the ranks that train them: this one ``mine``.
 
-    Args:
-        team: the ranks.
-        kept: what all clients kept, at the server.
-        clients: the round's clients, the same on every rank.
-        mine: the clients that this rank trains.
+    One client's state is under way at a time.
     """
     found: LocalStates = {}
     for client in team.share([client for client in clients if client in kept]):
@@ -147,12 +143,9 @@ def hand_out(team: Team, kept: LocalStates, clients: Sequence[int], mine: frozen
 
 
 def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> LocalStates:
-    """From the groups to the server, where the result is valid; elsewhere it is empty.
+    """What the clients of all ranks keep (``new``: those of this one), at the server; elsewhere it is empty.
 
-    Args:
-        team: the ranks.
-        new: what the clients of this rank keep.
-        owners: the rank that speaks for each accepted client, the same on every rank.
+    ``owners`` has the rank that speaks for each accepted client, the same on every rank.
     """
     present = {client for part in team.collect(sorted(new) if leads(team) else []) for client in part}
     found: LocalStates = {}

@@ -19,6 +19,8 @@ from fedcmp.federation.records import Clock, describe_round
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.types import Params
 
+Record = dict[str, Any]
+
 
 def start(params: Params, aggregator: Aggregator, privacy: Protection | None = None) -> FederationState:
     """The state before the first round."""
@@ -29,21 +31,17 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     """Runs the rounds that ``state`` has not seen yet.
 
     Returns:
-        The state after the last round that is planned and that the budget of privacy allows, or after the round in
-        which ``federation.stop`` or ``federation.on_round`` asked to stop. Parameters are the same on every rank; what
-        the server keeps is valid there.
-
-    Raises:
-        AggregationError: too few clients sent a usable update.
+        The state after the last of ``federation.rounds``, or after the one in which ``stop`` or ``on_round`` asked to
+        stop. Parameters are the same on every rank; what the server keeps is valid there.
     """
     announce(federation.fetch, coming_batches(federation, state.rounds_done))
     if state.rounds_done == 0:
         federation.progress.say("evaluating the projector before the first round")
-        begin, clock = {"round": 0, "samples_seen": 0}, Clock()
+        begin, clock = dict[str, Any](round=0, samples_seen=0), Clock()
         with clock("evaluate"):
             scores = evaluate(federation.module, state.params, federation.eval_data, team=federation.team)
-        privacy = federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
-        _save(federation, {**begin, **privacy, **scores.scalars(), **clock.scalars()})
+        begin |= federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
+        _save(federation, {**begin, **scores.scalars(), **clock.scalars()})
     with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
@@ -54,18 +52,17 @@ def run(federation: Federation, state: FederationState) -> FederationState:
     return state
 
 
-def run_round(
-    federation: Federation, state: FederationState, plan: RoundPlan
-) -> tuple[FederationState, dict[str, Any]]:
+def run_round(federation: Federation, state: FederationState, plan: RoundPlan) -> tuple[FederationState, Record]:
     """One round: train, judge, fuse, evaluate, record. Returns the new state and the round's record."""
     clock, done = Clock(), plan.round + 1
     with clock("train"):
         trained = train_round(federation, state, plan)
-        judged = judge(federation, trained, state.params, plan)
+        reports, accepted = judge(federation, trained, state.params, plan)
     with clock("aggregate"):
-        fused = fuse_round(federation, judged.accepted, plan, state)
-        kept = bring_back(federation.team, trained.states, {one: judged.ranks[one] for one in fused.cohort.clients})
-    record = describe_round(federation, state, plan, judged.reports, fused)
+        fused = fuse_round(federation, accepted, plan, state)
+        owners = {one.client_id: one.rank for one in reports if one.client_id in fused.cohort.clients}
+        kept = bring_back(federation.team, trained.states, owners)
+    record = describe_round(federation, state, plan, reports, fused)
     if done == len(federation.rounds) or done % federation.config.evaluate_every == 0:
         with clock("evaluate"):
             scores = evaluate(federation.module, fused.aggregated.params, federation.eval_data, team=federation.team)
@@ -83,7 +80,7 @@ def run_round(
     return state, record | clock.scalars()
 
 
-def _save(federation: Federation, record: dict[str, Any], state: FederationState | None = None) -> bool:
+def _save(federation: Federation, record: Record, state: FederationState | None = None) -> bool:
     """The server saves and records; an error there ends the run on every rank. Whether ``on_round`` asked to stop.
 
     A checkpoint without its round's record is of no use, so that the one before it goes only when both are on disk.

@@ -127,15 +127,17 @@ def check_privacy(config: PrivacyConfig, aggregator: AggregatorConfig, federatio
     """
     if not config.on:
         return
-    found = obstacles(aggregator)
-    for wrong, reason in (
-        (federation.keep_local_state, "federation.keep_local_state must be false: checkpoints would hold it"),
-        (federation.norm_bound, "federation.norm_bound must be 0: norms of others would decide who enters"),
-        (federation.max_update_norm, "federation.max_update_norm must be 0: privacy.clip bounds updates"),
-        (federation.deadline, "federation.deadline must be 0: the record would show who was late"),
-    ):
-        found += [reason] if wrong else []
-    if federation.secure_dropout and config.kind == "distributed" and not config.honest:
-        found.append("privacy.honest must be set: federation.secure_dropout loses clients that should add noise")
+    lossy = federation.secure_dropout and config.kind == "distributed" and not config.honest
+    found = obstacles(aggregator) + [
+        reason
+        for wrong, reason in (
+            (federation.keep_local_state, "federation.keep_local_state must be false: checkpoints would have it"),
+            (federation.norm_bound, "federation.norm_bound must be 0: norms of others would decide who enters"),
+            (federation.max_update_norm, "federation.max_update_norm must be 0: privacy.clip bounds updates"),
+            (federation.deadline, "federation.deadline must be 0: the record would show who was late"),
+            (lossy, "privacy.honest must be set: federation.secure_dropout loses clients that should add noise"),
+        )
+        if wrong
+    ]
     if found:
         raise ConfigError(f"privacy.kind={config.kind} is not possible here: {'; '.join(found)}")

@@ -94,10 +94,10 @@ def plan_run(
         return found._replace(names=tuple(names or map(str, range(len(clients)))))
     fits = _fitting(orders, config, seed, min(size, least))
     advice = f"; set {fits}, which fits the data" if fits else ""
-    if least < size:
-        who = label_client(few, names)
-        raise PlanError(f"{who} has {least} samples, fewer than federation.batch_size={size}{advice}", fits)
-    raise PlanError(f"no client has samples for round {found + 1} of federation.rounds={config.rounds}{advice}", fits)
+    problem = f"{label_client(few, names)} has {least} samples, fewer than federation.batch_size={size}"
+    if least >= size:
+        problem = f"no client has samples for round {found + 1} of federation.rounds={config.rounds}"
+    raise PlanError(problem + advice, fits)
 
 
 def _fitting(orders: list[list[int]], config: FederationConfig, seed: int, size: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
 from fedcmp.aggregation.fuse.wrappers import Clipped
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
@@ -124,20 +124,20 @@ def test_clipping_bounds_delta_and_halfway_alike() -> None:
 
 
 def test_clipping_is_a_setting_of_every_method() -> None:
-    assert build_aggregator(AggregatorConfig("fedavg")).fuse == Mean()
-    aggregator = build_aggregator(AggregatorConfig("krum", clip_norm=2.0))
-    assert (aggregator.fuse.least_clients, aggregator.sums_only, aggregator.needs) == (5, False, frozenset())
     assert build_aggregator(AggregatorConfig("median", clip_norm=1.0)).fuse == Clipped(Median(), 1.0)
-    one, far = clients(5), clients(6)
-    far[0] = replace(far[0], delta={name: 1e6 * value for name, value in far[0].delta.items()})
-    plain = build_aggregator(AggregatorConfig("fedexp"))
-    clipped = build_aggregator(AggregatorConfig("fedexp", clip_norm=1e3))
-    same = [method.aggregate(LocalCohort(one), PARAMS, method.init(PARAMS)) for method in (plain, clipped)]
-    assert same[1].metrics.pop("aggregator/clipped") == 0.0
-    for name, value in same[0].metrics.items():
-        if name != "bytes/up":  # whether it was clipped is one more thing that a client says
-            assert value == pytest.approx(same[1].metrics[name]), name
-    assert all(torch.equal(same[0].params[name], same[1].params[name]) for name in SHAPES)
-    bounded = clipped.aggregate(LocalCohort(far), PARAMS, clipped.init(PARAMS)).metrics
+    krum = build_aggregator(AggregatorConfig("krum", clip_norm=2.0))
+    assert (krum.fuse.least_clients, krum.sums_only, krum.needs) == (5, False, frozenset())
+
+    def aggregated(one: list[Contribution], norm: float) -> Aggregated:
+        method = build_aggregator(AggregatorConfig("fedexp", clip_norm=norm))
+        return method.aggregate(LocalCohort(one), PARAMS, method.init(PARAMS))
+
+    one = clients(5)
+    plain, same = aggregated(one, 0.0), aggregated(one, 1e3)
+    assert same.metrics.pop("aggregator/clipped") == 0.0
+    for name in plain.metrics.keys() - {"bytes/up"}:  # whether it was clipped is one more thing that a client says
+        assert plain.metrics[name] == pytest.approx(same.metrics[name]), name
+    assert all(torch.equal(plain.params[name], same.params[name]) for name in SHAPES)
+    bounded = aggregated([clients(6)[0].scaled(1e6), *one[1:]], 1e3).metrics
     assert bounded["aggregator/server_lr"] < 10  # from the clipped deltas: those sent would give millions
     assert 0 < bounded["aggregator/energy_kept"] <= 1

@@ -22,11 +22,6 @@ def delta(round_: int, client: int, rows: int) -> torch.Tensor:
     return torch.sin(places * (1.3 + client) + 0.7 * round_ + client).float() * 0.1
 
 
-def evidence(index: int, client: int) -> dict[str, torch.Tensor]:
-    rows = torch.cat([delta(index, client + 7, 6) * 10, torch.ones(6, 1)], dim=1)
-    return {"linear": rows.T @ rows / 6}
-
-
 def contribution(index: int, client: int) -> Contribution:
     """A client that recorded everything that a method may ask for."""
 
@@ -36,11 +31,12 @@ def contribution(index: int, client: int) -> Contribution:
             "linear.bias": scale * delta(index, client + shift + 20, 3)[:, 0],
         }
 
+    rows = torch.cat([delta(index, client + 7, 6) * 10, torch.ones(6, 1)], dim=1)
     return Contribution(
         client,
         params(0, 1.0),
         halfway={name: value / 2 + params(3, 0.1)[name] for name, value in params(0, 1.0).items()},
-        evidence=evidence(index, client),
+        evidence={"linear": rows.T @ rows / 6},
         message=params(5, 1.0),
         num_samples=4 + client,
         num_tokens=11 + client,

@@ -33,15 +33,6 @@ def honest(number: int, noise: float = 1.0) -> Contribution:
     return Contribution(number, delta, half, {"linear": rows.T @ rows / 40}, num_samples=10, num_steps=4)
 
 
-def times(one: Contribution, factor: float) -> Contribution:
-    assert one.halfway is not None
-    return replace(
-        one,
-        delta={name: factor * value for name, value in one.delta.items()},
-        halfway={name: factor * value for name, value in one.halfway.items()},
-    )
-
-
 def fused(method, clients: list[Contribution]) -> Params:
     return method.fuse(LocalCohort(clients), PARAMS, method.init(PARAMS)).delta
 
@@ -55,7 +46,7 @@ def distance(one: Params, other: Params) -> float:
 @pytest.mark.parametrize("factor", [-1.0, -9.0], ids=["flipped", "flipped and scaled"])
 def test_clients_that_say_the_opposite_are_not_heard(inner, factor: float) -> None:
     cohort = [honest(number) for number in range(8)]
-    byzantine = [times(one, factor) if one.client_id in (1, 4, 6) else one for one in cohort]
+    byzantine = [one.scaled(factor) if one.client_id in (1, 4, 6) else one for one in cohort]
     rest = [one for one in cohort if one.client_id not in (1, 4, 6)]
     # trust of honest clients may differ a little
     assert distance(fused(Guarded(inner), byzantine), fused(inner, rest)) < 0.12
@@ -76,19 +67,16 @@ def test_attackers_just_short_of_half_are_not_heard(num: int) -> None:
 @pytest.mark.parametrize("length", [0.5, 3.0])
 def test_noise_is_heard_as_far_as_chance_goes(length: float) -> None:
     """Cosines with noise are chance, of order 1 / sqrt(size), whatever its length; the usual one is a half here."""
-    size = 1_000
-    for draw in range(5):
-        own = torch.Generator().manual_seed(draw)
-        deltas = torch.randn(size, generator=own).double() + torch.randn(8, size, generator=own).double()
-        deltas[:3] = length * 2**0.5 * torch.randn(3, size, generator=own).double()
-        trust = judge(deltas @ deltas.T).trust
-        assert float(trust[:3].max()) < 8 / size**0.5
-        assert trust[3:].tolist() == [1.0] * 5
+    size, own = 1_000, torch.Generator().manual_seed(0)
+    deltas = torch.randn(size, generator=own).double() + torch.randn(8, size, generator=own).double()
+    deltas[:3] = length * 2**0.5 * torch.randn(3, size, generator=own).double()
+    trust = judge(deltas @ deltas.T).trust
+    assert float(trust[:3].max()) < 8 / size**0.5
+    assert trust[3:].tolist() == [1.0] * 5
     clients = [Contribution(number, {"linear.weight": delta.float()}) for number, delta in enumerate(deltas)]
     result = GUARD.fuse(LocalCohort(clients), {"linear.weight": torch.zeros(size)}, {})
     assert 5.0 <= result.metrics["aggregator/trusted"] < 5.5
-    rest = deltas[3:].mean(dim=0)
-    assert float((result.delta["linear.weight"] - rest).norm() / rest.norm()) < 10 / size**0.5
+    assert distance(result.delta, {"linear.weight": deltas[3:].mean(dim=0)}) < 10 / size**0.5
 
 
 @pytest.mark.parametrize("inner", [Mean(), Canonical()], ids=str)
@@ -102,7 +90,7 @@ def test_clients_that_agree_are_passed_on_as_they_are(inner) -> None:
 
 def test_the_larger_an_update_or_evidence_is_the_less_it_counts() -> None:
     cohort = [honest(number, noise=0.2) for number in range(5)]
-    loud = [replace(times(cohort[0], 50.0), evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
+    loud = [replace(cohort[0].scaled(50.0), evidence={"linear": 1e4 * cohort[0].evidence["linear"]}), *cohort[1:]]
     method = Guarded(Canonical(tau=0.0))
     assert distance(fused(method, loud), fused(method, cohort)) < 1.0
     assert distance(fused(Canonical(tau=0.0), loud), fused(method, cohort)) > 10.0
@@ -126,7 +114,7 @@ def after_an_attack(attacker: int = 3) -> dict[str, Any]:
     """The guard's state after five clients, one of them Byzantine."""
     cohort = [honest(number, noise=0.3) for number in range(5)]
     return GUARD.fuse(
-        LocalCohort([times(one, -1.0 if one.client_id == attacker else 1.0) for one in cohort]), PARAMS, {}
+        LocalCohort([one.scaled(-1.0 if one.client_id == attacker else 1.0) for one in cohort]), PARAMS, {}
     ).state
 
 
@@ -135,24 +123,19 @@ def test_where_clients_agree_no_longer_an_attacker_is_known(caplog: pytest.LogCa
     fused = GUARD.fuse(apart(1, 2, 3, 4, 7), ROW, before)
     assert fused.metrics["aggregator/trust"] == [1.0, 1.0, 0.0, 1.0, 1.0]
     assert fused.state == before == {"trust": {0: 1.0, 1: 1.0, 2: 1.0, 3: 0.0, 4: 1.0}}
-    assert "each keeps the trust that it had" in caplog.text
+    assert "aggregator.guard" in caplog.text
 
 
-@pytest.mark.parametrize(("known", "said"), [
-    (dict.fromkeys(range(5), 0.0) | {9: 1.0}, "when last they did, none of them was trusted"),
-    ({9: 1.0, 11: 0.0}, "none of them was in a round that did"),
-    ({}, "none of them was in a round that did"),
-])  # fmt: skip
-def test_where_memory_does_not_help_all_are_trusted(known, said: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("known", [dict.fromkeys(range(5), 0.0) | {9: 1.0}, {9: 1.0, 11: 0.0}, {}])
+def test_where_memory_does_not_help_all_are_trusted(known: dict) -> None:
     fused = GUARD.fuse(apart(*range(5)), ROW, {"trust": known})
     assert fused.metrics["aggregator/trust"] == [1.0] * 5
     assert fused.state == {"trust": known}
-    assert said in caplog.text
 
 
 def test_a_round_of_two_changes_no_trust() -> None:
     before = after_an_attack()
-    clients = [honest(0), times(honest(3), -1.0)]
+    clients = [honest(0), honest(3).scaled(-1.0)]
     pair = GUARD.fuse(LocalCohort(clients), PARAMS, before)
     assert distance(pair.delta, fused(Mean(), clients)) == 0.0, "two cannot outvote each other"
     assert pair.state == before

@@ -1,4 +1,4 @@
-"""Laws that every method of the table obeys."""
+"""Laws that every method obeys: pure, repeatable, resumable, and the same on ranks that see no sums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import torch
 from samples_of_clients import SHAPES, contribution, random_params
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import Contribution, MappedCohort
+from fedcmp.aggregation.diagnostics import cohort_cosines
 from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
@@ -18,7 +19,7 @@ from fedcmp.distributed.cohort import LocalCohort
 NAMES = sorted(PRESETS)
 
 
-def contributions(round_: int, num: int = 6) -> list[Contribution]:
+def contributions(round_: int = 0, num: int = 6) -> list[Contribution]:
     return [contribution(client, round_) for client in range(num)]
 
 
@@ -116,3 +117,96 @@ def test_fedavg_is_the_weighted_mean() -> None:
     for key in SHAPES:
         expected = params[key].double() + sum(one.delta[key].double() * one.num_samples / total for one in clients)
         torch.testing.assert_close(result[key], expected.float(), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("deltas", "kept", "cosines"), [
+    ([[1.0, 0.0], [1.0, 1.0], [0.0, 0.0]], 5 / 9, [0.5**0.5, 0.0, 0.0]),  # pairs 01, 02, 12
+    ([[1.0, 0.0], [0.0, 1.0]], 1 / 2, [0.0]),
+    ([[1.0, 0.0], [-1.0, 0.0]], 0.0, [-1.0]),
+    ([[0.0, 0.0]], 1.0, None),
+])  # fmt: skip
+def test_energy_cosines_and_oscillation_by_hand(deltas: list, kept: float, cosines: list | None) -> None:
+    clients = [
+        Contribution(k, {"a": torch.tensor(one[:1]), "b": torch.tensor(one[1:])}) for k, one in enumerate(deltas)
+    ]
+    aggregator, params = build_aggregator(AggregatorConfig("fedavg")), {"a": torch.zeros(1), "b": torch.zeros(1)}
+    _, state, metrics = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
+    assert metrics["aggregator/energy_kept"] == pytest.approx(kept)
+    assert metrics.get("aggregator/cosines") == (pytest.approx(cosines, abs=1e-4) if cosines else None)
+    if cosines:
+        assert metrics["aggregator/cosine"] == pytest.approx(sum(cosines) / len(cosines))
+        assert metrics["aggregator/cosine_min"] == pytest.approx(min(cosines), abs=1e-6)
+    back = [replace(one, delta={name: -value for name, value in one.delta.items()}) for one in clients]
+    again = aggregator.aggregate(LocalCohort(back), params, state).metrics
+    moved = kept > 0 and cosines is not None
+    assert again["aggregator/oscillation"] == pytest.approx(-1.0 if moved else 0.0)
+    if len(deltas) == 3:  # a sample of a large cohort, and none
+        assert len(cohort_cosines(LocalCohort(clients), params, most=2)["aggregator/cosines"]) == 1
+        assert cohort_cosines(LocalCohort(clients), params, most=0) == {}
+
+
+class Recorded(MappedCohort):
+    """The server's side: notes every call, and what was shared."""
+
+    def __init__(self, inner, shared=()) -> None:
+        super().__init__(inner, lambda contribution: contribution)
+        self.calls, self.shared = [], list(shared)
+
+    def sum(self, fn, weights=None):
+        found = super().sum(fn, weights)
+        self.calls.append(("sum", sorted(found)))
+        return found
+
+    def gather(self, fn, clients=None):
+        self.calls.append(("gather", clients))
+        return super().gather(fn, clients)
+
+    def on_server(self, fn, *args):
+        self.calls.append(("on_server",))
+        return super().on_server(fn, *args)
+
+    def share(self, value):
+        self.calls.append(("share",))
+        self.shared.append(value)
+        return value
+
+
+class Follower(Recorded):
+    """Another rank: sums hold nothing useful, functions for the server do not run, only what is shared arrives."""
+
+    def sum(self, fn, weights=None):
+        return {name: torch.full_like(value, torch.nan) for name, value in super().sum(fn, weights).items()}
+
+    def gather(self, fn, clients=None):
+        super().gather(fn, clients)
+        return {}
+
+    def on_server(self, fn, *args):
+        self.calls.append(("on_server",))
+
+    def share(self, value):
+        self.calls.append(("share",))
+        return self.shared.pop(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_ranks_follow_without_knowing_the_sums(name: str) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name, clip_norm=0.3)), random_params(1)
+    state = aggregator.init(params)
+    server = Recorded(LocalCohort(contributions()))
+    first = aggregator.aggregate(server, params, state)
+    follower = Follower(LocalCohort(contributions()), server.shared)
+    second = aggregator.aggregate(follower, params, {**state, "fuse": {}, "server": {}, "diagnostics": {}})
+    assert follower.calls == server.calls
+    assert not follower.shared
+    assert set(first.params) == set(SHAPES)
+    assert_same_bits(first.params, second.params)
+    assert first.metrics == second.metrics
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_methods_that_say_sums_only_gather_nothing(name: str) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=0)), random_params(1)
+    cohort = Recorded(LocalCohort(contributions()))
+    aggregator.aggregate(cohort, params, aggregator.init(params))
+    assert aggregator.sums_only == all(call[0] != "gather" for call in cohort.calls)

@@ -8,8 +8,11 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.parts import Update
+from fedcmp.aggregation.linalg import join_affine
+from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import SERVERS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.server.opm import Opm
+from fedcmp.aggregation.server.sgd import Momentum, Sgd
 from fedcmp.distributed.cohort import LocalCohort
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]
@@ -130,3 +133,51 @@ def test_fedexp_reads_the_clients_it_is_given() -> None:
     result = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
     assert result.metrics["aggregator/server_lr"] == pytest.approx(4 / 3, rel=1e-5)
     assert result.params["w"].tolist() == pytest.approx([1.0, 1.0], rel=1e-5)
+
+
+PARAMS = {"linear.weight": torch.zeros(3, 4), "linear.bias": torch.zeros(3), "norm.weight": torch.ones(4)}
+
+
+def random(seed: int) -> dict[str, torch.Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=rng) for name, value in PARAMS.items()}
+
+
+def basis(seed: int, rank: int) -> torch.Tensor:
+    return torch.linalg.qr(torch.randn(5, rank, generator=torch.Generator().manual_seed(seed))).Q
+
+
+def run_on(server: ServerStep, bases: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+    params, state = PARAMS, server.init(PARAMS)
+    for index, one in enumerate(bases):
+        params, state, _ = server.step(params, Update(random(index), {"linear": one}), state)
+    return params
+
+
+def test_opm_is_the_recursion() -> None:
+    """V_t = D_t + mu V_{t-1} U_t U_t^T in float64, entry by entry; a layer's bias is a column of it."""
+    bases, mu = [basis(seed, 2) for seed in range(6)], 0.4
+    x, V = torch.zeros(3, 5, dtype=torch.float64), torch.zeros(3, 5, dtype=torch.float64)
+    for index, U in enumerate(bases):
+        D, projector = join_affine(random(index), "linear").double(), U.double() @ U.double().T
+        carried = torch.zeros_like(V)
+        for i in range(3):
+            for j in range(5):
+                carried[i, j] = sum(float(V[i, k] * projector[k, j]) for k in range(5))
+        V = D + mu * carried
+        x = x + 0.5 * V
+    found = run_on(Opm(lr=0.5, momentum=mu), bases)
+    torch.testing.assert_close(join_affine(found, "linear").double(), x, rtol=1e-5, atol=1e-5)
+    plain = run_on(Sgd(lr=0.5), bases)
+    assert torch.equal(found["norm.weight"], plain["norm.weight"]), "no basis, no memory"
+
+
+def test_opm_without_momentum_is_sgd_and_a_full_basis_is_the_heavy_ball() -> None:
+    bases, full = [basis(seed, 2) for seed in range(5)], [torch.eye(5)] * 5
+    none, plain = run_on(Opm(momentum=0.0), bases), run_on(Sgd(), bases)
+    assert all(torch.equal(none[name], plain[name]) for name in PARAMS)
+    heavy = run_on(Momentum(lr=1.0, beta=0.6), bases)
+    unprojected, whole = run_on(Opm(momentum=0.6, projected=False), bases), run_on(Opm(momentum=0.6), full)
+    for name in PARAMS:
+        torch.testing.assert_close(unprojected[name], heavy[name], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(whole["linear.weight"], heavy["linear.weight"], rtol=1e-5, atol=1e-5)

@@ -14,6 +14,7 @@ from tiny_federation import PARAMS, Memory, begin, federation, fetch, finish, fl
 
 from fedcmp.errors import AggregationError, CheckpointError, RunFolderError
 from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate
+from fedcmp.federation import groups
 from fedcmp.federation.checkpoint import (
     FederationState,
     list_checkpoints,
@@ -50,9 +51,16 @@ def test_one_record_a_round_with_its_keys(llm: LanguageModel, tmp_path: Path) ->
     assert [path.name[:11] for path in sorted(tmp_path.iterdir())] == ["round-0002-", "round-0003-"]
 
 
-def test_slots_do_not_change_the_run(llm: LanguageModel) -> None:
-    one, other = (finish(federation(llm, "fedavg", {"slots": slots})).params for slots in (1, 3))
-    torch.testing.assert_close(one, other, rtol=2e-3, atol=3e-4)
+def test_one_schedule_spans_the_run(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans, whole = [], groups.train_wave
+
+    def noting(module, fetch, wave, common, *rest):
+        spans.append((common.progress(0.0), common.progress(1.0)))
+        return whole(module, fetch, wave, common, *rest)
+
+    monkeypatch.setattr(groups, "train_wave", noting)
+    finish(federation(llm, "fedavg", {"slots": 3}))
+    assert spans == [(0.0, 12 / 32), (12 / 32, 22 / 32), (22 / 32, 1.0)]
 
 
 @pytest.mark.parametrize("method", ["fedavgm", "fedyogi"])

@@ -190,8 +190,8 @@ def test_other_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_the_plan_of_another_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uneven = ["partition.scenario=quantity", "partition.quantity.min_samples=2", "federation.local_steps=0"]
     part = stopped(tmp_path, monkeypatch, 2, *uneven)
-    whole = sampling._cohort
-    monkeypatch.setattr(sampling, "_cohort", lambda able, size, index, seed: whole(able, size, index, seed + 1))
+    whole = sampling.numpy_rng
+    monkeypatch.setattr(sampling, "numpy_rng", lambda seed, *path: whole(seed + 1, *path))
     with pytest.raises(CheckpointError, match="plan"):
         resume(part)
 

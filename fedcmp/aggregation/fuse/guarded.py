@@ -79,7 +79,19 @@ class Guarded(Wrapper):
         trusted = MappedCohort(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
         square = trusted.sum(square_of, trusted.weights)
         fused = self.inner.fuse(trusted, params, inner)
-        return cohort.on_server(_finish, fused, square, verdict, trusted.weights, cohort.clients, known)
+
+        def finished() -> Fused:
+            told = trust.tolist()
+            metrics: Metrics = {
+                **fused.metrics,
+                "aggregator/trust": [round(value, 4) for value in told],
+                "aggregator/trusted": effective_clients(trusted.weights),
+            }
+            mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
+            now = {**known, **dict(zip(cohort.clients, told, strict=True))} if agreed else known
+            return _remember(fused._replace(metrics=metrics, mean_square=mean_square), now)
+
+        return cohort.on_server(finished)
 
 
 def judge(products: Tensor, sizes: Tensor | None = None, before: list[float | None] | None = None) -> Verdict:
@@ -106,10 +118,7 @@ def judge(products: Tensor, sizes: Tensor | None = None, before: list[float | No
     else:
         kept = torch.tensor([1.0 if one is None else one for one in before or []]).to(full)
         trust = kept if kept.any() else full
-        log.warning(
-            "aggregator.guard: clients do not agree (median cosine %.3g); each keeps its earlier trust, or all have full trust",
-            usual,
-        )
+        log.warning("aggregator.guard: clients do not agree (median cosine %.3g); they keep their earlier trust", usual)
     evidence = _within(sizes) if sizes is not None else full
     return Verdict(trust, _within(products.diagonal().sqrt()), evidence, usual > 0.0)
 
@@ -129,20 +138,6 @@ def _evidence_size(contribution: Contribution) -> Params:
 def _bounded(clients: tuple[int, ...], verdict: Verdict, contribution: Contribution) -> Contribution:
     place = clients.index(contribution.client_id)
     return contribution.scaled(float(verdict.update[place]), float(verdict.evidence[place]))
-
-
-def _finish(
-    fused: Fused, square: Params, verdict: Verdict, weights: Tensor, clients: tuple[int, ...], known: dict[int, float]
-) -> Fused:
-    trust = verdict.trust.tolist()
-    metrics: Metrics = {
-        **fused.metrics,
-        "aggregator/trust": [round(value, 4) for value in trust],
-        "aggregator/trusted": effective_clients(weights),
-    }
-    mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
-    fused = fused._replace(metrics=metrics, mean_square=mean_square)
-    return _remember(fused, {**known, **dict(zip(clients, trust, strict=True))} if verdict.agreed else known)
 
 
 def _remember(fused: Fused, known: dict[int, float]) -> Fused:

@@ -39,9 +39,22 @@ class Ties(Fuse):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         first = cohort.sum(self._ballot, cohort.weights)
-        signs = cohort.share(cohort.on_server(_elect, first))
+        # a sign is a byte: a quarter of what sharing numbers would send
+        signs = cohort.share(
+            cohort.on_server(lambda: {name: x.sign().to(torch.int8) for name, x in _part("kept", first).items()})
+        )
         second = cohort.sum(partial(self._agreeing, signs), cohort.weights)
-        return cohort.on_server(_finish, first, second)
+
+        def finished() -> Fused:
+            values, weights = _part("value", second), _part("weight", second)
+            delta = single(
+                {name: value / weights[name].where(weights[name] > 0, 1.0) for name, value in values.items()}
+            )
+            nonzero = sum(int(value.count_nonzero()) for value in delta.values())
+            density = nonzero / max(1, sum(value.numel() for value in delta.values()))
+            return Fused(delta, _part("mean", first), {}, {"aggregator/density": density})
+
+        return cohort.on_server(finished)
 
     def _ballot(self, contribution: Contribution) -> Params:
         kept = trimmed(contribution.delta, self.density)
@@ -55,29 +68,12 @@ class Ties(Fuse):
 
 
 def trimmed(values: Params, density: float) -> Params:
-    """All entries but the largest ``density`` of them set to 0, over all tensors together; at least one is kept.
-
-    >>> trimmed({"a": torch.tensor([1.0, -4.0]), "b": torch.tensor([3.0, 2.0])}, 0.5)
-    {'a': tensor([ 0., -4.]), 'b': tensor([3., 0.])}
-    """
+    """All entries but the largest ``density`` of them set to 0, over all tensors together; at least one is kept."""
     sizes = torch.cat([value.abs().flatten() for value in values.values()])
     # 0.07 * 100 is 7.000000000000001: what rounding adds is no entry
     count = max(1, math.ceil(density * sizes.numel() - 1e-6))
     least = sizes.topk(count, sorted=False).values.min()  # kthvalue has no deterministic form on a GPU
     return {name: value.where(value.abs() >= least, 0.0) for name, value in values.items()}
-
-
-def _elect(first: Params) -> Params:
-    # a sign is a byte: a quarter of what sharing numbers would send
-    return {name: value.sign().to(torch.int8) for name, value in _part("kept", first).items()}
-
-
-def _finish(first: Params, second: Params) -> Fused:
-    values, weights = _part("value", second), _part("weight", second)
-    delta = single({name: value / weights[name].where(weights[name] > 0, 1.0) for name, value in values.items()})
-    nonzero = sum(int(value.count_nonzero()) for value in delta.values())
-    density = nonzero / max(1, sum(value.numel() for value in delta.values()))
-    return Fused(delta, _part("mean", first), {}, {"aggregator/density": density})
 
 
 def _named(prefix: str, values: Params) -> Params:

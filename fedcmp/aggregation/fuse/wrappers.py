@@ -47,13 +47,6 @@ class Clipped(Wrapper):
 
     Source: Sun et al. 2019, arXiv 1911.07963 (norm bounding); McMahan et al., ICLR 2018, arXiv 1710.06963.
     Differs from the paper: no noise is added.
-
-    >>> import torch
-    >>> from fedcmp.aggregation import Mean
-    >>> from fedcmp.distributed.cohort import LocalCohort
-    >>> client = Contribution(0, {"bias": torch.tensor([3.0, 4.0])})
-    >>> Clipped(Mean(), norm=1.0).fuse(LocalCohort([client]), {}, {}).delta
-    {'bias': tensor([0.6000, 0.8000])}
     """
 
     norm: float
@@ -65,7 +58,16 @@ class Clipped(Wrapper):
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         facts = cohort.sum(partial(self._facts, shares(cohort)))
         fused = self.inner.fuse(MappedCohort(cohort, self.clip), params, state)
-        return cohort.on_server(self._finish, fused, facts, len(cohort.clients))
+
+        def finished() -> Fused:
+            clipped, square = facts["facts"].tolist()
+            metrics = {**fused.metrics, "aggregator/clipped": clipped / len(cohort.clients)}
+            # an inner wrapper may change deltas further
+            return fused._replace(
+                metrics=metrics, mean_square=square if fused.mean_square is None else fused.mean_square
+            )
+
+        return cohort.on_server(finished)
 
     def clip(self, contribution: Contribution) -> Contribution:
         """The contribution, its delta and its halfway delta scaled so that the delta's norm is at most c."""
@@ -76,12 +78,6 @@ class Clipped(Wrapper):
         square = contribution.square
         kept = share[contribution.client_id] * min(square, self.norm**2)
         return {"facts": contribution.numbers(float(square > self.norm**2), kept)}
-
-    def _finish(self, fused: Fused, facts: Params, num_clients: int) -> Fused:
-        clipped, mean_square = facts["facts"].tolist()
-        metrics = {**fused.metrics, "aggregator/clipped": clipped / num_clients}
-        known = fused.mean_square  # an inner wrapper that changes deltas further
-        return fused._replace(metrics=metrics, mean_square=mean_square if known is None else known)
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,18 @@ class Normalised(Wrapper):
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         fused = self.inner.fuse(MappedCohort(cohort, self.per_step), params, state)
-        return cohort.on_server(self._finish, fused, cohort.sum(self._facts, cohort.weights))
+        facts = cohort.sum(self._facts, cohort.weights)
+
+        def finished() -> Fused:
+            steps, square = facts["facts"].tolist()
+            return fused._replace(
+                delta={name: steps * value for name, value in fused.delta.items()},
+                mean={name: steps * value for name, value in fused.mean.items()},
+                metrics={**fused.metrics, "aggregator/effective_steps": steps},
+                mean_square=steps**2 * (square if fused.mean_square is None else fused.mean_square),
+            )
+
+        return cohort.on_server(finished)
 
     def counted(self, num_steps: int) -> float:
         """``a_k`` of a client with ``num_steps`` local steps, at least 0."""
@@ -132,12 +139,3 @@ class Normalised(Wrapper):
     def _facts(self, contribution: Contribution) -> Params:
         square = self.per_step(contribution).square
         return {"facts": contribution.numbers(self.counted(contribution.num_steps), square)}
-
-    def _finish(self, fused: Fused, facts: Params) -> Fused:
-        steps, square = facts["facts"].tolist()
-        return fused._replace(
-            delta={name: steps * value for name, value in fused.delta.items()},
-            mean={name: steps * value for name, value in fused.mean.items()},
-            metrics={**fused.metrics, "aggregator/effective_steps": steps},
-            mean_square=steps**2 * (square if fused.mean_square is None else fused.mean_square),
-        )

@@ -22,11 +22,6 @@ class Fedexp(ServerStep):
     Differs from the paper: the last iterate is returned, where the paper evaluates the mean of the last two; clients
     are weighted by p_k, as in its code, not uniformly; eps is constant, where its code lets it shrink by 0.998^2 a
     round and multiplies it by K. Its best eps were 1e-3 (CIFAR, CINIC) and 1e-1 (EMNIST), for deltas of other sizes.
-
-    >>> import torch
-    >>> update = Update({"bias": torch.tensor([0.5, 0.5])}, mean_square=4.0)
-    >>> Fedexp(eps=0.5).step({"bias": torch.zeros(2)}, update, {})
-    Stepped(params={'bias': tensor([1., 1.])}, state={}, metrics={'aggregator/server_lr': 2.0})
     """
 
     tuned: ClassVar = ("eps", (1e-3, 1.0, 0.1))

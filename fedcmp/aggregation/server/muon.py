@@ -23,13 +23,6 @@ class Muon(Velocity):
     Differs from the paper: at the server, on the mean delta of a round in place of a gradient, so the momentum is lower
     (0.5, for tens of rounds, not 0.95 for thousands of steps); no Nesterov term, no weight decay; vectors are
     normalised, where the papers give them to AdamW; float32, where the papers iterate in bfloat16.
-
-    >>> import torch
-    >>> from fedcmp.aggregation.parts import Update
-    >>> muon, x = Muon(lr=5.0), {"bias": torch.zeros(4)}
-    >>> moved = muon.step(x, Update({"bias": torch.tensor([1e-2, 0.0, 0.0, 0.0])}), muon.init(x)).params
-    >>> moved["bias"].round(decimals=2)
-    tensor([2., 0., 0., 0.])
     """
 
     tuned: ClassVar = ("lr", (0.05, 0.1, 0.02))

@@ -23,14 +23,6 @@ class Opm(ServerStep):
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours.
     Differs from the paper: unknown, derived from the abstract.
-
-    >>> import torch
-    >>> opm, x = Opm(momentum=0.5), {"linear.weight": torch.zeros(1, 2), "linear.bias": torch.zeros(1)}
-    >>> ones = {name: torch.ones_like(value) for name, value in x.items()}
-    >>> alive = {"linear": torch.tensor([[1.0], [0.0], [0.0]])}
-    >>> once = opm.step(x, Update(ones, alive), opm.init(x))
-    >>> opm.step(once.params, Update(ones, alive), once.state).params
-    {'linear.weight': tensor([[2.5000, 2.0000]]), 'linear.bias': tensor([2.])}
     """
 
     tuned: ClassVar = ("momentum", (0.3, 0.0, 0.5))

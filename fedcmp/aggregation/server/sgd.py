@@ -66,12 +66,6 @@ class Momentum(Velocity):
     Source: FedAvgM, Hsu, Qi, Brown 2019, arXiv 1909.06335.
     Differs from the paper: the momentum that they tune is mostly 0.9 or more, for many rounds of few clients; for the
     tens of rounds of a single pass the default is 0.5. Our delta is local minus global, so signs are turned.
-
-    >>> import torch
-    >>> momentum, x = Momentum(beta=0.5), {"bias": torch.zeros(1)}
-    >>> once = momentum.step(x, Update({"bias": torch.ones(1)}), momentum.init(x))
-    >>> momentum.step(once.params, Update({"bias": torch.ones(1)}), once.state).params
-    {'bias': tensor([2.5000])}
     """
 
     tuned: ClassVar = ("beta", (0.5, 0.8, 0.9))
