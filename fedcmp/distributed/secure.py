@@ -15,7 +15,8 @@ from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
 from fedcmp.distributed.terms import Layout, Terms, largest_of_all
 from fedcmp.errors import AggregationError
-from fedcmp.secure import Costs, Losses, num_bytes, secure_sum
+from fedcmp.secure.parties import num_bytes
+from fedcmp.secure.protocol import Costs, Losses, secure_sum
 from fedcmp.types import Params
 
 ZEROS = -2000

@@ -17,7 +17,7 @@ from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.privacy.noise import Mechanism
-from fedcmp.secure import Losses
+from fedcmp.secure.protocol import Losses
 from fedcmp.seeding import numpy_rng
 from fedcmp.types import Params
 

@@ -34,13 +34,11 @@ class PrivateCohort:
     """
 
     def __init__(self, inner: Cohort, mechanism: Mechanism) -> None:
-        count, helpers = len(inner.clients), mechanism.helpers
-        if count > mechanism.invited:  # no assert: it must be checked under python -O, too
-            raise AggregationError(f"{count} clients report, and {mechanism.invited} were invited")
-        if helpers is not None and count < helpers:
+        count, helpers = len(inner.clients), mechanism.helpers or 0
+        if not helpers <= count <= mechanism.invited:  # no assert: it must be checked under python -O, too
             raise AggregationError(
-                f"round {mechanism.round + 1}: {count} clients report, and the promised noise needs the shares of "
-                f"{helpers} (privacy.honest)"
+                f"round {mechanism.round + 1}: {count} clients report, of {mechanism.invited} that were invited; the "
+                f"noise needs the shares of {helpers} (privacy.honest)"
             )
         self._inner, self._mechanism = inner, mechanism
         self._asked = False
@@ -74,7 +72,9 @@ class PrivateCohort:
         if self._asked:
             raise AggregationError("a private cohort was asked for a second sum: the budget of a round counts one")
         self._asked = True
-        shares = None if weights is None else dict(zip(self.clients, weights.tolist(), strict=True))
+        shares = dict.fromkeys(self.clients, 1.0)
+        if weights is not None:
+            shares = dict(zip(self.clients, weights.tolist(), strict=True))
         found = self._inner.on_server(self._finish, self._inner.sum(partial(self._term, fn, shares)))
         total, below = found or ({}, None)
         if self._mechanism.counts:
@@ -91,18 +91,15 @@ class PrivateCohort:
     def share(self, value: T) -> T:
         return self._inner.share(value)
 
-    def _term(
-        self, fn: Callable[[Contribution], Params], shares: dict[int, float] | None, contribution: Contribution
-    ) -> Params:
+    def _term(self, fn: Callable[[Contribution], Params], shares: dict[int, float], one: Contribution) -> Params:
         mechanism = self._mechanism
-        term = fn(replace(contribution, delta=clip_norm(contribution.delta, mechanism.clip)))
-        if shares is not None:
-            term = {name: value.double() * shares[contribution.client_id] for name, value in term.items()}
+        term = fn(replace(one, delta=clip_norm(one.delta, mechanism.clip)))
+        term = {name: value.double() * shares[one.client_id] for name, value in term.items()}
         if mechanism.counts:
-            half = 0.5 if math.sqrt(contribution.square) <= mechanism.clip else -0.5
-            term = {**term, BELOW: contribution.numbers(half) / mechanism.invited}
+            half = 0.5 if math.sqrt(one.square) <= mechanism.clip else -0.5
+            term[BELOW] = one.numbers(half) / mechanism.invited
         clipped = mechanism.clip_term(term)
-        return clipped if mechanism.helpers is None else mechanism.add_noise(clipped, "client", contribution.client_id)
+        return clipped if mechanism.helpers is None else mechanism.add_noise(clipped, "client", one.client_id)
 
     def _finish(self, total: Params) -> tuple[Params, float | None]:
         """At the server: the noisy sum, and the share of clients within the clip."""
