@@ -8,12 +8,11 @@ import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, contributions
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import delta_of
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm, make_draw, next_clip
-from fedcmp.types import Params
 
 DRAW = make_draw("seeded", 0)
 
@@ -22,10 +21,6 @@ def cohort(
     helpers: int | None = None, invited: int = NUM_CLIENTS, noise: float = 1.5, clip: float = 1.0, counts: bool = False
 ) -> PrivateCohort:
     return PrivateCohort(LocalCohort(contributions()), Mechanism(clip, noise, invited, 4, DRAW, helpers, counts))
-
-
-def delta_of(one: Contribution) -> Params:
-    return one.delta
 
 
 def test_a_round_answers_one_sum_and_no_single_client() -> None:
@@ -39,9 +34,9 @@ def test_a_round_answers_one_sum_and_no_single_client() -> None:
 
 def test_the_promised_noise_needs_those_who_add_it() -> None:
     cohort(helpers=NUM_CLIENTS)
-    with pytest.raises(AggregationError, match=r"round 5: 7 .* 8 \(privacy.honest\)"):
+    with pytest.raises(AggregationError, match=r"privacy\.honest"):
         cohort(helpers=NUM_CLIENTS + 1)
-    with pytest.raises(AggregationError, match="7 clients report, and 6 were invited"):
+    with pytest.raises(AggregationError, match="invited"):
         cohort(invited=6)
 
 
