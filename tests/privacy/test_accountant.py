@@ -45,7 +45,7 @@ def test_pld_is_the_closed_form_and_rdp_lies_between_it_and_mironovs(noise: floa
     assert epsilon_of("pld", noise, 0, delta) == 0.0
 
 
-def test_a_value_that_the_library_publishes() -> None:
+def test_values_that_the_library_publishes() -> None:
     """One Gaussian mechanism, by google/differential-privacy, dp_accounting/pld/privacy_loss_mechanism_test.py."""
     assert exact(1.0, 1, 0.12693674) == pytest.approx(1.0, rel=1e-6)
     assert epsilon_of("pld", 1.0, 1, 0.12693674) == pytest.approx(1.0, rel=1e-3)
