@@ -70,7 +70,7 @@ def together(ranks: Agreeing, step: Callable[[], T]) -> T:
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """What ``step`` returns and None, or None and what it raises: the other ranks must not wait."""
+    """What ``step`` returns and None, or None and what it raises, so that the other ranks need not wait."""
     try:
         return step(), None
     except BaseException as error:

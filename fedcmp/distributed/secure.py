@@ -11,9 +11,8 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import sums_only_methods
-from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.distributed.cohort import Layout, LocalCohort, Terms, largest_of_all
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
-from fedcmp.distributed.terms import Layout, Terms, largest_of_all
 from fedcmp.errors import AggregationError
 from fedcmp.secure.parties import num_bytes
 from fedcmp.secure.protocol import Costs, Losses, secure_sum

@@ -76,8 +76,10 @@ def num_bytes(message: Any) -> int:
     """
     if isinstance(message, int):
         return NUMBER_BYTES
-    if isinstance(message, np.ndarray | bytes):
-        return memoryview(message).nbytes
+    if isinstance(message, np.ndarray):
+        return int(message.nbytes)
+    if isinstance(message, bytes):
+        return len(message)
     if isinstance(message, Mapping):
         return sum(num_bytes(key) + num_bytes(value) for key, value in message.items())
     return sum(map(num_bytes, message))

@@ -38,7 +38,7 @@ class Costs(NamedTuple):
 
     def plus(self, other: Costs) -> Costs:
         """Both."""
-        return Costs(*(one + two for one, two in zip(self, other, strict=True)))
+        return Costs._make(one + two for one, two in zip(self, other, strict=True))
 
 
 class Summed(NamedTuple):

@@ -10,7 +10,7 @@ import torch
 from samples_of_clients import contributions
 
 from fedcmp.aggregation.contribution import Contribution, MappedCohort, delta_of
-from fedcmp.distributed import terms
+from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.secure import SecureCohort
 from fedcmp.errors import AggregationError
@@ -47,7 +47,7 @@ def test_weighted_sums_are_near_the_exact_ones(monkeypatch: pytest.MonkeyPatch, 
 
     clients = contributions()
     size = sum(value.numel() for value in clients[0].delta.values())
-    monkeypatch.setattr(terms, "HELD_BYTES", 7 * 4 * size - (calls > 7))
+    monkeypatch.setattr(cohorts, "HELD_BYTES", 7 * 4 * size - (calls > 7))
     cohort = LocalCohort(clients)
     total = cohort.sum(term, cohort.weights)
     assert (len(seen), cohort.traffic.up) == (calls, 4 * size)

@@ -17,7 +17,7 @@ from samples_of_clients import NUM_CLIENTS, assign, contribution, contributions,
 from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
-from fedcmp.distributed import terms
+from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.wire import Wire
 from fedcmp.errors import ClientError
@@ -71,7 +71,7 @@ def differences() -> list[dict[str, str]]:
     def compare() -> dict[str, str]:
         wire, found = Wire(), {}
         if wire.rank % 2:
-            terms.HELD_BYTES = 0  # one rank reads its terms twice, another holds them
+            cohorts.HELD_BYTES = 0  # one rank reads its terms twice, another holds them
         for name, config in CASES.items():
             results = rounds(config, lambda r, how=config.weights: GroupCohort(here(r), wire, how, NUM_CLIENTS + 2))
             for round_, (one, two) in enumerate(zip(results, expected[name], strict=True)):
@@ -156,7 +156,7 @@ def failing() -> dict[str, str]:
     }
     found = {}
     for what, step in steps.items():
-        terms.HELD_BYTES = 0 if what == "second reading" else 2**30
+        cohorts.HELD_BYTES = 0 if what == "second reading" else 2**30
         try:
             step()
         except Exception as error:

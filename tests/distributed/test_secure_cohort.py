@@ -11,7 +11,7 @@ from samples_of_clients import NUM_CLIENTS, contributions, random_params
 
 from fedcmp.aggregation.contribution import Contribution, delta_of
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_methods
-from fedcmp.distributed import terms
+from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.secure import ClientsLost, SecureCohort, Sizes
 from fedcmp.errors import AggregationError
@@ -52,7 +52,7 @@ def test_every_sums_only_method_has_the_bits_of_the_plain_cohort(name: str) -> N
 def test_sums_of_any_size_have_the_bits_of_the_plain_cohort(
     scale: float, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(terms, "HELD_BYTES", held)
+    monkeypatch.setattr(cohorts, "HELD_BYTES", held)
     clients = contributions()
 
     def term(one: Contribution):
