@@ -19,12 +19,11 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 
 
 class Meeting(NamedTuple):
-    """How it went."""
+    """How it went; the reason, one line, is empty if they met."""
 
     met: bool
     seconds: float
     reason: str
-    """Why they did not meet, in one line; empty if they did."""
 
 
 def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meeting:
@@ -38,9 +37,8 @@ def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meetin
     t0 = time.perf_counter()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
     command += ["-m", "fedcmp.distributed.probe", backend, str(timeout)]
-    kept = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    environment = {**kept, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    own = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES} | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=own)
     try:
         output, reason = process.communicate(timeout=timeout)[0], ""
     except subprocess.TimeoutExpired:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Alone:
-    """One process, with the calls of a ``Wire``: the oracle of many."""
+    """One process, with the calls of a ``Wire``, which see: the oracle of many."""
 
     def __init__(self, device: torch.device | None = None) -> None:
         self.rank = 0
@@ -25,23 +25,18 @@ class Alone:
         """Where this rank computes."""
 
     def total(self, tensor: Tensor, to_server: bool = False) -> Tensor:
-        """The sum over all ranks, on every rank."""
         return tensor
 
     def share(self, value: T, source: int = 0) -> T:
-        """The value of rank ``source``, on every rank."""
         return value
 
     def collect(self, value: Any) -> list[Any]:
-        """What each rank brings (plain containers, numbers and text), by rank, on every rank."""
         return [value]
 
     def collect_from(self, step: Callable[[], T]) -> list[T]:
-        """What ``step`` returns on each rank; if it raises on any rank, all raise."""
         return [step()]
 
     def agree(self, error: BaseException | None) -> None:
-        """Raises on every rank what any rank brings."""
         if error is not None:
             raise error
 

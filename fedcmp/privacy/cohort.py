@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from fedcmp.aggregation.contribution import Cohort, Contribution, Traffic
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm
 from fedcmp.types import Params
-
-T = TypeVar("T")
 
 
 class PrivateCohort:
@@ -41,23 +38,13 @@ class PrivateCohort:
                 f"noise needs the shares of {helpers} (privacy.honest)"
             )
         self._inner, self._mechanism = inner, mechanism
+        self.clients, self.population = inner.clients, inner.population
+        self.weights = torch.full((count,), 1.0 / mechanism.invited, dtype=torch.float64)
+        """``1 / n`` each, ``[K]``; they sum to less than 1 if some of the n invited clients do not report."""
+        self.on_server, self.share = inner.on_server, inner.share
         self._asked = False
         self.below: float | None = None
         """The noisy share of clients whose norm is within the clip, after the sum; the same on every rank."""
-
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """Those that report."""
-        return self._inner.clients
-
-    @property
-    def weights(self) -> Tensor:
-        """``1 / n`` each, float64 ``[K]``; they sum to less than 1 if some of the n invited clients do not report."""
-        return torch.full((len(self.clients),), 1.0 / self._mechanism.invited, dtype=torch.float64)
-
-    @property
-    def population(self) -> int:
-        return self._inner.population
 
     @property
     def traffic(self) -> Traffic:
@@ -84,12 +71,6 @@ class PrivateCohort:
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
         """Refused: single clients are not released."""
         raise AggregationError("a private cohort releases no single clients: methods that gather have no privacy")
-
-    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        return self._inner.on_server(fn, *args)
-
-    def share(self, value: T) -> T:
-        return self._inner.share(value)
 
     def _term(self, fn: Callable[[Contribution], Params], shares: dict[int, float], one: Contribution) -> Params:
         mechanism = self._mechanism

@@ -13,6 +13,7 @@ Ciphers are those of the library ``cryptography``.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -85,7 +86,7 @@ def unseal(sealed: bytes, private: bytes, public: bytes, sender: int, receiver: 
 
 
 def commit(secret: bytes) -> bytes:
-    """What shows later that a secret of 32 random bytes is the one that was meant, and says nothing about it before."""
+    """The commitment to a secret of 32 random bytes: it says nothing about the secret, and fits no other."""
     return hashlib.sha256(b"fedcmp secure sum: commitment" + secret).digest()
 
 
@@ -152,12 +153,9 @@ def _weights(points: tuple[int, ...]) -> list[int]:
     """Lagrange's weights of the values at ``points`` in the value at 0; a server asks for the same ones K times."""
     weights = []
     for point in points:
-        over = under = 1
-        for other in points:
-            if other != point:
-                over = over * other % PRIME
-                under = under * (other - point) % PRIME
-        weights.append(over * pow(under, -1, PRIME) % PRIME)
+        others = [other for other in points if other != point]
+        under = math.prod(other - point for other in others)
+        weights.append(math.prod(others) * pow(under, -1, PRIME) % PRIME)
     return weights
 
 

@@ -42,10 +42,9 @@ class Costs(NamedTuple):
 
 
 class Summed(NamedTuple):
-    """The result."""
+    """The sum over the survivors, modulo 2^64."""
 
     total: Words
-    """The sum over the survivors, modulo 2^64."""
     survivors: tuple[int, ...]
     costs: Costs
 
