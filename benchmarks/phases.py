@@ -35,7 +35,7 @@ BY_HAND = {
 }
 """The same parts of the loop by hand; batches and the backward pass are watched above."""
 AGGREGATING = {
-    "fedcmp.distributed.terms:Terms.scan": "largest values",
+    "fedcmp.distributed.cohort:Terms.scan": "largest values",
     "fedcmp.distributed.cohort:sum_fixed": "exact sum",
     "fedcmp.distributed.cohort:from_fixed": "back to floating point",
     "fedcmp.aggregation.aggregator:square_of": "mean of squares",

@@ -21,7 +21,7 @@ import cryptography
 import numpy as np
 
 from fedcmp.report.table import table
-from fedcmp.secure import Losses, secure_sum
+from fedcmp.secure.protocol import Losses, secure_sum
 
 LLAVA = 20_979_712
 """Parameters of the projector of LLaVA-1.5 7B: 84 MB in float32."""

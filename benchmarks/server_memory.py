@@ -27,7 +27,7 @@ from record import Table, save
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
-from fedcmp.distributed import terms
+from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import GroupCohort
 from fedcmp.distributed.wire import Wire
 from fedcmp.types import Params
@@ -77,7 +77,7 @@ def resident(field: str) -> float:
 def one_rank(rank: int, folder: str, config: AggregatorConfig, count: int, held: int, answer: Connection) -> None:
     """A rank's part; it answers with MiB and seconds."""
     torch.set_num_threads(1)
-    terms.HELD_BYTES = held
+    cohorts.HELD_BYTES = held
     dist.init_process_group("gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     aggregator, wire = build_aggregator(config), Wire()
     mine = [0] if rank == 0 else list(range(1, count))
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
-    parser.add_argument("--held", type=int, default=1024, help="MiB of terms that a rank may hold (terms.HELD_BYTES)")
+    parser.add_argument("--held", type=int, default=1024, help="MiB of terms that a rank may hold (cohort.HELD_BYTES)")
     options = parser.parse_args()
     found = {
         method: {count: measure(METHODS[method], count, options.held * MIB) for count in options.clients}

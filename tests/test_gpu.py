@@ -147,7 +147,7 @@ def test_values_and_errors_cross_nccl(nccl: Wire) -> None:
     assert (shared["a"][1], nccl.collect("x" * 9000)) == ([1.5, None], ["x" * 9000])
     total = nccl.total(torch.tensor([2**61, -3]))
     assert (total.tolist(), total.device.type) == ([2**61, -3], "cpu")
-    assert float(nccl.largest(torch.tensor([1.0, 7.0], dtype=torch.float64, device="cuda"))[1]) == 7.0
+    assert float(nccl.total(torch.tensor([1.0, 7.0], dtype=torch.float64, device="cuda"))[1]) == 7.0
     with pytest.raises(ZeroDivisionError):
         nccl.agree(ZeroDivisionError())
 

@@ -27,10 +27,8 @@ from fedcmp.types import Params
 BITS = 62
 """A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
 CHUNK = 2**15
-"""Entries that are turned into integers at a time on a CPU, so that they and their sum stay in its cache; terms that
-are smaller are piled up until they are as many."""
-LAUNCH = 512
-"""On a GPU so many times as many: a piece is worth its launch, and what is copied is still bounded."""
+"""Entries that are turned into integers at a time on a CPU, so that they and their sum stay in its cache; smaller terms
+are piled up until they are as many. On a GPU 512 times as many: a piece is worth its launch."""
 PILE = 4
 """Terms that are added together, however large, so that their sum is read and written once for all of them."""
 
@@ -68,8 +66,6 @@ def scale_exponents(largest: Mapping[str, float], num_terms: int) -> dict[str, i
     {'w': 59, 'b': 61, 'zero': 0}
     """
     for name, value in largest.items():
-        if not math.isfinite(value):
-            raise AggregationError(f"the sum over clients of {name!r} has a term that is not finite")
         if not math.isfinite(value * num_terms):
             raise AggregationError(f"the sum over clients of {name!r} may leave float64: a term is as large as {value}")
     room = BITS - (num_terms - 1).bit_length()
@@ -112,11 +108,11 @@ def from_fixed(total: Tensor, exponent: int) -> Tensor:
 
 
 def _piece(value: Tensor) -> int:
-    return CHUNK if value.device.type == "cpu" else CHUNK * LAUNCH
+    return CHUNK if value.device.type == "cpu" else 512 * CHUNK
 
 
 def _add(total: Tensor, pile: Sequence[tuple[Tensor, float]], exponent: int) -> None:
-    """Adds ``round(2^s w_k x_k)`` of all terms of a pile, piece by piece."""
+    """Adds ``round(2^s w_k x_k)`` of all terms of a pile."""
     entries = [value.reshape(-1) for value, _ in pile]
     factors = torch.tensor([weight for _, weight in pile], dtype=torch.float64, device=total.device).unsqueeze(1)
     near = max(-500, min(500, exponent))

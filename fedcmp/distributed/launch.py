@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -19,14 +20,13 @@ from fedcmp.lifetime import OURS
 
 if TYPE_CHECKING:
     import torch
-    from lightning import Fabric
-    from lightning.fabric.plugins.environments import ClusterEnvironment
 
-    from fedcmp.distributed.strategy import ClientGroupStrategy
     from fedcmp.distributed.team import Team
 
 LONGEST = 30 * 24 * 3600
 """Seconds that a collective may wait."""
+FIRST_PORT, PORTS = 15000, 15000
+"""Below the ports that systems hand out by themselves, so that no other connection is in the way."""
 
 
 @dataclass
@@ -70,8 +70,7 @@ def started_by(environment: Mapping[str, str] = os.environ, terminal: bool | Non
     """
     if "TORCHELASTIC_RUN_ID" in environment or {"RANK", "WORLD_SIZE", "LOCAL_RANK"} <= environment.keys():
         return "torchrun"
-    if terminal is None:
-        terminal = os.isatty(0)
+    terminal = os.isatty(0) if terminal is None else terminal
     shell = terminal and "SLURM_PTY_PORT" in environment  # its variables are those of a step with that many tasks
     if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment and not shell:
         return "srun"
@@ -89,9 +88,38 @@ def rank_of(environment: Mapping[str, str] = os.environ) -> tuple[int, int] | No
         "srun": ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID"),
         "none": ("", "", ""),
     }[started_by(environment)]
-    if int(environment.get(world, "1")) == 1:
-        return None
-    return int(environment[rank]), int(environment[local])
+    return None if int(environment.get(world, "1")) == 1 else (int(environment[rank]), int(environment[local]))
+
+
+def step_variables(step: Mapping[str, str]) -> dict[str, str]:
+    """What torchrun would tell this rank, from what SLURM says about its step.
+
+    Lightning's own environment reads the job instead: it refuses ``srun --ntasks=2``, takes a job named ``bash`` for a
+    shell, and has one port for all steps of a job.
+
+    >>> step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "1", "SLURM_STEP_NUM_TASKS": "9", "SLURM_STEP_NUM_NODES": "3"}
+    >>> step |= {"SLURM_STEP_NODELIST": "gpu[07-09]", "SLURM_STEP_TASKS_PER_NODE": "4(x2),1"}
+    >>> " ".join(step_variables({**step, "SLURM_PROCID": "8", "SLURM_LOCALID": "0", "SLURM_NODEID": "2"}).values())
+    '9 8 0 2 1 gpu07 15708'
+    """
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    tasks = re.findall(r"(\d+)(?:\(x(\d+)\))?", step["SLURM_STEP_TASKS_PER_NODE"])
+    by_node = [int(count) for count, nodes in tasks for _ in range(int(nodes or 1))]
+    address = "127.0.0.1"  # a node's name may lead nowhere
+    if int(step.get("SLURM_STEP_NUM_NODES", "1")) > 1:
+        address = SLURMEnvironment.resolve_root_node_address(step["SLURM_STEP_NODELIST"])
+    # jobs and steps that share a node do not meet
+    port = FIRST_PORT + (101 * int(step.get("SLURM_JOB_ID", "0")) + int(step.get("SLURM_STEP_ID", "0"))) % PORTS
+    return {
+        "WORLD_SIZE": step["SLURM_STEP_NUM_TASKS"],
+        "RANK": step["SLURM_PROCID"],
+        "LOCAL_RANK": step["SLURM_LOCALID"],
+        "GROUP_RANK": step["SLURM_NODEID"],
+        "LOCAL_WORLD_SIZE": str(by_node[int(step["SLURM_NODEID"])]),
+        "MASTER_ADDR": step.get("MASTER_ADDR", address),
+        "MASTER_PORT": step.get("MASTER_PORT", str(port)),
+    }
 
 
 def start_ranks(config: LaunchConfig, arguments: Sequence[str]) -> int:
@@ -142,35 +170,39 @@ def open_team(config: LaunchConfig, device: torch.device) -> Iterator[Team]:
         yield Solo(device)
         return
 
+    from lightning import Fabric
     from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
     from fedcmp.distributed.pulse import Pulse
-    from fedcmp.distributed.slurm import StepEnvironment
     from fedcmp.distributed.strategy import ClientGroupStrategy, close
 
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # ranks introduce themselves at length
-    step = StepEnvironment()
-    local = (
-        step.tasks_here() if starter == "srun" else int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
-    )
+    if starter == "srun":
+        os.environ.update(step_variables(os.environ))
+    environment = TorchElasticEnvironment()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", environment.world_size()))
     # `fabric run` gives every rank the threads of the whole node, and ranks that contend are many times slower
     torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // max(1, local))))
+    by_fabric = os.environ.get("LT_CLI_USED") == "1"  # `fabric run` says how many there are, and sets them up
     on_gpus = device.type == "cuda" and os.environ.get("LT_ACCELERATOR") != "cpu"
-    options = _gpus(config, local) if on_gpus else {}
-    strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **options)
-    pulse: Pulse | None = None
-    try:
-        fabric = _fabric(strategy, step if starter == "srun" else TorchElasticEnvironment(), device, local)
-        if os.environ.get("LT_CLI_USED") != "1":  # `fabric run` has Fabric set up its ranks in the constructor
+    placed = _gpus(config, local) if on_gpus else {}
+    strategy = ClientGroupStrategy(config.group_size, timedelta(seconds=config.timeout), **placed)
+    options: dict[str, Any] = {"strategy": strategy, "plugins": [environment]}
+    if not by_fabric:
+        devices = min(local, torch.cuda.device_count()) if device.type == "cuda" else local
+        nodes = max(1, environment.world_size() // local)
+        options |= {"accelerator": device.type, "devices": devices, "num_nodes": nodes}
+    with ExitStack() as stack:
+        stack.callback(close)
+        fabric = Fabric(**options)
+        if not by_fabric:
             fabric.launch()
+        pulse: Pulse | None = None
         if strategy.topology.world_size > 1:
             pulse = Pulse(strategy.global_rank, strategy.topology.world_size, config.group_size)
+            stack.callback(pulse.stop)
         yield Groups(strategy, config.shard_llm, pulse)
-    finally:
-        if pulse is not None:
-            pulse.stop()
-        close()
 
 
 def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
@@ -187,15 +219,3 @@ def _gpus(config: LaunchConfig, local: int) -> dict[str, Any]:
         )
     placed = {"parallel_devices": [torch.device("cuda", rank % seen) for rank in range(local)]}
     return placed if own else {**placed, "process_group_backend": "gloo"}  # nccl refuses two ranks on one GPU
-
-
-def _fabric(strategy: ClientGroupStrategy, environment: ClusterEnvironment, device: torch.device, local: int) -> Fabric:
-    import torch
-    from lightning import Fabric
-
-    options: dict[str, Any] = {"strategy": strategy, "plugins": [environment]}
-    if os.environ.get("LT_CLI_USED") != "1":
-        devices = min(local, torch.cuda.device_count()) if device.type == "cuda" else local
-        nodes = max(1, environment.world_size() // local)
-        options |= {"accelerator": device.type, "devices": devices, "num_nodes": nodes}
-    return Fabric(**options)

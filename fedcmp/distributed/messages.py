@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
@@ -16,18 +15,10 @@ T = TypeVar("T")
 
 MARK = "failed: "
 """What the text of an exception begins with, and no JSON does."""
-_NOT_REBUILT: tuple[type[BaseException], ...] = (
-    UnicodeDecodeError,
-    UnicodeEncodeError,
-    UnicodeTranslateError,
-    SyntaxError,
-    SystemExit,
-)
-"""Exceptions that show no message, or that would end a process without an error."""
 
 
 class Packed(NamedTuple):
-    """A value in two parts: what ``json`` can say, and the tensors in the order in which the text names them."""
+    """A value in two parts: JSON text, and the tensors in the order in which the text names them."""
 
     text: str
     tensors: list[Tensor]
@@ -60,11 +51,7 @@ def unpack(text: str, fetch: Callable[[torch.dtype, list[int]], Tensor]) -> Any:
 
 
 def as_bytes(tensor: Tensor) -> Tensor:
-    """The tensor's bytes as ``uint8 [n]``, which every backend carries; a view if the tensor is contiguous.
-
-    >>> as_bytes(torch.tensor(1.0)).tolist()
-    [0, 0, 128, 63]
-    """
+    """The tensor's bytes as ``uint8 [n]``, which every backend carries; a view if the tensor is contiguous."""
     return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -72,7 +59,7 @@ class Agreeing(Protocol):
     """Ranks that can agree on an exception: a ``Wire`` or a ``Team``."""
 
     def agree(self, error: BaseException | None) -> None:
-        """Raises on every rank what any rank brings."""
+        """Raises on every rank the exception of any rank."""
 
 
 def together(ranks: Agreeing, step: Callable[[], T]) -> T:
@@ -83,31 +70,26 @@ def together(ranks: Agreeing, step: Callable[[], T]) -> T:
 
 
 def attempt(step: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    """What ``step`` returns and None, or None and what it raises, whatever that is: the other ranks must not wait."""
+    """What ``step`` returns and None, or None and what it raises, so that the other ranks need not wait."""
     try:
         return step(), None
     except BaseException as error:
         return None, error
 
 
-def write_failure(error: BaseException | None) -> str:
+def write_failure(error: BaseException) -> str:
     """The exception as text, for ``raise_first`` on another rank: its type, message and plain fields."""
-    assert error is not None, "what did not succeed has failed"
     alone = len(error.args) == 1 and isinstance(error.args[0], str)  # str(KeyError("x")) has quotes of its own
-    content = {
-        "module": type(error).__module__,
-        "type": type(error).__name__,
-        "message": error.args[0] if alone else str(error),
-        "fields": {key: value for key, value in vars(error).items() if isinstance(value, str | int | float)},
-    }
-    return MARK + json.dumps(content)
+    message = error.args[0] if alone else str(error)
+    fields = {key: value for key, value in vars(error).items() if isinstance(value, str | int | float)}
+    return MARK + json.dumps([type(error).__name__, message, fields])
 
 
 def raise_first(texts: Sequence[str], rank: int, error: BaseException | None) -> None:
     """Raises the failure of the lowest rank that has one; returns if there is none.
 
-    Classes of ``fedcmp.errors`` and of Python arrive as themselves with their fields, others as a RuntimeError that
-    names the type.
+    Classes of ``fedcmp.errors`` arrive as themselves with their fields, and so does KeyboardInterrupt; others as a
+    RuntimeError that names the type.
 
     Args:
         texts: what each rank sent.
@@ -117,37 +99,30 @@ def raise_first(texts: Sequence[str], rank: int, error: BaseException | None) ->
     >>> raise_first(["[1]", write_failure(ValueError("too few")), write_failure(OSError("disk"))], 0, None)
     Traceback (most recent call last):
     ...
-    ValueError: too few (on rank 1)
+    RuntimeError: ValueError: too few (on rank 1)
     """
     failed = [text for text in texts if text.startswith(MARK)]
     if not failed:
         return
-    ranks = [place for place, text in enumerate(texts) if text == failed[0]]
-    own = error if error is not None and rank in ranks else None
-    raised = own or _rebuild(json.loads(failed[0].removeprefix(MARK)), ranks)
-    vars(raised)["met_on"] = tuple(ranks)
-    if own:
-        raise own
-    raise raised from error
+    ranks = tuple(place for place, text in enumerate(texts) if text == failed[0])
+    if error is not None and rank in ranks:
+        vars(error)["met_on"] = ranks
+        raise error
+    name, message, fields = json.loads(failed[0].removeprefix(MARK))
+    message = f"{message} (on rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))})".lstrip()
+    kind = KeyboardInterrupt if name == "KeyboardInterrupt" else getattr(errors, name, None)
+    if kind is None:
+        kind, message = RuntimeError, f"{name}: {message}"
+    found: BaseException = kind.__new__(kind)
+    found.args = (message,)
+    vars(found).update(fields, met_on=ranks)
+    raise found from error
 
 
 def met_on(error: BaseException) -> tuple[int, ...]:
     """The ranks that met an error on which all ranks agreed; empty if they did not, or if there is one rank."""
     ranks: tuple[int, ...] = vars(error).get("met_on", ())
     return ranks
-
-
-def _rebuild(failure: dict[str, Any], ranks: Sequence[int]) -> BaseException:
-    where = f"(on rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))})"
-    message = f"{failure['message']} {where}" if failure["message"] else where
-    known = {errors.__name__: errors, "builtins": builtins}.get(failure["module"])
-    kind = getattr(known, failure["type"], None)
-    if isinstance(kind, type) and issubclass(kind, BaseException) and not issubclass(kind, _NOT_REBUILT):
-        error = kind.__new__(kind, message)
-        error.args = (message,)
-        vars(error).update(failure["fields"])
-        return error
-    return RuntimeError(f"{failure['type']}: {message}")
 
 
 def _tree(value: Any, tensors: list[Tensor]) -> Any:
@@ -159,12 +134,10 @@ def _tree(value: Any, tensors: list[Tensor]) -> Any:
         return {"tuple": [_tree(one, tensors) for one in value]}
     if isinstance(value, dict):
         return {"dict": [[_tree(key, tensors), _tree(one, tensors)] for key, one in value.items()]}
-    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_quantized:
+    if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": [str(value.dtype).removeprefix("torch."), list(value.shape)]}
-    raise TypeError(
-        f"dicts, lists, tuples, text, numbers, None and dense tensors cross ranks; got {type(value).__name__}"
-    )
+    raise TypeError(f"plain containers, text, numbers, None and tensors cross ranks; got {type(value).__name__}")
 
 
 def _value(tree: Any, fetch: Callable[[torch.dtype, list[int]], Tensor]) -> Any:

@@ -19,12 +19,11 @@ LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "M
 
 
 class Meeting(NamedTuple):
-    """How it went."""
+    """How it went; the reason, one line, is empty if they met."""
 
     met: bool
     seconds: float
     reason: str
-    """Why they did not meet, in one line; empty if they did."""
 
 
 def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meeting:
@@ -36,28 +35,19 @@ def meet(backend: str = "gloo", num_ranks: int = 2, timeout: int = 60) -> Meetin
         timeout: seconds for everything, imports among them.
     """
     t0 = time.perf_counter()
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-    kept = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES}
-    process = subprocess.Popen(
-        [*launcher, "-m", "fedcmp.distributed.probe", backend, str(timeout)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**kept, "OMP_NUM_THREADS": "1"},
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+    command += ["-m", "fedcmp.distributed.probe", backend, str(timeout)]
+    own = {key: value for key, value in os.environ.items() if key not in LAUNCHER_VARIABLES} | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=own)
     try:
-        output = process.communicate(timeout=timeout)[0]
+        output, reason = process.communicate(timeout=timeout)[0], ""
     except subprocess.TimeoutExpired:
-        process.terminate()  # the launcher ends its ranks; those that it cannot end have an alarm of their own
-        try:
-            process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-        return Meeting(False, time.perf_counter() - t0, f"they did not meet within {timeout} seconds")
-    seconds = time.perf_counter() - t0
-    return Meeting(True, seconds, "") if process.returncode == 0 else Meeting(False, seconds, _reason(output))
+        process.terminate()  # the launcher ends its ranks, which have an alarm, too
+        output = process.communicate()[0]
+        reason = f"they did not meet within {timeout} seconds"
+    if process.returncode and not reason:
+        reason = _reason(output)
+    return Meeting(not reason, time.perf_counter() - t0, reason)
 
 
 def _reason(output: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 from fedcmp.errors import RankLost
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 BEAT = 2.0
 """Seconds between two beats of a rank."""
@@ -40,20 +38,19 @@ class Sign(NamedTuple):
 class Pulse:
     """Shows this rank's pulse to the others, and reads theirs when a collective fails.
 
-    A rank that waits for others in a collective goes on beating, and so does one that hangs elsewhere; the number of
-    collectives that each has begun tells them apart. The beats go through the store by which the ranks met, every BEAT
-    seconds; the collectives themselves cost a counter.
+    A rank that waits in a collective goes on beating, and so does one that hangs elsewhere; the number of collectives
+    that each has begun tells them apart. The beats go through the store by which the ranks met.
 
     Args:
-        store: by which the ranks met; None: that of the world.
         rank, size: of this process, and how many there are.
         group_size: neighbouring ranks that also exchange among themselves.
+        store: by which the ranks met; None: that of the world.
         beat: seconds.
     """
 
     def __init__(self, rank: int, size: int, group_size: int = 1, store: Any = None, beat: float = BEAT) -> None:
         self.rank, self.size, self.group_size, self.beat = rank, size, group_size, beat
-        self.world = self.inner = 0
+        self.begun = {"world": 0, "inner": 0}
         own: Any = dist.distributed_c10d._get_default_store() if store is None else store
         # a connection of its own: others may wait in theirs
         self._store = dist.PrefixStore("fedcmp-pulse", own.clone())
@@ -64,12 +61,28 @@ class Pulse:
         self._thread.start()
 
     def stop(self) -> None:
-        """The rank ends, and its pulse with it."""
+        """Ends the pulse: the rank ends."""
         self._ended.set()
         self._thread.join(timeout=10 * self.beat)
 
-    def lost(self) -> dict[int, str]:
-        """Ranks that are gone, or that did not come where this one waited, with the reason; this takes some beats."""
+    def verdict(self, error: BaseException) -> RankLost | None:
+        """What to raise in the place of a broken collective: all ranks name those that the first one found.
+
+        None: no rank is lost, as far as can be seen. It takes some beats.
+        """
+        try:
+            words = {"by": self.rank, "lost": {str(rank): why for rank, why in self._lost().items()}}
+            agreed = json.loads(self._store.compare_set("verdict", "", json.dumps(words)))
+        except (RuntimeError, ValueError):
+            agreed = {"by": self.rank, "lost": {"0": STORE}}
+        if not agreed["lost"] or str(self.rank) in agreed["lost"]:
+            return None
+        found = RankLost({int(rank): why for rank, why in agreed["lost"].items()}, str(error).partition("\n")[0])
+        vars(found)["met_on"] = (agreed["by"],)
+        return found
+
+    def _lost(self) -> dict[int, str]:
+        """Ranks that are gone, or that did not come where this one waited, with the reason."""
         first = self._signs()
         time.sleep(PATIENCE * self.beat)
         second = self._signs()
@@ -81,27 +94,10 @@ class Pulse:
         # the others may wait for those that are furthest behind
         return {rank: HANGS for rank, world in behind.items() if world == min(behind.values())}
 
-    def verdict(self, error: BaseException) -> RankLost | None:
-        """What to raise in the place of a broken collective: all ranks name those that the first one found.
-
-        None: no rank is lost, as far as can be seen.
-        """
-        try:
-            words = {"by": self.rank, "lost": {str(rank): why for rank, why in self.lost().items()}}
-            agreed = json.loads(self._store.compare_set("verdict", "", json.dumps(words)))
-        except (RuntimeError, ValueError):
-            agreed = {"by": self.rank, "lost": {"0": STORE}}
-        if not agreed["lost"] or str(self.rank) in agreed["lost"]:
-            return None
-        cause = next(iter(str(error).splitlines()), type(error).__name__)
-        found = RankLost({int(rank): why for rank, why in agreed["lost"].items()}, cause)
-        vars(found)["met_on"] = (agreed["by"],)
-        return found
-
     def _is_behind(self, rank: int, sign: Sign) -> bool:
-        if rank // self.group_size == self.rank // self.group_size:
-            return (sign.world, sign.inner) < (self.world, self.inner)
-        return sign.world < self.world
+        own = Sign(0, **self.begun)
+        same_group = rank // self.group_size == self.rank // self.group_size
+        return (sign.world, same_group and sign.inner) < (own.world, same_group and own.inner)
 
     def _go_on(self) -> None:
         beats = 0
@@ -113,44 +109,35 @@ class Pulse:
                 return
 
     def _show(self, beats: int) -> None:
-        self._store.set(f"rank-{self.rank}", json.dumps([beats, self.world, self.inner]))
+        self._store.set(f"rank-{self.rank}", json.dumps(Sign(beats, **self.begun)))
 
     def _signs(self) -> list[Sign | None]:
         keys = [f"rank-{rank}" for rank in range(self.size)]
         return [Sign(*json.loads(self._store.get(key))) if self._store.check([key]) else None for key in keys]
 
 
-def is_broken(error: BaseException) -> bool:
+def is_broken(error: RuntimeError) -> bool:
     """Whether an error says that a collective failed, because a rank was lost or did not come in time."""
-    named = isinstance(error, dist.DistError)
-    return isinstance(error, RuntimeError) and (named or any(sign in str(error).lower() for sign in SIGNS))
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in SIGNS)
 
 
-def watched(counter: str = "") -> Callable[[F], F]:
-    """A method that exchanges something between ranks: if that fails, the rank that was lost is named.
-
-    The object has ``pulse``, a Pulse or None.
+@contextmanager
+def watched(pulse: Pulse | None, counter: str = "") -> Iterator[None]:
+    """An exchange between ranks: if it fails, the rank that was lost is named.
 
     Args:
-        counter: ``"world"`` where all ranks make the call, ``"inner"`` where those of a group do; it is counted.
+        pulse: None: no rank is named.
+        counter: ``"world"`` where all ranks make the exchange, ``"inner"`` where those of a group do; it is counted.
+
+    Raises:
+        RankLost: a rank died or hangs.
     """
-
-    def wrap(method: F) -> F:
-        @functools.wraps(method)
-        def call(self: Any, *arguments: Any, **options: Any) -> Any:
-            pulse: Pulse | None = self.pulse
-            if pulse is not None and counter:
-                setattr(pulse, counter, getattr(pulse, counter) + 1)
-            try:
-                return method(self, *arguments, **options)
-            except RuntimeError as error:
-                if pulse is None or isinstance(error, RankLost) or not is_broken(error):
-                    raise
-                found = pulse.verdict(error)
-                if found is None:
-                    raise
-                raise found from error
-
-        return cast(F, call)
-
-    return wrap
+    if pulse is not None and counter:
+        pulse.begun[counter] += 1
+    try:
+        yield
+    except RuntimeError as error:
+        lost = None if pulse is None or isinstance(error, RankLost) or not is_broken(error) else pulse.verdict(error)
+        if lost is None:
+            raise
+        raise lost from error

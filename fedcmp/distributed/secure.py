@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from fedcmp.aggregation.contribution import Contribution, Traffic
+from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import sums_only_methods
-from fedcmp.distributed.cohort import LocalCohort, by_client, sent
+from fedcmp.distributed.cohort import Layout, LocalCohort, Terms, largest_of_all
 from fedcmp.distributed.exact import from_fixed, scale_exponents, sum_fixed
-from fedcmp.distributed.terms import Layout, Terms, flatten, unflatten
 from fedcmp.errors import AggregationError
-from fedcmp.secure import Costs, Losses, num_bytes, secure_sum
+from fedcmp.secure.parties import num_bytes
+from fedcmp.secure.protocol import Costs, Losses, secure_sum
 from fedcmp.types import Params
-
-T = TypeVar("T")
 
 ZEROS = -2000
 """Below every exponent that float64 has."""
@@ -40,14 +38,15 @@ class ClientsLost(AggregationError):
         self.survivors, self.lost = survivors, lost
 
 
-class SecureCohort:
+class SecureCohort(LocalCohort):
     """All clients in one process, each sum by the true messages of secure aggregation (``fedcmp.secure``).
 
     Sums have the bits of a ``LocalCohort``: masks cancel exactly in integers. With a client its weight is lost, too,
     and a sum does not say which of its terms were weighted. So a loss in the *first* sum ends it with ``ClientsLost``,
     and a new cohort of the survivors begins again: the server then has the same sum over the same clients twice, with
     weights that differ by one factor that it knows. In a *later* sum, to begin again would give it sums over two sets
-    of clients, whose difference is the term of the lost one: that is an error.
+    of clients, whose difference is the term of the lost one: that is an error. ``traffic`` is that of the plain cohort;
+    what masks add is in ``costs``.
 
     Args:
         contributions, weighting, population: as for ``LocalCohort``.
@@ -74,20 +73,12 @@ class SecureCohort:
         largest: Callable[[str], float] | None = None,
         least: int = 0,
     ) -> None:
-        self._plain = LocalCohort(contributions, weighting, population)
-        self._contributions = sorted(contributions, key=lambda one: one.client_id)
-        self.clients, self.weights, self.population = self._plain.clients, self._plain.weights, self._plain.population
+        super().__init__(contributions, weighting, population)
         self._method, self._losses, self._watch = method, losses, watch
         self._largest, self._least = largest, least
-        self._up = 0
         self.costs = Costs()
         """Of all sums so far."""
         self.num_sums = 0
-
-    @property
-    def traffic(self) -> Traffic:
-        """As the plain cohort's: four bytes for each number. What masks add is in ``costs``."""
-        return self._plain.traffic._replace(up=self._up)
 
     def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
         """The sum, in the bits of a ``LocalCohort``; all that the server gets are the messages of the protocol.
@@ -97,24 +88,25 @@ class SecureCohort:
             AggregationError: clients were lost in a later sum, more than a third in any, or there is only one; or as
                 for a ``LocalCohort``.
         """
-        terms = Terms(self._contributions, fn, by_client(self.clients, weights))
-        layout = terms.scan()
-        self._up = sent(Traffic(self._up), layout).up
-        bounds = self._agree(layout, terms.largest_of) if self._largest is None else self._known(terms.largest)
-        exponents = scale_exponents(bounds, len(self.clients))
+        terms = Terms(self._contributions, fn, self.clients, weights)
+        layout = self._common([terms.scan()], self.clients)
         if not layout:
             return {}
-        cpu = torch.device("cpu")
-        fixed = (flatten(layout, list(layout), sum_fixed([term], exponents), cpu) for term in terms)
-        words = (one.numpy().view(np.uint64) for one in fixed)
+        bounds = self._agree(layout, terms) if self._largest is None else self._known(layout, terms, self._largest)
+        exponents = scale_exponents(bounds, len(self.clients))
+        fixed = (sum_fixed([term], exponents) for term in terms)
+        words = (torch.cat([one[name].reshape(-1).cpu() for name in layout]).numpy().view(np.uint64) for one in fixed)
         summed = secure_sum(self.clients, words, self._losses(self.num_sums), least=self._least, watch=self._watch)
         self.costs = self.costs.plus(summed.costs)
         self.num_sums += 1
-        self._require(summed.survivors)
-        total = torch.from_numpy(summed.total.view(np.int64))
+        self._require_all(summed.survivors)
         device = next(iter(self._contributions[0].delta.values())).device
-        parts = unflatten(layout, list(layout), total.to(device))
-        return {name: from_fixed(part, exponents[name]) for name, part in parts.items()}
+        total = torch.from_numpy(summed.total.view(np.int64)).to(device)
+        parts = total.split([math.prod(shape) for _, *shape in layout.values()])
+        return {
+            name: from_fixed(part.view(shape), exponents[name])
+            for (name, (_, *shape)), part in zip(layout.items(), parts, strict=True)
+        }
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
         """Refused: a single client's term stays hidden.
@@ -127,47 +119,32 @@ class SecureCohort:
             f"methods that work: {', '.join(sums_only_methods())}; cosines between clients need aggregator.pairwise=0"
         )
 
-    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        """Calls ``fn``; there is one process."""
-        return self._plain.on_server(fn, *args)
-
-    def share(self, value: T) -> T:
-        """The value; there is one process."""
-        return self._plain.share(value)
-
-    def _agree(self, layout: Layout, largest_of: Mapping[int, Mapping[str, float]]) -> dict[str, float]:
+    def _agree(self, layout: Layout, terms: Terms) -> dict[str, float]:
         """What bounds the entries of each tensor, agreed by messages of their own."""
-        told = [Sizes(one, tuple(_size(largest_of[one][name]) for name in layout)) for one in self.clients]
+        told = [Sizes(one, tuple(_size(terms.largest[one][name]) for name in layout)) for one in self.clients]
         for message in told:
             self._watch(message)
         most = [max(sizes) for sizes in zip(*(one.exponents for one in told), strict=True)]
         self.costs = self.costs.plus(Costs(sum(map(num_bytes, told)), len(told) * num_bytes(tuple(most))))
         # the largest number of that size: the same scale as the largest value itself gives
-        return {
-            name: math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0
-            for name, size in zip(layout, most, strict=True)
-        }
+        bounds = (math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0 for size in most)
+        return dict(zip(layout, bounds, strict=True))
 
-    def _known(self, largest: Mapping[str, float]) -> dict[str, float]:
-        """What bounds the entries of each tensor, where that is known beforehand."""
-        assert self._largest is not None
-        bounds = {name: self._largest(name) for name in largest}
-        for name, value in largest.items():
-            if value > bounds[name]:
-                raise AggregationError(
-                    f"a client sends {value} into the sum of {name!r}: over its bound {bounds[name]}"
-                )
-        return bounds
+    def _known(self, layout: Layout, terms: Terms, largest: Callable[[str], float]) -> dict[str, float]:
+        """What bounds the entries of each tensor, known beforehand."""
+        for name, value in largest_of_all(layout, list(terms.largest.values())).items():
+            if value > largest(name):
+                raise AggregationError(f"a client sends {value} into the sum of {name!r}: over {largest(name)}")
+        return {name: largest(name) for name in layout}
 
-    def _require(self, survivors: tuple[int, ...]) -> None:
-        """All are there, or it is the first sum."""
+    def _require_all(self, survivors: tuple[int, ...]) -> None:
         missing = tuple(one for one in self.clients if one not in survivors)
         if missing and self.num_sums == 1:
             raise ClientsLost(survivors, missing)
         if missing:
             raise AggregationError(
-                f"clients {list(missing)} were lost after the first sum of the round: going on would give the server "
-                "sums over two sets of clients, whose difference is what the lost ones sent; begin a new round"
+                f"clients {list(missing)} were lost after the first sum of the round: sums over two sets of clients "
+                "would show what the lost ones sent; begin a new round"
             )
 
 

@@ -1,4 +1,4 @@
-"""Clients as process groups: a Fabric strategy whose gradients and samplers stay inside the client's group."""
+"""Clients as process groups: a Fabric strategy whose gradients stay inside the client's group."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from fedcmp.distributed.team import Topology, make_topology
 class ClientGroupStrategy(DDPStrategy):
     """W ranks as G groups of R; a group trains clients, and nothing but projectors ever crosses between groups.
 
-    Groups are made once, by all ranks in the same order and with a timeout. Modules are moved to their device and not
-    wrapped: a frozen model has nothing to synchronise, and the projector's gradient is summed by ``sum_in_group``.
+    Groups are made once, by all ranks in the same order and with a timeout. No module is wrapped: a frozen model has
+    nothing to synchronise, and the projector's gradient is summed by ``sum_in_group``.
 
     Args:
         group_size: R.
@@ -58,22 +58,6 @@ class ClientGroupStrategy(DDPStrategy):
         self._set_world_ranks()
         _init_dist_connection(self.cluster_environment, "gloo", timeout=self._timeout)
 
-    @property
-    @override
-    def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        return {"num_replicas": self.group_size, "rank": self.topology.place(self.global_rank)}
-
-    @override
-    def setup_module(self, module: nn.Module) -> nn.Module:
-        return module
-
-    @override
-    def all_reduce(self, tensor: Tensor, group: Any = None, reduce_op: Any = "mean") -> Tensor:
-        """Over the client's group, where Fabric's default would be the world."""
-        if group is None and self.group_size == 1:
-            return tensor
-        return super().all_reduce(tensor, self._own if group is None else group, reduce_op)
-
     def shard(self, layers: Iterable[nn.Module]) -> None:
         """Spreads the weights of frozen layers over this rank's group."""
         if self._own is not None:
@@ -88,7 +72,7 @@ class ClientGroupStrategy(DDPStrategy):
 
 def close() -> None:
     """Ends the process group; without it a gloo process may abort at exit."""
-    if dist.is_available() and dist.is_initialized():
+    if dist.is_initialized():
         if torch.cuda.is_initialized():  # a run on the CPU leaves GPUs alone
             torch.cuda.synchronize()
         dist.destroy_process_group()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -12,13 +12,11 @@ from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.messages import together as together
 from fedcmp.distributed.pulse import Pulse, watched
-from fedcmp.distributed.wire import Wire
+from fedcmp.distributed.wire import Alone, Wire
 from fedcmp.errors import ConfigError
 
 if TYPE_CHECKING:  # it imports lightning
     from fedcmp.distributed.strategy import ClientGroupStrategy
-
-T = TypeVar("T")
 
 
 class Topology(NamedTuple):
@@ -52,7 +50,7 @@ class Topology(NamedTuple):
 
 
 def make_topology(world_size: int, group_size: int) -> Topology:
-    """Checks that groups fill the ranks.
+    """Groups that fill the ranks.
 
     Raises:
         ConfigError: ``launch.group_size`` does not divide the number of ranks.
@@ -63,16 +61,13 @@ def make_topology(world_size: int, group_size: int) -> Topology:
 
 
 def assign(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]:
-    """Which group takes which wave: each to the group that has least to do, so that groups finish together.
+    """The waves of each group: each wave goes to the group that has least to do, so that groups finish together.
 
     What a wave computes does not depend on the group that it is assigned to.
 
     Args:
         costs: what each wave costs, longest first.
         num_groups: G.
-
-    Returns:
-        The waves of each group, in the order in which it takes them.
 
     >>> assign([5, 4, 3, 3], num_groups=2)
     ((0, 3), (1, 2))
@@ -86,98 +81,26 @@ def assign(costs: Sequence[int], num_groups: int) -> tuple[tuple[int, ...], ...]
     return tuple(tuple(waves) for waves in assigned)
 
 
-class Team(Protocol):
-    """All ranks make the same calls in the same order, with something to send or without."""
+class Solo(Alone):
+    """One process: the oracle of every other team.
 
-    @property
-    def topology(self) -> Topology:
-        """W ranks in groups of R."""
-        ...
+    On any team all ranks make the same calls in the same order.
+    """
 
-    @property
-    def rank(self) -> int:
-        """This rank, 0 .. W - 1; 0 is the server."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-        ...
-
-    @property
-    def in_step(self) -> bool:
-        """Whether the ranks of a group hold the frozen model together, so that they must call it together."""
-        ...
+    topology = Topology()
+    in_step = False
+    """Whether the ranks of a group hold the frozen model together, so that they must call it together."""
 
     def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
         """The cohort of a round; only the rank that leads its group may bring contributions."""
-        ...
-
-    def shard(self, layers: Iterable[nn.Module]) -> None:
-        """Spreads the weights of frozen layers over the group, if the run asks for it."""
-        ...
-
-    def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over the ranks of this rank's group, in place."""
-        ...
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks, on every rank."""
-        ...
-
-    def collect(self, value: Any) -> list[Any]:
-        """What each rank brings (plain containers, numbers and text), by rank, on every rank."""
-        ...
-
-    def share(self, value: T, source: int = 0) -> T:
-        """The value of rank ``source``, on every rank."""
-        ...
-
-    def agree(self, error: BaseException | None) -> None:
-        """Raises on every rank what any rank brings."""
-        ...
-
-
-def leads(team: Team) -> bool:
-    """Whether this rank speaks for its group."""
-    return team.topology.place(team.rank) == 0
-
-
-def is_server(team: Team) -> bool:
-    """Whether this rank aggregates, logs and saves."""
-    return team.rank == 0
-
-
-class Solo:
-    """One process: the oracle of every other team."""
-
-    def __init__(self, device: torch.device | None = None) -> None:
-        self.topology = Topology()
-        self.rank = 0
-        self.device = device or torch.device("cpu")
-        self.in_step = False
-
-    def cohort(self, contributions: Sequence[Contribution], weighting: str, population: int) -> Cohort:
         return LocalCohort(contributions, weighting, population)
 
     def shard(self, layers: Iterable[nn.Module]) -> None:
-        """One rank holds it all."""
+        """Spreads the weights of frozen layers over the group, if the run asks for it."""
 
     def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks of this rank's group, in place."""
         return tensor
-
-    def total(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor
-
-    def collect(self, value: Any) -> list[Any]:
-        return [value]
-
-    def share(self, value: T, source: int = 0) -> T:
-        return value
-
-    def agree(self, error: BaseException | None) -> None:
-        if error is not None:
-            raise error
 
 
 class Groups(Wire):
@@ -200,6 +123,19 @@ class Groups(Wire):
         if self.in_step:
             self._strategy.shard(layers)
 
-    @watched("inner")
     def sum_in_group(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self._strategy.sum_in_group(tensor)
+        with watched(self._pulse, "inner"):
+            return self._strategy.sum_in_group(tensor)
+
+
+Team: TypeAlias = Solo | Groups
+
+
+def leads(team: Team) -> bool:
+    """Whether this rank speaks for its group."""
+    return team.topology.place(team.rank) == 0
+
+
+def is_server(team: Team) -> bool:
+    """Whether this rank aggregates, logs and saves."""
+    return team.rank == 0

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import num_bytes
 from fedcmp.aggregation.traffic import count
+from fedcmp.distributed.cohort import HELD_BYTES
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.team import Topology
-from fedcmp.distributed.terms import HELD_BYTES
 from fedcmp.errors import label_client
 from fedcmp.federation.sampling import ClientTask, RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig

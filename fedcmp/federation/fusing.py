@@ -16,7 +16,7 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import RoundPlan, unlucky
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.privacy.cohort import PrivateCohort
-from fedcmp.secure import Losses
+from fedcmp.secure.protocol import Losses
 from fedcmp.seeding import numpy_rng
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from fedcmp.errors import ConfigError
 INTERVAL = 1e-3
 """Width of a cell of a privacy loss distribution, in standard deviations of the loss."""
 PLD_MINIMUM = 0.01
-"""With a noise multiplier of a run below this, epsilon is in the thousands and nothing is private: both accountants
-give the Renyi bound, since distributions of such losses leave the range of numbers."""
+"""With a noise multiplier of a run below this (epsilon is in the thousands) both accountants give the Renyi bound:
+distributions of such losses leave the range of numbers."""
 TOLERANCE = 1e-4
 """Largest relative excess of the noise multiplier that ``solve_noise`` finds over the least one."""
 
@@ -23,19 +23,13 @@ TOLERANCE = 1e-4
 def epsilon_of(accountant: str, noise: float, rounds: int, delta: float) -> float:
     """epsilon of ``rounds`` Gaussian mechanisms, one after the other, each free to depend on the answers before it.
 
-    No amplification by sampling is claimed: see docs/privacy.md.
+    An upper bound; 0 for no round. No amplification by sampling is claimed: see docs/privacy.md.
 
     Args:
         accountant: ``pld`` or ``rdp``.
         noise: noise multiplier of each: standard deviation over L2 sensitivity, > 0.
         rounds: how many, at least 0.
         delta: in (0, 1).
-
-    Returns:
-        An upper bound; 0 for no round.
-
-    Raises:
-        ConfigError: the library is not installed.
 
     >>> epsilon_of("rdp", 4.0, 0, 1e-5)
     0.0
@@ -64,9 +58,6 @@ def solve_noise(accountant: str, epsilon: float, delta: float, rounds: int) -> f
     Args:
         accountant, delta, rounds: as for ``epsilon_of``; at least one round.
         epsilon: > 0.
-
-    Raises:
-        ConfigError: the library is not installed.
     """
     from scipy.optimize import brentq  # takes a while to import, and most runs solve nothing
 
@@ -99,6 +90,4 @@ def require_library() -> Any:
     try:
         return importlib.import_module("dp_accounting")
     except ImportError as error:
-        raise ConfigError(
-            f"privacy.kind needs dp-accounting, which is not installed ({error}): pip install 'fedcmp[privacy]'"
-        ) from error
+        raise ConfigError(f"privacy.kind needs dp-accounting ({error}): pip install 'fedcmp[privacy]'") from error

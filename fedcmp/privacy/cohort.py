@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from fedcmp.aggregation.contribution import Cohort, Contribution, Traffic
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm
 from fedcmp.types import Params
-
-T = TypeVar("T")
 
 
 class PrivateCohort:
@@ -34,32 +31,20 @@ class PrivateCohort:
     """
 
     def __init__(self, inner: Cohort, mechanism: Mechanism) -> None:
-        count, helpers = len(inner.clients), mechanism.helpers
-        if count > mechanism.invited:  # no assert: it must be checked under python -O, too
-            raise AggregationError(f"{count} clients report, and {mechanism.invited} were invited")
-        if helpers is not None and count < helpers:
+        count, helpers = len(inner.clients), mechanism.helpers or 0
+        if not helpers <= count <= mechanism.invited:  # no assert: it must be checked under python -O, too
             raise AggregationError(
-                f"round {mechanism.round + 1}: {count} clients report, and the promised noise needs the shares of "
-                f"{helpers} (privacy.honest)"
+                f"round {mechanism.round + 1}: {count} clients report, of {mechanism.invited} that were invited; the "
+                f"noise needs the shares of {helpers} (privacy.honest)"
             )
         self._inner, self._mechanism = inner, mechanism
+        self.clients, self.population = inner.clients, inner.population
+        self.weights = torch.full((count,), 1.0 / mechanism.invited, dtype=torch.float64)
+        """``1 / n`` each, ``[K]``; they sum to less than 1 if some of the n invited clients do not report."""
+        self.on_server, self.share = inner.on_server, inner.share
         self._asked = False
         self.below: float | None = None
         """The noisy share of clients whose norm is within the clip, after the sum; the same on every rank."""
-
-    @property
-    def clients(self) -> tuple[int, ...]:
-        """Those that report."""
-        return self._inner.clients
-
-    @property
-    def weights(self) -> Tensor:
-        """``1 / n`` each, float64 ``[K]``; they sum to less than 1 if some of the n invited clients do not report."""
-        return torch.full((len(self.clients),), 1.0 / self._mechanism.invited, dtype=torch.float64)
-
-    @property
-    def population(self) -> int:
-        return self._inner.population
 
     @property
     def traffic(self) -> Traffic:
@@ -74,7 +59,9 @@ class PrivateCohort:
         if self._asked:
             raise AggregationError("a private cohort was asked for a second sum: the budget of a round counts one")
         self._asked = True
-        shares = None if weights is None else dict(zip(self.clients, weights.tolist(), strict=True))
+        shares = dict.fromkeys(self.clients, 1.0)
+        if weights is not None:
+            shares = dict(zip(self.clients, weights.tolist(), strict=True))
         found = self._inner.on_server(self._finish, self._inner.sum(partial(self._term, fn, shares)))
         total, below = found or ({}, None)
         if self._mechanism.counts:
@@ -85,24 +72,15 @@ class PrivateCohort:
         """Refused: single clients are not released."""
         raise AggregationError("a private cohort releases no single clients: methods that gather have no privacy")
 
-    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
-        return self._inner.on_server(fn, *args)
-
-    def share(self, value: T) -> T:
-        return self._inner.share(value)
-
-    def _term(
-        self, fn: Callable[[Contribution], Params], shares: dict[int, float] | None, contribution: Contribution
-    ) -> Params:
+    def _term(self, fn: Callable[[Contribution], Params], shares: dict[int, float], one: Contribution) -> Params:
         mechanism = self._mechanism
-        term = fn(replace(contribution, delta=clip_norm(contribution.delta, mechanism.clip)))
-        if shares is not None:
-            term = {name: value.double() * shares[contribution.client_id] for name, value in term.items()}
+        term = fn(replace(one, delta=clip_norm(one.delta, mechanism.clip)))
+        term = {name: value.double() * shares[one.client_id] for name, value in term.items()}
         if mechanism.counts:
-            half = 0.5 if math.sqrt(contribution.square) <= mechanism.clip else -0.5
-            term = {**term, BELOW: contribution.numbers(half) / mechanism.invited}
+            half = 0.5 if math.sqrt(one.square) <= mechanism.clip else -0.5
+            term[BELOW] = one.numbers(half) / mechanism.invited
         clipped = mechanism.clip_term(term)
-        return clipped if mechanism.helpers is None else mechanism.add_noise(clipped, "client", contribution.client_id)
+        return clipped if mechanism.helpers is None else mechanism.add_noise(clipped, "client", one.client_id)
 
     def _finish(self, total: Params) -> tuple[Params, float | None]:
         """At the server: the noisy sum, and the share of clients within the clip."""

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +27,6 @@ noise that is added to it. At least 2^24 numbers of float64 fall on each multipl
 TAIL = 12.0
 """Standard deviations. Noise that a client adds is cut there, so that the largest possible message is known beforehand;
 the chance that it matters is below 1e-32 for a number."""
-
 
 Draw = Callable[..., Tensor]
 """``draw(shape, *path)``: independent standard normal numbers for each path, float64, on the CPU."""
@@ -69,7 +67,7 @@ class Mechanism:
             raise AggregationError(f"no privacy with noise={self.noise} for {self.invited} clients")
 
     def bound(self, name: str) -> float:
-        """The largest norm of one client's part, before it is divided by ``invited``: C, and 1/2 for the count."""
+        """The largest norm of one client's part, before it is divided by n: C, and 1/2 for the count."""
         return 0.5 if name == BELOW else self.clip
 
     def deviation(self, name: str) -> float:
@@ -79,8 +77,7 @@ class Mechanism:
 
     def own_deviation(self, name: str) -> float:
         """The standard deviation of what one party adds: the server all, each client ``1 / sqrt(h)`` of it."""
-        share = 1.0 if self.helpers is None else 1.0 / math.sqrt(self.helpers)
-        return share * self.deviation(name)
+        return 1.0 / math.sqrt(self.helpers or 1) * self.deviation(name)
 
     def largest(self, name: str) -> float:
         """The largest magnitude that an entry of one client's term may have: known before any client has reported."""
@@ -99,47 +96,39 @@ class Mechanism:
         Noise in floating point can take only some values, and a sum shifts them: its lowest bits may show what it was
         (Mironov, ACM CCS 2012). They are rounded away.
         """
-        return {name: self._add(name, value, *party) for name, value in sums.items()}
-
-    def _add(self, name: str, value: Tensor, *party: str | int) -> Tensor:
-        noise = self.draw(value.shape, self.round, name, *party).to(value.device)
-        if self.helpers is not None:
-            noise = noise.clamp(-TAIL, TAIL)
-        grid = self._grid(name)
-        return ((value + self.own_deviation(name) * noise) / grid).round() * grid
+        found = {}
+        for name, value in sums.items():
+            noise, grid = self.draw(value.shape, self.round, name, *party).to(value.device), self._grid(name)
+            if self.helpers is not None:
+                noise = noise.clamp(-TAIL, TAIL)
+            found[name] = ((value + self.own_deviation(name) * noise) / grid).round() * grid
+        return found
 
     def _grid(self, name: str) -> float:
         return math.ldexp(1.0, math.frexp(self.own_deviation(name))[1] + GRID)
 
 
 def make_draw(stream: str, seed: int) -> Draw:
-    """The source that ``privacy.stream`` names: ``seeded`` or ``system``."""
-    return system_normal if stream == "system" else partial(seeded_normal, seed)
+    """The source of noise that ``privacy.stream`` names.
 
+    ``seeded``: the numbers of one stream of the run; the same path gives the same numbers, and who knows the seed knows
+    them. From NumPy: torch's generator on a CPU has 2^32 seeds, few enough for two of many streams to be the same one.
+    ``system``: fresh numbers from the operating system's cryptographic generator, whatever the path.
 
-def seeded_normal(seed: int, shape: Sequence[int], *path: str | int) -> Tensor:
-    """The numbers of one stream of the run: the same path gives the same numbers. Who knows the seed knows them.
-
-    From NumPy: torch's generator on a CPU has 2^32 seeds, few enough for two of many streams to be the same one.
-
-    >>> bool((seeded_normal(0, [2], "w", 1) == seeded_normal(0, [2], "w", 1)).all())
+    >>> draw = make_draw("seeded", 0)
+    >>> bool((draw([2], "w", 1) == draw([2], "w", 1)).all())
     True
     """
-    return torch.from_numpy(np.asarray(numpy_rng(seed, "privacy", *path).standard_normal(tuple(shape))))
 
+    def seeded(shape: Sequence[int], *path: str | int) -> Tensor:
+        return torch.from_numpy(np.asarray(numpy_rng(seed, "privacy", *path).standard_normal(tuple(shape))))
 
-def system_normal(shape: Sequence[int], *path: str | int) -> Tensor:
-    """Fresh numbers from the operating system's cryptographic generator, by Box and Muller's transform.
+    def system(shape: Sequence[int], *path: str | int) -> Tensor:
+        bits = np.frombuffer(os.urandom(8 * math.prod(shape)), dtype="<u8") >> 12
+        uniform = (bits.astype(np.float64) + 0.5) * 2.0**-52  # in (0, 1)
+        return torch.special.ndtri(torch.from_numpy(uniform)).reshape(tuple(shape))
 
-    The path does not matter: no number is ever drawn twice.
-    """
-    count = math.prod(shape)
-    half = (count + 1) // 2
-    bits = np.frombuffer(os.urandom(16 * half), dtype="<u8").reshape(2, half) >> 11
-    uniform = (bits.astype(np.float64) + 0.5) * 2.0**-53  # in (0, 1)
-    radius, angle = np.sqrt(-2.0 * np.log(uniform[0])), 2.0 * math.pi * uniform[1]
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
-    return torch.from_numpy(normal).reshape(tuple(shape))
+    return system if stream == "system" else seeded
 
 
 def clip_norm(params: Params, bound: float) -> Params:

@@ -11,7 +11,7 @@ from fedcmp.aggregation.local.proximal import Proximal
 from fedcmp.aggregation.parts import Plain
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.server.fedexp import Fedexp
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice
 
 KINDS = ("none", "central", "distributed")
 ACCOUNTANTS = ("pld", "rdp")
@@ -61,36 +61,29 @@ class PrivacyConfig:
 
     def validate(self, prefix: str = "privacy") -> None:
         for key, choices in (("kind", KINDS), ("accountant", ACCOUNTANTS), ("stream", STREAMS)):
-            value = getattr(self, key)
-            if value not in choices:
-                raise ConfigError(f"{prefix}.{key}: unknown word {value!r}; {nearest(str(value), choices)}")
-        for key in ("clip", "quantile_rate"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise ConfigError(f"{prefix}.{key} must be in (0, inf), got {getattr(self, key)}")
-        for key in ("noise", "epsilon", "honest"):
-            if not 0 <= getattr(self, key) < math.inf:
-                raise ConfigError(f"{prefix}.{key} must be in [0, inf), got {getattr(self, key)}")
-        if 0 < self.noise < SMALLEST_NOISE:
-            raise ConfigError(f"{prefix}.noise must be 0 (solved for) or at least {SMALLEST_NOISE}, got {self.noise}")
-        if not 0 < self.delta < 1:
-            raise ConfigError(f"{prefix}.delta must be in (0, 1), got {self.delta}")
-        if not 0 <= self.quantile < 1:
-            raise ConfigError(f"{prefix}.quantile must be 0 (off) or in (0, 1), got {self.quantile}")
+            check_choice(f"{prefix}.{key}", getattr(self, key), choices)
+        for key, fits, range_ in (
+            ("clip", 0 < self.clip < math.inf, "in (0, inf)"),
+            ("quantile_rate", 0 < self.quantile_rate < math.inf, "in (0, inf)"),
+            ("noise", self.noise == 0 or SMALLEST_NOISE <= self.noise < math.inf, f"0 or at least {SMALLEST_NOISE}"),
+            ("epsilon", 0 <= self.epsilon < math.inf, "in [0, inf)"),
+            ("honest", self.honest >= 0, "at least 0"),
+            ("delta", 0 < self.delta < 1, "in (0, 1)"),
+            ("quantile", 0 <= self.quantile < 1, "0 (off) or in (0, 1)"),
+        ):
+            if not fits:
+                raise ConfigError(f"{prefix}.{key} must be {range_}, got {getattr(self, key)}")
         if self.on and not self.noise and not self.epsilon:
             raise ConfigError(f"{prefix}.kind={self.kind} needs {prefix}.epsilon (a budget) or {prefix}.noise")
         if self.kind == "distributed" and self.stream == "system":
-            raise ConfigError(
-                f"{prefix}.stream=system draws noise at the server, and {prefix}.kind=distributed does not: use seeded"
-            )
+            raise ConfigError(f"{prefix}.stream must be seeded with {prefix}.kind=distributed: system is the server's")
         if self.honest and self.kind != "distributed":
             raise ConfigError(f"{prefix}.honest is for {prefix}.kind=distributed, and it is {self.kind}")
 
 
 def sends_one_mean(method: Aggregator) -> bool:
-    """Whether the mean of the clients' deltas is all that the server needs.
-
-    A class derived from ``Mean``, a wrapper around it and a local step that sends a message are not known to.
-    """
+    """Whether the mean of the clients' deltas is all that the server needs. Classes derived from ``Mean`` are not
+    known to, nor are wrappers around it and local steps that send a message."""
     one_sum = type(method.fuse) is Mean and type(method.local) in (Plain, Proximal)
     return one_sum and not isinstance(method.server, Fedexp)  # it reads the mean square of the deltas, too
 

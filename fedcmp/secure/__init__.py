@@ -6,21 +6,3 @@ integers out: nothing here knows models, ranks or rounds. See docs/secure_aggreg
 
 Differs from the paper: a client commits to its self mask by a hash, so that a wrong share is noticed at the server.
 """
-
-from fedcmp.secure.parties import Advertisement, Answer, Client, Masked, Server, Shares, num_bytes, threshold
-from fedcmp.secure.protocol import Costs, Losses, Summed, secure_sum
-
-__all__ = [
-    "Advertisement",
-    "Answer",
-    "Client",
-    "Costs",
-    "Losses",
-    "Masked",
-    "Server",
-    "Shares",
-    "Summed",
-    "num_bytes",
-    "secure_sum",
-    "threshold",
-]

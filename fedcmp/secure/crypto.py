@@ -13,6 +13,7 @@ Ciphers are those of the library ``cryptography``.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -46,7 +47,7 @@ Entropy = Callable[[int], bytes]
 
 
 class KeyPair(NamedTuple):
-    """An X25519 key pair."""
+    """An X25519 key pair, 32 bytes each."""
 
     private: bytes
     public: bytes
@@ -58,11 +59,8 @@ def key_pair(private: bytes) -> KeyPair:
 
 
 def mask_key(private: bytes, public: bytes, one: int, other: int) -> bytes:
-    """The key of the mask of two clients, the same for both.
-
-    Args:
-        private: of the one; public: of the other.
-        one, other: their ids, in any order.
+    """The key of the mask of clients ``one`` and ``other``, the same for both: from the private key of either and the
+    public key of the other.
 
     >>> mine, yours = key_pair(bytes([1] * 32)), key_pair(bytes([2] * 32))
     >>> mask_key(mine.private, yours.public, 3, 5) == mask_key(yours.private, mine.public, 5, 3)
@@ -74,24 +72,22 @@ def mask_key(private: bytes, public: bytes, one: int, other: int) -> bytes:
 
 def seal(letter: bytes, private: bytes, public: bytes, sender: int, receiver: int) -> bytes:
     """A letter that only ``receiver`` can read; 16 bytes longer. One letter each way between two clients."""
-    return ChaCha20Poly1305(_letter_key(private, public, sender, receiver)).encrypt(_ONCE, letter, None)
+    key = _derive(private, public, f"fedcmp secure sum: letter from {sender} to {receiver}")
+    return ChaCha20Poly1305(key).encrypt(_ONCE, letter, None)
 
 
 def unseal(sealed: bytes, private: bytes, public: bytes, sender: int, receiver: int) -> bytes | None:
     """The letter, or None: it was changed on its way, or it is from or for another client."""
+    key = _derive(private, public, f"fedcmp secure sum: letter from {sender} to {receiver}")
     try:
-        return ChaCha20Poly1305(_letter_key(private, public, sender, receiver)).decrypt(_ONCE, sealed, None)
+        return ChaCha20Poly1305(key).decrypt(_ONCE, sealed, None)
     except InvalidTag:
         return None
 
 
 def commit(secret: bytes) -> bytes:
-    """What shows later that a secret of 32 random bytes is the one that was meant, and says nothing about it before."""
+    """The commitment to a secret of 32 random bytes: it says nothing about the secret, and fits no other."""
     return hashlib.sha256(b"fedcmp secure sum: commitment" + secret).digest()
-
-
-def _letter_key(private: bytes, public: bytes, sender: int, receiver: int) -> bytes:
-    return _derive(private, public, f"fedcmp secure sum: letter from {sender} to {receiver}")
 
 
 def _derive(private: bytes, public: bytes, purpose: str) -> bytes:
@@ -115,10 +111,7 @@ def add_mask(words: Words, key: bytes, sign: int = 1) -> None:
     for begin in range(0, len(words), len(mask)):
         part = words[begin : begin + len(mask)]
         encrypt.update_into(zeros, stream)
-        if sign > 0:
-            part += mask[: len(part)]
-        else:
-            part -= mask[: len(part)]
+        (np.add if sign > 0 else np.subtract)(part, mask[: len(part)], out=part)
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy = os.urandom) -> dict[int, bytes]:
@@ -137,7 +130,9 @@ def split(secret: bytes, threshold: int, points: Sequence[int], entropy: Entropy
     assert len(secret) == SECRET_BYTES
     assert 1 <= threshold <= len(points) == len(set(points))
     assert all(0 < point < PRIME for point in points)
-    polynomial = [int.from_bytes(secret, "big"), *(_element(entropy) for _ in range(threshold - 1))]
+    # 48 bytes: uniform over the field, up to a bias of 2^-127
+    drawn = [int.from_bytes(entropy(48), "big") % PRIME for _ in range(threshold - 1)]
+    polynomial = [int.from_bytes(secret, "big"), *drawn]
     return {point: _value(polynomial, point).to_bytes(SHARE_BYTES, "big") for point in points}
 
 
@@ -158,18 +153,10 @@ def _weights(points: tuple[int, ...]) -> list[int]:
     """Lagrange's weights of the values at ``points`` in the value at 0; a server asks for the same ones K times."""
     weights = []
     for point in points:
-        over = under = 1
-        for other in points:
-            if other != point:
-                over = over * other % PRIME
-                under = under * (other - point) % PRIME
-        weights.append(over * pow(under, -1, PRIME) % PRIME)
+        others = [other for other in points if other != point]
+        under = math.prod(other - point for other in others)
+        weights.append(math.prod(others) * pow(under, -1, PRIME) % PRIME)
     return weights
-
-
-def _element(entropy: Entropy) -> int:
-    """Uniform over the field, up to a bias of 2^-127."""
-    return int.from_bytes(entropy(48), "big") % PRIME
 
 
 def _value(polynomial: Sequence[int], point: int) -> int:

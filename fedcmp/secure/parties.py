@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,20 +74,34 @@ def num_bytes(message: Any) -> int:
     >>> num_bytes(Shares(3, {1: b"x" * 82, 2: b"x" * 82})), num_bytes(Masked(3, np.zeros(5, np.uint64)))
     (176, 44)
     """
+    if isinstance(message, int):
+        return NUMBER_BYTES
     if isinstance(message, np.ndarray):
         return int(message.nbytes)
     if isinstance(message, bytes):
         return len(message)
-    if isinstance(message, int):
-        return NUMBER_BYTES
     if isinstance(message, Mapping):
         return sum(num_bytes(key) + num_bytes(value) for key, value in message.items())
-    assert isinstance(message, tuple), f"no message: {type(message).__name__}"
     return sum(map(num_bytes, message))
+
+
+def threshold(num_clients: int) -> int:
+    """t = K - floor(K/3): so many must stay to the end, so that floor(K/3) may be lost.
+
+    That many clients together can open masks, fewer cannot. Since t > K/2, both secrets of one client open only if at
+    least K/3 clients collude with the server.
+
+    >>> [threshold(count) for count in (2, 3, 4, 6, 8, 100)]
+    [2, 2, 3, 4, 6, 67]
+    """
+    return num_clients - num_clients // 3
 
 
 class Client:
     """One client, for one sum: every key is new and is used once. Its steps are called once each, in their order.
+
+    Each step raises an AggregationError if fewer clients than the threshold go on, one does so twice, one is not known,
+    or a letter was changed on its way.
 
     Args:
         client_id: its id.
@@ -114,20 +127,16 @@ class Client:
 
         Args:
             roster: what all clients advertised, this one too; the same for every client.
-
-        Raises:
-            AggregationError: fewer clients than the threshold, or one twice.
         """
         self._roster = {one.client: one for one in roster}
-        self._require(len(self._roster), "advertised keys")
-        if len(self._roster) < len(roster) or self.client_id not in self._roster:
-            raise AggregationError(f"client {self.client_id} was told of a client twice, or not of itself")
-        points = {client: place for place, client in enumerate(sorted(self._roster), 1)}
+        self._require([one.client for one in roster], self._roster.keys(), "advertised keys")
+        points = _points(self._roster)
         keys = split(self._masks.private, self._threshold, list(points.values()), self._entropy)
         owns = split(self._own, self._threshold, list(points.values()), self._entropy)
         pairs = {client: keys[point] + owns[point] for client, point in points.items()}
         self._held[self.client_id] = pairs.pop(self.client_id)
-        return Shares(self.client_id, {client: self._seal(pair, client) for client, pair in pairs.items()})
+        private, me = self._letters.private, self.client_id
+        return Shares(me, {to: seal(pair, private, self._roster[to].letters, me, to) for to, pair in pairs.items()})
 
     def mask(self, sealed: Mapping[int, bytes], words: Words) -> Masked:
         """Step 2: ``x_u + stream(b_u) + sum_{v > u} stream(s_uv) - sum_{v < u} stream(s_uv)`` modulo 2^64.
@@ -135,13 +144,13 @@ class Client:
         Args:
             sealed: by sender, the letters for this client. A client that sent none takes no part.
             words: x_u, not changed.
-
-        Raises:
-            AggregationError: fewer clients than the threshold, or a letter that was changed on its way.
         """
         for sender, letter in sealed.items():
-            self._held[sender] = self._open(letter, sender)
-        self._require(len(self._held), "shared their secrets")
+            shares = unseal(letter, self._letters.private, self._roster[sender].letters, sender, self.client_id)
+            if shares is None or len(shares) != 2 * SHARE_BYTES:
+                raise AggregationError(f"the shares from client {sender} to {self.client_id} were changed on their way")
+            self._held[sender] = shares
+        self._require(list(self._held), self._roster.keys(), "shared their secrets")
         masked = words.copy()
         add_mask(masked, self._own)
         for other in sorted(self._held.keys() - {self.client_id}):
@@ -152,13 +161,11 @@ class Client:
     def answer(self, survivors: Sequence[int]) -> Answer:
         """Step 3: a share of the self mask's key of each survivor, and of the mask key of each other one.
 
-        Raises:
-            AggregationError: fewer survivors than the threshold, one that took no part, or a second question, which
-                could reveal the other secret of a client.
+        It answers once: a second question could reveal the other secret of a client.
         """
-        self._require(len(survivors), "sent their words")
-        if self._answered or len(set(survivors)) < len(survivors) or not set(survivors) <= self._held.keys():
-            raise AggregationError(f"client {self.client_id} answers once, about clients that took part: {survivors}")
+        self._require(survivors, self._held.keys(), "sent their words")
+        if self._answered:
+            raise AggregationError(f"client {self.client_id} answers once")
         self._answered = True
         lost = self._held.keys() - set(survivors)
         return Answer(
@@ -167,40 +174,20 @@ class Client:
             {client: self._held[client][:SHARE_BYTES] for client in sorted(lost)},
         )
 
-    def _seal(self, letter: bytes, receiver: int) -> bytes:
-        return seal(letter, self._letters.private, self._roster[receiver].letters, self.client_id, receiver)
-
-    def _open(self, sealed: bytes, sender: int) -> bytes:
-        public = self._roster[sender].letters
-        letter = unseal(sealed, self._letters.private, public, sender, self.client_id)
-        if letter is None or len(letter) != 2 * SHARE_BYTES:
-            raise AggregationError(f"the shares from client {sender} to {self.client_id} were changed on their way")
-        return letter
-
-    def _require(self, count: int, what: str) -> None:
-        if count < self._threshold:
+    def _require(self, clients: Sequence[int], known: Collection[int], what: str) -> None:
+        """Enough different clients, all of them known."""
+        if len(clients) < self._threshold or len(set(clients)) < len(clients) or not set(clients) <= set(known):
             raise AggregationError(
-                f"client {self.client_id} does not go on with secure aggregation: only {count} clients {what}, and "
-                f"{self._threshold} are needed"
+                f"client {self.client_id} does not go on with secure aggregation: clients {list(clients)} {what}, and "
+                f"{self._threshold} different ones that took part are needed"
             )
-
-
-def threshold(num_clients: int) -> int:
-    """t = K - floor(K/3): so many must stay to the end, so that floor(K/3) may be lost.
-
-    That many clients together can open masks, fewer cannot. Since t > K/2, both secrets of one client open only if at
-    least K/3 clients collude with the server.
-
-    >>> [threshold(count) for count in (2, 3, 4, 6, 8, 100)]
-    [2, 2, 3, 4, 6, 67]
-    """
-    return num_clients - num_clients // 3
 
 
 class Server:
     """The server, for one sum: it passes letters on, adds masked words, and removes the masks.
 
-    It holds one sum of words, whatever K; keys and shares beside it grow with K.
+    It holds one sum of words, whatever K; keys and shares beside it grow with K. Each step raises an AggregationError
+    if fewer clients than needed go on, one does so twice or without being asked, or a share is wrong.
 
     Args:
         num_clients: K, the clients that were asked.
@@ -222,26 +209,16 @@ class Server:
         self._total: Words | None = None
 
     def roster(self, advertised: Iterable[Advertisement]) -> tuple[Advertisement, ...]:
-        """Step 0: the keys that every client gets, by id.
-
-        Raises:
-            AggregationError: fewer than the threshold, or a client twice.
-        """
-        found = sorted(advertised, key=lambda one: one.client)
+        """Step 0: the keys that every client gets, by id."""
+        found = sorted(advertised)
         self._roster = {one.client: one for one in found}
-        if len(self._roster) < len(found):
-            raise AggregationError(f"a client advertised keys twice: {[one.client for one in found]}")
-        self._require(self._roster, "advertised keys")
+        self._require([one.client for one in found], "advertised keys")
         return tuple(found)
 
     def deliver(self, shares: Iterable[Shares]) -> dict[int, dict[int, bytes]]:
-        """Step 1: by receiver and sender, the letters, among those who have sent theirs.
-
-        Raises:
-            AggregationError: fewer than the threshold.
-        """
+        """Step 1: by receiver and sender, the letters, among those who have sent theirs."""
         found = {one.client: one.sealed for one in shares}
-        self._require(found, "shared their secrets")
+        self._require(list(found), "shared their secrets")
         self._shared = set(found)
         return {
             receiver: {sender: sealed[receiver] for sender, sealed in sorted(found.items()) if sender != receiver}
@@ -249,76 +226,58 @@ class Server:
         }
 
     def add(self, masked: Masked) -> None:
-        """Step 2: adds one client's masked words to the sum.
-
-        Raises:
-            AggregationError: the client took no part so far, sent twice, or sent another number of words.
-        """
-        if masked.client not in self._shared or masked.client in self._sent:
-            raise AggregationError(f"client {masked.client} sent words without being asked")
+        """Step 2: adds one client's masked words to the sum."""
         if self._total is None:
-            self._total = masked.words.copy()
-        elif masked.words.shape != self._total.shape:
-            raise AggregationError(
-                f"client {masked.client} sent {masked.words.shape[0]} words, others {self._total.shape[0]}"
-            )
-        else:
-            self._total += masked.words
+            self._total = np.zeros_like(masked.words)
+        if masked.client not in self._shared or masked.client in self._sent or len(masked.words) != len(self._total):
+            raise AggregationError(f"client {masked.client} sent words that it was not asked for")
+        self._total += masked.words
         self._sent.append(masked.client)
 
     def survivors(self) -> tuple[int, ...]:
-        """Step 3: the clients that sent their words; every client gets the list.
-
-        Raises:
-            AggregationError: fewer than the threshold.
-        """
+        """Step 3: the clients that sent their words; every client gets the list."""
         self._require(self._sent, "sent their words")
         return tuple(sorted(self._sent))
 
     def finish(self, answers: Sequence[Answer]) -> Words:
-        """The sum over the survivors, modulo 2^64.
-
-        Raises:
-            AggregationError: fewer answers than the threshold, or a share that is wrong.
-        """
+        """The sum over the survivors, modulo 2^64."""
         self._require([one.client for one in answers], "answered")
         assert self._total is not None, "there are survivors"
         total, survivors = self._total, self.survivors()
         for client in survivors:
-            own = self._joined(client, {one.client: one.own[client] for one in answers}, self._is_own)
+            own = self._joined({one.client: one.own[client] for one in answers})
+            if own is None or commit(own) != self._roster[client].commitment:
+                raise _wrong_share(client, answers)
             add_mask(total, own, -1)
         for client in sorted(self._shared - set(survivors)):
-            private = self._joined(client, {one.client: one.lost[client] for one in answers}, self._is_private)
+            private = self._joined({one.client: one.lost[client] for one in answers})
+            if private is None or key_pair(private).public != self._roster[client].masks:
+                raise _wrong_share(client, answers)
             for other in survivors:  # the mask that the survivor has added for a client whose words are not here
                 key = mask_key(private, self._roster[other].masks, client, other)
                 add_mask(total, key, -1 if other < client else 1)
         self._total = None
         return total
 
-    def _joined(self, client: int, shares: Mapping[int, bytes], is_right: Callable[[int, bytes], bool]) -> bytes:
-        """A secret of ``client`` from the first t shares, by sender; checked against what it advertised."""
-        points = {one: place for place, one in enumerate(sorted(self._roster), 1)}
-        chosen = dict(islice(sorted(shares.items()), self._needed))
-        secret = join({points[sender]: share for sender, share in chosen.items()})
-        if secret is None or not is_right(client, secret):
+    def _joined(self, shares: Mapping[int, bytes]) -> bytes | None:
+        """A secret from the first t shares, by sender."""
+        points = _points(self._roster)
+        return join({points[sender]: share for sender, share in sorted(shares.items())[: self._needed]})
+
+    def _require(self, clients: Sequence[int], what: str) -> None:
+        if len(set(clients)) < len(clients):
+            raise AggregationError(f"of the clients that {what} one did so twice: {list(clients)}")
+        if len(clients) < self._needed:
             raise AggregationError(
-                f"the shares of a secret of client {client} do not give what it advertised: one of the clients "
-                f"{list(chosen)} sent a wrong share"
+                f"only {len(clients)} of {self._asked} clients {what}, and secure aggregation needs {self._needed}"
             )
-        return secret
 
-    def _is_own(self, client: int, secret: bytes) -> bool:
-        return commit(secret) == self._roster[client].commitment
 
-    def _is_private(self, client: int, secret: bytes) -> bool:
-        return key_pair(secret).public == self._roster[client].masks
+def _points(roster: Iterable[int]) -> dict[int, int]:
+    """By client, where the polynomials of secrets are evaluated for it: 1, 2, ..."""
+    return {client: place for place, client in enumerate(sorted(roster), 1)}
 
-    def _require(self, clients: Iterable[int], what: str) -> None:
-        here = len(set(clients))
-        if here < self._needed:
-            spare = self._asked - self._needed
-            most = f"at most a third, {spare}," if self._needed == threshold(self._asked) else f"at most {spare}"
-            raise AggregationError(
-                f"only {here} of {self._asked} clients {what}, and secure aggregation needs {self._needed}: {most} may "
-                "be lost"
-            )
+
+def _wrong_share(client: int, answers: Sequence[Answer]) -> AggregationError:
+    senders = sorted(one.client for one in answers)
+    return AggregationError(f"a share of a secret of client {client} is wrong; one of the clients {senders} sent it")

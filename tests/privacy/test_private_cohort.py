@@ -8,12 +8,11 @@ import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, contributions
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import delta_of
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
 from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.privacy.noise import BELOW, Mechanism, clip_norm, make_draw, next_clip
-from fedcmp.types import Params
 
 DRAW = make_draw("seeded", 0)
 
@@ -22,10 +21,6 @@ def cohort(
     helpers: int | None = None, invited: int = NUM_CLIENTS, noise: float = 1.5, clip: float = 1.0, counts: bool = False
 ) -> PrivateCohort:
     return PrivateCohort(LocalCohort(contributions()), Mechanism(clip, noise, invited, 4, DRAW, helpers, counts))
-
-
-def delta_of(one: Contribution) -> Params:
-    return one.delta
 
 
 def test_a_round_answers_one_sum_and_no_single_client() -> None:
@@ -39,22 +34,23 @@ def test_a_round_answers_one_sum_and_no_single_client() -> None:
 
 def test_the_promised_noise_needs_those_who_add_it() -> None:
     cohort(helpers=NUM_CLIENTS)
-    with pytest.raises(AggregationError, match=r"round 5: 7 .* 8 \(privacy.honest\)"):
+    with pytest.raises(AggregationError, match=r"privacy\.honest"):
         cohort(helpers=NUM_CLIENTS + 1)
-    with pytest.raises(AggregationError, match="7 clients report, and 6 were invited"):
+    with pytest.raises(AggregationError, match="invited"):
         cohort(invited=6)
 
 
+@pytest.mark.parametrize("clip", [0.01, 3.0])
 @pytest.mark.parametrize("helpers", [None, 5])
-def test_a_sum_is_the_mean_of_clipped_deltas_and_its_noise(helpers: int | None) -> None:
-    private = cohort(helpers, clip=0.01)
+def test_a_sum_is_the_mean_of_clipped_deltas_and_its_noise(helpers: int | None, clip: float) -> None:
+    private = cohort(helpers, clip=clip)
     found = private.sum(delta_of, private.weights)
-    deviation = 1.5 * 0.01 / NUM_CLIENTS
+    deviation = 1.5 * clip / NUM_CLIENTS
     for name, value in found.items():
-        clipped = sum(clip_norm(one.delta, 0.01)[name].double() / NUM_CLIENTS for one in contributions())
+        clipped = sum(clip_norm(one.delta, clip)[name].double() / NUM_CLIENTS for one in contributions())
         shares = [DRAW(value.shape, 4, name, "client", one.client_id) for one in contributions()]
         noise = DRAW(value.shape, 4, name) if helpers is None else sum(shares) / math.sqrt(helpers)
-        torch.testing.assert_close(value, clipped + deviation * noise, rtol=0, atol=1e-7)
+        torch.testing.assert_close(value, clipped + deviation * noise, rtol=0, atol=1e-6 * clip + 1e-9)
 
 
 def test_weights_do_not_depend_on_who_reports_or_on_samples() -> None:

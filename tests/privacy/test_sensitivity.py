@@ -25,41 +25,24 @@ from fedcmp.types import Params
 CLIP, NOISE, INVITED = 0.3, 2.0, 9
 
 
-class Neighbours:
+class Neighbours(LocalCohort):
     """A cohort that also asks each cohort in which one client is silent, and keeps by how much the answers differ."""
 
-    def __init__(self, clients: list[Contribution]) -> None:
-        self._clients, self._whole = clients, LocalCohort(clients, "uniform", INVITED)
-        self.clients, self.weights, self.population = self._whole.clients, self._whole.weights, INVITED
-        self.changes: list[dict[str, torch.Tensor]] = []
-        """By client, the change of each tensor of the sum."""
+    changes: tuple[dict[str, torch.Tensor], ...] = ()
+    """By client, the change of each tensor of the sum."""
 
-    @property
-    def traffic(self):
-        return self._whole.traffic
-
-    def sum(self, fn: Callable[[Contribution], Params]) -> Params:
+    def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
         assert not self.changes, "one sum is asked for"
-        total = self._whole.sum(fn)
-        for one in self._clients:
-            others = LocalCohort([other for other in self._clients if other is not one], "uniform", INVITED)
+        total = super().sum(fn, weights)
+        for one in self._contributions:
+            others = LocalCohort([other for other in self._contributions if other is not one], "uniform", INVITED)
             without = others.sum(fn)
-            self.changes.append({name: total[name] - without[name] for name in total})
+            self.changes += ({name: total[name] - without[name] for name in total},)
         return total
-
-    def on_server(self, fn, *args):
-        return fn(*args)
-
-    def share(self, value):
-        return value
 
 
 def honest(scale: float) -> list[Contribution]:
-    return [_scaled(one, scale) for one in contributions()]
-
-
-def _scaled(one: Contribution, scale: float) -> Contribution:
-    return replace(one, delta={name: scale * value for name, value in one.delta.items()})
+    return [one.scaled(scale) for one in contributions()]
 
 
 def byzantine() -> list[Contribution]:
@@ -68,16 +51,20 @@ def byzantine() -> list[Contribution]:
     single = {name: torch.zeros_like(value) for name, value in clients[4].delta.items()}
     single["linear_1.weight"][0, 0] = 1e20
     return [
-        *(_scaled(one, scale) for one, scale in zip(clients[:4], (1e6, 1e-30, math.nan, 3e37), strict=True)),
+        *(one.scaled(scale) for one, scale in zip(clients[:4], (1e6, 1e-30, math.nan, 3e37), strict=True)),
         replace(clients[4], delta=single),
-        *(_scaled(one, scale) for one, scale in zip(clients[5:], (math.inf, -1e3), strict=True)),
+        *(one.scaled(scale) for one, scale in zip(clients[5:], (math.inf, -1e3), strict=True)),
     ]
 
 
 def measured(name: str, clients: list[Contribution], counts: bool) -> list[float]:
     """For each client the change of all that is released, in deviations of its noise."""
     method = build_aggregator(AggregatorConfig(name, weights="uniform", pairwise=0))
-    method, params, cohort = dataclasses.replace(method, measures=False), random_params(1), Neighbours(clients)
+    method, params, cohort = (
+        dataclasses.replace(method, measures=False),
+        random_params(1),
+        Neighbours(clients, "uniform", INVITED),
+    )
     mechanism = Mechanism(CLIP, NOISE, INVITED, 0, make_draw("seeded", 0), counts=counts)
     method.aggregate(PrivateCohort(cohort, mechanism), params, method.init(params))
     assert cohort.changes[0].keys() == params.keys() | ({BELOW} if counts else set()), "this is all that is asked for"

@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 SMALL = 11
 
 
-@pytest.mark.parametrize("count", [0, 1, 5, CHUNK // WORD_BYTES + 3])
+@pytest.mark.parametrize("count", [0, 5, CHUNK // WORD_BYTES + 3])
 def test_a_mask_is_the_cipher_of_a_counter(count: int) -> None:
     blocks = Cipher(algorithms.AES(KEY), modes.ECB()).encryptor()
     stream = b"".join(blocks.update(number.to_bytes(16, "big")) for number in range(count // 2 + 1))

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedcmp.secure import Advertisement, Answer, Client, Losses, Masked, Server, Shares, parties, secure_sum, threshold
+from fedcmp.secure import parties
 from fedcmp.secure.crypto import add_mask, join, mask_key
-
-MESSAGES = (Advertisement, Shares, Masked, Answer)
+from fedcmp.secure.parties import Advertisement, Answer, Client, Masked, Server, Shares, threshold
+from fedcmp.secure.protocol import Losses, secure_sum
 
 
 def view(parts: Sequence[np.ndarray], losses: Losses | None, entropy: Callable[[int], bytes]) -> list:
@@ -45,6 +45,10 @@ def without_self_masks(seen: list, count: int) -> dict[int, np.ndarray]:
     return left
 
 
+def is_uniform(words: np.ndarray) -> bool:
+    return bool(stats.chisquare(np.bincount(words.view(np.uint8), minlength=256)).pvalue > 1e-5)
+
+
 def split_of(total: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     """Terms with this sum modulo 2^64."""
     parts = list(np.random.default_rng(seed).integers(0, 2**64, (count - 1, len(total)), np.uint64))
@@ -55,15 +59,14 @@ def split_of(total: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
 def test_what_the_server_sees_of_a_term_is_uniform_whatever_the_term(losses: Losses | None) -> None:
     """Terms that are all alike and tiny, the worst to hide."""
     seen = view([np.full(20_000, place, np.uint64) for place in range(6)], losses, random.Random(1).randbytes)
-    assert {type(one) for one in seen} == set(MESSAGES)
+    assert {type(one) for one in seen} == {Advertisement, Shares, Masked, Answer}
     for found in (words_of(seen), without_self_masks(seen, 6)):
         clients = sorted(found)
         assert clients == ([0, 1, 2, 3, 4, 5] if losses is None else [0, 2, 3, 5])
         for client in clients:
-            assert stats.chisquare(np.bincount(found[client].view(np.uint8), minlength=256)).pvalue > 1e-5
-        for one, other in itertools.pairwise(clients):  # nor do two of them tell their difference
-            bits = (found[one] - found[other]).view(np.uint8)
-            assert stats.chisquare(np.bincount(bits, minlength=256)).pvalue > 1e-5
+            assert is_uniform(found[client])
+        for one, other in itertools.pairwise(clients):
+            assert is_uniform(found[one] - found[other]), "nor does the difference of two say anything"
 
 
 @pytest.mark.parametrize("losses", [Losses(), Losses(words=frozenset({2, 5}))])
@@ -128,7 +131,7 @@ def test_a_late_message_reveals_nothing() -> None:
     for other in (0, 1, 2, 3, 5):
         key = mask_key(private, {one.client: one.masks for one in roster}[other], 4, other)
         add_mask(words, key, -1 if other > 4 else 1)
-    assert stats.chisquare(np.bincount(words.view(np.uint8), minlength=256)).pvalue > 1e-5
+    assert is_uniform(words)
     assert all(4 not in one.own for one in answers)
     add_mask(words, clients[4]._own, -1)
     assert np.array_equal(words, parts[4]), "that one mask was all that was left"
