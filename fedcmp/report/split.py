@@ -21,7 +21,10 @@ MATRIX_CLIENTS = 32
 
 
 class Mixture(NamedTuple):
-    """The content of the heat map."""
+    """The kinds that clients differ by: the topics that were assigned, else domains, or labels if there is one domain.
+
+    The rarest ones share a column.
+    """
 
     kind: str
     """``"topic"``, ``"label"`` or ``"domain"``."""
@@ -77,11 +80,7 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
 
 
 def shown_mixture(manifest: Mapping[str, Any]) -> Mixture:
-    """The kinds that clients differ by: the topics that were assigned, else domains, or labels if there is one domain.
-
-    Args:
-        manifest: the content of split.json.
-    """
+    """The content of split.json as a heat map."""
     clients = [manifest["composition"][str(client)] for client in range(len(manifest["sizes"]))]
     domains = {name for one in clients for name in one["domains"]}
     by = manifest["knobs"].get("topic", {}).get("by")
