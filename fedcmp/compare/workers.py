@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -31,6 +33,7 @@ from fedcmp.runs.train import resume, train
 from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
+Run = Callable[[Job], Result | None]
 
 
 class ComparisonEnded(FedcmpError):
@@ -95,9 +98,8 @@ class Worker:
     """Setting and seed of its last job, of which it keeps the features."""
     future: Future[Result | None]
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.run = JobRunner(place, alone=True)
+    def __init__(self, run: Run) -> None:
+        self.run = run
 
     def give(self, job: Job) -> None:
         """Begins a job."""
@@ -137,13 +139,13 @@ class WorkerProcess(Worker):
     It ends with this process, however this ends. One that dies makes its job failed; the next job starts another.
 
     Args:
-        place: the comparison's folder.
+        make: called in the process, gives what runs a job there.
         threads: how many it computes with.
         gpu: its CUDA_VISIBLE_DEVICES; None: unchanged.
     """
 
-    def __init__(self, place: Place, threads: int, gpu: str | None) -> None:
-        self.place, self.share = place, (threads, gpu)
+    def __init__(self, make: Callable[[], Run], threads: int, gpu: str | None) -> None:
+        self.share = make, threads, gpu
         self._start()
 
     def stop(self) -> None:
@@ -156,7 +158,7 @@ class WorkerProcess(Worker):
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=(self.place, *self.share))
+        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=self.share)
         self._pid: Future[int] | None = None
 
     def _submit(self, job: Job) -> Future[Result | None]:
@@ -176,11 +178,11 @@ class WorkerProcess(Worker):
             self._pid.add_done_callback(send)
 
 
-_runner: list[JobRunner] = []
-"""Of this worker process."""
+_runs: list[Run] = []
+"""What runs the jobs of this worker process."""
 
 
-def _begin(place: Place, threads: int, gpu: str | None) -> None:
+def _begin(make: Callable[[], Run], threads: int, gpu: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
     for number in ASKING:
         signal.signal(number, lambda *_: sys.exit())  # between runs; a run has handlers of its own
@@ -189,19 +191,20 @@ def _begin(place: Place, threads: int, gpu: str | None) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(min(torch.get_num_threads(), threads))
     log_to_stderr()
-    _runner.append(JobRunner(place, alone=False))
+    _runs.append(make())
 
 
 def _run(job: Job) -> Result | None:
-    return _runner[0](job)
+    return _runs[0](job)
 
 
 def start_workers(place: Place, count: int, cuda: bool) -> list[Worker]:
     """``count`` workers, the GPUs shared among them; one is this process."""
     if count == 1:
-        return [Worker(place)]
+        return [Worker(JobRunner(place, alone=True))]
+    make = functools.partial(JobRunner, place, alone=False)
     gpus, threads = visible_gpus() if cuda else [], max(1, num_cores() // count)
-    return [WorkerProcess(place, threads, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
+    return [WorkerProcess(make, threads, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
 
 
 def visible_gpus() -> list[str]:

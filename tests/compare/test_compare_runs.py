@@ -106,7 +106,9 @@ def test_the_tables_say_what_the_runs_say(done: Path, capsys: pytest.CaptureFixt
     test = {line["cell"]["method"]: line["test"] for line in lines(done) if line["cell"]["stage"] == "final"}
     body = [row.replace(" (reference)", "").split() for row in out.splitlines()[3:7]]
     assert [row[0] for row in body[:1] + body[-1:]] == ["centralized", "local"]
-    assert {row[0]: float(row[1]) for row in body} == pytest.approx({k: one["loss"] for k, one in test.items()}, abs=6e-4)
+    assert {row[0]: float(row[1]) for row in body} == pytest.approx(
+        {k: one["loss"] for k, one in test.items()}, abs=6e-4
+    )
     with (done / "table.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     for method, row in rows.items():

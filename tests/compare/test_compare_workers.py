@@ -6,43 +6,85 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from concurrent.futures import wait
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-import fedcmp.compare.workers as workers
-from fedcmp.compare import Place, Request, ask
+from fedcmp.compare import ComparisonEnded, Request, ask
 from fedcmp.compare.jobs import Job, Jobs
 from fedcmp.compare.workers import WorkerProcess
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False, seeds=3)))
 
 
-class Probe(Place):
-    """A folder whose runs report on their process; seed 2 kills it or is asked to stop, seed 3 takes long."""
+def make(number: int) -> Callable[[Job], Any]:
+    """In the worker: seed 1 reports on the process, seed 2 gets a signal, or ends it all, seed 3 takes long."""
 
-    def __init__(self, path: Path, number: int) -> None:
-        super().__init__(path)
-        self.number = number
-
-    @property
-    def cells(self) -> Any:  # what a run of a worker asks for first
-        return _Cells(self.number)
-
-    @cells.setter
-    def cells(self, _value: Path) -> None:
-        pass
-
-
-class _Cells:
-    def __init__(self, number: int) -> None:
-        self.number = number
-
-    def __truediv__(self, job_id: str) -> Path:
-        if "seed-2" in job_id:
-            os.kill(os.getpid(), self.number)
-        if "seed-3" in job_id:
+    def run(job: Job) -> Any:
+        if job.cell.seed == 2 and number == 0:
+            raise ComparisonEnded("no space left")
+        if job.cell.seed == 2:
+            os.kill(os.getpid(), number)
+        if job.cell.seed > 1:
             time.sleep(600)
-        raise OSError(f"{os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {torch.get_num_threads()}")
+        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads(), job.id
+
+    return run
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[[int], WorkerProcess]]:
+    made: list[WorkerProcess] = []
+
+    def start(number: int) -> WorkerProcess:
+        made.append(WorkerProcess(partial(make, number), 1, "7"))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+def answer(worker: WorkerProcess, seed: int, stopping: bool = False) -> Any:
+    worker.give(JOBS.final("demo", "fedavg", {}, seed))
+    assert wait([worker.future], 300).done
+    return worker.take(stopping)
+
+
+@pytest.mark.slow
+def test_a_dead_worker_fails_its_job_and_another_takes_its_place(started: Callable[[int], WorkerProcess]) -> None:
+    worker = started(signal.SIGKILL)
+    pid, gpu, threads, job = answer(worker, 1)
+    assert (gpu, threads, job) == ("7", 1, JOBS.final("demo", "fedavg", {}, 1).id)
+    dead = answer(worker, 2)
+    assert dead.record["status"] == "failed"
+    assert "killed" in dead.record["error"]
+    assert answer(worker, 1)[0] != pid
+    assert answer(worker, 2, stopping=True) is None, "it was on its way to stop"
+
+
+@pytest.mark.slow
+def test_a_signal_that_asks_to_stop_is_no_failure_and_a_full_disk_no_result(
+    started: Callable[[int], WorkerProcess],
+) -> None:
+    assert answer(started(signal.SIGUSR1), 2) is None
+    with pytest.raises(ComparisonEnded, match="no space left"):
+        answer(started(0), 2)
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_closed_or_stopped_at_its_job_ends(started: Callable[[int], WorkerProcess]) -> None:
+    worker = started(0)
+    pid = answer(worker, 1)[0]
+    worker.give(JOBS.final("demo", "fedavg", {}, 3))
+    worker.stop()
+    assert wait([worker.future], 300).done
+    assert worker.take(stopping=True) is None
+    worker.give(JOBS.final("demo", "fedavg", {}, 3))
+    worker.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert worker.future.exception() is not None

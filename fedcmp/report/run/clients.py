@@ -74,8 +74,11 @@ def _losses(run: Run) -> list[Picture]:
         import numpy as np
 
         caption = "Bands: half, eight in ten, and all of the clients."
-        parts = [([np.quantile(one, [low, 1 - low]).tolist() for one in values], alpha) for low, alpha in BANDS]
-        bands = [(*map(list, zip(*part, strict=True)), alpha) for part, alpha in parts]
+
+        def quantile(share: float) -> list[float]:
+            return [float(np.quantile(one, share)) for one in values]
+
+        bands = [(quantile(low), quantile(1 - low), alpha) for low, alpha in BANDS]
         lines = [Line("", rounds, median, width=0.0, band=band) for band in bands]
     return curves(name, title, [*lines, Line("median", rounds, median, width=2.2)], NATS, caption)
 
