@@ -1,4 +1,4 @@
-"""Run folders as real runs leave them, made once; tests that change one work on a copy. Pages as a browser reads them."""
+"""Run folders as real runs leave them, made once, a comparison, and pages as a browser reads them."""
 
 from __future__ import annotations
 
@@ -108,19 +108,13 @@ def line(setting: str, method: str, seed: int, stage: str, lr: float = 0.01) -> 
     worse = 0.25 if (setting, method) == ("iid", "fedcmp") else 0.0
     loss = LOSSES[method] + worse + 0.01 * seed + abs(lr - 0.01) * 10
     domains = {"photos": loss - 0.1, "drawings": loss + 0.1}
-    worst = {"name": "drawings", "loss": loss + 0.1}
+    test = {"loss": loss, "loss_shuffled": loss + 0.4, "image_use": 0.4}
     return {
         "cell": {"setting": setting, "method": method, "options": {"optimizer.lr": lr}, "seed": seed, "stage": stage},
         "status": "finished",
         "error": None,
         "val_loss": loss + 0.02,
-        "test": {
-            "loss": loss,
-            "domains": domains,
-            "worst_domain": worst,
-            "loss_shuffled": loss + 0.4,
-            "image_use": 0.4,
-        },
+        "test": {**test, "domains": domains, "worst_domain": {"name": "drawings", "loss": loss + 0.1}},
         "samples_seen": 1024,
         "seconds": {"total": 12.0 + seed, "train": 8.0, "aggregate": 0.05},
         "bytes": {"up": 4_000_000, "down": 2_000_000} if method not in ("centralized", "local") else None,
