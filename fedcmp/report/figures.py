@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedcmp.errors import RunFolderError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -91,10 +93,17 @@ def figure_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, target: Any, **options: Any) -> None:
-    """Saves a figure. Letters that the font lacks cause no warning: names come from the user's data."""
+    """Saves a figure. Letters that the font lacks cause no warning: names come from the user's data.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        figure.savefig(target, **options)
+        try:
+            figure.savefig(target, **options)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     figure.set_layout_engine("none")  # solved once: the next file has the same layout, several times as fast
 
 

@@ -11,7 +11,6 @@ import numpy as np
 
 from fedcmp.data.scenarios.manifest import as_matrix, overlap_matrix
 from fedcmp.data.scenarios.topic import is_unlabelled
-from fedcmp.errors import RunFolderError
 from fedcmp.report.figures import COOL, WARM, figure_style, save_figure, shorten
 
 COLUMNS = 20
@@ -71,12 +70,10 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
             f"{manifest['scenario']}, {num_clients} clients, seed {manifest['seed']}, mean overlap "
             f"{manifest['overlap']:.2f}"
         )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_figure(figure, path, dpi=130)
-            save_figure(figure, path.with_suffix(".pdf"), metadata={"CreationDate": None})
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        save_figure(figure, path, dpi=130)
+        save_figure(figure, path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def shown_mixture(manifest: Mapping[str, Any]) -> Mixture:
