@@ -1,8 +1,8 @@
 """A comparison folder: what was asked (compare.json), a line for each run that ended (runs.jsonl), the tables.
 
 Lines are only ever added to runs.jsonl. Of two lines with one folder the later one counts (a failed run was tried
-again). The last line of a (setting, method, seed, stage), and, where it tunes, of its options, is the one that the
-comparison, as it was last asked for, shows: where a run is asked for under another label, its line is added again.
+again). The last line of a cell is the one that the comparison, as it was last asked for, shows: where a run is asked
+for under another label, its line is added again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedcmp.credentials import mask
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.report.comparison.results import FINAL, Result, read_results
-from fedcmp.report.files import read_object
+from fedcmp.report.files import read_object, read_objects
 from fedcmp.report.summary import versions
 
 
@@ -60,7 +60,7 @@ class Place:
             features = {**cost, **{key: features.get(key, 0) + cost[key] for key in ("seconds", "encoded")}}
         grid: dict[str, dict[str, Any]] = {setting: {} for setting in jobs.settings}
         for (setting, entrant), options in jobs.grids.items():
-            grid[setting][entrant] = [dict(one) for one in options]
+            grid[setting][entrant] = options
         content = {"name": self.name, "command": command, **to_json(study), "grid": grid, "features": features}
         RunFolder(self.path).write_json(self.asked, content)
 
@@ -138,36 +138,28 @@ def finished(job: Job, folder: Path, summary: Mapping[str, Any]) -> Result:
     needed = [loss, test["loss"]] if test and job.cell.stage == FINAL else [loss]
     if not all(value is not None and math.isfinite(value) for value in needed):
         return failed(job, "the loss at the end is no finite number: training diverged")
-    rounds = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    sent = {
-        way: [one[f"bytes/{way}"] for one in rounds if one.get(f"bytes/{way}") is not None] for way in ("up", "down")
-    }
-    record = {
-        "cell": job.cell._asdict(),
-        "status": "finished",
-        "error": None,
-        "val_loss": loss,
-        "test": test,
-        "samples_seen": summary["samples_seen"],
-        "seconds": summary["seconds"],
-        "bytes": {way: sum(sizes) if sizes else None for way, sizes in sent.items()},
-        "projector_sha256": summary.get("projector_sha256"),
-        "folder": f"cells/{job.id}",
-        "versions": summary["versions"],
-        "device": summary["device"],
-    }
-    return Result(job.cell, record)
+    rounds = read_objects(folder / "metrics.jsonl")
+    sent: dict[str, int | None] = {}
+    for way in ("up", "down"):
+        sizes = [one[f"bytes/{way}"] for one in rounds if one.get(f"bytes/{way}") is not None]
+        sent[way] = sum(sizes) if sizes else None
+    kept = ("samples_seen", "seconds", "projector_sha256", "versions", "device")
+    return _result(job, None, val_loss=loss, test=test, bytes=sent, **{key: summary.get(key) for key in kept})
 
 
 def failed(job: Job, error: str) -> Result:
     """The result of a run that failed."""
+    return _result(job, mask(error), versions=versions())
+
+
+def _result(job: Job, error: str | None, **measured: Any) -> Result:
+    keys = ("val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256", "folder", "versions", "device")
     record = {
         "cell": job.cell._asdict(),
-        "status": "failed",
-        "error": mask(error),
-        **dict.fromkeys(("val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256")),
+        "status": "finished" if error is None else "failed",
+        "error": error,
+        **dict.fromkeys(keys),
         "folder": f"cells/{job.id}",
-        "versions": versions(),
-        "device": None,
+        **measured,
     }
     return Result(job.cell, record)

@@ -10,17 +10,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedcmp.compare.jobs import Job, Jobs, baseline
-from fedcmp.compare.schedule import Results, chosen
-from fedcmp.config import Config, to_dict
-from fedcmp.data.records import Sample
+from fedcmp.compare.schedule import Results, tuned
+from fedcmp.config import to_dict
 from fedcmp.data.settings import expand
-from fedcmp.data.sources import SPLITS, Source
+from fedcmp.data.sources import SPLITS
 from fedcmp.errors import ConfigError, DataError, FedcmpError
 from fedcmp.federation.sampling import RunPlan
-from fedcmp.models.backbones import VisionTower, load_tower
+from fedcmp.models.backbones import load_tower
 from fedcmp.pictures import see
 from fedcmp.runs.data import read_data, read_samples
 from fedcmp.runs.method import build_method
@@ -60,7 +57,7 @@ def open_jobs(jobs: Jobs, results: Results) -> list[Job]:
     """The missing runs; where tuning has not chosen yet, with any options: the pictures are the same."""
     found: list[Job] = []
     for (setting, entrant), grid in jobs.grids.items():
-        best = chosen(jobs, setting, entrant, results) or grid[0]
+        best = tuned(jobs, setting, entrant, results).options or grid[0]
         seeds = range(1, jobs.study.last_seed + 1)
         found += jobs.tuning(setting, entrant) + [jobs.final(setting, entrant, best, seed) for seed in seeds]
     return [job for job in found if job.id not in results]
@@ -74,34 +71,31 @@ def encode_features(jobs: Iterable[Job], folder: Path) -> dict[str, Any]:
     Returns:
         ``seconds``; ``pictures`` that were asked for; ``encoded``, how many of them no cache had.
     """
-    t0, progress = time.perf_counter(), Progress()
-    asked = encoded = 0
-    loaded: tuple[list[Any], VisionTower] | None = None  # the last tower
+    t0, progress, asked, encoded = time.perf_counter(), Progress(), 0, 0
     different: dict[str, Job] = {}
     for job in jobs:
-        different.setdefault(_pictures_key(job.config), job)
+        different.setdefault(_pictures_key(job), job)
+    name: Any = None
+    tower: Any = None
     for key, job in different.items():
         config, data = job.config, job.config.data
-        tower = json.loads(key)[0]
         device, cache = pick_device(config.run.device), expand(data.cache_dir) if data.cache_dir else folder
         try:
             source, *splits = read_samples(config)
-            if loaded is None or loaded[0] != tower:
-                loaded = tower, load_tower(config.model).to(device)
+            if name != json.loads(key)[0]:
+                name, tower = json.loads(key)[0], load_tower(config.model).to(device)
             for part, samples in zip(SPLITS, splits, strict=True):
                 if (part == "train" and data.stream) or (part == "test" and not config.evaluation.test):
                     continue
                 with progress.bar(len(samples), f"{job.cell.setting}, seed {config.run.seed}: {part} pictures") as bar:
-                    encoded += _encode(loaded[1], source, samples, device, cache, bar)
+                    encoded += _encode(tower, source, samples, device, cache, bar)
                 asked += len(samples)
         except FedcmpError as error:
             log.warning("setting %s: its pictures are not encoded before its runs: %s", job.cell.setting, error)
     return {"seconds": round(time.perf_counter() - t0, 3), "pictures": asked, "encoded": encoded}
 
 
-def _encode(
-    tower: VisionTower, source: Source, samples: list[Sample], device: torch.device, cache: Path, bar: Bar
-) -> int:
+def _encode(tower: Any, source: Any, samples: list[Any], device: Any, cache: Path, bar: Bar) -> int:
     """Fills the cache; how many samples it did not have."""
     steps: list[int] = []
 
@@ -113,9 +107,9 @@ def _encode(
     return sum(steps[1:])  # the first is what the cache had
 
 
-def _pictures_key(config: Config) -> str:
-    """What the pictures of a run and their features depend on."""
-    data, whole = config.data, to_dict(config)
+def _pictures_key(job: Job) -> str:
+    """What the pictures of a run and their features depend on, the tower first."""
+    data, whole = job.config.data, to_dict(job.config)
     drawn = data.kind == "scenes" or any(getattr(data, f"max_{part}_per_domain") for part in SPLITS)
     tower = [whole["model"][key] for key in OF_PICTURES]
-    return json.dumps([tower, whole["data"], config.run.seed if drawn else None, config.evaluation.test])
+    return json.dumps([tower, whole["data"], job.config.run.seed if drawn else None, job.config.evaluation.test])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
 from fedcmp.compare.grid import LR, Options, centralized_grid, local_grid, method_grid
 from fedcmp.compare.identity import identity
-from fedcmp.compare.spec import Method, Setting, Study
+from fedcmp.compare.spec import Method, Study
 from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError
@@ -30,6 +30,11 @@ class Job(NamedTuple):
     config: Config
     """Resolved; without a folder."""
 
+    @property
+    def group(self) -> tuple[str, int]:
+        """Setting and seed: runs of one group have the same features."""
+        return self.cell.setting, self.cell.seed
+
 
 class Jobs:
     """Makes the jobs of a comparison, each once.
@@ -44,43 +49,33 @@ class Jobs:
         self.methods = tuple(method.label for method in study.methods)
         self.bounds = BOUNDS if study.bounds else ()
         self.entrants = (*self.bounds, *self.methods)
+        self.configs: dict[tuple[str, str], Config] = {}
+        """(setting, entrant) -> its config without what the grid sets."""
         self.grids: dict[tuple[str, str], list[Options]] = {}
         """(setting, entrant) -> what is tuned."""
-        self._configs: dict[tuple[str, str], Config] = {}
         self._jobs: dict[tuple[str, ...], Job] = {}
         for setting in study.settings:
             if not setting.config.evaluation.test:
-                raise ConfigError(
-                    f"setting {setting.label}: evaluation.test must be true: a comparison reports on test"
-                )
+                raise ConfigError(f"setting {setting.label}: evaluation.test must be true for a comparison")
             for method in study.methods:
-                self._add_method(setting, method)
+                key = setting.label, method.label
+                try:
+                    self.configs[key] = config = method_config(setting.config, method)
+                    held = any(override.partition("=")[0] == LR for override in method.overrides)
+                    self.grids[key] = method_grid(config, study.budget, held)
+                    for options in self.grids[key]:
+                        with_options(config, options).validate()
+                except ConfigError as error:
+                    raise ConfigError(f"--methods {method.label}: {error} (setting {setting.label})") from error
             for bound in self.bounds:
-                config = baseline(setting.config, bound)
                 grid = centralized_grid if bound == "centralized" else local_grid
-                self._configs[setting.label, bound] = config
+                self.configs[setting.label, bound] = config = baseline(setting.config, bound)
                 self.grids[setting.label, bound] = grid(config, study.budget)
-
-    def _add_method(self, setting: Setting, method: Method) -> None:
-        try:
-            config = method_config(setting.config, method)
-            held = any(override.partition("=")[0] == LR for override in method.overrides)
-            grid = method_grid(config, self.study.budget, held)
-            for options in grid:
-                with_options(config, options).validate()
-        except ConfigError as error:
-            raise ConfigError(f"--methods {method.label}: {error} (setting {setting.label})") from error
-        self._configs[setting.label, method.label] = config
-        self.grids[setting.label, method.label] = grid
-
-    def config(self, setting: str, entrant: str) -> Config:
-        """Of a method or bound in a setting, without what the grid sets."""
-        return self._configs[setting, entrant]
 
     def tuning(self, setting: str, entrant: str) -> list[Job]:
         """The runs that choose; with a budget of 1 there are none."""
         grid = self.grids[setting, entrant] if self.study.budget > 1 else []
-        seed = self.config(setting, entrant).run.seed
+        seed = self.configs[setting, entrant].run.seed
         return [self._job(setting, entrant, one, seed, TUNE) for one in grid]
 
     def final(self, setting: str, entrant: str, options: Options, seed: int) -> Job:
@@ -91,7 +86,7 @@ class Jobs:
         cell = Cell(setting, entrant, dict(options), seed, stage)
         key = (*cell.key(), json.dumps(cell.options, sort_keys=True))
         if key not in self._jobs:
-            config = with_options(self._configs[setting, entrant], {**options, "run.seed": seed})
+            config = with_options(self.configs[setting, entrant], {**options, "run.seed": seed})
             if entrant == "centralized":  # the list that its learning rate was taken from is no part of the run
                 config = with_options(config, {"centralized.lrs": [config.optimizer.lr]})
             if stage == TUNE:  # its validation loss alone counts
@@ -117,37 +112,32 @@ def method_config(config: Config, method: Method) -> Config:
         if own.normalise is False and PRESETS[method.preset].normalise and NORMALISE not in given:
             raise ConfigError(f"{NORMALISE}=false in CONFIG does not fit {method.preset}; leave it unset there")
         own = dataclasses.replace(own, name=method.preset, fuse={}, server={}, local={})
-    return amend(
-        _one_process(dataclasses.replace(config, aggregator=own, centralized=CentralizedConfig())), method.overrides
-    )
+    bare = dataclasses.replace(config, aggregator=own, centralized=CentralizedConfig(), launch=LaunchConfig())
+    return amend(bare, method.overrides)
 
 
 def baseline(config: Config, bound: str) -> Config:
     """The config of a bound: without method and privacy, so that these do not make it another run."""
-    lists = config.centralized if bound == "centralized" else CentralizedConfig()
-    bare = dataclasses.replace(config, aggregator=AggregatorConfig("fedavg"), privacy=PrivacyConfig())
-    return _one_process(dataclasses.replace(bare, centralized=lists))
+    return dataclasses.replace(
+        config,
+        aggregator=AggregatorConfig("fedavg"),
+        privacy=PrivacyConfig(),
+        centralized=config.centralized if bound == "centralized" else CentralizedConfig(),
+        launch=LaunchConfig(),
+    )
 
 
-def _one_process(config: Config) -> Config:
-    return dataclasses.replace(config, launch=LaunchConfig())
-
-
-def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+def with_options(config: T, options: Mapping[str, Any]) -> T:
     """A config with values set; unlike ``amend`` it checks nothing and is a thousand times faster.
 
     >>> with_options(Config(), {"aggregator.server.lr": 2.0, "run.seed": 3}).aggregator.server
     {'lr': 2.0}
     """
     for key, value in options.items():
-        config = _put(config, key.split("."), value)
+        name, _, rest = key.partition(".")
+        if isinstance(config, dict):
+            config = {**config, name: value}  # type: ignore[assignment]
+        else:
+            inner = with_options(getattr(config, name), {rest: value}) if rest else value
+            config = dataclasses.replace(config, **{name: inner})  # type: ignore[type-var]
     return config
-
-
-def _put(content: T, path: list[str], value: Any) -> T:
-    name, rest = path[0], path[1:]
-    if isinstance(content, dict):
-        inner = _put(content.get(name, {}), rest, value) if rest else value
-        return {**content, name: inner}  # type: ignore[return-value]
-    inner = _put(getattr(content, name), rest, value) if rest else value
-    return dataclasses.replace(content, **{name: inner})  # type: ignore[type-var]

@@ -24,7 +24,7 @@ from fedcmp.report.comparison.results import BOUNDS
 METHODS = "fedavg,fedadam,fedcmp"
 PLACES = ("run.dir", "run.name")
 """Keys that the comparison sets for each run."""
-COMMON = (*PLACES, "run.seed", "run.device", "wandb", "launch")
+SHARED = (*PLACES, "run.seed", "run.device", "wandb", "launch")
 """Keys that no method or setting has of its own."""
 
 
@@ -147,7 +147,7 @@ def again(study: Study, request: Request) -> Study:
     if request.methods is not None:
         changes["methods"] = parse_methods(request.methods)
     if request.scenarios is not None:
-        changes["settings"] = _settings(study.config, study.overrides, request.scenarios)
+        changes["settings"] = _parse_settings(study, request.scenarios)
         changes["folders"] = {**folders(*(setting.config for setting in changes["settings"])), **study.folders}
     labels = [method.label for method in changes.get("methods", study.methods)]
     if request.reference is None and study.reference not in labels:
@@ -205,47 +205,51 @@ def parse_methods(text: str) -> tuple[Method, ...]:
     >>> parse_methods("fedcmp:aggregator.fuse.tau=0")[0].label
     'fedcmp fuse.tau=0'
     """
-    methods = []
-    for label, preset, overrides in _entries(text, "--methods"):
+    methods = tuple(Method(*entry) for entry in _entries(text, "--methods", "aggregator."))
+    for label, preset, _ in methods:
         if preset not in PRESETS:
             raise ConfigError(f"--methods: unknown method {preset!r}; {nearest(preset, PRESETS)}")
-        label = label or _label(preset, overrides, "aggregator.")
         if label in BOUNDS:
             raise ConfigError(f"--methods: the label {label!r} is taken by a bound; choose another")
-        methods.append(Method(label, preset, overrides))
-    _check_unique([one.label for one in methods], "--methods")
-    return tuple(methods)
+    return methods
 
 
-def _settings(base: Config, overrides: Sequence[str], text: str) -> tuple[Setting, ...]:
+def _parse_settings(study: Study, text: str) -> tuple[Setting, ...]:
     """The settings of ``--scenarios``; a file takes the place of the comparison's own, the overrides remain."""
     settings = []
-    for label, head, words in _entries(text, "--scenarios"):
-        is_file = "/" in head or head.endswith((".yaml", ".yml")) or Path(head).is_file()
-        label = label or _label(Path(head).stem if is_file else head, words, "partition.")
+    for label, name, words in _entries(text, "--scenarios", "partition."):
         try:
-            if is_file:
-                config = load_config(Path(head), [*overrides, *words])
+            if _is_file(name):
+                config = load_config(Path(name), [*study.overrides, *words])
             else:
-                config = amend(base, [f"partition.scenario={head}", *words])
+                config = amend(study.config, [f"partition.scenario={name}", *words])
         except ConfigError as error:
             raise ConfigError(f"--scenarios {label}: {error}") from error
         settings.append(Setting(label, config))
-    _check_unique([one.label for one in settings], "--scenarios")
     return tuple(settings)
 
 
-def _entries(text: str, option: str) -> list[tuple[str | None, str, tuple[str, ...]]]:
-    """Label, name and overrides of each entry."""
-    found = []
+def _is_file(name: str) -> bool:
+    return "/" in name or name.endswith((".yaml", ".yml")) or Path(name).is_file()
+
+
+def _entries(text: str, option: str, prefix: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Label, name and overrides of each entry; a label that is not given is the others, without ``prefix``."""
+    found: dict[str, tuple[str, str, tuple[str, ...]]] = {}
     for entry in split(text, ","):
         head, *overrides = split(entry, ":")
-        names = [_unquoted(name) for name in split(head, "=")]
+        names = [name.strip() for name in split(head, "=")]
+        names = [name[1:-1].strip() if name[:1] in ("'", '"') and name[-1] == name[0] else name for name in names]
         if len(names) > 2 or not all(names) or not all("=" in one[1:] for one in overrides):
             raise ConfigError(f"{option} {entry.strip()!r}: expected [label=]NAME[:key=value]*")
-        _forbid(overrides, COMMON, f"{option} {entry.strip()}")
-        found.append((names[0] if len(names) == 2 else None, names[-1], tuple(overrides)))
-    return found
+        _forbid(overrides, SHARED, f"{option} {entry.strip()}")
+        stem = Path(names[-1]).stem if option == "--scenarios" and _is_file(names[-1]) else names[-1]
+        own = " ".join([stem, *(override.removeprefix(prefix) for override in overrides)])
+        label = names[0] if len(names) == 2 else own
+        if label in found:
+            raise ConfigError(f"{option}: {label!r} is there twice; give one another label: label={label}")
+        found[label] = label, names[-1], tuple(overrides)
+    return list(found.values())
 
 
 def split(text: str, at: str) -> list[str]:
@@ -274,21 +278,6 @@ def split(text: str, at: str) -> list[str]:
     if quote or depth:
         raise ConfigError(f"{text!r}: a quote or bracket is not closed")
     return parts
-
-
-def _unquoted(name: str) -> str:
-    clean = name.strip()
-    return clean[1:-1].strip() if len(clean) > 1 and clean[0] == clean[-1] and clean[0] in "'\"" else clean
-
-
-def _label(head: str, overrides: Sequence[str], prefix: str) -> str:
-    return " ".join([head, *(override.removeprefix(prefix) for override in overrides)])
-
-
-def _check_unique(labels: Sequence[str], option: str) -> None:
-    twice = [label for number, label in enumerate(labels) if label in labels[:number]]
-    if twice:
-        raise ConfigError(f"{option}: {twice[0]!r} is there twice; give one another label: label={twice[0]}")
 
 
 def _forbid(overrides: Sequence[str], keys: Sequence[str], where: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-BySeed = Mapping[int, float]
-"""Seed -> loss in nats per token."""
+Key = Hashable
+"""A seed, or a setting and a seed."""
+Losses = Mapping[Key, float]
+"""In nats per token."""
 DECIMALS = 9
 """Losses are equal if they are in so many decimals."""
 
@@ -36,7 +38,7 @@ def deviation(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def recovered(method: BySeed, local: BySeed, centralized: BySeed) -> float | None:
+def recovered(method: Losses, local: Losses, centralized: Losses) -> float | None:
     """The mean over seeds of ``(method - local) / (centralized - local)``: 0 as bad as alone, 1 as good as together.
 
     Seeds count that all three have, and on which centralized is better than local: else there is nothing to recover.
@@ -50,17 +52,13 @@ def recovered(method: BySeed, local: BySeed, centralized: BySeed) -> float | Non
     return statistics.fmean(parts) if parts else None
 
 
-def paired(ones: Sequence[BySeed], others: Sequence[BySeed]) -> Paired:
+def paired(one: Losses, other: Losses) -> Paired:
     """Compares two methods over the pairs that both have.
 
     Over several settings the test takes every (setting, seed) as one pair: its hypothesis is that the two differ by
     nothing on average over these pairs.
-
-    Args:
-        ones: the losses of the one, by setting.
-        others: of the other, in the same order of settings.
     """
-    pairs = [(one[seed], other[seed]) for one, other in zip(ones, others, strict=True) for seed in one if seed in other]
+    pairs = [(loss, other[key]) for key, loss in one.items() if key in other]
     gaps = [one - other for one, other in pairs]
     signs = [round(gap, DECIMALS) for gap in gaps]
     wins, losses = sum(sign < 0 for sign in signs), sum(sign > 0 for sign in signs)

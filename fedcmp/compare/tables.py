@@ -11,12 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fedcmp.compare.jobs import Jobs
-from fedcmp.compare.results import MEASURES, Found, Overall, Row
-from fedcmp.compare.statistics import Paired
+from fedcmp.compare.results import Found, Row
+from fedcmp.measures import metric
 from fedcmp.report.formatting import p_value
 from fedcmp.report.table import markdown, table
 
 Entry = str | int | float | None
+COLUMNS = {
+    "test/worst_domain": "worst_domain",
+    "test/image_use": "image_use",
+    "test/token_accuracy": "token_accuracy",
+    "test/cider": "CIDEr",
+    "test/probe": "yes/no_right",
+    "test/digits_named": "digits_named",
+}
+"""The metrics beside the loss, and their names in table.csv and table.json."""
 
 
 class Sheet(NamedTuple):
@@ -26,7 +35,7 @@ class Sheet(NamedTuple):
     header: list[str]
     rows: list[list[Entry]]
     """None: no value."""
-    notes: list[str]
+    notes: list[str] = []  # noqa: RUF012
     best: int | None = None
     """The row that is best; None: unknown."""
 
@@ -47,69 +56,52 @@ def make_sheets(jobs: Jobs, found: Found) -> list[Sheet]:
     """A table of the losses in each setting, one of the other measures there, and one of all settings if several."""
     sheets = []
     for setting, rows in found.settings.items():
-        sheets.append(_losses(jobs, setting, rows))
-        titles = [title for title in MEASURES if any(title in row.measures for row in rows)]
-        if titles:
-            table: list[list[Entry]] = [[_name(jobs, row.method), *map(row.measures.get, titles)] for row in rows]
-            sheets.append(Sheet(f"{setting}: what else was measured, means over seeds", ["method", *titles], table, []))
+        sheets.append(_main_sheet(jobs, setting, rows))
+        if keys := [key for key in COLUMNS if any(key in row.measures for row in rows)]:
+            lines: list[list[Entry]] = [[_name(jobs, row.method), *map(row.measures.get, keys)] for row in rows]
+            header = ["method", *(metric(key).title for key in keys)]
+            sheets.append(Sheet(f"{setting}: what else was measured, means over seeds", header, lines))
     if len(found.settings) > 1 and (len(jobs.methods) > 1 or jobs.bounds):
-        sheets.append(_overall(jobs, found.overall))
+        sheets.append(_main_sheet(jobs, "all settings", found.overall))
     return sheets
 
 
-def _losses(jobs: Jobs, setting: str, rows: list[Row]) -> Sheet:
-    lines: list[dict[str, Entry]] = []
+def _main_sheet(jobs: Jobs, title: str, rows: list[Row]) -> Sheet:
+    whole, rivals, lines = title == "all settings" and rows[0].best is not None, len(jobs.methods) > 1, []
     for row in rows:
-        done = len(row.losses)
-        line: dict[str, Entry] = {
-            "method": _name(jobs, row.method, len(row.failed), row.asked, "seeds"),
-            "test loss": row.mean,
-            "sd": row.deviation,
-            "seeds": f"{done}" if done == row.asked else f"{done} of {row.asked}",
-        }
-        if jobs.bounds:
-            line |= {"recovered": row.recovered, "of image use": row.recovered_use}
-        if len(jobs.methods) > 1:
-            line |= {"rank": row.rank, **_against(row.against, row.p_holm)}
-        lines.append(line | {"chosen": describe_options(row.chosen or {}) or None})
+        name, done = _name(jobs, row.method), len(row.losses)
+        if row.failed:
+            name += f" [failed {len(row.failed)} of {row.asked} {'runs' if whole else 'seeds'}]"
+        seeds = f"{done}" if done == row.asked else f"{done} of {row.asked}"
+        losses = {metric("test/loss").title: row.mean, "sd": row.deviation, "seeds": seeds}
+        place: dict[str, Entry] = {"rank": row.rank}
+        shares = {"recovered": row.recovered, "of image use": row.recovered_use}
+        versus: dict[str, Entry] = {"difference": None, "p": None, "w/t/l": None}
+        if row.against is not None and row.against.difference is not None:
+            p = None if row.p_holm is None else p_value(row.p_holm)
+            counts = f"{row.against.wins}/{row.against.ties}/{row.against.losses}"
+            versus = {"difference": f"{row.against.difference:+.3f}", "p": p, "w/t/l": counts}
+        line: dict[str, Entry] = {"method": name}
+        if whole:
+            place["best in"] = f"{row.best} of {len(jobs.settings)}"
+            line |= (place if rivals else {}) | (shares if jobs.bounds else {}) | (versus if rivals else {})
+        else:
+            line |= losses | (shares if jobs.bounds else {}) | (place | versus if rivals else {})
+            line["chosen"] = describe_options(row.chosen or {}) or None
+        lines.append(line)
     notes = [f"{row.method} failed: {textwrap.shorten(row.error.splitlines()[0], 200)}" for row in rows if row.error]
     if blind := [row.method for row in rows if row.ignores_pictures]:
         said = "the pictures do not matter (image use below 2 % of the loss, or below its standard error)"
         notes.append(f"{said}: {', '.join(blind)}")
-    best = next((place for place, row in enumerate(rows) if not row.is_bound and row.shared is not None), None)
-    return Sheet(setting, list(lines[0]), [list(line.values()) for line in lines], notes, best)
+    if whole:
+        notes = ["difference and p over all (setting, seed) pairs; recovered: mean over settings."]
+    known = [not row.is_bound and (row.rank if whole else row.shared) is not None for row in rows]
+    best = known.index(True) if (known[0] if whole else any(known)) else None
+    return Sheet(title, list(lines[0]), [list(line.values()) for line in lines], notes, best)
 
 
-def _overall(jobs: Jobs, rows: list[Overall]) -> Sheet:
-    lines: list[dict[str, Entry]] = []
-    for row in rows:
-        line: dict[str, Entry] = {"method": _name(jobs, row.method, row.failed, row.asked, "runs")}
-        if len(jobs.methods) > 1:
-            line |= {"rank": row.rank, "best in": f"{row.best} of {len(jobs.settings)}"}
-        if jobs.bounds:
-            line |= {"recovered": row.recovered, "of image use": row.recovered_use}
-        if len(jobs.methods) > 1:
-            line |= _against(row.against, row.p_holm)
-        lines.append(line)
-    notes = ["difference and p over all (setting, seed) pairs; recovered: mean over settings."]
-    best = 0 if rows[0].rank is not None else None
-    return Sheet("all settings", list(lines[0]), [list(line.values()) for line in lines], notes, best)
-
-
-def _name(jobs: Jobs, method: str, failed: int = 0, asked: int = 0, what: str = "") -> str:
-    name = f"{method} (reference)" if method == jobs.study.reference and len(jobs.methods) > 1 else method
-    return f"{name} [failed {failed} of {asked} {what}]" if failed else name
-
-
-def _against(against: Paired | None, p_holm: float | None) -> dict[str, Entry]:
-    if against is None or against.difference is None:
-        return {"difference": None, "p": None, "w/t/l": None}
-    counts = f"{against.wins}/{against.ties}/{against.losses}"
-    return {
-        "difference": f"{against.difference:+.3f}",
-        "p": None if p_holm is None else p_value(p_holm),
-        "w/t/l": counts,
-    }
+def _name(jobs: Jobs, method: str) -> str:
+    return f"{method} (reference)" if method == jobs.study.reference and len(jobs.methods) > 1 else method
 
 
 def describe_options(options: Mapping[str, Any]) -> str:
@@ -189,21 +181,19 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
         if sheet.best is not None:
             rows[sheet.best][0] = rf"\textbf{{{rows[sheet.best][0]}}}"
         caption = ". ".join([sheet.title, *(legend[:1] if "test loss" in sheet.header else [])])
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{_latex(caption)}}}",
-            rf"\begin{{tabular}}{{{sides}}}",
-            r"\toprule",
-            " & ".join(map(_latex, sheet.header)) + r" \\",
-            r"\midrule",
-            *(" & ".join(row) + r" \\" for row in rows),
-            r"\bottomrule",
-            r"\end{tabular}",
-            *(rf"\par\smallskip\footnotesize {_latex(note)}" for note in sheet.notes),
-            r"\end{table}",
-        ]
-        parts.append("\n".join(lines))
+        body = "\n".join(" & ".join(row) + r" \\" for row in rows)
+        notes = "".join("\n" + rf"\par\smallskip\footnotesize {_latex(note)}" for note in sheet.notes)
+        parts.append(rf"""\begin{{table}}
+\centering
+\caption{{{_latex(caption)}}}
+\begin{{tabular}}{{{sides}}}
+\toprule
+{" & ".join(map(_latex, sheet.header))} \\
+\midrule
+{body}
+\bottomrule
+\end{{tabular}}{notes}
+\end{{table}}""")
     return "\n\n".join(parts) + "\n"
 
 
@@ -230,69 +220,54 @@ def as_csv(jobs: Jobs, found: Found) -> str:
         "setting", "method", "kind", "seeds", "seeds_asked", "seeds_failed", "test_loss", "shared_loss", "sd",
         "recovered", "recovered_image_use", "ignores_pictures",
         "rank", "difference", "p", "p_holm", "wins", "ties", "losses",
-        *(title.replace(" ", "_") for title in MEASURES), "best_in_settings", "chosen", "error",
+        *COLUMNS.values(), "best_in_settings", "chosen", "error",
     ]  # fmt: skip
     text = io.StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
-    writer.writeheader()
-
-    def write(setting: str, one: Row | Overall, kind: str, failed: int, **more: object) -> None:
-        versus = {key: value for key, value in one.against._asdict().items() if key != "pairs"} if one.against else {}
-        shares = {"recovered": one.recovered, "recovered_image_use": one.recovered_use, "rank": one.rank}
-        head = {
-            "setting": setting,
-            "method": one.method,
-            "kind": kind,
-            "seeds_asked": one.asked,
-            "seeds_failed": failed,
-        }
-        writer.writerow({**head, **shares, **versus, "p_holm": one.p_holm, **more})
-
-    for setting, rows in found.settings.items():
-        for row in rows:
-            kind = "bound" if row.is_bound else "reference" if row.method == jobs.study.reference else "rival"
-            means = {"seeds": len(row.losses), "test_loss": row.mean, "shared_loss": row.shared, "sd": row.deviation}
-            measures = {title.replace(" ", "_"): value for title, value in row.measures.items()}
-            said = {"chosen": describe_options(row.chosen or {}), "error": row.error}
-            ignores = {"ignores_pictures": row.ignores_pictures}
-            write(setting, row, kind, len(row.failed), **means, **ignores, **measures, **said)
-    for one in found.overall if len(found.settings) > 1 else ():
-        kind = "reference" if one.method == jobs.study.reference else "rival"
-        write("all settings", one, kind, one.failed, best_in_settings=one.best)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    overall = [("all settings", row) for row in found.overall if len(found.settings) > 1]
+    for setting, row in [*((setting, row) for setting, rows in found.settings.items() for row in rows), *overall]:
+        kind = "bound" if row.is_bound else "reference" if row.method == jobs.study.reference else "rival"
+        versus = row.against._asdict() if row.against else {}
+        writer.writerow([
+            setting, row.method, kind, len(row.losses) if row.best is None else None, row.asked, len(row.failed),
+            row.mean, row.shared, row.deviation, row.recovered, row.recovered_use, row.ignores_pictures, row.rank,
+            versus.get("difference"), versus.get("p"), row.p_holm, *map(versus.get, ("wins", "ties", "losses")),
+            *map(row.measures.get, COLUMNS), row.best, describe_options(row.chosen or {}), row.error,
+        ])  # fmt: skip
     return text.getvalue()
 
 
 def as_json(jobs: Jobs, found: Found) -> str:
     """For the page of the comparison: every number of the tables, null where there is none."""
 
-    def against(one: Row | Overall) -> dict[str, float | None]:
-        return {"p": one.against.p if one.against else None, "p_holm": one.p_holm}
-
-    def row(one: Row) -> dict[str, Any]:
+    def in_setting(row: Row) -> dict[str, Any]:
         return {
-            "method": one.method,
-            "mean": one.mean,
-            "shared": one.shared,
-            "sd": one.deviation,
-            "seeds": list(one.losses.values()),
-            "by_seed": one.losses,
-            "asked": one.asked,
-            "recovered": one.recovered,
-            "recovered_image_use": one.recovered_use,
-            "ignores_pictures": one.ignores_pictures,
-            "rank": one.rank,
-            "failed": len(one.failed),
-            "test": {title.replace(" ", "_"): value for title, value in one.measures.items()},
-            **against(one),
+            "method": row.method,
+            "mean": row.mean,
+            "shared": row.shared,
+            "sd": row.deviation,
+            "seeds": list(row.losses.values()),
+            "by_seed": row.losses,
+            "asked": row.asked,
+            "recovered": row.recovered,
+            "recovered_image_use": row.recovered_use,
+            "ignores_pictures": row.ignores_pictures,
+            "rank": row.rank,
+            "failed": len(row.failed),
+            "test": {name: row.measures[key] for key, name in COLUMNS.items() if key in row.measures},
+            "p": row.against.p if row.against else None,
+            "p_holm": row.p_holm,
         }
 
-    def whole(one: Overall) -> dict[str, Any]:
-        counts = {key: getattr(one.against, key) for key in ("wins", "ties", "losses")} if one.against else {}
-        return {"method": one.method, "mean_rank": one.rank, **against(one), **counts}
+    def over_all(row: Row) -> dict[str, Any]:
+        versus = row.against._asdict() if row.against else {"p": None}
+        kept = {key: value for key, value in versus.items() if key in ("p", "wins", "ties", "losses")}
+        return {"method": row.method, "mean_rank": row.rank, "p_holm": row.p_holm, **kept}
 
     content = {
-        "settings": {setting: [row(one) for one in rows] for setting, rows in found.settings.items()},
-        "overall": [whole(one) for one in found.overall],
+        "settings": {setting: [in_setting(row) for row in rows] for setting, rows in found.settings.items()},
+        "overall": [over_all(row) for row in found.overall],
         "reference": jobs.study.reference,
         "bounds": list(jobs.bounds),
     }

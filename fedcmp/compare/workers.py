@@ -1,153 +1,218 @@
-"""The processes that run the jobs: this one, or several that it starts."""
+"""Workers run the jobs of a comparison: this process, or several that it starts."""
 
 from __future__ import annotations
 
+import functools
+import logging
 import multiprocessing
 import os
+import shutil
 import signal
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from fedcmp.compare.folder import failed
-from fedcmp.compare.jobs import Job
-from fedcmp.compare.run import Answer
+import torch
+
+from fedcmp.compare.folder import Place, failed, finished
+from fedcmp.compare.jobs import Job, with_options
 from fedcmp.credentials import log_to_stderr
+from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
+from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import ASKING, end_with_parent
+from fedcmp.report.comparison.results import BOUNDS, Result
+from fedcmp.report.files import read_object
+from fedcmp.runs.baselines import train_centralized, train_local
+from fedcmp.runs.parts import Kept
+from fedcmp.runs.train import resume, train
+from fedcmp.tracking.progress import Progress
 
-Run = Callable[[Job], Answer]
-GOODBYE = 20.0
-"""Seconds that a worker without a job has to end."""
-
-
-class Here:
-    """One worker: this process. A signal that asks to stop reaches the run by itself."""
-
-    def __init__(self, run: Run) -> None:
-        self._run, self._jobs = run, list[Job]()
-
-    def idle(self) -> list[int]:
-        """The workers without a job."""
-        return [] if self._jobs else [0]
-
-    def give(self, worker: int, job: Job) -> None:
-        """A job for an idle worker."""
-        self._jobs.append(job)
-
-    def answers(self, timeout: float) -> list[tuple[int, Job, Answer]]:
-        """The runs that have ended since; waits up to ``timeout`` seconds for the first."""
-        jobs, self._jobs = self._jobs, []
-        return [(0, job, self._run(job)) for job in jobs]
-
-    def stop(self) -> None:
-        """Asks runs to stop at the end of their round."""
-
-    def close(self) -> None:
-        """Ends the workers at once."""
+log = logging.getLogger(__name__)
+Run = Callable[[Job], Result | None]
 
 
-@dataclass(frozen=True)
-class Share:
-    """What a worker may use of the machine."""
-
-    threads: int
-    gpu: str | None = None
-    """The only entry of its CUDA_VISIBLE_DEVICES; None: unchanged."""
+class ComparisonEnded(FedcmpError):
+    """Something outside the runs, a full disk for example, ended the comparison; it can go on."""
 
 
-class Processes:
-    """Several processes, started by ``spawn`` when first needed, so that each may own a GPU.
-
-    A worker ends with this process, however this ends. It is no daemon in the sense of ``multiprocessing``, which may
-    not have the processes that read pictures ahead. One that dies at its job (of memory, of a crash in native code)
-    makes that job failed, and a new one takes its place.
+class JobRunner:
+    """Runs jobs one after another; what they share (models, features) is kept between them.
 
     Args:
-        make: called in each worker, gives what runs a job there.
-        shares: one a worker.
+        place: the comparison's folder.
+        alone: show the progress of each run; of several processes only a line for each run is shown.
     """
 
-    def __init__(self, make: Callable[[], Run], shares: Sequence[Share]) -> None:
-        self._make, self._shares = make, list(shares)
-        self._workers: dict[int, tuple[Any, Connection]] = {}
-        self._jobs: dict[int, Job] = {}
-        self._stopping = False
+    def __init__(self, place: Place, alone: bool) -> None:
+        self.place = place
+        self.progress = Progress(least=60.0) if alone else Progress(enabled=False)
+        self.kept = Kept()
 
-    def idle(self) -> list[int]:
-        return [worker for worker in range(len(self._shares)) if worker not in self._jobs]
+    def __call__(self, job: Job) -> Result | None:
+        """Runs the job; None: a signal asked it to stop, and it can go on. An error inside the run is a result.
 
-    def give(self, worker: int, job: Job) -> None:
-        if worker not in self._workers or not self._workers[worker][0].is_alive():
-            self._workers[worker] = self._start(worker)
-        self._workers[worker][1].send(job)
-        self._jobs[worker] = job
+        Raises:
+            ComparisonEnded: the disk fails; further runs are pointless.
+        """
+        folder = self.place.cells / job.id
+        try:
+            summary = read_object(folder / "summary.json")
+            if summary.get("exit") not in ("finished", "budget"):
+                summary = self._run(job, folder)
+            return finished(job, folder, summary) if summary["exit"] != "stopped" else None
+        except OSError as error:
+            raise ComparisonEnded(str(error)) from error
+        except Exception as error:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            return failed(job, f"{type(error).__name__}: {error}")
 
-    def answers(self, timeout: float) -> list[tuple[int, Job, Answer]]:
-        busy = {self._workers[worker][1]: worker for worker in self._jobs}
-        ready = [busy[connection] for connection in wait(list(busy), timeout)]  # type: ignore[index]
-        return [(worker, job, self._answer(worker, job)) for worker in ready if (job := self._jobs.pop(worker))]
+    def _run(self, job: Job, folder: Path) -> dict[str, Any]:
+        """Begins the run, or goes on with it where a checkpoint of it is left."""
+        config, begun = job.config, RunFolder(folder)
+        if job.cell.method not in BOUNDS and begun.config.is_file() and begun.split.is_file():
+            try:
+                return resume(folder, progress=self.progress, keep=self.kept)
+            except (CheckpointError, ConfigError, DataError) as error:  # of data: they have moved since
+                log.warning("%s begins again: its checkpoints cannot be used (%s)", folder, error)
+        if folder.exists():
+            shutil.rmtree(folder)
+        begin = {"centralized": train_centralized, "local": train_local}.get(job.cell.method, train)
+        places = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.place.name}
+        places["data.cache_dir"] = config.data.cache_dir or str(self.place.features)
+        return begin(with_options(config, places), progress=self.progress, keep=self.kept)
+
+
+class Worker:
+    """This process as a worker: ``give`` returns when the job has ended."""
+
+    job: Job | None = None
+    began = 0.0
+    """Of its job or, if it has none, of its last one."""
+    group = ("", 0)
+    """Setting and seed of its last job, of which it keeps the features."""
+    future: Future[Result | None]
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def give(self, job: Job) -> None:
+        """Begins a job."""
+        self.job, self.began, self.group = job, time.perf_counter(), job.group
+        self.future = self._submit(job)
+
+    def take(self, stopping: bool) -> Result | None:
+        """The result of the job, which has ended; None: it was asked to stop.
+
+        Raises:
+            ComparisonEnded: further runs are pointless.
+        """
+        job, self.job = self.job, None
+        assert job is not None
+        error = self.future.exception()
+        if isinstance(error, SystemExit) or (stopping and isinstance(error, BrokenExecutor)):
+            return None
+        if isinstance(error, BrokenExecutor):
+            return failed(job, "the process of this run was killed; is there enough memory? try fewer --workers")
+        return self.future.result()
 
     def stop(self) -> None:
-        self._stopping = True
-        for worker in self._jobs:
-            self._workers[worker][0].terminate()
+        """Asks the job to stop at the end of its round; a signal to this process reaches it by itself."""
 
     def close(self) -> None:
-        workers, busy = self._workers, self._jobs
-        self._workers, self._jobs = {}, {}
-        try:
-            for _, connection in workers.values():
-                connection.close()
-            for worker in workers.keys() - busy.keys():
-                workers[worker][0].join(GOODBYE)
-        finally:  # also after a second Ctrl-C: the interpreter would wait for the rest
-            for process, _ in workers.values():
-                process.kill()  # a run is made to survive it
-        for process, _ in workers.values():
-            process.join()
+        """Ends the worker at once."""
 
-    def _start(self, worker: int) -> tuple[Any, Connection]:
+    def _submit(self, job: Job) -> Future[Result | None]:
+        future: Future[Result | None] = Future()
+        future.set_result(self.run(job))
+        return future
+
+
+class WorkerProcess(Worker):
+    """A process, started by ``spawn`` with its first job, so that it may own a GPU.
+
+    It ends with this process, however this ends. One that dies makes its job failed; the next job starts another.
+
+    Args:
+        make: called in the process, gives what runs a job there.
+        threads: how many it computes with.
+        gpu: its CUDA_VISIBLE_DEVICES; None: unchanged.
+    """
+
+    def __init__(self, make: Callable[[], Run], threads: int, gpu: str | None) -> None:
+        self.share = make, threads, gpu
+        self._start()
+
+    def stop(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        if self.job is not None:
+            self._signal(signal.SIGKILL)  # a run is made to survive it
+        self._pool.shutdown()
+
+    def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        name, words = f"fedcmp-compare-{worker}", (theirs, self._make, self._shares[worker])
-        process = context.Process(target=_serve, args=words, name=name)
-        process.start()
-        theirs.close()
-        return process, ours
+        self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=self.share)
+        self._pid: Future[int] | None = None
 
-    def _answer(self, worker: int, job: Job) -> Answer:
-        process, connection = self._workers[worker]
+    def _submit(self, job: Job) -> Future[Result | None]:
         try:
-            return connection.recv()
-        except (EOFError, ConnectionResetError):
-            process.join()
-        code = process.exitcode
-        if self._stopping or -code in ASKING:
-            return Answer(None, stopped=True)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = "; is there enough memory? try fewer --workers" if code == -signal.SIGKILL else ""
-        return Answer(failed(job, f"the process of this run was {how}{hint}"))
+            self._pid = self._pid or self._pool.submit(os.getpid)
+            return self._pool.submit(_run, job)
+        except BrokenExecutor:
+            self._start()
+            return self._submit(job)
+
+    def _signal(self, number: int) -> None:
+        def send(pid: Future[int]) -> None:
+            with suppress(ProcessLookupError, BrokenExecutor):
+                os.kill(pid.result(), number)
+
+        if self._pid is not None:
+            self._pid.add_done_callback(send)
 
 
-def _serve(connection: Connection, make: Callable[[], Run], share: Share) -> None:
-    """The life of a worker process."""
+_runs: list[Run] = []
+"""What runs the jobs of this worker process."""
+
+
+def _begin(make: Callable[[], Run], threads: int, gpu: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
+    for number in ASKING:
+        signal.signal(number, lambda *_: sys.exit())  # between runs; a run has handlers of its own
     end_with_parent()
-    if share.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = share.gpu
-    import torch
-
-    torch.set_num_threads(max(1, min(torch.get_num_threads(), share.threads)))
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    torch.set_num_threads(min(torch.get_num_threads(), threads))
     log_to_stderr()
-    try:
-        run = make()
-    except Exception as error:
-        connection.send(Answer(None, ended=f"a worker process could not start: {error}; try --workers 1"))
-        return
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        connection.send(run(job))
+    _runs.append(make())
+
+
+def _run(job: Job) -> Result | None:
+    return _runs[0](job)
+
+
+def start_workers(place: Place, count: int, cuda: bool) -> list[Worker]:
+    """``count`` workers, the GPUs shared among them; one is this process."""
+    if count == 1:
+        return [Worker(JobRunner(place, alone=True))]
+    make = functools.partial(JobRunner, place, alone=False)
+    gpus, threads = visible_gpus() if cuda else [], max(1, num_cores() // count)
+    return [WorkerProcess(make, threads, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs of this process, as CUDA_VISIBLE_DEVICES names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+
+
+def num_cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.report.figures import Line, draw_lines
@@ -20,10 +20,10 @@ class Picture(NamedTuple):
     """Of its files and its id: letters, digits and hyphens; unique on a page."""
     title: str
     figure: Figure
-    alt: str = ""
-    """What it shows, in a sentence; empty: its title."""
     caption: str = ""
     """How to read it."""
+    alt: str = ""
+    """What it shows, in a sentence; empty: its title."""
 
 
 def curves(name: str, title: str, lines: Sequence[Line], unit: str, caption: str = "", **options: Any) -> list[Picture]:
@@ -31,8 +31,8 @@ def curves(name: str, title: str, lines: Sequence[Line], unit: str, caption: str
     lines = [line for line in lines if len(line.y)]
     if not lines:
         return []
-    ends = listed([f"{line.name} {number(line.y[-1])}".strip() for line in lines])
-    return [Picture(name, title, draw_lines(lines, unit, **options), f"{title}; at the end: {ends}.", caption)]
+    ends = listed([f"{line.name} {number(line.y[-1])}".strip() for line in lines if line.width])
+    return [Picture(name, title, draw_lines(lines, unit, **options), caption, f"{title}; at the end: {ends}.")]
 
 
 class Grid(NamedTuple):
@@ -52,15 +52,21 @@ class Grid(NamedTuple):
     folded: bool = False
     """Shown only on request."""
 
+    def without_empty(self) -> Grid:
+        """Only the columns in which at least one row has a value.
 
-def without_empty(header: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[list[str]]]:
-    """The columns in which at least one row has a value.
+        >>> Grid("", ["a", "b"], [["x", "–"], ["y", "–"]]).without_empty().rows
+        [['x'], ['y']]
+        """
+        kept = [place for place in range(len(self.header)) if any(row[place] not in ("", "–") for row in self.rows)]
+        rows = [[row[place] for place in kept] for row in self.rows]
+        return self._replace(header=[self.header[place] for place in kept], rows=rows)
 
-    >>> without_empty(["a", "b"], [["x", "–"], ["y", "–"]])
-    (['a'], [['x'], ['y']])
-    """
-    kept = [place for place in range(len(header)) if any(row[place] not in ("", "–") for row in rows)]
-    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+def facts(title: str, values: Mapping[str, object]) -> list[Grid]:
+    """A table of names and values; those that are None are left out, and none is no table."""
+    rows = [[name, str(value)] for name, value in values.items() if value is not None]
+    return [Grid(title, ["what", "value"], rows, text_columns=2)] if rows else []
 
 
 class Card(NamedTuple):
@@ -82,13 +88,12 @@ class Listing(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One heading and what is under it."""
+    """One heading and what is under it. Without any content it is not shown."""
 
     name: str
     """Of its anchor."""
     title: str
-    text: Sequence[str] = ()
-    """Paragraphs."""
+    text: str = ""
     pictures: Sequence[Picture] = ()
     grids: Sequence[Grid] = ()
     cards: Sequence[Card] = ()
@@ -130,13 +135,14 @@ class Page(NamedTuple):
         """How many facts are beside each other at most: 7, in rows that are about equally long."""
         return math.ceil(len(self.facts) / math.ceil(len(self.facts) / 7))
 
-    def with_unique_names(self) -> Page:
-        """The page with ids that are unique: names of two settings may differ in a sign only."""
+    def cleaned(self) -> Page:
+        """Without empty sections; ids are unique: names of two settings may differ in a sign only."""
         taken: set[str] = set()
         sections = []
         for section in self.sections:
-            pictures = [one._replace(name=_unique(one.name, "figure-", taken)) for one in section.pictures]
-            sections.append(section._replace(name=_unique(section.name, "", taken), pictures=pictures))
+            if section.pictures or section.grids or section.cards or section.listings:
+                pictures = [one._replace(name=_unique(one.name, "figure-", taken)) for one in section.pictures]
+                sections.append(section._replace(name=_unique(section.name, "", taken), pictures=pictures))
         return self._replace(sections=sections)
 
 

@@ -48,10 +48,7 @@ def draw_captions(examples: Sequence[Example], path: Path) -> None:
             axes.set_title(example.title, fontsize=10, loc="left")
             text = [*_wrap("reference", example.reference), "", *_wrap("generated", example.generated)]
             axes.set_xlabel("\n".join(text), fontsize=8, loc="left", fontfamily="monospace")
-        try:
-            save_figure(figure, path, dpi=110)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+        save_figure(figure, path, dpi=110)
 
 
 def _wrap(label: str, text: str) -> list[str]:

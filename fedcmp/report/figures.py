@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedcmp.errors import RunFolderError
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -47,25 +49,11 @@ class Line(NamedTuple):
     y: Sequence[float | None]
     colour: str = COOL
     width: float = 1.6
+    """0: only its band is drawn."""
     dash: Any = "-"
     alpha: float = 1.0
-
-
-class Band(NamedTuple):
-    """An area between two series."""
-
-    x: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-    colour: str
-    alpha: float = 0.18
-
-
-class Level(NamedTuple):
-    """A horizontal line to compare with."""
-
-    y: float
-    name: str = ""
+    band: tuple[Sequence[float], Sequence[float], float] | None = None
+    """Low and high values of an area around it, and its opacity."""
 
 
 class DotRow(NamedTuple):
@@ -105,10 +93,17 @@ def figure_style() -> Iterator[None]:
 
 
 def save_figure(figure: Figure, target: Any, **options: Any) -> None:
-    """Saves a figure. Letters that the font lacks cause no warning: names come from the user's data."""
+    """Saves a figure. Letters that the font lacks cause no warning: names come from the user's data.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        figure.savefig(target, **options)
+        try:
+            figure.savefig(target, **options)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     figure.set_layout_engine("none")  # solved once: the next file has the same layout, several times as fast
 
 
@@ -123,8 +118,7 @@ def draw_lines(
     lines: Sequence[Line],
     unit: str,
     *,
-    bands: Sequence[Band] = (),
-    levels: Sequence[Level] = (),
+    level: tuple[float, str] | None = None,
     x_label: str = "round",
     limits: tuple[float | None, float | None] = (None, None),
     ticks: Sequence[float] | None = None,
@@ -134,20 +128,21 @@ def draw_lines(
     Args:
         lines: at least one with a finite value.
         unit: of the upright axis.
-        bands, levels: drawn behind the lines.
+        level: value and name of a level line to compare with.
         x_label: what the other axis counts.
         limits: of the upright axis; None: as the data have it.
         ticks: places on the level axis, which then is logarithmic if they span more than a factor of four; None: it
             counts whole numbers.
     """
     figure, axes = _panel(HEIGHT + 0.08 * sum(bool(line.name) for line in lines), grid="y")
-    for band in bands:
-        axes.fill_between(band.x, band.low, band.high, color=band.colour, alpha=band.alpha, linewidth=0)
-    for level in levels:
-        axes.axhline(level.y, color=INK, linewidth=0.9, linestyle="--", alpha=0.7, label=level.name)
+    for line in (one for one in lines if one.band is not None):
+        low, high, alpha = line.band or ((), (), 0.0)
+        axes.fill_between(line.x, low, high, color=line.colour, alpha=alpha, linewidth=0)
+    if level is not None:
+        axes.axhline(level[0], color=INK, linewidth=0.9, linestyle="--", alpha=0.7, label=level[1])
     for line in lines:
         y = [math.nan if value is None else value for value in line.y]
-        marker = "o" if len(y) < 3 or ticks else None
+        marker = "o" if line.width and (len(y) < 3 or ticks) else None
         axes.plot(
             line.x, y, color=line.colour, linewidth=line.width, linestyle=line.dash, alpha=line.alpha, marker=marker,
             markersize=4, label=line.name,
@@ -228,11 +223,10 @@ def draw_dots(
 def draw_heat(
     values: Sequence[Sequence[float | None]],
     rows: Sequence[str],
-    columns: Sequence[str],
+    columns: Sequence[object],
     *,
     show: Callable[[float], str],
-    lowest: float | None = None,
-    highest: float | None = None,
+    limits: tuple[float | None, float | None] = (None, None),
     about_zero: bool = False,
     crossed: Sequence[tuple[int, int]] = (),
     across: str = "",
@@ -244,7 +238,7 @@ def draw_heat(
         values: one row after the other; None or nan: empty.
         rows, columns: names.
         show: a value as text, written into the cells if they are few.
-        lowest, highest: what the palest and the darkest cell are; None: as the data have it.
+        limits: what the palest and the darkest cell are; None: as the data have it.
         crossed: cells (row, column) that get a cross.
         across, down: what columns and rows are.
     """
@@ -252,12 +246,12 @@ def draw_heat(
 
     cells = np.array([[math.nan if value is None else value for value in row] for row in values], float)
     written = len(rows) <= 40 and len(columns) <= 12
-    names, step = [shorten(name) for name in columns], 1 + (len(columns) - 1) // 20
+    names, step = [shorten(str(name)) for name in columns], 1 + (len(columns) - 1) // 20
     longest = max(map(len, names))
     turned = (longest + 1) * len(names[::step]) > 45  # letters that fit beside each other
     height = ROW * len(rows) if len(rows) <= 40 else 8.0
     figure, axes = _panel(height + 0.5 + (0.08 * longest if turned else 0.15))
-    low, high, cmap = lowest, highest, "Blues"
+    (low, high), cmap = limits, "Blues"
     if about_zero:
         high = float(np.nanmax(np.abs(cells), initial=0.0)) or 1.0
         low, cmap = -high, "RdBu"

@@ -37,12 +37,8 @@ def read_objects(path: Path) -> list[dict[str, Any]]:
     Raises:
         RunFolderError: a line is no JSON object.
     """
-    lines = read_text(path).split("\n")
-    found = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]
-    try:
-        return [*found, *([_parse(lines[-1], str(path))] if lines[-1].strip() else [])]
-    except RunFolderError:
-        return found
+    lines = read_text(path).split("\n")[:-1]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_settings(text: str, path: Path) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.report.blocks import Page
 from fedcmp.report.comparison.page import comparison_page
-from fedcmp.report.comparison.results import is_comparison, read_comparison
+from fedcmp.report.comparison.results import Comparison, is_comparison
 from fedcmp.report.figures import as_data_uri, figure_style, save_figure
 from fedcmp.report.run.page import run_page
-from fedcmp.report.run.reading import is_run, read_run
+from fedcmp.report.run.reading import Run, is_run
 
 
 def write_report(folder: Path, *, figures: bool = True) -> Path:
@@ -37,15 +37,14 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     target = folder / "report" / "index.html"
     with figure_style():
         if is_comparison(folder):
-            page = comparison_page(read_comparison(folder))
+            page = comparison_page(Comparison(folder))
         elif is_run(folder):
-            page = run_page(read_run(folder))
+            page = run_page(Run(folder))
         else:
             raise RunFolderError(
                 f"{folder} has neither a run (config.yaml, metrics.jsonl, summary.json) nor a comparison "
                 "(compare.json, runs.jsonl)"
             )
-        page = page.with_unique_names()
         try:
             html = render(page)
             _save_figures(page, target.parent / "figures", figures)

@@ -36,10 +36,22 @@ class PlanPage(NamedTuple):
 
 def describe_plan(page: PlanPage) -> str:
     """Plain text."""
-    privacy = table(page.privacy, header=["privacy of clients", ""]) if page.privacy else ""
-    parts = [describe_ranks(page.forecast.groups, page.devices), _schedule(page), _clients(page.forecast), privacy]
-    parts += [_traffic(page.forecast), _memory(page), *(f"note: {note}" for note in page.notes)]
-    return "\n\n".join(part for part in parts if part)
+    forecast = page.forecast
+    parts = [describe_ranks(forecast.groups, page.devices), _schedule(page)]
+    if len(forecast.clients) <= LISTED:
+        rows = [[one.label, one.held, one.samples, one.steps, one.rounds] for one in forecast.clients]
+        parts.append(table(rows, header=["client", "samples held", "samples used", "steps", "rounds"]))
+    if page.privacy:
+        parts.append(table(page.privacy, header=["privacy of clients", ""]))
+    if forecast.rounds[0].most:
+        sent: list[list[object]] = []
+        for what, key in (("up", "bytes/up"), ("down", "bytes/down"), ("up, diagnostics", "bytes/diagnostics")):
+            most = [one.most[key] for one in forecast.rounds]
+            sent.append([what, _span(most), human(sum(most))])
+        parts.append(table(sent, header=["bytes of all clients, at most", "in a round", "in the run"]))
+    else:
+        parts.append("bytes: unknown, because the widths of the models are not known before they are loaded")
+    return "\n\n".join([*parts, _memory(page), *(f"note: {note}" for note in page.notes)])
 
 
 def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
@@ -53,10 +65,8 @@ def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> s
     for number, group in enumerate(groups):
         waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "none"
         for rank in group.ranks:
-            who = f"{rank} (server)" if rank == 0 else f"{rank}"
-            rows.append(
-                [who, devices[rank], number, waves if rank == group.ranks[0] else "the same, its share of rows"]
-            )
+            who, first = f"{rank} (server)" if rank == 0 else f"{rank}", rank == group.ranks[0]
+            rows.append([who, devices[rank], number, waves if first else "the same, its share of rows"])
     return table(rows, header=["rank", "device", "group", "clients of round 1, by wave"])
 
 
@@ -81,23 +91,6 @@ def _schedule(page: PlanPage) -> str:
         ["clients needed", f"{method.fuse.least_clients:,} or more in every round"],
     ]
     return table(facts)
-
-
-def _clients(forecast: Forecast) -> str:
-    if len(forecast.clients) > LISTED:
-        return ""
-    rows = [[one.label, one.held, one.samples, one.steps, one.rounds] for one in forecast.clients]
-    return table(rows, header=["client", "samples held", "samples used", "steps", "rounds"])
-
-
-def _traffic(forecast: Forecast) -> str:
-    if not forecast.rounds[0].most:
-        return "bytes: unknown, because the widths of the models are not known before they are loaded"
-    rows = []
-    for what, key in (("up", "bytes/up"), ("down", "bytes/down"), ("up, diagnostics", "bytes/diagnostics")):
-        most = [one.most[key] for one in forecast.rounds]
-        rows.append([what, _span(most), human(sum(most))])
-    return table(rows, header=["bytes of all clients, at most", "in a round", "in the run"])
 
 
 def _memory(page: PlanPage) -> str:

@@ -11,7 +11,6 @@ import numpy as np
 
 from fedcmp.data.scenarios.manifest import as_matrix, overlap_matrix
 from fedcmp.data.scenarios.topic import is_unlabelled
-from fedcmp.errors import RunFolderError
 from fedcmp.report.figures import COOL, WARM, figure_style, save_figure, shorten
 
 COLUMNS = 20
@@ -21,7 +20,10 @@ MATRIX_CLIENTS = 32
 
 
 class Mixture(NamedTuple):
-    """The content of the heat map."""
+    """The kinds that clients differ by: the topics that were assigned, else domains, or labels if there is one domain.
+
+    The rarest ones share a column.
+    """
 
     kind: str
     """``"topic"``, ``"label"`` or ``"domain"``."""
@@ -68,20 +70,14 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
             f"{manifest['scenario']}, {num_clients} clients, seed {manifest['seed']}, mean overlap "
             f"{manifest['overlap']:.2f}"
         )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_figure(figure, path, dpi=130)
-            save_figure(figure, path.with_suffix(".pdf"), metadata={"CreationDate": None})
-        except OSError as error:
-            raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True)
+        save_figure(figure, path, dpi=130)
+        save_figure(figure, path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
 
 def shown_mixture(manifest: Mapping[str, Any]) -> Mixture:
-    """The kinds that clients differ by: the topics that were assigned, else domains, or labels if there is one domain.
-
-    Args:
-        manifest: the content of split.json.
-    """
+    """The content of split.json as a heat map."""
     clients = [manifest["composition"][str(client)] for client in range(len(manifest["sizes"]))]
     domains = {name for one in clients for name in one["domains"]}
     by = manifest["knobs"].get("topic", {}).get("by")

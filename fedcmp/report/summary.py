@@ -99,12 +99,9 @@ def known_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tu
 
 def compare_runs(summaries: Sequence[Mapping[str, Any]]) -> str:
     """One row per run."""
-    rows = [
-        [
-            one["name"], one["method"], one["seed"], one["samples_seen"], one["val/loss"]["start"],
-            one["val/loss"]["end"], *quality_columns(one["test"]), round(one["seconds"]["total"]),
-        ]
-        for one in summaries
-    ]  # fmt: skip
+    rows = []
+    for one in summaries:
+        loss, row = one["val/loss"], [one["name"], one["method"], one["seed"], one["samples_seen"]]
+        rows.append([*row, loss["start"], loss["end"], *quality_columns(one["test"]), round(one["seconds"]["total"])])
     header, rows = known_columns(["run", "method", "seed", "samples", "start", "end", *QUALITY, "seconds"], rows)
     return table(rows, header)

@@ -14,22 +14,16 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
     digits  1.500  12
     all     2.000   -
     """
-    lines = [list(header), *(list(map(_text, row)) for row in rows)] if header else [list(map(_text, r)) for r in rows]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    numeric = [
-        any(isinstance(cell, (int, float)) for cell in column) and not any(isinstance(cell, str) for cell in column)
-        for column in zip(*rows, strict=True)
-    ] or [False] * len(widths)
+    lines = [list(header)] if header else []
+    lines += [list(map(_text, row)) for row in rows]
     if header:
-        lines.insert(1, ["-" * width for width in widths])
-    padded = [
-        [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        for line in lines
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in padded)
+        lines.insert(1, ["-" * max(map(len, column)) for column in zip(*lines, strict=True)])
+    columns = []
+    for place, column in enumerate(zip(*lines, strict=True)):
+        cells, width = [row[place] for row in rows], max(map(len, column))
+        right = any(isinstance(one, int | float) for one in cells) and not any(isinstance(one, str) for one in cells)
+        columns.append([one.rjust(width) if right else one.ljust(width) for one in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:

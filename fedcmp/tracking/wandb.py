@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fedcmp.errors import ConfigError, nearest
+from fedcmp.measures import metric
 from fedcmp.tracking.tracker import read_records
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,8 @@ class WandbTracker:
         with self._warns("the record of a round"):
             row = {key: _drawn(key, value) for key, value in to_curves(record, self.per_client, self.names).items()}
             for key in sorted(row.keys() - self.defined):
-                summary = "min,last" if key.startswith("val/") else None
+                best = {"lower": "min,last", "higher": "max,last"}.get(metric(key).better)
+                summary = best if key.startswith("val/") else None
                 self.run.define_metric(key, step_metric=None if key in AXES else AXES[0], summary=summary)
             self.defined |= row.keys()
             self.run.log(row, step=step, commit=True)

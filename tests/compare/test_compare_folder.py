@@ -17,7 +17,7 @@ FIRST, SECOND = JOBS.final("demo", "fedavg", {}, 1), JOBS.final("demo", "fedavg"
 SAME = JOBS.final("demo", "same", {}, 1)
 
 
-def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_cut_off_and_another_file_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "runs.jsonl"
     ledger = Ledger(path)
     ledger.add(failed(FIRST, "one"))
@@ -30,10 +30,6 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
         again.add(failed(SECOND, "two"))
     assert set(Ledger(path).results) == {FIRST.id, SECOND.id}
-
-
-def test_another_file_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "runs.jsonl"
     path.write_text('{"cell": 3}\n{"x"\n{')
     with pytest.raises(RunFolderError, match=r"runs.jsonl, line 1"):
         Ledger(path)
@@ -44,24 +40,18 @@ def test_the_last_line_of_a_cell_is_the_one_that_was_asked_for_last(tmp_path: Pa
     ledger = Ledger(tmp_path / "runs.jsonl")
     ledger.add(failed(FIRST, "one"))
     assert FIRST.id == SAME.id, "labels do not matter"
-    for _ in range(2):
-        for job in (FIRST, SAME, SECOND):
-            ledger.claim(job)
+    for job in (FIRST, SAME, SECOND, FIRST, SAME):
+        ledger.claim(job)
     lines = [json.loads(line) for line in ledger.path.read_text().splitlines()]
     assert [line["cell"]["method"] for line in lines] == ["fedavg", "same"]
     ledger.add(failed(FIRST._replace(id="another-config"), "other"))
     ledger.claim(FIRST)
     assert json.loads(ledger.path.read_text().splitlines()[-1])["folder"] == f"cells/{FIRST.id}"
-
-
-def test_a_later_try_counts_and_failed_runs_can_be_forgotten(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "runs.jsonl")
-    ledger.add(failed(FIRST, "one"))
-    again = failed(FIRST, "")
-    ledger.add(again._replace(record={**again.record, "status": "finished"}))
+    good = failed(FIRST, "")
+    ledger.add(good._replace(record={**good.record, "status": "finished"}))
     ledger.add(failed(SECOND, "two"))
     again = Ledger(ledger.path)
-    assert again.results[FIRST.id].finished
+    assert again.results[FIRST.id].finished, "the later try counts"
     again.forget_failed()
     assert set(again.results) == {FIRST.id}
 

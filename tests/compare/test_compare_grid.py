@@ -11,7 +11,7 @@ import torch
 from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
 from fedcmp.compare import Request, ask
-from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option, path
+from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option
 from fedcmp.compare.identity import FOLDERS, identity
 from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.spec import from_json, to_json
@@ -29,7 +29,6 @@ def config_of(*overrides: str) -> Config:
 def test_the_grid_knows_every_preset_and_the_docs_show_it() -> None:
     assert set(OPTIONS) == set(PRESETS)
     assert OPTIONS["fedprox"] == ("local.mu", (0.01, 0.1, 1.0))
-    assert OPTIONS["fedavgm"] == ("server.beta", (0.5, 0.8, 0.9))
     docs = DOCS.read_text()
     for name, option in OPTIONS.items():
         assert f"| {name} | {option.key} | {', '.join(f'{value:g}' for value in option.values)} |" in docs
@@ -44,69 +43,54 @@ def momentum_in_long_rounds(server: ServerStep) -> float:
     return round(float(twice.params["linear.bias"] - once.params["linear.bias"]) - 1, 6)
 
 
-@pytest.mark.parametrize("name", sorted(PRESETS))
-def test_every_value_is_valid_and_the_first_is_the_presets_own(name: str) -> None:
-    option, config = OPTIONS[name], config_of(f"aggregator={name}")
-    part, leaf = option.key.split(".")
-    own = build_aggregator(config.aggregator)
-    found = getattr(own.local if part == "local" else own.server, leaf)
-    if found is None:  # fedcmp's momentum depends on the length of rounds; theirs is that of long ones
-        found = momentum_in_long_rounds(own.server)
-    assert found == option.values[0]
-    for value in option.values:
-        with_options(config, {f"aggregator.{option.key}": value}).validate()
-    assert len(set(option.values)) == len(option.values) >= 3
+def test_every_value_is_valid_and_the_first_is_the_presets_own() -> None:
+    for name, option in OPTIONS.items():
+        config, (part, leaf) = config_of(f"aggregator={name}"), option.key.split(".")
+        own = build_aggregator(config.aggregator)
+        found = getattr(own.local if part == "local" else own.server, leaf)
+        if found is None:  # fedcmp's momentum depends on the length of rounds; theirs is that of long ones
+            found = momentum_in_long_rounds(own.server)
+        assert found == option.values[0], name
+        for value in option.values:
+            with_options(config, {f"aggregator.{option.key}": value}).validate()
+        assert len(set(option.values)) == len(option.values) >= 3
 
 
 def test_every_budget_is_the_same_for_all_methods() -> None:
     lists = ["centralized.batch_sizes=[8,16,32,64,128]", "centralized.lrs=[1e-3,3e-3,5e-3,1e-2,2e-2]"]
     for budget in (4, MOST):
-        study = ask(None, lists, Request(methods=",".join(PRESETS), budget=budget))
-        jobs = Jobs(study)
-        sizes = {entrant: len(jobs.grids["demo", entrant]) for entrant in [*PRESETS, "centralized", "local"]}
-        assert set(sizes.values()) == {budget}
-        for entrant, grid in jobs.grids.items():
-            keys = {tuple(sorted((key, str(value)) for key, value in options.items())) for options in grid}
-            assert len(keys) == budget, f"{entrant} has a cell twice"
+        jobs = Jobs(ask(None, lists, Request(methods=",".join(PRESETS), budget=budget)))
+        assert {entrant for _, entrant in jobs.grids} == {*PRESETS, *BOUNDS}
+        for (_, entrant), grid in jobs.grids.items():
+            different = {str(sorted(options.items(), key=str)) for options in grid}
+            assert len(grid) == len(different) == budget, entrant
 
 
-def test_any_prefix_is_balanced() -> None:
-    assert path([1, 2, 3], ["a", "b"]) == [(1, "a"), (2, "a"), (1, "b"), (2, "b"), (3, "a"), (3, "b")]
-    grid = method_grid(config_of("aggregator=fedavg", "optimizer.lr=0.01"), 4, False)
-    assert grid == [
-        {LR: 0.01, "aggregator.server.lr": 1.0},
-        {LR: 0.02, "aggregator.server.lr": 1.0},
-        {LR: 0.01, "aggregator.server.lr": 2.0},
-        {LR: 0.02, "aggregator.server.lr": 2.0},
+def test_what_a_budget_tries() -> None:
+    plain = config_of("aggregator=fedavg", "optimizer.lr=0.01")
+    assert method_grid(plain, 4, False) == [
+        {LR: lr, "aggregator.server.lr": value} for value in (1.0, 2.0) for lr in (0.01, 0.02)
     ]
-    assert method_grid(config_of("aggregator=fedavg"), 1, False) == [{}]
-
-
-def test_a_held_option_leaves_as_many_learning_rates() -> None:
+    assert method_grid(plain, 1, False) == [{}]
     held = config_of("aggregator=fedavg", "aggregator.server.lr=0.7", "optimizer.lr=1")
-    assert own_option(held) is None
-    grid = method_grid(held, 8, False)
-    assert [options[LR] for options in grid] == [1, 2, 0.5, 4, 0.25, 8, 0.125, 1.414]
-    assert all(set(options) == {LR} for options in grid)
+    assert method_grid(held, 8, False) == [{LR: lr} for lr in (1, 2, 0.5, 4, 0.25, 8, 0.125, 1.414)]
+    near = config_of("optimizer.lr=1e-2", "centralized.batch_sizes=[16,32]", "centralized.lrs=[5e-3,1e-2,2e-2]")
+    pairs = [(options[LR], options[BATCHES]) for options in centralized_grid(near, 3)]
+    assert pairs == [(0.01, [16]), (0.02, [16]), (0.01, [32])]
 
 
-def test_an_exchanged_part_brings_its_own_option() -> None:
-    variant = config_of("aggregator=fedcmp", "aggregator.server.kind=adam")
-    assert own_option(variant) == SERVERS["adam"]
-    plain = config_of("aggregator=fedprox", "aggregator.local.kind=plain")
-    assert own_option(plain) == SERVERS["sgd"]
-    ablation = config_of("aggregator=fedcmp", "aggregator.fuse.tau=0")
-    assert own_option(ablation) == SERVERS["opm"]
-    assert own_option(config_of("aggregator=fedcmp", "aggregator.server.momentum=0")) is None, "it is held"
-
-
-def test_centralized_begins_near_the_configs_own_rate() -> None:
-    config = config_of("optimizer.lr=1e-2", "centralized.batch_sizes=[16,32]", "centralized.lrs=[5e-3,1e-2,2e-2]")
-    assert centralized_grid(config, 3) == [
-        {LR: 0.01, BATCHES: [16]},
-        {LR: 0.02, BATCHES: [16]},
-        {LR: 0.01, BATCHES: [32]},
-    ]
+@pytest.mark.parametrize(
+    ("overrides", "server"),
+    [
+        (("aggregator=fedcmp", "aggregator.server.kind=adam"), "adam"),
+        (("aggregator=fedprox", "aggregator.local.kind=plain"), "sgd"),
+        (("aggregator=fedcmp", "aggregator.fuse.tau=0"), "opm"),
+        (("aggregator=fedcmp", "aggregator.server.momentum=0"), None),
+        (("aggregator=fedavg", "aggregator.server.lr=0.7"), None),
+    ],
+)
+def test_an_exchanged_part_brings_its_own_option(overrides: tuple[str, ...], server: str | None) -> None:
+    assert own_option(config_of(*overrides)) == (SERVERS[server] if server else None)
 
 
 def test_a_run_is_known_by_what_it_computes() -> None:
@@ -129,11 +113,10 @@ def test_a_run_is_known_by_the_variable_that_names_its_folder_of_data(monkeypatc
         study = ask(Path("study/pairs"), overrides, Request(methods="fedcmp", scenarios="domain"))
         assert study.folders == {"FEDCMP_DATA": folder or "../shared/data"}
         monkeypatch.setenv("FEDCMP_DATA", "/later")
-        begun = from_json(to_json(study), "here")
-        assert [job.id for job in Jobs(begun).tuning("domain", "fedcmp")] == [
-            job.id for job in Jobs(study).tuning("domain", "fedcmp")
-        ], "it goes on under its own paths"
-        return {job.id for one in (*BOUNDS, "fedcmp") for job in Jobs(study).tuning("domain", one)}
+        jobs, begun = Jobs(study), Jobs(from_json(to_json(study), "here"))
+        ours, theirs = ([job.id for job in one.tuning("domain", "fedcmp")] for one in (jobs, begun))
+        assert ours == theirs, "it goes on under its own paths"
+        return {job.id for one in (*BOUNDS, "fedcmp") for job in jobs.tuning("domain", one)}
 
     here = ids("/here")
     assert here == ids(None) == ids("/here/") == ids("/there/data of mine")
@@ -142,19 +125,14 @@ def test_a_run_is_known_by_the_variable_that_names_its_folder_of_data(monkeypatc
 
 
 def test_labels_and_other_methods_options_do_not_make_a_run_another() -> None:
+    words = ("centralized.lrs=[0.005,0.01,0.02,0.03]", "aggregator.server.momentum=0.1")
     one = Jobs(ask(None, (), Request(methods="fedavg,fedcmp", scenarios="domain")))
-    other = Jobs(
-        ask(
-            None,
-            ("centralized.lrs=[0.005,0.01,0.02,0.03]", "aggregator.server.momentum=0.1"),
-            Request(methods="x=fedavg,fedcmp", scenarios="y=domain"),
-        )
-    )
-    assert [job.id for job in one.tuning("domain", "fedavg")] == [job.id for job in other.tuning("y", "x")]
-    assert [job.id for job in one.tuning("domain", "local")] == [job.id for job in other.tuning("y", "local")]
-    common = {job.id for job in one.tuning("domain", "centralized")} & {
-        job.id for job in other.tuning("y", "centralized")
-    }
-    assert common
-    mine, theirs = ({job.id for job in jobs.tuning(s, "fedcmp")} for jobs, s in ((one, "domain"), (other, "y")))
-    assert not mine & theirs, "this one's momentum is another"
+    other = Jobs(ask(None, words, Request(methods="x=fedavg,fedcmp", scenarios="y=domain")))
+
+    def ids(jobs: Jobs, entrant: str) -> list[str]:
+        return [job.id for job in jobs.tuning(jobs.settings[0], entrant)]
+
+    assert ids(one, "fedavg") == ids(other, "x")
+    assert ids(one, "local") == ids(other, "local")
+    assert set(ids(one, "centralized")) & set(ids(other, "centralized"))
+    assert not set(ids(one, "fedcmp")) & set(ids(other, "fedcmp")), "this one's momentum is another"

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from small import SMALL
 
-import fedcmp.compare.run as execute
+import fedcmp.compare.workers as workers
 from fedcmp.cli import main
-from fedcmp.compare import Request, ask
+from fedcmp.compare import Place, Request, ask
 from fedcmp.compare.inputs import encode_features, open_jobs
 from fedcmp.compare.jobs import Jobs
 from fedcmp.errors import AggregationError, DataError, RunFolderError
@@ -28,8 +28,7 @@ from fedcmp.locking import locked
 
 WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
-FAST += ["--budget", "1", "--seeds", "1"]
-TWO = ["--methods", "fedavg,fedcmp"]
+FAST += ["--budget", "1", "--seeds", "1", "--methods", "fedavg,fedcmp"]
 RECORD = {
     "cell", "status", "error", "val_loss", "test", "samples_seen", "seconds", "bytes", "projector_sha256", "folder",
     "commit", "versions", "device",
@@ -55,26 +54,17 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def copy(done: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(done, tmp_path / "copy"))
+
+
 def test_pictures_that_a_cache_has_are_not_encoded_again(tmp_path: Path) -> None:
     jobs = Jobs(ask(None, SMALL, Request(methods="fedavg,fedcmp", seeds=2, budget=1, bounds=False)))
     first, again = (encode_features(open_jobs(jobs, {}), tmp_path) for _ in range(2))
     pictures = 2 * 8 * (8 + 2 + 2)  # of two seeds, of eight cameras
     assert (first["pictures"], first["encoded"]) == (pictures, pictures)
     assert (again["pictures"], again["encoded"]) == (pictures, 0)
-
-
-@pytest.fixture
-def copy(done: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(done, tmp_path / "copy"))
-
-
-@pytest.fixture
-def no_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def again(*_args: object, **_kwargs: object) -> None:
-        raise RunFolderError("a finished run was run again")
-
-    for name in ("train", "resume", "train_centralized", "train_local"):
-        monkeypatch.setattr(execute, name, again)
 
 
 def test_the_folder_is_as_promised(done: Path) -> None:
@@ -91,52 +81,47 @@ def test_the_folder_is_as_promised(done: Path) -> None:
         kept = {path.name for path in cell.iterdir()}
         assert {"config.yaml", "split.json", "metrics.jsonl", "summary.json"} <= kept
         assert not kept & {"checkpoints", "projector.safetensors", "clients"}
-        summary = json.loads((cell / "summary.json").read_text())
-        assert record["val_loss"] == summary["val/loss"]["end"]
+        assert record["val_loss"] == json.loads((cell / "summary.json").read_text())["val/loss"]["end"]
         if record["cell"]["method"] in ("fedavg", "fedcmp"):
             assert record["bytes"]["up"] > 0
     finals = {record["cell"]["method"]: record for record in records if record["cell"]["stage"] == "final"}
     assert set(finals) == {"fedavg", "fedcmp", "centralized", "local"}
     for method, record in finals.items():
         tuning = [one for one in records if one["cell"]["method"] == method and one["cell"]["stage"] == "tune"]
-        best = min(tuning, key=lambda one: one["val_loss"])
         assert len(tuning) == 2
-        assert record["cell"]["options"] == best["cell"]["options"]
+        assert record["cell"]["options"] == min(tuning, key=lambda one: one["val_loss"])["cell"]["options"]
     assert finals["fedcmp"]["test"]["loss"] != finals["fedcmp"]["val_loss"]
     asked = json.loads((done / "compare.json").read_text())
     assert (asked["seeds"], asked["budget"], asked["reference"], asked["bounds"]) == (1, 2, "fedcmp", True)
     assert asked["command"].startswith("fedcmp compare data.scenes_per_camera=8")
     cost, scenes = asked["features"], 8 * (8 + 2)
     assert cost["pictures"] == cost["encoded"] == 2 * scenes + 8 * 2, "of two seeds; test pictures of one"
-    assert cost["seconds"] > 0
-    assert {method: len(cells) for method, cells in asked["grid"]["demo"].items()} == {
-        **dict.fromkeys(("fedavg", "fedcmp", "centralized", "local"), 2)
-    }
+    assert {method: len(cells) for method, cells in asked["grid"]["demo"].items()} == dict.fromkeys(finals, 2)
 
 
 def test_the_tables_say_what_the_runs_say(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("--out", done) == 0
     out = capsys.readouterr().out
-    loss = {line["cell"]["method"]: line["test"]["loss"] for line in lines(done) if line["cell"]["stage"] == "final"}
+    assert {"worst domain", "image use", "CIDEr-D"} <= set(re.split(r"\s{2,}", out))
+    test = {line["cell"]["method"]: line["test"] for line in lines(done) if line["cell"]["stage"] == "final"}
     body = [row.replace(" (reference)", "").split() for row in out.splitlines()[3:7]]
     assert [row[0] for row in body[:1] + body[-1:]] == ["centralized", "local"]
-    assert {row[0]: float(row[1]) for row in body} == pytest.approx(loss, abs=6e-4)
+    assert {row[0]: float(row[1]) for row in body} == pytest.approx(
+        {k: one["loss"] for k, one in test.items()}, abs=6e-4
+    )
     with (done / "table.csv").open() as file:
         rows = {row["method"]: row for row in csv.DictReader(file)}
     for method, row in rows.items():
-        assert float(row["test_loss"]) == loss[method]
+        assert (float(row["test_loss"]), float(row["CIDEr"])) == (test[method]["loss"], test[method]["cider"])
         assert (row["sd"], row["p"], row["p_holm"]) == ("", "", "")
-    part = (loss["fedavg"] - loss["local"]) / (loss["centralized"] - loss["local"])
-    assert float(rows["fedavg"]["recovered"]) == pytest.approx(part)
-    assert "worst domain" in out
-    assert "image use" in out
-    use = {line["cell"]["method"]: line["test"]["image_use"] for line in lines(done) if line["test"]}
-    part = (use["fedavg"] - use["local"]) / (use["centralized"] - use["local"])
-    assert float(rows["fedavg"]["recovered_image_use"]) == pytest.approx(part)
+    for column, key in (("recovered", "loss"), ("recovered_image_use", "image_use")):
+        own, low, high = (test[one][key] for one in ("fedavg", "local", "centralized"))
+        assert float(rows["fedavg"][column]) == pytest.approx((own - low) / (high - low))
 
 
-@pytest.mark.usefixtures("no_runs")
-def test_nothing_is_run_twice(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_run_twice(copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("train", "resume", "train_centralized", "train_local"):
+        monkeypatch.setattr(workers, name, None)
     before = {kind: (copy / f"table.{kind}").read_text() for kind in ("csv", "tex")}
     runs = (copy / "runs.jsonl").read_bytes()
     assert compare(*WORDS, "--out", copy) == 0
@@ -154,21 +139,16 @@ def test_nothing_is_run_twice(copy: Path, capsys: pytest.CaptureFixture[str]) ->
         assert compare("--out", copy) == 1, "two at once are refused"
 
 
-def test_more_methods_and_settings_are_added_and_labels_cost_nothing(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_methods_are_added_and_labels_cost_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = ["--methods", "mean=fedavg,fedcmp,fedprox", "--scenarios", "all=domain", "--workers", "1"]
+    old = {line["folder"] for line in lines(copy)}
     assert compare("--out", copy, *more) == 0
     err = capsys.readouterr().err
     assert "3 runs to do" in err
     assert len(re.findall(r"^ *\d+/15  all ", err, re.MULTILINE)) == 3, "a line for each run"
     added = lines(copy)[12:]
-    ran = [one for one in added if one["folder"] not in {line["folder"] for line in lines(copy)[:12]}]
-    assert [(one["cell"]["method"], one["cell"]["stage"]) for one in ran] == [
-        ("fedprox", "tune"),
-        ("fedprox", "tune"),
-        ("fedprox", "final"),
-    ]
+    ran = [(one["cell"]["method"], one["cell"]["stage"]) for one in added if one["folder"] not in old]
+    assert ran == [("fedprox", "tune"), ("fedprox", "tune"), ("fedprox", "final")]
     shown = {one["cell"]["method"] for one in added if one["cell"]["setting"] == "all"}
     assert shown == {"mean", "fedcmp", "fedprox", "centralized", "local"}
     assert "mean" in (copy / "table.md").read_text()
@@ -177,12 +157,10 @@ def test_more_methods_and_settings_are_added_and_labels_cost_nothing(
 
 def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "new"
-    assert compare(*SMALL, "--methods", "fedavgg", "--out", folder) == 2
     krum = ["--methods", "fedavg,krum", "partition.clients=4", "--no-bounds"]
-    assert compare(*SMALL, *krum, "--out", folder) == 2
-    error = capsys.readouterr().err
-    assert "setting demo, method krum: aggregator.name=krum" in error
-    assert compare(*SMALL, "--workers", "0", "--out", folder) == 2
+    for words in (["--methods", "fedavgg"], ["--workers", "0"], krum):
+        assert compare(*SMALL, *words, "--out", folder) == 2
+    assert "setting demo, method krum: aggregator.name=krum" in capsys.readouterr().err
     assert not folder.exists()
     folder.mkdir()
     (folder / "mine.txt").write_text("")
@@ -193,7 +171,7 @@ def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_failed_run_is_shown_and_can_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, folder = execute.train, tmp_path / "study"
+    whole, folder = workers.train, tmp_path / "study"
 
     def breaks(config, **options):
         if config.aggregator.name == "fedavg" and config.run.seed == 1:
@@ -201,8 +179,8 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
         return whole(config, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(execute, "train", breaks)
-        assert compare(*FAST, *TWO, "--workers", "1", "--seeds", "2", "--out", folder) == 1
+        patch.setattr(workers, "train", breaks)
+        assert compare(*FAST, "--workers", "1", "--seeds", "2", "--out", folder) == 1
     said = capsys.readouterr()
     assert "fedavg [failed 1 of 2 seeds]" in said.out
     assert "fedavg failed: AggregationError: too few clients" in said.out
@@ -214,8 +192,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
     assert (folder / "runs.jsonl").read_text() == runs, "only asked for is it tried again"
     assert compare("--out", folder, "--workers", "1", "--retry-failed") == 0
     assert "[failed" not in (folder / "table.md").read_text()
-    assert lines(folder)[-1]["status"] == "finished"
-    assert lines(folder)[-1]["folder"] == bad["folder"]
+    assert (lines(folder)[-1]["status"], lines(folder)[-1]["folder"]) == ("finished", bad["folder"])
 
 
 def test_a_full_disk_ends_it_and_is_no_result(
@@ -224,9 +201,8 @@ def test_a_full_disk_ends_it_and_is_no_result(
     def full(*_args: object, **_options: object) -> None:
         raise RunFolderError("cannot write the checkpoint: no space left")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(execute, "train", full)
-        assert compare(*FAST, *TWO, "--workers", "1", "--out", tmp_path / "study") == 1
+    monkeypatch.setattr(workers, "train", full)
+    assert compare(*FAST, "--workers", "1", "--out", tmp_path / "study") == 1
     assert "no space left" in capsys.readouterr().err
     assert not (tmp_path / "study" / "runs.jsonl").exists()
 
@@ -234,7 +210,7 @@ def test_a_full_disk_ends_it_and_is_no_result(
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("study") / "whole"
-    assert compare(*FAST, *TWO, "--workers", "1", "--out", folder) == 0
+    assert compare(*FAST, "--workers", "1", "--out", folder) == 0
     return hashes(folder)
 
 
@@ -259,7 +235,7 @@ def test_an_interrupt_and_a_signal_say_how_to_go_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "run_round", round_then_stop)
-        assert compare(*FAST, *TWO, "--workers", "1", "--out", folder) == (130 if how == "interrupted" else 0)
+        assert compare(*FAST, "--workers", "1", "--out", folder) == (130 if how == "interrupted" else 0)
     said = [line for line in capsys.readouterr().err.splitlines() if f"with: fedcmp compare --out {folder}" in line]
     assert len(said) == 2, "at the start and at the end"
     assert not (folder / "runs.jsonl").exists()
@@ -268,26 +244,50 @@ def test_an_interrupt_and_a_signal_say_how_to_go_on(
     assert hashes(folder) == uninterrupted
 
 
-@pytest.mark.slow
-def test_a_kill_at_any_moment_costs_nothing_that_was_done(uninterrupted: dict[str, str], tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *TWO, "--workers", "2", "--out", str(folder)]
+def kill(folder: Path, until: Any, *words: str) -> None:
+    """Kills a comparison of two workers; all that it started end with it."""
+    command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *words, "--workers", "2", "--out", str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
-        wait_for(lambda: list(folder.glob("cells/*/checkpoints/round-0001-*.pt")), process)
+        wait_for(lambda: until(process.pid), process)
         begun = children(process.pid)
+        begun += [reader for worker in begun for reader in children(worker)]
     finally:
         process.kill()
         process.communicate()
     assert begun
     wait_for(lambda: not any(alive(pid) for pid in begun), None)
+
+
+@pytest.mark.slow
+def test_a_kill_costs_nothing_that_was_done_and_two_workers_find_what_one_finds(
+    uninterrupted: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "study"
+    kill(folder, lambda _: list(folder.glob("cells/*/checkpoints/round-0001-*.pt")))
     unfinished = [cell for cell in folder.glob("cells/*") if not (cell / "summary.json").exists()]
     assert unfinished, "the kill came too late to tell anything"
     with (folder / "runs.jsonl").open("a") as file:
         file.write('{"cell": {"setting": "de')
-    assert compare("--out", folder, "--workers", "1") == 0
+    assert compare("--out", folder, "--workers", "2", "--keep-projectors") == 0
     assert hashes(folder) == uninterrupted
-    assert len(lines(folder)) == 2
+    assert len(lines(folder)) == len(list(folder.glob("cells/*/projector.safetensors"))) == 2
+    assert not list(folder.glob("cells/*/checkpoints"))
+
+
+@pytest.mark.slow
+def test_workers_may_read_pictures_ahead_and_leave_no_process_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "study"
+    kill(folder, lambda pid: any(map(children, children(pid))), "data.stream=true", "data.workers=1")
+    assert compare("--out", folder, "--workers", "2") == 0
+    assert [line["error"] for line in lines(folder)] == [None, None]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:
@@ -307,48 +307,14 @@ def wait_for(what: Any, process: subprocess.Popen[str] | None, seconds: float = 
 
 def test_half_a_run_whose_data_have_moved_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False))).final("demo", "fedavg", {}, 1)
-    begun = RunFolder(tmp_path / job.id)
-    begun.path.mkdir()
+    begun = RunFolder(tmp_path / "cells" / job.id)
+    begun.path.mkdir(parents=True)
     begun.config.write_text("data: {root: /gone}")
     begun.split.write_text("{}")
 
     def gone(*_args: object, **_options: object) -> None:
         raise DataError("data.root: no folder /gone")
 
-    monkeypatch.setattr(execute, "resume", gone)
-    monkeypatch.setattr(execute, "train", lambda *_args, **_options: {"exit": "stopped"})
-    assert execute.Executor(tmp_path, "group")(job) == execute.Answer(None, stopped=True)
-
-
-@pytest.mark.slow
-def test_several_workers_find_what_one_finds(uninterrupted: dict[str, str], tmp_path: Path) -> None:
-    folder = tmp_path / "study"
-    assert compare(*FAST, *TWO, "--workers", "2", "--out", folder, "--keep-projectors") == 0
-    assert hashes(folder) == uninterrupted
-    assert len(list(folder.glob("cells/*/projector.safetensors"))) == 2
-    assert not list(folder.glob("cells/*/checkpoints"))
-
-
-@pytest.mark.slow
-def test_workers_may_read_pictures_ahead_and_leave_no_process_behind(tmp_path: Path) -> None:
-    folder, ahead = tmp_path / "study", ["data.stream=true", "data.workers=1"]
-    command = [sys.executable, "-m", "fedcmp", "compare", *FAST, *ahead, *TWO, "--workers", "2", "--out", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        wait_for(lambda: any(children(worker) for worker in children(process.pid)), process)
-        workers = children(process.pid)
-        begun = [*workers, *(reader for worker in workers for reader in children(worker))]
-    finally:
-        process.kill()
-        process.communicate()
-    assert len(begun) > len(workers)
-    wait_for(lambda: not any(alive(pid) for pid in begun), None)
-    assert compare("--out", folder, "--workers", "2") == 0
-    assert [line["error"] for line in lines(folder)] == [None, None]
-
-
-def children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    monkeypatch.setattr(workers, "resume", gone)
+    monkeypatch.setattr(workers, "train", lambda *_args, **_options: {"exit": "stopped"})
+    assert workers.JobRunner(Place(tmp_path), alone=True)(job) is None

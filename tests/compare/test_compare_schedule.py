@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,8 +12,8 @@ import pytest
 from fedcmp.compare import Request, ask
 from fedcmp.compare.jobs import Job, Jobs
 from fedcmp.compare.results import evaluate
-from fedcmp.compare.schedule import chosen, favoured, remaining, wanted
-from fedcmp.compare.tables import as_csv, as_json, as_latex, as_markdown, as_text, make_legend, make_sheets
+from fedcmp.compare.schedule import Tuned, favoured, remaining, tuned, wanted
+from fedcmp.compare.tables import make_sheets, make_tables
 from fedcmp.report.comparison.results import BOUNDS, Cell, Result
 
 METHODS = "fedavg,fedadam,ties,fedcmp"
@@ -23,9 +23,9 @@ def jobs_of(**words: Any) -> Jobs:
     return Jobs(ask(None, (), Request(**{"methods": METHODS, "budget": 2, "seeds": 2, **words})))
 
 
-def line(job: Job, loss: float | None, error: str = "it broke") -> Result:
+def line(job: Job, loss: float | None) -> Result:
     test = None if loss is None else {"loss": loss, "worst_domain": {"name": "x", "loss": loss + 1}, "cider": 0.5}
-    status, said = ("failed", error) if loss is None else ("finished", None)
+    status, said = ("failed", "it broke") if loss is None else ("finished", None)
     return Result(job.cell, {"status": status, "error": said, "val_loss": loss, "test": test})
 
 
@@ -49,38 +49,32 @@ def test_all_methods_get_as_many_runs_and_the_best_options_are_reported() -> Non
     jobs = jobs_of(scenarios="domain,iid")
     assert remaining(jobs, {}) == 2 * 6 * (2 + 2)
     records = run(jobs, plain)
-    assert len(records) == 2 * 6 * (2 + 2)
-    for setting in jobs.settings:
-        for entrant in (*jobs.methods, *jobs.bounds):
-            cells = [one.cell for one in records.values()]
-            mine = [cell for cell in cells if (cell.setting, cell.method) == (setting, entrant)]
-            assert sorted((cell.stage, cell.seed) for cell in mine) == [
-                ("final", 1),
-                ("final", 2),
-                ("tune", 0),
-                ("tune", 0),
-            ]
-            best = chosen(jobs, setting, entrant, records)
-            assert best is not None
-            assert best["optimizer.lr"] == 0.01
-            assert all(cell.options == best for cell in mine if cell.stage == "final")
+    cells = [one.cell for one in records.values()]
+    seen = Counter((cell.setting, cell.method, cell.stage, cell.seed) for cell in cells)
+    each = {("final", 1): 1, ("final", 2): 1, ("tune", 0): 2}
+    entrants = [(setting, entrant) for setting in jobs.settings for entrant in jobs.entrants]
+    assert seen == {(*one, *what): many for one in entrants for what, many in each.items()}
+    for cell in cells:
+        best = tuned(jobs, cell.setting, cell.method, records).options
+        assert best is not None
+        assert best["optimizer.lr"] == 0.01
+        assert cell.stage == "tune" or cell.options == best
+    untuned = jobs_of(budget=1, bounds=False)
+    found = [(job.cell.stage, job.cell.seed, job.cell.options) for job in wanted(untuned, {})]
+    assert found == [("final", 1, {})] * 4 + [("final", 2, {})] * 4
 
 
 def test_nothing_is_chosen_before_all_have_been_tried_and_ties_take_the_first() -> None:
     jobs = jobs_of()
     first, second = jobs.tuning("demo", "fedavg")
-    assert chosen(jobs, "demo", "fedavg", {second.id: line(second, 1.0)}) is None
-    same = {first.id: line(first, 1.0), second.id: line(second, 1.0)}
-    assert chosen(jobs, "demo", "fedavg", same) == first.cell.options
-    lost = {first.id: line(first, None), second.id: line(second, 9.0)}
-    assert chosen(jobs, "demo", "fedavg", lost) == second.cell.options
-    assert chosen(jobs, "demo", "fedavg", {one.id: line(one, None) for one in (first, second)}) is None
 
+    def found(*losses: tuple[Job, float | None]) -> Tuned:
+        return tuned(jobs, "demo", "fedavg", {job.id: line(job, loss) for job, loss in losses})
 
-def test_a_budget_of_one_tunes_nothing() -> None:
-    jobs = jobs_of(budget=1, bounds=False)
-    assert [(job.cell.stage, job.cell.seed) for job in wanted(jobs, {})] == [("final", 1)] * 4 + [("final", 2)] * 4
-    assert all(job.cell.options == {} for job in wanted(jobs, {}))
+    assert found((second, 1.0)) == (None, None)
+    assert found((first, 1.0), (second, 1.0)) == (first.cell.options, None)
+    assert found((first, None), (second, 9.0)) == (second.cell.options, None)
+    assert found((first, None), (second, None)) == (None, "it broke")
 
 
 def test_the_strongest_rivals_get_the_extra_seeds() -> None:
@@ -89,18 +83,15 @@ def test_the_strongest_rivals_get_the_extra_seeds() -> None:
     assert favoured(jobs, "demo", some) == {"fedcmp", "fedavg", "centralized", "local"}
     fewer = {id_: one for id_, one in some.items() if (one.cell.method, one.cell.seed) != ("ties", 2)}
     assert favoured(jobs, "demo", fewer) == set(), "who is strong is not known yet"
-    records = run(jobs, plain)
-    seeds = {
-        method: {one.cell.seed for one in records.values() if (one.cell.method, one.cell.stage) == (method, "final")}
-        for method in (*jobs.methods, *jobs.bounds)
-    }
-    assert seeds == {
-        **{method: {1, 2, 3, 4} for method in ("fedavg", "fedcmp", "centralized", "local")},
-        **{method: {1, 2} for method in ("ties", "fedadam")},
-    }
-    rows = {row.method: row for row in evaluate(jobs, records).settings["demo"]}
+    fails = run(jobs, lambda cell: None if (cell.method, cell.seed) == ("fedavg", 2) else plain(cell))
+    assert favoured(jobs, "demo", fails) == {"fedcmp", "ties", "centralized", "local"}
+    rows = {row.method: row for row in evaluate(jobs, run(jobs, plain)).settings["demo"]}
+    few, many = {1, 2}, {1, 2, 3, 4}
+    assert {name: set(row.losses) for name, row in rows.items()} == {
+        **dict.fromkeys(("fedavg", "fedcmp", "centralized", "local"), many), "ties": few, "fedadam": few
+    }  # fmt: skip
     assert (rows["fedavg"].against.pairs, rows["ties"].against.pairs) == (4, 2)
-    assert {rows[name].rank for name in ("fedcmp", "fedavg", "ties", "fedadam")} == {1.0, 2.0, 3.0, 4.0}
+    assert {rows[name].rank for name in jobs.methods} == {1.0, 2.0, 3.0, 4.0}
 
 
 SHARED = {"fedcmp": (1.0, 1.0, 2.0, 2.0), "fedavg": (1.1, 1.1, 1.9, 1.95), "ties": (1.2, 1.2), "fedadam": (1.3, 1.3)}
@@ -113,21 +104,22 @@ def shared(cell: Cell) -> float | None:
     return SHARED[cell.method][max(cell.seed, 1) - 1]
 
 
-def test_methods_stand_in_the_order_of_the_seeds_that_all_have() -> None:
+def test_the_order_of_methods_is_by_the_seeds_that_all_have() -> None:
     jobs = jobs_of(scenarios="domain,iid", extra_seeds=4, rivals=1)
-    records = run(jobs, shared)
-    found = evaluate(jobs, records)
+    found = evaluate(jobs, run(jobs, shared))
     rows = found.settings["domain"]
     assert [row.method for row in rows] == ["centralized", "fedcmp", "fedavg", "ties", "fedadam", "local"]
     assert rows[1].mean > rows[3].mean, "over all seeds of each, it looks worse than what it beats"
     assert [row.shared for row in rows[1:5]] == [pytest.approx(value) for value in (1.0, 1.1, 1.2, 1.3)]
     assert {row.method: row.best for row in found.overall} == {"fedcmp": 2, "fedavg": 0, "ties": 0, "fedadam": 0}
-    drawn = make_sheets(jobs, found)
-    assert drawn[0].rows[drawn[0].best][0] == "fedcmp (reference)"
-    assert "| **fedcmp (reference)** | 1.500 |" in as_markdown("x", drawn, [])
-    read = next(csv.DictReader(line for line in io.StringIO(as_csv(jobs, found)) if "centralized" not in line))
-    assert (read["method"], float(read["test_loss"]), float(read["shared_loss"])) == ("fedcmp", 1.5, 1.0)
-    told = {row["method"]: row for row in json.loads(as_json(jobs, found))["settings"]["domain"]}
+    tables = make_tables("x", jobs, found)
+    assert "| **fedcmp (reference)** | 1.500 |" in tables["md"]
+    read = {(row["setting"], row["method"]): row for row in csv.DictReader(tables["csv"].splitlines())}
+    whole, one = read["all settings", "fedcmp"], read["domain", "fedcmp"]
+    assert (float(one["test_loss"]), float(one["shared_loss"]), one["seeds"]) == (1.5, 1.0, "4")
+    assert (whole["seeds"], whole["seeds_asked"], whole["best_in_settings"]) == ("", "8", "2")
+    assert (read["all settings", "fedavg"]["wins"], read["all settings", "fedavg"]["losses"]) == ("4", "4")
+    told = {row["method"]: row for row in json.loads(tables["json"])["settings"]["domain"]}
     assert (told["ties"]["by_seed"], told["ties"]["asked"]) == ({"1": 1.2, "2": 1.2}, 2)
     assert told["fedavg"]["asked"] == 4
 
@@ -144,15 +136,8 @@ def test_a_method_that_failed_on_a_seed_takes_it_from_no_other_and_gains_nothing
     assert [rows[name].shared for name in SHARED] == [1.0, 1.1, 1.2, 1.3], "where all failed on it, the others count"
 
 
-def test_a_rival_that_fails_gets_no_extra_seeds() -> None:
-    jobs = jobs_of(extra_seeds=3, rivals=1)
-    records = run(jobs, lambda cell: None if cell.method == "fedavg" and cell.seed == 2 else plain(cell))
-    assert favoured(jobs, "demo", records) == {"fedcmp", "ties", "centralized", "local"}
-
-
 def test_the_numbers_of_a_row_by_hand() -> None:
     found = evaluate(jobs_of(), run(jobs_of(), plain)).settings["demo"]
-    assert [row.method for row in found] == ["centralized", "fedcmp", "fedavg", "ties", "fedadam", "local"]
     fedavg = found[2]
     one, two = 3.0 + 0.03 - 1e-5, 3.0 + 0.12 - 1e-5
     assert fedavg.losses == {1: pytest.approx(one), 2: pytest.approx(two)}
@@ -163,43 +148,39 @@ def test_the_numbers_of_a_row_by_hand() -> None:
     assert fedavg.recovered == pytest.approx(sum(parts) / 2, rel=1e-4)
     assert fedavg.against.difference == pytest.approx((1.01 + 1.04) / 2)
     assert fedavg.p_holm > fedavg.against.p > 0
-    assert fedavg.measures == {"worst domain": pytest.approx(fedavg.mean + 1), "CIDEr": 0.5}
+    assert fedavg.measures == {"test/worst_domain": pytest.approx(fedavg.mean + 1), "test/cider": 0.5}
 
 
 def test_failures_are_shown_and_never_dropped() -> None:
     def loss(cell: Cell) -> float | None:
-        if cell.method == "ties" or (cell.method == "fedadam" and cell.seed == 1):
-            return None
-        return plain(cell)
+        failed = cell.method == "ties" or (cell.method == "fedadam" and cell.seed == 1)
+        return None if failed else plain(cell)
 
     jobs = jobs_of(scenarios="domain,iid")
-    records = run(jobs, loss)
-    found = evaluate(jobs, records)
+    found = evaluate(jobs, run(jobs, loss))
     rows = {row.method: row for row in found.settings["domain"]}
     assert (rows["ties"].failed, rows["fedadam"].failed) == (frozenset({1, 2}), frozenset({1}))
     assert (rows["fedadam"].losses.keys(), rows["fedadam"].rank) == ({2}, 3.25)
-    assert [row.method for row in found.settings["domain"]][-2:] == ["ties", "local"]
-    text = as_text(make_sheets(jobs, found), make_legend(jobs))
-    assert "ties [failed 2 of 2 seeds]" in text
-    assert "fedadam [failed 1 of 2 seeds]" in text
-    assert "ties failed: it broke" in text
-    assert "ties [failed 4 of 4 runs]" in text
-    assert all("failed" in drawn for drawn in (as_markdown("x", make_sheets(jobs, found), []), as_csv(jobs, found)))
+    assert list(rows)[-2:] == ["ties", "local"]
+    tables = make_tables("x", jobs, found)
+    for words in ("[failed 2 of 2 seeds]", "[failed 1 of 2 seeds]", "ties failed: it broke", "[failed 4 of 4 runs]"):
+        assert words in tables["text"]
+    assert all("failed" in tables[kind] for kind in ("md", "csv", "tex"))
 
 
 def test_the_same_numbers_in_every_form() -> None:
     jobs = jobs_of(scenarios="a & b=domain,iid", methods="fedavg,100% me_too=fedavg:optimizer.schedule=linear,fedcmp")
     records = run(jobs, lambda cell: plain(cell._replace(method=cell.method.replace("100% me_too", "ties"))))
     found = evaluate(jobs, records)
-    drawn = make_sheets(jobs, found)
-    latex = as_latex(drawn, make_legend(jobs))
+    tables, sheets = make_tables("x", jobs, found), make_sheets(jobs, found)
+    latex = tables["tex"]
     assert r"\caption{a \& b." in latex
     assert r"100\% me\_too" in latex
-    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == latex.count(r"\toprule") == len(drawn) == 5
+    assert latex.count(r"\begin{table}") == latex.count(r"\end{table}") == latex.count(r"\toprule") == len(sheets) == 5
     for block in latex.split(r"\midrule")[1:]:
         body = block.split(r"\bottomrule")[0].strip().splitlines()
         assert len({row.count(" & ") for row in body}) == 1
         assert all(row.endswith(r"\\") for row in body)
     best = f"{found.settings['iid'][1].mean:.3f}"
     assert rf"\textbf{{fedcmp (reference)}} & {best} &" in latex
-    assert f"| **fedcmp (reference)** | {best} |" in as_markdown("x", drawn, make_legend(jobs))
+    assert f"| **fedcmp (reference)** | {best} |" in tables["md"]

@@ -1,4 +1,4 @@
-"""Worker processes: what reaches them, what becomes of their deaths."""
+"""Worker processes: what each has of the machine, and what follows when one dies."""
 
 from __future__ import annotations
 
@@ -6,47 +6,41 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 
-from fedcmp.compare import Request, ask
+from fedcmp.compare import ComparisonEnded, Request, ask
 from fedcmp.compare.jobs import Job, Jobs
-from fedcmp.compare.run import Answer
-from fedcmp.compare.workers import Processes, Share
+from fedcmp.compare.workers import WorkerProcess
 
 JOBS = Jobs(ask(None, (), Request(methods="fedavg", budget=1, bounds=False, seeds=3)))
 
 
-def job(seed: int) -> Job:
-    return JOBS.final("demo", "fedavg", {}, seed)
+def make(number: int) -> Callable[[Job], Any]:
+    """In the worker: seed 1 reports on the process, seed 2 gets a signal, or ends it all, seed 3 takes long."""
 
-
-def make(kind: str) -> Callable[[Job], Answer]:
-    """Runs in the worker."""
-    if kind == "broken":
-        raise RuntimeError("this machine cannot")
-
-    def run(given: Job) -> Answer:
-        if given.cell.seed == 2 and kind == "kills":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if given.cell.seed == 2 and kind == "signals":
-            os.kill(os.getpid(), signal.SIGUSR1)
-        if given.cell.seed == 3:
+    def run(job: Job) -> Any:
+        if job.cell.seed == 2 and number == 0:
+            raise ComparisonEnded("no space left")
+        if job.cell.seed == 2:
+            os.kill(os.getpid(), number)
+        if job.cell.seed > 1:
             time.sleep(600)
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return Answer({"pid": os.getpid(), "gpu": visible, "threads": torch.get_num_threads(), "id": given.id})
+        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES"), torch.get_num_threads(), job.id
 
     return run
 
 
 @pytest.fixture
-def crew() -> Iterator[Callable[[str, int], Processes]]:
-    made: list[Processes] = []
+def started() -> Iterator[Callable[[int], WorkerProcess]]:
+    made: list[WorkerProcess] = []
 
-    def start(kind: str, count: int = 1) -> Processes:
-        made.append(Processes(partial(make, kind), [Share(1, str(number)) for number in range(count)]))
+    def start(number: int) -> WorkerProcess:
+        made.append(WorkerProcess(partial(make, number), 1, "7"))
         return made[-1]
 
     yield start
@@ -54,74 +48,43 @@ def crew() -> Iterator[Callable[[str, int], Processes]]:
         one.close()
 
 
-def finish(workers: Processes, seconds: float = 120) -> list[tuple[int, Job, Answer]]:
-    found, until = [], time.monotonic() + seconds
-    while not found and time.monotonic() < until:
-        found = workers.answers(1.0)
-    return found
+def answer(worker: WorkerProcess, seed: int, stopping: bool = False) -> Any:
+    worker.give(JOBS.final("demo", "fedavg", {}, seed))
+    assert wait([worker.future], 300).done
+    return worker.take(stopping)
 
 
 @pytest.mark.slow
-def test_a_dead_worker_fails_its_job_and_another_takes_its_place(crew: Callable[..., Processes]) -> None:
-    workers = crew("kills")
-    assert workers.idle() == [0]
-    workers.give(0, job(1))
-    assert workers.idle() == []
-    ((worker, done, answer),) = finish(workers)
-    assert (worker, done.id, answer.result["id"]) == (0, job(1).id, job(1).id)
-    assert (answer.result["gpu"], answer.result["threads"]) == ("0", 1)
-    workers.give(0, job(2))
-    ((_, _, dead),) = finish(workers)
-    assert dead.result.record["status"] == "failed"
-    assert "SIGKILL" in dead.result.record["error"]
-    workers.give(0, job(1))
-    ((_, _, again),) = finish(workers)
-    assert again.result["pid"] != answer.result["pid"]
-    os.kill(again.result["pid"], signal.SIGKILL)  # while it has nothing to do
-    workers._workers[0][0].join()
-    workers.give(0, job(1))
-    ((_, _, again),) = finish(workers)
-    assert again.result["id"] == job(1).id
-    workers.give(0, job(3))
-    workers.close()
-    with pytest.raises(ProcessLookupError):
-        os.kill(again.result["pid"], 0)
+def test_a_dead_worker_fails_its_job_and_another_takes_its_place(started: Callable[[int], WorkerProcess]) -> None:
+    worker = started(signal.SIGKILL)
+    pid, gpu, threads, job = answer(worker, 1)
+    assert (gpu, threads, job) == ("7", 1, JOBS.final("demo", "fedavg", {}, 1).id)
+    dead = answer(worker, 2)
+    assert dead.record["status"] == "failed"
+    assert "killed" in dead.record["error"]
+    assert answer(worker, 1)[0] != pid
+    assert answer(worker, 2, stopping=True) is None, "it was on its way to stop"
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_start_ends_the_comparison(crew: Callable[..., Processes]) -> None:
-    workers = crew("broken")
-    workers.give(0, job(1))
-    ((_, _, answer),) = finish(workers)
-    assert answer.result is None
-    assert "this machine cannot" in answer.ended
-
-
-def test_a_signal_that_asks_to_stop_is_no_failure(crew: Callable[..., Processes]) -> None:
-    workers = crew("signals")
-    workers.give(0, job(2))
-    ((_, _, answer),) = finish(workers)
-    assert answer == Answer(None, stopped=True)
-
-
-@pytest.mark.slow
-def test_who_is_asked_twice_to_end_leaves_no_worker(
-    crew: Callable[..., Processes], monkeypatch: pytest.MonkeyPatch
+def test_a_signal_that_asks_to_stop_is_no_failure_and_a_full_disk_no_result(
+    started: Callable[[int], WorkerProcess],
 ) -> None:
-    workers = crew("plain", 2)
-    workers.give(0, job(1))
-    ((_, _, answer),) = finish(workers)
-    workers.give(1, job(3))
-    processes = [process for process, _ in workers._workers.values()]
+    assert answer(started(signal.SIGUSR1), 2) is None
+    with pytest.raises(ComparisonEnded, match="no space left"):
+        answer(started(0), 2)
 
-    def again(_seconds: float) -> None:
-        raise KeyboardInterrupt
 
-    monkeypatch.setattr(processes[0], "join", again)
-    with pytest.raises(KeyboardInterrupt):
-        workers.close()
-    monkeypatch.undo()
-    for process in processes:
-        process.join(20)
-        assert not process.is_alive()
-    assert answer.result["pid"] == processes[0].pid
+@pytest.mark.slow
+def test_a_worker_that_is_closed_or_stopped_at_its_job_ends(started: Callable[[int], WorkerProcess]) -> None:
+    worker = started(0)
+    pid = answer(worker, 1)[0]
+    worker.give(JOBS.final("demo", "fedavg", {}, 3))
+    worker.stop()
+    assert wait([worker.future], 300).done
+    assert worker.take(stopping=True) is None
+    worker.give(JOBS.final("demo", "fedavg", {}, 3))
+    worker.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert worker.future.exception() is not None

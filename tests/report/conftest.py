@@ -1,10 +1,11 @@
-"""Run folders as real runs leave them, made once; tests that change one work on a copy."""
+"""Run folders as real runs leave them, made once, a comparison, and pages as a browser reads them."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,67 @@ from fedcmp.config import load_config
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.train import train
 
-SMALL = [
-    *small.SMALL,
-    "evaluation.examples=2",
-    "centralized.batch_sizes=[4,8]",
-    "centralized.lrs=[0.005,0.01]",
-]
+GRID = ["centralized.batch_sizes=[4,8]", "centralized.lrs=[0.005,0.01]"]
+
+
+class Seen(HTMLParser):
+    """A page: its tags, text and headings. Tags that do not match raise."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text, self.raw = "", path.read_text(encoding="utf-8")
+        self.sections: list[str] = []
+        self._open: list[str] = []
+        self.feed(self.raw)
+        self.close()
+        assert not self._open, f"never closed: {self._open}"
+        self.ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in ("meta", "img", "br", "hr", "link", "input"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self._open:
+            self.text += data
+        if self._open and self._open[-1] == "h2":
+            self.sections.append(data.strip())
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """The attributes of all tags of a name."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def badge(self) -> str:
+        """Its class: how the run or comparison ended."""
+        return next(one["class"] for one in self.all("span") if "badge" in one.get("class", "")).removeprefix("badge ")
+
+
+def look(path: Path, *, figures: bool = False) -> Seen:
+    """The page, after everything that is true of each page was checked; ``figures``: whether there are files."""
+    page = Seen(path)
+    assert page.raw.startswith("<!doctype html>")
+    assert len(page.ids) == len(set(page.ids)), "ids are unique"
+    assert path.stat().st_size < 2_000_000
+    assert not page.all("script") + page.all("link")
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), f"<{tag} {name}>"
+            if name in ("src", "href", "data", "action", "srcset"):
+                inside = value.startswith("data:image/") or (value[:1] == "#" and value[1:] in page.ids)
+                assert inside, f"<{tag} {name}={value[:60]}> is not in the page"
+    assert "url(http" not in page.raw
+    assert "@import" not in page.raw
+    assert all(one.get("alt") for one in page.all("img"))
+    shown = {one["id"].removeprefix("figure-") for one in page.all("figure")} if figures else set()
+    for kind in ("png", "pdf"):
+        assert {one.stem for one in (path.parent / "figures").glob(f"*.{kind}")} == shown
+    return page
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
 
     def config(name: str, *more: str) -> Any:
-        return load_config(None, [*SMALL, f"run.dir={root / name}", *more])
+        return load_config(None, [*small.SMALL, "evaluation.examples=2", *GRID, f"run.dir={root / name}", *more])
 
     for method in ("fedcmp", "krum"):
         train(config(method, f"aggregator={method}"))
@@ -39,64 +95,47 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def run(runs: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
-    """A copy of a run that a test may change; ``summary`` is merged into its summary."""
-
-    def copied(name: str = "fedcmp", summary: dict[str, Any] | None = None) -> Path:
-        folder = tmp_path / name
-        shutil.copytree(runs[name], folder)
-        if summary:
-            path = folder / "summary.json"
-            path.write_text(json.dumps({**json.loads(path.read_text()), **summary}))
-        return folder
-
-    return copied
+def run(runs: dict[str, Path], tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a run that a test may change."""
+    return lambda name: Path(shutil.copytree(runs[name], tmp_path / name))
 
 
 LOSSES = {"fedcmp": 1.0, "fedavg": 1.2, "krum": 1.5, "centralized": 0.8, "local": 1.8}
 
 
-def line(setting: str, method: str, seed: int, stage: str, lr: float = 0.01, **more: Any) -> dict[str, Any]:
+def line(setting: str, method: str, seed: int, stage: str, lr: float = 0.01) -> dict[str, Any]:
     """A line of runs.jsonl."""
     worse = 0.25 if (setting, method) == ("iid", "fedcmp") else 0.0
     loss = LOSSES[method] + worse + 0.01 * seed + abs(lr - 0.01) * 10
     domains = {"photos": loss - 0.1, "drawings": loss + 0.1}
-    cell = {"setting": setting, "method": method, "options": {"optimizer.lr": lr}, "seed": seed, "stage": stage}
+    test = {"loss": loss, "loss_shuffled": loss + 0.4, "image_use": 0.4}
     return {
-        "cell": cell,
+        "cell": {"setting": setting, "method": method, "options": {"optimizer.lr": lr}, "seed": seed, "stage": stage},
         "status": "finished",
         "error": None,
         "val_loss": loss + 0.02,
-        "test": {
-            "loss": loss,
-            "domains": domains,
-            "worst_domain": {"name": "drawings", "loss": loss + 0.1},
-            "loss_shuffled": loss + 0.4,
-            "image_use": 0.4,
-        },
+        "test": {**test, "domains": domains, "worst_domain": {"name": "drawings", "loss": loss + 0.1}},
         "samples_seen": 1024,
         "seconds": {"total": 12.0 + seed, "train": 8.0, "aggregate": 0.05},
         "bytes": {"up": 4_000_000, "down": 2_000_000} if method not in ("centralized", "local") else None,
         "folder": f"cells/{setting}-{method}-{seed}-{stage}-{lr:g}",
         "versions": {"fedcmp": "0.1.0", "torch": "2.13.0"},
         "device": "cpu",
-        **more,
     }
 
 
 def row(setting: str, method: str, rank: float | None, p: float | None, recovered: float) -> dict[str, Any]:
     """A row of table.json."""
     losses = [line(setting, method, seed, "final")["test"]["loss"] for seed in (1, 2)]
-    mean = sum(losses) / 2
     return {
-        "method": method, "mean": mean, "sd": 0.007, "seeds": losses, "recovered": recovered, "rank": rank, "p": p,
-        "p_holm": p, "failed": int(method == "krum" and setting == "iid"), "test": {"image_use": 0.4},
+        "method": method, "mean": sum(losses) / 2, "sd": 0.007, "seeds": losses, "recovered": recovered, "rank": rank,
+        "p": p, "p_holm": p, "failed": int(method == "krum" and setting == "iid"), "test": {"image_use": 0.4},
     }  # fmt: skip
 
 
 @pytest.fixture
 def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
-    """Two settings, five methods, two seeds; one cell failed; one cell has the rounds of a real run."""
+    """Two settings, five methods, two seeds; one cell failed; two cells have the rounds of a real run."""
     folder = tmp_path / "study"
     (folder / "cells").mkdir(parents=True)
     lines = []
@@ -104,8 +143,7 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
         for method in LOSSES:
             lines += [line(setting, method, 0, "tune", lr) for lr in (0.005, 0.01, 0.02)]
             lines += [line(setting, method, seed, "final") for seed in (1, 2)]
-    gone = {"setting": "iid", "method": "krum", "options": {"optimizer.lr": 0.01}, "seed": 1, "stage": "final"}
-    (broken,) = (one for one in lines if one["cell"] == gone)
+    (broken,) = (one for one in lines if one["folder"] == line("iid", "krum", 1, "final")["folder"])
     broken |= {"status": "failed", "error": "DataError: disk gone\nTraceback", "test": None, "seconds": None}
     for method in ("fedcmp", "krum"):
         shutil.copytree(runs[method], folder / line("domain", method, 1, "final")["folder"])
@@ -118,24 +156,16 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(asked))
     bounds = [("centralized", None, None, 1.0), ("local", None, None, 0.0)]
-    table = {
-        "settings": {
-            "domain": [
-                row("domain", *one)
-                for one in (("fedcmp", 1, None, 0.8), ("fedavg", 2, 0.004, 0.6), ("krum", 3, 0.0001, 0.3), *bounds)
-            ],
-            "iid": [
-                row("iid", *one)
-                for one in (("fedavg", 1, 0.4, 0.6), ("fedcmp", 2, None, 0.55), ("krum", 3, 0.7, 0.3), *bounds)
-            ],
-        },
-        "overall": [
-            {"method": "fedcmp", "mean_rank": 1.5, "wins": None, "ties": None, "losses": None},
-            {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p": 0.6, "p_holm": 0.6},
-            {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p": 0.01, "p_holm": 0.02},
-        ],
-        "reference": "fedcmp",
-        "bounds": ["centralized", "local"],
+    rows = {
+        "domain": [("fedcmp", 1, None, 0.8), ("fedavg", 2, 0.004, 0.6), ("krum", 3, 0.0001, 0.3), *bounds],
+        "iid": [("fedavg", 1, 0.4, 0.6), ("fedcmp", 2, None, 0.55), ("krum", 3, 0.7, 0.3), *bounds],
     }
+    overall = [
+        {"method": "fedcmp", "mean_rank": 1.5, "wins": None, "ties": None, "losses": None},
+        {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p": 0.6, "p_holm": 0.6},
+        {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p": 0.01, "p_holm": 0.02},
+    ]
+    settings = {setting: [row(setting, *one) for one in found] for setting, found in rows.items()}
+    table = {"settings": settings, "overall": overall, "reference": "fedcmp", "bounds": ["centralized", "local"]}
     (folder / "table.json").write_text(json.dumps(table))
     return folder

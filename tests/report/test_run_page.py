@@ -17,8 +17,8 @@ from fedcmp.report.figures import figure_style
 from fedcmp.report.page import write_report
 from fedcmp.report.run.clients import split_section
 from fedcmp.report.run.page import run_page
-from fedcmp.report.run.reading import read_run
-from tests.report.looking import Seen, look
+from fedcmp.report.run.reading import Run
+from tests.report.conftest import Seen, look
 
 Copy = Callable[..., Path]
 
@@ -30,11 +30,7 @@ def report(folder: Path, *, figures: bool = False) -> Seen:
 def content(folder: Path) -> Page:
     """The page before it is HTML, which takes most of the time."""
     with figure_style():
-        return run_page(read_run(folder))
-
-
-def sections(folder: Path) -> list[str]:
-    return [section.title for section in content(folder).sections]
+        return run_page(Run(folder))
 
 
 def pictures(folder: Path) -> dict[str, Picture]:
@@ -52,6 +48,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def change(folder: Path, **values: Any) -> None:
+    """Changes keys of its summary."""
+    (folder / "summary.json").write_text(json.dumps(read(folder / "summary.json") | values))
 
 
 def test_federated(run: Copy) -> None:
@@ -107,7 +108,7 @@ def test_methods_that_elect_clients(run: Copy) -> None:
 
 
 def test_centralized_and_local(run: Copy) -> None:
-    found = sections(run("centralized"))
+    found = [section.title for section in content(run("centralized")).sections]
     assert "Tuning" in found
     assert "Clients" not in found
     page = report(run("local"))
@@ -139,15 +140,12 @@ def test_runs_that_did_not_finish(run: Copy) -> None:
 
 
 def test_a_run_whose_pictures_do_not_matter_is_no_success(run: Copy) -> None:
-    test = {"loss": 2.0, "image_use_se": 0.001}
-    folder = run("fedcmp", summary={"test": {**test, "image_use": 1.0}})
-    page = content(folder)
-    assert (page.state, page.alarm) == ("finished", "")
-    assert "CIDEr-D" not in [fact.label for fact in page.facts], "it was not measured"
-    summary = read(folder / "summary.json") | {"test": {**test, "image_use": 0.003}}
-    (folder / "summary.json").write_text(json.dumps(summary))
-    page = content(folder)
-    assert (page.state, "about zero" in page.alarm) == ("unused", True)
+    folder = run("fedcmp")
+    for image_use, state in ((1.0, "finished"), (0.003, "unused")):
+        change(folder, test={"loss": 2.0, "image_use_se": 0.001, "image_use": image_use})
+        page = content(folder)
+        assert (page.state, "about zero" in page.alarm) == (state, state == "unused")
+        assert "CIDEr-D" not in [fact.label for fact in page.facts], "it was not measured"
 
 
 def test_the_split_in_full(run: Copy) -> None:
@@ -164,7 +162,7 @@ def test_the_split_in_full(run: Copy) -> None:
         "overlap": 0.26,
     }
     (folder / "split.json").write_text(json.dumps(split))
-    section = split_section(read_run(folder))
+    section = split_section(Run(folder))
     assert section is not None
     found = {picture.name: picture for picture in section.pictures}
     share = f"{2 / split['sizes'][1]:.0%}"
@@ -177,7 +175,7 @@ def test_the_split_in_full(run: Copy) -> None:
     for one in split["composition"].values():
         one["labels"] = {f"{domain}/unlabelled": count for domain, count in one["domains"].items()}
     (folder / "split.json").write_text(json.dumps(split))
-    section = split_section(read_run(folder))
+    section = split_section(Run(folder))
     assert section is not None
     assert "split-labels" not in [picture.name for picture in section.pictures]
 
@@ -196,22 +194,16 @@ def test_text_from_data_is_escaped_and_pictures_stay_inside_the_folder(run: Copy
     records = read_lines(folder / "metrics.jsonl")
     more = [{f"val/loss/{evil}": 1.5, "aggregator/rank/<b>layer": 3.0 * one["round"]} for one in records]
     write_lines(folder / "metrics.jsonl", [one | other for one, other in zip(records, more, strict=True)])
-    summary = read(folder / "summary.json") | {"name": evil, "device": evil}
-    summary["val/domains"][evil] = {"start": 1.0, "end": 0.5}
-    (folder / "summary.json").write_text(json.dumps(summary))
+    domains = read(folder / "summary.json")["val/domains"] | {evil: {"start": 1.0, "end": 0.5}}
+    change(folder, name=evil, device=evil, **{"val/domains": domains})
     (folder / "config.yaml").write_text((folder / "config.yaml").read_text() + f"\n# {evil}\n")
     page = report(folder)
     assert page.text.count(evil) >= 5  # title, table, card, config: all as text
     cards = [one for one in page.all("img") if not one["src"].startswith("data:image/svg")]
     assert [one["alt"] for one in cards] == [evil], "one picture; none from outside of the run folder"
     assert "only words" in page.text
-
-
-def test_large_pictures_become_small(run: Copy) -> None:
-    folder = run("fedcmp")
-    one = {"id": "1", "domain": "d", "reference": "r", "generated": "g", "picture": "pictures/a.png"}
+    write_lines(folder / "captions.jsonl", [{**examples[0], "reference": "r"}])
     Image.effect_noise((1500, 900), 90).save(folder / "pictures" / "a.png")
-    write_lines(folder / "captions.jsonl", [one])
     (source,) = (card.source for section in content(folder).sections for card in section.cards)
     assert source.startswith("data:image/jpeg")
     assert len(source) < 60_000
@@ -220,7 +212,7 @@ def test_large_pictures_become_small(run: Copy) -> None:
         write_report(folder)
 
 
-@pytest.mark.parametrize("clients", [1, 20, 48, 450])
+@pytest.mark.parametrize("clients", [1, 20, 450])
 def test_any_number_of_clients(run: Copy, clients: int) -> None:
     folder = run("fedcmp")
     pairs = [0.01 * (place % 90) - 0.2 for place in range(min(clients, 64) * (min(clients, 64) - 1) // 2)]
@@ -256,25 +248,23 @@ def test_any_number_of_clients(run: Copy, clients: int) -> None:
         assert [one or 0.0 for one in first if one == one] == [one for one in weights if one]
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("summary.json", "{"),
-        ("summary.json", "[]"),
-        ("split.json", "no"),
-        ("metrics.jsonl", '{"round": 0}\n{"rou\n{"round": 2}\n'),
-        ("config.yaml", "a: ["),
-        ("config.yaml", "words"),
-    ],
-)
-def test_corrupted_files_are_named(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / "summary.json").write_text("{}")
-    (tmp_path / name).write_text(text)
-    with pytest.raises(RunFolderError, match=rf"{name}{', line 2' if name == 'metrics.jsonl' else ''}"):
-        write_report(tmp_path)
+CORRUPTED = {
+    "summary.json": ("{", "[]"),
+    "split.json": ("no",),
+    "metrics.jsonl": ('{"round": 0}\n{"rou\n{"round": 2}\n',),
+    "config.yaml": ("a: [", "words"),
+}
 
 
-def test_folders_that_have_no_run(tmp_path: Path) -> None:
+def test_corrupted_files_are_named(tmp_path: Path) -> None:
+    for name, texts in CORRUPTED.items():
+        for text in texts:
+            (tmp_path / "summary.json").write_text("{}")
+            (tmp_path / name).write_text(text)
+            with pytest.raises(RunFolderError, match=rf"{name}{', line 2' if name == 'metrics.jsonl' else ''}"):
+                write_report(tmp_path)
+        (tmp_path / name).unlink()
+    (tmp_path / "summary.json").unlink(missing_ok=True)
     for folder in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(RunFolderError, match=str(folder)):
             write_report(folder)

@@ -23,54 +23,44 @@ SAMPLES = [
 ]
 
 
-def made(config: PartitionConfig, topics: list[str] | None = None) -> dict:
-    split = partition(SAMPLES, config, 0, topics)
+def made(config: PartitionConfig, topics: list[str] | None = None, samples: list[Sample] = SAMPLES) -> dict:
+    split = partition(samples, config, 0, topics)
     if "quality" in config.scenario:
-        split = split._replace(corrupted=corrupt(SAMPLES, split.clients, config.quality, 0).positions)
-    return manifest(split, {"train": SAMPLES}, config)
+        split = split._replace(corrupted=corrupt(samples, split.clients, config.quality, 0).positions)
+    return manifest(split, {"train": samples}, config)
 
 
 @pytest.mark.parametrize(("scenario", "clients"), [("domain", 1), ("topic+quality+quantity", 8), ("topic", 100)])
 def test_a_png_and_a_pdf(scenario: str, clients: int, tmp_path: Path) -> None:
-    few = QuantityConfig(min_samples=2)
+    content = made(PartitionConfig(scenario, clients, quantity=QuantityConfig(min_samples=2)))
     path = tmp_path / "figures" / "split.png"
-    draw_split(made(PartitionConfig(scenario, clients, quantity=few)), path)
+    draw_split(content, path)
     with Image.open(path) as picture:
         assert min(picture.size) > 250
         pixels = np.asarray(picture.convert("RGB"), np.int16)
     red = (abs(pixels - (0xD5, 0x5E, 0x00)).sum(-1) < 30).sum()
     assert (red > 200) == ("quality" in scenario), "corrupted captions are seen"
     assert path.with_suffix(".pdf").read_bytes().startswith(b"%PDF")
+    with pytest.raises(RunFolderError, match=r"cannot write .*split\.png"):
+        draw_split(content, path / "split.png")
 
 
 def test_the_heat_map_shows_what_clients_differ_by() -> None:
     assert shown_mixture(made(PartitionConfig("domain", 3))).kind == "domain"
-    by_label = shown_mixture(made(PartitionConfig("topic", 3)))
-    assert by_label.kind == "label"
-    by_source = shown_mixture(made(PartitionConfig("topic", 3, topic=TopicConfig(by="source"))))
-    assert by_source.kind == "domain"
+    assert shown_mixture(made(PartitionConfig("topic", 3, topic=TopicConfig(by="source")))).kind == "domain"
     topics = [f"cluster {n % 4:02}" for n in range(len(SAMPLES))]
     clusters = shown_mixture(made(PartitionConfig("topic", 3, topic=TopicConfig(by="cluster")), topics))
     assert clusters.kind == "topic"
     assert clusters.columns == ("cluster 00", "cluster 01", "cluster 02", "cluster 03")
     alone = [sample for sample in SAMPLES if sample.domain.endswith("a")]
-    config = PartitionConfig("iid", 2)
-    one_domain = manifest(partition(alone, config, 0), {"train": alone}, config)
-    assert shown_mixture(one_domain).kind == "label", "there is but one domain"
+    assert shown_mixture(made(PartitionConfig("iid", 2), samples=alone)).kind == "label", "there is but one domain"
 
 
 def test_rare_kinds_share_a_column_and_nothing_is_lost() -> None:
     content = made(PartitionConfig("topic", 5))
     mixture = shown_mixture(content)
-    assert len(mixture.columns) == COLUMNS + 1
-    assert mixture.columns[-1] == "10 others"
+    assert (mixture.kind, len(mixture.columns), mixture.columns[-1]) == ("label", COLUMNS + 1, "10 others")
     assert mixture.counts.sum(axis=1).tolist() == content["sizes"]
     pairs = mixture.overlap[np.triu_indices(5, 1)]
     assert pairs.mean() == pytest.approx(content["overlap"]), "of all kinds, not of the columns"
     assert mean_overlap(mixture.counts) != pytest.approx(content["overlap"])
-
-
-def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
-    (tmp_path / "figures").write_text("")
-    with pytest.raises(RunFolderError, match=r"cannot write .*split\.png"):
-        draw_split(made(PartitionConfig("domain", 2)), tmp_path / "figures" / "split.png")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,24 +72,37 @@ def read_results(path: Path) -> list[Result]:
             results.append(Result(Cell(**record["cell"]), record))
             record["status"], record["folder"]
         except (ValueError, TypeError, KeyError) as error:
-            what = f"{type(error).__name__} {error}"
-            raise RunFolderError(
-                f"{path}, line {number}: expected a run with cell, status and folder: {what}"
-            ) from error
+            expected = "expected a run with cell, status and folder"
+            raise RunFolderError(f"{path}, line {number}: {expected}: {error!r}") from error
     return results
 
 
-@dataclass(frozen=True)
 class Comparison:
-    """A comparison folder; missing files are empty."""
+    """A comparison folder; missing files are empty.
 
-    path: Path
-    asked: Mapping[str, Any]
-    """compare.json."""
-    results: Sequence[Result]
-    """The last of each cell that compare.json asks for."""
-    table: Mapping[str, Any]
-    """table.json."""
+    Raises:
+        RunFolderError: a file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.asked = read_object(path / "compare.json")
+        self.table = read_object(path / "table.json")
+        last = {one.cell.key(): one for one in read_results(path / "runs.jsonl")}
+        self.results = [one for one in last.values() if self._asks_for(one.cell)]
+        """The last of each cell that compare.json asks for."""
+
+    def _asks_for(self, cell: Cell) -> bool:
+        """Whether the comparison, as it was last asked for, has the cell: its setting, its method, and its seed."""
+        asked = self.asked
+        settings, methods = ({one["label"] for one in asked.get(key, ())} for key in ("settings", "methods"))
+        if (settings and cell.setting not in settings) or (methods and cell.method not in (*methods, *BOUNDS)):
+            return False
+        if cell.method in BOUNDS and not asked.get("bounds", True):
+            return False
+        rows = {row["method"]: row for row in self.rows(cell.setting)}
+        last = rows.get(cell.method, {}).get("asked", max(asked.get("seeds", 0), asked.get("extra_seeds", 0)))
+        return cell.stage == TUNE or not last or cell.seed <= last
 
     @property
     def reference(self) -> str:
@@ -121,13 +133,8 @@ class Comparison:
 
     def of(self, setting: str | None, method: str, stage: str = FINAL) -> list[Result]:
         """The finished runs of a method in a setting (None: in all)."""
-        return [
-            one
-            for one in self.results
-            if one.finished
-            and (one.cell.method, one.cell.stage) == (method, stage)
-            and setting in (None, one.cell.setting)
-        ]
+        found = [one for one in self.results if one.finished and setting in (None, one.cell.setting)]
+        return [one for one in found if (one.cell.method, one.cell.stage) == (method, stage)]
 
     def losses(self, setting: str, method: str) -> list[float]:
         """Test losses by seed."""
@@ -142,27 +149,3 @@ class Comparison:
 def is_comparison(folder: Path) -> bool:
     """Whether methods were compared in the folder."""
     return any((folder / name).is_file() for name in ("compare.json", "runs.jsonl"))
-
-
-def read_comparison(folder: Path) -> Comparison:
-    """A comparison folder.
-
-    Raises:
-        RunFolderError: a file cannot be read.
-    """
-    asked, table = read_object(folder / "compare.json"), read_object(folder / "table.json")
-    last = {one.cell.key(): one for one in read_results(folder / "runs.jsonl")}
-    return Comparison(folder, asked, [one for one in last.values() if _is_asked_for(one.cell, asked, table)], table)
-
-
-def _is_asked_for(cell: Cell, asked: Mapping[str, Any], table: Mapping[str, Any]) -> bool:
-    """Whether the comparison, as it was last asked for, has the cell: its setting, its method, and its seed."""
-    settings, methods = ({one["label"] for one in asked.get(key, ())} for key in ("settings", "methods"))
-    if (settings and cell.setting not in settings) or (methods and cell.method not in (*methods, *BOUNDS)):
-        return False
-    if cell.method in BOUNDS and not asked.get("bounds", True):
-        return False
-    rows = {row["method"]: row for row in table.get("settings", {}).get(cell.setting, ())}
-    last = max(asked.get("seeds", 0), asked.get("extra_seeds", 0))
-    last = rows.get(cell.method, {}).get("asked", last)
-    return cell.stage == TUNE or not last or cell.seed <= last

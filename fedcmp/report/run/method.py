@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from fedcmp.measures import layer, metric
 from fedcmp.report.blocks import Grid, Picture, Section, curves
-from fedcmp.report.figures import COOL, INK, WARM, Level, Line, colour, draw_bars, draw_heat, draw_stack
+from fedcmp.report.figures import COOL, INK, WARM, Line, colour, draw_bars, draw_heat, draw_stack
 from fedcmp.report.formatting import duration, human, identifier, is_number, number
 from fedcmp.report.run.reading import Run
 
@@ -37,16 +35,14 @@ def _layers(run: Run, key: str, note: str = "", width: float = 1.6, dash: str = 
     return [_line(run, f"{key}/{name}", layer(name) + note, colour(k), width, dash) for k, name in enumerate(names)]
 
 
-def interference_section(run: Run) -> Section | None:
-    """None where the method recorded nothing of it."""
+def interference_section(run: Run) -> Section:
+    """How far clients' updates take from each other."""
     rounds, kept = run.series("aggregator/energy_kept")
     _, effective = run.series("aggregator/K_eff")
     lost = [Line("lost", rounds, [1.0 - value for value in kept], WARM, 2.0)]
-    unrelated = [Level(1 - 1 / effective[-1], "if clients are orthogonal")] if effective and effective[-1] > 1 else []
+    level = (1 - 1 / effective[-1], "if clients are orthogonal") if effective and effective[-1] > 1 else None
     caption = "1 − |mean of updates|² / mean of |updates|²."
-    pictures = curves(
-        "energy-lost", "Energy lost by averaging", lost, "share", caption, levels=unrelated, limits=(0, 1)
-    )
+    pictures = curves("energy-lost", "Energy lost by averaging", lost, "share", caption, level=level, limits=(0, 1))
     cosines = [_line(run, "cosine", "mean"), _line(run, "cosine_min", "least", INK, 1.0, ":")]
     caption = "Over all pairs of a round's clients. 1: the same step; 0: unrelated steps; below 0: opposite steps."
     pictures += curves("cosines", "Cosine between clients' updates", cosines, "cosine", caption)
@@ -54,7 +50,7 @@ def interference_section(run: Run) -> Section | None:
     caption = "0: clients' inputs have nothing in common, evidence decides; 1: they are alike, repeatability decides."
     tau = _layers(run, "tau")
     pictures += curves("tau", "Overlap of the clients' evidence", tau, "τ, 0 to 1", caption, limits=(0, 1))
-    return Section("interference", "Interference between clients", pictures=pictures) if pictures else None
+    return Section("interference", "Interference between clients", pictures=pictures)
 
 
 def _pairs(run: Run) -> list[Picture]:
@@ -78,16 +74,16 @@ def _pairs(run: Run) -> list[Picture]:
         values, names, names, show=lambda value: number(value, 2), about_zero=True, across="client", down="client"
     )
     title = f"Cosine between two clients' updates, round {last['round']}"
-    return [Picture("cosine-pairs", title, figure, caption="Blue: alike steps; red: opposite steps.")]
+    return [Picture("cosine-pairs", title, figure, "Blue: alike steps; red: opposite steps.")]
 
 
-def oscillation_section(run: Run) -> Section | None:
-    """None where the method recorded nothing of it."""
+def oscillation_section(run: Run) -> Section:
+    """How far the server's steps undo each other."""
     rounds, cosines = (one[1:] for one in run.series("aggregator/oscillation"))  # the first step has none before it
     caption = "1: straight on; 0: a right angle; below 0: back."
     title, low = "Cosine between successive steps", min([-0.1, *cosines])
     turns = [Line("", rounds, cosines, width=2.0)]
-    pictures = curves("step-cosine", title, turns, "cosine", caption, levels=[Level(0.0)], limits=(low, 1))
+    pictures = curves("step-cosine", title, turns, "cosine", caption, level=(0.0, ""), limits=(low, 1))
     lines, caption = [_line(run, "step_norm", "server step")], "Over all parameters of the projector."
     (_, steps), (_, deltas) = run.series("aggregator/step_norm"), run.series("aggregator/delta_norm")
     if any(abs(one - other) > 1e-6 * max(one, other) for one, other in zip(steps, deltas, strict=False)):
@@ -96,86 +92,69 @@ def oscillation_section(run: Run) -> Section | None:
     lines = [*_layers(run, "basis_turn", ", mean", 2.0), *_layers(run, "basis_turn_max", ", largest", 1.2, ":")]
     caption = "Principal angles between the spaces of two rounds' updates."
     pictures += curves("angles", "Turn of the shared basis", lines, "degrees", caption, limits=(0, 90))
-    return Section("oscillation", "Oscillation between rounds", pictures=pictures) if pictures else None
+    return Section("oscillation", "Oscillation between rounds", pictures=pictures)
 
 
-def reliability_section(run: Run) -> Section | None:
-    """Reliability by direction, and the records that no other section shows; None without any."""
+def reliability_section(run: Run) -> Section:
+    """Reliability by direction, and the records that no other section shows."""
     pictures: list[Picture] = []
     for face, caption in FACES.items():
-        pictures += curves(
-            face, metric(f"aggregator/{face}").heading, _layers(run, face), "mean", caption, limits=(0, 1)
-        )
+        title, lines = metric(f"aggregator/{face}").heading, _layers(run, face)
+        pictures += curves(face, title, lines, "mean", caption, limits=(0, 1))
         pictures += [one for name in run.parts(f"aggregator/{face}") for one in _directions(run, face, name)]
     keys = [key for key in run.parts("aggregator") if key.partition("/")[0] not in ELSEWHERE]
     found = {key: values for key in keys if (values := run.series(f"aggregator/{key}")[1])}
+    titles = {key: metric(f"aggregator/{key}").heading for key in found}
     changing = [key for key, values in found.items() if max(values) > min(values)]
     for key in changing[:FURTHER]:
-        pictures += curves(identifier(f"record-{key}"), metric(f"aggregator/{key}").heading, [_line(run, key)], "")
-    rows = [
-        [metric(f"aggregator/{key}").heading, f"{values[-1]:.4g}"]
-        for key, values in found.items()
-        if key not in changing
-    ]
+        pictures += curves(identifier(f"record-{key}"), titles[key], [_line(run, key)], "")
+    rows = [[titles[key], f"{values[-1]:.4g}"] for key, values in found.items() if key not in changing]
     grids = [Grid("The same in every round", ["record", "value"], rows)] if rows else []
-    return Section("method", "Inside the method", pictures=pictures, grids=grids) if pictures or grids else None
+    return Section("method", "Inside the method", pictures=pictures, grids=grids)
 
 
 def _directions(run: Run, face: str, name: str) -> list[Picture]:
     """The distribution of the directions' values over [0, 1], round by round."""
     key = f"aggregator/{face}/{name}/histogram"
-    records = [one for one in run.rounds if isinstance(one.get(key), list)]
+    records = {one["round"]: one[key] for one in run.rounds if isinstance(one.get(key), list)}
     if len(records) < 2:
         return []
-    bins = range(len(records[-1][key]) - 1, -1, -1)
-    values = [[one[key][place] or None for one in records] for place in bins]
+    bins = range(max(map(len, records.values())) - 1, -1, -1)
+    values = [[shares[place] or None for shares in records.values()] for place in bins]
     figure = draw_heat(
-        values, [f"{place / len(bins):.1f}" for place in bins], [str(one["round"]) for one in records],
-        show=lambda share: f"{100 * share:.0f}", lowest=0.0, highest=1.0, across="round", down="value from",
+        values, [f"{place / len(bins):.1f}" for place in bins], list(records), limits=(0.0, 1.0),
+        show=lambda share: f"{100 * share:.0f}", across="round", down="value from",
     )  # fmt: skip
     title = f"{face.capitalize()} by direction, {layer(name)}"
-    return [Picture(f"{face}-{identifier(name)}", title, figure, caption="Share of the directions, in percent.")]
+    return [Picture(f"{face}-{identifier(name)}", title, figure, "Share of the directions, in percent.")]
 
 
-def costs_section(run: Run) -> Section | None:
-    """None where nothing was measured."""
-    pictures = [*_phases(run), *_phases_by_round(run), *_traffic(run)]
-    totals = {key: sum(run.series(key)[1]) for key in WAYS}
-    rows = [[metric(key).title, human(int(total))] for key, total in totals.items() if total]
-    if is_number(speed := run.summary.get("samples_per_second")):
-        rows.append(["samples a second in training", number(speed, 0)])
-    grids = [Grid("In the whole run", ["what", "amount"], rows)] if rows else []
-    return Section("costs", "Time and traffic", pictures=pictures, grids=grids) if pictures else None
-
-
-def _phases(run: Run) -> list[Picture]:
+def costs_section(run: Run) -> Section:
+    """Time and bytes."""
     seconds = {name: value for name, value in run.summary.get("seconds", {}).items() if is_number(value) and value > 0}
-    total = seconds.pop("total", 0.0)
-    if not seconds:
-        return []
-    shown = {metric(f"seconds/{name}").title: value for name, value in seconds.items()}
-    shown["everything else"] = max(0.0, total - sum(shown.values()))
-    names = sorted(shown, key=lambda name: -shown[name])
-    figure = draw_bars(names, [shown[name] for name in names], duration)
-    return [Picture("seconds", "Wall time of the whole run", figure)]
-
-
-def _phases_by_round(run: Run) -> list[Picture]:
-    records: Sequence[Mapping[str, Any]] = [one for one in run.rounds if is_number(one.get("seconds/train"))]
-    keys = [f"seconds/{name}" for name in PHASES if any(is_number(one.get(f"seconds/{name}")) for one in records)]
-    if len(records) < 2:
-        return []
-    parts = {metric(key).title: [float(one.get(key) or 0.0) for one in records] for key in keys}
-    figure = draw_stack([int(one["round"]) for one in records], parts, "seconds")
-    return [Picture("seconds-rounds", "Wall time by round", figure)]
-
-
-def _traffic(run: Run) -> list[Picture]:
+    total, pictures = seconds.pop("total", 0.0), list[Picture]()
+    if seconds:
+        shown = {metric(f"seconds/{name}").title: value for name, value in seconds.items()}
+        shown["everything else"] = max(0.0, total - sum(shown.values()))
+        names = sorted(shown, key=lambda name: -shown[name])
+        figure = draw_bars(names, [shown[name] for name in names], duration)
+        pictures.append(Picture("seconds", "Wall time of the whole run", figure))
+    records = [one for one in run.rounds if is_number(one.get("seconds/train"))]
+    if len(records) > 1:
+        keys = [f"seconds/{name}" for name in PHASES if any(is_number(one.get(f"seconds/{name}")) for one in records)]
+        parts = {metric(key).title: [float(one.get(key) or 0.0) for one in records] for key in keys}
+        figure = draw_stack([int(one["round"]) for one in records], parts, "seconds")
+        pictures.append(Picture("seconds-rounds", "Wall time by round", figure))
     found = {key: run.series(key) for key in WAYS if any(run.series(key)[1])}
     largest = max((max(y) for _, y in found.values()), default=0.0)
     scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= one[0]), (1.0, "bytes"))
     lines = [
-        Line(metric(key).title, x, [value / scale for value in y], colour(place))
-        for place, (key, (x, y)) in enumerate(found.items())
+        Line(metric(key).title, x, [value / scale for value in y], colour(k))
+        for k, (key, (x, y)) in enumerate(found.items())
     ]
-    return curves("bytes", "Traffic by round", lines, unit, "All clients of a round together.", limits=(0, None))
+    pictures += curves("bytes", "Traffic by round", lines, unit, "All clients of a round together.", limits=(0, None))
+    rows = [[metric(key).title, human(int(sum(y)))] for key, (_, y) in found.items()]
+    if is_number(speed := run.summary.get("samples_per_second")):
+        rows.append(["samples a second in training", number(speed, 0)])
+    grids = [Grid("In the whole run", ["what", "amount"], rows)] if rows and pictures else []
+    return Section("costs", "Time and traffic", pictures=pictures, grids=grids)

@@ -6,18 +6,12 @@ import shlex
 
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import metric
-from fedcmp.report.blocks import Fact, Grid, Listing, Page, Section
+from fedcmp.report.blocks import Fact, Listing, Page, Section, facts
 from fedcmp.report.formatting import is_number, measured, method
+from fedcmp.report.run import results
 from fedcmp.report.run.clients import clients_section, split_section
 from fedcmp.report.run.method import costs_section, interference_section, oscillation_section, reliability_section
 from fedcmp.report.run.reading import Run
-from fedcmp.report.run.results import (
-    alone_section,
-    examples_section,
-    loss_section,
-    questions_section,
-    tuning_section,
-)
 from fedcmp.report.summary import quality
 
 LONGEST = 600
@@ -29,8 +23,9 @@ BOUNDS = {"centralized": "an upper bound for a federation", "local": "a lower bo
 def run_page(run: Run) -> Page:
     """All that a run folder has; parts that are missing are left out."""
     makers = (
-        loss_section, examples_section, questions_section, alone_section, tuning_section, clients_section,
-        split_section, interference_section, oscillation_section, reliability_section, costs_section, again_section,
+        results.loss_section, results.examples_section, results.questions_section, results.alone_section,
+        results.tuning_section, clients_section, split_section, interference_section, oscillation_section,
+        reliability_section, costs_section, again_section,
     )  # fmt: skip
     unused = run.state in ("finished", "budget") and ignores_pictures(run.tested)
     planned = run.setting("federation", "rounds")
@@ -43,25 +38,21 @@ def run_page(run: Run) -> Page:
         state="unused" if unused else run.state,
         badge=f"{run.state}, pictures not used" if unused else run.state,
         facts=_facts(run),
-        sections=[section for make in makers if (section := make(run))],
-        alarm=_alarm(run),
-    )
+        sections=[make(run) for make in makers],
+        alarm=_alarm(run, unused),
+    ).cleaned()
 
 
-def _alarm(run: Run) -> str:
-    rounds = run.summary.get("rounds", len(run.rounds))
-    if run.state == "failed":
-        error = str(run.summary.get("error", "its summary does not say why"))
-        return f"The run failed: {error if len(error) <= LONGEST else error[:LONGEST] + ' …'}"
-    if run.state == "budget":
-        return f"The budget of privacy allowed no round after round {rounds}."
-    if run.state == "stopped":
-        return f"The run was asked to stop and did so after round {rounds}."
-    if run.state == "running":
-        return f"There is no summary yet: the run goes on, or it was killed. Last recorded round: {rounds}."
-    if ignores_pictures(run.tested):
-        return "The pictures do not matter: with other pictures the loss is about the same (image use is about zero)."
-    return ""
+def _alarm(run: Run, unused: bool) -> str:
+    rounds, error = run.summary.get("rounds", len(run.rounds)), str(run.summary.get("error", "no reason given"))
+    said = {
+        "failed": f"The run failed: {error if len(error) <= LONGEST else error[:LONGEST] + ' …'}",
+        "budget": f"The budget of privacy allowed no round after round {rounds}.",
+        "stopped": f"The run was asked to stop and did so after round {rounds}.",
+        "running": f"There is no summary yet: the run goes on, or it was killed. Last recorded round: {rounds}.",
+    }
+    use = "The pictures do not matter: with other pictures the loss is about the same (image use is about zero)."
+    return said.get(run.state, use if unused else "")
 
 
 def _facts(run: Run) -> list[Fact]:
@@ -93,7 +84,7 @@ def again_section(run: Run) -> Section:
         listings.append(Listing("Evaluate its projector", f"fedcmp evaluate {folder}"))
     if run.config:
         listings.append(Listing("Configuration, in full", run.config, folded=True))
-    facts = {
+    values = {
         "seed": summary.get("seed", run.setting("run", "seed")),
         "device": summary.get("device"),
         **summary.get("versions", {}),
@@ -101,7 +92,5 @@ def again_section(run: Run) -> Section:
         "split": run.split.get("hash"),
         "projector, SHA-256": summary.get("projector_sha256"),
     }
-    rows = [[name, str(value)] for name, value in facts.items() if value is not None]
     text = "The same config, seed and versions give the same projector, bit by bit, on the same kind of machine."
-    grids = [Grid("Versions and hashes", ["what", "value"], rows, text_columns=2)]
-    return Section("again", "How to run it again", [text], grids=grids, listings=listings)
+    return Section("again", "How to run it again", text, grids=facts("Versions and hashes", values), listings=listings)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,23 @@ from fedcmp.report.formatting import is_number
 _CLIENT = re.compile(r"client/(\d+)/")
 
 
-@dataclass(frozen=True)
 class Run:
-    """The content of a run folder; what is missing is empty."""
+    """The content of a run folder; what is missing is empty.
 
-    path: Path
-    summary: Mapping[str, Any]
-    records: Sequence[Mapping[str, Any]]
-    """One a round."""
-    split: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    config: str
-    """The text of config.yaml."""
-    examples: Sequence[Mapping[str, Any]]
-    """Captioned test pictures."""
+    Raises:
+        RunFolderError: a file is there and cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.summary = read_object(path / "summary.json")
+        self.records = read_objects(path / "metrics.jsonl")
+        """One a round."""
+        self.split = read_object(path / "split.json")
+        self.config = read_text(path / "config.yaml")
+        self.settings = read_settings(self.config, path / "config.yaml")
+        self.examples = read_objects(path / "captions.jsonl")
+        """Captioned test pictures."""
 
     @cached_property
     def kind(self) -> str:
@@ -52,8 +54,7 @@ class Run:
     @property
     def state(self) -> str:
         """``finished``, ``budget``, ``stopped`` or ``failed``; ``running`` where no summary says how it ended."""
-        state = str(self.summary.get("exit", "running"))
-        return state if state in ("finished", "budget", "stopped", "failed") else "running"
+        return str(self.summary.get("exit", "running"))
 
     @cached_property
     def clients(self) -> list[int]:
@@ -69,16 +70,6 @@ class Run:
     def rounds(self) -> Sequence[Mapping[str, Any]]:
         """The records after the start."""
         return [one for one in self.records if one.get("round")]
-
-    @cached_property
-    def faults(self) -> dict[tuple[int, int], str]:
-        """(round, client) -> the fault for which its update was left out, where it is recorded."""
-        return {
-            (int(one["round"]), client): str(one[f"client/{client}/left_out"])
-            for one in self.rounds
-            for client in self.clients
-            if f"client/{client}/left_out" in one
-        }
 
     @property
     def tested(self) -> Mapping[str, Any]:
@@ -111,21 +102,3 @@ def series(records: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], l
 def is_run(folder: Path) -> bool:
     """Whether a run began in the folder."""
     return any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl", "summary.json"))
-
-
-def read_run(folder: Path) -> Run:
-    """All that the page shows.
-
-    Raises:
-        RunFolderError: a file is there and cannot be read.
-    """
-    config = read_text(folder / "config.yaml")
-    return Run(
-        path=folder,
-        summary=read_object(folder / "summary.json"),
-        records=read_objects(folder / "metrics.jsonl"),
-        split=read_object(folder / "split.json"),
-        settings=read_settings(config, folder / "config.yaml"),
-        config=config,
-        examples=read_objects(folder / "captions.jsonl"),
-    )

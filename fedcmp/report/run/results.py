@@ -1,4 +1,4 @@
-"""Losses, examples and answers of a run, and the grids of runs without rounds."""
+"""Losses, examples and answers of a run, and the grids of runs without rounds. One function a section."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ DOMAINS = 24
 """Curves of domains in one figure."""
 
 
-def loss_section(run: Run) -> Section | None:
-    """Curves and the table of domains; None where nothing was measured."""
-    if run.kind == "local":
-        return None
+def loss_section(run: Run) -> Section:
+    """Curves, and the table of domains."""
     axis = "evaluation" if run.kind == "centralized" else "round"
     looks = (("val/loss", colour(0), "-"), ("train/loss", colour(1), "-"), ("val/worst_domain", INK, ":"))
     whole = [Line(metric(key).title, *run.series(key), hue, dash=look) for key, hue, look in looks]
@@ -35,43 +33,36 @@ def loss_section(run: Run) -> Section | None:
     domains = [
         Line(name, x, y, colour(k), dash=dash(k)) for k, (name, x, y) in enumerate(found[:DOMAINS]) if len(y) > 1
     ]
-    pictures = []
+    pictures: list[Picture] = []
+    if run.kind == "local":  # its records are clients, not rounds
+        return Section("loss", "Loss")
     if any(len(line.x) > 1 for line in whole):  # the start alone is no curve
         caption = "Validation: mean over domains, each counting alike. Training: measured while clients learn."
         pictures += curves("loss", "Training and validation loss", whole, NATS, caption, x_label=axis)
     if len(domains) > 1:
         caption = f"The first {DOMAINS} of {len(found)} domains." if len(found) > DOMAINS else ""
         pictures += curves("loss-domains", "Validation loss by domain", domains, NATS, caption, x_label=axis)
-    grids = _domains(run)
-    return Section("loss", "Loss", pictures=pictures, grids=grids) if pictures or grids else None
-
-
-def _domains(run: Run) -> list[Grid]:
     start_end, tested = run.summary.get("val/domains", {}), run.tested.get("domains", {})
-    names = sorted({*start_end, *tested})
-    if not names:
-        return []
-    every = [(name, start_end.get(name, {}), tested.get(name)) for name in names]
+    every = [(name, start_end.get(name, {}), tested.get(name)) for name in sorted({*start_end, *tested})]
     every.append(("mean of domains", run.summary.get("val/loss", {}), run.tested.get("loss")))
     rows = [[name, number(val.get("start")), number(val.get("end")), number(test)] for name, val, test in every]
     header = ["domain", "validation, start", "validation, end", "test"]
-    columns = 4 if tested else 3
-    return [Grid("Loss per token by domain", header[:columns], [row[:columns] for row in rows], summed=True)]
+    grid = Grid("Loss per token by domain", header, rows, summed=True).without_empty()
+    return Section("loss", "Loss", pictures=pictures, grids=[grid] if len(rows) > 1 else [])
 
 
-def examples_section(run: Run) -> Section | None:
-    """Captions of test pictures, those with a picture first; None without any."""
+def examples_section(run: Run) -> Section:
+    """Captions of test pictures, those with a picture first."""
     ordered = sorted(run.examples, key=lambda one: not one.get("picture"))[:CARDS]
-    texts = [[str(one.get(key) or "") for key in ("domain", "reference", "generated")] for one in ordered]
-    sources = [_source(run.path, one.get("picture")) for one in ordered]
-    cards = [Card(domain, source, *text) for (domain, *text), source in zip(texts, sources, strict=True)]
-    if not cards:
-        return None
+    cards = []
+    for one in ordered:
+        texts = [str(one.get(key) or "") for key in ("domain", "reference", "generated")]
+        cards.append(Card(texts[0], _source(run.path, one.get("picture")), *texts[1:]))
     cards.sort(key=lambda card: not card.source)
     shown = min(SHOWN, sum(bool(card.source) for card in cards) or SHOWN)
     text = f"Greedy captions; {len(cards)} of {len(run.examples)} in captions.jsonl."
     title = "What the model says about test pictures"
-    return Section("examples", title, [text], cards=cards[:shown], more_cards=cards[shown:])
+    return Section("examples", title, text, cards=cards[:shown], more_cards=cards[shown:])
 
 
 def _source(folder: Path, name: object) -> str:
@@ -91,20 +82,20 @@ def _source(folder: Path, name: object) -> str:
     except (OSError, SyntaxError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read as a picture: {error}") from error
     picture.thumbnail((SIDE, SIDE))
-    content = io.BytesIO()
+    content, kind = io.BytesIO(), "png"
     picture.save(content, "PNG", optimize=True)
-    kind = "png"
     if content.tell() > LARGEST_PNG:
-        kind, content = "jpeg", io.BytesIO()
+        content, kind = io.BytesIO(), "jpeg"
         picture.save(content, "JPEG", quality=82)
     return f"data:image/{kind};base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def questions_section(run: Run) -> Section | None:
+def questions_section(run: Run) -> Section:
     """Yes/no questions about objects, in POPE's form (Li et al., EMNLP 2023, arXiv 2305.10355)."""
+    title = "Yes or no: is it in the picture?"
     probe = run.tested.get("probe") or {}
     if not is_number(probe.get("accuracy")):
-        return None
+        return Section("questions", title)
     kinds = {name.capitalize(): value for name, value in (probe.get("by_kind") or {}).items()}
     rows = [[name, number(value)] for name, value in (*kinds.items(), ("All", probe["accuracy"]))]
     names = {"precision": "Precision", "recall": "Recall", "f1": "F1", "yes_ratio": "Share of yes"}
@@ -113,45 +104,39 @@ def questions_section(run: Run) -> Section | None:
         Grid("Of all questions", ["measure", "value"], [[name, number(probe.get(key))] for key, name in names.items()]),
     ]
     text = f"{count(probe.get('questions'))} questions, half of them about objects that are not in the picture."
-    return Section("questions", "Yes or no: is it in the picture?", [text], grids=grids)
+    return Section("questions", title, text, grids=grids)
 
 
-def alone_section(run: Run) -> Section | None:
-    """Each client's own projector on every domain; None for other kinds of runs."""
-    records = [one for one in run.rounds if is_number(one.get("client"))]
+def alone_section(run: Run) -> Section:
+    """Each client's own projector on every domain, of a local run."""
+    records = [one for one in run.rounds if is_number(one.get("client")) and run.kind == "local"]
     clients, domains = run.summary.get("clients") or {}, run.parts("val/loss")
-    if run.kind != "local" or not (records or clients):
-        return None
-    pictures = []
+    pictures, grids = [], []
     if records and len(domains) > 1:
         values = [[one.get(f"val/loss/{name}") for name in domains] for one in records]
-        figure = draw_heat(
-            values, [run.called(one["client"]) for one in records], domains, show=lambda value: f"{value:.2f}",
-            across="evaluated on",
-        )  # fmt: skip
-        pictures.append(Picture("alone", "Loss of each client's own projector", figure, caption=f"In {NATS}."))
-    rows = [
-        [run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
-        for name, one in clients.items()
-    ]
-    header = ["client", "its domains", "loss on them", "loss on all"]
-    grids = [Grid("Validation loss of each client", header, rows, text_columns=2)] if rows else []
+        called = [run.called(one["client"]) for one in records]
+        figure = draw_heat(values, called, domains, show=lambda value: f"{value:.2f}", across="evaluated on")
+        pictures.append(Picture("alone", "Loss of each client's own projector", figure, f"In {NATS}."))
+    if clients and run.kind == "local":
+        rows = [
+            [run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
+            for name, one in clients.items()
+        ]
+        header = ["client", "its domains", "loss on them", "loss on all"]
+        grids.append(Grid("Validation loss of each client", header, rows, text_columns=2))
     return Section("alone", "Each client alone", pictures=pictures, grids=grids)
 
 
-def tuning_section(run: Run) -> Section | None:
-    """The grid of a centralized run; None without one."""
+def tuning_section(run: Run) -> Section:
+    """The grid of a centralized run."""
     cells: list[dict[str, Any]] = run.summary.get("tuning") or []
     if len(cells) < 2:
-        return None
+        return Section("tuning", "Tuning")
     sizes, rates = sorted({one["batch_size"] for one in cells}), sorted({one["lr"] for one in cells})
     losses = {(one["batch_size"], one["lr"]): one["val/loss"] for one in cells}
-    figure = draw_heat(
-        [[losses.get((size, rate)) for rate in rates] for size in sizes], [f"batch {size}" for size in sizes],
-        [f"{rate:g}" for rate in rates], show=lambda value: f"{value:.3f}", across="learning rate",
-    )  # fmt: skip
-    chosen = run.summary["chosen"]
+    values = [[losses.get((size, rate)) for rate in rates] for size in sizes]
+    names, chosen = [f"batch {size}" for size in sizes], run.summary["chosen"]
+    columns = [f"{rate:g}" for rate in rates]
+    figure = draw_heat(values, names, columns, show=lambda value: f"{value:.3f}", across="learning rate")
     caption = f"In {NATS}; chosen: batch size {chosen['batch_size']}, learning rate {chosen['lr']:g}."
-    return Section(
-        "tuning", "Tuning", pictures=[Picture("tuning", "Validation loss of the grid", figure, caption=caption)]
-    )
+    return Section("tuning", "Tuning", pictures=[Picture("tuning", "Validation loss of the grid", figure, caption)])
