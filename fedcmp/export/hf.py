@@ -49,7 +49,7 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
 
     check_projector(config, params)
     tower, llm = load_tower(config), load_llm(config)
-    whole, image_processor = read_tower(config)
+    whole, image_processor, _ = read_tower(config)
     check_tower(config.tower, tower)
     check_llm(config.llm, llm.model)
     expected = ask_parts(tower, llm, params)

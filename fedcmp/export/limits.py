@@ -34,7 +34,8 @@ def check_tower(name: str, tower: VisionTower) -> None:
         ConfigError: it gives no hidden states over a grid of patches, or other tokens are dropped of it.
     """
     kind = tower.model.config.model_type
-    if tower.is_map or not (tower.takes_pixels and isinstance(getattr(tower.model.config, "patch_size", None), int)):
+    patch = getattr(tower.model.config, "patch_size", None)
+    if tower.is_map or tower.naflex_side or not isinstance(patch, int):
         raise ConfigError(f"model.tower={name}: a Llava needs a transformer over patches, got {kind}")
     if tower.drop_cls and tower.num_prefix > 1:
         raise ConfigError(

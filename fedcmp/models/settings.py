@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,24 +91,3 @@ def resolve(name: str, kind: str, key: str) -> str:
     if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ConfigError(f"{key}: no folder {name} with a config.json; expected one, a hub id or `demo`")
     return name
-
-
-def width_of(name: str, kind: str, key: str) -> int | None:
-    """The hidden or embedding width in a model folder's config.json; None for hub ids and unknown forms."""
-    path = Path(resolve(name, kind, key)) / "config.json"
-    if not path.is_file():
-        return None
-    config: dict[str, Any] = json.loads(path.read_text())
-    part = config.get("vision_config" if kind == "tower" else "text_config")
-    width = (part if isinstance(part, dict) else config).get("hidden_size")
-    return None if width is None else int(width)
-
-
-def feature_width(config: ModelConfig) -> int | None:
-    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
-
-    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
-    768
-    """
-    width = width_of(config.tower, "tower", "model.tower")
-    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2

@@ -118,10 +118,10 @@ def build_parts(
 
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
-    room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
-    encoder = CaptionEncoder.of(llm, room.tokens, lowercase=config.data.lowercase)
-    if room.warning and is_server(team):
-        log.warning(room.warning)
+    room, warning = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
+    encoder = CaptionEncoder.of(llm, room, lowercase=config.data.lowercase)
+    if warning and is_server(team):
+        log.warning(warning)
 
     def batches(samples: list[Sample], what: str) -> Batches:
         return _batches(config, data.source, samples, module, encoder, progress, what, team, keep)

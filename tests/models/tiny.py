@@ -40,14 +40,8 @@ class TinyTower(NamedTuple):
 NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**NARROW, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8}
-OPT = {
-    "hidden_size": 32,
-    "word_embed_proj_dim": 32,
-    "ffn_dim": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
+OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+OPT["max_position_embeddings"] = 64
 LLMS = {
     "llama": TinyLlm("Llama 2 and 3, Vicuna", hf.LlamaConfig, GROUPED, "added"),
     "mistral": TinyLlm("Mistral", hf.MistralConfig, {**GROUPED, "sliding_window": 4}, "added"),
