@@ -52,13 +52,7 @@ def measure(
 
 
 def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of what several projectors got from ``measure`` on the same samples; the worst domain is its own.
-
-    >>> one = {"domains": {"a": 1.0, "b": 2.0}, "worst_domain": {"name": "b", "loss": 2.0}, "probe": {"questions": 6}}
-    >>> other = {"domains": {"a": 4.0, "b": 3.0}, "worst_domain": {"name": "a", "loss": 4.0}, "probe": {"questions": 6}}
-    >>> mean_measure([one, other])
-    {'domains': {'a': 2.5, 'b': 2.5}, 'worst_domain': {'name': 'a', 'loss': 2.5}, 'probe': {'questions': 6}}
-    """
+    """The mean of what several projectors got from ``measure`` on the same samples; the worst domain is its own."""
     means: dict[str, Any] = _mean(measures)
     name, loss = max(means["domains"].items(), key=lambda item: item[1])
     found = {**means, "worst_domain": {"name": name, "loss": loss}}

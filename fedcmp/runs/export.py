@@ -12,7 +12,7 @@ import torch
 
 from fedcmp.config import Config, differences, load_config
 from fedcmp.errors import ConfigError, ExportError, nearest
-from fedcmp.export.card import Licences, Origin, model_card, shown
+from fedcmp.export.card import Licences, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
@@ -108,8 +108,8 @@ def export_run(
             proof = write_hf(partial, config.model, params, dtype, config.evaluation.max_tokens)
         else:
             write_llava(partial, config.model, params, dtype)
-        origin = Origin(config.model.tower, config.model.llm, _facts(folder, summary, config, params))
-        card = model_card(origin, licences or Licences(), to, dtype, proof, config.model.projector.kind)
+        facts = _facts(folder, summary, config, params)
+        card = model_card(config.model, facts, licences or Licences(), to, dtype, proof)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Exported(out, to, dtype, proof)
 

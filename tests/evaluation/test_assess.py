@@ -140,20 +140,14 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
 
 
 def test_the_mean_of_several_projectors() -> None:
-    probed = {"accuracy": 0.75, "questions": 6, "by_kind": {"random": 0.5}}
-    one = {"domains": {"a": 1.0, "b": 2.0}, "worst_domain": {"name": "b", "loss": 2.0}, "cider": None, "probe": probed}
-    other = {
-        "domains": {"a": 5.0, "b": 3.0},
-        "worst_domain": {"name": "a", "loss": 5.0},
-        "cider": None,
-        "probe": {"accuracy": 0.25, "questions": 6, "by_kind": {"random": 0.0}},
-    }
-    assert mean_measure([one, other]) == {
-        "domains": {"a": 3.0, "b": 2.5},
-        "worst_domain": {"name": "a", "loss": 3.0},
-        "cider": None,
-        "probe": {"accuracy": 0.5, "questions": 6, "by_kind": {"random": 0.25}},
-    }
+    probes = [{"accuracy": one, "questions": 6, "by_kind": {"random": 2 * one - 1}} for one in (0.75, 0.25, 0.5)]
+    losses = [{"a": 1.0, "b": 2.0}, {"a": 5.0, "b": 3.0}, {"a": 3.0, "b": 2.5}]
+    worst = [{"name": "b", "loss": 2.0}, {"name": "a", "loss": 5.0}, {"name": "a", "loss": 3.0}]
+    one, other, wanted = (
+        {"domains": by_domain, "worst_domain": highest, "cider": None, "probe": probed}
+        for by_domain, highest, probed in zip(losses, worst, probes, strict=True)
+    )
+    assert mean_measure([one, other]) == wanted
 
 
 def test_settings(tmp_path: Path) -> None:
