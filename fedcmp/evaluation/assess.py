@@ -30,11 +30,10 @@ class Captioned(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """Captioned pictures, and how good their captions are."""
+    """Captioned pictures, and ``cider`` (CIDEr-D; None: no captions) and the scores of the source."""
 
     captioned: list[Captioned]
     scores: dict[str, Any]
-    """``cider`` (CIDEr-D; None: no captions) and the scores of the source."""
 
 
 def measure(
@@ -102,15 +101,9 @@ def caption(
     max_tokens: int = 48,
     team: Team | None = None,
 ) -> list[str]:
-    """Greedy captions of the samples at ``positions`` by the projector ``params``, on every rank.
+    """Greedy captions of the samples at ``positions``, on every rank; the module's projector becomes ``params``.
 
-    Args:
-        module: the frozen models; its projector becomes ``params``.
-        params: the projector.
-        data: the held-out samples.
-        positions: which of them.
-        max_tokens: the longest caption.
-        team: ranks that share the pictures; their number does not change the captions. None: this one alone.
+    The number of ranks that share the pictures does not change the captions.
     """
     module.eval()
     module.projector.load(params)

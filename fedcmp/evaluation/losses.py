@@ -112,7 +112,7 @@ def score_samples(
         params: the projector to evaluate.
         data: the held-out samples.
         shuffle_pictures: give each caption another picture of its domain.
-        team: ranks that share the batches; their number does not change the result. None: this one alone.
+        team: ranks that share the batches; their number does not change the result.
     """
     module.eval()
     count = len(data.domains)
@@ -161,12 +161,8 @@ def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, 
 
 
 def quality(right: torch.Tensor, shuffled: torch.Tensor, data: EvalData) -> dict[str, Any]:
-    """How good a projector is on samples that chose nothing; losses in nats per token.
-
-    Args:
-        right, shuffled: scores of each sample with its own and with another picture, ``[3, n]``.
-        data: the samples.
-    """
+    """How good a projector is on samples that chose nothing, from the scores of each with its own and with another
+    picture, ``[3, n]``; losses in nats per token."""
     end, other = average(right, data.domains), average(shuffled, data.domains)
     domain, loss = end.worst
     rises = (shuffled[0] - right[0]).tolist()
@@ -188,10 +184,6 @@ def other_pictures(domains: Sequence[str], names: Sequence[str]) -> list[int]:
 
     No sample keeps its picture unless more than half of its domain share it. Each picture is given as often as it has
     captions, and no seed enters: all projectors are measured with the same ones.
-
-    Args:
-        domains: the domain of each sample.
-        names: the name of each sample's picture.
 
     >>> other_pictures(["a", "a", "b", "a", "b", "a"], ["one.png", "two.png", "x.png", "one.png", "y.png", "two.png"])
     [1, 0, 4, 5, 2, 3]

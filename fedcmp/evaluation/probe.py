@@ -88,17 +88,8 @@ class Question(NamedTuple):
 def probe(
     module: ProjectorAlignment, params: Params, held_out: HeldOut, settings: EvaluationConfig, team: Team | None = None
 ) -> dict[str, Any] | None:
-    """What the projector ``params`` answers about the objects of held-out pictures.
-
-    Args:
-        module: the frozen models.
-        params: the projector.
-        held_out: the held-out samples.
-        settings: the form of the questions, and how many pictures are asked about at most.
-        team: ranks that share the rows; their number does not change the result. None: this one alone.
-
-    Returns:
-        See ``tally``; None where there is nothing to ask.
+    """What the projector ``params`` answers about the objects of held-out pictures: see ``tally``; None where there is
+    nothing to ask. The number of ranks does not change the result.
     """
     team = team or Solo()
     module.eval()
@@ -160,7 +151,7 @@ def choose_pairs(
     choice depends on the samples alone, not on a run's seed: all runs on the same samples answer the same questions.
 
     Args:
-        ids: the samples' ids, n of them; they are the random stream, and their hashes the order.
+        ids: of the n samples; they are the random stream, and their hashes the order.
         objects: what each shows.
         domains: the domain of each.
         features: ``[n, d]`` features of the frozen tower, averaged over their tokens.

@@ -28,12 +28,10 @@ class TowerOutline(NamedTuple):
 
 
 class Positions(NamedTuple):
-    """How long the texts of an LLM may be."""
+    """How many positions an LLM was trained with (None: unknown), and whether they are a table, with none beyond."""
 
     number: int | None
-    """Positions that it was trained with; None: unknown."""
     learned: bool
-    """They are a table, with none beyond."""
 
 
 class LlmOutline(NamedTuple):

@@ -8,16 +8,7 @@ from fedcmp.errors import ConfigError
 
 
 def check_grid(grid: tuple[int, int], token_grid: int, pixel_shuffle: int) -> None:
-    """Whether a tower's grid of tokens can be averaged and shuffled as asked.
-
-    Args:
-        grid: rows and columns of image tokens.
-        token_grid: tokens a side after averaging; 0: not asked for.
-        pixel_shuffle: the factor r; 1: not asked for.
-
-    Raises:
-        ConfigError: the grid is not square, too small, or not a multiple of r.
-    """
+    """ConfigError if a tower's grid (rows, columns) is not square, too small, or no multiple of the factor."""
     rows, columns = grid
     gives = f"but the tower gives {rows} x {columns} tokens"
     if token_grid and (rows != columns or token_grid > rows):
@@ -27,16 +18,7 @@ def check_grid(grid: tuple[int, int], token_grid: int, pixel_shuffle: int) -> No
 
 
 def average(features: Tensor, grid: tuple[int, int], side: int) -> Tensor:
-    """Means over (nearly) equal parts of the grid.
-
-    Args:
-        features: ``[B, H * W, d]``, row by row.
-        grid: H and W.
-        side: tokens a side that are left.
-
-    Returns:
-        ``[B, side * side, d]``.
-    """
+    """Means over (nearly) equal parts of the grid (H, W): ``[B, H * W, d]``, row by row, to ``[B, side * side, d]``."""
     maps = features.transpose(1, 2).unflatten(2, grid)
     return nn.functional.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
 
@@ -48,13 +30,7 @@ def pixel_shuffle(features: Tensor, grid: tuple[int, int], factor: int) -> Tenso
     the numbers, the inverse of the sub-pixel shuffle of Shi et al., CVPR 2016, arXiv 1609.05158. For image tokens:
     InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821) and Idefics3 (Laurençon et al. 2024, arXiv 2408.12637).
 
-    Args:
-        features: ``[B, H * W, d]``, row by row.
-        grid: H and W, multiples of ``factor``.
-        factor: r.
-
-    Returns:
-        ``[B, H * W / r^2, d * r^2]``.
+    ``[B, H * W, d]``, row by row, becomes ``[B, H * W / r^2, d * r^2]``.
 
     >>> import torch
     >>> pixel_shuffle(torch.arange(4.0).view(1, 4, 1), (2, 2), 2).tolist()

@@ -32,10 +32,7 @@ class VisionTower(nn.Module):
     Args:
         model: a vision model of transformers; its blocks are dropped in place.
         processor: its image processor.
-        feature_layer: a layer or several, as ``model.feature_layer``; several are concatenated on the feature axis.
-        keep_cls: keep the tokens before the patches.
-        token_grid: average the grid to this many a side; 0: no.
-        pixel_shuffle: fold r x r tokens into one; 1: no.
+        feature_layer, keep_cls, token_grid, pixel_shuffle: as in ``ModelConfig``.
         dtype: of the model's weights and activations.
 
     Raises:
@@ -53,8 +50,7 @@ class VisionTower(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.processor = processor
+        self.model, self.processor = model, processor
         self.token_grid, self.pixel_shuffle = token_grid, pixel_shuffle
         layers = [feature_layer] if isinstance(feature_layer, int) else list(feature_layer)
         # stages of a pyramid differ in width and grid: only what comes out of the last is a feature map

@@ -60,7 +60,7 @@ class JsonlTracker:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, up to the first corrupted one, which a killed writer leaves; none without a file."""
+    """The records of a metrics.jsonl, up to the first corrupted one, which a killed writer leaves."""
     records: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:

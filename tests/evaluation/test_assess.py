@@ -23,7 +23,6 @@ from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
-from fedcmp.evaluation.sharing import score_rows, write_rows
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
@@ -72,25 +71,6 @@ def test_ranks_that_share_the_llm_find_the_same(llm: LanguageModel, held_out: He
     assert server["captions"] == alone["captions"]
     assert server["loss"] == pytest.approx(alone["loss"], rel=1e-5)
     assert server["probe"]["accuracy"] == pytest.approx(alone["probe"]["accuracy"], abs=0.1)
-
-
-def test_rows_are_shared_batch_by_batch_and_come_back_in_order() -> None:
-    def on_this_rank() -> tuple[Any, ...]:
-        team, done = Ranks(1), []
-
-        def score(rows: range) -> torch.Tensor:
-            done.append((rows.start, rows.stop))
-            return torch.tensor([[float(row), 10.0 * row] for row in rows]).T
-
-        scores = score_rows(team, 10, 3, score, num_scores=2)
-        return done, scores, write_rows(team, 10, 3, lambda rows: [f"row {row}" for row in rows])
-
-    found = run_ranks(on_this_rank, 3)
-    assert [done for done, *_ in found] == [[(0, 3), (9, 10)], [(3, 6)], [(6, 9)]]
-    for _, scores, texts in found:
-        assert scores.dtype == torch.float64
-        assert scores.tolist() == [[float(row) for row in range(10)], [10.0 * row for row in range(10)]]
-        assert texts == [f"row {row}" for row in range(10)]
 
 
 def test_an_error_on_one_rank_is_raised_on_all(llm: LanguageModel, held_out: HeldOut) -> None:

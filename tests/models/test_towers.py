@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from models.tiny import MAPS, TOWERS, families, make_processor, vision_model
-from models.verdicts import PREFIX, llava_selects
+from models.verdicts import PREFIX
 from PIL import Image
 
 from fedcmp.errors import ConfigError
@@ -79,38 +79,6 @@ def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Fold
     assert outline == (tower.width, tower.num_tokens, num_bytes(tower.model))
     with pytest.raises(ConfigError, match=r"model\.feature_layer is \[-2, -3\]"):
         load(tower_folder, name, feature_layer=[-2, -3])
-
-
-@pytest.mark.parametrize("layer", [-2, [-1, -2, -4]], ids=str)
-@pytest.mark.parametrize("keep_cls", [False, True])
-@every_transformer
-def test_llava_selects_the_same(name: str, keep_cls: bool, layer: int | list[int], tower_folder: Folder) -> None:
-    tower = load(tower_folder, name, feature_layer=layer, keep_cls=keep_cls)
-    config = transformers.LlavaConfig(
-        vision_config=TOWERS[name].config(**TOWERS[name].options),
-        text_config=transformers.LlamaConfig(
-            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        ),
-        vision_feature_layer=layer,
-    )
-    llava = transformers.LlavaModel(config).eval()
-    llava.vision_tower = whole_model(tower_folder, name)
-    llava.multi_modal_projector = torch.nn.Identity()
-    pixels, verdict = tower.preprocess(PICTURES), llava_selects(name)
-
-    def theirs() -> torch.Tensor:
-        strategy = "default" if tower.drop_cls else "full"
-        found = llava.get_image_features(pixels, vision_feature_layer=layer, vision_feature_select_strategy=strategy)
-        return torch.stack(list(found.pooler_output))
-
-    with torch.inference_mode():
-        if verdict.startswith("no"):
-            with pytest.raises(TypeError, match="spatial_shapes"):
-                theirs()
-        elif verdict == "yes" or keep_cls:
-            torch.testing.assert_close(tower.encode(pixels), theirs())
-        else:
-            assert theirs().shape[1] == tower.num_tokens + PREFIX[name] - 1
 
 
 @pytest.mark.parametrize(("name", "full"), [("clip", "CLIP"), ("siglip", "Siglip"), ("siglip2-naflex", "Siglip2")])
