@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.errors import ConfigError
 from fedcmp.export.files import (
     llm_weights,
     model_config,
@@ -22,6 +22,7 @@ from fedcmp.export.prompts import IMAGE_TOKEN, make_processor, prepare_tokenizer
 from fedcmp.models.backbones import DTYPES, ModelConfig, VisionTower, load_llm, load_tower
 from fedcmp.models.llms import load_tokenizer, meta_llm
 from fedcmp.models.loading import quiet_transformers
+from fedcmp.models.outline import known
 from fedcmp.models.projector import kind_of
 from fedcmp.models.towers import meta_tower, read_tower
 from fedcmp.types import Params
@@ -104,14 +105,9 @@ def check_hf(config: ModelConfig, params: Params) -> None:
         ConfigError: it cannot; the message names the setting.
     """
     check_projector(config, params)
-    try:
-        with quiet_transformers():
-            tower, llm = meta_tower(config, local=True), meta_llm(config, local=True)
-    except FedcmpError:
-        raise
-    except Exception:  # they cannot be built without weights: writing finds it
-        return
-    _check_parts(config, tower, llm)
+    parts = known(lambda: (meta_tower(config, local=True), meta_llm(config, local=True)))
+    if parts is not None:  # else writing finds it
+        _check_parts(config, *parts)
 
 
 def check_projector(config: ModelConfig, params: Params) -> None:

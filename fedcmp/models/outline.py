@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.llms import LanguageModel, load_tokenizer, meta_llm
 from fedcmp.models.loading import num_bytes, quiet_transformers
-from fedcmp.models.settings import ModelConfig, resolve
+from fedcmp.models.settings import ModelConfig
 from fedcmp.models.towers import meta_tower
 
+Built = TypeVar("Built")
 LONGEST_CAPTION = 1024
 """Tokens of a caption where neither the user nor the LLM's positions limit it."""
 LEAST_CAPTION = 64
@@ -56,25 +58,27 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    try:
-        with quiet_transformers():
-            tower = meta_tower(config, local=True)
-    except FedcmpError:
-        raise
-    except Exception:  # each family raises errors of its own
-        return None
-    return TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
+    tower = known(lambda: meta_tower(config, local=True))
+    return None if tower is None else TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
     """The language model of ``model.llm``, as ``outline_tower``."""
-    resolve(config.llm, "llm", "model.llm")
+    model = known(lambda: meta_llm(config, local=True))
+    if model is None:
+        return None
+    rows, width = model.get_input_embeddings().weight.shape
+    layers = num_bytes(LanguageModel(model, None, 0).layers)
+    return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+
+
+def known(build: Callable[[], Built]) -> Built | None:
+    """What ``build`` makes of configs; None where they are not on this machine, or are not enough."""
     try:
         with quiet_transformers():
-            model = meta_llm(config, local=True)
-        rows, width = model.get_input_embeddings().weight.shape
-        layers = num_bytes(LanguageModel(model, None, 0).layers)
-        return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+            return build()
+    except FedcmpError:
+        raise
     except Exception:  # each family raises errors of its own
         return None
 
