@@ -11,7 +11,7 @@ import torch
 from fedcmp.config import load_config, to_yaml
 from fedcmp.errors import ConfigError
 from fedcmp.models.settings import ModelConfig
-from fedcmp.models.tokens import average, check_grid, pixel_shuffle
+from fedcmp.models.towers import average, check_grid, pixel_shuffle
 
 
 def features(side: int = 6, width: int = 5) -> torch.Tensor:

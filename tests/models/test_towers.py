@@ -19,7 +19,7 @@ from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
 from fedcmp.models.loading import num_bytes
 from fedcmp.models.outline import outline_tower
-from fedcmp.models.tokens import average, pixel_shuffle
+from fedcmp.models.towers import average, pixel_shuffle
 
 Folder = Callable[[str], Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
