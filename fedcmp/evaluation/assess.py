@@ -12,7 +12,7 @@ from fedcmp.data.records import Sample
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import EvalData, HeldOut, quality, score_samples
+from fedcmp.evaluation.losses import HeldOut, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import spread, write_rows
@@ -66,19 +66,26 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(values) / len(values) if isinstance(first, float) else first
 
 
+@torch.no_grad()
 def caption_pictures(
     module: ProjectorAlignment, params: Params, held_out: HeldOut, settings: EvaluationConfig, team: Team | None = None
 ) -> Captions:
     """Greedy captions of ``settings.captions`` pictures, spread over the domains, and at least of those to be shown.
 
     The references of a picture are all its captions, including those of other held-out samples that show it; CIDEr-D
-    counts in them how common words are.
+    counts in them how common words are. The module's projector becomes ``params``. The number of ranks changes nothing.
     """
-    samples, pictures = held_out.samples, held_out.data.shared
+    samples, data, pictures = held_out.samples, held_out.data, held_out.data.shared
     firsts = [samples[group[0]] for group in pictures]
     count = max(settings.captions, settings.examples)
     chosen = [pictures[place] for place in spread([one.domain for one in firsts], [one.id for one in firsts], count)]
-    texts = caption(module, params, held_out.data, [group[0] for group in chosen], settings.max_tokens, team)
+    module.eval()
+    module.projector.load(params)
+
+    def write(rows: range) -> list[str]:
+        return module.captions(data.fetch([chosen[row][0] for row in rows]), settings.max_tokens)
+
+    texts = write_rows(team or Solo(), len(chosen), data.batch_size, write)
     captioned = [Captioned(samples[group[0]], text) for group, text in zip(chosen, texts, strict=True)]
     scored = captioned[: settings.captions]
     if not scored:
@@ -90,28 +97,6 @@ def caption_pictures(
     ]
     own = held_out.source.score(found, [one.sample for one in scored])
     return Captions(captioned, {"cider": cider_d(found, references).score, **own})
-
-
-@torch.no_grad()
-def caption(
-    module: ProjectorAlignment,
-    params: Params,
-    data: EvalData,
-    positions: Sequence[int],
-    max_tokens: int = 48,
-    team: Team | None = None,
-) -> list[str]:
-    """Greedy captions of the samples at ``positions``, on every rank; the module's projector becomes ``params``.
-
-    The number of ranks that share the pictures does not change the captions.
-    """
-    module.eval()
-    module.projector.load(params)
-
-    def write(rows: range) -> list[str]:
-        return module.captions(data.fetch([positions[row] for row in rows]), max_tokens)
-
-    return write_rows(team or Solo(), len(positions), data.batch_size, write)
 
 
 def caption_loose(

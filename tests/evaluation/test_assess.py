@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,6 @@ from fedcmp.data.records import Sample, parse_pairs
 from fedcmp.data.sources import SceneSource
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.evaluation import assess
 from fedcmp.evaluation.assess import caption_pictures, mean_measure, measure
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.losses import EvalData, HeldOut
@@ -96,7 +96,7 @@ def test_all_captions_of_a_record_are_references() -> None:
             parse_pairs({**record, "captions": wrong}, "x:1")
 
 
-def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_share_a_picture_are_its_references() -> None:
     samples = [
         Sample("a", "1.png", "a red cat", "pets"),
         Sample("b", "2.png", "one dog", "pets", captions=("one dog", "a dog that runs")),
@@ -104,15 +104,16 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
         Sample("d", "1.png", "a house", "houses"),
     ]
     said = {0: "a cat that sits", 1: "a dog that runs", 3: "a house"}
-    monkeypatch.setattr(assess, "caption", lambda module, params, data, positions, *_: [said[one] for one in positions])
-
-    class Silent:
-        def score(self, captions: Any, samples: Any) -> dict[str, float]:
-            return {}
-
+    module: Any = SimpleNamespace(
+        eval=lambda: None,
+        projector=SimpleNamespace(load=lambda params: None),
+        captions=lambda batch, max_tokens: [said[one] for one in batch["positions"]],
+    )
+    source: Any = SimpleNamespace(score=lambda captions, samples: {})
     domains, names = (tuple(getattr(one, field) for one in samples) for field in ("domain", "image"))
-    held_out = HeldOut(EvalData(lambda positions: {}, domains, pictures=names), samples, Silent())  # type: ignore[arg-type]
-    found = caption_pictures(None, {}, held_out, EvaluationConfig(captions=9, examples=0))  # type: ignore[arg-type]
+    data = EvalData(lambda positions: {"positions": positions}, domains, pictures=names)  # type: ignore[arg-type, dict-item]
+    settings = EvaluationConfig(captions=9, examples=0)
+    found = caption_pictures(module, {}, HeldOut(data, samples, source), settings)
     assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
     references = {"a": ["a red cat", "a cat that sits"], "b": ["one dog", "a dog that runs"], "d": ["a house"]}
     texts = [one.generated for one in found.captioned]
