@@ -27,7 +27,7 @@ losses mean no.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -54,6 +54,8 @@ OTHERS = 2
 """Other pictures of each sort that a statement is compared on."""
 PROMPT = "Is there a {} in the image? Answer yes or no."
 
+Encode = Callable[..., list[tuple[int, ...]]]
+"""Texts to tokens."""
 Objects = Sequence[tuple[str, ...]]
 """What each sample's picture shows; empty: unknown, or said at another sample of the picture."""
 
@@ -104,14 +106,14 @@ def probe(
     team.agree(error)
     # the server's choice counts: features may differ in their last bits from machine to machine
     plain: list[tuple[int, str, str, str]] = [(*pair,) for pair in pairs or []]
-    shared, cut = [Pair(*pair) for pair in team.share(plain)], held_out.max_tokens
+    shared, in_words = [Pair(*pair) for pair in team.share(plain)], settings.probe == "question"
+    cut = None if in_words else held_out.max_tokens  # the answer comes last
 
     def encode(*texts: str) -> list[tuple[int, ...]]:
         found = encode_texts(llm.tokenizer, texts, llm.end_id, lowercase=held_out.lowercase)
-        return [tuple(tokens if settings.probe == "question" else tokens[:cut]) for tokens in found]
+        return [tuple(tokens[:cut]) for tokens in found]
 
-    form = _ask if settings.probe == "question" else _state
-    questions = form(shared, samples, objects, source, encode)
+    questions = _ask(shared, encode) if in_words else _state(shared, samples, objects, source, encode)
     if not questions:
         return None
     rows = list(dict.fromkeys(row for one in questions for group in ((one.row,), *one.against) for row in group))
@@ -178,7 +180,7 @@ def choose_pairs(
     return pairs
 
 
-def _ask(pairs: Sequence[Pair], samples: Any, objects: Any, source: Any, encode: Any) -> list[Question]:
+def _ask(pairs: Sequence[Pair], encode: Encode) -> list[Question]:
     """Two questions a pair, of the form ``question``."""
     questions = []
     for pair in pairs:
@@ -191,7 +193,7 @@ def _ask(pairs: Sequence[Pair], samples: Any, objects: Any, source: Any, encode:
 
 
 def _state(
-    pairs: Sequence[Pair], samples: Sequence[Sample], objects: Objects, source: Source, encode: Any
+    pairs: Sequence[Pair], samples: Sequence[Sample], objects: Objects, source: Source, encode: Encode
 ) -> list[Question]:
     """Two questions a pair, of the form ``statement``; none for a pair whose captions are equal, or are when cut."""
     questions = []
