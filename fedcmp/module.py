@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from fedcmp.models.alignment import CaptionScores, caption_nll, caption_scores, greedy_captions
+from fedcmp.models.alignment import caption_nll, caption_scores, greedy_captions
 from fedcmp.models.backbones import LanguageModel, VisionTower
 from fedcmp.models.projector import Observe, Projector, project
 from fedcmp.optimizer import OptimizerConfig, build_optimizer, lr_factor
@@ -87,8 +87,8 @@ class ProjectorAlignment(lightning.LightningModule):
         return caption_nll(self.llm, tokens, batch["input_ids"], batch["labels"])
 
     @torch.no_grad()
-    def scores(self, batch: Batch, params: Params | None = None) -> CaptionScores:
-        """Loss, labelled tokens and those that are the likeliest, of each row; arguments as ``nll``."""
+    def scores(self, batch: Batch, params: Params | None = None) -> Tensor:
+        """Loss, labelled tokens and those that are the likeliest, of each row: ``[3, B]``; arguments as ``nll``."""
         tokens = self._image_tokens(batch, params)
         return caption_scores(self.llm, tokens, batch["input_ids"], batch["labels"])
 

@@ -41,42 +41,33 @@ def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.C
     written = json.loads((tmp_path / "llava.json").read_text())
     assert {"machine", "versions", "commit"} <= set(written)
     result = written["found"]
-    assert result["rows_in_a_round"] == 24
-    assert result["sizes"]["positions"] == 16 + 24
     assert set(result["methods"]) == {"fedavg", "fedcmp", "by hand"}
     for name, one in result["methods"].items():
         assert one["loss"]["after"] < one["loss"]["before"] - 0.1, name
         assert 0 < one["mfu"] < 1
         assert one["positions_per_second"] == pytest.approx(40 * one["samples_per_second"])
-        assert one["round_samples_per_second"] <= one["samples_per_second"]
-        assert all(row["round"] >= row["train"] > 0 for row in one["seconds"])
         assert one["peak_memory"] > sum(result["memory"]["estimate"].values())
     assert result["methods"]["by hand"]["to_by_hand"] == 1
-    parts = ("batches", "forward pass", "backward pass", "clipping", "optimizer", "the rest")
-    for name, one in result["parts"].items():
-        assert all(one[part] > 0 for part in parts), name
-        assert ("aggregation" in one) == (name != "by hand")
+    assert all(part > 0 for one in result["parts"].values() for part in one.values())
     assert "MFU" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words",
-    ["--slots 0", "--caption 1", "--device cpu --batch 4096 --shape 13b", "--batch 10000000 --checkpointing off"],
-)
-def test_what_cannot_be_is_refused_by_its_option(words: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        llava_shape.main(words.split())
-    assert words.split()[-2] in capsys.readouterr().err
+def test_what_cannot_be_is_refused_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ("--slots 0", "--device cpu --batch 4096 --shape 13b", "--batch 10000000 --checkpointing off"):
+        with pytest.raises(SystemExit):
+            llava_shape.main(words.split())
+        assert words.split()[-2] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pixels", [False, True])
-def test_the_loop_by_hand_and_the_module_compute_the_same(pixels: bool) -> None:
+def test_the_loop_by_hand_computes_the_same_and_its_operations_are_those_that_torch_counts(pixels: bool) -> None:
     parts, batch = built(pixels=pixels, dtype="float32")
     nll, tokens = parts.module.nll(batch)
     by_hand = llava_models.ByHand(parts.module.llm, parts.params, 1e-3, parts.module.tower)
-    loss = by_hand.loss(batch)
+    with FlopCounterMode(display=False) as counter:
+        loss = by_hand.loss(batch)
+        loss.backward()
     torch.testing.assert_close(loss, nll.sum() / tokens.sum(), rtol=1e-5, atol=1e-5)
-    loss.backward()
     (nll.sum() / tokens.sum()).backward()
     ours = dict(parts.module.projector.named_parameters())
     theirs = dict(zip(by_hand.params(), by_hand.projector.parameters(), strict=True))
@@ -84,21 +75,10 @@ def test_the_loop_by_hand_and_the_module_compute_the_same(pixels: bool) -> None:
         assert value.grad is not None
         # ours rounds what the tower sees to float16, as the cache does
         torch.testing.assert_close(value.grad, ours[name].grad, rtol=1e-3, atol=5e-6 if pixels else 1e-7)
-    assert {name: value.shape for name, value in by_hand.params().items()} == {
-        name: value.shape for name, value in parts.params.items()
-    }
 
-
-@pytest.mark.parametrize("pixels", [False, True])
-def test_operations_are_those_that_torch_counts(pixels: bool) -> None:
-    parts, batch = built(pixels=pixels)
-    by_hand = llava_models.ByHand(parts.module.llm, parts.params, 1e-3, parts.module.tower)
-    with FlopCounterMode(display=False) as counter:
-        by_hand.loss(batch).backward()
+    counts = counter.get_flop_counts()["Global"].items()
     products = ("mm", "addmm", "bmm", "baddbmm")
-    counted = sum(
-        count for kind, count in counter.get_flop_counts()["Global"].items() if str(kind).split(".")[-1] in products
-    )
+    counted = sum(count for kind, count in counts if str(kind).split(".")[-1] in products)
     first = parts.params["linear_1.weight"].numel()
     unneeded = 2 * first * parts.sizes.image_tokens  # no step needs the gradient of the features
     biases = 6 * sum(value.numel() for value in parts.params.values() if value.dim() == 1) * parts.sizes.image_tokens
@@ -123,18 +103,16 @@ def kept_bytes(run: Callable[[], torch.Tensor], frozen: set[int]) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-def test_a_layer_keeps_what_the_formula_says(dtype: str) -> None:
-    parts, _ = built(dtype=dtype)
-    llm, item = parts.module.llm, 2 if dtype == "bfloat16" else 4
+def test_a_layer_keeps_what_the_formula_says() -> None:
+    parts, _ = built(dtype="bfloat16")
+    llm, sizes = parts.module.llm, []
     frozen = {value.untyped_storage().data_ptr() for value in (*llm.model.parameters(), *llm.model.buffers())}
-    sizes = []
     for layers in (2, 1):
         del llm.layers[layers:]
         states = torch.randn(3, 40, SHAPE.width, dtype=llm.model.dtype).requires_grad_()
         decoder = llm.model.get_decoder()
         sizes.append(kept_bytes(lambda one=states, deep=decoder: deep(inputs_embeds=one, use_cache=False)[0], frozen))
-    assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, item), rel=0.02)
+    assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, 2), rel=0.02)
 
 
 def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memory(llm: LanguageModel) -> None:

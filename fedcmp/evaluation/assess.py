@@ -12,7 +12,7 @@ from fedcmp.data.records import Sample
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import EvalData, HeldOut, quality, score_samples
+from fedcmp.evaluation.losses import HeldOut, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import spread, write_rows
@@ -30,11 +30,10 @@ class Captioned(NamedTuple):
 
 
 class Captions(NamedTuple):
-    """Captioned pictures, and how good their captions are."""
+    """Captioned pictures, and ``cider`` (CIDEr-D; None: no captions) and the scores of the source."""
 
     captioned: list[Captioned]
     scores: dict[str, Any]
-    """``cider`` (CIDEr-D; None: no captions) and the scores of the source."""
 
 
 def measure(
@@ -52,13 +51,7 @@ def measure(
 
 
 def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of what several projectors got from ``measure`` on the same samples; the worst domain is its own.
-
-    >>> one = {"domains": {"a": 1.0, "b": 2.0}, "worst_domain": {"name": "b", "loss": 2.0}, "probe": {"questions": 6}}
-    >>> other = {"domains": {"a": 4.0, "b": 3.0}, "worst_domain": {"name": "a", "loss": 4.0}, "probe": {"questions": 6}}
-    >>> mean_measure([one, other])
-    {'domains': {'a': 2.5, 'b': 2.5}, 'worst_domain': {'name': 'a', 'loss': 2.5}, 'probe': {'questions': 6}}
-    """
+    """The mean of what several projectors got from ``measure`` on the same samples; the worst domain is its own."""
     means: dict[str, Any] = _mean(measures)
     name, loss = max(means["domains"].items(), key=lambda item: item[1])
     found = {**means, "worst_domain": {"name": name, "loss": loss}}
@@ -73,19 +66,26 @@ def _mean(values: Sequence[Any]) -> Any:
     return sum(values) / len(values) if isinstance(first, float) else first
 
 
+@torch.no_grad()
 def caption_pictures(
     module: ProjectorAlignment, params: Params, held_out: HeldOut, settings: EvaluationConfig, team: Team | None = None
 ) -> Captions:
     """Greedy captions of ``settings.captions`` pictures, spread over the domains, and at least of those to be shown.
 
     The references of a picture are all its captions, including those of other held-out samples that show it; CIDEr-D
-    counts in them how common words are.
+    counts in them how common words are. The module's projector becomes ``params``. The number of ranks changes nothing.
     """
-    samples, pictures = held_out.samples, held_out.data.shared
+    samples, data, pictures = held_out.samples, held_out.data, held_out.data.shared
     firsts = [samples[group[0]] for group in pictures]
     count = max(settings.captions, settings.examples)
     chosen = [pictures[place] for place in spread([one.domain for one in firsts], [one.id for one in firsts], count)]
-    texts = caption(module, params, held_out.data, [group[0] for group in chosen], settings.max_tokens, team)
+    module.eval()
+    module.projector.load(params)
+
+    def write(rows: range) -> list[str]:
+        return module.captions(data.fetch([chosen[row][0] for row in rows]), settings.max_tokens)
+
+    texts = write_rows(team or Solo(), len(chosen), data.batch_size, write)
     captioned = [Captioned(samples[group[0]], text) for group, text in zip(chosen, texts, strict=True)]
     scored = captioned[: settings.captions]
     if not scored:
@@ -97,34 +97,6 @@ def caption_pictures(
     ]
     own = held_out.source.score(found, [one.sample for one in scored])
     return Captions(captioned, {"cider": cider_d(found, references).score, **own})
-
-
-@torch.no_grad()
-def caption(
-    module: ProjectorAlignment,
-    params: Params,
-    data: EvalData,
-    positions: Sequence[int],
-    max_tokens: int = 48,
-    team: Team | None = None,
-) -> list[str]:
-    """Greedy captions of the samples at ``positions`` by the projector ``params``, on every rank.
-
-    Args:
-        module: the frozen models; its projector becomes ``params``.
-        params: the projector.
-        data: the held-out samples.
-        positions: which of them.
-        max_tokens: the longest caption.
-        team: ranks that share the pictures; their number does not change the captions. None: this one alone.
-    """
-    module.eval()
-    module.projector.load(params)
-
-    def write(rows: range) -> list[str]:
-        return module.captions(data.fetch([positions[row] for row in rows]), max_tokens)
-
-    return write_rows(team or Solo(), len(positions), data.batch_size, write)
 
 
 def caption_loose(

@@ -91,17 +91,9 @@ class Evaluation(NamedTuple):
         return {f"{prefix}/loss": self.loss, **named, f"{prefix}/worst_domain": self.worst[1]}
 
 
-def evaluate(
-    module: ProjectorAlignment,
-    params: Params,
-    data: EvalData,
-    *,
-    shuffle_pictures: bool = False,
-    team: Team | None = None,
-) -> Evaluation:
+def evaluate(module: ProjectorAlignment, params: Params, data: EvalData, team: Team | None = None) -> Evaluation:
     """Loss per token and token accuracy of the projector ``params``; arguments as ``score_samples``."""
-    scores = score_samples(module, params, data, shuffle_pictures=shuffle_pictures, team=team)
-    return average(scores, data.domains)
+    return average(score_samples(module, params, data, team=team), data.domains)
 
 
 @torch.no_grad()  # not inference mode: layers that were gathered in it could not train afterwards
@@ -120,21 +112,22 @@ def score_samples(
         params: the projector to evaluate.
         data: the held-out samples.
         shuffle_pictures: give each caption another picture of its domain.
-        team: ranks that share the batches; their number does not change the result. None: this one alone.
+        team: ranks that share the batches; their number does not change the result.
     """
     module.eval()
-    names = data.pictures or [str(position) for position in range(len(data.domains))]
+    count = len(data.domains)
+    names = data.pictures or [str(position) for position in range(count)]
     pictures = other_pictures(data.domains, names) if shuffle_pictures else None
-    order = list(range(len(data.domains)) if data.order is None else data.order)
+    order = list(data.order or range(count))
 
     def score(rows: range) -> torch.Tensor:
         positions = order[rows.start : rows.stop]
         batch = data.fetch(positions)
         if pictures is not None:
             batch |= images_of(data, [pictures[position] for position in positions])
-        return torch.stack([scores.double() for scores in module.scores(batch, params)])
+        return module.scores(batch, params)
 
-    scored = score_rows(team or Solo(), len(data.domains), data.batch_size, score, 3)
+    scored = score_rows(team or Solo(), count, data.batch_size, score, 3)
     found = torch.empty_like(scored)
     found[:, order] = scored
     return found
@@ -145,8 +138,7 @@ def average(scored: torch.Tensor, domains: Sequence[str]) -> Evaluation:
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for domain, *scores in zip(domains, *scored.tolist(), strict=True):
         sums[domain] = [total + one for total, one in zip(sums[domain], scores, strict=True)]
-    by_domain = {domain: sums[domain][0] / sums[domain][1] for domain in sorted(sums)}
-    accuracy = {domain: sums[domain][2] / sums[domain][1] for domain in sorted(sums)}
+    by_domain, accuracy = ({name: sums[name][row] / sums[name][1] for name in sorted(sums)} for row in (0, 2))
     return Evaluation(mean(by_domain), by_domain, accuracy)
 
 
@@ -156,11 +148,7 @@ def images_of(data: EvalData, positions: Sequence[int]) -> Batch:
 
 
 def mean(by_domain: Mapping[str, float]) -> float:
-    """The mean in which each domain counts alike.
-
-    >>> mean({"drawings": 1.0, "photos": 2.0})
-    1.5
-    """
+    """The mean in which each domain counts alike."""
     return sum(by_domain.values()) / len(by_domain)
 
 
@@ -173,12 +161,8 @@ def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, 
 
 
 def quality(right: torch.Tensor, shuffled: torch.Tensor, data: EvalData) -> dict[str, Any]:
-    """How good a projector is on samples that chose nothing; losses in nats per token.
-
-    Args:
-        right, shuffled: scores of each sample with its own and with another picture, ``[3, n]``.
-        data: the samples.
-    """
+    """How good a projector is on samples that chose nothing, from the scores of each with its own and with another
+    picture, ``[3, n]``; losses in nats per token."""
     end, other = average(right, data.domains), average(shuffled, data.domains)
     domain, loss = end.worst
     rises = (shuffled[0] - right[0]).tolist()
@@ -200,10 +184,6 @@ def other_pictures(domains: Sequence[str], names: Sequence[str]) -> list[int]:
 
     No sample keeps its picture unless more than half of its domain share it. Each picture is given as often as it has
     captions, and no seed enters: all projectors are measured with the same ones.
-
-    Args:
-        domains: the domain of each sample.
-        names: the name of each sample's picture.
 
     >>> other_pictures(["a", "a", "b", "a", "b", "a"], ["one.png", "two.png", "x.png", "one.png", "y.png", "two.png"])
     [1, 0, 4, 5, 2, 3]

@@ -23,7 +23,7 @@ def score_rows(
         team: the ranks.
         num_rows: n.
         batch_size: rows that are scored together, by any rank.
-        score: some rows in, their scores ``[num_scores, rows]`` out.
+        score: some rows in, their scores ``[S, rows]`` out.
         num_scores: S.
 
     Returns:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedcmp.export.proof import Proof
+from fedcmp.models.settings import ModelConfig
 
 
 class Licences(NamedTuple):
@@ -18,18 +18,6 @@ class Licences(NamedTuple):
     tower: str = "unknown"
     llm: str = "unknown"
     data: str = "unknown"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a projector comes from."""
-
-    tower: str
-    """``model.tower``."""
-    llm: str
-    """``model.llm``."""
-    facts: Mapping[str, Any]
-    """The rows of the card's table, in its order; None is left out."""
 
 
 USE_HF = """\
@@ -58,37 +46,63 @@ USE_LLAVA = """\
 """
 
 
-def model_card(origin: Origin, licences: Licences, to: str, dtype: str, proof: Proof | None, kind: str) -> str:
-    """The README.md of an export, with the header that the Hugging Face hub reads.
+CARD = """\
+---
+{header}
+---
 
-    Args:
-        to: ``hf`` or ``llava``.
-        dtype: of the weights.
-        proof: the difference between folder and run; None: not measured.
-        kind: ``linear`` or ``mlp2x_gelu``.
+# {name}
+
+This is {parts}, in {dtype}. Only the projector was trained; tower and LLM are unchanged.{proof}
+
+## Use
+
+{use}
+## Training
+
+| | |
+|---|---|
+{facts}
+
+## Terms
+
+| part | what | licence |
+|---|---|---|
+| this export | {what} | {licences.export} |
+| vision tower | {tower} | {licences.tower} |
+| language model | {llm} | {licences.llm} |
+| training data | {data} | {licences.data} |
+
+`unknown` means that the exporter gave no licence. The terms of all parts apply together.
+"""
+
+
+def model_card(
+    models: ModelConfig, facts: Mapping[str, Any], licences: Licences, to: str, dtype: str, proof: Proof | None
+) -> str:
+    """The README.md of an export (``to``: ``hf`` or ``llava``), with the header that the Hugging Face hub reads.
+
+    ``facts`` are the rows of its table, in their order; None is left out.
     """
-    hub = [name for name in (origin.tower, origin.llm) if is_hub_id(name)]
-    header = [f"license: {json.dumps(licences.export)}"]
-    if to == "hf":
-        header.append("library_name: transformers")
-    header.append("pipeline_tag: image-text-to-text")
-    header += ["base_model:", *(f"- {json.dumps(name)}" for name in hub)] if hub else []
-    header += ["tags:", "- llava", "- federated-learning", "- fedcmp"]
-    lines = ["---", *header, "---", "", f"# {origin.facts.get('name', 'A projector')}", "", _what(to, dtype, proof), ""]
-    use = USE_HF if to == "hf" else USE_LLAVA.format(kind=kind, tower=shown(origin.tower))
-    lines += ["## Use", "", use, "## Training", "", "| | |", "|---|---|"]
-    lines += [f"| {key} | {_cell(value)} |" for key, value in origin.facts.items() if value is not None]
-    lines += ["", "## Terms", "", "| part | what | licence |", "|---|---|---|"]
-    lines += [
-        f"| this export | projector{', with the two models below' if to == 'hf' else ''} | {_cell(licences.export)} |",
-        f"| vision tower | {shown(origin.tower)} | {_cell(licences.tower)} |",
-        f"| language model | {shown(origin.llm)} | {_cell(licences.llm)} |",
-        f"| training data | {_cell(origin.facts.get('data', ''))} | {_cell(licences.data)} |",
-        "",
-        "`unknown` means that the exporter gave no licence. The terms of all parts apply together.",
-        "",
-    ]
-    return "\n".join(lines)
+    hub, whole = [json.dumps(name) for name in (models.tower, models.llm) if is_hub_id(name)], to == "hf"
+    header = [f"license: {json.dumps(licences.export)}", *(["library_name: transformers"] if whole else [])]
+    header += ["pipeline_tag: image-text-to-text", *([f"base_model: [{', '.join(hub)}]"] if hub else [])]
+    measured = "Its logits for a probe picture differed from those of the run by at most {:.1e} of the largest."
+    tower = shown(models.tower)
+    return CARD.format(
+        header="\n".join([*header, "tags: [llava, federated-learning, fedcmp]"]),
+        name=facts.get("name", "A projector"),
+        parts="a vision tower, a projector and an LLM" if whole else "a projector from a vision tower to an LLM",
+        dtype=dtype,
+        proof=f" {measured.format(proof.difference)}" if proof is not None else "",
+        use=USE_HF if whole else USE_LLAVA.format(kind=models.projector.kind, tower=tower),
+        facts="\n".join(f"| {key} | {_cell(value)} |" for key, value in facts.items() if value is not None),
+        what="projector, with the two models below" if whole else "projector",
+        tower=tower,
+        llm=shown(models.llm),
+        data=_cell(facts.get("data", "")),
+        licences=Licences(*map(_cell, licences)),
+    )
 
 
 def is_hub_id(name: str) -> bool:
@@ -101,15 +115,6 @@ def shown(name: str) -> str:
     if name == "demo":
         return "fedcmp's embedded demo"
     return name if is_hub_id(name) else f"{Path(name).name} (a local folder)"
-
-
-def _what(to: str, dtype: str, proof: Proof | None) -> str:
-    parts = "a vision tower, a projector and an LLM" if to == "hf" else "a projector from a vision tower to an LLM"
-    text = f"This is {parts}, in {dtype}. Only the projector was trained; tower and LLM are unchanged."
-    if proof is None:
-        return text
-    near = "equal to the bit" if proof.difference == 0 else f"near (the largest difference is {proof.difference:.1e})"
-    return f"{text} When it was exported, its logits for a probe picture were {near} to those of the run's own parts."
 
 
 def _cell(value: Any) -> str:

@@ -33,8 +33,8 @@ def tower_weights(tower: nn.Module) -> Weights:
 def projector_weights(params: Params) -> Weights:
     """A projector as the two layers that a Llava has.
 
-    The single layer of ``linear`` becomes the first; the second is then the identity, with no function between them
-    (``activation``): x I = x is exact in floating point.
+    The single layer of ``linear`` becomes the first; the second is then the identity, with no function between them:
+    x I = x is exact in floating point.
     """
     layers = params
     if kind_of(params) == "linear":
@@ -46,11 +46,6 @@ def projector_weights(params: Params) -> Weights:
             "linear_2.bias": torch.zeros(width),
         }
     return {f"multi_modal_projector.{name}": value for name, value in layers.items()}
-
-
-def activation(params: Params) -> str:
-    """The function between the two layers, by transformers' name; ``linear`` is the identity."""
-    return "linear" if kind_of(params) == "linear" else "gelu"
 
 
 def llm_weights(model: Any, rows: int) -> Weights:

@@ -8,9 +8,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedcmp.errors import FedcmpError
+from fedcmp.errors import ConfigError
 from fedcmp.export.files import (
-    activation,
     llm_weights,
     model_config,
     projector_weights,
@@ -19,11 +18,12 @@ from fedcmp.export.files import (
     tower_weights,
     write_json,
 )
-from fedcmp.export.limits import check_llm, check_projector, check_tower
-from fedcmp.export.prompts import IMAGE_TOKEN, make_processor, prepare_tokenizer, select_strategy
-from fedcmp.models.backbones import DTYPES, LanguageModel, ModelConfig, VisionTower, load_llm, load_tower
+from fedcmp.export.prompts import IMAGE_TOKEN, make_processor, prepare_tokenizer
+from fedcmp.models.backbones import DTYPES, ModelConfig, VisionTower, load_llm, load_tower
 from fedcmp.models.llms import load_tokenizer, meta_llm
 from fedcmp.models.loading import quiet_transformers
+from fedcmp.models.outline import known
+from fedcmp.models.projector import kind_of
 from fedcmp.models.towers import meta_tower, read_tower
 from fedcmp.types import Params
 
@@ -45,23 +45,56 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
         ConfigError: a Llava cannot hold a part; the message names the setting.
         ExportError: the folder does not answer as the run does.
     """
+    import transformers
+
     from fedcmp.export.proof import ask_folder, ask_parts, compare
 
     check_projector(config, params)
     tower, llm = load_tower(config), load_llm(config)
-    whole, image_processor = read_tower(config)
-    check_tower(config.tower, tower)
-    check_llm(config.llm, llm.model)
+    whole, image_processor, _ = read_tower(config)
+    _check_parts(config, tower, llm.model)
     expected = ask_parts(tower, llm, params)
     with quiet_transformers():
-        image_token = _write_processor(folder, config, tower, image_processor, whole)
+        tokenizer = prepare_tokenizer(load_tokenizer(config), config.llm)
+        processor = make_processor(tokenizer, image_processor, tower, whole.config.patch_size)
+        processor.save_pretrained(folder)
+        image_processor.save_pretrained(folder)  # preprocessor_config.json, for readers that know no other
+        place = folder / "tokenizer_config.json"
+        write_json(place, tokenizer_config(json.loads(place.read_text(encoding="utf-8"))))
+
+        image_token = int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
         rows = max(image_token + 1, llm.num_embeddings)
-        _write_configs(folder, config, tower, whole, llm, params, image_token, rows, dtype, max_tokens)
+        vision, text = copy.deepcopy(whole.config), copy.deepcopy(llm.model.config)
+        text.vocab_size = rows
+        vision.dtype = text.dtype = DTYPES[dtype]
+        settings = transformers.LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=image_token,
+            image_seq_length=int(tower.num_tokens),
+            projector_hidden_act="linear" if kind_of(params) == "linear" else "gelu",
+            vision_feature_select_strategy=processor.vision_feature_select_strategy,
+            vision_feature_layer=config.layers[0] if len(config.layers) == 1 else list(config.layers),
+            architectures=["LlavaForConditionalGeneration"],
+            tie_word_embeddings=bool(text.tie_word_embeddings),
+            dtype=DTYPES[dtype],
+        )
+        write_json(folder / "config.json", model_config(json.loads(settings.to_json_string())))
+        # greedy, with the end of the run's captions; rows that the LLM did not have are never chosen
+        generation = transformers.GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            bos_token_id=llm.bos_id,
+            eos_token_id=llm.end_id,
+            pad_token_id=llm.pad_id,
+            suppress_tokens=list(range(llm.num_embeddings, rows)) or None,
+        )
+        write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
         weights = tower_weights(whole) | projector_weights(params) | llm_weights(llm.model, rows)
         save_weights(folder, weights, DTYPES[dtype])
-    exact = dtype == config.tower_dtype == config.llm_dtype == "float32"
     del tower, llm, whole, weights
     gc.collect()  # memory for the folder's models
+    exact = dtype == config.tower_dtype == config.llm_dtype == "float32"
     return compare(expected, ask_folder(folder), exact)
 
 
@@ -72,65 +105,37 @@ def check_hf(config: ModelConfig, params: Params) -> None:
         ConfigError: it cannot; the message names the setting.
     """
     check_projector(config, params)
-    try:
-        with quiet_transformers():
-            tower, llm = meta_tower(config, local=True), meta_llm(config, local=True)
-    except FedcmpError:
-        raise
-    except Exception:  # they cannot be built without weights: writing finds it
-        return
-    check_tower(config.tower, tower)
-    check_llm(config.llm, llm)
+    parts = known(lambda: (meta_tower(config, local=True), meta_llm(config, local=True)))
+    if parts is not None:  # else writing finds it
+        _check_parts(config, *parts)
 
 
-def _write_processor(folder: Path, config: ModelConfig, tower: VisionTower, image_processor: Any, whole: Any) -> int:
-    """Writes processor and tokenizer; returns the id of the image token."""
-    tokenizer = prepare_tokenizer(load_tokenizer(config), config.llm)
-    make_processor(tokenizer, image_processor, tower, whole.config.patch_size).save_pretrained(folder)
-    image_processor.save_pretrained(folder)  # preprocessor_config.json, for readers that know no other
-    place = folder / "tokenizer_config.json"
-    write_json(place, tokenizer_config(json.loads(place.read_text(encoding="utf-8"))))
-    return int(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+def check_projector(config: ModelConfig, params: Params) -> None:
+    """Raises ConfigError if a Llava, of transformers or the original, has no place for a setting of the projector."""
+    second = params.get("linear_2.weight")
+    hidden = 0 if second is None or second.shape[0] == second.shape[1] else second.shape[1]
+    for key, value, needed in (
+        ("projector.layer_norm", "norm.weight" in params, False),
+        ("token_grid", config.token_grid, 0),
+        ("pixel_shuffle", config.pixel_shuffle, 1),
+        ("projector.hidden", hidden, 0),
+    ):
+        if value != needed:
+            raise ConfigError(f"model.{key}={value}: a Llava needs {needed}")
 
 
-def _write_configs(
-    folder: Path,
-    config: ModelConfig,
-    tower: VisionTower,
-    whole: Any,
-    llm: LanguageModel,
-    params: Params,
-    image_token: int,
-    rows: int,
-    dtype: str,
-    max_tokens: int,
-) -> None:
-    """config.json, and generation_config.json: greedy, with the end of the run's captions; rows that the LLM did not
-    have are never chosen."""
-    import transformers
-
-    vision, text = copy.deepcopy(whole.config), copy.deepcopy(llm.model.config)
-    text.vocab_size = rows
-    vision.dtype = text.dtype = DTYPES[dtype]
-    settings = transformers.LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=image_token,
-        image_seq_length=int(tower.num_tokens),
-        projector_hidden_act=activation(params),
-        vision_feature_select_strategy=select_strategy(tower),
-        vision_feature_layer=config.layers[0] if len(config.layers) == 1 else list(config.layers),
-        architectures=["LlavaForConditionalGeneration"],
-        tie_word_embeddings=bool(text.tie_word_embeddings),
-        dtype=DTYPES[dtype],
-    )
-    write_json(folder / "config.json", model_config(json.loads(settings.to_json_string())))
-    generation = transformers.GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_tokens,
-        bos_token_id=llm.bos_id,
-        eos_token_id=llm.end_id,
-        pad_token_id=llm.pad_id,
-        suppress_tokens=list(range(llm.num_embeddings, rows)) or None,
-    )
-    write_json(folder / "generation_config.json", json.loads(generation.to_json_string()))
+def _check_parts(config: ModelConfig, tower: VisionTower, llm: Any) -> None:
+    """Raises ConfigError if transformers' Llava cannot hold tower or LLM."""
+    patch, text = getattr(tower.model.config, "patch_size", None), llm.config.get_text_config()
+    patches = not (tower.is_map or tower.naflex_side) and isinstance(patch, int)
+    tied = llm.config.tie_word_embeddings and not hasattr(llm.base_model, "embed_tokens")
+    for key, problem, found in (
+        ("tower", "a tower without patches", not patches),
+        ("tower", "fewer tokens before the patches, without model.keep_cls", tower.drop_cls and tower.num_prefix > 1),
+        ("llm", "a bias on its logits", getattr(llm.get_output_embeddings(), "bias", None) is not None),
+        ("llm", "a bound on its logits", getattr(text, "final_logit_softcapping", None) is not None),
+        ("llm", "embeddings of another width", llm.get_input_embeddings().weight.shape[1] != text.hidden_size),
+        ("llm", "a head tied to an embedding of another name", tied),
+    ):
+        if found:
+            raise ConfigError(f"model.{key}={getattr(config, key)}: a Llava cannot hold {problem}")

@@ -8,7 +8,7 @@ import torch
 
 from fedcmp.errors import ConfigError
 from fedcmp.export.files import model_config, write_json
-from fedcmp.export.limits import check_projector
+from fedcmp.export.hf import check_projector
 from fedcmp.export.read import llava_name
 from fedcmp.models.backbones import DTYPES, ModelConfig
 from fedcmp.models.projector import KINDS, kind_of

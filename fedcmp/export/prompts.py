@@ -85,12 +85,7 @@ def make_processor(tokenizer: Any, image_processor: Any, tower: VisionTower, pat
         image_processor=image_processor,
         tokenizer=tokenizer,
         patch_size=patch_size,
-        vision_feature_select_strategy=select_strategy(tower),
+        vision_feature_select_strategy="default" if tower.drop_cls else "full",
         num_additional_image_tokens=tower.num_tokens + int(tower.drop_cls) - patches,
         chat_template=tokenizer.chat_template,
     )
-
-
-def select_strategy(tower: VisionTower) -> str:
-    """``default`` drops a tower's first token, ``full`` keeps all of them."""
-    return "default" if tower.drop_cls else "full"

@@ -26,10 +26,9 @@ TOLERANCE = {True: 1e-4, False: 0.1}
 
 
 class Answer(NamedTuple):
-    """A model's answer about the picture."""
+    """A model's answer about the picture: logits ``[S, V]`` float32 over [BOS] <image tokens> WORDS, and a caption."""
 
     logits: Tensor
-    """``[S, V]`` float32, over the sequence [BOS] <image tokens> WORDS."""
     caption: str
 
 
@@ -45,11 +44,9 @@ class Proof(NamedTuple):
 def picture() -> Image.Image:
     """A picture of coarse and fine noise, the same on every machine."""
     rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(
-        (320, 240), Image.Resampling.NEAREST
-    )
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
     fine = Image.fromarray(rng.integers(0, 256, (240, 320, 3), dtype=np.uint8))
-    return Image.blend(coarse, fine, 0.3)
+    return Image.blend(coarse.resize(fine.size, Image.Resampling.NEAREST), fine, 0.3)
 
 
 @torch.no_grad()
@@ -63,11 +60,7 @@ def ask_parts(tower: VisionTower, llm: LanguageModel, params: Params) -> Answer:
 
 @torch.no_grad()
 def ask_folder(folder: Path) -> Answer:
-    """The answer of an exported folder, read by transformers alone.
-
-    Raises:
-        ExportError: weights are missing or left over.
-    """
+    """The answer of an exported folder, read by transformers alone; ExportError if weights are missing or left over."""
     import transformers
 
     with quiet_transformers():
@@ -87,22 +80,18 @@ def ask_folder(folder: Path) -> Answer:
 
 
 def compare(expected: Answer, found: Answer, exact: bool) -> Proof:
-    """The difference of two answers, over the vocabulary of the first.
+    """The difference of two answers over the vocabulary of the first; ExportError if they are not the same model.
 
-    Args:
-        exact: both sides compute in float32, so that captions must be equal, too.
-
-    Raises:
-        ExportError: they are not the same model.
+    ``exact``: both sides compute in float32, so that captions must be equal, too.
     """
     if len(expected.logits) != len(found.logits):
         raise ExportError(f"the export reads {len(found.logits)} positions, the run {len(expected.logits)}")
     most = expected.logits.abs().max()
-    difference = (expected.logits - found.logits[:, : expected.logits.shape[1]]).abs().max() / most
-    proof = Proof(float(difference), expected.caption == found.caption)
-    if not proof.difference <= TOLERANCE[exact] or (exact and not proof.same_caption):
+    difference = float((expected.logits - found.logits[:, : expected.logits.shape[1]]).abs().max() / most)
+    same = expected.caption == found.caption
+    if not difference <= TOLERANCE[exact] or (exact and not same):
         raise ExportError(
-            f"the export does not answer as the run does: logits differ by {proof.difference:.1e} of the largest (at "
-            f"most {TOLERANCE[exact]:.0e}), captions: {expected.caption!r}, {found.caption!r}"
+            f"the export does not answer as the run does: logits differ by {difference:.1e} of the largest (at most "
+            f"{TOLERANCE[exact]:.0e}), captions: {expected.caption!r}, {found.caption!r}"
         )
-    return proof
+    return Proof(difference, same)

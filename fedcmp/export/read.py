@@ -5,33 +5,28 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from fedcmp.errors import CheckpointError
-from fedcmp.models.projector import KINDS, kind_of
+from fedcmp.models.projector import KINDS, ProjectorConfig, param_shapes
 from fedcmp.types import Params
 
 FILES = (
     "projector.safetensors",
     "mm_projector.bin",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
+    *(f"model.safetensors{index}" for index in ("", ".index.json")),
+    *(f"pytorch_model.bin{index}" for index in ("", ".index.json")),
     "adapter_model.safetensors",
     "adapter_model.bin",
 )
 """The files of a folder in which a projector is looked for, in this order."""
 
-_OURS = re.compile(r"(norm|linear|linear_1|linear_2)\.(weight|bias)")
-_HF = re.compile(r"(?:model\.)?multi_modal_projector\.(linear_1|linear_2)\.(weight|bias)")
-_LLAVA = re.compile(r"(?:.*\.)?mm_projector\.(?:(0|2)\.)?(weight|bias)")
-_LAYERS = {None: "linear", "0": "linear_1", "2": "linear_2"}
-_MARKS = ("multi_modal_projector.", "mm_projector.")
+_OURS = re.compile(r"(?:(?:model\.)?multi_modal_projector\.)?(norm|linear|linear_1|linear_2)\.(weight|bias)")
+_LLAVA = re.compile(r"(?:.*\.)?mm_projector\.(0\.|2\.|)(weight|bias)")
+_LAYERS = {"": "linear", "0.": "linear_1", "2.": "linear_2"}
 
 
 def read_projector(path: Path) -> Params:
@@ -45,13 +40,16 @@ def read_projector(path: Path) -> Params:
     Raises:
         CheckpointError: nothing there, corrupted, no projector, or one of a form that fedcmp does not have.
     """
-    file = _file(path)
-    tensors, others = _tensors(file)
-    if any("lora_" in key for key in (*tensors, *others)):
+    file = path if path.is_file() else next((path / name for name in FILES if (path / name).is_file()), path)
+    try:
+        tensors, others = _tensors(file)
+    except Exception as error:  # torch and safetensors have no common base
+        raise CheckpointError(f"cannot read the projector {file}: {error}") from error
+    names = sorted({*tensors, *others})
+    if any("lora_" in key for key in names):
         raise CheckpointError(f"{file} is a LoRA, not a projector; merge it into its base model first")
     if not tensors:
-        some = ", ".join(sorted(others)[:3]) or "nothing"
-        raise CheckpointError(f"{file} holds no projector; expected names like mm_projector.0.weight, found {some}")
+        raise CheckpointError(f"{file}: expected names like mm_projector.0.weight, found {names[:3]}")
     if any("embed_tokens" in key for key in others) and not any(".layers." in key for key in others):
         raise CheckpointError(f"{file} holds trained token embeddings (mm_use_im_start_end); expected a projector only")
     params: Params = {}
@@ -60,12 +58,19 @@ def read_projector(path: Path) -> Params:
         if name is None or not value.is_floating_point():
             raise CheckpointError(f"{file}: {key}, {value.dtype}: expected `linear` or `mlp2x_gelu` in floating point")
         params[name] = value.to(torch.float32)
-    _check(file, params)
-    if any("multi_modal_projector." in key for key in tensors):
-        params = _as_applied(file, params)
-    order = ("norm", *KINDS[kind_of(params)])
-    names = [f"{layer}.{leaf}" for layer in order for leaf in ("weight", "bias")]
-    return {name: params[name] for name in names if name in params}
+    kind = "linear" if {"linear.weight", "linear.bias"} & set(params) else "mlp2x_gelu"
+    shapes = {name: tuple(value.shape) for name, value in params.items()}
+    ends = (shapes.get(f"{KINDS[kind][place]}.weight", ()) for place in (0, -1))
+    (hidden, width), (out, _) = (shape if len(shape) == 2 else (0, 0) for shape in ends)
+    norm = bool({"norm.weight", "norm.bias"} & set(params))
+    wanted = param_shapes(width, out, ProjectorConfig(kind, hidden=hidden, layer_norm=norm))
+    if shapes != wanted:
+        raise CheckpointError(f"{file}: expected the shapes {wanted}, found {shapes}")
+    for name, value in params.items():
+        if not value.isfinite().all():
+            raise CheckpointError(f"{file}: {name} is not finite")
+    params = {name: params[name] for name in wanted}
+    return _as_applied(file, params) if any("multi_modal_projector." in key for key in tensors) else params
 
 
 def our_name(key: str) -> str | None:
@@ -75,13 +80,10 @@ def our_name(key: str) -> str | None:
     ('linear_2.bias', 'linear_1.weight')
     >>> our_name("model.mm_projector.4.weight")
     """
-    if _OURS.fullmatch(key):
-        return key
-    if found := _HF.fullmatch(key):
+    if found := _OURS.fullmatch(key):
         return f"{found[1]}.{found[2]}"
-    if found := _LLAVA.fullmatch(key):
-        return f"{_LAYERS[found[1]]}.{found[2]}"
-    return None
+    found = _LLAVA.fullmatch(key)
+    return f"{_LAYERS[found[1]]}.{found[2]}" if found else None
 
 
 def llava_name(name: str) -> str:
@@ -91,73 +93,35 @@ def llava_name(name: str) -> str:
     ('model.mm_projector.2.weight', 'model.mm_projector.bias')
     """
     layer, _, leaf = name.rpartition(".")
-    place = {"linear": "", "linear_1": "0.", "linear_2": "2."}[layer]
+    place = {ours: theirs for theirs, ours in _LAYERS.items()}[layer]
     return f"model.mm_projector.{place}{leaf}"
 
 
 def _is_projector(key: str) -> bool:
-    """Whether a parameter belongs to a projector of any kind."""
-    return our_name(key) is not None or any(mark in key for mark in _MARKS)
-
-
-def _file(path: Path) -> Path:
-    if path.is_file():
-        return path
-    for name in FILES:
-        if (path / name).is_file():
-            return path / name
-    raise CheckpointError(f"cannot read the projector {path}: expected a file, or a folder with {FILES[0]} or the like")
+    return our_name(key) is not None or "multi_modal_projector." in key or "mm_projector." in key
 
 
 def _tensors(file: Path) -> tuple[dict[str, Tensor], set[str]]:
     """The projector's tensors in a file, or in the files that an index lists; and the names of all others."""
-    try:
-        if file.name.endswith(".index.json"):
-            return _indexed(file)
-        if file.suffix == ".safetensors":
-            with safe_open(file, "pt") as weights:
-                keys = set(weights.keys())
-                tensors = {key: weights.get_tensor(key) for key in keys if _is_projector(key)}
-                return tensors, keys - set(tensors)
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-            raise ValueError("expected names and tensors")
-        tensors = {key: value for key, value in content.items() if _is_projector(key)}
-        return tensors, set(content) - set(tensors)
-    except CheckpointError:
-        raise
-    except Exception as error:
-        raise CheckpointError(f"cannot read the projector {file}: {error}") from error
-
-
-def _indexed(file: Path) -> tuple[dict[str, Tensor], set[str]]:
-    places = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
-    found: dict[str, Tensor] = {}
-    for part in sorted({place for key, place in places.items() if _is_projector(key)}):
-        if Path(part).name != part or part.endswith(".index.json"):
-            raise ValueError(f"expected a file beside it, got {part!r}")
-        found |= _tensors(file.parent / part)[0]
-    return found, set(places) - set(found)
-
-
-def _check(file: Path, params: Params) -> None:
-    layers = KINDS["linear" if {"linear.weight", "linear.bias"} & set(params) else "mlp2x_gelu"]
-    norm = ("norm",) if {"norm.weight", "norm.bias"} & set(params) else ()
-    wanted = {f"{layer}.{leaf}" for layer in (*norm, *layers) for leaf in ("weight", "bias")}
-    if wanted != set(params):
-        raise CheckpointError(f"{file}: expected {', '.join(sorted(wanted))}, found {', '.join(sorted(params))}")
-    width, fits = params[f"{layers[0]}.weight"].shape[-1:], True
-    for layer in (*norm, *layers):
-        weight, bias = params[f"{layer}.weight"], params[f"{layer}.bias"]
-        fits = fits and weight.dim() == (1 if layer == "norm" else 2) and weight.shape[-1:] == width
-        width = weight.shape[:1]
-        fits = fits and bias.shape == width
-    if not fits:
-        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in sorted(params.items()))
-        raise CheckpointError(f"{file}: the shapes do not fit one another: {shapes}")
-    for name, value in params.items():
-        if not value.isfinite().all():
-            raise CheckpointError(f"{file}: {name} is not finite")
+    tensors: dict[str, Tensor]
+    if file.name.endswith(".index.json"):
+        places = json.loads(file.read_text(encoding="utf-8"))["weight_map"]
+        tensors = {}
+        for part in sorted({place for key, place in places.items() if _is_projector(key)}):
+            if Path(part).name != part or part.endswith(".index.json"):
+                raise ValueError(f"expected a file beside it, got {part!r}")
+            tensors |= _tensors(file.parent / part)[0]
+        return tensors, set(places) - set(tensors)
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as weights:
+            keys = set(weights.keys())
+            tensors = {key: weights.get_tensor(key) for key in keys if _is_projector(key)}
+            return tensors, keys - set(tensors)
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError("expected names and tensors")
+    tensors = {key: value for key, value in content.items() if _is_projector(key)}
+    return tensors, set(content) - set(tensors)
 
 
 def _as_applied(file: Path, params: Params) -> Params:

@@ -10,25 +10,12 @@ end, right-padded; ``labels`` ``[B, L]`` are IGNORE where there is no loss.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from fedcmp.models.llms import LanguageModel
 from fedcmp.types import IGNORE
-
-
-class CaptionScores(NamedTuple):
-    """How well B captions are predicted after their pictures, a row each: ``[B]``."""
-
-    nll: Tensor
-    """Summed loss in nats."""
-    tokens: Tensor
-    """Labelled tokens."""
-    hits: Tensor
-    """Labelled tokens that are the likeliest after the true tokens before them (teacher forcing)."""
 
 
 def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,12 +25,14 @@ def caption_nll(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, lab
     return _sum_rows(losses, places, labels), (labels != IGNORE).sum(1)
 
 
-def caption_scores(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> CaptionScores:
-    """Loss and token accuracy of captions in one forward pass."""
+def caption_scores(llm: LanguageModel, image_tokens: Tensor, input_ids: Tensor, labels: Tensor) -> Tensor:
+    """Summed loss, labelled tokens, and those that are the likeliest after the true tokens before them (teacher
+    forcing) of each row: ``[3, B]`` float64."""
     logits, places = _labelled(llm, image_tokens, input_ids, labels)
     losses = F.cross_entropy(logits, labels[places], reduction="none")
     hits = (logits.argmax(1) == labels[places]).long()
-    return CaptionScores(_sum_rows(losses, places, labels), (labels != IGNORE).sum(1), _sum_rows(hits, places, labels))
+    found = (_sum_rows(losses, places, labels), (labels != IGNORE).sum(1), _sum_rows(hits, places, labels))
+    return torch.stack([one.double() for one in found])
 
 
 def _labelled(

@@ -44,11 +44,6 @@ def read_states(blocks: Sequence[nn.Module], wanted: Sequence[int], run: Callabl
     any final norm. Hooks read them, since some families replace the last state by the normed output, which would be
     another layer's once blocks are dropped.
 
-    Args:
-        blocks: the blocks that ``run`` passes through, at least as many as the deepest state needs.
-        wanted: depths, 0 to the number of blocks.
-        run: the forward pass.
-
     Returns:
         ``[B, T, d]`` each, in the order of ``wanted``.
     """
@@ -57,13 +52,10 @@ def read_states(blocks: Sequence[nn.Module], wanted: Sequence[int], run: Callabl
     def keep_input(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states[0] = args[0] if args else kwargs["hidden_states"]
 
-    def keep_output(depth: int) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            states[depth] = output if isinstance(output, torch.Tensor) else output[0]
+    def keep(depth: int, module: nn.Module, args: Any, output: Any) -> None:
+        states[depth] = output if isinstance(output, torch.Tensor) else output[0]
 
-        return keep
-
-    hooks = [blocks[depth - 1].register_forward_hook(keep_output(depth)) for depth in set(wanted) if depth]
+    hooks = [blocks[depth - 1].register_forward_hook(partial(keep, depth)) for depth in set(wanted) if depth]
     if 0 in wanted:
         hooks.append(blocks[0].register_forward_pre_hook(keep_input, with_kwargs=True))
     try:

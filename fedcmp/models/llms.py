@@ -13,20 +13,8 @@ from fedcmp.models.blocks import checkpoint_layers, find_blocks
 from fedcmp.models.loading import freeze, load_whole, loading, refuse
 from fedcmp.models.settings import DTYPES, ENDS, ModelConfig, resolve
 
-TESTED = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-)
+TESTED = ("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "phi3",
+          "qwen2", "qwen3")  # fmt: skip
 """``model_type`` of the families that the tests train through. Others are tried when they load."""
 
 
@@ -50,8 +38,7 @@ class LanguageModel:
             end: what ends a caption, as ``model.end``: ``newline`` or ``eos``.
 
         Raises:
-            ConfigError: the tokenizer has no such end, the model's logits are not its head's, or it generates nothing
-                behind embeddings.
+            ConfigError: as ``load_llm``.
         """
         name = type(model).__name__
         return _finished(model, tokenizer, find_end(tokenizer, end, name), name)
@@ -68,8 +55,11 @@ class LanguageModel:
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers; ConfigError if the family has no list of them."""
-        return decoder_layers(self.model)
+        """The decoder layers, in any family (``layers``, ``h``, ...); ConfigError if it has no list of them."""
+        layers = find_blocks(self.model)
+        if layers is None:
+            raise ConfigError(f"model.llm: a model of type {self.model.config.model_type} has no list of its layers")
+        return layers
 
     @property
     def bos_id(self) -> int | None:
@@ -93,29 +83,8 @@ class LanguageModel:
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The decoder layers of a causal LM, in any family (``layers``, ``h``, ...).
-
-    Raises:
-        ConfigError: it has no list of ``num_hidden_layers`` layers.
-    """
-    layers = find_blocks(model)
-    if layers is None:
-        raise ConfigError(f"model.llm: no decoder layers were found in a model of type {model.config.model_type}")
-    return layers
-
-
 def meta_llm(config: ModelConfig, *, local: bool) -> Any:
-    """The causal LM of ``model.llm`` on the meta device, where tensors have shapes and no content.
-
-    Args:
-        config: names the LLM and its type of numbers.
-        local: look on this machine only.
-
-    Raises:
-        ConfigError: there is no such folder.
-        Exception: what an LLM raises that is not there or cannot be built without its weights.
-    """
+    """The causal LM of ``model.llm`` on the meta device; arguments and errors as ``meta_tower``."""
     import transformers
 
     path = resolve(config.llm, "llm", "model.llm")
@@ -143,7 +112,7 @@ def load_llm(config: ModelConfig) -> LanguageModel:
         if getattr(text, "attn_logit_softcapping", None) is not None:
             options["attn_implementation"] = "eager"  # the fused kernels cannot bound their logits
         model, absent = load_whole(transformers.AutoModelForCausalLM, path, **options)
-    refuse("model.llm", config.llm, model, absent)
+    refuse("model.llm", config.llm, absent)
     llm = _finished(model, tokenizer, end_id, config.llm)
     if config.activation_checkpointing:
         checkpoint_layers(llm.layers)
@@ -156,11 +125,9 @@ def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageMod
     model.generation_config = transformers.GenerationConfig()  # captions are greedy: nothing of its own is added
     freeze(model)
     llm = LanguageModel(model, tokenizer, end_id)
-    for what, token in (("end of a caption", end_id), ("start of a text", llm.bos_id)):
-        if token is not None and token >= llm.num_embeddings:
-            raise ConfigError(
-                f"model.llm: {name} has {llm.num_embeddings} embeddings, but its tokenizer's {what} is token {token}"
-            )
+    token = max(end_id, llm.bos_id or 0)
+    if token >= llm.num_embeddings:
+        raise ConfigError(f"model.llm: {name} has {llm.num_embeddings} embeddings, its tokenizer has token {token}")
     if model.config.model_type not in TESTED:
         _try(llm, name)
     return llm
@@ -168,29 +135,22 @@ def _finished(model: Any, tokenizer: Any, end_id: int, name: str) -> LanguageMod
 
 @torch.no_grad()
 def _try(llm: LanguageModel, name: str) -> None:
-    """Whether a family that no test covers computes its logits by decoder and head, and generates behind embeddings.
-
-    Raises:
-        ConfigError: its own logits differ, or transformers raises.
-    """
+    """Raises ConfigError if the logits of an untested family are not its head's, or if it generates nothing behind
+    embeddings."""
     model, token = llm.model, torch.tensor([[llm.end_id]], device=next(llm.model.parameters()).device)
-    problem, cause = "", None
     try:
         whole = model(input_ids=token, use_cache=False).logits
         embeds = model.get_input_embeddings()(token)
         ours = llm.logits(model.get_decoder()(inputs_embeds=embeds, use_cache=False).last_hidden_state)
         if not torch.allclose(whole.float(), ours.float(), rtol=1e-2, atol=1e-2):
-            problem = "whose logits are not those of its decoder and head alone"
+            raise ValueError("its logits are not those of its decoder and head alone")
         # the second token comes from the cache of the first
         embeds, options = embeds.repeat(1, 2, 1), {"max_new_tokens": 2, "do_sample": False, "pad_token_id": llm.pad_id}
         model.generate(inputs_embeds=embeds, attention_mask=token.new_ones(1, 2), **options)
     except Exception as error:  # each family raises errors of its own
-        problem, cause = f"which raises {type(error).__name__}: {error}", error
-    if problem:
-        kind = model.config.model_type
         raise ConfigError(
-            f"model.llm: {name} is of type {kind}, {problem}; families that were tested: {', '.join(TESTED)}"
-        ) from cause
+            f"model.llm: {name} is of type {model.config.model_type}, which fails: {error}; tested: {', '.join(TESTED)}"
+        ) from error
 
 
 def load_tokenizer(config: ModelConfig, *, local: bool = False) -> Any:
@@ -203,16 +163,7 @@ def load_tokenizer(config: ModelConfig, *, local: bool = False) -> Any:
 
 
 def find_end(tokenizer: Any, end: str, name: str) -> int:
-    """The token that ends a caption.
-
-    Args:
-        tokenizer: of the LLM.
-        end: ``newline`` or ``eos``.
-        name: of the LLM in errors.
-
-    Raises:
-        ConfigError: the tokenizer has none.
-    """
+    """The token that ends a caption: ``newline`` or ``eos``. ConfigError if the LLM's tokenizer has none."""
     check_choice("model.end", end, ENDS)
     if end == "eos":
         found = tokenizer.eos_token_id

@@ -8,17 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
-
-SHOWN = 4
-"""How many names an error lists."""
 
 
 def freeze(model: nn.Module) -> nn.Module:
@@ -76,14 +73,6 @@ def load_whole(loader: Any, path: str, **options: Any) -> tuple[Any, set[str]]:
 
     Absent parameters are zero, so that hashes of the weights do not change. A head that is tied to the embedding is
     not absent.
-
-    Args:
-        loader: a class with ``from_pretrained``.
-        path: folder or hub id.
-        options: go to ``from_pretrained``.
-
-    Raises:
-        Exception: what transformers raises.
     """
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = loader.from_pretrained(path, **options)
@@ -95,37 +84,7 @@ def load_whole(loader: Any, path: str, **options: Any) -> tuple[Any, set[str]]:
     return model, absent
 
 
-def refuse(key: str, name: str, model: nn.Module, needed: Iterable[str]) -> None:
-    """Raises ConfigError with key, model and weights if any needed weight is absent."""
-    lacking = sorted(needed)
-    if lacking:
-        more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
-        raise ConfigError(
-            f"{key}: {name} lacks weights of its {type(model).__name__}, or has them in another shape: "
-            f"{', '.join(lacking[:SHOWN])}{more}"
-        )
-
-
-def needed_by(model: nn.Module, absent: set[str], run: Callable[[], Tensor]) -> list[str]:
-    """Those of the absent weights that an output depends on, and all absent statistics.
-
-    Args:
-        model: frozen; it is left so.
-        absent: names.
-        run: computes the output.
-    """
-    params = {name: value for name, value in model.named_parameters(remove_duplicate=False) if name in absent}
-    buffers = model.named_buffers(remove_duplicate=False)
-    needed = [name for name, value in buffers if name in absent and value.is_floating_point()]
-    for value in params.values():
-        value.requires_grad_(True)
-    try:
-        with torch.enable_grad():
-            output = run()
-        if params and output.requires_grad:
-            gradients = torch.autograd.grad(output.sum(), list(params.values()), allow_unused=True)
-            needed += [name for name, gradient in zip(params, gradients, strict=True) if gradient is not None]
-    finally:
-        for value in params.values():
-            value.requires_grad_(False)
-    return needed
+def refuse(key: str, name: str, absent: Iterable[str]) -> None:
+    """Raises ConfigError with key, model and the first weights if any is absent."""
+    if lacking := sorted(absent)[:4]:
+        raise ConfigError(f"{key}: {name} lacks {', '.join(lacking)}, or has them in another shape")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
-from fedcmp.models.llms import decoder_layers, load_tokenizer, meta_llm
+from fedcmp.models.llms import LanguageModel, load_tokenizer, meta_llm
 from fedcmp.models.loading import num_bytes, quiet_transformers
-from fedcmp.models.settings import ModelConfig, resolve
+from fedcmp.models.settings import ModelConfig
 from fedcmp.models.towers import meta_tower
 
+Built = TypeVar("Built")
 LONGEST_CAPTION = 1024
 """Tokens of a caption where neither the user nor the LLM's positions limit it."""
 LEAST_CAPTION = 64
@@ -19,23 +21,19 @@ LEAST_CAPTION = 64
 
 
 class TowerOutline(NamedTuple):
-    """A vision tower."""
+    """A vision tower: width d of its features, image tokens T of one picture, and its weights in memory, in
+    ``model.tower_dtype``, without blocks that are never read."""
 
     width: int
-    """Width d of its features."""
     tokens: int
-    """Image tokens T of one picture, as the projector gets them."""
     num_bytes: int
-    """Its weights in memory, in ``model.tower_dtype``, without blocks that are never read."""
 
 
 class Positions(NamedTuple):
-    """How long the texts of an LLM may be."""
+    """How many positions an LLM was trained with (None: unknown), and whether they are a table, with none beyond."""
 
     number: int | None
-    """Positions that it was trained with; None: unknown."""
     learned: bool
-    """They are a table, with none beyond."""
 
 
 class LlmOutline(NamedTuple):
@@ -55,37 +53,32 @@ class LlmOutline(NamedTuple):
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
-    """The tower of ``model.tower``, built without weights.
-
-    Returns:
-        None for a hub id that is not on this machine and for a model that needs its weights to be built.
+    """The tower of ``model.tower``, built without weights; None where it is not on this machine or needs its weights.
 
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    try:
-        with quiet_transformers():
-            tower = meta_tower(config, local=True)
-    except FedcmpError:
-        raise
-    except Exception:  # each family raises errors of its own
-        return None
-    return TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
+    tower = known(lambda: meta_tower(config, local=True))
+    return None if tower is None else TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
-    """The language model of ``model.llm``, built without weights; None as for ``outline_tower``.
+    """The language model of ``model.llm``, as ``outline_tower``."""
+    model = known(lambda: meta_llm(config, local=True))
+    if model is None:
+        return None
+    rows, width = model.get_input_embeddings().weight.shape
+    layers = num_bytes(LanguageModel(model, None, 0).layers)
+    return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
 
-    Raises:
-        ConfigError: there is no such folder.
-    """
-    resolve(config.llm, "llm", "model.llm")
+
+def known(build: Callable[[], Built]) -> Built | None:
+    """What ``build`` makes of configs; None where they are not on this machine, or are not enough."""
     try:
         with quiet_transformers():
-            model = meta_llm(config, local=True)
-        rows, width = model.get_input_embeddings().weight.shape
-        layers = num_bytes(decoder_layers(model))
-        return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+            return build()
+    except FedcmpError:
+        raise
     except Exception:  # each family raises errors of its own
         return None
 
@@ -111,42 +104,30 @@ def find_positions(model: Any) -> Positions:
     return Positions(number, learned)
 
 
-class Room(NamedTuple):
-    """What is left for captions behind BOS and image tokens."""
-
-    tokens: int
-    """The longest caption, its end included."""
-    warning: str = ""
-    """That texts may be longer than those that a rotary LLM was trained on, or empty."""
-
-
-def caption_room(positions: Positions, before: int, asked: int | None, generated: int, name: str) -> Room:
-    """How long captions may be.
+def caption_room(positions: Positions, before: int, asked: int | None, generated: int, name: str) -> tuple[int, str]:
+    """The longest caption in tokens, its end included, and a warning or nothing.
 
     Args:
-        positions: of the LLM.
+        positions: of the LLM. Where they are no table, it reads on beyond them, with a warning.
         before: BOS and image tokens.
         asked: ``data.max_caption_tokens``.
         generated: ``evaluation.max_tokens``.
-        name: what errors call the LLM.
+        name: of the LLM in errors.
 
     Raises:
-        ConfigError: a table of positions is too short. Rotary LLMs read on beyond theirs, with a warning.
+        ConfigError: a table of positions is too short.
 
-    >>> caption_room(Positions(256, learned=False), before=50, asked=None, generated=64, name="demo").tokens
-    206
+    >>> caption_room(Positions(256, learned=False), before=50, asked=None, generated=64, name="demo")
+    (206, '')
     """
     if positions.number is None:
-        return Room(asked or LONGEST_CAPTION)
-    left, least = positions.number - before, 2 if positions.learned else LEAST_CAPTION
-    room = asked or min(LONGEST_CAPTION, max(left, least))
+        return asked or LONGEST_CAPTION, ""
+    left = positions.number - before
+    room = asked or min(LONGEST_CAPTION, max(left, 2 if positions.learned else LEAST_CAPTION))
     for key, wanted in (("data.max_caption_tokens", room), ("evaluation.max_tokens", generated)):
         if wanted > left:
-            what = (
-                f"model.llm: {name} has {positions.number} positions; BOS and image tokens take {before}, and "
-                f"{key}={wanted} does not fit behind them"
-            )
+            problem = f"{key}={wanted} is more than model.llm={name} has positions left behind {before} of the picture"
             if positions.learned:
-                raise ConfigError(f"{what}: {max(left, 0)} are left; model.token_grid leaves fewer image tokens")
-            return Room(room, f"{what}: it was not trained on texts that long")
-    return Room(room)
+                raise ConfigError(f"{problem}: {max(left, 0)}; model.token_grid leaves more")
+            return room, f"{problem}: it was not trained on texts that long"
+    return room, ""

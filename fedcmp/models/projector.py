@@ -73,11 +73,6 @@ def init_params(in_width: int, out_width: int, config: ProjectorConfig, generato
     """Fresh parameters: weights and biases uniform in ±1/sqrt(fan_in), which is torch's default for ``nn.Linear``.
 
     LLaVA starts from this distribution; transformers would draw from a normal one, and its curves differ from scratch.
-
-    Args:
-        in_width: width d of the image features.
-        out_width: width D of the LLM's embeddings.
-        generator: the stream to draw from; the same stream gives the same bits.
     """
     params: Params = {"norm.weight": torch.ones(in_width), "norm.bias": torch.zeros(in_width)}
     shapes = param_shapes(in_width, out_width, config)

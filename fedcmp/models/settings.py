@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,9 +52,7 @@ class ModelConfig:
 
     def validate(self, prefix: str = "model") -> None:
         if not self.layers or any(type(layer) is not int for layer in self.layers):
-            raise ConfigError(
-                f"{prefix}.feature_layer must be a whole number or a list of them, got {self.feature_layer!r}"
-            )
+            raise ConfigError(f"{prefix}.feature_layer: expected whole numbers, got {self.feature_layer!r}")
         if len(set(self.layers)) < len(self.layers):
             raise ConfigError(f"{prefix}.feature_layer names a layer twice: {list(self.layers)}")
         for key, choices in (("tower_dtype", DTYPES), ("llm_dtype", DTYPES), ("end", ENDS)):
@@ -63,23 +60,16 @@ class ModelConfig:
         for key, least in (("token_grid", 0), ("pixel_shuffle", 1)):
             value = getattr(self, key)
             if value < least or (value > least and self.keep_cls):
-                raise ConfigError(
-                    f"{prefix}.{key} must be {least} or more, and {least} with {prefix}.keep_cls, got {value}"
-                )
+                raise ConfigError(f"{prefix}.{key} must be at least {least}, or {least} with keep_cls, got {value}")
         if self.token_grid % self.pixel_shuffle:
             raise ConfigError(
-                f"{prefix}.pixel_shuffle={self.pixel_shuffle} does not divide {prefix}.token_grid={self.token_grid}"
+                f"{prefix}.pixel_shuffle={self.pixel_shuffle} does not divide token_grid={self.token_grid}"
             )
         self.projector.validate(f"{prefix}.projector")
 
 
 def resolve(name: str, kind: str, key: str) -> str:
-    """The folder of ``demo``, an existing folder, or a hub id unchanged.
-
-    Args:
-        name: as the user gives it.
-        kind: ``tower`` or ``llm``.
-        key: the setting that errors name.
+    """The folder of ``demo`` (``kind``: tower or llm), an existing folder, or a hub id unchanged.
 
     Raises:
         ConfigError: the name looks like a path and no such folder with a config.json exists.
@@ -92,24 +82,3 @@ def resolve(name: str, kind: str, key: str) -> str:
     if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ConfigError(f"{key}: no folder {name} with a config.json; expected one, a hub id or `demo`")
     return name
-
-
-def width_of(name: str, kind: str, key: str) -> int | None:
-    """The hidden or embedding width in a model folder's config.json; None for hub ids and unknown forms."""
-    path = Path(resolve(name, kind, key)) / "config.json"
-    if not path.is_file():
-        return None
-    config: dict[str, Any] = json.loads(path.read_text())
-    part = config.get("vision_config" if kind == "tower" else "text_config")
-    width = (part if isinstance(part, dict) else config).get("hidden_size")
-    return None if width is None else int(width)
-
-
-def feature_width(config: ModelConfig) -> int | None:
-    """Width d of the features that the projector gets, by the tower's config.json alone; None as for ``width_of``.
-
-    >>> feature_width(ModelConfig(feature_layer=[-2, -3], pixel_shuffle=2))
-    768
-    """
-    width = width_of(config.tower, "tower", "model.tower")
-    return None if width is None else width * len(config.layers) * config.pixel_shuffle**2

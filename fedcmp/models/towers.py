@@ -1,4 +1,7 @@
-"""Frozen vision towers: loading one, which hidden states are read, which tokens are kept, and how many are left."""
+"""Frozen vision towers: loading one, which hidden states are read, which tokens are kept, and how many are left.
+
+Fewer tokens are the grid averaged, or folded into the width; nothing of that is learned.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.errors import ConfigError
 from fedcmp.models.blocks import count_prefix, find_blocks, read_states
-from fedcmp.models.loading import freeze, hash_weights, load_whole, loading, needed_by, quiet_transformers, refuse
+from fedcmp.models.loading import freeze, hash_weights, load_whole, loading, refuse
 from fedcmp.models.settings import DTYPES, ModelConfig, resolve
-from fedcmp.models.tokens import average, check_grid, pixel_shuffle
 
 VISION_CLASSES = {
-    "clip": "CLIPVisionModel",
-    "clip_vision_model": "CLIPVisionModel",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "siglip2": "Siglip2VisionModel",
-    "siglip2_vision_model": "Siglip2VisionModel",
+    f"{name}{part}": f"{kind}VisionModel"
+    for name, kind in (("clip", "CLIP"), ("siglip", "Siglip"), ("siglip2", "Siglip2"))
+    for part in ("", "_vision_model")
 }
 """``model_type`` of families whose full checkpoints have a text model, which these classes leave out."""
 
@@ -35,10 +34,7 @@ class VisionTower(nn.Module):
     Args:
         model: a vision model of transformers; its blocks are dropped in place.
         processor: its image processor.
-        feature_layer: a layer or several, as ``model.feature_layer``; several are concatenated on the feature axis.
-        keep_cls: keep the tokens before the patches.
-        token_grid: average the grid to this many a side; 0: no.
-        pixel_shuffle: fold r x r tokens into one; 1: no.
+        feature_layer, keep_cls, token_grid, pixel_shuffle: as in ``ModelConfig``.
         dtype: of the model's weights and activations.
 
     Raises:
@@ -56,8 +52,7 @@ class VisionTower(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.processor = processor
+        self.model, self.processor = model, processor
         self.token_grid, self.pixel_shuffle = token_grid, pixel_shuffle
         layers = [feature_layer] if isinstance(feature_layer, int) else list(feature_layer)
         # stages of a pyramid differ in width and grid: only what comes out of the last is a feature map
@@ -89,7 +84,7 @@ class VisionTower(nn.Module):
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """RGB pictures to pixels: ``[B, 3, H, W]``, or ``[B, T, 3 * patch^2]`` for towers that take patches."""
         pictures, options = list(images), {}
-        if patches := self._naflex_side:
+        if patches := self.naflex_side:
             side = patches * self.processor.patch_size
             pictures = [picture.resize((side, side), self.processor.resample) for picture in pictures]
             options["max_num_patches"] = patches**2
@@ -108,20 +103,15 @@ class VisionTower(nn.Module):
         return torch.cat([self.encode(part).to(torch.float16) for part in parts])
 
     @property
-    def takes_pixels(self) -> bool:
-        """Whether the model is given pictures, and not patches that were cut before."""
-        return not self._naflex_side
-
-    @property
-    def _naflex_side(self) -> int:
+    def naflex_side(self) -> int:
         """Patches a side of SigLIP2's towers of any shape (NaFlex), whose pictures we make square; 0 for others."""
         return math.isqrt(getattr(self.processor, "max_num_patches", 0))
 
     def _states(self, pixels: Tensor) -> list[Tensor]:
         """What the tower gives, whole: ``[B, T', d]`` for each layer, or one map ``[B, d, H, W]``."""
         inputs: dict[str, Any] = {"pixel_values": pixels.to(dtype=next(self.model.parameters()).dtype)}
-        if self._naflex_side:
-            shapes = torch.full((len(pixels), 2), self._naflex_side, device="cpu")  # it is read number by number
+        if self.naflex_side:
+            shapes = torch.full((len(pixels), 2), self.naflex_side, device="cpu")  # it is read number by number
             inputs |= {"pixel_attention_mask": None, "spatial_shapes": shapes}
         if self.is_map:
             return [self.model(**inputs).last_hidden_state]
@@ -133,16 +123,13 @@ class VisionTower(nn.Module):
             return states[0].shape[2], states[0].shape[3]
         tokens, patch = states[0].shape[1] - self.num_prefix, getattr(self.model.config, "patch_size", None)
         side = math.isqrt(tokens)
-        if self.is_map or patch is None or pixels.dim() != 4:
-            rows, columns = (side, side) if side * side == tokens else (1, tokens)
-        else:
+        rows, columns = (side, side) if self.is_map or side * side == tokens else (1, tokens)
+        if not self.is_map and patch is not None and pixels.dim() == 4:
             high, wide = patch if isinstance(patch, (list, tuple)) else (patch, patch)
             rows, columns = pixels.shape[2] // high, pixels.shape[3] // wide
-        if rows * columns != tokens or (self.is_map and rows != columns):
-            raise ConfigError(
-                f"model.tower: a {self.model.config.model_type} gives {tokens} tokens for {rows} x {columns} patches; "
-                "expected one a patch"
-            )
+        if rows * columns != tokens:
+            kind = self.model.config.model_type
+            raise ConfigError(f"model.tower: a {kind} gives {tokens} tokens; expected {rows} x {columns} patches")
         return rows, columns
 
     def _select(self, states: list[Tensor]) -> Tensor:
@@ -174,9 +161,7 @@ def _depths(layers: Sequence[int], blocks: nn.ModuleList | None) -> list[int]:
 def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:
     """The tower of ``model.tower`` on the meta device, where tensors have shapes and no content.
 
-    Args:
-        config: names the tower and what is read of it.
-        local: look on this machine only.
+    With ``local`` it is looked for on this machine only.
 
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
@@ -194,49 +179,9 @@ def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:
     return _tower(model, processor, config)
 
 
-def read_tower(config: ModelConfig) -> tuple[Any, Any]:
-    """The model of transformers that ``model.tower`` names, whole and in float32, and its image processor.
-
-    Weights that no feature depends on may be absent, such as the pooler of a ViT that was a classifier: they are zero.
-
-    Raises:
-        ConfigError: it cannot be loaded, or its files lack weights that are read.
-    """
-    model, processor, absent = _read(config)
-    if absent:
-        load_tower(config)  # only a tower knows which weights are read
-    return model, processor
-
-
-def load_tower(config: ModelConfig) -> VisionTower:
-    """The vision tower that ``model.tower`` names, in ``model.tower_dtype``, frozen.
-
-    Raises:
-        ConfigError: it cannot be loaded or read, or its files lack weights that are read; where its configs show that
-            it does not fit, before a weight is read.
-    """
-    try:
-        with quiet_transformers():
-            meta_tower(config, local=False)
-    except FedcmpError:
-        raise
-    except Exception:  # it cannot be built without weights, or not at all: loading says which
-        pass
-    model, processor, absent = _read(config)
-    tower = _tower(model, processor, config)
-    if absent:
-        pixels = tower.preprocess([BLANK])
-        refuse("model.tower", config.tower, model, needed_by(model, absent, lambda: tower.encode(pixels)))
-    return tower
-
-
-def _class_of(config: Any) -> Any:
-    import transformers
-
-    return getattr(transformers, VISION_CLASSES.get(config.model_type, "AutoModel"))
-
-
-def _read(config: ModelConfig) -> tuple[Any, Any, set[str]]:
+def read_tower(config: ModelConfig) -> tuple[Any, Any, set[str]]:
+    """The model of transformers that ``model.tower`` names, whole and in float32, its image processor, and the names of
+    weights that its files lack. ConfigError if it cannot be loaded."""
     import transformers
 
     path = resolve(config.tower, "tower", "model.tower")
@@ -247,6 +192,65 @@ def _read(config: ModelConfig) -> tuple[Any, Any, set[str]]:
     return model, processor, absent
 
 
+def load_tower(config: ModelConfig) -> VisionTower:
+    """The vision tower that ``model.tower`` names, in ``model.tower_dtype``, frozen.
+
+    Weights that no feature depends on may be absent, such as the pooler of a ViT that was a classifier: they are zero.
+
+    Raises:
+        ConfigError: it cannot be loaded or read, or its files lack weights that are read.
+    """
+    model, processor, absent = read_tower(config)
+    tower = _tower(model, processor, config)
+    kept = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, value in kept:
+        if name in absent and value.is_floating_point():
+            value.fill_(math.nan)
+            if not tower.encode(tower.preprocess([BLANK])).isfinite().all():
+                refuse("model.tower", config.tower, [name])
+            value.zero_()
+    return tower
+
+
+def _class_of(config: Any) -> Any:
+    import transformers
+
+    return getattr(transformers, VISION_CLASSES.get(config.model_type, "AutoModel"))
+
+
 def _tower(model: Any, processor: Any, config: ModelConfig) -> VisionTower:
     read = (config.layers, config.keep_cls, config.token_grid, config.pixel_shuffle)
     return VisionTower(model, processor, *read, dtype=DTYPES[config.tower_dtype])
+
+
+def check_grid(grid: tuple[int, int], token_grid: int, pixel_shuffle: int) -> None:
+    """ConfigError if a tower's grid (rows, columns) is not square, too small, or no multiple of the factor."""
+    rows, columns = grid
+    gives = f"but the tower gives {rows} x {columns} tokens"
+    if token_grid and (rows != columns or token_grid > rows):
+        raise ConfigError(f"model.token_grid={token_grid} needs a square grid of at least that side, {gives}")
+    if pixel_shuffle > 1 and (rows != columns or (token_grid or rows) % pixel_shuffle):
+        raise ConfigError(f"model.pixel_shuffle={pixel_shuffle} needs a square grid that it divides, {gives}")
+
+
+def average(features: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """Means over (nearly) equal parts of the grid (H, W): ``[B, H * W, d]``, row by row, to ``[B, side * side, d]``."""
+    maps = features.transpose(1, 2).unflatten(2, grid)
+    return nn.functional.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2)
+
+
+def pixel_shuffle(features: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
+    """Space to depth: every r x r neighbours become one token that holds them row by row.
+
+    Token (i, j) is the concatenation of tokens (r i + a, r j + b) for a, b = 0 .. r - 1, b fastest: a permutation of
+    the numbers, the inverse of the sub-pixel shuffle of Shi et al., CVPR 2016, arXiv 1609.05158. For image tokens:
+    InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821) and Idefics3 (Laurençon et al. 2024, arXiv 2408.12637).
+
+    ``[B, H * W, d]``, row by row, becomes ``[B, H * W / r^2, d * r^2]``.
+
+    >>> pixel_shuffle(torch.arange(4.0).view(1, 4, 1), (2, 2), 2).tolist()
+    [[[0.0, 1.0, 2.0, 3.0]]]
+    """
+    rows, columns = grid
+    cells = features.unflatten(1, (rows // factor, factor, columns // factor, factor))
+    return cells.transpose(2, 3).flatten(3).flatten(1, 2)

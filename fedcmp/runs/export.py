@@ -12,7 +12,7 @@ import torch
 
 from fedcmp.config import Config, differences, load_config
 from fedcmp.errors import ConfigError, ExportError, check_choice
-from fedcmp.export.card import Licences, Origin, model_card, shown
+from fedcmp.export.card import Licences, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
@@ -121,8 +121,7 @@ def export_run(
             proof = write_hf(partial, config.model, params, dtype, config.evaluation.max_tokens)
         else:
             write_llava(partial, config.model, params, dtype)
-        origin = Origin(config.model.tower, config.model.llm, _facts(run))
-        card = model_card(origin, licences or Licences(), to, dtype, proof, config.model.projector.kind)
+        card = model_card(config.model, _facts(run), licences or Licences(), to, dtype, proof)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Exported(out, to, dtype, proof)
 

@@ -14,17 +14,8 @@ from fedcmp.data.settings import expand
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
 from fedcmp.models.llms import find_end
-from fedcmp.models.outline import (
-    LlmOutline,
-    Positions,
-    Room,
-    TowerOutline,
-    caption_room,
-    outline_llm,
-    outline_tower,
-)
+from fedcmp.models.outline import LlmOutline, Positions, TowerOutline, caption_room, outline_llm, outline_tower
 from fedcmp.models.projector import KINDS, init_params, param_shapes
-from fedcmp.models.settings import feature_width, width_of
 from fedcmp.seeding import torch_rng
 from fedcmp.types import Params
 
@@ -62,8 +53,7 @@ def check_models(config: Config) -> Outline:
     """
     model = config.model
     tower, llm = outline_tower(model), outline_llm(model)
-    in_width = tower.width if tower else feature_width(model)
-    out_width = llm.width if llm else width_of(model.llm, "llm", "model.llm")
+    in_width, out_width = tower.width if tower else None, llm.width if llm else None
     params = None
     if model.projector.init is not None:
         params = {name: value.to("meta") for name, value in _read_init(config, in_width, out_width).items()}
@@ -72,13 +62,13 @@ def check_models(config: Config) -> Outline:
         params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     if tower is None or llm is None or llm.tokenizer is None:
         return Outline(params, tower, llm, None, "")
-    room = find_room(config, llm.positions, tower.tokens, llm.tokenizer)
+    room, warning = find_room(config, llm.positions, tower.tokens, llm.tokenizer)
     end_id = find_end(llm.tokenizer, model.end, model.llm)
-    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room.tokens, config.data.lowercase)
-    return Outline(params, tower, llm, encoder, room.warning)
+    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room, config.data.lowercase)
+    return Outline(params, tower, llm, encoder, warning)
 
 
-def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> Room:
+def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> tuple[int, str]:
     """How long captions may be, by the LLM's positions and the settings.
 
     Raises:

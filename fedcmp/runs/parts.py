@@ -111,10 +111,10 @@ def build_parts(
     params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
-    room = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
-    encoder = CaptionEncoder.of(llm, room.tokens, lowercase=config.data.lowercase)
-    if room.warning and is_server(team):
-        log.warning(room.warning)
+    room, warning = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
+    encoder = CaptionEncoder.of(llm, room, lowercase=config.data.lowercase)
+    if warning and is_server(team):
+        log.warning(warning)
     cache = expand(config.data.cache_dir) if config.data.cache_dir else None
 
     def features(part: Sequence[Sample], what: str) -> FeatureTable:

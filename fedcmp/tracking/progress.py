@@ -40,37 +40,28 @@ class Progress:
     @contextmanager
     def bar(self, total: int, what: str, done: int = 0, pause: float = PAUSE) -> Iterator[Bar]:
         """A bar over ``total`` units of ``what``, or a line every ``pause`` seconds; 0: a line for each step."""
-        if self.lines:
-            yield self._liner(total, what, done, max(pause, self.least))
-            return
+        pause, first, t0 = max(pause, self.least), done, time.perf_counter()
+        before = t0
+        if pause and t0 - self._last >= pause:
+            self.say(f"{what} {done}/{total}")
         with tqdm(total=total, desc=what, initial=done, disable=not self.bars, leave=False) as inner:
 
             def advance(count: int = 1, shown: Shown | None = None) -> None:
-                if shown:
-                    inner.set_postfix(_texts(shown), refresh=False)
+                nonlocal done, before
+                given = {name: one for name, one in (shown or {}).items() if one is not None}
+                texts = {name: one if isinstance(one, str) else f"{one:.3f}" for name, one in given.items()}
+                if texts:
+                    inner.set_postfix(texts, refresh=False)
                 inner.update(count)
+                now, done = time.perf_counter(), done + count
+                if self.lines and count and now - self._last >= pause:
+                    left = round((now - t0) / (done - first) * (total - done))
+                    said = [
+                        f"{now - (t0 if pause else before):.1f} s",
+                        *(f"{name} {one}" for name, one in texts.items()),
+                    ]
+                    said += [f"about {tqdm.format_interval(left)} left"] if done < total else []
+                    self.say(f"{what} {done}/{total}: {', '.join(said)}")
+                before = now
 
             yield advance
-
-    def _liner(self, total: int, what: str, done: int, pause: float) -> Bar:
-        t0 = before = time.perf_counter()
-        first = done
-        if pause and t0 - self._last >= pause:
-            self.say(f"{what} {done}/{total}")
-
-        def advance(count: int = 1, shown: Shown | None = None) -> None:
-            nonlocal done, before
-            now, done = time.perf_counter(), done + count
-            if now - self._last >= pause and count:
-                seconds = now - (before if pause == 0 else t0)
-                left = (now - t0) / (done - first) * (total - done)
-                said = [f"{seconds:.1f} s", *(f"{name} {text}" for name, text in _texts(shown or {}).items())]
-                said += [f"about {tqdm.format_interval(round(left))} left"] if done < total else []
-                self.say(f"{what} {done}/{total}: {', '.join(said)}")
-            before = now
-
-        return advance
-
-
-def _texts(shown: Shown) -> dict[str, str]:
-    return {name: one if isinstance(one, str) else f"{one:.3f}" for name, one in shown.items() if one is not None}

@@ -17,11 +17,9 @@ class Tracker(Protocol):
 
     def log(self, record: Mapping[str, Any]) -> None:
         """One object a round; ``round`` and ``samples_seen`` are in it."""
-        ...
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         """The end of the run: its summary, whose ``exit`` says how it ended, and files worth keeping."""
-        ...
 
 
 class Trackers:
@@ -62,8 +60,7 @@ class JsonlTracker:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, up to the first corrupted one, which a killed writer leaves; none
-    where there is no file."""
+    """The records of a metrics.jsonl, up to the first corrupted one, which a killed writer leaves."""
     records: list[dict[str, Any]] = []
     for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:

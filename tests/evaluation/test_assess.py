@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,13 +18,11 @@ from fedcmp.data.records import Sample, parse_pairs
 from fedcmp.data.sources import SceneSource
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import ConfigError, DataError
-from fedcmp.evaluation import assess
 from fedcmp.evaluation.assess import caption_pictures, mean_measure, measure
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
-from fedcmp.evaluation.sharing import score_rows, write_rows
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
@@ -74,25 +73,6 @@ def test_ranks_that_share_the_llm_find_the_same(llm: LanguageModel, held_out: He
     assert server["probe"]["accuracy"] == pytest.approx(alone["probe"]["accuracy"], abs=0.1)
 
 
-def test_rows_are_shared_batch_by_batch_and_come_back_in_order() -> None:
-    def on_this_rank() -> tuple[Any, ...]:
-        team, done = Ranks(1), []
-
-        def score(rows: range) -> torch.Tensor:
-            done.append((rows.start, rows.stop))
-            return torch.tensor([[float(row), 10.0 * row] for row in rows]).T
-
-        scores = score_rows(team, 10, 3, score, num_scores=2)
-        return done, scores, write_rows(team, 10, 3, lambda rows: [f"row {row}" for row in rows])
-
-    found = run_ranks(on_this_rank, 3)
-    assert [done for done, *_ in found] == [[(0, 3), (9, 10)], [(3, 6)], [(6, 9)]]
-    for _, scores, texts in found:
-        assert scores.dtype == torch.float64
-        assert scores.tolist() == [[float(row) for row in range(10)], [10.0 * row for row in range(10)]]
-        assert texts == [f"row {row}" for row in range(10)]
-
-
 def test_an_error_on_one_rank_is_raised_on_all(llm: LanguageModel, held_out: HeldOut) -> None:
     def broken(positions: object) -> Any:
         raise OSError("the disk is gone")
@@ -116,7 +96,7 @@ def test_all_captions_of_a_record_are_references() -> None:
             parse_pairs({**record, "captions": wrong}, "x:1")
 
 
-def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_that_share_a_picture_are_its_references() -> None:
     samples = [
         Sample("a", "1.png", "a red cat", "pets"),
         Sample("b", "2.png", "one dog", "pets", captions=("one dog", "a dog that runs")),
@@ -124,15 +104,16 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
         Sample("d", "1.png", "a house", "houses"),
     ]
     said = {0: "a cat that sits", 1: "a dog that runs", 3: "a house"}
-    monkeypatch.setattr(assess, "caption", lambda module, params, data, positions, *_: [said[one] for one in positions])
-
-    class Silent:
-        def score(self, captions: Any, samples: Any) -> dict[str, float]:
-            return {}
-
+    module: Any = SimpleNamespace(
+        eval=lambda: None,
+        projector=SimpleNamespace(load=lambda params: None),
+        captions=lambda batch, max_tokens: [said[one] for one in batch["positions"]],
+    )
+    source: Any = SimpleNamespace(score=lambda captions, samples: {})
     domains, names = (tuple(getattr(one, field) for one in samples) for field in ("domain", "image"))
-    held_out = HeldOut(EvalData(lambda positions: {}, domains, pictures=names), samples, Silent())  # type: ignore[arg-type]
-    found = caption_pictures(None, {}, held_out, EvaluationConfig(captions=9, examples=0))  # type: ignore[arg-type]
+    data = EvalData(lambda positions: {"positions": positions}, domains, pictures=names)  # type: ignore[arg-type, dict-item]
+    settings = EvaluationConfig(captions=9, examples=0)
+    found = caption_pictures(module, {}, HeldOut(data, samples, source), settings)
     assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
     references = {"a": ["a red cat", "a cat that sits"], "b": ["one dog", "a dog that runs"], "d": ["a house"]}
     texts = [one.generated for one in found.captioned]
@@ -140,20 +121,14 @@ def test_samples_that_share_a_picture_are_its_references(monkeypatch: pytest.Mon
 
 
 def test_the_mean_of_several_projectors() -> None:
-    probed = {"accuracy": 0.75, "questions": 6, "by_kind": {"random": 0.5}}
-    one = {"domains": {"a": 1.0, "b": 2.0}, "worst_domain": {"name": "b", "loss": 2.0}, "cider": None, "probe": probed}
-    other = {
-        "domains": {"a": 5.0, "b": 3.0},
-        "worst_domain": {"name": "a", "loss": 5.0},
-        "cider": None,
-        "probe": {"accuracy": 0.25, "questions": 6, "by_kind": {"random": 0.0}},
-    }
-    assert mean_measure([one, other]) == {
-        "domains": {"a": 3.0, "b": 2.5},
-        "worst_domain": {"name": "a", "loss": 3.0},
-        "cider": None,
-        "probe": {"accuracy": 0.5, "questions": 6, "by_kind": {"random": 0.25}},
-    }
+    probes = [{"accuracy": one, "questions": 6, "by_kind": {"random": 2 * one - 1}} for one in (0.75, 0.25, 0.5)]
+    losses = [{"a": 1.0, "b": 2.0}, {"a": 5.0, "b": 3.0}, {"a": 3.0, "b": 2.5}]
+    worst = [{"name": "b", "loss": 2.0}, {"name": "a", "loss": 5.0}, {"name": "a", "loss": 3.0}]
+    one, other, wanted = (
+        {"domains": by_domain, "worst_domain": highest, "cider": None, "probe": probed}
+        for by_domain, highest, probed in zip(losses, worst, probes, strict=True)
+    )
+    assert mean_measure([one, other]) == wanted
 
 
 def test_settings(tmp_path: Path) -> None:

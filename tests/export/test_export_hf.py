@@ -28,7 +28,6 @@ from fedcmp.module import ProjectorAlignment
 from fedcmp.types import IGNORE
 
 MAX_TOKENS = 12
-slow = pytest.mark.slow
 Exported = tuple[ModelConfig, Path, dict[str, torch.Tensor]]
 
 
@@ -60,9 +59,7 @@ def reload(folder: Path) -> tuple[Any, Any]:
     ("demo", "demo", {"end": "eos"}, {"kind": "linear"}),
     ("siglip", "llama3", {}, {}),
     ("clip", "qwen2", {"end": "eos", "keep_cls": True, "feature_layer": -1}, {"kind": "linear"}),
-    pytest.param("clip", "llama", {}, {}, marks=slow),
-    pytest.param("siglip", "qwen2", {"feature_layer": -3}, {"hidden": 32}, marks=slow),
-    pytest.param("dinov2", "qwen2", {}, {}, marks=slow),
+    pytest.param("siglip", "qwen2", {"feature_layer": -3}, {"hidden": 32}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_an_export_answers_as_the_module_does(
     tower: str, llm: str, settings: dict, shape: dict, tmp_path: Path
@@ -106,15 +103,14 @@ def test_every_llm_is_exported_or_refused(name: str, tmp_path: Path) -> None:
     if llava_holds(load_llm(config)) == "yes":
         assert export(tmp_path / "out", config).same_caption
         return
-    for refused in (lambda: export(tmp_path / "out", config), lambda: check_hf(config, params_of(config))):
-        with pytest.raises(ConfigError, match=r"^model\.llm="):
-            refused()
+    with pytest.raises(ConfigError, match=r"^model\.llm="):
+        check_hf(config, params_of(config))
 
 
 @families(TOWERS)
 def test_every_tower_is_exported_or_refused(name: str, tmp_path: Path) -> None:
     tower, verdict = str(save_tower(name, tmp_path / "tower")), llava_selects(name)
-    for place, options in enumerate(({}, {"keep_cls": True}, {"feature_layer": [-2, -3]})[: 1 if name in MAPS else 3]):
+    for place, options in enumerate(({}, {"keep_cls": True, "feature_layer": [-2, -3]})[: 1 if name in MAPS else 2]):
         config, folder = ModelConfig(tower=tower, **options), tmp_path / f"out{place}"
         if name == "dinov3" and config.keep_cls:  # transformers writes layer scales that its Llava does not read
             with pytest.raises(ExportError, match="layer_scale1"):
@@ -169,14 +165,8 @@ def test_a_free_row_is_used_generation_is_greedy_and_the_chat_template_is_kept(
     as_text = [{"role": "user", "content": "<image>what is it"}, PARTS[1]]
     assert processor.tokenizer.apply_chat_template(as_text, tokenize=False, add_generation_prompt=True) == wanted
     assert processor.tokenizer("<|im_start|>")["input_ids"] == [processor.tokenizer.vocab["<|im_start|>"]]
-
-
-def test_nothing_of_this_machine_is_written(exported: Callable[[str, str], Exported]) -> None:
-    _, folder, _ = exported("clip", "qwen2")
     for path in folder.iterdir():
-        assert str(folder.parent).encode() not in path.read_bytes(), path.name
-        assert str(DEMO.parent).encode() not in path.read_bytes(), path.name
-    assert {"model.safetensors", "preprocessor_config.json", "tokenizer.json"} <= {one.name for one in folder.iterdir()}
+        assert str(folder.parent).encode() not in path.read_bytes(), "a place on this machine"
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1, "weights are as readable as the rest"
 
 
@@ -189,25 +179,23 @@ def test_without_a_chat_template_it_is_plain(exported: Callable[[str, str], Expo
     assert ids.tolist() == processor(images=pictures(1), text="<image>", return_tensors="pt")["input_ids"].tolist()
 
 
-@pytest.mark.parametrize("llm_dtype", ["bfloat16", "float32"])
-def test_one_type_for_all_weights(llm_dtype: str, tmp_path: Path) -> None:
-    assert 0 < export(tmp_path / "out", ModelConfig(llm_dtype=llm_dtype), "bfloat16").difference < 0.05
+def test_one_type_for_all_weights(tmp_path: Path) -> None:
+    assert 0 < export(tmp_path / "out", ModelConfig(), "bfloat16").difference < 0.05
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}
     stored = weights["multi_modal_projector.linear_1.weight"]
     assert torch.equal(stored, params_of(ModelConfig())["linear_1.weight"].to(torch.bfloat16))
 
 
-@pytest.mark.parametrize(("settings", "shape", "key"), [
-    ({}, {"layer_norm": True}, "projector.layer_norm"),
-    ({}, {"hidden": 24}, "projector.hidden=24"),
-    ({"token_grid": 2}, {}, "token_grid=2"),
-    ({"pixel_shuffle": 2}, {}, "pixel_shuffle=2"),
-])  # fmt: skip
-def test_what_a_llava_lacks_is_refused_by_its_setting(settings: dict, shape: dict, key: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"^model\.{key}"):
-        export(tmp_path / "out", ModelConfig(**settings), **shape)
-    assert not list((tmp_path / "out").iterdir())
+def test_what_a_llava_lacks_is_refused_by_its_setting(tmp_path: Path) -> None:
+    for settings, shape, key in (
+        ({}, {"layer_norm": True}, "projector.layer_norm"), ({}, {"hidden": 24}, "projector.hidden=24"),
+        ({"token_grid": 2}, {}, "token_grid=2"), ({"pixel_shuffle": 2}, {}, "pixel_shuffle=2"),
+    ):  # fmt: skip
+        config = ModelConfig(**settings)
+        with pytest.raises(ConfigError, match=rf"^model\.{key}"):
+            write_hf(tmp_path, config, params_of(config, **shape), "float32", MAX_TOKENS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,11 +209,8 @@ def test_a_folder_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch:
 def test_a_caption_must_be_the_same_only_where_both_sides_are_float32() -> None:
     one, other = Answer(torch.ones(2, 3), "a"), Answer(torch.ones(2, 4), "b")
     assert compare(one, other, exact=False) == (0.0, False)
-    for found, exact in (
-        (other, True),
-        (Answer(torch.ones(3, 4), "a"), False),
-        (Answer(torch.full((2, 3), torch.nan), "a"), False),
-    ):
+    longer, broken = Answer(torch.ones(3, 4), "a"), Answer(torch.full((2, 3), torch.nan), "a")
+    for found, exact in ((other, True), (longer, False), (broken, False)):
         with pytest.raises(ExportError):
             compare(one, found, exact)
 

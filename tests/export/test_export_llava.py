@@ -47,20 +47,11 @@ def test_the_config_says_which_tower_and_what_is_read_of_it(tmp_path: Path) -> N
     write_llava(tmp_path, config, params_of(config), "bfloat16")
     settings = json.loads((tmp_path / "config.json").read_text())
     wanted = {
-        "model_type": "llava_llama",
-        "torch_dtype": "bfloat16",
-        "mm_projector_type": "mlp2x_gelu",
-        "mm_hidden_size": 16,
-        "hidden_size": 32,
-        "mm_vision_tower": config.tower,
-        "mm_vision_select_layer": -1,
-        "mm_vision_select_feature": "cls_patch",
-        "mm_use_im_start_end": False,
-        "mm_use_im_patch_token": False,
-        "use_mm_proj": True,
-        "tune_mm_mlp_adapter": True,
-        "rope_theta": 777.0,
-    }
+        "model_type": "llava_llama", "torch_dtype": "bfloat16", "mm_projector_type": "mlp2x_gelu",
+        "mm_hidden_size": 16, "hidden_size": 32, "mm_vision_tower": config.tower, "mm_vision_select_layer": -1,
+        "mm_vision_select_feature": "cls_patch", "mm_use_im_start_end": False, "mm_use_im_patch_token": False,
+        "use_mm_proj": True, "tune_mm_mlp_adapter": True, "rope_theta": 777.0,
+    }  # fmt: skip
     assert {key: settings.get(key) for key in wanted} == wanted
     weights = torch.load(tmp_path / "mm_projector.bin", weights_only=True)
     assert {value.dtype for value in weights.values()} == {torch.bfloat16}

@@ -55,30 +55,21 @@ def test_the_export_comes_first_and_only_once(finished: Path, capsys: pytest.Cap
     assert other[6:9] == [f"pretrained={finished}/hf,device_map=auto", "--tasks", "pope,mme"]
 
 
-def test_notes_are_apart_and_wrong_words_are_named(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["evaluate", str(finished), "--print-lmms-eval"]) == 0
-    said = capsys.readouterr()
-    assert all(line.startswith("# ") for line in said.err.splitlines())
-    assert f"lmms-eval=={VERSION}" in said.err
-    assert not any(line.startswith("#") for line in said.out.splitlines())
+def test_wrong_words_are_named(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "else").mkdir()
     (tmp_path / "else" / "README.md").write_text("another model")
+    printed = ["evaluate", "--print-lmms-eval"]
     for words, code, message in (
-        ([finished, "--tasks", "pope,,mme"], 2, "--tasks"),
-        ([finished, "--export", tmp_path / "a,b"], 2, "--export"),
-        ([finished, "--export", tmp_path / "else"], 1, str(tmp_path / "else")),
-        ([finished, tmp_path], 2, "one run folder"),
-        ([tmp_path], 1, str(tmp_path)),
-        ([finished, "federation.rounds=9"], 2, "federation.rounds"),
-        ([finished, "run.device=gpu"], 2, "run.device"),
+        ([*printed, finished, "--tasks", "pope,,mme"], 2, "--tasks"),
+        ([*printed, finished, "--export", tmp_path / "a,b"], 2, "--export"),
+        ([*printed, finished, "--export", tmp_path / "else"], 1, str(tmp_path / "else")),
+        ([*printed, finished, tmp_path], 2, "one run folder"),
+        ([*printed, tmp_path], 1, str(tmp_path)),
+        ([*printed, finished, "federation.rounds=9"], 2, "federation.rounds"),
+        (["evaluate", finished, "--tasks", "x"], 2, "--tasks"),
     ):
-        assert main(["evaluate", "--print-lmms-eval", *map(str, words)]) == code
+        assert main([str(word) for word in words]) == code
         assert message in capsys.readouterr().err
-    for option in ("--tasks", "--export"):
-        assert main(["evaluate", str(finished), option, "x"]) == 2
-        assert option in capsys.readouterr().err
 
 
 def test_what_a_llava_cannot_hold_is_refused_before(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

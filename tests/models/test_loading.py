@@ -17,7 +17,7 @@ from torch import Tensor
 from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import DEMO, ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
-from fedcmp.models.settings import resolve, width_of
+from fedcmp.models.settings import resolve
 from fedcmp.models.towers import read_tower
 
 Weights = dict[str, Tensor]
@@ -42,32 +42,25 @@ def without(*parts: str) -> Callable[[Weights], object]:
     return change
 
 
-def renamed(weights: Weights) -> None:
-    for name in list(weights):
-        weights[f"backbone.{name}"] = weights.pop(name)
-
-
 def widened(weights: Weights) -> None:
     name = next(name for name in weights if "layers.1.mlp" in name and weights[name].dim() == 2)
     weights[name] = torch.cat([weights[name], weights[name][:1]])
 
 
 @pytest.mark.parametrize(("kind", "change", "named"), [
-    ("tower", without("layers.1.mlp.fc1.bias"), r"encoder\.layers\.1\.mlp\.fc1\.bias"),
-    ("tower", without("position_embedding"), r"embeddings\.position_embedding\.weight"),
-    ("tower", renamed, r"and \d+ more"),
-    ("tower", widened, r"encoder\.layers\.1\.mlp\.fc1\.weight"),
-    ("llm", without("layers.1.mlp.up_proj"), r"model\.layers\.1\.mlp\.up_proj"),
-    ("llm", without("embed_tokens"), r"lm_head\.weight, model\.embed_tokens\.weight"),
-    ("llm", widened, r"model\.layers\.1\.mlp\.down_proj\.weight"),
+    ("tower", without("layers.1.mlp.fc1.bias"), "encoder.layers.1.mlp.fc1.bias"),
+    ("tower", without("position_embedding"), "embeddings.position_embedding.weight"),
+    ("tower", widened, "encoder.layers.1.mlp.fc1.weight"),
+    ("llm", without("layers.1.mlp.up_proj"), "model.layers.1.mlp.up_proj"),
+    ("llm", without("embed_tokens"), "model.embed_tokens.weight"),
+    ("llm", widened, "model.layers.1.mlp.down_proj.weight"),
 ])  # fmt: skip
 def test_weights_that_are_used_are_needed(
     kind: str, change: Callable[[Weights], object], named: str, tmp_path: Path
 ) -> None:
     config = ModelConfig(**{kind: changed(DEMO / kind, tmp_path / kind, change)})
-    for load in (load_tower, read_tower) if kind == "tower" else (load_llm,):
-        with pytest.raises(ConfigError, match=rf"^model\.{kind}: {tmp_path / kind} .*{named}"):
-            load(config)
+    with pytest.raises(ConfigError, match=rf"^model\.{kind}: {tmp_path / kind} .*{named}"):
+        (load_tower if kind == "tower" else load_llm)(config)
 
 
 def test_statistics_of_a_feature_map_are_needed(tmp_path: Path) -> None:
@@ -94,9 +87,8 @@ def test_a_classifier_has_no_pooler_and_one_fingerprint(tmp_path: Path) -> None:
     transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
     transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     first, again = (load_tower(ModelConfig(tower=str(tmp_path))) for _ in range(2))
-    assert any("pooler" in name for name in first.model.state_dict())
+    assert not any(value.any() for name, value in first.model.state_dict().items() if "pooler" in name)
     assert first.fingerprint == again.fingerprint, "noise in the pooler would make a new cache with every run"
-    assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
 def test_only_a_tied_head_may_be_absent(tmp_path: Path) -> None:
@@ -109,22 +101,12 @@ def test_only_a_tied_head_may_be_absent(tmp_path: Path) -> None:
         load_llm(ModelConfig(llm=str(folder)))
 
 
-def test_folders_and_widths(tmp_path: Path) -> None:
+def test_folders_are_found_and_what_is_not_on_this_machine_is_unknown(tmp_path: Path) -> None:
     for name in ("./nowhere", str(tmp_path)):
         with pytest.raises(ConfigError, match=r"^model\.tower: no folder"):
             resolve(name, "tower", "model.tower")
     assert resolve("openai/clip-vit-large-patch14-336", "tower", "k") == "openai/clip-vit-large-patch14-336"
-    assert width_of("demo", "tower", "k") == width_of("demo", "llm", "k") == 96
-    nested = {"vision_config": {"hidden_size": 7}, "text_config": {"hidden_size": 5}}
-    (tmp_path / "config.json").write_text(json.dumps(nested))
-    assert (width_of(str(tmp_path), "tower", "k"), width_of(str(tmp_path), "llm", "k")) == (7, 5)
-    assert width_of("some/hub-id", "llm", "k") is None
-
-
-def test_what_is_not_on_this_machine_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard_of"}))
     for tower, llm in (("no/such-tower", "no/such-llm"), (str(tmp_path), str(tmp_path))):
         config = ModelConfig(tower=tower, llm=llm)
         assert outline_tower(config) is outline_llm(config) is None
-    with pytest.raises(ConfigError, match=r"model\.tower: no folder"):
-        outline_tower(ModelConfig(tower="./nowhere"))

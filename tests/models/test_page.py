@@ -19,33 +19,6 @@ from fedcmp.models.outline import outline_llm, outline_tower
 Folder = Callable[[str], Path]
 PAGE = Path(__file__).parent.parent.parent / "docs" / "backbones.md"
 
-BIG_TOWERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "SigLIP so400m/14-384": (
-        {
-            "model_type": "siglip_vision_model",
-            "hidden_size": 1152,
-            "intermediate_size": 4304,
-            "num_hidden_layers": 27,
-            "num_attention_heads": 16,
-            "image_size": 384,
-            "patch_size": 14,
-        },
-        {"image_processor_type": "SiglipImageProcessor", "size": {"height": 384, "width": 384}},
-    ),
-}
-BIG_LLMS: dict[str, dict[str, Any]] = {
-    "Qwen2.5-0.5B": {
-        "model_type": "qwen2",
-        "vocab_size": 151936,
-        "hidden_size": 896,
-        "intermediate_size": 4864,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 14,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-}
-
 
 def compare(name: str, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Compares a table with the page, or writes it."""
@@ -92,13 +65,18 @@ def test_the_table_of_llms(llm_folder: Folder) -> None:
 
 
 def test_real_shapes_are_known_without_weights(tmp_path: Path) -> None:
-    config, processor = BIG_TOWERS["SigLIP so400m/14-384"]
+    siglip = {"model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "image_size": 384,
+              "num_hidden_layers": 27, "num_attention_heads": 16, "patch_size": 14}  # fmt: skip
+    qwen = {"model_type": "qwen2", "vocab_size": 151936, "hidden_size": 896, "intermediate_size": 4864,
+            "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
+            "tie_word_embeddings": True}  # fmt: skip
+    processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 384, "width": 384}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(siglip))
     tower = outline_tower(ModelConfig(tower=str(tmp_path), pixel_shuffle=3))
     assert tower is not None
     assert tower[:2] == (10368, 81)
-    (tmp_path / "config.json").write_text(json.dumps(BIG_LLMS["Qwen2.5-0.5B"]))
+    (tmp_path / "config.json").write_text(json.dumps(qwen))
     llm = outline_llm(ModelConfig(llm=str(tmp_path), llm_dtype="bfloat16"))
     assert llm is not None
     assert (llm.width, llm.num_bytes) == (896, pytest.approx(2 * 494_032_768, rel=1e-5))

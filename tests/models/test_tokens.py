@@ -11,9 +11,7 @@ import torch
 from fedcmp.config import load_config, to_yaml
 from fedcmp.errors import ConfigError
 from fedcmp.models.settings import ModelConfig
-from fedcmp.models.tokens import average, check_grid, pixel_shuffle
-from fedcmp.runs.train import train
-from fedcmp.tracking.progress import Progress
+from fedcmp.models.towers import average, check_grid, pixel_shuffle
 
 
 def features(side: int = 6, width: int = 5) -> torch.Tensor:
@@ -42,39 +40,24 @@ def test_averages_are_means_of_the_shuffled_neighbours() -> None:
     torch.testing.assert_close(average(x, (6, 6), 2)[:, 1], corner)
 
 
-@pytest.mark.parametrize(("grid", "token_grid", "shuffle", "key"), [
-    ((6, 6), 7, 1, "token_grid=7"),
-    ((6, 6), 0, 4, "pixel_shuffle=4"),
-    ((6, 6), 4, 3, "pixel_shuffle=3"),
-    ((4, 9), 2, 1, "token_grid=2"),
-    ((4, 9), 0, 2, "pixel_shuffle=2"),
-])  # fmt: skip
-def test_grids_that_do_not_fit(grid: tuple[int, int], token_grid: int, shuffle: int, key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"model\.{key} .* {grid[0]} x {grid[1]} tokens"):
-        check_grid(grid, token_grid, shuffle)
-    check_grid(grid, 0, 1)
+def test_grids_and_options_that_do_not_fit() -> None:
+    for grid, token_grid, shuffle, key in (
+        ((6, 6), 7, 1, "token_grid=7"), ((6, 6), 0, 4, "pixel_shuffle=4"), ((6, 6), 4, 3, "pixel_shuffle=3"),
+        ((4, 9), 2, 1, "token_grid=2"), ((4, 9), 0, 2, "pixel_shuffle=2"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"model\.{key} .* {grid[0]} x {grid[1]} tokens"):
+            check_grid(grid, token_grid, shuffle)
+        check_grid(grid, 0, 1)
     check_grid((6, 6), 6, 2)
-
-
-@pytest.mark.parametrize(("options", "key"), [
-    ({"feature_layer": "last"}, "feature_layer"),
-    ({"feature_layer": -2.5}, "feature_layer"),
-    ({"feature_layer": True}, "feature_layer"),
-    ({"feature_layer": []}, "feature_layer"),
-    ({"feature_layer": [-2, "-5"]}, "feature_layer"),
-    ({"feature_layer": [-2, -5, -2]}, "feature_layer"),
-    ({"token_grid": -1}, "token_grid"),
-    ({"token_grid": 2, "keep_cls": True}, "token_grid"),
-    ({"pixel_shuffle": 0}, "pixel_shuffle"),
-    ({"pixel_shuffle": 2, "keep_cls": True}, "pixel_shuffle"),
-    ({"pixel_shuffle": 2, "token_grid": 3}, "pixel_shuffle"),
-    ({"llm_dtype": "bfloat"}, "llm_dtype"),
-    ({"tower_dtype": "half"}, "tower_dtype"),
-    ({"end": "stop"}, "end"),
-], ids=str)  # fmt: skip
-def test_options_that_cannot_be(options: dict[str, Any], key: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^model\.{key}"):
-        ModelConfig(**options).validate()
+    options: list[dict[str, Any]] = [
+        *({"feature_layer": layer} for layer in ("last", -2.5, True, [], [-2, "-5"], [-2, -5, -2])),
+        {"token_grid": -1}, {"token_grid": 2, "keep_cls": True}, {"pixel_shuffle": 0},
+        {"pixel_shuffle": 2, "keep_cls": True}, {"pixel_shuffle": 2, "token_grid": 3}, {"llm_dtype": "bfloat"},
+        {"tower_dtype": "half"}, {"end": "stop"},
+    ]  # fmt: skip
+    for one in options:
+        with pytest.raises(ConfigError, match=rf"^model\.{next(iter(one))}"):
+            ModelConfig(**one).validate()
 
 
 def test_a_list_of_layers_survives_yaml_and_overrides(tmp_path: Path) -> None:
@@ -83,10 +66,3 @@ def test_a_list_of_layers_survives_yaml_and_overrides(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert load_config(tmp_path / "config.yaml") == config
     assert load_config(None, ["model.feature_layer=-1"]).model.layers == (-1,)
-
-
-def test_a_run_checks_the_grid_before_it_reads_data_or_makes_a_folder(tmp_path: Path) -> None:
-    config = load_config(None, [f"run.dir={tmp_path / 'run'}", "model.pixel_shuffle=3", "data.domains=[nowhere]"])
-    with pytest.raises(ConfigError, match=r"model\.pixel_shuffle=3"):
-        train(config, progress=Progress(enabled=False))
-    assert not (tmp_path / "run").exists()

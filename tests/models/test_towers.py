@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from models.tiny import MAPS, TOWERS, families, make_processor, save_tower, vision_model
-from models.verdicts import PREFIX, llava_selects
+from models.tiny import MAPS, TOWERS, families, make_processor, vision_model
+from models.verdicts import PREFIX
 from PIL import Image
 
 from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
 from fedcmp.models.loading import num_bytes
 from fedcmp.models.outline import outline_tower
-from fedcmp.models.settings import feature_width
-from fedcmp.models.tokens import average, pixel_shuffle
+from fedcmp.models.towers import average, pixel_shuffle
 
 Folder = Callable[[str], Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
@@ -84,38 +81,6 @@ def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Fold
         load(tower_folder, name, feature_layer=[-2, -3])
 
 
-@pytest.mark.parametrize("layer", [-2, [-1, -2, -4]], ids=str)
-@pytest.mark.parametrize("keep_cls", [False, True])
-@every_transformer
-def test_llava_selects_the_same(name: str, keep_cls: bool, layer: int | list[int], tower_folder: Folder) -> None:
-    tower = load(tower_folder, name, feature_layer=layer, keep_cls=keep_cls)
-    config = transformers.LlavaConfig(
-        vision_config=TOWERS[name].config(**TOWERS[name].options),
-        text_config=transformers.LlamaConfig(
-            vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
-        ),
-        vision_feature_layer=layer,
-    )
-    llava = transformers.LlavaModel(config).eval()
-    llava.vision_tower = whole_model(tower_folder, name)
-    llava.multi_modal_projector = torch.nn.Identity()
-    pixels, verdict = tower.preprocess(PICTURES), llava_selects(name)
-
-    def theirs() -> torch.Tensor:
-        strategy = "default" if tower.drop_cls else "full"
-        found = llava.get_image_features(pixels, vision_feature_layer=layer, vision_feature_select_strategy=strategy)
-        return torch.stack(list(found.pooler_output))
-
-    with torch.inference_mode():
-        if verdict.startswith("no"):
-            with pytest.raises(TypeError, match="spatial_shapes"):
-                theirs()
-        elif verdict == "yes" or keep_cls:
-            torch.testing.assert_close(tower.encode(pixels), theirs())
-        else:
-            assert theirs().shape[1] == tower.num_tokens + PREFIX[name] - 1
-
-
 @pytest.mark.parametrize(("name", "full"), [("clip", "CLIP"), ("siglip", "Siglip"), ("siglip2-naflex", "Siglip2")])
 def test_full_checkpoints_give_their_vision_part(name: str, full: str, tmp_path: Path) -> None:
     text = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -146,27 +111,19 @@ def test_towers_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     make_processor("vit").save_pretrained(tmp_path / "mae")
     with pytest.raises(ConfigError, match=r"model\.tower: a vit_mae gives 18 tokens"):
         load_tower(ModelConfig(tower=str(tmp_path / "mae")))
-    if importlib.util.find_spec("torchvision") is None:
-        save_tower("dinov3", tmp_path)
-        kind = {"image_processor_type": "DINOv3ViTImageProcessorFast", "size": {"height": 24, "width": 24}}
-        (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind))
-        with pytest.raises(ConfigError, match=r"model\.tower: .* cannot be loaded: .*[Tt]orchvision"):
-            load_tower(ModelConfig(tower=str(tmp_path)))
 
 
 @pytest.mark.parametrize("options", [
     {"feature_layer": -5}, {"feature_layer": [-2, 4]}, {"token_grid": 7}, {"pixel_shuffle": 4},
 ], ids=str)  # fmt: skip
-@pytest.mark.parametrize("name", ["clip", "siglip2-naflex"])
 def test_what_does_not_fit_is_said_before_weights_are_read(
-    name: str, options: dict[str, Any], tower_folder: Folder, tmp_path: Path
+    options: dict[str, Any], tower_folder: Folder, tmp_path: Path
 ) -> None:
     for file in ("config.json", "preprocessor_config.json"):
-        shutil.copy(tower_folder(name) / file, tmp_path)
-    for look in (outline_tower, load_tower):
-        with pytest.raises(ConfigError, match=rf"^model\.{next(iter(options))}"):
-            look(ModelConfig(tower=str(tmp_path), **options))
-    with pytest.raises(ConfigError, match=r"model\.tower: .* cannot be loaded: .*model\.safetensors"):
+        shutil.copy(tower_folder("clip") / file, tmp_path)
+    with pytest.raises(ConfigError, match=rf"^model\.{next(iter(options))}"):
+        outline_tower(ModelConfig(tower=str(tmp_path), **options))
+    with pytest.raises(ConfigError, match=r"model\.tower: .* cannot be loaded"):
         load_tower(ModelConfig(tower=str(tmp_path)))
 
 
@@ -189,7 +146,7 @@ def test_tokens_of_a_wide_picture_are_no_square_grid() -> None:
         VisionTower(model(), Wide(), pixel_shuffle=2)  # as many tokens as a grid of 6 x 6
 
 
-@families(["clip", "siglip", "mobilenet", "dinov2-registers", "siglip2-naflex"])
+@families(["clip", "mobilenet", "siglip2-naflex"])
 def test_grid_then_shuffle_of_several_layers(name: str, tower_folder: Folder) -> None:
     layers: int | list[int] = -2 if name == "mobilenet" else [-2, -3]
     folder, (side, factor) = str(tower_folder(name)), ((2, 2) if name == "mobilenet" else (4, 2))
@@ -203,23 +160,14 @@ def test_grid_then_shuffle_of_several_layers(name: str, tower_folder: Folder) ->
     outline = outline_tower(config)
     assert outline is not None
     assert outline[:2] == (tower.width, tower.num_tokens) == (plain.width * factor**2, side**2 // factor**2)
-    if name != "mobilenet":  # its config.json says no width
-        assert feature_width(config) == tower.width
 
 
 def test_the_cache_key_changes_with_every_option(tower_folder: Folder) -> None:
     options: list[dict[str, Any]] = [
-        {},
-        {"feature_layer": -1},
-        {"feature_layer": [-2, -3]},
-        {"feature_layer": [-3, -2]},
-        {"keep_cls": True},
-        {"token_grid": 3},
-        {"pixel_shuffle": 3},
-        {"pixel_shuffle": 2},
-        {"pixel_shuffle": 2, "token_grid": 4},
+        {}, {"feature_layer": -1}, {"feature_layer": [-2, -3]}, {"feature_layer": [-3, -2]}, {"keep_cls": True},
+        {"token_grid": 3}, {"pixel_shuffle": 3}, {"pixel_shuffle": 2}, {"pixel_shuffle": 2, "token_grid": 4},
         {"tower_dtype": "bfloat16"},
-    ]
+    ]  # fmt: skip
     keys = [load(tower_folder, "clip", **one).fingerprint for one in options]
     assert len(set(keys)) == len(keys)
     assert load(tower_folder, "clip", feature_layer=[-2]).fingerprint == keys[0]

@@ -40,101 +40,54 @@ class TinyTower(NamedTuple):
 NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**NARROW, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8}
-OPT = {
-    "hidden_size": 32,
-    "word_embed_proj_dim": 32,
-    "ffn_dim": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
+OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+OPT["max_position_embeddings"] = 64
+WINDOW, TIED = {"sliding_window": 4}, {"tie_word_embeddings": True}
+BOUNDS = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 0.5}
 LLMS = {
     "llama": TinyLlm("Llama 2 and 3, Vicuna", hf.LlamaConfig, GROUPED, "added"),
-    "mistral": TinyLlm("Mistral", hf.MistralConfig, {**GROUPED, "sliding_window": 4}, "added"),
-    "qwen2": TinyLlm("Qwen2, Qwen2.5", hf.Qwen2Config, {**GROUPED, "tie_word_embeddings": True}, "none"),
-    "qwen3": TinyLlm("Qwen3", hf.Qwen3Config, {**GROUPED, "head_dim": 8, "tie_word_embeddings": True}, "none"),
+    "mistral": TinyLlm("Mistral", hf.MistralConfig, GROUPED | WINDOW, "added"),
+    "qwen2": TinyLlm("Qwen2, Qwen2.5", hf.Qwen2Config, GROUPED | TIED, "none"),
+    "qwen3": TinyLlm("Qwen3", hf.Qwen3Config, GEMMA | TIED, "none"),
     "gemma": TinyLlm("Gemma 1", hf.GemmaConfig, GEMMA, "added"),
-    "gemma2": TinyLlm(
-        "Gemma 2",
-        hf.Gemma2Config,
-        {**GEMMA, "sliding_window": 4, "final_logit_softcapping": 2.0, "attn_logit_softcapping": 0.5},
-        "added",
-    ),
-    "gemma3": TinyLlm("Gemma 3 (text)", hf.Gemma3TextConfig, {**GEMMA, "sliding_window": 4}, "added"),
+    "gemma2": TinyLlm("Gemma 2", hf.Gemma2Config, GEMMA | WINDOW | BOUNDS, "added"),
+    "gemma3": TinyLlm("Gemma 3 (text)", hf.Gemma3TextConfig, GEMMA | WINDOW, "added"),
     "phi": TinyLlm("Phi 1, 1.5 and 2", hf.PhiConfig, NARROW, "named"),
-    "phi3": TinyLlm("Phi 3, Phi 3.5 mini", hf.Phi3Config, {**NARROW, "sliding_window": 4}, "added"),
-    "phi4-mini": TinyLlm(
-        "Phi 4 mini",
-        hf.Phi3Config,
-        {**GROUPED, "partial_rotary_factor": 0.75, "tie_word_embeddings": True},
-        "named",
-    ),
+    "phi3": TinyLlm("Phi 3, Phi 3.5 mini", hf.Phi3Config, NARROW | WINDOW, "added"),
+    "phi4-mini": TinyLlm("Phi 4 mini", hf.Phi3Config, {**GROUPED, **TIED, "partial_rotary_factor": 0.75}, "named"),
     "opt": TinyLlm("OPT", hf.OPTConfig, OPT, "added"),
     "opt-350m": TinyLlm(
-        "OPT 350M, whose embeddings are narrower", hf.OPTConfig, {**OPT, "word_embed_proj_dim": 16}, "added"
+        "OPT 350M, whose embeddings are narrower", hf.OPTConfig, OPT | {"word_embed_proj_dim": 16}, "added"
     ),
     "gpt2": TinyLlm("GPT-2", hf.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, "named"),
     "gpt-neox": TinyLlm("GPT-NeoX, Pythia", hf.GPTNeoXConfig, NARROW, "named"),
 }
 """By a short name."""
 
-BLOCKS = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": SIZE,
-    "patch_size": PATCH,
-}
+BLOCKS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+BLOCKS |= {"image_size": SIZE, "patch_size": PATCH}
 DINO = {**{key: value for key, value in BLOCKS.items() if key != "intermediate_size"}, "mlp_ratio": 2}
+NAFLEX = {**{key: value for key, value in BLOCKS.items() if key != "image_size"}, "num_patches": 16}
+REGISTERS, STAGES = {**DINO, "num_register_tokens": 3}, {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 3, "image_size": 24, "patch_size": 2}
+_TOWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "clip": ("CLIP (OpenAI, LAION, ...)", "CLIPVision", BLOCKS, "CLIP"),
+    "siglip": ("SigLIP, and SigLIP2 of one resolution", "SiglipVision", BLOCKS, "Siglip"),
+    "siglip2-naflex": ("SigLIP2 NaFlex, on square pictures", "Siglip2Vision", NAFLEX, "Siglip2"),
+    "dinov2": ("DINOv2", "Dinov2", DINO, "Bit"),
+    "dinov2-registers": ("DINOv2 with registers", "Dinov2WithRegisters", REGISTERS, "Bit"),
+    "dinov3": ("DINOv3 (ViT)", "DINOv3ViT", {**BLOCKS, "num_register_tokens": 4}, "ViT"),
+    "vit": ("ViT", "ViT", BLOCKS, "ViT"),
+    "deit": ("DeiT", "DeiT", BLOCKS, "DeiT"),
+    "beit": ("BEiT", "Beit", {**BLOCKS, "use_relative_position_bias": True}, "Beit"),
+    "mobilenet": ("MobileNetV2", "MobileNetV2", {"depth_multiplier": 0.25, "image_size": 96}, "MobileNetV2"),
+    "convnext": ("ConvNeXt", "ConvNext", {**STAGES, "image_size": 96}, "ConvNext"),
+    "resnet": ("ResNet", "ResNet", {**STAGES, "embedding_size": 8}, "ConvNext"),
+    "swin": ("Swin", "Swin", SWIN, "ViT"),
+}
 TOWERS = {
-    "clip": TinyTower("CLIP (OpenAI, LAION, ...)", hf.CLIPVisionConfig, BLOCKS, "CLIPImageProcessorPil"),
-    "siglip": TinyTower(
-        "SigLIP, and SigLIP2 of one resolution", hf.SiglipVisionConfig, BLOCKS, "SiglipImageProcessorPil"
-    ),
-    "siglip2-naflex": TinyTower(
-        "SigLIP2 NaFlex, on square pictures",
-        hf.Siglip2VisionConfig,
-        {**{key: value for key, value in BLOCKS.items() if key != "image_size"}, "num_patches": 16},
-        "Siglip2ImageProcessorPil",
-    ),
-    "dinov2": TinyTower("DINOv2", hf.Dinov2Config, DINO, "BitImageProcessorPil"),
-    "dinov2-registers": TinyTower(
-        "DINOv2 with registers",
-        hf.Dinov2WithRegistersConfig,
-        {**DINO, "num_register_tokens": 3},
-        "BitImageProcessorPil",
-    ),
-    "dinov3": TinyTower(
-        "DINOv3 (ViT)", hf.DINOv3ViTConfig, {**BLOCKS, "num_register_tokens": 4}, "ViTImageProcessorPil"
-    ),
-    "vit": TinyTower("ViT", hf.ViTConfig, BLOCKS, "ViTImageProcessorPil"),
-    "deit": TinyTower("DeiT", hf.DeiTConfig, BLOCKS, "DeiTImageProcessorPil"),
-    "beit": TinyTower("BEiT", hf.BeitConfig, {**BLOCKS, "use_relative_position_bias": True}, "BeitImageProcessorPil"),
-    "mobilenet": TinyTower(
-        "MobileNetV2",
-        hf.MobileNetV2Config,
-        {"depth_multiplier": 0.25, "image_size": 96},
-        "MobileNetV2ImageProcessorPil",
-    ),
-    "convnext": TinyTower(
-        "ConvNeXt",
-        hf.ConvNextConfig,
-        {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "image_size": 96},
-        "ConvNextImageProcessorPil",
-    ),
-    "resnet": TinyTower(
-        "ResNet",
-        hf.ResNetConfig,
-        {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]},
-        "ConvNextImageProcessorPil",
-    ),
-    "swin": TinyTower(
-        "Swin",
-        hf.SwinConfig,
-        {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 3, "image_size": 24, "patch_size": 2},
-        "ViTImageProcessorPil",
-    ),
+    name: TinyTower(title, getattr(hf, f"{kind}Config"), options, f"{processor}ImageProcessorPil")
+    for name, (title, kind, options, processor) in _TOWERS.items()
 }
 """By a short name."""
 MAPS = {"mobilenet", "convnext", "resnet", "swin"}
