@@ -197,12 +197,12 @@ def _named(clients: Mapping[str, Pairs] | Sequence[Pairs]) -> Mapping[str, Pairs
 
 
 def _config(settings: Mapping[str, object], rounds: int, seed: int, name: str) -> Config:
-    own = {"federation.rounds": rounds, "run.seed": seed, "aggregator.name": name}
+    own = {"aggregator": name, "federation.rounds": rounds, "run.seed": seed}
     said_elsewhere = {"federation.rounds": "rounds", "run.seed": "seed", "aggregator.name": "aggregator"}
     for key in settings:
         if key in said_elsewhere or key == "aggregator":
             raise ConfigError(f"settings: {key} is said by the argument {said_elsewhere.get(key, 'aggregator')}")
         if not any(f"{key}.".startswith(f"{allowed}.") for allowed in SETTINGS):
             raise ConfigError(f"settings: {key} cannot be said here; {nearest(key, SETTINGS)}")
-    words = [f"{key}={json.dumps(value)}" for key, value in {**settings, **own}.items()]
+    words = [f"{key}={json.dumps(value)}" for key, value in {**own, **settings}.items()]
     return load_config(None, [*words, "evaluation.test=false"])

@@ -121,7 +121,7 @@ def test_devices_and_idle_ranks_are_noted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_of_features_and_of_a_shared_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = plan(small("launch.group_size=2"), 2)
     assert alone.features == 2 * (80 + 16 + 16) * 16 * 96
-    shared = plan(small("launch.group_size=2", "launch.shard_llm=true"), 2).memory
+    shared = plan(small("launch.group_size=2", "launch.shard_llm=true", "aggregator.fuse.explore=1"), 2).memory
     sizes = [next(part.server for part in parts if part.what == "language model") for parts in (alone.memory, shared)]
     assert sizes[0] is not None
     assert sizes[1] is not None

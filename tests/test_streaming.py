@@ -20,6 +20,7 @@ from fedcmp.runs.data import read_data
 from fedcmp.runs.train import resume, train
 
 QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
+QUICK += ["aggregator.fuse.explore=1"]  # without outcomes, for which a batch is read before its turn
 
 
 def config(folder: Path, *overrides: str) -> Config:

@@ -44,10 +44,10 @@ class Contribution:
     outcome: Callable[[Params], float] | None = None
     """Loss per token of any projector on the client's next batch, which has not been trained on; None: there is no
     next batch, or the method does not need ``"outcome"``."""
-    progress: float = 1.0
-    """The share of the run that is done with this round, in (0, 1]."""
-    rounds_left: int = 0
-    """Rounds of the run after this one."""
+    progress: float = 0.0
+    """The share of the run that is done with this round, in [0, 1]."""
+    rounds_left: int | None = None
+    """Rounds of the run after this one; None: unknown."""
     scalars: Scalars = field(default_factory=dict)
     """Loss before and after, gradient norm, seconds and the like."""
 

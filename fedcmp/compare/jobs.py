@@ -106,13 +106,16 @@ def method_config(config: Config, method: Method) -> Config:
     Raises:
         ConfigError: the method's overrides do not fit, or the settings for all do not fit the method.
     """
-    own = config.aggregator
+    own, optimizer = config.aggregator, config.optimizer
     if method.preset != own.name:
         given = {override.partition("=")[0] for override in method.overrides}
         if own.normalise is False and PRESETS[method.preset].normalise and NORMALISE not in given:
             raise ConfigError(f"{NORMALISE}=false in CONFIG does not fit {method.preset}; leave it unset there")
         own = dataclasses.replace(own, name=method.preset, fuse={}, server={}, local={})
-    bare = dataclasses.replace(config, aggregator=own, centralized=CentralizedConfig(), launch=LaunchConfig())
+        optimizer = dataclasses.replace(optimizer, name=PRESETS[method.preset].optimizer or optimizer.name)
+    bare = dataclasses.replace(
+        config, aggregator=own, optimizer=optimizer, centralized=CentralizedConfig(), launch=LaunchConfig()
+    )
     return amend(bare, method.overrides)
 
 

@@ -62,7 +62,7 @@ def save_checkpoint(folder: Path, state: FederationState) -> Path:
     Raises:
         RunFolderError: the folder cannot be written (full disk, no permission).
     """
-    written = folder / f"round-{state.rounds_done:04d}.unnamed"
+    written = folder / f"round-{state.rounds_done:04d}.pt"  # its hash is known when it is there
     with whole_file(written) as partial:
         torch.save(state.to_dict(), partial)
     return written.rename(folder / f"{written.stem}-{sha256_of(written)[:HASH]}.pt")

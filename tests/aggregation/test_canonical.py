@@ -327,10 +327,11 @@ def test_late_in_a_run_the_outcome_decides(wanted: str) -> None:
     for name, value in target.items():
         torch.testing.assert_close(found.delta[name], value)
     # without a next batch the choice of the round before stays, and without any choice evidence; early, tau decides
-    last = Canonical().fuse(LocalCohort([replace(one, progress=1.0) for one in clients()]), PARAMS, found.state)
+    silent = [replace(one, progress=1.0) for one in clients()]
+    last = Canonical().fuse(LocalCohort(silent), PARAMS, found.state)
     assert last.metrics[f"aggregator/chosen/{wanted}"] == 1.0
     early = [replace(one, progress=0.1, rounds_left=20) for one in late]
-    for cohort, state, method in ((clients(), {}, Canonical(tau=0.0)), (early, found.state, Canonical(explore=1.0))):
+    for cohort, state, method in ((silent, {}, Canonical(tau=0.0)), (early, found.state, Canonical(explore=1.0))):
         expected = fuse(method, clients())
         for name, value in fuse(Canonical(), cohort, state).items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-6)
@@ -350,7 +351,7 @@ def test_few_rounds_are_all_late_and_clients_without_a_next_batch_do_not_vote() 
 
 def test_a_byzantine_client_moves_the_choice_by_its_weight_at_most() -> None:
     """Whatever losses one client states, the regrets of the candidates change by its weight at most."""
-    honest = [wants(one, candidates()["evidence"]) for one in clients()]
+    honest = [wants(one, candidates()["evidence"], progress=0.9) for one in clients()]
     base = Canonical().fuse(LocalCohort(honest), PARAMS, {}).metrics
     weight = float(LocalCohort(honest).weights[0])
     for lie in (lambda params: -honest[0].outcome(params), lambda params: 1e30 * honest[0].outcome(params)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from samples_of_clients import SHAPES, contribution, random_params
@@ -32,7 +34,7 @@ def test_no_round_sends_more_than_was_counted(config: AggregatorConfig) -> None:
     aggregator, start = build_aggregator(config), random_params(99)
     outline = {name: torch.empty(shape, device="meta") for name, shape in SHAPES.items()}
     for num in {num for num in (1, 2, 7) if num >= aggregator.fuse.least_clients}:
-        cohort = LocalCohort([contribution(client) for client in range(num)])
+        cohort = LocalCohort([replace(contribution(client), progress=1.0) for client in range(num)])
         metrics = aggregator.aggregate(cohort, start, aggregator.init(start)).metrics
         most = count(aggregator, outline, num).traffic
         assert most.keys() == {"bytes/up", "bytes/down", "bytes/diagnostics"}

@@ -77,7 +77,7 @@ def test_numbers_are_added_and_values_arrive_as_they_were() -> None:
     assert found[2][:3] == (1, 1, [0, 1])
 
 
-@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", Contribution(0, {})], ids=str)
+@pytest.mark.parametrize("value", [{1, 2}, object(), b"bytes", Contribution(0, {})], ids=lambda one: type(one).__name__)
 def test_what_cannot_cross_is_named(value: Any) -> None:
     with pytest.raises(TypeError, match=type(value).__name__):
         pack({"a": [value]})

@@ -9,6 +9,7 @@ import torch
 from ranks import Ranks, run_ranks
 from tiny_federation import federation, fetch, finish, without_seconds
 
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.team import Solo
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.groups import coming_batches
@@ -59,17 +60,19 @@ def test_two_ranks_train_one_client_as_one_does(llm: LanguageModel) -> None:
 
 
 def test_a_llm_that_two_ranks_hold_together_trains_as_a_whole_one(llm: LanguageModel) -> None:
+    method = build_aggregator(AggregatorConfig("fedcmp", fuse={"explore": 1.0}))  # one rank cannot measure outcomes
+
     def on_this_rank() -> dict[str, Any]:
         team, own = Ranks(2, in_step=True), load_llm(ModelConfig())
         whole = sum(value.numel() for value in own.layers.parameters())
         team.shard(own.layers)
         kept = sum(value.to_local().numel() for value in own.layers.parameters())
-        return {**outcomes(own, ("fedcmp",), team=team)["fedcmp"], "share": kept / whole}
+        return {**outcomes(own, ("fedcmp",), team=team, aggregator=method)["fedcmp"], "share": kept / whole}
 
     server, other = run_ranks(on_this_rank, 2)
     assert server["sha"] == other["sha"]
     assert server["share"] == pytest.approx(0.5, abs=0.02)
-    assert_same_numbers(server, outcomes(llm, ("fedcmp",))["fedcmp"])
+    assert_same_numbers(server, outcomes(llm, ("fedcmp",), aggregator=method)["fedcmp"])
 
 
 @pytest.mark.parametrize(("world_size", "group_size"), [(1, 1), (2, 1), (4, 2)])

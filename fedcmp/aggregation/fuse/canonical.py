@@ -187,7 +187,8 @@ class Canonical(Fuse):
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
-        terms["/progress"] = contribution.numbers(contribution.progress, contribution.rounds_left)
+        few_left = contribution.rounds_left is not None and contribution.rounds_left < LAST_ROUNDS
+        terms["/late"] = contribution.numbers(float(contribution.progress > self.explore or few_left))
         for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
             terms[f"{name}/mean"] = delta
@@ -296,8 +297,7 @@ class Canonical(Fuse):
             for what, matrix in zip(deltas, (mixture, layer.mean, layer.by_evidence, by_repeats), strict=True):
                 deltas[what] |= split_affine(matrix.float(), name)
         basis = {name: known[name].basis.vectors for name in layers}
-        progress, rounds_left = first["/progress"].tolist()
-        explores = progress <= self.explore and rounds_left >= LAST_ROUNDS  # without numbers, on shapes, it asks
+        explores = float(first["/late"]) <= 0.5  # without numbers, on shapes, it asks
         return _Found(
             deltas, basis, metrics, {what: deltas[what] for what in CANDIDATES} if self._asks and not explores else {}
         )
