@@ -40,6 +40,7 @@ SCENARIOS = (
 )
 DEMO = "configs/study/demo.yaml"
 PAIRS = "configs/study/pairs.yaml"
+LONG = "configs/study/long.yaml"
 TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
 EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
@@ -113,7 +114,13 @@ def variants(words: dict[str, str]) -> str:
     return ",".join(f"{label}=fedcmp:{options.rstrip(':')}" for label, options in whole.items())
 
 
+LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}" for rounds in (16, 8, 4, 1))
+CHOICES = (
+    "fedcmp,'tau always'=fedcmp:aggregator.fuse.explore=1,'outcome always'=fedcmp:aggregator.fuse.explore=0,"
+    f"'momentum 0.3'=fedcmp:{MOMENTUM}=0.3,regmean,fedavg"
+)
 PARTS: dict[str, str] = {
+    "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
     "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
     "parts-demo": f'{DEMO} --methods "{variants(SWITCHES)}" --scenarios domain,iid,topic,quality {ONE}',

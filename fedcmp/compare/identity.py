@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 
+from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.config import Config, amend, differences
 from fedcmp.runs.train import MAY_CHANGE
 
@@ -50,7 +52,12 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
     >>> identity("", here, {"MODELS": "/a"}) == identity("", there, {"MODELS": "/b"})
     True
     """
-    content = {
+    asks = "outcome" in build_aggregator(config.aggregator).needs
+    if not asks:  # before there were outcomes, no method asked
+        fuse = {option: value for option, value in config.aggregator.fuse.items() if option != "explore"}
+        config = replace(config, aggregator=replace(config.aggregator, fuse=fuse))
+    content = {"it asks for outcomes"} if asks else set()
+    content |= {
         _named(change, places or {}) for change in differences(amend(Config(), FORMER), config)
         if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
     }  # fmt: skip

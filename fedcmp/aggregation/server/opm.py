@@ -25,11 +25,11 @@ class Opm(ServerStep):
     Differs from the paper: unknown, derived from the abstract.
     """
 
-    tuned: ClassVar = ("momentum", (0.3, 0.0, 0.5))
+    tuned: ClassVar = ("momentum", (0.0, 0.3, 0.5))
 
     lr: float = 1.0
     """Server learning rate, in (0, inf)."""
-    momentum: float = 0.3
+    momentum: float = 0.0
     """mu, in [0, 1)."""
     projected: bool = True
     """Carry the velocity by the projector; off: all of it, as the heavy ball does."""
