@@ -54,12 +54,12 @@ def test_updates_are_normalised_inside_the_clipping_and_for_the_clients_momentum
     ("fedavgM", "name", None, '"fedavgm"'), ("fedavg", "weights", "sample", '"samples"'),
     ("fedavg", "clip_norm", -1.0, "-1.0"), ("fedavg", "pairwise", -1, "-1"),
     ("fedavg", "fuse.lr", 1.0, "it has none"), ("fedavg", "local.kind", "prox", '"proximal"'),
-    ("fedavg", "server.kind", "opm", "aggregator.fuse.kind=mean"), ("fedavg", "server.lr", "fast", "(0, inf)"),
+    ("fedavg", "server.lr", "fast", "(0, inf)"),
     ("fedavgm", "server.beta", 1.0, "[0, 1)"), ("fedadam", "server.bta1", 0.5, '"beta1"'),
     ("fedadam", "server.beta1", 1, ""), ("fedyogi", "server.beta2", -0.1, ""), ("fedadagrad", "server.tau", 0, ""),
     ("fedexp", "server.eps", 0, ""), ("fedcmp", "server.momentum", 1.0, ""),
     ("fedcmp", "server.projected", "no", "true or false"),
-    ("fedcmp", "fuse.basis", "none", "aggregator.fuse.kind=canonical"), ("fedcmp", "fuse.basis", "update", '"updates"'),
+    ("fedcmp", "fuse.basis", "update", '"updates"'),
     ("fedcmp", "fuse.tau", 1.5, "[0, 1]"), ("fedcmp", "fuse.tau_from", "last", ""),
     ("fedcmp", "fuse.energy", 0.0, "(0, 1]"), ("fedcmp", "fuse.correlation", True, ""),
     ("fedcmp", "fuse.ridge", -1.0, "[0, inf)"), ("fedprox", "local.mu", 0, ""), ("scaffold", "local.option", 3, ""),
@@ -81,6 +81,15 @@ def test_errors_name_the_key(name: str, key: str, value: Any, word: str) -> None
         config.validate()
     assert word in str(caught.value)
     assert f"aggregator.{key}" in str(caught.value) or word.startswith("aggregator.")
+
+
+@pytest.mark.parametrize(("config", "fuse"), [
+    (AggregatorConfig("fedavg", server={"kind": "opm", "momentum": 0.3}), "mean"),
+    (AggregatorConfig("fedcmp", fuse={"basis": "none"}, server={"momentum": 0.3}), "canonical"),
+], ids=["fedavg", "fedcmp"])  # fmt: skip
+def test_momentum_by_a_basis_needs_a_fuse_that_finds_one(config: AggregatorConfig, fuse: str) -> None:
+    with pytest.raises(ConfigError, match=rf"aggregator\.server\.kind=opm .*aggregator\.fuse\.kind={fuse}"):
+        config.validate()
 
 
 def test_options_reach_their_part() -> None:

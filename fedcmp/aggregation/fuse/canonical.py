@@ -29,7 +29,7 @@ from fedcmp.aggregation.linalg import (
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
-LAST_ROUNDS = 3
+LAST_ROUNDS = 4
 """In so many rounds at the end the outcome decides, whatever share of the run they are."""
 CANDIDATES = ("mean", "evidence", "repeatability")
 """The deltas among which the outcome decides."""
@@ -92,7 +92,7 @@ class Canonical(Fuse):
 
     The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
     single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums, one where
-    tau is fixed at 0.
+    tau is fixed at 0, and late in a run one more of four numbers.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
     RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is; max(1, w / rho) is
