@@ -41,6 +41,7 @@ SCENARIOS = (
 DEMO = "configs/study/demo.yaml"
 PAIRS = "configs/study/pairs.yaml"
 LONG = "configs/study/long.yaml"
+READER = "configs/study/reader.yaml"
 TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
 EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
@@ -121,6 +122,9 @@ CHOICES = (
 )
 PARTS: dict[str, str] = {
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
+    "rounds-reader": f'{READER} --methods "{CHOICES}"'
+    " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
+    " --seeds 1 --budget 1 --no-bounds",
     "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
     "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
     "parts-demo": f'{DEMO} --methods "{variants(SWITCHES)}" --scenarios domain,iid,topic,quality {ONE}',
