@@ -83,7 +83,14 @@ def muon_rate(lr: float, shape: torch.Size) -> float:
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """``torch.optim.Muon`` for matrices and ``torch.optim.AdamW`` for all else, at one rate."""
+    """``torch.optim.Muon`` for matrices and ``torch.optim.AdamW`` for all else, at one rate.
+
+    Source: Muon, Jordan et al. 2024; AdamW, Loshchilov & Hutter 2019, arXiv 1711.05101. The rate: ``muon_rate``.
+
+    Args:
+        params: of any shapes; those with two dimensions are the matrices.
+        config: rate, weight decay, betas (of AdamW) and ``muon_momentum``.
+    """
 
     def __init__(self, params: Iterable[Tensor], config: OptimizerConfig) -> None:
         params = list(params)

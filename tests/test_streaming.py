@@ -20,15 +20,18 @@ from fedcmp.runs.data import read_data
 from fedcmp.runs.train import resume, train
 
 QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
-QUICK += ["aggregator.fuse.explore=1"]  # without outcomes, for which a batch is read before its turn
 
 
 def config(folder: Path, *overrides: str) -> Config:
     return load_config(None, [*small.SMALL, *QUICK, f"run.dir={folder}", *overrides])
 
 
+EARLY = "aggregator.fuse.explore=1"
+"""Without outcomes, for which a batch is read before its turn."""
+
+
 def streamed(folder: Path, *overrides: str) -> Config:
-    return config(folder, "data.stream=true", "data.workers=1", *overrides)
+    return config(folder, "data.stream=true", "data.workers=1", EARLY, *overrides)
 
 
 def close(one: Path, other: Path) -> None:
@@ -41,7 +44,7 @@ def close(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("kept") / "run"
-    train(config(folder))
+    train(config(folder, EARLY))
     return folder
 
 

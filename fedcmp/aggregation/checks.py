@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedcmp.errors import ConfigError, check_choice
+from fedcmp.errors import ConfigError
 
 
 def require_number(key: str, value: object, interval: str) -> None:
@@ -17,9 +17,6 @@ def require_number(key: str, value: object, interval: str) -> None:
     inside = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
     if not inside or (value == low and interval[0] == "(") or (value == high and interval[-1] == ")"):
         raise ConfigError(f"{key} must be in {interval}, got {value!r}")
-
-
-require_choice = check_choice
 
 
 def require_count(key: str, value: object, *, least: int) -> None:

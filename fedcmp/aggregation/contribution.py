@@ -18,6 +18,8 @@ from fedcmp.types import Params, Scalars
 
 T = TypeVar("T")
 
+Outcome = Callable[[Sequence[Params]], list[float]]
+"""Projectors to their losses."""
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
 
@@ -41,9 +43,9 @@ class Contribution:
     """Tokens that carried loss, at least 0."""
     num_steps: int = 1
     """Local optimizer steps, at least 0."""
-    outcome: Callable[[Params], float] | None = None
-    """Loss per token of any projector on the client's next batch, which has not been trained on; None: there is no
-    next batch, or the method does not need ``"outcome"``."""
+    outcome: Outcome | None = None
+    """Losses per token of projectors on the client's next batch, which has not been trained on, nan if there is none;
+    None: the method does not need ``"outcome"``."""
     progress: float = 0.0
     """The share of the run that is done with this round, in [0, 1]."""
     rounds_left: int | None = None

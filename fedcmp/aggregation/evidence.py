@@ -48,11 +48,10 @@ def evidence_blocks(params: Params) -> dict[str, list[Block]]:
     for name in affine_layers(params):
         width = params[f"{name}.weight"].shape[1] + 1
         num = round(width / BLOCK) if width > WIDE else 1
-        ends = [len(part) for part in torch.arange(width).tensor_split(num)]
-        starts = [sum(ends[:place]) for place in range(num)]
+        ends = [-(-width * (place + 1) // num) for place in range(num)]
         found[name] = [
-            Block(name if num == 1 else f"{name}/{place}", first, first + size)
-            for place, (first, size) in enumerate(zip(starts, ends, strict=True))
+            Block(name if num == 1 else f"{name}/{place}", first, end)
+            for place, (first, end) in enumerate(zip([0, *ends], ends, strict=False))
         ]
     return found
 

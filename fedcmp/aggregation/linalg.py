@@ -146,8 +146,8 @@ def widen(start: Tensor | None, size: int, width: int) -> Tensor:
     return torch.linalg.qr(torch.cat([given, fresh], dim=1)).Q
 
 
-def refine_subspace(block: Tensor, image: Tensor, energy: float, trace: float) -> Leading:
-    """Leading eigenvectors of a matrix G of which only ``G block`` is known: one step of subspace iteration.
+def refine_subspace(block: Tensor, image: Tensor, energy: float) -> Leading:
+    """Leading eigenvectors of a matrix G of trace 1 of which only ``G block`` is known: a step of subspace iteration.
 
     The energies are Ritz values of ``block``, which are too small where it is far from the eigenvectors: then more
     columns are kept than are needed, at most all.
@@ -156,12 +156,11 @@ def refine_subspace(block: Tensor, image: Tensor, energy: float, trace: float) -
         block: ``[N, s]``, orthonormal.
         image: ``G block``, ``[N, s]``.
         energy: in (0, 1]: the share of the trace that is wanted.
-        trace: of G.
     """
     if image.is_meta or not bool(image.any()):
         return Leading(image if image.is_meta else image[:, :0], 1.0)
     values, turns = _eigh(block.T @ image)
-    held = values.double().cumsum(0) / trace
+    held = values.double().cumsum(0)
     rank = min(len(values), int((held < energy).sum()) + 1)
     return Leading(fix_signs(torch.linalg.qr(image @ turns[:, :rank]).Q), min(1.0, float(held[rank - 1])))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.checks import require_choice, require_count, require_number
+from fedcmp.aggregation.checks import require_count, require_number
 from fedcmp.aggregation.contribution import WEIGHTINGS
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median, TrimmedMean
@@ -28,7 +28,7 @@ from fedcmp.aggregation.server.fedexp import Fedexp
 from fedcmp.aggregation.server.muon import Muon
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.aggregation.server.sgd import Momentum, Nesterov, Sgd
-from fedcmp.errors import ConfigError, nearest
+from fedcmp.errors import ConfigError, check_choice, nearest
 
 UNWEIGHTED = (Median, TrimmedMean, Krum)
 """Fuses that do not ask for weights p_k."""
@@ -152,8 +152,8 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
     >>> build_aggregator(AggregatorConfig("fedavgm", server={"beta": 0.7})).server
     Momentum(lr=1.0, beta=0.7)
     """
-    require_choice(f"{prefix}.name", config.name, PRESETS)
-    require_choice(f"{prefix}.weights", config.weights, WEIGHTINGS)
+    check_choice(f"{prefix}.name", config.name, PRESETS)
+    check_choice(f"{prefix}.weights", config.weights, WEIGHTINGS)
     row = PRESETS[config.name]
     fuse = _build(FUSES, "fuse", row, config.fuse, prefix)
     server = _build(SERVERS, "server", row, config.server, prefix)
@@ -185,7 +185,7 @@ def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[st
     """The part of the row, or the one that ``options["kind"]`` puts in its place, with its options."""
     key, default = f"{prefix}.{part}", part_name(getattr(row, part))
     chosen = str(options.get("kind", default))
-    require_choice(f"{key}.kind", chosen, table)
+    check_choice(f"{key}.kind", chosen, table)
     own = {option: value for option, value in options.items() if option != "kind"}
     known = {one.name: one.type for one in dataclasses.fields(table[chosen])}
     for option, value in own.items():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Contribution, scaled, single
+from fedcmp.aggregation.contribution import Contribution, Outcome, scaled, single
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.distributed.team import Team
 from fedcmp.errors import ConfigError, check_choice
@@ -186,8 +186,8 @@ def attack_round(
     return trained._replace(contributions=sent, states=states)
 
 
-def _opposite(outcome: Callable[[Params], float]) -> Callable[[Params], float]:
-    return lambda params: -outcome(params)
+def _opposite(outcome: Outcome) -> Outcome:
+    return lambda params: [-loss for loss in outcome(params)]
 
 
 def _crowd(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Contribution, zeros_like
+from fedcmp.aggregation.contribution import Contribution, Outcome, zeros_like
 from fedcmp.aggregation.evidence import Evidence
 from fedcmp.aggregation.parts import LocalStep, Plain, State
+from fedcmp.credentials import mask
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.federation.sampling import ClientTask
+from fedcmp.errors import FedcmpError
+from fedcmp.federation.sampling import ClientTask, RoundPlan, next_batch
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
 from fedcmp.optimizer import OptimizerConfig, lr_factor
@@ -22,6 +26,8 @@ from fedcmp.types import Batch, Fetch, Params, Scalars
 
 if TYPE_CHECKING:
     from fedcmp.module import ProjectorAlignment
+
+log = logging.getLogger(__name__)
 
 LocalStates = dict[int, dict[str, Any]]
 """What clients keep from round to round, by client id: ``"step"``, the local step's own state of the client, and
@@ -63,10 +69,8 @@ class LocalRound:
     """What the clients do differently in their steps."""
     shared: State | None = None
     """The method's shared state; None: that of the first round."""
-    next_batches: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    """By client id, the samples of its first step after this round, for "outcome"; clients without one are left out."""
-    rounds_left: int = 0
-    """Rounds after this one."""
+    later: Sequence[RoundPlan] = ()
+    """The rounds after this one, for "outcome"."""
     keep_optimizer: bool = False
     """Return the optimizer states, too."""
     team: Team = field(default_factory=Solo)
@@ -156,9 +160,9 @@ def train_wave(
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
-                outcome=_outcome(module, fetch, common.next_batches.get(task.client_id)),
+                outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
-                rounds_left=common.rounds_left,
+                rounds_left=len(common.later),
                 scalars={**scalars, "seconds": seconds},
             )
         )
@@ -170,20 +174,24 @@ def train_wave(
     return found
 
 
-def _outcome(
-    module: ProjectorAlignment, fetch: Fetch, samples: Sequence[int] | None
-) -> Callable[[Params], float] | None:
-    """The loss per token of a projector on these samples."""
-    if samples is None:
-        return None
-    rows = list(reversed(samples))  # in another order than the batch is announced in: a stream reads it apart
+def _outcome(module: ProjectorAlignment, fetch: Fetch, later: Sequence[RoundPlan], client: int) -> Outcome:
+    """Losses per token of projectors on the client's next batch; nan: there is none, or it cannot be read."""
 
     @torch.no_grad()
-    def loss(params: Params) -> float:
-        nll, count = module.nll(module.seen(fetch(rows)), {name: value[None] for name, value in params.items()})
-        return float(nll.sum() / count.sum())
+    def losses(projectors: Sequence[Params]) -> list[float]:
+        samples = next_batch(later, client)
+        if samples is None:
+            return [math.nan] * len(projectors)
+        try:
+            # in another order than the batch is announced in: a stream reads it apart, and keeps its turn
+            batch = module.seen(fetch(list(reversed(samples))))
+        except FedcmpError as error:  # it is raised, or the client is left out, when the batch is trained
+            log.warning("client %d does not vote: %s", client, mask(str(error)))
+            return [math.nan] * len(projectors)
+        found = [module.nll(batch, {name: value[None] for name, value in one.items()}) for one in projectors]
+        return [float(nll.sum() / count.sum()) for nll, count in found]
 
-    return loss
+    return losses
 
 
 def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> list[int]:

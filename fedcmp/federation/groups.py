@@ -17,7 +17,7 @@ from fedcmp.federation.byzantine import attack_round
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.client import Failure, LocalRound, LocalStates, WaveResult, train_wave, wave_rows
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves, next_batches
+from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,6 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
     total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
-    later = federation.rounds[plan.round + 1 :]
     common = LocalRound(
         state.params,
         federation.optimizer,
@@ -52,8 +51,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
         aggregator.needs,
         aggregator.local,
         state.aggregator["local"],
-        next_batches(later) if "outcome" in aggregator.needs else {},
-        len(later),
+        federation.rounds[plan.round + 1 :],
         config.keep_local_state,
         team,
     )

@@ -185,9 +185,9 @@ def _batches(
     return tuple(tuple(samples[place * size : (place + 1) * size]) for place in places)
 
 
-def next_batches(rounds: Sequence[RoundPlan]) -> dict[int, tuple[int, ...]]:
-    """The first batch of each client in these rounds, by client id."""
-    return {task.client_id: task.batches[0] for plan in reversed(rounds) for task in plan.tasks}
+def next_batch(rounds: Sequence[RoundPlan], client: int) -> tuple[int, ...] | None:
+    """The first batch of a client in these rounds; None: it trains in none of them."""
+    return next((task.batches[0] for plan in rounds for task in plan.tasks if task.client_id == client), None)
 
 
 def unlucky(luck: Mapping[int, float], probability: float, most: int) -> frozenset[int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fedcmp.aggregation.checks import require_choice, require_count, require_number
-from fedcmp.errors import ConfigError
+from fedcmp.aggregation.checks import require_count, require_number
+from fedcmp.errors import ConfigError, check_choice
 
 ON_ERROR = ("raise", "skip", "retry")
 SECURE = ("none", "masks")
@@ -76,8 +76,8 @@ class FederationConfig:
             require_number(f"{prefix}.{key}", getattr(self, key), "[0, inf]")
         for key in ("dropout", "secure_dropout"):
             require_number(f"{prefix}.{key}", getattr(self, key), "[0, 1)")
-        require_choice(f"{prefix}.on_client_error", self.on_client_error, ON_ERROR)
-        require_choice(f"{prefix}.secure", self.secure, SECURE)
+        check_choice(f"{prefix}.on_client_error", self.on_client_error, ON_ERROR)
+        check_choice(f"{prefix}.secure", self.secure, SECURE)
         size = self.clients_per_round
         for wrong, reason in (
             (0 < self.norm_bound <= 1, f"norm_bound must be 0 (no bound) or above 1, got {self.norm_bound}"),

@@ -65,7 +65,7 @@ def fit(
     home = next(module.parameters()).device
     with warnings.catch_warnings():
         for text in ("many workers", "GPU available", "`srun` command", "in eval mode at the", "no `val_dataloader`"):
-            warnings.filterwarnings("ignore", message=f".*{text}.*")  # all is as it is meant
+            warnings.filterwarnings("ignore", message=f".*{text}.*")  # these are intended
         for kind in (DeprecationWarning, FutureWarning):
             warnings.simplefilter("ignore", kind)
         trainer = lightning.Trainer(

@@ -304,8 +304,11 @@ def test_subspace_iteration_finds_what_a_full_decomposition_finds(rank: int) -> 
 def wants(one: Contribution, target: dict[str, torch.Tensor], **when: object) -> Contribution:
     """The client with a loss that is the distance of the parameters from ``target``."""
 
-    def outcome(params: dict[str, torch.Tensor]) -> float:
-        return math.sqrt(sum(float((params[name] - value).square().sum()) for name, value in target.items()))
+    def outcome(found: list[dict[str, torch.Tensor]]) -> list[float]:
+        return [
+            math.sqrt(sum(float((params[name] - value).square().sum()) for name, value in target.items()))
+            for params in found
+        ]
 
     return replace(one, outcome=outcome, **when)
 
@@ -354,10 +357,18 @@ def test_a_byzantine_client_moves_the_choice_by_its_weight_at_most() -> None:
     honest = [wants(one, candidates()["evidence"], progress=0.9) for one in clients()]
     base = Canonical().fuse(LocalCohort(honest), PARAMS, {}).metrics
     weight = float(LocalCohort(honest).weights[0])
-    for lie in (lambda params: -honest[0].outcome(params), lambda params: 1e30 * honest[0].outcome(params)):
+    lies = (
+        lambda found: [-loss for loss in honest[0].outcome(found)],
+        lambda found: [1e30 * loss for loss in honest[0].outcome(found)],
+        lambda found: [math.nan] * len(found),
+        lambda found: [0.0, math.inf, math.nan],
+    )
+    for lie in lies:
         found = Canonical().fuse(LocalCohort([replace(honest[0], outcome=lie), *honest[1:]]), PARAMS, {}).metrics
+        voted = 1.0 if any(map(math.isfinite, lie([PARAMS] * 3))) else 1.0 - weight
         for what in ("mean", "evidence", "repeatability"):
-            assert abs(found[f"aggregator/regret/{what}"] - base[f"aggregator/regret/{what}"]) <= weight + 1e-9
+            key = f"aggregator/regret/{what}"
+            assert abs(voted * found[key] - base[key]) <= weight + 1e-9
 
 
 def wide(number: int, shapes: dict[str, tuple[int, int]]) -> Contribution:

@@ -23,8 +23,8 @@ from fedcmp.errors import DataError
 
 SAMPLE = Sample("a", "scan.png", "a scan", "d", origin="notes.csv:3")
 REFUSED = r"notes\.csv:3: picture scan\.png"
-WIDE = np.array([[0, 128, 129, 257, 4095, 32768, 65535]], dtype=np.uint16)
-NARROW = [0, 0, 1, 1, 16, 128, 255]
+WIDE = np.array([[0, 128, 129, 257, 4095, 32768, 65407, 65535]], dtype=np.uint16)
+NARROW = [0, 0, 1, 1, 16, 128, 255, 255]
 
 
 def written(picture: Image.Image, kind: str, **more: object) -> bytes:
@@ -57,7 +57,7 @@ def test_16_bit_are_scaled() -> None:
     for largest in (4095, 65535):
         values = np.array([0, largest // 2 + 1, largest], dtype=">u2")
         assert row(f"P5 3 1 {largest}\n".encode() + values.tobytes()) == [0, 128, 255]
-    inverted = tiff(bytes(255 - value for value in NARROW), 8, white_is_zero=True)
+    inverted = tiff(bytes(255 - value for value in NARROW), 8, white_is_zero=True, width=len(NARROW))
     assert row(inverted) == NARROW, "where a TIFF says that white is 0, Pillow sees to 8 bit"
 
 

@@ -134,3 +134,20 @@ def test_clipping_is_torchs_client_by_client() -> None:
         for name, value in other.items():
             torch.testing.assert_close(one[name], value.grad)
     assert clip(stacked, 0.0) is None
+
+
+def test_the_combined_optimizer_goes_on_from_its_saved_state() -> None:
+    config = CONFIGS["muon"]
+    whole, part = Alone(config), Alone(config)
+    gradients = [random(40 + number) for number in range(4)]
+    for one in gradients[:2]:
+        whole.step(one, 0.01)
+        part.step(one, 0.01)
+    again = Alone(config)
+    again.optimizer.load_state_dict(part.optimizer.state_dict())
+    for name, value in again.params.items():
+        value.data.copy_(part.params[name])
+    for one in gradients[2:]:
+        whole.step(one, 0.01)
+        again.step(one, 0.01)
+    assert all(torch.equal(again.params[name], value) for name, value in whole.params.items())

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.checks import require_choice, require_number
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import effective_clients, histogram
 from fedcmp.aggregation.evidence import Block, evidence_blocks
+from fedcmp.aggregation.fuse.outcome import choose, is_late, vote
 from fedcmp.aggregation.linalg import (
     Leading,
     join_affine,
@@ -27,10 +28,9 @@ from fedcmp.aggregation.linalg import (
     widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
-LAST_ROUNDS = 4
-"""In so many rounds at the end the outcome decides, whatever share of the run they are."""
 CANDIDATES = ("mean", "evidence", "repeatability")
 """The deltas among which the outcome decides."""
 
@@ -54,11 +54,14 @@ class _Found(NamedTuple):
     """What the server has made of the updates."""
 
     deltas: dict[str, Params]
-    """``"mixture"`` and ``CANDIDATES``, float32."""
+    """``"mean"``, and ``"mixture"`` or, late in a run, the other ``CANDIDATES``; float32."""
     basis: Params
     metrics: Metrics
-    asked: dict[str, Params]
-    """The deltas whose outcome is asked for; empty: tau decides."""
+
+    @property
+    def asked(self) -> dict[str, Params]:
+        """The deltas whose outcome is asked for; empty: tau decides."""
+        return {} if "mixture" in self.deltas else self.deltas
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ class Canonical(Fuse):
     basis: str = "updates"
     """What spans the shared basis: `updates` (as above), `evidence` (leading eigenvectors of S) or `none`: no basis."""
     energy: float = 0.99
-    """Share of the trace that the basis holds, in (0, 1]; 1: all directions."""
+    """Share of the trace that the basis has, in (0, 1]; 1: all directions. In layers of more than 2,048 columns the
+    basis of updates has at most an eighth of the directions."""
     correlation: float = 0.9
     """The share a of G_k's off-diagonal that counts, in [0, 1]."""
     ridge: float = 0.01
@@ -128,8 +132,8 @@ class Canonical(Fuse):
     def __post_init__(self) -> None:
         require_number("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau, "[0, 1]")
         require_number("aggregator.fuse.explore", self.explore, "[0, 1]")
-        require_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
-        require_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
+        check_choice("aggregator.fuse.tau_from", self.tau_from, ("first", "each"))
+        check_choice("aggregator.fuse.basis", self.basis, ("updates", "evidence", "none"))
         require_number("aggregator.fuse.energy", self.energy, "(0, 1]")
         require_number("aggregator.fuse.correlation", self.correlation, "[0, 1]")
         require_number("aggregator.fuse.ridge", self.ridge, "[0, inf)")
@@ -179,7 +183,7 @@ class Canonical(Fuse):
         if self._asks and len(cohort.clients) > 1:
             asked = cohort.share(found.asked if found else {})
             if asked:
-                votes = cohort.sum(partial(_vote, params, asked), cohort.weights)
+                votes = cohort.sum(partial(vote, params, asked), cohort.weights)
         return cohort.on_server(self._finish, found, votes, state)
 
     def _first_terms(
@@ -187,8 +191,7 @@ class Canonical(Fuse):
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
-        few_left = contribution.rounds_left is not None and contribution.rounds_left < LAST_ROUNDS
-        terms["/late"] = contribution.numbers(float(contribution.progress > self.explore or few_left))
+        terms["/late"] = contribution.numbers(float(is_late(contribution, self.explore)))
         for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
             terms[f"{name}/mean"] = delta
@@ -249,7 +252,7 @@ class Canonical(Fuse):
         if self.basis == "none":
             basis = Leading(mean.new_zeros(mean.shape[1], 0).float(), 0.0)
         elif probe is not None:
-            basis = refine_subspace(probe, first[f"{name}/image"].float(), self.energy, 1.0)
+            basis = refine_subspace(probe, first[f"{name}/image"].float(), self.energy)
         else:
             spanned = unpack_symmetric(first[f"{name}/gram"]) if self.basis == "updates" else torch.block_diag(*totals)
             basis = leading_eigenvectors(spanned.float(), self.energy, before)
@@ -279,7 +282,8 @@ class Canonical(Fuse):
         before: Params,
     ) -> _Found:
         outside = single({name: value for name, value in first.items() if "/" not in name})
-        deltas = {what: dict(outside) for what in ("mixture", *CANDIDATES)}
+        explores = not self._asks or float(first["/late"]) <= 0.5  # on shapes, which have no numbers, it asks
+        deltas = {what: dict(outside) for what in (("mean", "mixture") if explores else CANDIDATES)}
         metrics: Metrics = {}
         for name in layers:
             layer, vectors = known[name], known[name].basis.vectors
@@ -293,26 +297,21 @@ class Canonical(Fuse):
                 for what, values in (("overlap", overlap), ("repeatability", second[f"{name}/repeatable"])):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
-            mixture = (1 - tau) * layer.by_evidence + tau * by_repeats
-            for what, matrix in zip(deltas, (mixture, layer.mean, layer.by_evidence, by_repeats), strict=True):
-                deltas[what] |= split_affine(matrix.float(), name)
-        basis = {name: known[name].basis.vectors for name in layers}
-        explores = float(first["/late"]) <= 0.5  # without numbers, on shapes, it asks
-        return _Found(
-            deltas, basis, metrics, {what: deltas[what] for what in CANDIDATES} if self._asks and not explores else {}
-        )
+            found = {"mean": layer.mean, "evidence": layer.by_evidence, "repeatability": by_repeats}
+            if explores:
+                found["mixture"] = (1 - tau) * layer.by_evidence + tau * by_repeats
+            for what, delta in deltas.items():
+                delta |= split_affine(found[what].float(), name)
+        return _Found(deltas, {name: known[name].basis.vectors for name in layers}, metrics)
 
     def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
         kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
-        metrics, chosen = dict(found.metrics), "evidence" if found.asked else "mixture"
+        metrics, chosen = found.metrics, "evidence" if found.asked else "mixture"
         if votes and float(votes["votes"][-1]) > 0:
             kept["votes"] = votes["votes"]
         if found.asked and "votes" in kept:
-            *regrets, share = kept["votes"].tolist()
-            chosen = CANDIDATES[min(range(len(regrets)), key=regrets.__getitem__)]
-            for what, regret in zip(CANDIDATES, regrets, strict=True):
-                metrics[f"aggregator/regret/{what}"] = regret / share
-                metrics[f"aggregator/chosen/{what}"] = float(what == chosen)
+            chosen, regrets = choose(CANDIDATES, kept["votes"].tolist())
+            metrics = metrics | regrets
         return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
 
     def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -343,18 +342,6 @@ def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
     noise = (2 * half - whole).square().sum(0) / 4
     total = signal + noise
     return torch.where(total > 0, signal / total.where(total > 0, 1.0), 0.0)
-
-
-def _vote(params: Params, asked: dict[str, Params], contribution: Contribution) -> Params:
-    """v_k of each candidate, and 1; zeros from a client without a next batch."""
-    if contribution.outcome is None:
-        return {"votes": contribution.numbers(*[0.0] * (len(asked) + 1))}
-    losses = [
-        contribution.outcome({name: value + delta[name] for name, value in params.items()}) for delta in asked.values()
-    ]
-    least, range_ = min(losses), max(losses) - min(losses)
-    regrets = [min(1.0, (loss - least) / range_) if range_ > 0 else 0.0 for loss in losses]
-    return {"votes": contribution.numbers(*regrets, 1.0)}
 
 
 def _is_wide(parts: list[Block]) -> bool:

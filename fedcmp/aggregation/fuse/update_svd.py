@@ -7,13 +7,14 @@ from functools import partial
 
 import torch
 
-from fedcmp.aggregation.checks import require_choice, require_number
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort, single
 from fedcmp.aggregation.evidence import affine_layers
 from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
 TOLERANCE = 1e-5
@@ -46,7 +47,7 @@ class UpdateSvd(Fuse):
     """Merge S V_k in place of V_k, so that large directions have more of the entries that TIES keeps."""
 
     def __post_init__(self) -> None:
-        require_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
+        check_choice("aggregator.fuse.merge", self.merge, ("ties", "mean"))
         require_number("aggregator.fuse.density", self.density, "(0, 1]")
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
