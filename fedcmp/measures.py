@@ -65,6 +65,7 @@ _TABLE = (
     Metric("aggregator/trimmed", "clients trimmed at each end"),
     Metric("aggregator/clipped", "share of clients clipped", "share"),
     Metric("aggregator/density", "share of entries kept", "share"),
+    Metric("aggregator/regret", "regret of the candidates", "share"),
     Metric("aggregator/rank", "directions in the shared basis"),
 )
 METRICS = {one.key: one for one in _TABLE}

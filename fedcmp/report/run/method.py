@@ -17,7 +17,7 @@ FACES = {
 }
 ELSEWHERE = (
     "energy_kept", "K_eff", "oscillation", "cosine", "cosine_min", "cosines", "delta_norm", "step_norm", "tau",
-    "basis_turn", "basis_turn_max", "chosen", *FACES,
+    "basis_turn", "basis_turn_max", "chosen", "regret", *FACES,
 )  # fmt: skip
 """Records that have a figure of their own."""
 FURTHER = 12
@@ -47,7 +47,7 @@ def interference_section(run: Run) -> Section:
     caption = "Over all pairs of a round's clients. 1: the same step; 0: unrelated steps; below 0: opposite steps."
     pictures += curves("cosines", "Cosine between clients' updates", cosines, "cosine", caption)
     pictures += _pairs(run)
-    caption = "0: clients' inputs have nothing in common, evidence decides; 1: they are alike, repeatability decides."
+    caption = "0: clients' inputs have nothing in common, and evidence decides while τ does; 1: they are alike."
     tau = _layers(run, "tau")
     pictures += curves("tau", "Overlap of the clients' evidence", tau, "τ, 0 to 1", caption, limits=(0, 1))
     return Section("interference", "Interference between clients", pictures=pictures)
@@ -102,6 +102,10 @@ def reliability_section(run: Run) -> Section:
         title, lines = metric(f"aggregator/{face}").heading, _layers(run, face)
         pictures += curves(face, title, lines, "mean", caption, limits=(0, 1))
         pictures += [one for name in run.parts(f"aggregator/{face}") for one in _directions(run, face, name)]
+    names = run.parts("aggregator/regret")
+    lines = [_line(run, f"regret/{name}", name, colour(k)) for k, name in enumerate(names)]
+    caption = "Clients' mean regret on their next batch, 0 the best candidate and 1 the worst; the least is taken."
+    pictures += curves("regret", metric("aggregator/regret").heading, lines, "regret", caption, limits=(0, 1))
     keys = [key for key in run.parts("aggregator") if key.partition("/")[0] not in ELSEWHERE]
     found = {key: values for key in keys if (values := run.series(f"aggregator/{key}")[1])}
     titles = {key: metric(f"aggregator/{key}").heading for key in found}
