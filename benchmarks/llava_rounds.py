@@ -17,6 +17,7 @@ from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.here import Here
 from fedcmp.federation.loop import run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
@@ -169,7 +170,7 @@ class Centralized(Runner):
     def __init__(self, built: Built, federation: Federation, lr: float, device: torch.device) -> None:
         super().__init__(self._round, device)
         self.loop = ByHand(built.module.llm, built.params, lr, built.module.tower)
-        self.plan, self.fetch = federation.plan, federation.fetch
+        self.plan, self.fetch = federation.plan, built.fetch
         config = federation.config
         self.rows = min(config.slots, federation.plan.num_clients) * config.batch_size
 
@@ -191,12 +192,11 @@ def make_federation(setting: Setting, built: Built, device: torch.device, method
     config, each = federation_config(setting), samples_of_client(setting)
     clients = [tuple(range(client * each, (client + 1) * each)) for client in range(setting.clients)]
     rows = min(setting.slots, setting.clients) * setting.batch
+    held_out = EvalData(built.fetch, ("all",) * (setting.clients * each), batch_size=rows)
     return Federation(
-        module=built.module,
+        field=Here(built.module, built.fetch, held_out),
         aggregator=build_aggregator(AggregatorConfig(method)),
         plan=plan_run(clients, config, setting.seed),
-        fetch=built.fetch,
-        eval_data=EvalData(built.fetch, ("all",) * (setting.clients * each), batch_size=rows),
         config=config,
         optimizer=optimizer_config(setting),
         tracker=Trackers(),

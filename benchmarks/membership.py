@@ -124,7 +124,7 @@ def attack(setting: Setting, seed: int, epsilon: float | None, keep: Kept | None
 
 def _likeness(asked: Federation, state: FederationState, after: Params, count: int) -> torch.Tensor:
     """Of each member and outsider: how far the step of this round points where its own update does, ``[2 count]``."""
-    found = train_round(asked, state, asked.plan.rounds[state.rounds_done]).contributions
+    found = train_round(asked.field, asked, state, asked.plan.rounds[state.rounds_done]).contributions
     updates = torch.stack([_flat(one.delta) for one in found])
     own = updates[: 2 * count] - updates[2 * count :].mean(0)
     released = _flat({name: after[name] - state.params[name] for name in after})
@@ -137,8 +137,8 @@ def _flat(params: Params) -> torch.Tensor:
 
 @torch.no_grad()
 def _mean_loss(asked: Federation, params: Params, held: Sequence[int]) -> float:
-    asked.module.eval()
-    losses, tokens, _ = asked.module.scores(asked.fetch(list(held)), params)
+    here = asked.field
+    losses, tokens, _ = here.module.eval().scores(here.fetch(list(held)), params)
     return float(losses.sum() / tokens.sum())
 
 

@@ -24,8 +24,8 @@ TRAINING = {
     "fedcmp.federation.client:clip": "clipping",
     "fedcmp.federation.stack:Stack.step": "optimizer",
     "fedcmp.federation.gate:report": "gate",
-    "fedcmp.federation.loop:fuse_round": "aggregation",
-    "fedcmp.federation.loop:evaluate": "evaluation",
+    "fedcmp.federation.here:fuse_round": "aggregation",
+    "fedcmp.federation.here:evaluate": "evaluation",
 }
 """Of a round in which clients train. What clients record for a method is in its forward pass."""
 BY_HAND = {

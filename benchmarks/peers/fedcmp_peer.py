@@ -21,7 +21,7 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.data.collate import Batches
 from fedcmp.distributed.team import Solo
 from fedcmp.evaluation.losses import EvalData
-from fedcmp.federation import loop
+from fedcmp.federation import here, loop
 from fedcmp.federation.client import WaveResult
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan
@@ -35,7 +35,7 @@ from fedcmp.tracking.tracker import Trackers
 CPU = torch.device("cpu")
 MOVED = "clients move, and take the difference"
 PARTS = {
-    "fedcmp.federation.loop:train_round": MOVED,
+    "fedcmp.federation.here:train_round": MOVED,
     "fedcmp.federation.gate:report": "gate",
     "fedcmp.aggregation.contribution:squared_norm": "norms of updates",
     "fedcmp.aggregation.fuse.coordinate_wise:single": "back to floating point",
@@ -57,7 +57,7 @@ def plan_of(task: Task) -> RunPlan:
     return RunPlan(tuple(rounds), seen, task.clients)
 
 
-def moved(federation: Federation, state: Any, plan: RoundPlan) -> WaveResult:
+def moved(field: here.Here, federation: Federation, state: Any, plan: RoundPlan) -> WaveResult:
     """In place of training: each client's projector moves a little, and its difference is taken, as after training."""
     found = []
     for one in plan.tasks:
@@ -76,14 +76,13 @@ def main(folder: str, out: str) -> None:
         fetch = Batches(data["features"], lengths, llm.pad_id, CPU)
     else:
         llm = SimpleNamespace(model=torch.nn.Identity())
-        fetch, loop.train_round = Batches(None, [], 0, CPU), moved
+        fetch, here.train_round = Batches(None, [], 0, CPU), moved
     optimizer = OptimizerConfig(lr=task.lr, clip_norm=task.clip, schedule="constant", warmup=0.0)
+    module = ProjectorAlignment(None, llm, task.start(), optimizer)  # type: ignore[arg-type]
     federation = Federation(
-        module=ProjectorAlignment(None, llm, task.start(), optimizer),  # type: ignore[arg-type]
+        field=here.Here(module, fetch, EvalData(fetch, ())),
         aggregator=build_aggregator(AggregatorConfig("fedavg", pairwise=0)),
         plan=plan_of(task),
-        fetch=fetch,
-        eval_data=EvalData(fetch, ()),
         config=FederationConfig(rounds=task.rounds + 1, evaluate_every=task.rounds + 2),
         optimizer=optimizer,
         tracker=Trackers(),

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.distributed.team import Solo, Team
-from fedcmp.evaluation.losses import EvalData
-from fedcmp.federation.byzantine import Attack
 from fedcmp.federation.checkpoint import FederationState
+from fedcmp.federation.field import Field
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import RoundPlan, RunPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Tracker
-from fedcmp.types import Fetch
-
-if TYPE_CHECKING:
-    from fedcmp.module import ProjectorAlignment
 
 
 @dataclass(frozen=True)
 class Federation:
     """All that a run is made of; ``fedcmp.runs`` makes it from the config, or a script of yours by hand."""
 
-    module: ProjectorAlignment
+    field: Field
+    """Where the clients are."""
     aggregator: Aggregator
     plan: RunPlan
-    fetch: Fetch
-    """Training sample indices to a batch."""
-    eval_data: EvalData
     config: FederationConfig
     optimizer: OptimizerConfig
     tracker: Tracker
@@ -44,12 +38,10 @@ class Federation:
     """Asked at each round's end; one rank that says yes stops all."""
     on_round: Callable[[FederationState, Mapping[str, Any]], bool] = lambda state, record: False
     """Told at the server what each round led to, and its record; True stops."""
-    team: Team = field(default_factory=Solo)
+    team: Team = dataclasses.field(default_factory=Solo)
     """The ranks of this run."""
     privacy: Protection | None = None
     """What protects the clients; None: nothing does."""
-    attack: Attack | None = None
-    """Byzantine clients, simulated; None: there are none."""
 
     @property
     def rounds(self) -> tuple[RoundPlan, ...]:

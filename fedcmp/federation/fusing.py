@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.parts import Aggregated
@@ -12,12 +12,15 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
 from fedcmp.errors import ConfigError
 from fedcmp.federation.checkpoint import FederationState
-from fedcmp.federation.federation import Federation
+from fedcmp.federation.gate import Report
 from fedcmp.federation.sampling import RoundPlan, unlucky
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.secure.protocol import Losses
 from fedcmp.seeding import numpy_rng
+
+if TYPE_CHECKING:
+    from fedcmp.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class FusedRound(NamedTuple):
     """What secure aggregation took; empty in the clear."""
     carried: dict[str, Any]
     """What privacy carries into the next round."""
+    reports: Sequence[Report] = ()
+    """On all clients of the round."""
 
 
 def fuse_round(

@@ -6,7 +6,7 @@ import logging
 import math
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +17,12 @@ from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.distributed.team import is_server, together
 from fedcmp.errors import AggregationError, label_client
 from fedcmp.federation.client import WaveResult
-from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import RoundPlan
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.types import Params
+
+if TYPE_CHECKING:
+    from fedcmp.federation.federation import Federation
 
 log = logging.getLogger(__name__)
 

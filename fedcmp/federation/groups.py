@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from fedcmp.credentials import mask
 from fedcmp.distributed.team import Team, is_server, leads
@@ -16,8 +17,11 @@ from fedcmp.errors import ClientError, FedcmpError, label_client
 from fedcmp.federation.byzantine import attack_round
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.client import Failure, LocalRound, LocalStates, WaveResult, train_wave, wave_rows
-from fedcmp.federation.federation import Federation
 from fedcmp.federation.sampling import ClientTask, RoundPlan, assign_waves
+
+if TYPE_CHECKING:
+    from fedcmp.federation.federation import Federation
+    from fedcmp.federation.here import Here
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +29,7 @@ TRIES = {"raise": 0, "skip": 1, "retry": 2}
 """How often a client is trained alone before it is left out; 0: its error ends the run."""
 
 
-def train_round(federation: Federation, state: FederationState, plan: RoundPlan) -> WaveResult:
+def train_round(here: Here, federation: Federation, state: FederationState, plan: RoundPlan) -> WaveResult:
     """Trains the waves of this rank's group, one after the other.
 
     Returns:
@@ -59,7 +63,7 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
         with federation.progress.bar(samples, f"round {plan.round + 1}, samples of this group", pause=60) as bar:
             for number, wave in enumerate(mine, 1):
                 done = {"wave": f"{number}/{len(mine)}", "clients done": f"{len(trained.contributions)}/{len(clients)}"}
-                train = partial(_train, federation, plan, common, before, partial(bar, shown=done))
+                train = partial(_train, here, federation, plan, common, before, partial(bar, shown=done))
                 found = train_survivors(train, wave, TRIES[config.on_client_error])
                 trained.contributions.extend(found.contributions)
                 trained.states.update(found.states)
@@ -71,9 +75,9 @@ def train_round(federation: Federation, state: FederationState, plan: RoundPlan)
     team.agree(error)
     trained.contributions.sort(key=lambda one: one.client_id)
     found = trained if leads(team) else WaveResult([], {}, [])
-    if federation.attack is None:
+    if here.attack is None:
         return found
-    return attack_round(federation.attack, found, before, plan.round, team, federation.plan.num_clients)
+    return attack_round(here.attack, found, before, plan.round, team, federation.plan.num_clients)
 
 
 def train_survivors(
@@ -155,6 +159,7 @@ def bring_back(team: Team, new: LocalStates, owners: Mapping[int, int]) -> Local
 
 
 def _train(
+    here: Here,
     federation: Federation,
     plan: RoundPlan,
     common: LocalRound,
@@ -163,7 +168,7 @@ def _train(
     wave: Sequence[ClientTask],
 ) -> WaveResult:
     try:
-        return train_wave(federation.module, federation.fetch, wave, common, before, on_step)
+        return train_wave(here.module, here.fetch, wave, common, before, on_step)
     except FedcmpError:
         raise
     except Exception as error:

@@ -6,14 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.data.stream import announce
 from fedcmp.distributed.team import is_server, together
-from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import FederationState, prune_checkpoints, save_checkpoint
 from fedcmp.federation.federation import Federation
-from fedcmp.federation.fusing import fuse_round
-from fedcmp.federation.gate import judge
-from fedcmp.federation.groups import bring_back, coming_batches, train_round
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.records import Clock, describe_round
 from fedcmp.federation.sampling import RoundPlan
@@ -34,14 +29,14 @@ def run(federation: Federation, state: FederationState) -> FederationState:
         The state after the last of ``federation.rounds``, or after the one in which ``stop`` or ``on_round`` asked to
         stop. Parameters are the same on every rank; what the server keeps is valid there.
     """
-    announce(federation.fetch, coming_batches(federation, state.rounds_done))
+    federation.field.begin(federation, state.rounds_done)
     if state.rounds_done == 0:
         federation.progress.say("evaluating the projector before the first round")
         begin, clock = dict[str, Any](round=0, samples_seen=0), Clock()
         with clock("evaluate"):
-            scores = evaluate(federation.module, state.params, federation.eval_data, team=federation.team)
+            scores = federation.field.evaluate(federation, state.params)
         begin |= federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
-        _save(federation, {**begin, **scores.scalars(), **clock.scalars()})
+        _save(federation, {**begin, **(scores.scalars() if scores else {}), **clock.scalars()})
     with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
@@ -53,20 +48,18 @@ def run(federation: Federation, state: FederationState) -> FederationState:
 
 
 def run_round(federation: Federation, state: FederationState, plan: RoundPlan) -> tuple[FederationState, Record]:
-    """One round: train, judge, fuse, evaluate, record. Returns the new state and the round's record."""
+    """One round: train and judge, fuse, evaluate, record. Returns the new state and the round's record."""
     clock, done = Clock(), plan.round + 1
     with clock("train"):
-        trained = train_round(federation, state, plan)
-        reports, accepted = judge(federation, trained, state.params, plan)
+        trained = federation.field.train(federation, state, plan)
     with clock("aggregate"):
-        fused = fuse_round(federation, accepted, plan, state)
-        owners = {one.client_id: one.rank for one in reports if one.client_id in fused.cohort.clients}
-        kept = bring_back(federation.team, trained.states, owners)
-    record = describe_round(federation, state, plan, reports, fused)
+        fused = trained.fuse()
+        kept = trained.keep(fused.cohort.clients)
+    record = describe_round(federation, state, plan, fused)
     if done == len(federation.rounds) or done % federation.config.evaluate_every == 0:
         with clock("evaluate"):
-            scores = evaluate(federation.module, fused.aggregated.params, federation.eval_data, team=federation.team)
-        record |= scores.scalars()
+            scores = federation.field.evaluate(federation, fused.aggregated.params)
+        record |= scores.scalars() if scores else {}
     state = replace(
         state,
         params=fused.aggregated.params,

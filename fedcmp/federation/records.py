@@ -41,7 +41,7 @@ class Clock:
 
 
 def describe_round(
-    federation: Federation, state: FederationState, plan: RoundPlan, reports: Sequence[Report], fused: FusedRound
+    federation: Federation, state: FederationState, plan: RoundPlan, fused: FusedRound
 ) -> dict[str, Any]:
     """The record of a round, all but its evaluation and its seconds.
 
@@ -52,7 +52,8 @@ def describe_round(
     lr = federation.optimizer.lr * lr_factor(seen / federation.plan.num_samples, federation.optimizer)
     record: dict[str, Any] = {"round": plan.round + 1, "samples_seen": seen, "lr": lr}
     if privacy is None:
-        record |= _client_records(reports, dict(zip(fused.cohort.clients, fused.cohort.weights.tolist(), strict=True)))
+        weights = dict(zip(fused.cohort.clients, fused.cohort.weights.tolist(), strict=True))
+        record |= _client_records(fused.reports, weights)
     if federation.config.dropout:
         record["clients_dropped"] = len(plan.dropped)
     if privacy is not None:

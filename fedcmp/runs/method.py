@@ -15,6 +15,7 @@ from fedcmp.errors import ConfigError
 from fedcmp.federation.byzantine import Attack, plan_attack
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.here import Here
 from fedcmp.federation.privacy import Protection, make_protection
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.runs.data import Data
@@ -79,11 +80,9 @@ def build_federation(
     """Everything that the round loop needs."""
     assert parts.fetch is not None, "these parts were built for training"
     return Federation(
-        module=parts.module,
+        field=Here(parts.module, parts.fetch, parts.val_data, method.attack),
         aggregator=method.aggregator,
         plan=data.plan,
-        fetch=parts.fetch,
-        eval_data=parts.val_data,
         config=config.federation,
         optimizer=config.optimizer,
         tracker=tracker,
@@ -93,5 +92,4 @@ def build_federation(
         on_round=on_round,
         team=team,
         privacy=method.privacy,
-        attack=method.attack,
     )

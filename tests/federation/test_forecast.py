@@ -51,7 +51,7 @@ def test_groups_are_assigned_as_in_the_loop(llm: LanguageModel) -> None:
 @pytest.mark.parametrize("method", ["fedcmp", "scaffold", "fedadam"])
 def test_what_is_kept_is_counted(llm: LanguageModel, method: str) -> None:
     whole = federation(llm, method, {"keep_local_state": True})
-    contributions, *_ = train_round(whole, begin(whole), whole.plan.rounds[0])
+    contributions, *_ = train_round(whole.field, whole, begin(whole), whole.plan.rounds[0])
     memory = training_memory(OUTLINE, whole.aggregator, whole.config, whole.optimizer, busiest=3, population=3)
     parts = {part.what.split(",")[0]: part for part in memory}
     sent = [(one.delta, one.halfway, one.evidence, one.message) for one in contributions]

@@ -12,6 +12,7 @@ from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.evaluation.losses import EvalData
 from fedcmp.federation.checkpoint import FederationState, list_checkpoints, load_checkpoint
 from fedcmp.federation.federation import Federation
+from fedcmp.federation.here import Here
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
@@ -44,6 +45,9 @@ def fetch(positions) -> dict[str, torch.Tensor]:
     return dict(zip(("features", "input_ids", "labels"), map(torch.cat, zip(*rows, strict=True)), strict=True))
 
 
+_fetch = fetch
+
+
 def poisoned(positions) -> dict[str, torch.Tensor]:
     batch = fetch(positions)
     batch["features"] = torch.stack(
@@ -52,15 +56,16 @@ def poisoned(positions) -> dict[str, torch.Tensor]:
     return batch
 
 
-def federation(llm: LanguageModel, method: str = "fedadam", settings: dict | None = None, **changes) -> Federation:
+def federation(
+    llm: LanguageModel, method: str = "fedadam", settings: dict | None = None, fetch=fetch, attack=None, **changes
+) -> Federation:
     """``settings`` are of the federation; ``changes`` are other parts."""
+    module, held_out = ProjectorAlignment(None, llm, PARAMS), EvalData(_fetch, ("a", "a", "b", "b", "b"), batch_size=2)
     config = FederationConfig(**{"rounds": 3, "batch_size": 2, "slots": 2, **(settings or {})})
     whole = Federation(
-        module=ProjectorAlignment(None, llm, PARAMS),
+        field=Here(module, fetch, held_out, attack),
         aggregator=build_aggregator(AggregatorConfig(method)),
         plan=plan_run(CLIENTS, config, seed=0),
-        fetch=fetch,
-        eval_data=EvalData(fetch, ("a", "a", "b", "b", "b"), batch_size=2),
         config=config,
         optimizer=OptimizerConfig(),
         tracker=Memory(),
