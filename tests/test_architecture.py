@@ -40,6 +40,7 @@ LAYERS = {
     "export": 5,
     "config": 6,
     "runs": 8,
+    "sites": 9,
     "api": 9,
     "compare": 9,
     "doctor": 9,

@@ -52,7 +52,7 @@ class GroupCohort:
         count = WEIGHTINGS[weighting]
         found = wire.collect_from(lambda: ([(one.client_id, count(one)) for one in self._contributions], population))
         self._home = {client: rank for rank, (brought, _) in enumerate(found) for client, _ in brought}
-        self.clients, self.weights = _roster([entry for brought, _ in found for entry in brought])
+        self.clients, self.weights = roster([entry for brought, _ in found for entry in brought])
         self.population = len(self.clients) if found[0][1] is None else found[0][1]
         self.traffic = Traffic()
 
@@ -233,7 +233,7 @@ def common_layout(layouts: Mapping[int, Layout]) -> Layout:
     return first
 
 
-def _roster(entries: Sequence[tuple[int, float]]) -> tuple[tuple[int, ...], Tensor]:
+def roster(entries: Sequence[tuple[int, float]]) -> tuple[tuple[int, ...], Tensor]:
     """Client ids, sorted, and in their order p_k, float64 ``[K]`` with sum 1: the same bits in any order of entries."""
     if not entries:
         raise AggregationError("a cohort needs at least one client")

@@ -135,9 +135,19 @@ def score_samples(
 
 def average(scored: torch.Tensor, domains: Sequence[str]) -> Evaluation:
     """Per token and domain, from the scores of each sample, ``[3, n]``."""
+    return of_sums(sums_by_domain(scored, domains))
+
+
+def sums_by_domain(scored: torch.Tensor, domains: Sequence[str]) -> dict[str, list[float]]:
+    """The sums over each domain's samples of their three scores, ``[3, n]``."""
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for domain, *scores in zip(domains, *scored.tolist(), strict=True):
         sums[domain] = [total + one for total, one in zip(sums[domain], scores, strict=True)]
+    return dict(sums)
+
+
+def of_sums(sums: Mapping[str, Sequence[float]]) -> Evaluation:
+    """Per token and domain, from ``sums_by_domain``."""
     by_domain, accuracy = ({name: sums[name][row] / sums[name][1] for name in sorted(sums)} for row in (0, 2))
     return Evaluation(mean(by_domain), by_domain, accuracy)
 

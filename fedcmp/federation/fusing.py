@@ -52,8 +52,7 @@ def fuse_round(
         AggregationError: too few clients for the method, for secure aggregation, or for the noise that is promised.
     """
     config, aggregator, population = federation.config, federation.aggregator, federation.plan.num_clients
-    privacy = federation.privacy
-    mechanism = privacy.mechanism(plan, state.privacy) if privacy else None
+    mechanism = federation.privacy.mechanism(plan, state.privacy) if federation.privacy else None
 
     def masked(own: Sequence[Contribution], lost: frozenset[int] = frozenset()) -> SecureCohort:
         return SecureCohort(
@@ -66,24 +65,18 @@ def fuse_round(
             least=(mechanism.helpers or 0) if mechanism else 0,
         )
 
-    def fused(inner: Cohort) -> FusedRound:
-        if privacy is None or mechanism is None:
-            return FusedRound(inner, aggregator.aggregate(inner, state.params, state.aggregator), {}, state.privacy)
-        cohort = PrivateCohort(inner, mechanism)
-        aggregated = aggregator.aggregate(cohort, state.params, state.aggregator)
-        return FusedRound(cohort, aggregated, {}, privacy.after(state.privacy, cohort.below))
-
     if config.secure == "none":
-        return fused(federation.team.cohort(contributions, aggregator.weighting, population))
+        whole = federation.team.cohort(contributions, aggregator.weighting, population)
+        return fuse_cohort(federation, whole, plan, state)
     assert federation.team.topology.world_size == 1, "check_secure refuses several ranks"
     first = masked(contributions, draw_lost(plan, tuple(one.client_id for one in contributions), config))
     tried, num_sums = first, 0
     try:
-        found = fused(first)
+        found = fuse_cohort(federation, first, plan, state)
     except ClientsLost as loss:
         log.warning("round %d: %s; it begins again over the other %d", plan.round + 1, loss, len(loss.survivors))
         tried, num_sums = masked([one for one in contributions if one.client_id in loss.survivors]), first.num_sums
-        found = fused(tried)
+        found = fuse_cohort(federation, tried, plan, state)
     costs = first.costs if tried is first else first.costs.plus(tried.costs)
     record = {
         "secure/lost": len(first.clients) - len(tried.clients),
@@ -94,6 +87,16 @@ def fuse_round(
         "seconds/secure_server": costs.server_seconds,
     }
     return found._replace(record=record)
+
+
+def fuse_cohort(federation: Federation, cohort: Cohort, plan: RoundPlan, state: FederationState) -> FusedRound:
+    """Aggregates a cohort, in the clear or under privacy."""
+    aggregator, privacy = federation.aggregator, federation.privacy
+    if privacy is None:
+        return FusedRound(cohort, aggregator.aggregate(cohort, state.params, state.aggregator), {}, state.privacy)
+    private = PrivateCohort(cohort, privacy.mechanism(plan, state.privacy))
+    aggregated = aggregator.aggregate(private, state.params, state.aggregator)
+    return FusedRound(private, aggregated, {}, privacy.after(state.privacy, private.below))
 
 
 def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ranks: int = 1) -> None:

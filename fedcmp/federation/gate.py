@@ -72,11 +72,17 @@ def judge(
     reports = sorted((Report(*one) for part in spoken for one in part), key=lambda one: one.client_id)
     reports = compare_norms(reports, config)
     accepted = together(team, lambda: gate(reports, config, names))
+    if is_server(team):
+        warn(reports, plan, names)
+    return reports, [one for one in trained.contributions if one.client_id in accepted]
+
+
+def warn(reports: Sequence[Report], plan: RoundPlan, names: Sequence[str]) -> None:
+    """Logs who was left out of a round."""
     for one in reports:
-        if one.rejected and is_server(team):
+        if one.rejected:
             who = label_client(one.client_id, names)
             log.warning("round %d: %s was left out: %s", plan.round + 1, who, one.rejected)
-    return reports, [one for one in trained.contributions if one.client_id in accepted]
 
 
 def report(one: Contribution, config: FederationConfig, params: Params, private: bool = False) -> Report:

@@ -47,11 +47,10 @@ def train_round(here: Here, federation: Federation, state: FederationState, plan
     trained = WaveResult([], {}, [])
     error: Exception | None = None
     samples = sum(task.num_samples for wave in mine for task in wave)
-    total, of_round = federation.plan.num_samples, plan.num_samples  # sums over all clients: not for every wave
     common = LocalRound(
         state.params,
         federation.optimizer,
-        lambda share: (plan.samples_before + share * of_round) / total,
+        plan.progress(federation.plan.num_samples),
         aggregator.needs,
         aggregator.local,
         state.aggregator["local"],

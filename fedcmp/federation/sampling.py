@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from typing import NamedTuple
@@ -45,6 +45,11 @@ class RoundPlan(NamedTuple):
     @property
     def num_samples(self) -> int:
         return sum(task.num_samples for task in self.tasks)
+
+    def progress(self, samples_of_run: int) -> Callable[[float], float]:
+        """The share of this round that is done, in [0, 1], to the share of the run that is done."""
+        of_round = self.num_samples  # a sum over all clients: not for every step
+        return lambda share: (self.samples_before + share * of_round) / samples_of_run
 
 
 class RunPlan(NamedTuple):

@@ -16,6 +16,8 @@ FAULTS = {
     "evidence": "its evidence is no second moment",
     "norm": "its update, or its evidence, is too large",
     "slow": "it trained for longer than federation.deadline",
+    "lost": "its site did not answer in time",
+    "refused": "its site refused",
 }
 """Why a client may be left out of a round, in one word and in more."""
 

@@ -66,7 +66,7 @@ def train(
             state = start(run.parts.params, method.aggregator, method.privacy)
             if resume_from is not None:
                 state, tracker.records = last_state(run, state)
-                earlier = sum(_seconds(tracker.records).values())
+                earlier = sum(phase_seconds(tracker.records).values())
                 if method.privacy:
                     method = method._replace(privacy=method.privacy.continued(state.privacy))
             parts, folder = run.parts, run.folder
@@ -78,12 +78,12 @@ def train(
             if state.rounds_done < len(federation.rounds):  # a short summary: little time is left after the signal
                 summary = run.close({"rounds": state.rounds_done, **extra}, state.samples_seen, "stopped", earlier)
             else:
-                for phase, seconds in _seconds(tracker.records).items():
+                for phase, seconds in phase_seconds(tracker.records).items():
                     run.clock.add(phase, seconds)
                 planned = state.rounds_done == len(run.data.plan.rounds)
                 begin = Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {})
                 kind = "finished" if planned else "budget"
-                more = {"rounds": state.rounds_done, **(extra or _count_faults(tracker.records))}
+                more = {"rounds": state.rounds_done, **(extra or count_faults(tracker.records))}
                 seen = state.samples_seen
                 summary = run.finish(
                     state.params, begin, state.best_loss, seen, exit_kind=kind, earlier=earlier, **more
@@ -158,12 +158,12 @@ def _print_ranks(run: Run) -> None:
         print(describe_ranks(groups, devices), file=sys.stderr, flush=True)
 
 
-def _seconds(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+def phase_seconds(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Seconds of the rounds, by phase."""
     return {phase: sum(record.get(f"seconds/{phase}", 0.0) for record in records) for phase in PHASES}
 
 
-def _count_faults(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def count_faults(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Faults of clients over the whole run: in all, by kind, and those that cost nothing in the end."""
     keys = ("clients_left_out", "clients_retried", "clients_dropped", *(f"left_out/{kind}" for kind in FAULTS))
     total = {key: sum(record.get(key, 0) for record in records) for key in keys}

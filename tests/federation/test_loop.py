@@ -85,10 +85,11 @@ def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: Lan
 
 @pytest.mark.parametrize("method", ["scaffold", "fedcm", "fednova", "fedprox", "fedcmp"])
 def test_a_rejected_client_leaves_no_trace_in_any_state(llm: LanguageModel, method: str) -> None:
-    whole = federation(llm, method, {"keep_local_state": True})
+    settings = {"keep_local_state": True}
+    whole = federation(llm, method, settings)
     sound, _ = run_round(whole, begin(whole), whole.plan.rounds[0])
     before = flat(sound.local[0]), flat(sound.local[1])
-    state, record = run_round(federation(llm, method, {"keep_local_state": True}, poisoned), sound, whole.plan.rounds[1])
+    state, record = run_round(federation(llm, method, settings, poisoned), sound, whole.plan.rounds[1])
     assert record["client/1/accepted"] is False
     assert (flat(sound.local[0]), flat(state.local[1])) == before
     assert flat(state.local[0]) != before[0]

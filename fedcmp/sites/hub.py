@@ -1,0 +1,126 @@
+"""The cohort of a round at the coordinator: it asks the sites for their terms, and adds them as one process would."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from fedcmp.aggregation.contribution import Contribution, Traffic, num_bytes
+from fedcmp.distributed.cohort import Layout, common_layout, largest_of_all, layout_of
+from fedcmp.distributed.exact import Term, from_fixed, largest_magnitude, scale_exponents, sum_fixed
+from fedcmp.errors import AggregationError
+from fedcmp.types import Params
+
+T = TypeVar("T")
+
+Ask = Callable[[Sequence[Any], Mapping[int, int]], Mapping[int, list[Params]]]
+"""What was shared so far, and how many terms of each client are known, to the terms that each sends next."""
+
+
+class TermsRefused(AggregationError):
+    """Sites sent terms that cannot enter a sum; ``faults`` has the reason of each client, and its kind."""
+
+    def __init__(self, faults: Mapping[int, tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"client {client}: {reason}" for client, (_, reason) in faults.items()))
+        self.faults = dict(faults)
+
+
+class HubCohort:
+    """The clients of a round, each at its site; results have the bits of a ``LocalCohort``.
+
+    Terms are asked for when the first of them is needed: all that the sites can say before the server shares something
+    comes in one exchange.
+
+    Args:
+        clients: the accepted clients, sorted.
+        weights: p_k, float64 ``[K]``.
+        population: clients of the federation.
+        ask: brings terms.
+    """
+
+    def __init__(self, clients: Sequence[int], weights: Tensor, population: int, ask: Ask) -> None:
+        self.clients, self.weights, self.population = tuple(clients), weights, population
+        self.traffic = Traffic()
+        self.exchanges = 0
+        """How often the sites were asked."""
+        self._ask = ask
+        self._shared: list[Any] = []
+        self._heard = Counter[int](dict.fromkeys(self.clients, 0))
+        self._waiting: dict[int, list[Params]] = {client: [] for client in self.clients}
+
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
+        """As ``LocalCohort.sum``, over the terms of the sites.
+
+        Raises:
+            TermsRefused: a term is not finite, or has another layout than most.
+        """
+        terms = self._next(self.clients)
+        factors = dict.fromkeys(self.clients, 1.0)
+        if weights is not None:
+            factors = dict(zip(self.clients, weights.tolist(), strict=True))
+        layout = self._common({client: layout_of(term) for client, term in terms.items()})
+        found = {
+            client: {name: abs(factors[client]) * largest_magnitude(value) for name, value in term.items()}
+            for client, term in terms.items()
+        }
+        wrong = {client: name for client, sizes in found.items() for name in sizes if not math.isfinite(sizes[name])}
+        if wrong:
+            raise TermsRefused(
+                {client: ("not_finite", f"its term {name} of a sum is not finite") for client, name in wrong.items()}
+            )
+        exponents = scale_exponents(largest_of_all(layout, list(found.values())), len(self.clients))
+        totals = sum_fixed((Term(terms.pop(client), factors[client]) for client in self.clients), exponents)
+        return {name: from_fixed(totals[name], exponents[name]) for name in layout}
+
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        """As ``LocalCohort.gather``.
+
+        Raises:
+            AggregationError: a client is not in the cohort.
+            TermsRefused: a term has another layout than most.
+        """
+        chosen = list(self.clients if clients is None else clients)
+        if not chosen or not set(chosen) <= set(self.clients):
+            raise AggregationError(f"gathered must be one or more of the clients {list(self.clients)}, got {chosen}")
+        terms = self._next(chosen)
+        layout = self._common({client: layout_of(terms[client]) for client in chosen})
+        return {name: torch.stack([terms[client][name] for client in chosen]) for name in layout}
+
+    def on_server(self, fn: Callable[..., T], *args: Any) -> T:
+        """``fn(*args)``: this is the server."""
+        return fn(*args)
+
+    def share(self, value: T) -> T:
+        """The value goes to the sites with the next exchange."""
+        self._shared.append(value)
+        self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
+        return value
+
+    def _next(self, clients: Sequence[int]) -> dict[int, Params]:
+        """The next term of each client."""
+        if any(not self._waiting[client] for client in clients):
+            self.exchanges += 1
+            for client, terms in self._ask(self._shared, self._heard).items():
+                self._waiting[client] += terms
+                self._heard[client] += len(terms)
+        silent = {one: ("malformed", "it sent fewer terms than the method needs")
+                  for one in clients if not self._waiting[one]}  # fmt: skip
+        if silent:
+            raise TermsRefused(silent)
+        return {client: self._waiting[client].pop(0) for client in clients}
+
+    def _common(self, layouts: Mapping[int, Layout]) -> Layout:
+        """The layout of most clients, which is counted; without a majority two that differ are named."""
+        (most, count), *_ = Counter(map(repr, layouts.values())).most_common()
+        others = {client: layout for client, layout in layouts.items() if repr(layout) != most}
+        if others and 2 * count > len(layouts):
+            raise TermsRefused(dict.fromkeys(others, ("malformed", "its term of a sum has other names or shapes")))
+        layout = common_layout(layouts)
+        numbers = sum(math.prod(shape) for _, *shape in layout.values())
+        self.traffic = self.traffic._replace(up=self.traffic.up + 4 * numbers)
+        return layout

@@ -1,0 +1,102 @@
+"""A site's own file, site.yaml: where its data and models are, and what it allows. It never leaves the site."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from fedcmp.aggregation.presets import PRESETS, sums_only_methods
+from fedcmp.config import Config
+from fedcmp.data.settings import DataConfig
+from fedcmp.errors import ConfigError, check_choice
+from fedcmp.plain_yaml import as_fields, check_texts, parse_yaml
+
+FILE = "site.yaml"
+PRIVACY = ("none", "central", "distributed")
+"""From no protection of the site's updates to the strongest."""
+PLACES = ("root", "domains", "train", "val", "test", "images", "cache_dir", "stream", "workers", "max_pixels")
+"""Settings of ``data`` that are a site's own."""
+
+
+@dataclass
+class Policy:
+    """What a site allows. What it does not allow, it refuses, and writes into its audit log."""
+
+    methods: list[str] = field(default_factory=sums_only_methods)
+    """Methods of aggregation; by default those whose server needs sums over sites only."""
+    pairwise: bool = False
+    """Whether cosines between the updates of single sites may be measured (`aggregator.pairwise`)."""
+    rounds: int = 1000
+    """The most rounds of a run."""
+    least_clients: int = 2
+    """The smallest cohort with which the site's update is aggregated, itself included."""
+    attempts: int = 3
+    """How often the aggregation of a round may begin again because other sites were lost."""
+    losses: bool = True
+    """Whether losses on the site's held-out samples, one sum for each of its domains, may leave it."""
+    privacy: str = "none"
+    """The least protection: `none`, `central` (the coordinator adds noise), `distributed` (each site its own)."""
+
+
+@dataclass
+class SiteSettings:
+    """The content of site.yaml."""
+
+    name: str = ""
+    """The name of the site, as in its kit."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Where its pairs are: root, domains, train, val, test, images, cache_dir, stream, workers, max_pixels."""
+    tower: str | None = None
+    """Folder of the vision tower; unset: as the run's config names it."""
+    llm: str | None = None
+    """Folder of the language model; unset: as the run's config names it."""
+    device: str = "auto"
+    """`auto`, `cpu` or `cuda`."""
+    policy: Policy = field(default_factory=Policy)
+    """What the site allows."""
+
+    def apply(self, config: Config) -> Config:
+        """The config of a run with this site's places in it."""
+        own = {key: getattr(self.data, key) for key in PLACES}
+        models = {key: value for key in ("tower", "llm") if (value := getattr(self, key)) is not None}
+        return dataclasses.replace(
+            config,
+            data=dataclasses.replace(config.data, **own),
+            model=dataclasses.replace(config.model, **models),
+            run=dataclasses.replace(config.run, device=self.device),
+        )
+
+
+def read_site(folder: Path) -> SiteSettings:
+    """The settings of a site.
+
+    Raises:
+        ConfigError: the folder has no site.yaml, or a key or value in it is wrong.
+    """
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{folder} is no site: {error}; `fedcmp site init` makes one") from error
+    values = as_fields(SiteSettings, parse_yaml(text, str(path)), str(path))
+    others = sorted(set(values.get("data", {})) - set(PLACES))
+    if others:
+        raise ConfigError(f"{path}: data.{others[0]} is for the coordinator's config; a site sets {', '.join(PLACES)}")
+    found = typing.cast(SiteSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SiteSettings), values)))
+    check_texts(found)
+    if not found.name:
+        raise ConfigError(f"{path}: name is missing")
+    for method in found.policy.methods:
+        check_choice(f"{path}: policy.methods", method, PRESETS)
+    check_choice(f"{path}: policy.privacy", found.policy.privacy, PRIVACY)
+    return found
+
+
+def site_yaml(values: dict[str, Any]) -> str:
+    """The text of a new site.yaml: what was given, and the policy in full."""
+    return OmegaConf.to_yaml({**values, "policy": dataclasses.asdict(Policy())})
