@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +30,7 @@ from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
+T = TypeVar("T")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -185,9 +186,19 @@ def _fields(values: Any, where: str) -> dict[str, Any]:
     return as_fields(Config, values, where)
 
 
-def to_yaml(config: Config) -> str:
-    """The config in full, reusable as a config file."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True)
+def read_fields(kind: type[T], text: str, where: str) -> T:
+    """A dataclass of settings from YAML; ``where`` is what errors call the text.
+
+    Raises:
+        ConfigError: a key is unknown, or its value has not the type of its field.
+    """
+    found = OmegaConf.merge(OmegaConf.structured(kind), as_fields(kind, parse_yaml(text, where), where))
+    return typing.cast(T, OmegaConf.to_object(found))
+
+
+def to_yaml(config: Any) -> str:
+    """A config, or a dict of settings, in full, reusable as a config file."""
+    return OmegaConf.to_yaml(OmegaConf.create(config), resolve=True)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from fedcmp.aggregation.presets import PRESETS, sums_only_methods
-from fedcmp.config import Config
+from fedcmp.config import Config, read_fields, to_yaml
 from fedcmp.data.settings import DataConfig
 from fedcmp.errors import ConfigError, check_choice
-from fedcmp.plain_yaml import as_fields, check_texts, parse_yaml
+from fedcmp.plain_yaml import check_texts
 
 FILE = "site.yaml"
 PRIVACY = ("none", "central", "distributed")
@@ -83,12 +80,11 @@ def read_site(folder: Path) -> SiteSettings:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} is no site: {error}; `fedcmp site init` makes one") from error
-    values = as_fields(SiteSettings, parse_yaml(text, str(path)), str(path))
-    others = sorted(set(values.get("data", {})) - set(PLACES))
-    if others:
-        raise ConfigError(f"{path}: data.{others[0]} is for the coordinator's config; a site sets {', '.join(PLACES)}")
-    found = typing.cast(SiteSettings, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SiteSettings), values)))
+    found = read_fields(SiteSettings, text, str(path))
     check_texts(found)
+    for key, value in vars(DataConfig()).items():
+        if key not in PLACES and getattr(found.data, key) != value:
+            raise ConfigError(f"{path}: data.{key} is for the coordinator's config; a site sets {', '.join(PLACES)}")
     if not found.name:
         raise ConfigError(f"{path}: name is missing")
     for method in found.policy.methods:
@@ -99,4 +95,4 @@ def read_site(folder: Path) -> SiteSettings:
 
 def site_yaml(values: dict[str, Any]) -> str:
     """The text of a new site.yaml: what was given, and the policy in full."""
-    return OmegaConf.to_yaml({**values, "policy": dataclasses.asdict(Policy())})
+    return to_yaml({**values, "policy": dataclasses.asdict(Policy())})
