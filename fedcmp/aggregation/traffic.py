@@ -31,6 +31,8 @@ class Counted(NamedTuple):
     """Bytes of the state after the round."""
     contribution: Contribution
     """What each client records, on the meta device."""
+    terms: list[Params]
+    """What each client sends into the sums and stacks of a round, in their order, on the meta device."""
 
 
 def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
@@ -67,7 +69,7 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
     finally:
         log.setLevel(level)
     traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
-    return Counted(traffic, cohort.widest, num_bytes(state), one)
+    return Counted(traffic, cohort.widest, num_bytes(state), one, cohort.terms)
 
 
 class _ShapesCohort:
@@ -80,6 +82,7 @@ class _ShapesCohort:
         self.population = num_clients
         self.traffic = Traffic()
         self.widest = 0
+        self.terms: list[Params] = []
 
     def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         term = self._term(fn)
@@ -92,6 +95,7 @@ class _ShapesCohort:
 
     def _term(self, fn: Callable[[Contribution], Params]) -> Params:
         term = fn(self._contribution)
+        self.terms.append(term)
         self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
         return term
 

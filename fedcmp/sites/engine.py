@@ -1,0 +1,90 @@
+"""The engine that carries messages between machines, and a run that is handed to it and followed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fedcmp.errors import ConfigError
+from fedcmp.federation.folder import RunFolder
+from fedcmp.lifetime import stop_on_signal
+
+STOP = "stop"
+"""A file in the run folder that asks the run to stop at the end of its round."""
+
+
+def engine() -> ModuleType:
+    """``fedcmp.sites.nvflare``.
+
+    Raises:
+        ConfigError: NVFlare is not installed.
+    """
+    try:
+        from fedcmp.sites import nvflare
+    except ImportError as error:
+        raise ConfigError(f"sites need NVFlare ({error}): pip install 'fedcmp[sites]'") from error
+    return nvflare
+
+
+def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
+    """Hands a run folder to the server, and prints its rounds until it has ended.
+
+    SIGTERM, SIGUSR1 or Ctrl-C stops the run at the end of its round; a second Ctrl-C ends it at once.
+
+    Args:
+        kit: the coordinator's own.
+        run: the run folder, on the server's machine.
+        sites: their names, in the order of the clients.
+
+    Raises:
+        ConfigError: there is no kit, or the server cannot be reached.
+    """
+    if not kit.is_dir():
+        raise ConfigError(f"--kits: there is no {kit}; `fedcmp sites kits` makes it")
+    carrier, folder = engine(), RunFolder(run)
+    seen = len(_records(folder))
+    (run / STOP).unlink(missing_ok=True)
+    job = carrier.submit(kit, run, sites)
+    print(f"{run} was handed to the server as job {job}", file=sys.stderr, flush=True)
+    with stop_on_signal() as asked:
+
+        def tick() -> None:
+            nonlocal seen
+            for record in _records(folder)[seen:]:
+                seen += 1
+                print(describe(record), file=sys.stderr, flush=True)
+            if asked():
+                (run / STOP).touch()
+
+        try:
+            carrier.follow(kit, job, on_tick=tick)
+        except KeyboardInterrupt:
+            print("the run stops at the end of its round; Ctrl-C again ends it at once", file=sys.stderr, flush=True)
+            (run / STOP).touch()
+            try:
+                carrier.follow(kit, job, on_tick=tick)
+            except KeyboardInterrupt:
+                carrier.abort(kit, job)
+                raise
+        tick()
+
+
+def describe(record: dict[str, object]) -> str:
+    """A round in a line."""
+    words = [f"round {record['round']}"]
+    for key, what in (("train/loss", "train loss"), ("val/loss", "validation loss")):
+        if isinstance(value := record.get(key), float):
+            words.append(f"{what} {value:.3f}")
+    if left := record.get("clients_left_out"):
+        words.append(f"{left} sites left out")
+    return ", ".join(words)
+
+
+def _records(folder: RunFolder) -> list[dict[str, object]]:
+    if not folder.metrics.is_file():
+        return []
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]

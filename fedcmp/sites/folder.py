@@ -1,0 +1,165 @@
+"""A site's folder: made from a kit, and checked before a run."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fedcmp.aggregation.presets import build_aggregator
+from fedcmp.aggregation.traffic import count
+from fedcmp.config import Config, read_fields, to_yaml
+from fedcmp.errors import ConfigError
+from fedcmp.models.projector import init_params
+from fedcmp.plain_yaml import parse_yaml, resolve
+from fedcmp.report.table import table
+from fedcmp.seeding import torch_rng
+from fedcmp.shipped import find_config
+from fedcmp.sites import messages as say
+from fedcmp.sites.coordinator import coordinator_config
+from fedcmp.sites.settings import FILE, SiteSettings, read_site, site_yaml
+from fedcmp.sites.site import Site
+from fedcmp.staging import staged
+
+KIT = "kit"
+"""The kit, inside the site's folder."""
+
+
+def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], overrides: list[str]) -> Path:
+    """Unpacks a kit into a new folder with a site.yaml.
+
+    Args:
+        kit: the .zip of the site.
+        out: the folder; None: named as the site.
+        given: ``data``, ``tower`` and ``llm``, folders or None.
+        overrides: ``key=value`` of site.yaml.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: the kit cannot be read, a folder is not there, or an override is wrong.
+        RunFolderError: the folder is not empty.
+    """
+    values: dict[str, Any] = {"name": kit.stem}
+    for key in ("tower", "llm"):
+        if (path := given.get(key)) is not None:
+            values[key] = str(_folder(path, f"--{key}", "config.json"))
+    if given.get("data") is not None:
+        values["data"] = find_data(Path(str(given["data"])).expanduser().resolve())
+    text = site_yaml(values)
+    for override in overrides:
+        text = _with(text, override)
+    folder = out or Path(kit.stem)
+    with staged(folder) as partial:
+        try:
+            with zipfile.ZipFile(kit) as packed:
+                packed.extractall(partial / KIT)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ConfigError(f"{kit} is no kit: {error}") from error
+        for script in (partial / KIT).glob("**/*.sh"):
+            script.chmod(0o700)
+        (partial / FILE).write_text(text, encoding="utf-8")
+        read_site(partial)
+    return folder
+
+
+def find_data(path: Path) -> dict[str, Any]:
+    """The settings of ``data`` for a folder: one domain, domains side by side, or LLaVA's own layout.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if (path / "train.jsonl").is_file():
+        return {"root": str(path.parent), "domains": [path.name]}
+    if any(path.glob("[!.]*/train.jsonl")):
+        return {"root": str(path)}
+    records = {split: found for split in ("train", "val", "test") for found in sorted(path.glob(f"{split}.json"))}
+    images = next((str(found) for name in ("images.zip", "images") if (found := path / name).exists()), None)
+    if "train" in records and images:
+        return {**{split: str(found) for split, found in records.items()}, "images": images}
+    raise ConfigError(
+        f"--data: {path} has no train.jsonl (a domain), no folder with one (domains), and no train.json with images; "
+        "`fedcmp prepare` makes a domain"
+    )
+
+
+def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
+    """What a site's folder says, whether its kit is as it should be, and what a run would take from it.
+
+    Returns:
+        Lines for people, and whether nothing is wrong.
+    """
+    settings, fine = read_site(folder), True
+    lines = [f"site {settings.name}", "", "what the site allows (policy in site.yaml)"]
+    lines += [f"  {key}: {_words(value)}" for key, value in vars(settings.policy).items()]
+    if (folder / KIT).is_dir():
+        from fedcmp.sites.engine import engine
+
+        lines += ["", "the kit"]
+        for name, good, found in engine().check_kit(folder / KIT):
+            lines.append(f"  {'ok   ' if good else 'wrong'} {name}: {found}")
+            fine &= good
+    else:
+        lines += ["", f"there is no kit in {folder / KIT}"]
+        fine = False
+    if config is None:
+        return [*lines, "", "with --config RUN.yaml: what a run would take from this site"], fine
+    text = find_config(config).read_text(encoding="utf-8")
+    asked = coordinator_config(text, str(config))
+    with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
+        one = Site(Path(empty), settings)
+        answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
+    if isinstance(answer, say.Refused):
+        return [*lines, "", f"{config}: this site would refuse: {answer.reason}"], False
+    lines += ["", f"{config}: what leaves the site before round 1 (Statement)"]
+    lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
+    lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
+    lines += ["", "in each round (Report)", "  " + ", ".join(REPORT)]
+    if settings.policy.losses:
+        lines += ["", "in each round that is evaluated (Scored)", "  losses and tokens, one sum for each domain"]
+    return [*lines, "", "in each round (Said)", describe_terms(asked, *answer.widths)], fine
+
+
+REPORT = ("mean training loss", "samples", "tokens", "steps", "norm of the update", "size of the evidence", "faults")
+
+
+def describe_terms(config: Config, in_width: int, out_width: int) -> str:
+    """A table of the tensors that a site sends in a round, at most."""
+    aggregator = build_aggregator(config.aggregator)
+    params = init_params(in_width, out_width, config.model.projector, torch_rng(0, "shapes"))
+    rows, total = [], 0
+    for number, term in enumerate(count(aggregator, params, 2).terms, 1):
+        for name, value in term.items():
+            size = value.numel() * value.element_size()
+            total += size
+            rows.append([str(number), name, str(list(value.shape)), f"{size / 2**20:.2f}"])
+    rows.append(["", "all", "", f"{total / 2**20:.2f}"])
+    return table(rows, ["sum", "tensor", "shape, at most", "MiB"])
+
+
+def _folder(word: str, key: str, needed: str) -> Path:
+    path = Path(word).expanduser().resolve()
+    if not (path / needed).is_file():
+        raise ConfigError(f"{key}: {path} has no {needed}")
+    return path
+
+
+def _with(text: str, override: str) -> str:
+    """site.yaml with one value changed; ``read_site`` checks it."""
+    key, _, word = override.partition("=")
+    values = resolve(parse_yaml(text, FILE))
+    inner = values
+    *parts, last = key.split(".")
+    for part in parts:
+        inner = inner.setdefault(part, {})
+    inner[last] = resolve(parse_yaml(word, f"override {key}"))
+    text = to_yaml(values)
+    read_fields(SiteSettings, text, f"override {key}")
+    return text
+
+
+def _words(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower()

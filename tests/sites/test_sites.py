@@ -1,0 +1,348 @@
+"""A coordinator and its sites over messages: the bits of a simulation, faults, refusals, and what is written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hospitals import CAMERAS, NAMES, TEXT, Dropping, Handler, Lab, hospital
+from safetensors.torch import load_file
+
+from fedcmp.config import from_yaml
+from fedcmp.errors import AggregationError, ConfigError
+from fedcmp.federation.checkpoint import params_sha256
+from fedcmp.runs.train import train
+from fedcmp.sites import messages as say
+from fedcmp.sites.coordinator import coordinator_config
+from fedcmp.sites.site import Site
+
+PRIVATE = [
+    "aggregator=fedavg", "aggregator.weights=uniform", "privacy.noise=0.3", "privacy.clip=0.5",
+]  # fmt: skip
+"""Without the kind."""
+Simulate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
+    """The same run with all clients in this process."""
+    done: dict[tuple[str, ...], dict[str, Any]] = {}
+
+    def run(*overrides: str, count: int = 2) -> dict[str, Any]:
+        key = (str(count), *overrides)
+        if key not in done:
+            own = [
+                f"data.domains=[{','.join(CAMERAS[:count])}]", f"partition.clients={count}", "federation.slots=1",
+                "aggregator.pairwise=0", f"run.dir={tmp_path_factory.mktemp('simulation') / 'run'}",
+            ]  # fmt: skip
+            done[key] = train(from_yaml(TEXT, "test", [*own, *overrides]))
+        return done[key]
+
+    return run
+
+
+def records(lab: Lab) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (lab.run / "metrics.jsonl").read_text().splitlines()]
+
+
+def audit(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", ["fedcmp", "scaffold", "fedavg"])
+def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulate: Simulate, method: str) -> None:
+    expected, found = simulate(f"aggregator={method}"), lab.train(f"aggregator={method}")
+    assert found["projector_sha256"] == expected["projector_sha256"]
+    for key in ("val/loss", "val/domains", "samples_seen"):
+        assert found[key] == expected[key]
+    for key in ("loss", "domains", "loss_shuffled", "image_use", "token_accuracy"):
+        assert found["test"][key] == expected["test"][key]
+    simulated = Path(expected["folder"]) / "metrics.jsonl"
+    for one, other in zip(records(lab), map(json.loads, simulated.read_text().splitlines()), strict=True):
+        assert not {key for key in other if not key.startswith("seconds/") and one[key] != other[key]}
+    for folder in lab.folders:  # the hospital gets what it helped to make
+        kept = load_file(folder / "runs" / "run" / "projector.safetensors")
+        assert params_sha256(kept) == expected["projector_sha256"]
+
+
+def test_optimizer_states_stay_at_the_sites(lab: Lab, simulate: Simulate) -> None:
+    keeping = "federation.keep_local_state=true"
+    assert lab.train(keeping)["projector_sha256"] == simulate(keeping)["projector_sha256"]
+    assert sorted(path.name for path in (lab.folders[0] / "runs" / "run").glob("kept-*")) == [
+        "kept-0000.pt", "kept-0001.pt", "kept-0002.pt", "kept-0003.pt",
+    ]  # fmt: skip
+    (newest,) = sorted((lab.run / "checkpoints").glob("round-0004-*"))
+    assert torch.load(newest, weights_only=True)["local"] == {0: {"round": 3}, 1: {"round": 3}}
+
+
+@pytest.mark.parametrize("kind", ["Train", "Speak"])
+def test_a_lost_site_is_left_out_and_comes_back(tmp_path: Path, simulate: Simulate, kind: str) -> None:
+    lab = Lab(tmp_path, count=3)
+    number = {"Train": 1, "Speak": 3}[kind]
+    courier = Dropping(lab.courier(), lambda name, asked, count: (name, asked, count) == (NAMES[1], kind, number))
+    summary = lab.train(courier=courier)
+    found = records(lab)
+    assert [one.get("client/1/accepted") for one in found] == [None, True, False, True, True]
+    assert found[2]["client/1/left_out"] == "lost"
+    assert summary["left_out"] == {"lost": 1}
+    assert summary["projector_sha256"] != simulate(count=3)["projector_sha256"]
+    assert [one.get("sites/restarts") for one in found] == [None, None, 1 if kind == "Speak" else None, None, None]
+
+
+def test_a_site_that_starts_anew_says_hello_again(tmp_path: Path, simulate: Simulate) -> None:
+    lab = Lab(tmp_path)
+
+    def restarted(name: str, handler: Handler) -> Handler:
+        now = {"handler": handler}
+
+        def handle(request: bytes) -> bytes:
+            asked = say.decode(request)
+            if name == NAMES[0] and isinstance(asked, say.Train) and asked.round == 2 and now["handler"] is handler:
+                now["handler"] = Site.open(lab.folders[0]).handle
+            return now["handler"](request)
+
+        return handle
+
+    summary = lab.train("federation.keep_local_state=true", courier=lab.courier(restarted))
+    assert summary["projector_sha256"] == simulate("federation.keep_local_state=true")["projector_sha256"]
+    assert summary["updates_left_out"] == 0
+
+
+class Killed(BaseException):
+    """The coordinator ends here."""
+
+
+@pytest.mark.parametrize("kind", ["Train", "Speak", "Score"])
+def test_a_killed_coordinator_goes_on_to_the_same_bits(lab: Lab, simulate: Simulate, kind: str) -> None:
+    def killing(name: str, handler: Handler) -> Handler:
+        asked = 0
+
+        def handle(request: bytes) -> bytes:
+            nonlocal asked
+            asked += type(say.decode(request)).__name__ == kind
+            if name == NAMES[1] and asked == 3:
+                raise Killed
+            return handler(request)
+
+        return handle
+
+    with pytest.raises(Killed):
+        lab.train(courier=lab.courier(killing))
+    assert lab.go_on()["projector_sha256"] == simulate()["projector_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda term: {name: value * float("nan") for name, value in term.items()}, "not_finite"),
+        (lambda term: {name: value[..., None] for name, value in term.items()}, "malformed"),
+        (lambda term: {"other": next(iter(term.values()))}, "malformed"),
+    ],
+)
+def test_a_term_that_cannot_enter_leaves_its_site_out(tmp_path: Path, change: Any, fault: str) -> None:
+    lab = Lab(tmp_path, count=3)
+
+    def forging(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = say.decode(handler(request))
+            if name == NAMES[2] and isinstance(answer, say.Said):
+                answer = say.Said([change(term) for term in answer.terms])
+            return say.encode(answer)
+
+        return handle
+
+    assert lab.train(courier=lab.courier(forging))["left_out"] == {fault: 4}
+
+
+def test_a_byte_that_was_changed_on_its_way_leaves_the_site_out(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, count=3)
+
+    def changing(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = bytearray(handler(request))
+            if name == NAMES[0] and isinstance(say.decode(request), say.Speak):
+                answer[len(answer) // 2] ^= 1
+            return bytes(answer)
+
+        return handle
+
+    assert lab.train(courier=lab.courier(changing))["left_out"] == {"malformed": 4}
+
+
+def test_too_few_sites_end_the_run(lab: Lab) -> None:
+    courier = Dropping(lab.courier(), lambda name, kind, number: name == NAMES[1] and kind == "Train" and number > 1)
+    with pytest.raises(AggregationError, match=r"federation\.min_clients"):
+        lab.train("federation.min_clients=2", courier=courier)
+    assert json.loads((lab.run / "summary.json").read_text())["exit"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("more", "overrides", "key"),
+    [
+        ("policy: {methods: [fedavg]}", [], "policy.methods"),
+        ("policy: {rounds: 3}", [], "policy.rounds"),
+        ("policy: {privacy: central}", [], "policy.privacy"),
+        ("", ["aggregator.pairwise=4"], "policy.pairwise"),
+    ],
+)
+def test_a_policy_refuses_a_run_before_it_begins(tmp_path: Path, more: str, overrides: list[str], key: str) -> None:
+    lab = Lab(tmp_path, policy=more)
+    with pytest.raises(ConfigError, match=rf"hospital-a .*{key}"):
+        lab.train(*overrides)
+    (line,) = audit(lab.folders[0])
+    assert (line["what"], line["kind"]) == ("refused", "Hello")
+    assert key in line["reason"]
+
+
+def test_the_coordinators_noise_is_that_of_a_simulation(lab: Lab, simulate: Simulate) -> None:
+    overrides = [*PRIVATE, "privacy.kind=central"]
+    expected, found = simulate(*overrides), lab.train(*overrides)
+    assert (found["projector_sha256"], found["privacy"]) == (expected["projector_sha256"], expected["privacy"])
+
+
+def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path) -> None:
+    overrides = [*PRIVATE, "privacy.kind=distributed"]
+    hashes, refused = set(), []
+
+    def asking_twice(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = handler(request)
+            if isinstance(asked := say.decode(request), say.Speak) and asked.round == 1:
+                assert handler(request) == answer
+                handler(say.encode(say.Score({}, "other")))
+                refused.append(say.decode(handler(request)).fault)
+            return answer
+
+        return handle
+
+    for name in ("one", "two"):
+        lab = Lab(tmp_path / name)
+        hashes.add(lab.train(*overrides, courier=lab.courier(asking_twice))["projector_sha256"])
+    assert len(hashes) == 2
+    assert refused == ["policy"] * 4
+
+
+def test_a_cohort_below_the_least_size_is_refused(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, count=3, policy="policy: {least_clients: 3}")
+    courier = Dropping(lab.courier(), lambda name, kind, number: name == NAMES[1] and kind == "Train" and number == 1)
+    with pytest.raises(AggregationError, match=r"policy\.least_clients=3"):
+        lab.train(courier=courier)
+
+
+def test_sites_keep_their_losses_if_they_say_so(tmp_path: Path, simulate: Simulate) -> None:
+    summary = (lab := Lab(tmp_path, policy="policy: {losses: false}")).train()
+    assert summary["projector_sha256"] == simulate()["projector_sha256"]
+    assert summary["test"] is None
+    assert not any(key.startswith("val/") for one in records(lab) for key in one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "change"),
+    [
+        (say.Statement, "tower", lambda one: one._replace(fields={**one.fields, "tower": "another"})),
+        (say.Statement, "fedcmp", lambda one: one._replace(fields={**one.fields, "fedcmp": "0.0"})),
+        (say.Agreed, "plan", lambda one: one._replace(plan="another")),
+        (say.Agreed, "params", lambda one: one._replace(params="another")),
+    ],
+)
+def test_what_differs_is_named_with_its_site_before_anything_is_trained(
+    lab: Lab, kind: type, field: str, change: Any
+) -> None:
+    def differing(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = say.decode(handler(request))
+            return say.encode(change(answer) if name == NAMES[1] and isinstance(answer, kind) else answer)
+
+        return handle
+
+    with pytest.raises(ConfigError, match=rf"{field}.*hospital-b"):
+        lab.train(courier=lab.courier(differing))
+    assert not any(line["kind"] == "Train" for line in audit(lab.folders[0]))
+
+
+def test_a_site_answers_the_same_question_alike_and_another_one_not(lab: Lab) -> None:
+    questions: list[bytes] = []
+
+    def noting(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = handler(request)
+            if name == NAMES[0] and isinstance(say.decode(request), say.Train | say.Speak):
+                assert handler(request) == answer
+                questions.append(request)
+            return answer
+
+        return handle
+
+    courier = lab.courier(noting)
+    stopped = Dropping(courier, lambda name, kind, number: kind == "Train" and number == 2)
+    with pytest.raises(AggregationError):
+        lab.train(courier=stopped)
+    site = Site.open(lab.folders[0])
+    (hello, agree) = (
+        say.Hello("run", (lab.run / "config.yaml").read_text(), NAMES[:2]), say.Agree((48, 48), 1),
+    )  # fmt: skip
+    closed = say.decode(site.handle(questions[0]))
+    assert closed.fault == "closed"
+    assert isinstance(say.decode(site.handle(say.encode(hello))), say.Statement)
+    assert isinstance(say.decode(site.handle(say.encode(agree))), say.Agreed)
+    trained = [one for one in map(say.decode, questions) if isinstance(one, say.Train)]
+    changed = trained[1]._replace(params={name: value + 1 for name, value in trained[1].params.items()})
+    refused = say.decode(site.handle(say.encode(changed)))
+    assert (refused.fault, "train 1" in refused.reason) == ("policy", True)
+    assert isinstance(say.decode(site.handle(say.encode(trained[1]))), say.Report)
+    said = next(one for one in map(say.decode, questions) if isinstance(one, say.Speak))
+    another_round = say.decode(site.handle(say.encode(said._replace(attempt=said.attempt + 9))))
+    assert another_round.fault == "policy", "it is of round 1, and the last one trained is round 2"
+    assert [line["what"] for line in audit(lab.folders[0])][-2:] == ["answered", "refused"]
+
+
+def test_attempts_of_a_round_are_counted(lab: Lab) -> None:
+    last: dict[str, bytes] = {}
+
+    def noting(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            asked = say.decode(request)
+            if name != NAMES[0] or not isinstance(asked, say.Speak) or (asked.round, asked.heard) != (3, 0):
+                return handler(request)
+            for more in range(1, 4):
+                again = say.decode(handler(say.encode(asked._replace(attempt=asked.attempt + more))))
+                last[str(more)] = type(again).__name__
+            return handler(say.encode(asked._replace(attempt=asked.attempt + 4)))
+
+        return handle
+
+    with pytest.raises(AggregationError, match=r"policy\.attempts=3"):
+        lab.train("federation.min_clients=2", courier=lab.courier(noting))
+    assert list(last.values()) == ["Said", "Said", "Said"]
+
+
+def test_a_coordinator_needs_no_data_and_refuses_what_only_a_simulation_can_do() -> None:
+    config = coordinator_config("data: {kind: pairs}\n", "run.yaml")
+    assert config.aggregator.pairwise == 0
+    for override, key in (
+        ("attack.kind=sign", "attack.kind"), ("launch.devices=2", "launch.devices"),
+        ("federation.deadline=3 federation.slots=1", "federation.deadline"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=key):
+            coordinator_config(TEXT, "run.yaml", override.split())
+
+
+def test_a_site_file_says_which_key_is_wrong(tmp_path: Path) -> None:
+    for place, (more, key) in enumerate(
+        [("policy: {method: [fedavg]}", "policy.method"), ("policy: {methods: [fedaverage]}", "policy.methods")]
+    ):
+        with pytest.raises(ConfigError, match=rf"site\.yaml.*{key}"):
+            Site.open(hospital(tmp_path, place, more))
+    (folder := tmp_path / "x").mkdir()
+    (folder / "site.yaml").write_text("name: x\ndata: {lowercase: true}\n")
+    with pytest.raises(ConfigError, match=r"data\.lowercase"):
+        Site.open(folder)
