@@ -9,9 +9,6 @@ from pathlib import Path
 
 from fedcmp.errors import ConfigError, check_choice
 
-SITES = "sites.json"
-"""In the run folder: the sites of the run, and how long each may take."""
-
 
 def sites(parsed: argparse.Namespace) -> int:
     """make the start-up kits of a federation of sites, and run its server
@@ -32,7 +29,10 @@ def sites(parsed: argparse.Namespace) -> int:
 
     if action == "serve":
         return engine().serve(path)
-    for kit in engine().make_kits(path, Path(parsed.out or "kits")):
+    from fedcmp.sites.settings import read_federation
+
+    federation, out = read_federation(path), Path(parsed.out or "kits")
+    for kit in engine().make_kits(engine().SitesFile(**vars(federation)), out):
         print(kit)
     return 0
 
@@ -87,6 +87,8 @@ def site(parsed: argparse.Namespace) -> int:
 
 def is_over_sites(run: Path) -> bool:
     """Whether the clients of a run are sites."""
+    from fedcmp.sites.coordinator import SITES
+
     return (run / SITES).is_file()
 
 
@@ -96,7 +98,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     from fedcmp.federation.folder import RunFolder, claim
     from fedcmp.runs.train import reopen
     from fedcmp.shipped import find_config
-    from fedcmp.sites.coordinator import coordinator_config
+    from fedcmp.sites.coordinator import SITES, coordinator_config
     from fedcmp.sites.engine import follow
 
     path, overrides = split_words(parsed.words)

@@ -21,6 +21,7 @@ from fedcmp.federation.loop import run as run_rounds
 from fedcmp.federation.loop import start
 from fedcmp.federation.sampling import RunPlan, plan_hash
 from fedcmp.locking import locked
+from fedcmp.report.files import read_object
 from fedcmp.report.summary import versions
 from fedcmp.runs.last_state import last_kept
 from fedcmp.runs.method import Method, build_method
@@ -36,6 +37,8 @@ from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 from fedcmp.version import commit
 
+SITES = "sites.json"
+"""In the run folder: the sites of the run in the order of the clients, and how many seconds each may take."""
 AT_SITES = "at-the-sites"
 """What the coordinator's config has in the place of data."""
 
@@ -61,16 +64,13 @@ def coordinator_config(text: str, where: str, overrides: Sequence[str] = ()) -> 
     return config
 
 
-def coordinate(
-    folder: Path, courier: Courier, stop: Callable[[], bool] = lambda: False, patience: float = 3600.0
-) -> dict[str, Any]:
-    """Runs the rounds of a run folder that has its config.yaml; one that has checkpoints goes on.
+def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda: False) -> dict[str, Any]:
+    """Runs the rounds of a run folder that has its config.yaml and sites.json; one that has checkpoints goes on.
 
     Args:
         folder: the run folder.
-        courier: brings messages to the sites, whose order is that of the clients.
+        courier: brings messages to the sites.
         stop: asked at each round's end, as well as for a file ``stop`` in the folder.
-        patience: seconds within which a site must answer.
 
     Returns:
         The content of summary.json.
@@ -80,26 +80,27 @@ def coordinate(
         AggregationError: a site did not answer before round 1, or too few are left.
     """
     t0, run = time.perf_counter(), RunFolder(folder)
-    config = load_config(run.config)
+    config, asked = load_config(run.config), read_object(folder / SITES)
+    names, patience = tuple(asked["sites"]), float(asked["patience"])
     head = {
         "name": folder.name,
         "method": config.aggregator.name,
         "seed": config.run.seed,
         "versions": versions(),
         "commit": commit(),
-        "device": f"{len(courier.sites)} sites",
+        "device": f"{len(names)} sites",
         "data_not_used": {},
     }
-    field = Sites(courier, patience, say.Hello(folder.name, to_yaml(config), courier.sites))
+    field = Sites(courier, patience, say.Hello(folder.name, to_yaml(config), names))
     with locked(folder):
         tracker = build_tracker(config, run, folder.name)
         params: Params = {}
         try:
             field.open(state_config(config))
-            counts = [field.statements[name].counts for name in courier.sites]
-            plan = plan_sites(config, [one["train"] for one in counts], courier.sites)
+            counts = [field.statements[name].counts for name in names]
+            plan = plan_sites(config, [one["train"] for one in counts], names)
             method = build_method(config, plan)
-            params = start_params(config, *field.statements[courier.sites[0]].widths)
+            params = start_params(config, *field.statements[names[0]].widths)
             fresh = start(params, method.aggregator, method.privacy)
             state, tracker.records = fresh, []
             if run.metrics.is_file():
@@ -110,10 +111,11 @@ def coordinate(
                     method = method._replace(privacy=method.privacy.continued(state.privacy))
             agree = say.Agree(tuple(one["train"] for one in counts), state.rounds_done)
             field.agree(agree, say.Agreed(plan_hash(plan), params_sha256(params)))
-            run.write_json(run.split, _split(config, plan, courier.sites, counts))
+            run.write_json(run.split, _split(config, plan, names, counts))
             earlier = sum(phase_seconds(tracker.records).values())
-            asked = folder / STOP
-            federation = _federation(config, plan, method, field, run, tracker, lambda: stop() or asked.exists())
+            federation = _federation(
+                config, plan, method, field, run, tracker, lambda: stop() or (folder / STOP).exists()
+            )
             state = run_rounds(federation, state)
             done = state.rounds_done == len(federation.rounds)
             content = _finish(field, state, tracker.records, run) if done else {"rounds": state.rounds_done}
@@ -150,7 +152,7 @@ def coordinate(
 
 def _tell(field: Sites, params: Params, reason: str) -> None:
     """The sites get the projector; one that does not answer has its reasons."""
-    everybody = range(len(field.courier.sites))
+    everybody = range(len(field.hello.sites))
     for _ in field.ask(dict.fromkeys(everybody, say.Close(params, reason)), say.Closed):
         pass
 

@@ -51,7 +51,7 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
     print(f"{run} was handed to the server as job {job}", file=sys.stderr, flush=True)
     with stop_on_signal() as asked:
 
-        def tick() -> None:
+        def tick(*_: object) -> None:
             nonlocal seen
             for record in _records(folder)[seen:]:
                 seen += 1

@@ -46,7 +46,7 @@ class Bill:
 
 @dataclass
 class Sites(Field):
-    """The clients of a run, each at a site; client k is ``courier.sites[k]``.
+    """The clients of a run, each at a site; client k is ``hello.sites[k]``.
 
     Args:
         courier: brings messages.
@@ -84,7 +84,7 @@ class Sites(Field):
         self.agreement = agree, agreed
 
     def _all(self, message: Any, kind: type[M]) -> dict[str, M]:
-        names, found = self.courier.sites, dict[str, M]()
+        names, found = self.hello.sites, dict[str, M]()
         for client, answer in self.ask(dict.fromkeys(range(len(names)), message), kind):
             if isinstance(answer, say.Refused):
                 raise ConfigError(f"{names[client]} does not take part: {answer.reason}")
@@ -101,7 +101,7 @@ class Sites(Field):
 
     def _return(self, clients: Sequence[int], rounds_done: int) -> list[int]:
         """Sites that have started anew, and may come back: they state the same as before round 1."""
-        names = self.courier.sites
+        names = self.hello.sites
         assert self.agreement is not None, "agree comes before the first round"
         agree, agreed = self.agreement[0]._replace(rounds_done=rounds_done), self.agreement[1]
         stated = dict(self.ask(dict.fromkeys(clients, self.hello), say.Statement))
@@ -147,7 +147,7 @@ class Sites(Field):
     def score(self, params: Params, split: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
         """Sums of losses by domain over all sites that answer and may say; and with exchanged pictures."""
         found: tuple[dict[str, list[float]], ...] = ({}, {})
-        everywhere = {client: say.Score(params, split) for client in range(len(self.courier.sites))}
+        everywhere = {client: say.Score(params, split) for client in range(len(self.hello.sites))}
         for _, answer in sorted(self.ask(everywhere, say.Scored)):
             if isinstance(answer, say.Refused):
                 continue
@@ -162,7 +162,7 @@ class Sites(Field):
         An answer waits in a file without a name, which is read through memory that the system may take back: the
         memory of the coordinator does not grow with the number of sites.
         """
-        names = self.courier.sites
+        names = self.hello.sites
         requests = {names[client]: say.encode(message) for client, message in messages.items()}
         for name, request in requests.items():
             self.bills[name].down += len(request)

@@ -19,6 +19,7 @@ from fedcmp.seeding import torch_rng
 from fedcmp.shipped import find_config
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
+from fedcmp.sites.engine import engine
 from fedcmp.sites.settings import FILE, SiteSettings, read_site, site_yaml
 from fedcmp.sites.site import Site
 from fedcmp.staging import staged
@@ -55,12 +56,9 @@ def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], over
     folder = out or Path(kit.stem)
     with staged(folder) as partial:
         try:
-            with zipfile.ZipFile(kit) as packed:
-                packed.extractall(partial / KIT)
+            engine().unpack(kit, partial)
         except (OSError, zipfile.BadZipFile) as error:
             raise ConfigError(f"{kit} is no kit: {error}") from error
-        for script in (partial / KIT).glob("**/*.sh"):
-            script.chmod(0o700)
         (partial / FILE).write_text(text, encoding="utf-8")
         read_site(partial)
     return folder
@@ -96,10 +94,8 @@ def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
     lines = [f"site {settings.name}", "", "what the site allows (policy in site.yaml)"]
     lines += [f"  {key}: {_words(value)}" for key, value in vars(settings.policy).items()]
     if (folder / KIT).is_dir():
-        from fedcmp.sites.engine import engine
-
         lines += ["", "the kit"]
-        for name, good, found in engine().check_kit(folder / KIT):
+        for name, good, found in engine().check_kit(folder):
             lines.append(f"  {'ok   ' if good else 'wrong'} {name}: {found}")
             fine &= good
     else:

@@ -69,6 +69,39 @@ class SiteSettings:
         )
 
 
+@dataclass
+class FederationFile:
+    """The content of the coordinator's sites.yaml."""
+
+    name: str = ""
+    """Of the federation: lower-case letters, digits, dashes."""
+    host: str = ""
+    """The name or address under which sites reach the server."""
+    port: int = 8002
+    """Of the server."""
+    bind: str = ""
+    """The address on which the server listens; unset: the host."""
+    sites: list[str] = field(default_factory=list)
+    """The names of the sites: lower-case letters, digits, dashes."""
+
+
+def read_federation(path: Path) -> FederationFile:
+    """The coordinator's sites.yaml.
+
+    Raises:
+        ConfigError: it cannot be read, or a key or value in it is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    found = read_fields(FederationFile, text, str(path))
+    for key in ("name", "host", "sites"):
+        if not getattr(found, key):
+            raise ConfigError(f"{path}: {key} is missing")
+    return found
+
+
 def read_site(folder: Path) -> SiteSettings:
     """The settings of a site.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,13 +60,15 @@ class Lab:
     def begin(self, *overrides: str) -> None:
         self.run.mkdir()
         (self.run / "config.yaml").write_text(to_yaml(coordinator_config(TEXT, "test", overrides)))
+        names = [path.name for path in self.folders]
+        (self.run / "sites.json").write_text(json.dumps({"sites": names, "patience": 60}))
 
     def train(self, *overrides: str, courier: LoopCourier | None = None) -> dict[str, Any]:
         self.begin(*overrides)
         return self.go_on(courier)
 
     def go_on(self, courier: LoopCourier | None = None) -> dict[str, Any]:
-        return coordinate(self.run, courier or self.courier(), patience=60.0)
+        return coordinate(self.run, courier or self.courier())
 
 
 class Dropping(LoopCourier):
