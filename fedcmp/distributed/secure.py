@@ -121,14 +121,12 @@ class SecureCohort(LocalCohort):
 
     def _agree(self, layout: Layout, terms: Terms) -> dict[str, float]:
         """What bounds the entries of each tensor, agreed by messages of their own."""
-        told = [Sizes(one, tuple(_size(terms.largest[one][name]) for name in layout)) for one in self.clients]
+        told = [Sizes(one, tuple(size_of(terms.largest[one][name]) for name in layout)) for one in self.clients]
         for message in told:
             self._watch(message)
         most = [max(sizes) for sizes in zip(*(one.exponents for one in told), strict=True)]
         self.costs = self.costs.plus(Costs(sum(map(num_bytes, told)), len(told) * num_bytes(tuple(most))))
-        # the largest number of that size: the same scale as the largest value itself gives
-        bounds = (math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0 for size in most)
-        return dict(zip(layout, bounds, strict=True))
+        return dict(zip(layout, map(bound_of, most), strict=True))
 
     def _known(self, layout: Layout, terms: Terms, largest: Callable[[str], float]) -> dict[str, float]:
         """What bounds the entries of each tensor, known beforehand."""
@@ -148,5 +146,11 @@ class SecureCohort(LocalCohort):
             )
 
 
-def _size(largest: float) -> int:
+def size_of(largest: float) -> int:
+    """The least e with ``largest < 2^e``; ZEROS for 0."""
     return math.frexp(largest)[1] if largest else ZEROS
+
+
+def bound_of(size: int) -> float:
+    """The largest number of a size: it gives the same scale as the largest value itself."""
+    return math.ldexp(1 - 2.0**-53, size) if size > ZEROS else 0.0

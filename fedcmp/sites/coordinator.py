@@ -56,7 +56,7 @@ def coordinator_config(text: str, where: str, overrides: Sequence[str] = ()) -> 
     for wrong, reason in (
         (config.attack.kind != "none", "attack.kind: sites are not simulated"),
         (config.launch.devices > 1, "launch.devices must be 1: the coordinator is one process"),
-        (config.federation.secure != "none", "federation.secure: over sites only `none` is possible"),
+        (config.federation.secure_dropout > 0, "federation.secure_dropout: sites are not simulated"),
         (config.federation.deadline > 0, "federation.deadline: over sites, `--patience` is the limit"),
     ):
         if wrong:

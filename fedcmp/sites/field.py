@@ -12,6 +12,7 @@ from mmap import ACCESS_COPY, mmap
 from typing import Any, TypeVar
 
 from fedcmp.aggregation.contribution import WEIGHTINGS
+from fedcmp.aggregation.parts import Aggregated
 from fedcmp.distributed.cohort import roster
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.evaluation.losses import Evaluation, of_sums
@@ -22,9 +23,11 @@ from fedcmp.federation.field import Field, Trained
 from fedcmp.federation.fusing import FusedRound, fuse_cohort
 from fedcmp.federation.gate import Report, compare_norms, gate, warn
 from fedcmp.federation.sampling import RoundPlan
+from fedcmp.secure.parties import Answer, Shares
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
-from fedcmp.sites.hub import HubCohort, TermsRefused
+from fedcmp.sites.hub import HubCohort, MaskedHubCohort, RoundEnded, TermsRefused
+from fedcmp.sites.masks import HubMasks, Largest, Signed
 from fedcmp.sites.statement import compare
 from fedcmp.types import Params
 
@@ -204,34 +207,40 @@ class TrainedAtSites(Trained):
     """Before the round."""
     plan: RoundPlan
     reports: list[Report]
+    _ended: bool = False
 
     def fuse(self) -> FusedRound:
         """As ``Trained.fuse``; where sites are lost, the aggregation begins again without them."""
         federation, config, names = self.federation, self.federation.config, self.federation.plan.names
-        restarts = 0
+        restarts, ended = 0, False
         while True:
             accepted = gate(self.reports, config, names)
             self.field.attempt += 1
             try:
                 fused = fuse_cohort(federation, self._cohort(accepted), self.plan, self.state)
                 break
-            except TermsRefused as error:
-                restarts += 1
+            except (TermsRefused, RoundEnded) as error:
+                restarts, ended = restarts + 1, isinstance(error, RoundEnded)
                 self.reports = [
                     one._replace(rejected=error.faults[one.client_id][1], fault=error.faults[one.client_id][0])
                     if one.client_id in error.faults
                     else one
                     for one in self.reports
                 ]
+                self._ended = ended
+                if ended:  # nothing of this round counts: the parameters stay, and the next round begins
+                    stays = Aggregated(self.state.params, self.state.aggregator, {})
+                    fused = FusedRound(self._cohort(accepted), stays, {"sites/ended": 1}, self.state.privacy)
+                    break
         warn(self.reports, self.plan, names)
         record: dict[str, Any] = {"sites/restarts": restarts} if restarts else {}
-        for name, bill in sorted(self.field.bills.items()):
+        for name, bill in sorted(self.field.bills.items()) if federation.privacy is None else ():
             record |= {f"site/{name}/{what}": value for what, value in vars(bill).items()}
         return fused._replace(reports=self.reports, record=fused.record | record)
 
     def keep(self, clients: Iterable[int]) -> LocalStates:
         """What clients keep stays at their sites: the server keeps in which round it was."""
-        return {client: {"round": self.plan.round} for client in clients}
+        return {} if self._ended else {client: {"round": self.plan.round} for client in clients}
 
     def _cohort(self, accepted: Iterable[int]) -> HubCohort:
         count = WEIGHTINGS[self.federation.aggregator.weighting]
@@ -258,7 +267,86 @@ class TrainedAtSites(Trained):
                 raise TermsRefused(faults)
             return terms
 
-        return HubCohort(clients, weights, self.federation.plan.num_clients, ask)
+        def bring(shared: Sequence[Any], heard: int) -> list[Params]:
+            nonlocal known
+            head = (self.plan.round, attempt, clients, weights, known, list(shared[known:]))
+            known = len(shared)
+            return self._open_sums(clients, say.Speak(*head, heard, privacy))
+
+        population = self.federation.plan.num_clients
+        if self.federation.config.secure == "masks":
+            return MaskedHubCohort(clients, weights, population, bring)
+        return HubCohort(clients, weights, population, ask)
+
+    def _open_sums(self, clients: Sequence[int], speak: say.Speak) -> list[Params]:
+        """The sums of what all sites have to say next, by secure aggregation.
+
+        Raises:
+            TermsRefused: sites were lost, and nothing of this round was opened.
+            RoundEnded: sites were lost later.
+        """
+        opened = speak.heard > 0
+
+        def everyone(messages: Mapping[int, Any], kind: type[M], wanted: Sequence[int] = clients) -> dict[int, M]:
+            answers: dict[int, M] = {}
+            faults: dict[int, tuple[str, str]] = {}
+            for client, answer in self.field.ask(messages, kind):
+                if isinstance(answer, say.Refused):
+                    reason, fault = _refusal(answer)
+                    faults[client] = fault, reason
+                else:
+                    answers[client] = answer
+            for client in set(wanted) - answers.keys() - faults.keys():
+                faults[client] = "lost", f"its site did not answer within {self.field.patience:g} s"
+            if faults:
+                raise (RoundEnded if opened else TermsRefused)(faults)
+            return answers
+
+        keys = everyone(dict.fromkeys(clients, speak), say.Keys)
+        layouts = common_layouts({client: one.layouts for client, one in keys.items()})
+        masks = HubMasks(len(clients), layouts, [one.sizes for one in keys.values()], self._largest())
+        roster = [Signed(*keys[client].signed) for client in clients]
+        asked = say.Roster([list(one) for one in roster])
+        letters = everyone(dict.fromkeys(clients, asked), say.Letters)
+        shares = [
+            Shares(client, {to: bytes.fromhex(one) for to, one in letters[client].sealed.items()}) for client in clients
+        ]
+        delivered = masks.deliver(roster, shares)
+        words = everyone(
+            {
+                to: say.Mask({sender: one.hex() for sender, one in sealed.items()}, masks.most)
+                for to, sealed in delivered.items()
+            },
+            say.Words,
+        )
+        for client in clients:
+            masks.add(client, words.pop(client).words)
+        opened = True
+        answers = everyone(dict.fromkeys(clients, say.Open(tuple(clients))), say.Opened)
+        return masks.finish(
+            [
+                Answer(client, {one: bytes.fromhex(key) for one, key in answers[client].own.items()}, {})
+                for client in clients
+            ]
+        )
+
+    def _largest(self) -> Largest | None:
+        """What bounds the entries of all terms, under privacy."""
+        privacy = self.federation.privacy
+        return privacy.mechanism(self.plan, self.state.privacy).largest if privacy else None
+
+
+def common_layouts(layouts: Mapping[int, list[Any]]) -> list[Any]:
+    """The layouts of the terms that all clients have to say.
+
+    Raises:
+        TermsRefused: those of a client differ from the first one's.
+    """
+    (_, first), *others = layouts.items()
+    wrong = [client for client, one in others if one != first]
+    if wrong:
+        raise TermsRefused(dict.fromkeys(wrong, ("malformed", "its terms have other names or shapes")))
+    return first
 
 
 def spooled(data: bytes) -> Any:

@@ -30,6 +30,14 @@ class TermsRefused(AggregationError):
         self.faults = dict(faults)
 
 
+class RoundEnded(AggregationError):
+    """The aggregation of a round can neither go on nor begin again; ``faults`` as for ``TermsRefused``."""
+
+    def __init__(self, faults: Mapping[int, tuple[str, str]]) -> None:
+        super().__init__(f"clients {sorted(faults)} were lost after a sum of the round was opened")
+        self.faults = dict(faults)
+
+
 class HubCohort:
     """The clients of a round, each at its site; results have the bits of a ``LocalCohort``.
 
@@ -124,3 +132,41 @@ class HubCohort:
         numbers = sum(math.prod(shape) for _, *shape in layout.values())
         self.traffic = self.traffic._replace(up=self.traffic.up + 4 * numbers)
         return layout
+
+
+class MaskedHubCohort(HubCohort):
+    """The same under secure aggregation: ``ask`` brings the sums of all clients' next terms, and no term.
+
+    Args:
+        clients, weights, population: as for ``HubCohort``.
+        ask: what was shared so far, and how many terms are known, to the sums of those that come next.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[int],
+        weights: Tensor,
+        population: int,
+        ask: Callable[[Sequence[Any], int], list[Params]],
+    ) -> None:
+        super().__init__(clients, weights, population, lambda shared, heard: {})
+        self._sums: list[Params] = []
+        self._bring, self._known = ask, 0
+
+    def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
+        """The next sum: each site has multiplied its own term."""
+        if not self._sums:
+            self.exchanges += 1
+            self._sums = self._bring(self._shared, self._known)
+            self._known += len(self._sums)
+        found = self._sums.pop(0)
+        self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(found))
+        return found
+
+    def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:
+        """Refused: single terms stay hidden.
+
+        Raises:
+            AggregationError: always.
+        """
+        raise AggregationError("secure aggregation gives the server sums only")

@@ -116,6 +116,56 @@ class Said(NamedTuple):
     terms: list[Params]
 
 
+class Keys(NamedTuple):
+    """Site to coordinator, in the place of ``Said`` under ``federation.secure=masks``: see ``sites/masks.py``."""
+
+    layouts: list[dict[str, Any]]
+    """Of each term, by name, type and shape of its tensors."""
+    sizes: list[list[int]]
+    """Of each term and tensor, the power of two above its largest entry; empty where bounds are known."""
+    signed: list[Any]
+    """The site's keys, as ``masks.Signed``."""
+
+
+class Roster(NamedTuple):
+    """Coordinator to site: the keys of all sites. The site answers with ``Letters``."""
+
+    signed: list[list[Any]]
+
+
+class Letters(NamedTuple):
+    """Site to coordinator, and on to the others: by receiver, or by sender, what only the receiver can read."""
+
+    sealed: dict[int, str]
+    """Hexadecimal digits."""
+
+
+class Mask(NamedTuple):
+    """Coordinator to site: letters for it, and the sizes that all agree on. The site answers with ``Words``."""
+
+    sealed: dict[int, str]
+    sizes: list[list[int]]
+
+
+class Words(NamedTuple):
+    """Site to coordinator: all its terms as integers modulo 2^64, masked."""
+
+    words: Tensor
+    """int64 ``[n]``."""
+
+
+class Open(NamedTuple):
+    """Coordinator to site: these sites have sent their words. The site answers with ``Opened``."""
+
+    survivors: tuple[int, ...]
+
+
+class Opened(NamedTuple):
+    """Site to coordinator: by site, a share of the key of its self mask."""
+
+    own: dict[int, str]
+
+
 class Score(NamedTuple):
     """Coordinator to site: the losses of a projector on your held-out samples. The site answers with ``Scored``."""
 
@@ -156,7 +206,8 @@ class Refused(NamedTuple):
 KINDS = {
     kind.__name__: kind
     for kind in (
-        Hello, Statement, Agree, Agreed, Train, Report, Speak, Said, Score, Scored, Close, Closed, Refused,
+        Hello, Statement, Agree, Agreed, Train, Report, Speak, Said, Keys, Roster, Letters, Mask, Words, Open, Opened,
+        Score, Scored, Close, Closed, Refused,
     )
 }  # fmt: skip
 

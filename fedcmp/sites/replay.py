@@ -43,12 +43,16 @@ class SiteCohort:
         self._count = 0
         self.terms: list[Params] = []
         """What the server does not have yet, in order."""
+        self.factors: list[float] = []
+        """By what each of these counts in its sum; the server multiplies, unless it sees sums only."""
 
     def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         """Notes the site's term; the sum is the server's."""
         self._count += 1
         if self._count > self._heard:
             self.terms.append(fn(self._own))
+            place = self.clients.index(self._own.client_id)
+            self.factors.append(1.0 if weights is None else float(weights[place]))
         return {}
 
     def gather(self, fn: Callable[[Contribution], Params], clients: Sequence[int] | None = None) -> Params:

@@ -15,6 +15,7 @@ from fedcmp.config import Config, from_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios import Partition
 from fedcmp.data.stream import announce
+from fedcmp.distributed.exact import Term
 from fedcmp.errors import CheckpointError, FedcmpError
 from fedcmp.evaluation.losses import score_samples, sums_by_domain
 from fedcmp.federation.checkpoint import params_sha256, save_projector
@@ -30,6 +31,8 @@ from fedcmp.runs.models import check_models, pick_device
 from fedcmp.runs.parts import Kept, Parts, build_parts
 from fedcmp.sites import messages as say
 from fedcmp.sites.audit import Audit
+from fedcmp.sites.engine import engine
+from fedcmp.sites.masks import Identity, Signed, SiteMasks
 from fedcmp.sites.replay import SiteCohort, replay
 from fedcmp.sites.settings import PRIVACY, Policy, SiteSettings, read_site
 from fedcmp.sites.statement import noted, plan_sites, state_models
@@ -76,6 +79,10 @@ class Session:
     """The question to which it belongs."""
     attempts: tuple[int, ...] = ()
     """Of that round."""
+    masks: SiteMasks | None = None
+    """Of the exchange that runs, under secure aggregation."""
+    opened: int | None = None
+    """The attempt of that round of which a sum was opened, under secure aggregation."""
     shared: list[Any] = field(default_factory=list)
     """What the server has shared in the last of them."""
 
@@ -86,13 +93,22 @@ class Site:
     Args:
         folder: has site.yaml; the audit log, kept states and projectors are written into it.
         settings: the content of site.yaml.
+        identity: who this site is to others; None: by its kit.
     """
 
-    def __init__(self, folder: Path, settings: SiteSettings) -> None:
+    def __init__(self, folder: Path, settings: SiteSettings, identity: Identity | None = None) -> None:
         self.folder, self.settings = folder, settings
+        self._identity = identity
         self.audit, self._keep = Audit(folder), Kept()
         self._session: Session | None = None
         self._last = ("", b"")
+
+    @property
+    def identity(self) -> Identity:
+        """Signs for this site, and checks what others sign."""
+        if self._identity is None:
+            self._identity = engine().KitIdentity(self.folder)
+        return self._identity
 
     @classmethod
     def open(cls, folder: Path) -> Site:
@@ -176,6 +192,8 @@ class Site:
             return self._speak(session, session.ready, message)
         if isinstance(message, say.Score):
             return self._score(session.ready.parts, message)
+        if isinstance(message, say.Roster | say.Mask | say.Open):
+            return self._mask(session, message)
         if isinstance(message, say.Close):
             return self._close(session, message)
         raise PolicyError(f"{type(message).__name__} is no question")
@@ -239,12 +257,13 @@ class Site:
             states = self._kept(session, client, message.kept)
         trained = train_wave(parts.module, parts.fetch, [task], common, states)
         (session.contribution,) = trained.contributions
+        session.opened, session.masks = None, None
         session.trained, session.attempts = message._replace(params=params, local=to(message.local, device)), ()
         self._keep_states(session, trained.states, message)
         found = report(session.contribution, config.federation, params, config.privacy.on)
         return say.Report(list(found))
 
-    def _speak(self, session: Session, ready: Ready, message: say.Speak) -> say.Said:
+    def _speak(self, session: Session, ready: Ready, message: say.Speak) -> say.Said | say.Keys:
         """Replays the method, and says what the server does not know yet."""
         config, policy = session.config, self.settings.policy
         if session.trained is None or session.contribution is None or session.trained.round != message.round:
@@ -264,16 +283,41 @@ class Site:
             session.shared = []
         if message.known != len(session.shared):
             raise PolicyError(f"this site knows {len(session.shared)} shared values, not {message.known}")
+        if session.opened not in (None, message.attempt):
+            raise PolicyError(f"a sum of round {message.round + 1} was opened: there is no other attempt")
         session.shared += to(message.shared, own.numbers().device)
         of_round, aggregator = ready.plan.rounds[message.round], ready.method.aggregator
         population = ready.plan.num_clients
         cohort = SiteCohort(own, message.clients, message.weights, population, session.shared, message.heard)
-        seen = lambda one: one  # noqa: E731
+        seen, protection = lambda one: one, None
         if config.privacy.on:
             draw = make_draw("system", 0)  # the coordinator knows the seed of the run
             protection = Protection(config.privacy, message.privacy["noise"], draw, ())
             seen = lambda one: PrivateCohort(one, protection.mechanism(of_round, message.privacy))  # noqa: E731
-        return say.Said(replay(aggregator, cohort, session.trained.params, session.trained.local, seen))
+        terms = replay(aggregator, cohort, session.trained.params, session.trained.local, seen)
+        if config.federation.secure == "none":
+            return say.Said(terms)
+        about = (session.hello.run, message.round, message.attempt, message.heard)
+        weighed = [Term(term, factor) for term, factor in zip(terms, cohort.factors, strict=True)]
+        largest = protection.mechanism(of_round, message.privacy).largest if protection else None
+        masks = SiteMasks(own.client_id, message.clients, about, weighed, self.identity, largest)
+        session.masks = masks
+        return say.Keys(masks.layouts, masks.sizes, list(masks.signed))
+
+    def _mask(self, session: Session, message: Any) -> Any:
+        """The steps of secure aggregation after ``Keys``; each is taken once."""
+        masks = session.masks
+        if masks is None or session.trained is None:
+            raise PolicyError(f"{type(message).__name__} comes after Speak, under federation.secure=masks")
+        if isinstance(message, say.Roster):
+            shares = masks.share([Signed(*one) for one in message.signed], session.hello.sites)
+            return say.Letters({to: letter.hex() for to, letter in shares.sealed.items()})
+        if isinstance(message, say.Mask):
+            letters = {sender: bytes.fromhex(letter) for sender, letter in message.sealed.items()}
+            return say.Words(masks.mask(letters, message.sizes))
+        answer = masks.open(message.survivors)
+        session.opened = session.attempts[-1]
+        return say.Opened({client: share.hex() for client, share in answer.own.items()})
 
     def _score(self, parts: Parts, message: say.Score) -> say.Scored:
         """Sums of losses over held-out samples, by domain."""

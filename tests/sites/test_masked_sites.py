@@ -1,0 +1,173 @@
+"""Secure aggregation over sites: the bits of the plain run, what the coordinator gets, and what it cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hospitals import NAMES, Dropping, Handler, Lab
+
+from fedcmp.errors import AggregationError
+from fedcmp.sites import messages as say
+from fedcmp.sites.courier import LoopCourier
+from fedcmp.sites.settings import read_site
+from fedcmp.sites.site import Site
+
+MASKS = "federation.secure=masks"
+
+
+class Word:
+    """Signs with a word that all sites know of each other, in the place of the certificates of kits."""
+
+    def __init__(self, site: str) -> None:
+        self.certificate = f"certificate of {site}"
+
+    def sign(self, data: bytes) -> bytes:
+        return hashlib.sha256(self.certificate.encode() + data).digest()
+
+    def verify(self, site: str, certificate: str, data: bytes, signature: bytes) -> bool:
+        return certificate == f"certificate of {site}" and Word(site).sign(data) == signature
+
+
+class MaskedLab(Lab):
+    def courier(self, change: Callable[[str, Handler], Handler] = lambda name, handler: handler) -> LoopCourier:
+        sites = {path.name: Site(path, read_site(path), Word(path.name)) for path in self.folders}
+        return LoopCourier({name: change(name, site.handle) for name, site in sites.items()})
+
+
+def metrics(lab: Lab) -> list[dict[str, Any]]:
+    path = lab.run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("method", ["fedcmp", "fedavg", "scaffold"])
+def test_masked_sites_have_the_bits_of_plain_ones(tmp_path: Path, method: str) -> None:
+    plain, masked = Lab(tmp_path / "plain", count=3), MaskedLab(tmp_path / "masked", count=3)
+    expected = plain.train(f"aggregator={method}")
+    assert masked.train(f"aggregator={method}", MASKS)["projector_sha256"] == expected["projector_sha256"]
+
+
+def test_the_coordinator_gets_nothing_that_shows_a_term(tmp_path: Path) -> None:
+    """Two runs on the same data: all words differ, although the sums are the same."""
+    words: list[list[torch.Tensor]] = [[], []]
+    kinds = set()
+
+    def watching(place: int) -> Callable[[str, Handler], Handler]:
+        def change(name: str, handler: Handler) -> Handler:
+            def handle(request: bytes) -> bytes:
+                answer = handler(request)
+                found = say.decode(answer)
+                kinds.add(type(found).__name__)
+                if isinstance(found, say.Words):
+                    words[place].append(found.words)
+                return answer
+
+            return handle
+
+        return change
+
+    hashes = set()
+    for place, name in enumerate(("one", "two")):
+        lab = MaskedLab(tmp_path / name, count=3)
+        hashes.add(lab.train(MASKS, courier=lab.courier(watching(place)))["projector_sha256"])
+    assert len(hashes) == 1
+    assert "Said" not in kinds
+    for one, other in zip(*words, strict=True):
+        assert len(one) > 0
+        assert not (one == other).float().mean() > 0.01
+        high = (one >> 56).double()  # the highest byte of a masked word is uniform: its mean is near -1/2
+        assert len(one) < 1000 or abs(float(high.mean()) + 0.5) < 6 * 74 / len(one) ** 0.5
+
+
+@pytest.mark.parametrize("kind", ["Speak", "Roster", "Mask"])
+def test_a_site_lost_before_anything_is_opened_is_left_out(tmp_path: Path, kind: str) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+    done: list[int] = []
+
+    def lost(name: str, asked: str, number: int) -> bool:
+        if (name, asked) == (NAMES[1], kind) and len(metrics(lab)) == 2 and not done:
+            done.append(number)
+            return True
+        return False
+
+    summary = lab.train(MASKS, courier=Dropping(lab.courier(), lost))
+    assert summary["left_out"] == {"lost": 1}
+    assert metrics(lab)[2]["sites/restarts"] == 1
+    assert metrics(lab)[2]["client/1/accepted"] is False
+
+
+def test_a_site_lost_after_a_sum_was_opened_ends_the_round(tmp_path: Path) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+    opened: list[str] = []
+
+    def lost(name: str, asked: str, number: int) -> bool:
+        if len(metrics(lab)) != 2:
+            return False
+        opened.extend([name] if asked == "Open" else [])
+        return asked == "Speak" and name == NAMES[1] and NAMES[1] in opened
+
+    lab.train(MASKS, courier=Dropping(lab.courier(), lost))
+    found = metrics(lab)
+    assert [one.get("sites/ended") for one in found] == [None, None, 1, None, None]
+    assert found[2]["val/loss"] == found[1]["val/loss"], "the parameters of the round before stay"
+    assert found[4]["val/loss"] < found[1]["val/loss"]
+
+
+def test_keys_that_a_site_has_not_signed_are_refused(tmp_path: Path) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+
+    def inventing(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            asked = say.decode(request)
+            if isinstance(asked, say.Roster) and name == NAMES[0]:
+                mine = asked.signed[1][:2] + [asked.signed[2][2]] + asked.signed[1][3:]
+                request = say.encode(say.Roster([asked.signed[0], mine, asked.signed[2]]))
+            return handler(request)
+
+        return handle
+
+    with pytest.raises(AggregationError, match=r"hospital-b are not signed"):
+        lab.train(MASKS, "federation.min_clients=3", courier=lab.courier(inventing))
+
+
+def test_a_sum_over_fewer_sites_and_a_second_attempt_are_not_opened(tmp_path: Path) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+    refused: dict[str, str] = {}
+
+    def trying(name: str, handler: Handler) -> Handler:
+        last: dict[str, Any] = {}
+
+        def handle(request: bytes) -> bytes:
+            asked = say.decode(request)
+            if isinstance(asked, say.Speak) and asked.heard == 0:
+                last["speak"] = asked
+            if isinstance(asked, say.Open) and name == NAMES[0] and "fewer" not in refused:
+                refused["fewer"] = say.decode(handler(say.encode(say.Open(asked.survivors[:2])))).reason
+                answer = handler(request)
+                speak = last["speak"]
+                again = speak._replace(attempt=speak.attempt + 1, clients=(0, 1), weights=speak.weights[:2])
+                refused["again"] = say.decode(handler(say.encode(again))).reason
+                return answer
+            return handler(request)
+
+        return handle
+
+    lab.train(MASKS, courier=lab.courier(trying))
+    assert "not opened" in refused["fewer"]
+    assert "no other attempt" in refused["again"]
+
+
+def test_noise_of_sites_and_masks_combine(tmp_path: Path) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+    private = [
+        "aggregator=fedavg", "aggregator.weights=uniform", "privacy.noise=0.3", "privacy.clip=0.5",
+        "privacy.kind=distributed",
+    ]  # fmt: skip
+    summary = lab.train(MASKS, *private)
+    assert (summary["exit"], summary["privacy"]["stream"]) == ("finished", "sites")
+    assert not any(key.startswith(("client/", "site/")) for one in metrics(lab) for key in one)
