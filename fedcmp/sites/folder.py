@@ -55,13 +55,26 @@ def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], over
         text = _with(text, override)
     folder = out or Path(kit.stem)
     with staged(folder) as partial:
-        try:
-            engine().unpack(kit, partial)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ConfigError(f"{kit} is no kit: {error}") from error
+        unpack(kit, partial / KIT)
         (partial / FILE).write_text(text, encoding="utf-8")
         read_site(partial)
     return folder
+
+
+def unpack(kit: Path, target: Path) -> None:
+    """Unpacks a kit into a new folder; what is in it is for its owner alone.
+
+    Raises:
+        ConfigError: it is no kit.
+    """
+    target.mkdir(mode=0o700)
+    try:
+        with zipfile.ZipFile(kit) as packed:
+            packed.extractall(target)
+        (target / "startup" / "client.key").chmod(0o600)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{kit} is no kit of a site: {error}") from error
+    (target / "transfer").mkdir(exist_ok=True)
 
 
 def find_data(path: Path) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def test_keys_that_a_site_has_not_signed_are_refused(tmp_path: Path) -> None:
         def handle(request: bytes) -> bytes:
             asked = say.decode(request)
             if isinstance(asked, say.Roster) and name == NAMES[0]:
-                mine = asked.signed[1][:2] + [asked.signed[2][2]] + asked.signed[1][3:]
+                mine = [*asked.signed[1][:2], asked.signed[2][2], *asked.signed[1][3:]]
                 request = say.encode(say.Roster([asked.signed[0], mine, asked.signed[2]]))
             return handler(request)
 

@@ -27,11 +27,6 @@ PRIVATE = [
 Simulate = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
-
-
 @pytest.fixture(scope="session")
 def simulate(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
     """The same run with all clients in this process."""

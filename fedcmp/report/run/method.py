@@ -161,4 +161,12 @@ def costs_section(run: Run) -> Section:
     if is_number(speed := run.summary.get("samples_per_second")):
         rows.append(["samples a second in training", number(speed, 0)])
     grids = [Grid("In the whole run", ["what", "amount"], rows)] if rows and pictures else []
+    sites = [
+        [site, *(sum(one.get(f"site/{site}/{what}", 0) for one in run.rounds) for what in ("seconds", "up", "down"))]
+        for site in run.split.get("names", ())
+        if any(f"site/{site}/seconds" in one for one in run.rounds)
+    ]
+    if sites:
+        rows = [[site, duration(seconds), human(up), human(down)] for site, seconds, up, down in sites]
+        grids.append(Grid("Sites", ["site", "seconds to answer", "from the site", "to the site"], rows))
     return Section("costs", "Time and traffic", pictures=pictures, grids=grids)

@@ -74,13 +74,15 @@ def _facts(run: Run) -> list[Fact]:
 def again_section(run: Run) -> Section:
     """Commands, versions and the whole config."""
     summary, done = run.summary, run.state in ("finished", "budget")
+    over_sites = run.split.get("scenario") == "sites"
     folder, config, again = (shlex.quote(f"{run.path}{end}") for end in ("", "/config.yaml", "-again"))
     listings = []
     if run.config and run.kind in COMMANDS:
-        listings.append(Listing("Run it again", f"fedcmp {COMMANDS[run.kind]} {config} run.dir={again}"))
+        sites = f" --sites {','.join(run.split['names'])}" if over_sites else ""
+        listings.append(Listing("Run it again", f"fedcmp {COMMANDS[run.kind]} {config} run.dir={again}{sites}"))
     if run.config and run.kind == "federated" and not done:
         listings.append(Listing("Go on with it", f"fedcmp train --resume {folder}"))
-    if done and run.kind != "local":
+    if done and run.kind != "local" and not over_sites:
         listings.append(Listing("Evaluate its projector", f"fedcmp evaluate {folder}"))
     if run.config:
         listings.append(Listing("Configuration, in full", run.config, folded=True))

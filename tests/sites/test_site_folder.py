@@ -1,0 +1,108 @@
+"""A site's folder: made from a kit, and checked before a run; and what the commands refuse."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from pathlib import Path
+
+import pytest
+from hospitals import TEXT, Lab, hospital
+
+from fedcmp.cli import main
+from fedcmp.errors import ConfigError
+from fedcmp.sites.folder import find_data, init_site
+from fedcmp.sites.settings import read_federation, read_site
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Path:
+    path = tmp_path / "hospital-a.zip"
+    with zipfile.ZipFile(path, "w") as packed:
+        packed.writestr("startup/client.key", "secret")
+        packed.writestr("startup/client.crt", "public")
+    return path
+
+
+def test_init_makes_a_folder_that_is_its_owners_alone(kit: Path, tmp_path: Path) -> None:
+    domain = tmp_path / "data" / "xray"
+    domain.mkdir(parents=True)
+    (domain / "train.jsonl").touch()
+    folder = init_site(kit, tmp_path / "site", {"data": str(domain)}, ["policy.losses=false", "device=cpu"])
+    found = read_site(folder)
+    assert (found.name, found.device, found.policy.losses) == ("hospital-a", "cpu", False)
+    assert (found.data.root, found.data.domains) == (str(domain.parent), ["xray"])
+    assert stat.S_IMODE((folder / "kit").stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "kit" / "startup" / "client.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (["a/train.jsonl", "b/train.jsonl"], {"root": ""}),
+        (["train.json", "val.json", "images/x.png"], {"train": "train.json", "val": "val.json", "images": "images"}),
+        (["train.json", "images.zip"], {"train": "train.json", "images": "images.zip"}),
+    ],
+)
+def test_data_are_found_by_their_layout(tmp_path: Path, files: list[str], expected: dict[str, str]) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_data(tmp_path) == {key: str(tmp_path / name) for key, name in expected.items()}
+
+
+def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    for given, overrides, key in (
+        ({"data": str(tmp_path)}, [], "--data"),
+        ({"tower": str(tmp_path)}, [], "--tower"),
+        ({}, ["policy.loses=false"], "policy.loses"),
+    ):
+        with pytest.raises(ConfigError, match=key):
+            init_site(kit, out, given, overrides)
+        assert not out.exists()
+    with pytest.raises(ConfigError, match="no kit"):
+        init_site(tmp_path / "absent.zip", out, {}, [])
+
+
+def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, run = hospital(tmp_path, 0), tmp_path / "run.yaml"
+    run.write_text(TEXT)
+    assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1, "there is no kit"
+    said = capsys.readouterr().out
+    for word in ("policy", "there is no kit", "tower:", "48 train", "linear_1/evidence", "norm of the update"):
+        assert word in said
+    assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
+    (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [paper]}\npolicy: {methods: [fedavg]}\n")
+    assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
+    assert "would refuse: policy.methods" in capsys.readouterr().out
+
+
+def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run.yaml"
+    run.write_text(TEXT)
+    for words, key in (
+        (["site", "start", "--folder", str(tmp_path)], "site.yaml"),
+        (["site", "stop"], "start"),
+        (["site", "check", "policy.rounds=3"], "policy.rounds=3"),
+        (["sites", "kits", str(tmp_path / "no.yaml")], "no.yaml"),
+        (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits"),
+    ):
+        assert main(words) in (1, 2)
+        assert key in capsys.readouterr().err
+
+
+def test_a_run_over_sites_is_known_by_its_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.begin()
+    assert main(["train", "--resume", str(lab.run), "--sites", "hospital-a"]) == 2
+    assert "--sites" in capsys.readouterr().err
+    assert json.loads((lab.run / "sites.json").read_text())["sites"] == ["hospital-a", "hospital-b"]
+
+
+def test_a_federation_needs_name_host_and_sites(tmp_path: Path) -> None:
+    path = tmp_path / "sites.yaml"
+    for text, key in (("host: x\nsites: [a]", "name"), ("name: a\nsites: [a]", "host"), ("name: a\nhost: x", "sites")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=key):
+            read_federation(path)
