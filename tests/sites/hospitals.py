@@ -57,14 +57,14 @@ class Lab:
         """``change`` stands between the coordinator and each site."""
         return LoopCourier({path.name: change(path.name, Site.open(path).handle) for path in self.folders})
 
-    def begin(self, *overrides: str) -> None:
+    def begin(self, *overrides: str, text: str = TEXT) -> None:
         self.run.mkdir()
-        (self.run / "config.yaml").write_text(to_yaml(coordinator_config(TEXT, "test", overrides)))
+        (self.run / "config.yaml").write_text(to_yaml(coordinator_config(text, "test", overrides)))
         names = [path.name for path in self.folders]
         (self.run / "sites.json").write_text(json.dumps({"sites": names, "patience": 60}))
 
-    def train(self, *overrides: str, courier: LoopCourier | None = None) -> dict[str, Any]:
-        self.begin(*overrides)
+    def train(self, *overrides: str, courier: LoopCourier | None = None, text: str = TEXT) -> dict[str, Any]:
+        self.begin(*overrides, text=text)
         return self.go_on(courier)
 
     def go_on(self, courier: LoopCourier | None = None) -> dict[str, Any]:
