@@ -54,8 +54,7 @@ def site(parsed: argparse.Namespace) -> int:
 
     examples:
       fedcmp site init hospital-a.zip --data data/xray --tower models/clip --llm models/vicuna      once
-      fedcmp site check --config run.yaml                                                           before each run
-      fedcmp site start                                                                             until SIGTERM
+      fedcmp site check --config run.yaml                                                           before a run
     """
     words = [word for word in parsed.words if "=" not in word]
     overrides = [word for word in parsed.words if "=" in word]

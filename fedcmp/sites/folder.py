@@ -70,7 +70,12 @@ def unpack(kit: Path, target: Path) -> None:
     target.mkdir(mode=0o700)
     try:
         with zipfile.ZipFile(kit) as packed:
-            packed.extractall(target)
+            for name in packed.namelist():
+                place = (target / name).resolve()
+                if not place.is_relative_to(target.resolve()):
+                    raise ConfigError(f"{kit} is no kit of a site: it has {name}")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(packed.read(name))
         (target / "startup" / "client.key").chmod(0o600)
     except (OSError, zipfile.BadZipFile) as error:
         raise ConfigError(f"{kit} is no kit of a site: {error}") from error

@@ -1,4 +1,4 @@
-"""Two hospitals with real pictures: in every round the parameters of a simulation, and an export as always."""
+"""Two hospitals with real pictures: in every round the parameters of a simulation, and captions as always."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from hospitals import Lab
+from PIL import Image
 
 from fedcmp.config import from_yaml
 from fedcmp.federation.checkpoint import params_sha256
-from fedcmp.runs.export import export_run
+from fedcmp.runs.finished import load_run
 from fedcmp.runs.train import train
 from fedcmp.sites.folder import find_data
 from fedcmp.sites.settings import site_yaml
@@ -58,5 +59,6 @@ def test_two_hospitals_train_what_a_simulation_trains(shared: Path, tmp_path: Pa
         )
         assert params_sha256(one) == params_sha256(other)
     paths = [f"model.{kind}={path}" for kind, path in models.items()]
-    done = export_run(lab.run, "llava", tmp_path / "exported", paths)
-    assert (done.folder / "mm_projector.bin").is_file()
+    loaded, other = load_run(lab.run, paths), load_run(tmp_path / "simulation")
+    picture = Image.new("RGB", (64, 64), "grey")
+    assert loaded.caption([picture]) == other.caption([picture])

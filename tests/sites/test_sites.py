@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from fedcmp.config import from_yaml
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.checkpoint import params_sha256
+from fedcmp.runs.export import export_run
 from fedcmp.runs.train import train
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
@@ -64,6 +65,10 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulate: Simul
     simulated = Path(expected["folder"]) / "metrics.jsonl"
     for one, other in zip(records(lab), map(json.loads, simulated.read_text().splitlines()), strict=True):
         assert not {key for key in other if not key.startswith("seconds/") and one[key] != other[key]}
+    if method == "fedcmp":
+        proof = export_run(lab.run, "hf", lab.folder / "exported").proof
+        assert proof is not None
+        assert proof.same_caption
     for folder in lab.folders:  # the hospital gets what it helped to make
         kept = load_file(folder / "runs" / "run" / "projector.safetensors")
         assert params_sha256(kept) == expected["projector_sha256"]
