@@ -71,6 +71,7 @@ from fedcmp.errors import ConfigError, FedcmpError
 TASK = "fedcmp"  # the one task, and the key of its bytes
 ADMIN = "coordinator@fedcmp.local"
 SCHEME = "grpc"
+POLL = 0.2  # seconds between two questions of a site for a task; 2 by default
 RESTARTS = 3  # of a killed worker, in one job
 _HERE = "fedcmp.sites.nvflare"
 _RESOURCES, _AUTHORIZATION, _COMM = "local/resources.json", "local/authorization.json", "local/comm_config.json"
@@ -354,6 +355,13 @@ def start_site(folder: Path) -> int:
     return _supervise("site", (folder / "kit").absolute(), folder / "answering.lock")
 
 
+_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # no module is taken from the kit's folder
+    "MALLOC_ARENA_MAX": "2",  # memory of large messages goes back to the system
+    "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "10",  # seconds for which an ended job waits for sites that are gone; 900 by default
+}
+
+
 class _Stop(BaseException):
     """SIGTERM or Ctrl-C."""
 
@@ -373,7 +381,7 @@ def _supervise(role: str, kit: Path, answering: Path | None) -> int:
         _end(kit)  # what a killed process has left
         before = [(number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
-            environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module is taken from the kit's folder
+            environment = {**os.environ, **_ENVIRONMENT}
             command = [sys.executable, "-m", _HERE, role, str(kit)]
             child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=kit, env=environment, start_new_session=True)
             return child.wait()
@@ -556,6 +564,7 @@ def _session(admin_kit: Path) -> Iterator[Session]:
 def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
     return {
         "format_version": 2,
+        "server": {"task_request_interval": POLL},
         "workflows": [{"id": "rounds", "path": classes.controller, "args": {"run": str(run)}}],
         "components": [],
         "task_data_filters": [],
@@ -568,6 +577,7 @@ def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
 def _site_job(executor: str) -> dict[str, Any]:
     return {
         "format_version": 2,
+        "default_task_fetch_interval": POLL,
         "executors": [{"tasks": [TASK], "executor": {"path": executor, "args": {}}}],
         "components": [],
         "task_data_filters": [],
