@@ -54,9 +54,7 @@ class EchoController(RoundsController):
                 raise FedcmpError("stopped")
             t0 = time.time()
             asked = {site: text.encode() for site, text in requests.items()}
-            answers = [
-                [site, answer.decode(), time.time() - t0] for site, answer in courier.ask(asked, timeout)
-            ]
+            answers = [[site, answer.decode(), time.time() - t0] for site, answer in courier.ask(asked, timeout)]
             with open(self._run / "answers.jsonl", "a") as file:
                 file.write(json.dumps(answers) + "\n")
         if script.get("end") == "error":

@@ -1,4 +1,4 @@
-"""The engine of sites over NVFlare: real server and site processes on loopback; runs and sites are doubles that echo."""
+"""The engine of sites over NVFlare: real server and site processes on loopback; runs and sites are doubles."""
 
 from __future__ import annotations
 
@@ -66,7 +66,11 @@ class Federation:
         return self.folder / "kits" / "admin"
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
-        call = f"serve(Path('{self.folder}/kits/server'))" if name == "server" else f"start_site(Path('{self.folder / name}'))"
+        call = (
+            f"serve(Path('{self.folder}/kits/server'))"
+            if name == "server"
+            else f"start_site(Path('{self.folder / name}'))"
+        )
         code = f"import sys; from pathlib import Path; from fedcmp.sites.nvflare import *; sys.exit({call})"
         root = Path(__file__).parent.parent.parent
         path = os.pathsep.join([str(root), str(Path(__file__).parent)])
@@ -88,7 +92,9 @@ class Federation:
         with engine._session(self.admin) as session:
             return sorted(client.name for client in session.get_connected_client_list())
 
-    def run(self, name: str, asks: list[object], classes: engine.Classes = CLASSES, **script: object) -> tuple[Path, str]:
+    def run(
+        self, name: str, asks: list[object], classes: engine.Classes = CLASSES, **script: object
+    ) -> tuple[Path, str]:
         """Submits a job; returns its run folder and its id."""
         until(lambda: self.connected() == sorted(SITES), 40)
         run = self.folder / name
@@ -112,6 +118,8 @@ def until(happens: Callable[[], bool], seconds: float) -> None:
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     made = Federation(tmp_path_factory.mktemp("federation"))
+    anything = {"format_version": "1.0", "permissions": {"project_admin": "any"}}  # a server that lets everything pass
+    (made.folder / "kits" / "server" / "local" / "authorization.json").write_text(json.dumps(anything))
     for name in ("server", *SITES):
         made.start(name)
     until(lambda: "Server started" in made.log("server"), 30)
@@ -125,7 +133,9 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
 
 def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
     both = {A: "one", B: "two"}
-    run, job = federation.run("echo", [[both, 30], [{A: "sleep 3", B: "two"}, 1], [{A: "three", B: "fail"}, 30], [{B: "x"}, 30]])
+    run, job = federation.run(
+        "echo", [[both, 30], [{A: "sleep 3", B: "two"}, 1], [{A: "three", B: "fail"}, 30], [{B: "x"}, 30]]
+    )
     assert engine.follow(federation.admin, job) == "FINISHED:COMPLETED"
     first, late, failed, last = federation.answers(run)
     assert first == {A: f"{A}: one", B: f"{B}: two"}
@@ -167,6 +177,20 @@ def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Federation) 
     until(lambda: len(federation.answers(run)) == 1, 20)
     assert federation.answers(run) == [{A: f"{A}: one", B: f"{B}: sleep 4"}]
     engine.follow(federation.admin, job)
+
+
+@pytest.mark.parametrize("ask", ["ls_target", "cat_target", "show_errors", "show_stats", "report_env"])
+def test_a_site_tells_the_console_nothing(federation: Federation, ask: str) -> None:
+    until(lambda: federation.connected() == sorted(SITES), 40)
+    with engine._session(federation.admin) as session:
+        if ask == "report_env":
+            found = repr(session.get_client_env([A]))
+        elif ask.startswith("show"):
+            found = repr(session.do_command(f"{ask} 0 client {A}"))
+        else:
+            found = repr(session.do_command(f"{ask.removesuffix('_target')} {A} startup/fed_client.json"))
+    print(found)
+    assert "ssl_private_key" not in found
 
 
 def test_a_job_needs_all_its_sites(federation: Federation) -> None:
@@ -288,7 +312,9 @@ def test_a_site_signs_and_others_verify(folder: Path, tmp_path: Path) -> None:
     assert not engine.verify(b, A, b"nonsense", b"key", signature)
     engine.make_kits(engine.SitesFile("demo", "localhost", 8002, SITES), tmp_path / "kits")
     engine.unpack(tmp_path / "kits" / f"{A}.zip", tmp_path / A)
-    assert not engine.verify(b, A, engine.public_key(tmp_path / A), b"key", engine.sign(tmp_path / A, b"key"))  # another root
+    assert not engine.verify(
+        b, A, engine.public_key(tmp_path / A), b"key", engine.sign(tmp_path / A, b"key")
+    )  # another root
 
 
 @pytest.mark.parametrize("name", ["Hospital", "a b", "../a", "", "server", "localhost"])
