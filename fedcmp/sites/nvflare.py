@@ -1,18 +1,21 @@
 """The engine of sites: NVFlare 2.9 carries the bytes. No other file imports it.
 
-A coordinator makes one kit per site (`make_kits`), runs the server (`serve`) and submits jobs (`submit`); a hospital runs
-`start_site`. What NVFlare 2.9 would do by itself, and what is done here instead:
+A coordinator makes one kit per site (`make_kits`), runs the server (`serve`) and submits jobs (`submit`); a hospital
+runs `start_site`. What NVFlare 2.9 does by itself, and what is done here instead:
 
-* it streams job logs and a site's error log to the server; the kits have no streamer and ``allow_log_streaming`` is false;
-* a project administrator may do anything, shell commands at a site too, and the role is what the server says it is ("super"
-  passes every check of 2.9): a site started here has no processor for such commands at all, and `JobCheck` refuses every
-  job that is not the one job of this file, whoever sent it;
-* the class allow list of a kit has 80 classes of NVFlare; here it has two of ours;
+* it streams job logs and a site's error log to the server; the kits have no streamer, ``allow_log_streaming`` is false;
+* a project administrator may do anything, also run shell commands at a site, and a site believes the role that the
+  server tells ("super" passes every check); a site started here has no processor for such commands, and `JobCheck`
+  refuses every job that is not the one job of this file, whoever sent it;
+* jobs need no signature; here a site runs only jobs that are signed with the coordinator's kit;
+* the class allow list of a kit has all that NVFlare ships; here one class of ours at a site, one at the server;
 * the server listens on all interfaces unless its host is a loopback address; here on ``bind`` alone;
-* kits are not signed; here they are, and NVFlare does not start a kit whose start-up files were changed;
-* ``start.sh`` starts a program that fails again and again; the kits have no scripts, and nothing restarts a site but its
-  administrator. A worker that is killed is started again, at most `RESTARTS` times in one job;
-* a worker that dies ends the job of everybody; here that site is lost and the job goes on (`SiteLauncher`).
+* kits are not signed; here they are, and NVFlare does not start one whose certificates or connection were changed;
+* the server keeps all jobs of a machine in /tmp/nvflare; here in its kit;
+* ``start.sh`` starts a program that fails again and again; the kits have no scripts, and nothing restarts a site but
+  its administrator. A worker that is killed is started again, at most `RESTARTS` times in one job;
+* a worker that dies ends the job of everybody; here that site is lost and the job goes on (`SiteLauncher`);
+* a message is held about five times; here in pieces (`FlareCourier`).
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import io
 import json
 import math
 import os
@@ -43,6 +47,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from nvflare.apis.app_validation import AppValidator
 from nvflare.apis.controller_spec import ClientTask, Task
 from nvflare.apis.event_type import EventType
@@ -56,6 +61,7 @@ from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.constants import CtxKey
 from nvflare.lighter.entity import Project
@@ -71,9 +77,14 @@ from fedcmp.errors import ConfigError, FedcmpError
 TASK = "fedcmp"  # the one task, and the key of its bytes
 ADMIN = "coordinator@fedcmp.local"
 SCHEME = "grpc"
+POLL = 0.2  # seconds between two questions of a site for a task; 2 by default
+PIECE = 8 << 20  # bytes in one message
+SLOTS = 2  # answers that the server has in memory at once
 RESTARTS = 3  # of a killed worker, in one job
-_HERE = "fedcmp.sites.nvflare"
+_HERE, _COMMON = "fedcmp.sites.nvflare", "nvflare.app_common"
 _RESOURCES, _AUTHORIZATION, _COMM = "local/resources.json", "local/authorization.json", "local/comm_config.json"
+_READ, _WRITE = "fedcmp.read", "fedcmp.write"
+_SILENT = 60.0  # seconds without a reply, or a piece, after which a message is sent again, or a slot is another's
 _SIGNATURE = "signature.json"
 _JOB_SIGNATURE = (NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE)
 _CONTEXT = b"\0fedcmp sites 1\0"  # no certificate's name starts so: what NVFlare has a site sign can never be ours
@@ -84,6 +95,9 @@ class Classes(NamedTuple):
 
     controller: str = f"{_HERE}.RoundsController"
     executor: str = f"{_HERE}.SiteExecutor"
+
+
+CLASSES = Classes()
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,9 @@ class SitesFile:
     def __post_init__(self) -> None:
         for key, name in [("name", self.name), *(("sites", site) for site in self.sites)]:
             if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
-                raise ConfigError(f"{key}: {name!r} must be lower-case letters, digits and dashes, and start with a letter")
+                raise ConfigError(
+                    f"{key}: {name!r} must be lower-case letters, digits, dashes, and begin with a letter"
+                )
         taken = [site for site in self.sites if site in {"server", "admin", self.host}]
         if not self.sites or taken or len(set(self.sites)) < len(self.sites):
             raise ConfigError(f"sites: expected different names, none of them server or admin, got {list(self.sites)}")
@@ -120,7 +136,7 @@ class SitesFile:
 # --- kits
 
 
-def make_kits(description: SitesFile, out: Path, classes: Classes = Classes()) -> list[Path]:
+def make_kits(description: SitesFile, out: Path, classes: Classes = CLASSES) -> list[Path]:
     """Makes the signed kits: ``server/`` and ``admin/`` stay with the coordinator, ``NAME.zip`` goes to the site.
 
     The key of the root certificate is forgotten: nobody can add a participant later without making new kits for all.
@@ -143,7 +159,8 @@ def make_kits(description: SitesFile, out: Path, classes: Classes = Classes()) -
             raise FedcmpError(f"NVFlare could not make the kits: {'; '.join(ctx.get_errors())}")
         made = Path(ctx[CtxKey.CURRENT_PROD_DIR])
         kits = []
-        for name, source in [("server", description.host), ("admin", ADMIN), *((site, site) for site in description.sites)]:
+        sources = {"server": description.host, "admin": ADMIN, **{site: site for site in description.sites}}
+        for name, source in sources.items():
             kit = made / source
             _harden(kit, name, description, classes)
             for folder in ("startup", "local"):
@@ -213,34 +230,33 @@ def _site_resources(classes: Classes) -> dict[str, Any]:
         "client": {"retry_timeout": 30, "compression": "Gzip"},
         "app_validator": {"path": f"{_HERE}.JobCheck", "args": {"executor": classes.executor}},
         "components": [
-            _component("resource_manager", "nvflare.app_common.resource_managers.gpu_resource_manager.GPUResourceManager", none),
-            _component("resource_consumer", "nvflare.app_common.resource_consumers.gpu_resource_consumer.GPUResourceConsumer"),
+            _component(
+                "resource_manager", f"{_COMMON}.resource_managers.gpu_resource_manager.GPUResourceManager", none
+            ),
+            _component("resource_consumer", f"{_COMMON}.resource_consumers.gpu_resource_consumer.GPUResourceConsumer"),
             _component("process_launcher", f"{_HERE}.SiteLauncher"),
         ],
     }
 
 
 def _server_resources(classes: Classes) -> dict[str, Any]:
+    jobs = {"uri_root": "/", "job_store_id": "job_store"}
     snapshots = {"uri_root": "/", "storage": {"path": f"{_HERE}.KitStorage", "args": {"folder": "snapshots"}}}
-    launcher = "nvflare.app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher"
+    server = {"admin_storage": "transfer", "max_num_clients": 100, "heart_beat_timeout": 60, "admin_timeout": 10.0}
     return {
         "format_version": 2,
         "class_list_enforcement_mode": "enforce",
         "class_allow_list": [classes.controller],
-        "servers": [{"admin_storage": "transfer", "max_num_clients": 100, "heart_beat_timeout": 60, "admin_timeout": 10.0}],
+        "servers": [server],
         "snapshot_persistor": {
-            "path": "nvflare.app_common.state_persistors.storage_state_persistor.StorageStatePersistor",
+            "path": f"{_COMMON}.state_persistors.storage_state_persistor.StorageStatePersistor",
             "args": snapshots,
         },
         "components": [
-            _component("job_scheduler", "nvflare.app_common.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 1}),
-            _component(
-                "job_manager",
-                "nvflare.apis.impl.job_def_manager.SimpleJobDefManager",
-                {"uri_root": "/", "job_store_id": "job_store"},
-            ),
+            _component("job_scheduler", f"{_COMMON}.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 1}),
+            _component("job_manager", "nvflare.apis.impl.job_def_manager.SimpleJobDefManager", jobs),
             _component("job_store", f"{_HERE}.KitStorage", {"folder": "jobs"}),
-            _component("process_launcher", launcher),
+            _component("process_launcher", f"{_COMMON}.job_launcher.server_process_launcher.ServerProcessJobLauncher"),
         ],
     }
 
@@ -264,7 +280,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def check_kit(folder: Path, classes: Classes = Classes()) -> list[tuple[str, bool, str]]:
+def check_kit(folder: Path, classes: Classes = CLASSES) -> list[tuple[str, bool, str]]:
     """What a site's kit would let the server do, read from its files as they are: (setting, good, what was found)."""
     kit = folder / "kit"
     resources, comm = _read(kit / _RESOURCES), _read(kit / _COMM)
@@ -276,7 +292,7 @@ def check_kit(folder: Path, classes: Classes = Classes()) -> list[tuple[str, boo
     paths = [component.get("path", "") for component in resources["components"]]
     streamers = [path for path in paths if ".logging." in path]
     unknown = sorted(set(paths) - {component["path"] for component in expected["components"]})
-    custom = [str(path.relative_to(kit)) for path in (kit / "local" / "custom", kit / "startup" / "custom") if path.exists()]
+    custom = [f"{name}/custom" for name in ("local", "startup") if (kit / name / "custom").exists()]
     changed = [name for name in ("startup", "local") if not _signed(kit, name)]
     overriding = [path.name for path in (kit / "local").glob("*.default") if path.stem in {"resources.json"}]
     internal = comm.get("internal", {}).get("resources", {})
@@ -296,7 +312,9 @@ def check_kit(folder: Path, classes: Classes = Classes()) -> list[tuple[str, boo
         row("classes", enforced == "enforce" and listed == expected["class_allow_list"], f"{enforced}: {listed}"),
         row("jobs", checked == expected["app_validator"], checked),
         row("components", not unknown and not overriding, unknown or overriding or "as expected"),
-        row("custom code", "byoc" not in granted and not custom, custom or ("allowed" if "byoc" in granted else "none")),
+        row(
+            "custom code", "byoc" not in granted and not custom, custom or ("allowed" if "byoc" in granted else "none")
+        ),
         row("shell commands", "shell_commands" not in granted, "allowed" if "shell_commands" in granted else "none"),
         row("rights of the server", granted <= {"submit_job", "manage_job"}, ", ".join(sorted(granted))),
         row("connection", security == "mtls", security),
@@ -320,7 +338,8 @@ def public_key(folder: Path) -> bytes:
 def sign(folder: Path, data: bytes) -> bytes:
     """Signs data with the kit's private key."""
     key = serialization.load_pem_private_key((folder / "kit" / "startup" / "client.key").read_bytes(), None)
-    return bytes(key.sign(_CONTEXT + data, _PSS, hashes.SHA256()))  # type: ignore[union-attr,call-arg,arg-type]
+    assert isinstance(key, RSAPrivateKey)  # NVFlare's kits have no others
+    return key.sign(_CONTEXT + data, _PSS, hashes.SHA256())
 
 
 def verify(folder: Path, site: str, certificate: bytes, data: bytes, signature: bytes) -> bool:
@@ -330,7 +349,10 @@ def verify(folder: Path, site: str, certificate: bytes, data: bytes, signature: 
         theirs = x509.load_pem_x509_certificate(certificate)
         theirs.verify_directly_issued_by(root)
         names = [str(name.value) for name in theirs.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-        theirs.public_key().verify(signature, _CONTEXT + data, _PSS, hashes.SHA256())  # type: ignore[union-attr,call-arg,arg-type]
+        key = theirs.public_key()
+        if not isinstance(key, RSAPublicKey):
+            return False
+        key.verify(signature, _CONTEXT + data, _PSS, hashes.SHA256())
     except (ValueError, TypeError, InvalidSignature):
         return False
     now = time.time()
@@ -354,6 +376,13 @@ def start_site(folder: Path) -> int:
     return _supervise("site", (folder / "kit").absolute(), folder / "answering.lock")
 
 
+_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # no module is taken from the kit's folder
+    "MALLOC_ARENA_MAX": "2",  # memory of large messages goes back to the system
+    "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "10",  # seconds for which an ended job waits for sites that are gone; 900
+}
+
+
 class _Stop(BaseException):
     """SIGTERM or Ctrl-C."""
 
@@ -373,7 +402,7 @@ def _supervise(role: str, kit: Path, answering: Path | None) -> int:
         _end(kit)  # what a killed process has left
         before = [(number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
-            environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module is taken from the kit's folder
+            environment = {**os.environ, **_ENVIRONMENT}
             command = [sys.executable, "-m", _HERE, role, str(kit)]
             child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=kit, env=environment, start_new_session=True)
             return child.wait()
@@ -393,14 +422,15 @@ def _end(kit: Path) -> None:
     ours = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if str(kit) in words and any("nvflare" in word for word in words[:3]):
+        program = " ".join(words[1:3])
+        if program.startswith((f"-m {_HERE}", "-m nvflare.private.")) and str(kit) in words:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
                 ours.append(process)
     psutil.wait_procs(ours, timeout=10)
 
 
-# Of the commands that a server may send to a site, these run a job. Left out: shell, logs, errors, environment, restart.
+# Of the commands that a server may send to a site, these run a job. Left out: shell, logs, errors, restart and more.
 _COMMANDS = {
     "AbortAppProcessor",
     "AbortTaskProcessor",
@@ -489,7 +519,7 @@ class _Worker(JobHandleSpec):
 # --- jobs
 
 
-def submit(admin_kit: Path, run: Path, sites: Sequence[str], classes: Classes = Classes()) -> str:
+def submit(admin_kit: Path, run: Path, sites: Sequence[str], classes: Classes = CLASSES) -> str:
     """Submits the job of a run to the server and these sites, which must all be there; returns its id."""
     with tempfile.TemporaryDirectory() as scratch:
         job = Path(scratch) / run.name
@@ -508,7 +538,8 @@ def submit(admin_kit: Path, run: Path, sites: Sequence[str], classes: Classes = 
             there = {client.name for client in session.get_connected_client_list()}
             missing = [site for site in sites if site not in there]
             if missing:
-                raise FedcmpError(f"not connected: {', '.join(missing)}; connected: {', '.join(sorted(there)) or 'none'}")
+                connected = ", ".join(sorted(there)) or "none"
+                raise FedcmpError(f"not connected: {', '.join(missing)}; connected: {connected}")
             return str(session.submit_job(str(job)))
 
 
@@ -543,19 +574,23 @@ def abort(admin_kit: Path, job_id: str) -> None:
 @contextlib.contextmanager
 def _session(admin_kit: Path) -> Iterator[Session]:
     with contextlib.redirect_stdout(sys.stderr):
+        session = None
         try:
             session = new_secure_session(ADMIN, str(admin_kit.absolute()))
-        except Exception as error:
-            raise FedcmpError(f"the server of {admin_kit} does not answer: {error}") from error
-        try:
             yield session
+        except FedcmpError:
+            raise
+        except Exception as error:
+            raise FedcmpError(f"the server of {admin_kit} does not answer: {type(error).__name__}: {error}") from error
         finally:
-            session.close()
+            if session is not None:
+                session.close()
 
 
 def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
     return {
         "format_version": 2,
+        "server": {"task_request_interval": POLL},
         "workflows": [{"id": "rounds", "path": classes.controller, "args": {"run": str(run)}}],
         "components": [],
         "task_data_filters": [],
@@ -568,6 +603,7 @@ def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
 def _site_job(executor: str) -> dict[str, Any]:
     return {
         "format_version": 2,
+        "default_task_fetch_interval": POLL,
         "executors": [{"tasks": [TASK], "executor": {"path": executor, "args": {}}}],
         "components": [],
         "task_data_filters": [],
@@ -577,7 +613,7 @@ def _site_job(executor: str) -> dict[str, Any]:
 
 
 class JobCheck(AppValidator):
-    """A site's check of a job before it runs: it is the job of this file and brings no code, whoever says they sent it."""
+    """A site's check of a job before it runs: it is the job of this file and brings no code, whoever sent it."""
 
     def __init__(self, executor: str) -> None:
         self._executor = executor
@@ -628,52 +664,116 @@ class RoundsController(Controller):
         """A late answer: nobody waits for it."""
 
 
+class _Ask:
+    """One question to one site and what has come of the answer."""
+
+    def __init__(self, site: str, request: bytes) -> None:
+        self.site, self.request, self.answer = site, request, io.BytesIO()  # whose getvalue copies nothing
+        self.has_slot, self.heard, self.attempt = False, 0.0, ""
+
+
 class FlareCourier:
-    """Asks sites over NVFlare; see ``Courier``."""
+    """Asks sites over NVFlare; see ``Courier``.
+
+    A task says that there is a request; its bytes and the answer's go in pieces of `PIECE` bytes, in messages that the
+    site sends. At most `SLOTS` answers are in memory, other sites wait with theirs; what was lost is sent again.
+    """
 
     def __init__(self, controller: Controller, sites: tuple[str, ...], abort_signal: Signal) -> None:
         self.sites = sites
         self._controller, self._abort = controller, abort_signal
+        self._asks: dict[str, _Ask] = {}
+        self._lock = threading.Lock()
+        self._count = 0
+        controller._engine.register_aux_message_handler(_READ, self._read)
+        controller._engine.register_aux_message_handler(_WRITE, self._write)
 
     def ask(self, requests: Mapping[str, bytes], timeout: float) -> Iterator[tuple[str, bytes]]:
-        """Sends each site its request now; the iterator yields answers as they come, for at most ``timeout`` seconds."""
-        answers: queue.SimpleQueue[tuple[str, bytes | None]] = queue.SimpleQueue()
-        tasks = {site: self._task(site, request, timeout, answers) for site, request in requests.items()}
-        return self._answers(tasks, answers)
+        """Sends each site its request now; what it returns yields answers as they come, for ``timeout`` seconds."""
+        said: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+        tasks = {}
+        for site, request in requests.items():
+            self._count += 1
+            key = f"{self._count}"
+            self._asks[key] = _Ask(site, request)
+            tasks[key] = self._send(key, site, len(request), timeout, said)
+        return self._answers(tasks, said)
 
     def _answers(
-        self, tasks: dict[str, Task], answers: queue.SimpleQueue[tuple[str, bytes | None]]
+        self, tasks: dict[str, Task], said: queue.SimpleQueue[tuple[str, bool]]
     ) -> Iterator[tuple[str, bytes]]:
         try:
             while tasks and not self._abort.triggered:
                 try:
-                    site, answer = answers.get(timeout=0.5)
+                    key, good = said.get(timeout=0.5)
                 except queue.Empty:
                     continue
-                if tasks.pop(site, None) is not None and answer is not None:
-                    yield site, answer
+                if tasks.pop(key, None) is None:
+                    continue
+                ask = self._asks[key]
+                if good:
+                    answer, ask.answer = ask.answer.getvalue(), io.BytesIO()
+                    yield ask.site, answer
+                    del answer
+                del self._asks[key]  # and with it the slot
         finally:
-            for task in tasks.values():
+            for key, task in tasks.items():
                 self._controller.cancel_task(task)
+                del self._asks[key]
 
-    def _task(self, site: str, request: bytes, timeout: float, answers: queue.SimpleQueue[Any]) -> Task:
+    def _send(self, key: str, site: str, size: int, timeout: float, said: queue.SimpleQueue[tuple[str, bool]]) -> Task:
         def received(client_task: ClientTask, fl_ctx: FLContext) -> None:
-            result, client_task.result = client_task.result, None
-            if result.get_return_code() != ReturnCode.OK:
-                self._controller.log_error(fl_ctx, f"{site} could not answer: {result.get_return_code()}")
-            answers.put((site, result.get(TASK) if result.get_return_code() == ReturnCode.OK else None))
-
-        def done(task: Task, fl_ctx: FLContext) -> None:
-            task.data = None
-            answers.put((site, None))
+            code = client_task.result.get_return_code()
+            if code != ReturnCode.OK:
+                self._controller.log_error(fl_ctx, f"{site} could not answer: {code}")
+            said.put((key, code == ReturnCode.OK))
 
         data = Shareable()
-        data[TASK] = request
-        seconds = max(1, math.ceil(timeout))
-        task = Task(TASK, data, timeout=seconds, result_received_cb=received, task_done_cb=done)
+        data[TASK] = {"key": key, "size": size}
+        task = Task(
+            TASK,
+            data,
+            timeout=max(1, math.ceil(timeout)),
+            result_received_cb=received,
+            task_done_cb=lambda task, fl_ctx: said.put((key, False)),
+        )
         with self._controller._engine.new_context() as fl_ctx:
             self._controller.send(task, fl_ctx, targets=[site])
         return task
+
+    def _asked(self, request: Shareable, fl_ctx: FLContext) -> _Ask | None:
+        ask = self._asks.get(request["key"])
+        return ask if ask is not None and ask.site == fl_ctx.get_peer_context().get_identity_name() else None
+
+    def _read(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        """A site wants the piece of its request that begins ``at``."""
+        ask = self._asked(request, fl_ctx)
+        if ask is None:
+            return make_reply(ReturnCode.TASK_UNKNOWN)
+        reply = make_reply(ReturnCode.OK)
+        reply[TASK] = ask.request[request["at"] : request["at"] + PIECE]
+        return reply
+
+    def _write(self, topic: str, request: Shareable, fl_ctx: FLContext) -> Shareable:
+        """A site sends the piece of its answer that begins ``at``; it is told where to go on, or to wait."""
+        with self._lock:
+            ask = self._asked(request, fl_ctx)
+            if ask is None:
+                return make_reply(ReturnCode.TASK_UNKNOWN)
+            reply, now = make_reply(ReturnCode.OK), time.monotonic()
+            if not ask.has_slot:
+                others = [other for other in list(self._asks.values()) if other.has_slot]
+                for other in others:
+                    if len(others) >= SLOTS and now - other.heard > _SILENT:
+                        other.has_slot, other.answer = False, io.BytesIO()  # it begins again when it comes back
+                ask.has_slot = sum(other.has_slot for other in others) < SLOTS
+            if request["attempt"] != ask.attempt:  # a worker was started again: its answer may have other bytes
+                ask.attempt, ask.answer = request["attempt"], io.BytesIO()
+            ask.heard = now
+            if ask.has_slot and request["at"] == ask.answer.tell():
+                ask.answer.write(request[TASK])
+            reply["at"], reply["wait"] = ask.answer.tell(), not ask.has_slot
+            return reply
 
 
 class _Handler(Protocol):
@@ -695,13 +795,39 @@ class SiteExecutor(Executor):
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         folder = Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_ROOT)).parent
-        self._answering = open(folder / "answering.lock", "w")  # held until the answer was sent
+        self._answering = (folder / "answering.lock").open("w")  # held until the answer was sent
         fcntl.flock(self._answering, fcntl.LOCK_EX)
         if self._site is None:
             self._site = self.open_site(folder)
-        reply = make_reply(ReturnCode.OK)
-        reply[TASK] = self._site.handle(shareable[TASK])
-        return reply
+        key, size, attempt = shareable[TASK]["key"], shareable[TASK]["size"], os.urandom(8).hex()
+
+        def tell(topic: str, **content: object) -> Shareable:
+            message = Shareable()
+            message.update(key=key, attempt=attempt, **content)
+            while not abort_signal.triggered:
+                replies = fl_ctx.get_engine().send_aux_request([FQCN.ROOT_SERVER], topic, message, _SILENT, fl_ctx)
+                reply = replies.get(FQCN.ROOT_SERVER)
+                code = ReturnCode.TIMEOUT if reply is None else reply.get_return_code()
+                if code == ReturnCode.OK:
+                    return reply
+                if code not in {ReturnCode.TIMEOUT, ReturnCode.COMMUNICATION_ERROR}:
+                    raise ValueError(f"the server no longer waits for this answer: {code}")
+                time.sleep(1)  # the connection is gone for the moment
+            raise ValueError("the job has ended")
+
+        request = io.BytesIO()
+        while request.tell() < size:
+            request.write(tell(_READ, at=request.tell())[TASK])
+        answer = self._site.handle(request.getvalue())
+        del request
+        at, begun = 0, False  # first without a piece: is there a slot?
+        while True:
+            reply = tell(_WRITE, at=at, **{TASK: answer[at : at + PIECE] if begun else b""})
+            at, begun = reply["at"], not reply["wait"]
+            if reply["wait"]:
+                time.sleep(POLL)
+            elif at == len(answer):
+                return make_reply(ReturnCode.OK)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         if event_type == EventType.AFTER_SEND_TASK_RESULT and self._answering is not None:

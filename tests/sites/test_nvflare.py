@@ -1,0 +1,323 @@
+"""The engine of sites over NVFlare: real server and site processes on loopback; runs and sites are doubles."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nvflare", reason="needs nvflare: pip install fedcmp[sites]")
+import psutil
+
+from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.sites import nvflare as engine
+
+sys.path.insert(0, str(Path(__file__).parent))
+from echo_sites import CLASSES
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+A, B = SITES = ("hospital-a", "hospital-b")
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def _nothing_leaks() -> None:
+    """In place of the suite's: NVFlare's console keeps idle threads and sets two variables of gRPC."""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def processes(folder: Path) -> list[psutil.Process]:
+    """All processes of kits under a folder, supervisors too."""
+    mine = psutil.Process().pid
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if process.pid != mine and any(str(folder) in word for word in process.info["cmdline"] or [])
+    ]
+
+
+class Federation:
+    """A server and sites as the command line would run them."""
+
+    def __init__(self, folder: Path, sites: tuple[str, ...] = SITES, port: int = 0) -> None:
+        self.folder, self.port = folder, port or free_port()
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        description = engine.SitesFile("demo", "localhost", self.port, sites, bind="127.0.0.1")
+        engine.make_kits(description, folder / "kits", CLASSES)
+        for site in sites:
+            engine.unpack(folder / "kits" / f"{site}.zip", folder / site)
+
+    @property
+    def admin(self) -> Path:
+        return self.folder / "kits" / "admin"
+
+    def start(self, name: str) -> subprocess.Popen[bytes]:
+        call = (
+            f"serve(Path('{self.folder}/kits/server'))"
+            if name == "server"
+            else f"start_site(Path('{self.folder / name}'))"
+        )
+        code = f"import sys; from pathlib import Path; from fedcmp.sites.nvflare import *; sys.exit({call})"
+        root = Path(__file__).parent.parent.parent
+        path = os.pathsep.join([str(root), str(Path(__file__).parent)])
+        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        with open(self.folder / f"{name}.log", "ab") as log:
+            started = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
+        self.running[name] = started
+        return started
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def stop(self, name: str) -> int:
+        process = self.running.pop(name)
+        process.send_signal(signal.SIGTERM)
+        return process.wait(20)
+
+    def connected(self) -> list[str]:
+        with engine._session(self.admin) as session:
+            return sorted(client.name for client in session.get_connected_client_list())
+
+    def run(
+        self, name: str, asks: list[object], classes: engine.Classes = CLASSES, **script: object
+    ) -> tuple[Path, str]:
+        """Submits a job; returns its run folder and its id."""
+        until(lambda: self.connected() == sorted(SITES), 40)
+        run = self.folder / name
+        run.mkdir()
+        (run / "asks.json").write_text(json.dumps({"asks": asks, **script}))
+        return run, engine.submit(self.admin, run, SITES, classes)
+
+    def answers(self, run: Path) -> list[dict[str, str]]:
+        path = run / "answers.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [{site: answer for site, answer, _ in json.loads(line)} for line in lines]
+
+
+def until(happens: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < end, f"did not happen within {seconds} s"
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
+    made = Federation(tmp_path_factory.mktemp("federation"))
+    anything = {"format_version": "1.0", "permissions": {"project_admin": "any"}}  # a server that lets everything pass
+    (made.folder / "kits" / "server" / "local" / "authorization.json").write_text(json.dumps(anything))
+    for name in ("server", *SITES):
+        made.start(name)
+    until(lambda: "Server started" in made.log("server"), 30)
+    yield made
+    for name in list(made.running):
+        assert made.stop(name) == 0
+    assert not processes(made.folder)
+    large = [path for path in made.folder.rglob("*") if path.is_file() and path.stat().st_size > MEGABYTE]
+    assert not large
+
+
+def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
+    both = {A: "one", B: "two"}
+    run, job = federation.run(
+        "echo", [[both, 30], [{A: "sleep 3", B: "two"}, 1], [{A: "three", B: "fail"}, 30], [{B: "x"}, 30]]
+    )
+    assert engine.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    first, late, failed, last = federation.answers(run)
+    assert first == {A: f"{A}: one", B: f"{B}: two"}
+    assert late == {B: f"{B}: two"}  # the answer to "sleep 3" came after its time
+    assert failed == {A: f"{A}: three"}  # and is nobody's later
+    assert last == {B: f"{B}: x"}  # a site that could not answer once is asked again
+
+
+def test_a_large_message_arrives_as_it_is(federation: Federation) -> None:
+    text = "big " + "0123456789" * (2 * MEGABYTE)
+    run, job = federation.run("large", [[{A: text, B: text}, 60]])
+    assert engine.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert federation.answers(run) == [{A: text[::-1], B: text[::-1]}]
+    for path in (run / "answers.jsonl", run / "asks.json"):
+        path.unlink()
+
+
+def test_a_killed_worker_is_started_again(federation: Federation) -> None:
+    run, job = federation.run("worker", [[{A: "one", B: "two"}, 30], [{A: "one", B: "two"}, 40]], wait=[1])
+    until(lambda: len(federation.answers(run)) == 1, 40)
+    os.kill(int((federation.folder / B / "worker.pid").read_text()), signal.SIGKILL)
+    (run / "go-1").touch()
+    assert engine.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert federation.answers(run)[1] == {A: f"{A}: one", B: f"{B}: two"}
+
+
+def test_an_error_of_the_run_is_the_status_of_the_job(federation: Federation) -> None:
+    _, job = federation.run("error", [], end="error")
+    assert engine.follow(federation.admin, job) == "FINISHED:EXECUTION_EXCEPTION"
+    assert "the plan does not suffice" in federation.log("server")
+
+
+def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Federation) -> None:
+    run, job = federation.run("sigterm", [[{A: "one", B: "sleep 4"}, 30]])
+    until(lambda: (federation.folder / B / "worker.pid").stat().st_mtime > run.stat().st_mtime, 40)
+    assert federation.stop(B) == 0
+    assert not processes(federation.folder / B)
+    federation.start(B)
+    until(lambda: len(federation.answers(run)) == 1, 20)
+    assert federation.answers(run) == [{A: f"{A}: one", B: f"{B}: sleep 4"}]
+    engine.follow(federation.admin, job)
+
+
+@pytest.mark.parametrize("ask", ["ls_target", "cat_target", "show_errors", "show_stats", "report_env"])
+def test_a_site_tells_the_console_nothing(federation: Federation, ask: str) -> None:
+    until(lambda: federation.connected() == sorted(SITES), 40)
+    with engine._session(federation.admin) as session:
+        if ask == "report_env":
+            found = repr(session.get_client_env([A]))
+        elif ask.startswith("show"):
+            found = repr(session.do_command(f"{ask} 0 client {A}"))
+        else:
+            found = repr(session.do_command(f"{ask.removesuffix('_target')} {A} startup/fed_client.json"))
+    print(found)
+    assert "ssl_private_key" not in found
+
+
+def test_a_job_needs_all_its_sites(federation: Federation) -> None:
+    with pytest.raises(FedcmpError, match=r"not connected: hospital-z; connected: .*hospital-a"):
+        engine.submit(federation.admin, federation.folder, [A, "hospital-z"])
+
+
+def test_a_job_with_another_class_is_refused(federation: Federation) -> None:
+    other = engine.Classes(CLASSES.controller, "fedcmp.sites.nvflare.SiteExecutor")
+    _, job = federation.run("other", [], classes=other)
+    assert engine.follow(federation.admin, job) == "FINISHED:FAILED_TO_RUN"
+    assert "refused: a job must run echo_sites.EchoExecutor and nothing else" in federation.log("server")
+
+
+def test_a_foreign_certificate_is_refused(federation: Federation, tmp_path: Path) -> None:
+    foreign = Federation(tmp_path, ("hospital-c",), federation.port)  # the same names, host and port; another root
+    foreign.start("hospital-c")
+    until(lambda: "Connection" in foreign.log("hospital-c"), 20)
+    time.sleep(5)
+    assert "hospital-c" not in federation.connected()
+    assert "Successfully registered" not in foreign.log("hospital-c")
+    assert foreign.stop("hospital-c") == 0
+    with pytest.raises(FedcmpError, match="does not answer"):
+        engine.submit(foreign.admin, tmp_path / "run", ["hospital-c"])
+
+
+def test_the_server_listens_where_it_was_told(federation: Federation) -> None:
+    listening = [
+        connection.laddr.ip
+        for process in processes(federation.folder)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+def test_a_second_server_of_a_kit_is_refused(federation: Federation) -> None:
+    with pytest.raises(FedcmpError, match="running already"):
+        engine.serve(federation.folder / "kits" / "server")
+
+
+def test_a_killed_site_is_not_awaited_and_the_job_goes_on(federation: Federation) -> None:  # last: it leaves traces
+    both = {A: "one", B: "two"}
+    run, job = federation.run("killed", [[both, 30], [both, 4], [{A: "again"}, 10]], wait=[1])
+    until(lambda: len(federation.answers(run)) == 1, 40)
+    for process in processes(federation.folder / B):
+        process.kill()
+    federation.running.pop(B).wait(10)
+    (run / "go-1").touch()
+    until(lambda: len(federation.answers(run)) == 3, 20)
+    assert federation.answers(run)[1:] == [{A: f"{A}: one"}, {A: f"{A}: again"}]
+    assert engine.follow(federation.admin, job) == "FINISHED:COMPLETED"
+
+
+# --- without processes
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two sites' kits."""
+    made = tmp_path_factory.mktemp("kits")
+    engine.make_kits(engine.SitesFile("demo", "localhost", 8002, SITES, bind="127.0.0.1"), made / "kits")
+    for site in SITES:
+        engine.unpack(made / "kits" / f"{site}.zip", made / site)
+    return made
+
+
+def test_kits_are_hardened(folder: Path) -> None:
+    assert [row for row in engine.check_kit(folder / A) if not row[1]] == []
+    assert not list(folder.rglob("*.sh"))
+    assert not [path for path in folder.rglob("*") if path.name in {"cert.json", "rootCA.key"}]
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "setting"),
+    [
+        ("resources.json", '"allow_log_streaming": false', '"allow_log_streaming": true', "log streaming"),
+        ("resources.json", '"fedcmp.sites.nvflare.SiteExecutor"\n  ]', '"fedcmp."\n  ]', "classes"),
+        ("resources.json", '"enforce"', '"warn"', "classes"),
+        ("resources.json", "nvflare.JobCheck", "nvflare.NoCheck", "jobs"),
+        ("resources.json", '"id": "process_launcher"', '"id": "x", "path": "x.logging.y"}, {"id": "z"', "components"),
+        ("authorization.json", '"shell_commands": "none"', '"shell_commands": "any"', "shell commands"),
+        ("authorization.json", '"byoc": "none"', '"byoc": "any"', "custom code"),
+        ("authorization.json", '"view": "none"', '"view": "any"', "rights of the server"),
+        ("comm_config.json", '"listen_host": "127.0.0.1"', '"listen_host": "0"', "listening"),
+    ],
+)
+def test_a_kit_that_was_changed_by_hand_is_seen(
+    folder: Path, tmp_path: Path, file: str, old: str, new: str, setting: str
+) -> None:
+    shutil.copytree(folder / A, tmp_path / A)
+    path = tmp_path / A / "kit" / "local" / file
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    wrong = {name for name, good, _ in engine.check_kit(tmp_path / A) if not good}
+    assert {setting, "signature"} <= wrong
+
+
+def test_a_job_may_bring_no_files(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config_fed_client.json").write_text(json.dumps(engine._site_job("a.B")))
+    assert engine.JobCheck("a.B").validate(str(tmp_path)) == ("", {})
+    assert "must run a.C" in engine.JobCheck("a.C").validate(str(tmp_path))[0]
+    (tmp_path / "custom").mkdir()
+    (tmp_path / "custom" / "evil.py").write_text("")
+    assert "custom/evil.py" in engine.JobCheck("a.B").validate(str(tmp_path))[0]
+
+
+def test_a_site_signs_and_others_verify(folder: Path, tmp_path: Path) -> None:
+    a, b = folder / A, folder / B
+    signature = engine.sign(a, b"key")
+    certificate = engine.public_key(a)
+    assert engine.verify(b, A, certificate, b"key", signature)
+    assert not engine.verify(b, A, certificate, b"kez", signature)
+    assert not engine.verify(b, B, certificate, b"key", signature)  # another name
+    assert not engine.verify(b, A, engine.public_key(b), b"key", signature)  # another key
+    assert not engine.verify(b, A, b"nonsense", b"key", signature)
+    engine.make_kits(engine.SitesFile("demo", "localhost", 8002, SITES), tmp_path / "kits")
+    engine.unpack(tmp_path / "kits" / f"{A}.zip", tmp_path / A)
+    assert not engine.verify(
+        b, A, engine.public_key(tmp_path / A), b"key", engine.sign(tmp_path / A, b"key")
+    )  # another root
+
+
+@pytest.mark.parametrize("name", ["Hospital", "a b", "../a", "", "server", "localhost"])
+def test_names_of_sites_are_checked(name: str) -> None:
+    with pytest.raises(ConfigError):
+        engine.SitesFile("demo", "localhost", 8002, (A, name))
