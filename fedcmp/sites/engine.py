@@ -12,6 +12,8 @@ from fedcmp.errors import ConfigError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import stop_on_signal
 
+WAIT = 120.0
+"""Seconds in which sites may still connect before a run."""
 STOP = "stop"
 """A file in the run folder that asks the run to stop at the end of its round."""
 
@@ -47,7 +49,14 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
     carrier, folder = engine(), RunFolder(run)
     seen = len(_records(folder))
     (run / STOP).unlink(missing_ok=True)
-    job = carrier.submit(kit, run, sites)
+    said: list[list[str]] = []
+
+    def waiting(missing: list[str]) -> None:
+        if missing not in said:
+            said.append(missing)
+            print(f"waiting for {', '.join(missing)}", file=sys.stderr, flush=True)
+
+    job = carrier.submit(kit, run, sites, wait=WAIT, on_wait=waiting)
     print(f"{run} was handed to the server as job {job}", file=sys.stderr, flush=True)
     with stop_on_signal() as asked:
 

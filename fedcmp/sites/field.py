@@ -124,15 +124,10 @@ class Sites(Field):
 
     def train(self, federation: Federation, state: FederationState, plan: RoundPlan) -> Trained:
         self.bills.clear()
-        asked = {
-            task.client_id: say.Train(
-                plan.round,
-                state.params,
-                state.aggregator["local"],
-                state.local.get(task.client_id, {}).get("round", -1),
-            )
-            for task in plan.tasks
-        }
+        kept = {task.client_id: state.local.get(task.client_id, {}).get("round", -1) for task in plan.tasks}
+        # sites with the same question share its bytes
+        alike = {one: say.Train(plan.round, state.params, state.aggregator["local"], one) for one in kept.values()}
+        asked = {client: alike[one] for client, one in kept.items()}
         answers = dict(self.ask(asked, say.Report))
         anew = [one for one, said in answers.items() if isinstance(said, say.Refused) and said.fault == "closed"]
         if anew:
@@ -166,7 +161,8 @@ class Sites(Field):
         memory of the coordinator does not grow with the number of sites.
         """
         names = self.hello.sites
-        requests = {names[client]: say.encode(message) for client, message in messages.items()}
+        encoded = {id(message): say.encode(message) for message in {id(one): one for one in messages.values()}.values()}
+        requests = {names[client]: encoded[id(message)] for client, message in messages.items()}
         for name, request in requests.items():
             self.bills[name].down += len(request)
         begun = time.perf_counter()
@@ -251,7 +247,8 @@ class TrainedAtSites(Trained):
         def ask(shared: Sequence[Any], heard: Mapping[int, int]) -> dict[int, list[Params]]:
             nonlocal known
             head = (self.plan.round, attempt, clients, weights, known, list(shared[known:]))
-            asked = {client: say.Speak(*head, heard[client], privacy) for client in clients}
+            alike = {one: say.Speak(*head, one, privacy) for one in heard.values()}
+            asked = {client: alike[heard[client]] for client in clients}
             known = len(shared)
             terms: dict[int, list[Params]] = {}
             faults: dict[int, tuple[str, str]] = {}

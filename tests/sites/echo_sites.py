@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedcmp.errors import FedcmpError
-from fedcmp.sites.nvflare import Classes, FlareCourier, RoundsController, SiteExecutor
+from fedcmp.sites.nvflare.jobs import FlareCourier, RoundsController, SiteExecutor
+from fedcmp.sites.nvflare.kits import Classes
 
 CLASSES = Classes("echo_sites.EchoController", "echo_sites.EchoExecutor")
 

@@ -1,0 +1,258 @@
+"""The signed kits of a federation: made, and checked as they are now."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from nvflare.lighter.constants import CtxKey
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+from nvflare.lighter.utils import sign_folders, verify_folder_signature
+
+from fedcmp.errors import ConfigError, FedcmpError
+
+SCHEME = "grpc"
+ROOM, _COMMON = "fedcmp.sites.nvflare", "nvflare.app_common"
+_RESOURCES, _AUTHORIZATION, _COMM = "local/resources.json", "local/authorization.json", "local/comm_config.json"
+_SIGNATURE = "signature.json"
+ADMIN = "coordinator@fedcmp.local"
+
+
+class Classes(NamedTuple):
+    """The classes that a job names and a kit allows; tests have doubles."""
+
+    controller: str = f"{ROOM}.jobs.RoundsController"
+    executor: str = f"{ROOM}.jobs.SiteExecutor"
+
+
+CLASSES = Classes()
+
+
+@dataclass(frozen=True)
+class SitesFile:
+    """What `make_kits` needs: ``sites.yaml``.
+
+    Args:
+        name: of the federation: letters, digits, dash.
+        host: under which sites reach the server.
+        port: of sites; ``admin_port``: of the coordinator's console, the same by default.
+        sites: their names: lower-case letters, digits, dash.
+        bind: the address on which the server listens; the host by default.
+    """
+
+    name: str
+    host: str
+    port: int
+    sites: tuple[str, ...]
+    admin_port: int | None = None
+    bind: str = ""
+
+    def __post_init__(self) -> None:
+        for key, name in [("name", self.name), *(("sites", site) for site in self.sites)]:
+            if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
+                raise ConfigError(
+                    f"{key}: {name!r} must be lower-case letters, digits, dashes, and begin with a letter"
+                )
+        taken = [site for site in self.sites if site in {"server", "admin", self.host}]
+        if not self.sites or taken or len(set(self.sites)) < len(self.sites):
+            raise ConfigError(f"sites: expected different names, none of them server or admin, got {list(self.sites)}")
+        for key, port in (("port", self.port), ("admin_port", self.admin_port or self.port)):
+            if not 0 < port < 65536:
+                raise ConfigError(f"{key} must be in 1 to 65535, got {port}")
+
+
+# --- kits
+
+
+def make_kits(description: SitesFile, out: Path, classes: Classes = CLASSES) -> list[Path]:
+    """Makes the signed kits: ``server/`` and ``admin/`` stay with the coordinator, ``NAME.zip`` goes to the site.
+
+    The key of the root certificate is forgotten: nobody can add a participant later without making new kits for all.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    taken = [path.name for path in out.iterdir()]
+    if taken:
+        raise FedcmpError(f"{out} must be empty, it has {', '.join(sorted(taken)[:3])}")
+    project = Project(description.name, "sites of fedcmp")
+    ports = {"fed_learn_port": description.port, "admin_port": description.admin_port or description.port}
+    project.set_server(description.host, "coordinator", ports)
+    for site in description.sites:
+        project.add_client(site, site.replace("-", "_"), {})
+    project.add_admin(ADMIN, "coordinator", {"role": "project_admin"})
+    files = StaticFileBuilder(config_folder="config", scheme=SCHEME, require_signed_jobs=True)
+    builders = [WorkspaceBuilder(), files, CertBuilder()]
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+        ctx = Provisioner(scratch, builders).provision(project)
+        if ctx.get(CtxKey.BUILD_ERROR):
+            raise FedcmpError(f"NVFlare could not make the kits: {'; '.join(ctx.get_errors())}")
+        made = Path(ctx[CtxKey.CURRENT_PROD_DIR])
+        kits = []
+        sources = {"server": description.host, "admin": ADMIN, **{site: site for site in description.sites}}
+        for name, source in sources.items():
+            kit = made / source
+            _harden(kit, name, description, classes)
+            for folder in ("startup", "local"):
+                sign_folders(str(kit / folder), ctx[CtxKey.ROOT_PRI_KEY], signature_file=_SIGNATURE)
+            kits.append(_pack(kit, out / f"{name}.zip") if name in description.sites else _copy(kit, out / name))
+    return kits
+
+
+def _pack(kit: Path, target: Path) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
+        for path in sorted(path for path in kit.rglob("*") if path.is_file()):
+            packed.write(path, path.relative_to(kit))
+    target.chmod(0o600)
+    return target
+
+
+def _copy(kit: Path, target: Path) -> Path:
+    shutil.copytree(kit, target)
+    for key in target.glob("startup/*.key"):
+        key.chmod(0o600)
+    return target
+
+
+def _harden(kit: Path, name: str, description: SitesFile, classes: Classes) -> None:
+    for path in [*kit.rglob("*.sh"), *kit.rglob("*.ipynb"), *kit.rglob("*.sample"), *kit.rglob("readme.txt")]:
+        path.unlink()
+    if name == "admin":
+        return
+    for old in ("resources.json.default", "authorization.json.default"):
+        (kit / "local" / old).unlink()
+    server = name == "server"
+    write_json(kit / _RESOURCES, _server_resources(classes) if server else _site_resources(classes))
+    write_json(kit / _AUTHORIZATION, _authorization(server))
+    write_json(kit / _COMM, _COMM_CONFIG)
+    if server:
+        path = kit / "startup" / "fed_server.json"
+        config = read_json(path)
+        config["servers"][0]["service"]["target"] = f"{description.bind or description.host}:{description.port}"
+        write_json(path, config)
+
+
+# Between the processes of one machine: plain TCP on loopback only; no connection from site to site.
+_COMM_CONFIG = {
+    "allow_adhoc_conns": False,
+    "backbone_conn_gen": 2,
+    "internal": {"scheme": "tcp", "resources": {"host": "localhost", "listen_host": "127.0.0.1"}},
+}
+
+
+def _site_resources(classes: Classes) -> dict[str, Any]:
+    none = {"num_of_gpus": 0, "mem_per_gpu_in_GiB": 0}
+    return {
+        "format_version": 2,
+        "class_list_enforcement_mode": "enforce",
+        "class_allow_list": [classes.executor],
+        "allow_log_streaming": False,
+        "client": {"retry_timeout": 30, "compression": "Gzip"},
+        "app_validator": {"path": f"{ROOM}.jobs.JobCheck", "args": {"executor": classes.executor}},
+        "components": [
+            _component(
+                "resource_manager", f"{_COMMON}.resource_managers.gpu_resource_manager.GPUResourceManager", none
+            ),
+            _component("resource_consumer", f"{_COMMON}.resource_consumers.gpu_resource_consumer.GPUResourceConsumer"),
+            _component("process_launcher", f"{ROOM}.processes.SiteLauncher"),
+        ],
+    }
+
+
+def _server_resources(classes: Classes) -> dict[str, Any]:
+    jobs = {"uri_root": "/", "job_store_id": "job_store"}
+    snapshots = {"uri_root": "/", "storage": {"path": f"{ROOM}.processes.KitStorage", "args": {"folder": "snapshots"}}}
+    server = {"admin_storage": "transfer", "max_num_clients": 100, "heart_beat_timeout": 60, "admin_timeout": 10.0}
+    return {
+        "format_version": 2,
+        "class_list_enforcement_mode": "enforce",
+        "class_allow_list": [classes.controller],
+        "servers": [server],
+        "snapshot_persistor": {
+            "path": f"{_COMMON}.state_persistors.storage_state_persistor.StorageStatePersistor",
+            "args": snapshots,
+        },
+        "components": [
+            _component("job_scheduler", f"{_COMMON}.job_schedulers.job_scheduler.DefaultJobScheduler", {"max_jobs": 1}),
+            _component("job_manager", "nvflare.apis.impl.job_def_manager.SimpleJobDefManager", jobs),
+            _component("job_store", f"{ROOM}.processes.KitStorage", {"folder": "jobs"}),
+            _component("process_launcher", f"{_COMMON}.job_launcher.server_process_launcher.ServerProcessJobLauncher"),
+        ],
+    }
+
+
+def _authorization(server: bool) -> dict[str, Any]:
+    rights = ["submit_job", "clone_job", "manage_job", "download_job", "view", "operate", "shell_commands", "byoc"]
+    allowed = {"submit_job", "manage_job"} | ({"view"} if server else set())
+    permissions = {right: "any" if right in allowed else "none" for right in [*rights, "server-predeployed-flwr"]}
+    return {"format_version": "1.0", "permissions": {"project_admin": permissions}}
+
+
+def _component(name: str, path: str, args: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"id": name, "path": path, "args": dict(args or {})}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def check_kit(folder: Path, classes: Classes = CLASSES) -> list[tuple[str, bool, str]]:
+    """What a site's kit would let the server do, read from its files as they are: (setting, good, what was found)."""
+    kit = folder / "kit"
+    resources, comm = read_json(kit / _RESOURCES), read_json(kit / _COMM)
+    client = read_json(kit / "startup" / "fed_client.json")["client"]
+    expected = _site_resources(classes)
+    permissions = read_json(kit / _AUTHORIZATION)["permissions"]
+    roles = {role: {right for right, who in rights.items() if who != "none"} for role, rights in permissions.items()}
+    granted = set[str]().union(*roles.values())
+    paths = [component.get("path", "") for component in resources["components"]]
+    streamers = [path for path in paths if ".logging." in path]
+    unknown = sorted(set(paths) - {component["path"] for component in expected["components"]})
+    custom = [f"{name}/custom" for name in ("local", "startup") if (kit / name / "custom").exists()]
+    changed = [name for name in ("startup", "local") if not _signed(kit, name)]
+    overriding = [path.name for path in (kit / "local").glob("*.default") if path.stem in {"resources.json"}]
+    internal = comm.get("internal", {}).get("resources", {})
+    loopback = internal.get("listen_host") == "127.0.0.1" and not comm.get("allow_adhoc_conns", True)
+    mode = (kit / "startup" / "client.key").stat().st_mode & 0o077
+    security = client.get("connection_security")
+
+    def row(name: str, good: bool, found: object) -> tuple[str, bool, str]:
+        return name, good, str(found)
+
+    streaming = resources.get("allow_log_streaming")
+    enforced, listed = resources.get("class_list_enforcement_mode"), resources.get("class_allow_list")
+    checked = resources.get("app_validator")
+    return [
+        row("signature", not changed, f"changed: {', '.join(changed)}" if changed else "as it was signed"),
+        row("log streaming", streaming is False and not streamers, streamers or f"allow_log_streaming: {streaming}"),
+        row("classes", enforced == "enforce" and listed == expected["class_allow_list"], f"{enforced}: {listed}"),
+        row("jobs", checked == expected["app_validator"], checked),
+        row("components", not unknown and not overriding, unknown or overriding or "as expected"),
+        row(
+            "custom code", "byoc" not in granted and not custom, custom or ("allowed" if "byoc" in granted else "none")
+        ),
+        row("shell commands", "shell_commands" not in granted, "allowed" if "shell_commands" in granted else "none"),
+        row("rights of the server", granted <= {"submit_job", "manage_job"}, ", ".join(sorted(granted))),
+        row("connection", security == "mtls", security),
+        row("listening", loopback, internal.get("listen_host")),
+        row("private key", not mode, "the owner's alone" if not mode else "others may read it"),
+    ]
+
+
+def _signed(kit: Path, name: str) -> bool:
+    return bool(verify_folder_signature(str(kit / name), str(kit / "startup" / "rootCA.pem"), True, _SIGNATURE))

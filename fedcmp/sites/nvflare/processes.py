@@ -1,0 +1,182 @@
+"""The server's and a site's processes, and what they keep and start on a machine."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from cryptography import x509
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
+from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
+
+from fedcmp.errors import FedcmpError
+
+RESTARTS = 3  # of a killed worker, in one job
+_HERE = "fedcmp.sites.nvflare.processes"
+
+
+def serve(kit: Path) -> int:
+    """Runs the server in the foreground until SIGTERM or Ctrl-C; the exit code, 0 if it was told to stop."""
+    return _supervise("server", kit.absolute(), None)
+
+
+def start_site(folder: Path) -> int:
+    """Runs a site in the foreground; SIGTERM or Ctrl-C ends it after the answer in flight, a second one at once."""
+    return _supervise("site", (folder / "kit").absolute(), folder / "answering.lock")
+
+
+_ENVIRONMENT = {
+    "PYTHONSAFEPATH": "1",  # no module is taken from the kit's folder
+    "MALLOC_ARENA_MAX": "2",  # memory of large messages goes back to the system
+    "NVFLARE_CLIENT_OUTCOME_WAIT_TIMEOUT": "10",  # seconds for which an ended job waits for sites that are gone; 900
+}
+
+
+class _Stop(BaseException):
+    """SIGTERM or Ctrl-C."""
+
+
+def _supervise(role: str, kit: Path, answering: Path | None) -> int:
+    if not (kit / "startup").is_dir():
+        raise FedcmpError(f"{kit} is no kit: it has no folder startup")
+
+    def stop(*_: object) -> None:
+        raise _Stop
+
+    with open(kit / "running.lock", "w") as running, contextlib.ExitStack() as held:
+        try:
+            fcntl.flock(running, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FedcmpError(f"{kit} is running already") from None
+        _end(kit)  # what a killed process has left
+        before = [(number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)]
+        try:
+            environment = {**os.environ, **_ENVIRONMENT}
+            command = [sys.executable, "-m", _HERE, role, str(kit)]
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=kit, env=environment, start_new_session=True)
+            return child.wait()
+        except _Stop:
+            with contextlib.suppress(_Stop):
+                if answering is not None:
+                    fcntl.flock(held.enter_context(open(answering, "w")), fcntl.LOCK_EX)
+            return 0
+        finally:
+            for number, handler in before:
+                signal.signal(number, handler)
+            _end(kit)
+
+
+def _end(kit: Path) -> None:
+    """Ends all processes of a kit: NVFlare starts workers in sessions of their own."""
+    ours = []
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        program = " ".join(words[1:3])
+        if program.startswith((f"-m {_HERE}", "-m nvflare.private.")) and str(kit) in words:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+                ours.append(process)
+    psutil.wait_procs(ours, timeout=10)
+
+
+# Of the commands that a server may send to a site, these run a job. Left out: shell, logs, errors, restart and more.
+_COMMANDS = {
+    "AbortAppProcessor",
+    "AbortTaskProcessor",
+    "CancelResourceProcessor",
+    "CheckResourceProcessor",
+    "DeployProcessor",
+    "NotifyJobStatusProcessor",
+    "StartJobProcessor",
+}
+
+
+def _main() -> None:
+    """The process of a server or a site, started by `_supervise`; ends with it."""
+    from nvflare.fuel.f3.mpm import MainProcessMonitor
+
+    role, kit = sys.argv[1], Path(sys.argv[2])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # only the supervisor knows when; workers inherit it
+
+    def follow_supervisor() -> None:
+        sys.stdin.buffer.read()
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=follow_supervisor, daemon=True).start()
+    config = ["secure_train=true", "config_folder=config"]
+    args = argparse.Namespace(workspace=str(kit), local_rank=0)
+    if role == "server":
+        from nvflare.private.fed.app.server import server_train
+        from nvflare.private.fed.server import fed_server
+
+        # 2.9 listens on all interfaces unless its host is a loopback address: take every host for one.
+        fed_server._is_loopback_host = lambda host: True
+        fed_server._normalize_loopback_host = lambda host: host
+        args.fed_server, args.set = "fed_server.json", [*config, "org=coordinator"]
+        main = server_train.main
+    else:
+        from nvflare.private.fed.app.client import client_train
+        from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+
+        processors = ClientRequestProcessors.request_processors
+        processors[:] = [processor for processor in processors if type(processor).__name__ in _COMMANDS]
+        certificate = x509.load_pem_x509_certificate((kit / "startup" / "client.crt").read_bytes())
+        site = str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+        args.fed_client, args.set = "fed_client.json", [*config, f"uid={site}", f"org={site.replace('-', '_')}"]
+        main = client_train.main
+    sys.exit(MainProcessMonitor.run(main_func=main, run_dir=args.workspace, args=args))
+
+
+class KitStorage(FilesystemStorage):
+    """Storage of the server inside its kit: 2.9 has one for all servers of a machine, in /tmp/nvflare."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(root_dir=str(Path.cwd() / folder), uri_root="/")
+
+
+class SiteLauncher(ClientProcessJobLauncher):
+    """Starts a site's worker, and starts it again if it was killed, so that one site does not end the job of all."""
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> JobHandleSpec:
+        return _Worker(lambda: super(SiteLauncher, self).launch_job(job_meta, fl_ctx))
+
+
+class _Worker(JobHandleSpec):
+    def __init__(self, start: Callable[[], Any]) -> None:
+        self._start, self._handle, self._ended = start, start(), False
+
+    def terminate(self) -> None:
+        self._ended = True
+        self._handle.terminate()
+
+    def poll(self) -> Any:
+        code = self._handle.adapter.poll()
+        # UNKNOWN is not reported to the server, which then sees a site without the job: lost, and the job goes on.
+        return JobReturnCode.UNKNOWN if code is not None and code < 0 else self._handle.poll()
+
+    def wait(self) -> None:
+        self._handle.wait()
+        for _ in range(RESTARTS):
+            if self._ended or self._handle.adapter.poll() >= 0:
+                return
+            time.sleep(2)
+            self._handle = self._start()
+            self._handle.wait()
+
+
+if __name__ == "__main__":
+    _main()
