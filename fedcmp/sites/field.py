@@ -33,6 +33,8 @@ from fedcmp.types import Params
 
 log = logging.getLogger(__name__)
 M = TypeVar("M")
+OPENING = 3600.0
+"""Seconds in which sites load their models and look at their pictures before round 1, at least."""
 
 
 @dataclass
@@ -88,15 +90,13 @@ class Sites(Field):
 
     def _all(self, message: Any, kind: type[M]) -> dict[str, M]:
         names, found = self.hello.sites, dict[str, M]()
-        for client, answer in self.ask(dict.fromkeys(range(len(names)), message), kind):
+        for client, answer in self.ask(dict.fromkeys(range(len(names)), message), kind, max(OPENING, self.patience)):
             if isinstance(answer, say.Refused):
                 raise ConfigError(f"{names[client]} does not take part: {answer.reason}")
             found[names[client]] = answer
         silent = [name for name in names if name not in found]
         if silent:
-            raise AggregationError(
-                f"{', '.join(silent)} did not answer within {self.patience:g} s; nothing was trained"
-            )
+            raise AggregationError(f"{', '.join(silent)} did not answer; nothing was trained")
         return found
 
     def begin(self, federation: Federation, rounds_done: int) -> None:
@@ -154,8 +154,10 @@ class Sites(Field):
                     totals[domain] = [a + b for a, b in zip(totals.get(domain, [0.0] * 3), sums, strict=True)]
         return found[0], found[1]
 
-    def ask(self, messages: Mapping[int, Any], kind: type[M]) -> Iterator[tuple[int, M | say.Refused]]:
-        """Sends each client its message, and yields what comes back, as it comes.
+    def ask(
+        self, messages: Mapping[int, Any], kind: type[M], patience: float = 0.0
+    ) -> Iterator[tuple[int, M | say.Refused]]:
+        """Sends each client its message, and yields what comes back within ``patience`` (0: that of the run).
 
         An answer waits in a file without a name, which is read through memory that the system may take back: the
         memory of the coordinator does not grow with the number of sites.
@@ -166,7 +168,7 @@ class Sites(Field):
         for name, request in requests.items():
             self.bills[name].down += len(request)
         begun = time.perf_counter()
-        for name, data in self.courier.ask(requests, self.patience):
+        for name, data in self.courier.ask(requests, patience or self.patience):
             bill = self.bills[name]
             bill.seconds += time.perf_counter() - begun
             bill.up += len(data)

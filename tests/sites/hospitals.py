@@ -15,7 +15,7 @@ from fedcmp.sites.messages import decode
 from fedcmp.sites.site import Site
 
 NAMES = ("hospital-a", "hospital-b", "hospital-c")
-CAMERAS = ("paper", "striped", "noisy")
+CAMERAS = ("noisy", "paper", "striped")  # in the order in which a simulation has them
 TEXT = """
 data: {scenes_per_camera: 48, val_scenes_per_camera: 4, test_scenes_per_camera: 4}
 federation: {rounds: 4, batch_size: 4}

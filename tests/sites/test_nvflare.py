@@ -80,7 +80,8 @@ class Federation:
             if name == "server"
             else f"start_site(Path('{self.folder / name}'))"
         )
-        code = f"import sys; from pathlib import Path; from fedcmp.sites.nvflare import serve, start_site; sys.exit({call})"
+        needed = "import sys; from pathlib import Path; from fedcmp.sites.nvflare import serve, start_site"
+        code = f"{needed}; sys.exit({call})"
         root = Path(__file__).parent.parent.parent
         path = os.pathsep.join([str(root), str(Path(__file__).parent)])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -74,7 +74,7 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     for word in ("policy", "there is no kit", "tower:", "48 train", "linear_1/evidence", "norm of the update"):
         assert word in said
     assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
-    (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [paper]}\npolicy: {methods: [fedavg]}\n")
+    (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [noisy]}\npolicy: {methods: [fedavg]}\n")
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
     assert "would refuse: policy.methods" in capsys.readouterr().out
 

@@ -59,16 +59,17 @@ class Federation:
             command = [sys.executable, "-m", "fedcmp", *words]
             self.running[name] = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
 
-    def begin(self, run: str, *words: str) -> subprocess.Popen[bytes]:
-        """A run that goes on in the background."""
-        command = [sys.executable, "-m", "fedcmp", "train", *words]
-        return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def wait_for_round(self, run: str, number: int) -> None:
+    def begin(self, run: str, number: int, *words: str) -> subprocess.Popen[bytes]:
+        """A run in the background that has done a round."""
+        command = [sys.executable, "-m", "fedcmp", "train", *words, f"run.dir={run}"]
+        with (self.folder / f"{run}.log").open("ab") as log:
+            process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         end = time.monotonic() + MOST
         while len(self.records(run)) <= number:
+            assert process.poll() is None, (self.folder / f"{run}.log").read_text()
             assert time.monotonic() < end, f"round {number} of {run} did not come"
-            time.sleep(0.1)
+            time.sleep(0.05)
+        return process
 
     def records(self, run: str) -> list[dict[str, Any]]:
         path = self.folder / run / "metrics.jsonl"
@@ -129,9 +130,9 @@ def test_masked_sites_sign_with_their_certificates(federation: Federation, expec
 
 
 def test_a_killed_site_is_left_out_and_comes_back(federation: Federation) -> None:
-    run = federation.begin("killed", "run.yaml", "--sites", ",".join(NAMES), "--patience", "20", "run.dir=killed",
-                           "federation.rounds=12", "data.scenes_per_camera=48")  # fmt: skip
-    federation.wait_for_round("killed", 2)
+    run = federation.begin(
+        "killed", 2, "run.yaml", "--sites", ",".join(NAMES), "--patience", "20", "federation.rounds=12"
+    )
     federation.processes(f"{NAMES[1]}/kit")[-1].send_signal(signal.SIGKILL)  # the worker that trains
     assert run.wait(timeout=MOST) == 0
     accepted = [one["client/1/accepted"] for one in federation.records("killed")[1:]]
@@ -141,8 +142,7 @@ def test_a_killed_site_is_left_out_and_comes_back(federation: Federation) -> Non
 
 
 def test_a_killed_server_goes_on_to_the_same_bits(federation: Federation, expected: Callable[..., str]) -> None:
-    run = federation.begin("resumed", "run.yaml", "--sites", ",".join(NAMES[:2]), "run.dir=resumed")
-    federation.wait_for_round("resumed", 2)
+    run = federation.begin("resumed", 2, "run.yaml", "--sites", ",".join(NAMES[:2]))
     for process in federation.processes("kits/server"):
         process.send_signal(signal.SIGKILL)
     os.kill(federation.running["server"].pid, signal.SIGKILL)
@@ -154,8 +154,7 @@ def test_a_killed_server_goes_on_to_the_same_bits(federation: Federation, expect
 
 
 def test_a_run_stops_at_the_end_of_its_round_and_goes_on(federation: Federation, expected: Callable[..., str]) -> None:
-    run = federation.begin("stopped", "run.yaml", "--sites", ",".join(NAMES[:2]), "run.dir=stopped")
-    federation.wait_for_round("stopped", 1)
+    run = federation.begin("stopped", 1, "run.yaml", "--sites", ",".join(NAMES[:2]))
     run.terminate()
     assert run.wait(timeout=MOST) == 0
     if federation.summary("stopped")["exit"] == "stopped":
