@@ -33,6 +33,8 @@ from fedcmp.types import Params
 
 log = logging.getLogger(__name__)
 M = TypeVar("M")
+HELD_BYTES = 2**28
+"""Of the answers of one exchange so many are held in memory."""
 OPENING = 3600.0
 """Seconds in which sites load their models and look at their pictures before round 1, at least."""
 
@@ -159,21 +161,22 @@ class Sites(Field):
     ) -> Iterator[tuple[int, M | say.Refused]]:
         """Sends each client its message, and yields what comes back within ``patience`` (0: that of the run).
 
-        An answer waits in a file without a name, which is read through memory that the system may take back: the
-        memory of the coordinator does not grow with the number of sites.
+        Answers beyond ``HELD_BYTES`` wait in files without names, which are read through memory that the system may
+        take back: the memory of the coordinator does not grow with the number of sites.
         """
         names = self.hello.sites
         encoded = {id(message): say.encode(message) for message in {id(one): one for one in messages.values()}.values()}
         requests = {names[client]: encoded[id(message)] for client, message in messages.items()}
         for name, request in requests.items():
             self.bills[name].down += len(request)
-        begun = time.perf_counter()
+        begun, held = time.perf_counter(), 0
         for name, data in self.courier.ask(requests, patience or self.patience):
             bill = self.bills[name]
             bill.seconds += time.perf_counter() - begun
             bill.up += len(data)
+            held += len(data)
             try:
-                answer = say.decode_as(kind, spooled(data))
+                answer = say.decode_as(kind, data if held <= HELD_BYTES else spooled(data))
             except say.MessageError as error:
                 answer = say.Refused(str(error), "malformed")
             yield names.index(name), answer
@@ -349,9 +352,7 @@ def common_layouts(layouts: Mapping[int, list[Any]]) -> list[Any]:
 
 
 def spooled(data: bytes) -> Any:
-    """The bytes of a large answer in a file that has no name; small ones as they are."""
-    if len(data) < 2**20:
-        return data
+    """The bytes of an answer in a file that has no name."""
     with tempfile.TemporaryFile() as file:
         file.write(data)
         file.flush()

@@ -34,7 +34,7 @@ from fedcmp.errors import FedcmpError
 from fedcmp.sites.nvflare.kits import ADMIN, CLASSES, Classes, read_json, write_json
 
 TASK = "fedcmp"  # the one task, and the key of its bytes
-POLL = 0.2  # seconds between two questions of a site for a task; 2 by default
+POLL = 0.1  # seconds between two questions of a site for a task; 2 by default
 PIECE = 8 << 20  # bytes in one message
 SLOTS = 2  # answers that the server has in memory at once
 _READ, _WRITE = "fedcmp.read", "fedcmp.write"
