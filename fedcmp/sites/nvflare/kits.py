@@ -28,6 +28,7 @@ SCHEME = "grpc"
 ROOM, _COMMON = "fedcmp.sites.nvflare", "nvflare.app_common"
 _RESOURCES, _AUTHORIZATION, _COMM = "local/resources.json", "local/authorization.json", "local/comm_config.json"
 _SIGNATURE = "signature.json"
+PATIENCE = 60.0  # seconds after which a site asks again for what was lost on its way; 300 by default
 ADMIN = "coordinator@fedcmp.local"
 
 
@@ -158,7 +159,7 @@ def _site_resources(classes: Classes) -> dict[str, Any]:
         "class_list_enforcement_mode": "enforce",
         "class_allow_list": [classes.executor],
         "allow_log_streaming": False,
-        "client": {"retry_timeout": 30, "compression": "Gzip"},
+        "client": {"retry_timeout": 30, "compression": "Gzip", "communication_timeout": PATIENCE},
         "app_validator": {"path": f"{ROOM}.jobs.JobCheck", "args": {"executor": classes.executor}},
         "components": [
             _component(
