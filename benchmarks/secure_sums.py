@@ -1,7 +1,7 @@
 """What secure aggregation costs, over the number of clients: bytes and seconds of a client and of the server.
 
-    python benchmarks/secure_aggregation.py                                  # a projector of LLaVA-1.5, a minute or two
-    python benchmarks/secure_aggregation.py --clients 8 32 128 --words 1000  # what keys and shares alone cost
+    python benchmarks/secure_sums.py                                  # a projector of LLaVA-1.5, a minute or two
+    python benchmarks/secure_sums.py --clients 8 32 128 --words 1000  # what keys and shares alone cost
 
 The true messages of ``fedcmp.secure``, all parties in one process, one after the other, on one thread. Seconds are
 processor time; a client's are the mean of those of all clients. Each row is measured twice: once with all clients, once
