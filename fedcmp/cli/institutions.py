@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+import secrets
 import sys
 from pathlib import Path
 
@@ -95,6 +95,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
     from fedcmp.cli.commands import print_summary, split_words
     from fedcmp.federation.folder import RunFolder, claim
+    from fedcmp.report.files import read_object
     from fedcmp.runs.train import reopen
     from fedcmp.shipped import find_config
     from fedcmp.sites.coordinator import SITES, coordinator_config
@@ -106,13 +107,15 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
         reopen(folder.path, overrides, path)
         if not is_over_sites(folder.path):
             raise ConfigError(f"--sites: {folder.path} is no run over sites")
-        asked = json.loads((folder.path / SITES).read_text(encoding="utf-8"))
+        asked = read_object(folder.path / SITES)
+        if (folder.summary.is_file() and (done := read_object(folder.summary))["exit"]) in ("finished", "budget"):
+            return print_summary({**done, "folder": str(folder.path)})
         if parsed.sites is not None and parsed.sites.split(",") != asked["sites"]:
             raise ConfigError(f"--sites: {folder.path} has the sites {','.join(asked['sites'])}")
     else:
         text = "" if path is None else find_config(path).read_text(encoding="utf-8")
         config = coordinator_config(text, str(path or "overrides"), overrides)
-        asked = {"sites": parsed.sites.split(","), "patience": 3600.0}
+        asked = {"sites": parsed.sites.split(","), "patience": 3600.0, "id": secrets.token_hex(4)}
         where = Path(config.run.dir).expanduser() if config.run.dir else None
         label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
         folder = claim(where, config.run.name or label, number=config.run.name is None)
@@ -127,7 +130,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     if not folder.summary.is_file():
         print(f"fedcmp: the run did not end; it goes on with: fedcmp train --resume {folder.path}", file=sys.stderr)
         return 1
-    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    summary = read_object(folder.summary)
     if summary["exit"] == "failed":
         print(f"fedcmp: error: {summary['error']}", file=sys.stderr)
         return 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -63,13 +64,16 @@ def describe_round(
 
 def _client_records(reports: Sequence[Report], weights: dict[int, float]) -> dict[str, Any]:
     inside = [one for one in reports if one.client_id in weights]
-    loss = sum(one.loss * one.num_tokens for one in inside)
-    record: dict[str, Any] = {"train/loss": loss / max(1.0, sum(one.num_tokens for one in inside))}
+    told = [one for one in inside if not math.isnan(one.loss)]  # a site may keep its losses
+    record: dict[str, Any] = {}
+    if told:
+        loss = sum(one.loss * one.num_tokens for one in told)
+        record["train/loss"] = loss / max(1.0, sum(one.num_tokens for one in told))
     for one in reports:
         record |= {
             f"client/{one.client_id}/{what}": value
             for what, value in (
-                ("loss", one.loss),
+                ("loss", None if math.isnan(one.loss) else one.loss),
                 ("samples", one.num_samples),
                 ("steps", one.num_steps),
                 ("weight", weights.get(one.client_id, 0.0)),

@@ -55,9 +55,10 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
 
 def describe(summary: Mapping[str, Any], folder: str) -> str:
     """The end of a run: losses by domain, quality, time."""
-    losses, seconds, spent = summary["val/loss"], summary["seconds"], summary.get("privacy")
-    rows: list[list[object]] = [[name, one["start"], one["end"]] for name, one in summary["val/domains"].items()]
-    rows.append(["mean of domains", losses["start"], losses["end"]])
+    seconds, spent, domains = summary["seconds"], summary.get("privacy"), summary.get("val/domains", {})
+    rows: list[list[object]] = [[name, one["start"], one["end"]] for name, one in domains.items()]
+    if losses := summary.get("val/loss"):  # sites may keep theirs
+        rows.append(["mean of domains", losses["start"], losses["end"]])
     facts = [
         [METRICS[key].title, f"{measured(key, value)} ({note})"]
         for key, (value, note) in quality(summary["test"] or {}).items()
@@ -72,7 +73,8 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         ["samples", f"{summary['samples_seen']:,} seen, {summary['samples_per_second']:.0f} a second in training"],
         ["run folder", folder],
     ]
-    return f"{table(rows, header=['validation loss per token', 'start', 'end'])}\n\n{table(facts)}"
+    shown = [table(rows, header=["validation loss per token", "start", "end"])] if rows else []
+    return "\n\n".join([*shown, table(facts)])
 
 
 def quality_columns(test: Mapping[str, Any] | None) -> list[object]:
@@ -101,7 +103,8 @@ def compare_runs(summaries: Sequence[Mapping[str, Any]]) -> str:
     """One row per run."""
     rows = []
     for one in summaries:
-        loss, row = one["val/loss"], [one["name"], one["method"], one["seed"], one["samples_seen"]]
-        rows.append([*row, loss["start"], loss["end"], *quality_columns(one["test"]), round(one["seconds"]["total"])])
+        loss, row = one.get("val/loss", {}), [one["name"], one["method"], one["seed"], one["samples_seen"]]
+        measured_on_test = quality_columns(one["test"])
+        rows.append([*row, loss.get("start"), loss.get("end"), *measured_on_test, round(one["seconds"]["total"])])
     header, rows = known_columns(["run", "method", "seed", "samples", "start", "end", *QUALITY, "seconds"], rows)
     return table(rows, header)

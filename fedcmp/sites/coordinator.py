@@ -31,14 +31,15 @@ from fedcmp.runs.train import count_faults, phase_seconds
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
 from fedcmp.sites.engine import STOP
-from fedcmp.sites.field import Sites
+from fedcmp.sites.field import RETURN, Sites
 from fedcmp.sites.statement import common_config, plan_sites, state_config
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
 from fedcmp.version import commit
 
 SITES = "sites.json"
-"""In the run folder: the sites of the run in the order of the clients, and how many seconds each may take."""
+"""In the run folder: ``sites`` in the order of the clients, ``patience``, the seconds that each may take, and ``id``,
+by which sites tell this run from others of its name."""
 AT_SITES = "at-the-sites"
 """What the coordinator's config has in the place of data."""
 
@@ -91,7 +92,7 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
         "device": f"{len(names)} sites",
         "data_not_used": {},
     }
-    field = Sites(courier, patience, say.Hello(folder.name, to_yaml(config), names))
+    field = Sites(courier, patience, say.Hello(f"{folder.name}-{asked['id']}", to_yaml(config), names))
     with locked(folder):
         tracker = build_tracker(config, run, folder.name)
         params: Params = {}
@@ -153,7 +154,7 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
 def _tell(field: Sites, params: Params, reason: str) -> None:
     """The sites get the projector; one that does not answer has its reasons."""
     everybody = range(len(field.hello.sites))
-    for _ in field.ask(dict.fromkeys(everybody, say.Close(params, reason)), say.Closed):
+    for _ in field.ask(dict.fromkeys(everybody, say.Close(params, reason)), say.Closed, RETURN):
         pass
 
 

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 M = TypeVar("M")
 HELD_BYTES = 2**28
 """Of the answers of one exchange so many are held in memory."""
+RETURN = 30.0
+"""Seconds that a site has to come back in each round, once it was lost."""
 OPENING = 3600.0
 """Seconds in which sites load their models and look at their pictures before round 1, at least."""
 
@@ -71,6 +73,8 @@ class Sites(Field):
     """What the sites were told about all of them, and what each of them must find."""
     attempt: int = field(default_factory=lambda: int(time.time()))
     """Grows with every aggregation that begins, also over restarts of the coordinator."""
+    lost: set[int] = field(default_factory=set)
+    """Clients whose last question was not answered: they are waited for no longer than ``RETURN`` seconds."""
     bills: dict[str, Bill] = field(default_factory=lambda: defaultdict(Bill))
     """Of the round that runs."""
 
@@ -130,7 +134,9 @@ class Sites(Field):
         # sites with the same question share its bytes
         alike = {one: say.Train(plan.round, state.params, state.aggregator["local"], one) for one in kept.values()}
         asked = {client: alike[one] for client, one in kept.items()}
-        answers = dict(self.ask(asked, say.Report))
+        gone = {client: message for client, message in asked.items() if client in self.lost}
+        answers = dict(self.ask({client: asked[client] for client in asked.keys() - gone.keys()}, say.Report))
+        answers |= dict(self.ask(gone, say.Report, min(RETURN, self.patience)))
         anew = [one for one, said in answers.items() if isinstance(said, say.Refused) and said.fault == "closed"]
         if anew:
             back = self._return(anew, plan.round)
@@ -145,10 +151,10 @@ class Sites(Field):
         return of_sums(sums) if sums else None
 
     def score(self, params: Params, split: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Sums of losses by domain over all sites that answer and may say; and with exchanged pictures."""
+        """Sums of losses by domain over all sites that are there and may say; and with exchanged pictures."""
         found: tuple[dict[str, list[float]], ...] = ({}, {})
-        everywhere = {client: say.Score(params, split) for client in range(len(self.hello.sites))}
-        for _, answer in sorted(self.ask(everywhere, say.Scored)):
+        there = [client for client in range(len(self.hello.sites)) if client not in self.lost]
+        for _, answer in sorted(self.ask(dict.fromkeys(there, say.Score(params, split)), say.Scored)):
             if isinstance(answer, say.Refused):
                 continue
             for totals, part in zip(found, (answer.sums, answer.shuffled), strict=True):
@@ -170,10 +176,12 @@ class Sites(Field):
         for name, request in requests.items():
             self.bills[name].down += len(request)
         begun, held = time.perf_counter(), 0
+        self.lost |= messages.keys()
         for name, data in self.courier.ask(requests, patience or self.patience):
             bill = self.bills[name]
             bill.seconds += time.perf_counter() - begun
             bill.up += len(data)
+            self.lost.discard(names.index(name))
             held += len(data)
             try:
                 answer = say.decode_as(kind, data if held <= HELD_BYTES else spooled(data))

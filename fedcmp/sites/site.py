@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,7 +151,7 @@ class Site:
                 log.exception("the question %s could not be answered", kind)
             reason = mask(f"{error}" if isinstance(error, FedcmpError) else f"{type(error).__name__}: {error}")
             self.audit.write("refused", run=run, kind=kind, exchange=exchange, question=question, reason=reason)
-            data = say.encode(say.Refused(reason, fault))
+            return say.encode(say.Refused(reason, fault))
         self._last = question, data
         return data
 
@@ -261,6 +262,8 @@ class Site:
         session.trained, session.attempts = message._replace(params=params, local=to(message.local, device)), ()
         self._keep_states(session, trained.states, message)
         found = report(session.contribution, config.federation, params, config.privacy.on)
+        if not self.settings.policy.losses:
+            found = found._replace(loss=math.nan)
         return say.Report(list(found))
 
     def _speak(self, session: Session, ready: Ready, message: say.Speak) -> say.Said | say.Keys:

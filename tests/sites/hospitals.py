@@ -61,7 +61,7 @@ class Lab:
         self.run.mkdir()
         (self.run / "config.yaml").write_text(to_yaml(coordinator_config(text, "test", overrides)))
         names = [path.name for path in self.folders]
-        (self.run / "sites.json").write_text(json.dumps({"sites": names, "patience": 60}))
+        (self.run / "sites.json").write_text(json.dumps({"sites": names, "patience": 60, "id": "1"}))
 
     def train(self, *overrides: str, courier: LoopCourier | None = None, text: str = TEXT) -> dict[str, Any]:
         self.begin(*overrides, text=text)

@@ -114,7 +114,7 @@ def test_a_site_lost_after_a_sum_was_opened_ends_the_round(tmp_path: Path) -> No
     lab.train(MASKS, courier=Dropping(lab.courier(), lost))
     found = metrics(lab)
     assert [one.get("sites/ended") for one in found] == [None, None, 1, None, None]
-    assert found[2]["val/loss"] == found[1]["val/loss"], "the parameters of the round before stay"
+    assert found[2]["val/loss/noisy"] == found[1]["val/loss/noisy"], "the parameters of the round before stay"
     assert found[4]["val/loss"] < found[1]["val/loss"]
 
 

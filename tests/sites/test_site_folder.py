@@ -17,6 +17,11 @@ from fedcmp.sites.settings import read_federation, read_site
 
 
 @pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+@pytest.fixture
 def kit(tmp_path: Path) -> Path:
     path = tmp_path / "hospital-a.zip"
     with zipfile.ZipFile(path, "w") as packed:

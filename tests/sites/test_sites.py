@@ -12,6 +12,7 @@ import torch
 from hospitals import CAMERAS, NAMES, TEXT, Dropping, Handler, Lab, hospital
 from safetensors.torch import load_file
 
+from fedcmp.cli import main
 from fedcmp.config import from_yaml
 from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.checkpoint import params_sha256
@@ -26,6 +27,11 @@ PRIVATE = [
 ]  # fmt: skip
 """Without the kind."""
 Simulate = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
 
 
 @pytest.fixture(scope="session")
@@ -70,14 +76,14 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulate: Simul
         assert proof is not None
         assert proof.same_caption
     for folder in lab.folders:  # the hospital gets what it helped to make
-        kept = load_file(folder / "runs" / "run" / "projector.safetensors")
+        kept = load_file(folder / "runs" / "run-1" / "projector.safetensors")
         assert params_sha256(kept) == expected["projector_sha256"]
 
 
 def test_optimizer_states_stay_at_the_sites(lab: Lab, simulate: Simulate) -> None:
     keeping = "federation.keep_local_state=true"
     assert lab.train(keeping)["projector_sha256"] == simulate(keeping)["projector_sha256"]
-    assert sorted(path.name for path in (lab.folders[0] / "runs" / "run").glob("kept-*")) == [
+    assert sorted(path.name for path in (lab.folders[0] / "runs" / "run-1").glob("kept-*")) == [
         "kept-0000.pt", "kept-0001.pt", "kept-0002.pt", "kept-0003.pt",
     ]  # fmt: skip
     (newest,) = sorted((lab.run / "checkpoints").glob("round-0004-*"))
@@ -211,14 +217,16 @@ def test_the_coordinators_noise_is_that_of_a_simulation(lab: Lab, simulate: Simu
 
 def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path) -> None:
     overrides = [*PRIVATE, "privacy.kind=distributed"]
-    hashes, refused = set(), []
+    hashes, refused, trained = set(), [], dict[str, say.Train]()
 
     def asking_twice(name: str, handler: Handler) -> Handler:
         def handle(request: bytes) -> bytes:
             answer = handler(request)
-            if isinstance(asked := say.decode(request), say.Speak) and asked.round == 1:
+            if isinstance(asked := say.decode(request), say.Train):
+                trained[name] = asked
+            if isinstance(asked, say.Speak) and asked.round == 1:
                 assert handler(request) == answer
-                handler(say.encode(say.Score({}, "other")))
+                handler(say.encode(say.Score(trained[name].params, "val")))
                 refused.append(say.decode(handler(request)).fault)
             return answer
 
@@ -242,7 +250,9 @@ def test_sites_keep_their_losses_if_they_say_so(tmp_path: Path, simulate: Simula
     summary = (lab := Lab(tmp_path, policy="policy: {losses: false}")).train()
     assert summary["projector_sha256"] == simulate()["projector_sha256"]
     assert summary["test"] is None
-    assert not any(key.startswith("val/") for one in records(lab) for key in one)
+    assert not any("loss" in key for one in records(lab) for key in one)
+    assert main(["table", str(lab.run)]) == 0
+    assert main(["report", str(lab.run)]) == 0
 
 
 @pytest.mark.parametrize(
@@ -288,7 +298,7 @@ def test_a_site_answers_the_same_question_alike_and_another_one_not(lab: Lab) ->
         lab.train(courier=stopped)
     site = Site.open(lab.folders[0])
     (hello, agree) = (
-        say.Hello("run", (lab.run / "config.yaml").read_text(), NAMES[:2]), say.Agree((48, 48), 1),
+        say.Hello("run-1", (lab.run / "config.yaml").read_text(), NAMES[:2]), say.Agree((48, 48), 1),
     )  # fmt: skip
     closed = say.decode(site.handle(questions[0]))
     assert closed.fault == "closed"
