@@ -192,7 +192,8 @@ class Site:
         if isinstance(message, say.Speak):
             return self._speak(session, session.ready, message)
         if isinstance(message, say.Score):
-            return self._score(session.ready.parts, message)
+            kept = session.config.privacy.on or not self.settings.policy.losses  # no privacy covers them
+            return say.Scored({}, {}) if kept else self._score(session.ready.parts, message)
         if isinstance(message, say.Roster | say.Mask | say.Open):
             return self._mask(session, message)
         if isinstance(message, say.Close):
@@ -324,8 +325,6 @@ class Site:
 
     def _score(self, parts: Parts, message: say.Score) -> say.Scored:
         """Sums of losses over held-out samples, by domain."""
-        if not self.settings.policy.losses:
-            return say.Scored({}, {})
         data = parts.val_data if message.split == "val" else parts.test_data
         if data is None:
             return say.Scored({}, {})

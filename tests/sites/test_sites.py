@@ -239,6 +239,36 @@ def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path)
     assert refused == ["policy"] * 4
 
 
+@pytest.mark.parametrize("kind", ["none", "central", "distributed"])
+def test_what_the_coordinator_sees_of_a_site(lab: Lab, kind: str) -> None:
+    """The table of docs/sites.md, from what is on the wire; masks have a test file of their own."""
+    heard: list[Any] = []
+
+    def watching(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = handler(request)
+            if name == NAMES[0]:
+                heard.append(say.decode(answer))
+            return answer
+
+        return handle
+
+    overrides = [] if kind == "none" else [*PRIVATE, f"privacy.kind={kind}"]
+    lab.train("aggregator=fedavg", *overrides, courier=lab.courier(watching))
+    said = [term for one in heard if isinstance(one, say.Said) for term in one.terms]
+    norms = [sum(float(value.double().square().sum()) for value in term.values()) ** 0.5 for term in said]
+    losses = [one for one in heard if isinstance(one, say.Scored) and one.sums]
+    reports = [one.report for one in heard if isinstance(one, say.Report)]
+    assert {type(one).__name__ for one in heard} <= {"Statement", "Agreed", "Report", "Said", "Scored", "Closed"}
+    assert bool(losses) == (kind == "none")
+    assert all((one[1] > 0) == (kind == "none") for one in reports), "mean training losses"
+    assert [one[2] for one in reports] == [12] * 4, "samples"
+    if kind == "central":
+        assert max(norms) <= 0.25, "clipped to 0.5, divided by two sites"
+    if kind == "distributed":
+        assert min(norms) > 1, "noise is many times the clip"
+
+
 def test_a_cohort_below_the_least_size_is_refused(tmp_path: Path) -> None:
     lab = Lab(tmp_path, count=3, policy="policy: {least_clients: 3}")
     courier = Dropping(lab.courier(), lambda name, kind, number: name == NAMES[1] and kind == "Train" and number == 1)
