@@ -120,7 +120,24 @@ CHOICES = (
     "fedcmp,'tau always'=fedcmp:aggregator.fuse.explore=1,'outcome always'=fedcmp:aggregator.fuse.explore=0,"
     f"'momentum 0.3'=fedcmp:{MOMENTUM}=0.3,regmean,fedavg"
 )
+LONG_SCENARIOS = {
+    "domain": "",
+    "topic": "",
+    "quality": "",
+    "quantity": ":federation.clients_per_round=6:federation.dropout=0.1",
+    "iid": "",
+}
+"""Four scenarios and clients that are alike, each in short and in long rounds."""
+LONG_NOW = ("domain",)
+"""Those whose runs are all there. To go on, add the next: runs of topic are kept already."""
+LONG_SETTINGS = ",".join(
+    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
+    for scenario in LONG_NOW
+    for rounds in (16, 4)
+)
 PARTS: dict[str, str] = {
+    "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
+    " --seeds 3 --budget 2 --extra-seeds 5",
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
