@@ -44,10 +44,11 @@ from fedcmp.optimizer import OptimizerConfig
 from fedcmp.sites import messages as say
 from fedcmp.sites.field import Sites
 from fedcmp.sites.folder import unpack
-from fedcmp.sites.nvflare import SitesFile, follow, make_kits, submit
+from fedcmp.sites.nvflare import follow, make_kits, submit
 from fedcmp.sites.nvflare.jobs import FlareCourier, RoundsController, SiteExecutor
 from fedcmp.sites.nvflare.kits import Classes
 from fedcmp.sites.replay import SiteCohort, replay
+from fedcmp.sites.settings import FederationFile
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 
@@ -157,7 +158,7 @@ def main() -> None:
         free.close()
         folder = Path(scratch)
         names = tuple(f"site-{number}" for number in range(asked.sites))
-        make_kits(SitesFile("bench", "localhost", port, names, bind="127.0.0.1"), folder / "kits", CLASSES)
+        make_kits(FederationFile("bench", "localhost", port, list(names), bind="127.0.0.1"), folder / "kits", CLASSES)
         (folder / "run").mkdir()
         (folder / "run" / "asked.json").write_text(json.dumps({**vars(asked), "plain": not asked.rounds_only}))
         here = Path(__file__).parent

@@ -125,13 +125,19 @@ def load_config(path: Path | None = None, overrides: Sequence[str] = ()) -> Conf
     Raises:
         ConfigError: a key, name or value is wrong; the message names key, file and the nearest valid choice.
     """
-    if path is None:
-        return amend(Config(), overrides)
+    return amend(Config(), overrides) if path is None else from_yaml(read_config(path), str(path), overrides)
+
+
+def read_config(path: Path) -> str:
+    """The text of a config file, or of a shipped one by its name.
+
+    Raises:
+        ConfigError: there is none, or it is no text.
+    """
     try:
-        text = find_config(path).read_text(encoding="utf-8")
+        return find_config(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
-    return from_yaml(text, str(path), overrides)
 
 
 def from_yaml(text: str, where: str, overrides: Sequence[str] = ()) -> Config:

@@ -43,6 +43,8 @@ def train(parsed: argparse.Namespace) -> int:
     old = None if parsed.resume is None else Path(parsed.resume)
     if parsed.sites is not None or (old is not None and is_over_sites(old)):
         return train_at_sites(parsed)
+    if parsed.kits is not None or parsed.patience is not None:
+        raise ConfigError("--kits and --patience are for runs over --sites")
     try:
         file, overrides = split_words(parsed.words)
         config, label = _config(parsed.words) if old is None else (reopen(old, overrides, file), "")

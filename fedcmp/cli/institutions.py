@@ -5,15 +5,23 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedcmp.errors import ConfigError, check_choice
+
+if TYPE_CHECKING:
+    from fedcmp.federation.folder import RunFolder
+
+PATIENCE = 3600.0
+"""Seconds within which a site must answer, unless --patience says otherwise."""
 
 
 def sites(parsed: argparse.Namespace) -> int:
     """make the start-up kits of a federation of sites, and run its server
 
-    `kits FILE` reads the names, the host and the ports of a federation and writes a signed kit for each site, one for
+    `kits FILE` reads the names, the host and the port of a federation and writes a signed kit for each site, one for
     the server and one for the coordinator. `serve KIT` runs the server until SIGTERM. See docs/sites.md.
 
     options:
@@ -24,15 +32,15 @@ def sites(parsed: argparse.Namespace) -> int:
       fedcmp sites kits sites.yaml --out kits      one kit a site
       fedcmp sites serve kits/server               until SIGTERM
     """
-    action, path = _action(parsed.words, ("kits", "serve"))
     from fedcmp.sites.engine import engine
-
-    if action == "serve":
-        return engine().serve(path)
     from fedcmp.sites.settings import read_federation
 
-    federation, out = read_federation(path), Path(parsed.out or "kits")
-    for kit in engine().make_kits(engine().SitesFile(**vars(federation)), out):
+    action, path = _action(parsed.words, ("kits", "serve"))
+    _refuse_options(parsed, action, {"out": "kits"})
+    if action == "serve":
+        return engine().serve(path)
+    federation = read_federation(path)
+    for kit in engine().make_kits(federation, Path(parsed.out or "kits")):
         print(kit)
     return 0
 
@@ -58,8 +66,11 @@ def site(parsed: argparse.Namespace) -> int:
     """
     words = [word for word in parsed.words if "=" not in word]
     overrides = [word for word in parsed.words if "=" in word]
+    action = words[0] if words else ""
+    check_choice("fedcmp site", action, ("init", "check", "start"))
+    _refuse_options(parsed, action, {**dict.fromkeys(("data", "tower", "llm"), "init"), "config": "check"})
     here = Path(parsed.folder or ".")
-    if words[:1] == ["init"]:
+    if action == "init":
         from fedcmp.sites.folder import init_site
 
         _, kit = _action(words, ("init",))
@@ -67,10 +78,9 @@ def site(parsed: argparse.Namespace) -> int:
         folder = init_site(kit, parsed.folder and Path(parsed.folder), given, overrides)
         print(f"{folder}/site.yaml: read its policy; then `fedcmp site check --folder {folder}`, and `start`")
         return 0
-    if overrides:
-        raise ConfigError(f"{overrides[0]}: only init takes overrides; edit {here}/site.yaml")
-    check_choice("fedcmp site", " ".join(words), ("check", "start"))
-    if words == ["start"]:
+    if unused := [*words[1:], *overrides]:
+        raise ConfigError(f"{unused[0]}: {action} takes no such word; edit {here}/site.yaml")
+    if action == "start":
         from fedcmp.sites.engine import engine
         from fedcmp.sites.settings import read_site
 
@@ -78,8 +88,7 @@ def site(parsed: argparse.Namespace) -> int:
         return engine().start_site(here)
     from fedcmp.sites.folder import check_site
 
-    config = None if parsed.config is None else Path(parsed.config)
-    lines, fine = check_site(here, config)
+    lines, fine = check_site(here, parsed.config and Path(parsed.config))
     print("\n".join(lines))
     return 0 if fine else 1
 
@@ -93,40 +102,24 @@ def is_over_sites(run: Path) -> bool:
 
 def train_at_sites(parsed: argparse.Namespace) -> int:
     """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
-    from fedcmp.cli.commands import print_summary, split_words
-    from fedcmp.federation.folder import RunFolder, claim
+    from fedcmp.cli.commands import print_summary
     from fedcmp.report.files import read_object
-    from fedcmp.runs.train import reopen
-    from fedcmp.shipped import find_config
-    from fedcmp.sites.coordinator import SITES, coordinator_config
-    from fedcmp.sites.engine import follow
+    from fedcmp.sites.coordinator import SITES
+    from fedcmp.sites.engine import find_kit, follow
 
-    path, overrides = split_words(parsed.words)
-    if parsed.resume is not None:
-        folder = RunFolder(Path(parsed.resume))
-        reopen(folder.path, overrides, path)
-        if not is_over_sites(folder.path):
-            raise ConfigError(f"--sites: {folder.path} is no run over sites")
-        asked = read_object(folder.path / SITES)
-        if (folder.summary.is_file() and (done := read_object(folder.summary))["exit"]) in ("finished", "budget"):
-            return print_summary({**done, "folder": str(folder.path)})
-        if parsed.sites is not None and parsed.sites.split(",") != asked["sites"]:
-            raise ConfigError(f"--sites: {folder.path} has the sites {','.join(asked['sites'])}")
+    kits = Path(parsed.kits or "kits")
+    if parsed.resume is None:
+        folder, asked = _begin(parsed, kits)
     else:
-        text = "" if path is None else find_config(path).read_text(encoding="utf-8")
-        config = coordinator_config(text, str(path or "overrides"), overrides)
-        asked = {"sites": parsed.sites.split(","), "patience": 3600.0, "id": secrets.token_hex(4)}
-        where = Path(config.run.dir).expanduser() if config.run.dir else None
-        label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
-        folder = claim(where, config.run.name or label, number=config.run.name is None)
-        from fedcmp.config import to_yaml
-
-        folder.write_text(folder.config, to_yaml(config))
+        folder, asked = _go_on(parsed)
+        if folder.summary.is_file() and (done := read_object(folder.summary))["exit"] in ("finished", "budget"):
+            return print_summary({**done, "folder": str(folder.path)})
+    kit = find_kit(kits)
+    folder.summary.unlink(missing_ok=True)  # of where it stopped before
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
     folder.write_json(folder.path / SITES, asked)
-    kits = Path(parsed.kits or "kits")
-    follow(kits / "admin", folder.path.resolve(), asked["sites"])
+    follow(kit, folder.path.resolve(), asked["sites"])
     if not folder.summary.is_file():
         print(f"fedcmp: the run did not end; it goes on with: fedcmp train --resume {folder.path}", file=sys.stderr)
         return 1
@@ -137,8 +130,55 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     return print_summary({**summary, "folder": str(folder.path)})
 
 
-def _action(words: list[str], choices: tuple[str, ...]) -> tuple[str, Path]:
+def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of a new run, and what its sites.json has."""
+    from fedcmp.cli.commands import split_words
+    from fedcmp.config import read_config, to_yaml
+    from fedcmp.federation.folder import claim
+    from fedcmp.sites.coordinator import coordinator_config
+    from fedcmp.sites.engine import find_kit
+
+    names = parsed.sites.split(",")
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"--sites: expected different names with commas between them, got {parsed.sites!r}")
+    path, overrides = split_words(parsed.words)
+    config = coordinator_config(read_config(path) if path else "", str(path or "overrides"), overrides)
+    find_kit(kits)  # before a folder is made
+    where = Path(config.run.dir).expanduser() if config.run.dir else None
+    label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
+    folder = claim(where, config.run.name or label, number=config.run.name is None)
+    folder.write_text(folder.config, to_yaml(config))
+    return folder, {"sites": names, "patience": PATIENCE, "id": secrets.token_hex(4)}
+
+
+def _go_on(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of a run that goes on, and what its sites.json has."""
+    from fedcmp.cli.commands import split_words
+    from fedcmp.federation.folder import RunFolder
+    from fedcmp.report.files import read_object
+    from fedcmp.runs.train import reopen
+    from fedcmp.sites.coordinator import SITES
+
+    folder = RunFolder(Path(parsed.resume))
+    path, overrides = split_words(parsed.words)
+    reopen(folder.path, overrides, path)
+    if not is_over_sites(folder.path):
+        raise ConfigError(f"--sites: {folder.path} is no run over sites")
+    asked = read_object(folder.path / SITES)
+    if parsed.sites is not None and parsed.sites.split(",") != asked["sites"]:
+        raise ConfigError(f"--sites: {folder.path} has the sites {','.join(asked['sites'])}")
+    return folder, {**asked, "overrides": overrides}
+
+
+def _action(words: Sequence[str], choices: tuple[str, ...]) -> tuple[str, Path]:
     check_choice("the action", words[0], choices)
     if len(words) != 2:
         raise ConfigError(f"{words[0]} needs one path, got {' '.join(words[1:]) or 'none'}")
     return words[0], Path(words[1])
+
+
+def _refuse_options(parsed: argparse.Namespace, action: str, of: dict[str, str]) -> None:
+    """Refuses options that are of another action; ``of``: option -> its action."""
+    for option, owner in of.items():
+        if getattr(parsed, option) is not None and owner != action:
+            raise ConfigError(f"--{option} is for {owner}, not for {action}")

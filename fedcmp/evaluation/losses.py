@@ -173,18 +173,23 @@ def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, 
 def quality(right: torch.Tensor, shuffled: torch.Tensor, data: EvalData) -> dict[str, Any]:
     """How good a projector is on samples that chose nothing, from the scores of each with its own and with another
     picture, ``[3, n]``; losses in nats per token."""
-    end, other = average(right, data.domains), average(shuffled, data.domains)
-    domain, loss = end.worst
     rises = (shuffled[0] - right[0]).tolist()
+    error = standard_error(rises, right[1].tolist(), data.shared, data.domains)
+    return quality_of(average(right, data.domains), average(shuffled, data.domains), error)
+
+
+def quality_of(right: Evaluation, shuffled: Evaluation, error: float | None = None) -> dict[str, Any]:
+    """The same from evaluations with the right and with exchanged pictures, and the standard error of image use."""
+    domain, loss = right.worst
     found = {
-        "loss": end.loss,
-        "domains": end.by_domain,
+        "loss": right.loss,
+        "domains": right.by_domain,
         "worst_domain": {"name": domain, "loss": loss},
-        "loss_shuffled": other.loss,
-        "image_use": other.loss - end.loss,
-        "image_use_se": standard_error(rises, right[1].tolist(), data.shared, data.domains),
-        "token_accuracy": end.token_accuracy,
-        "token_accuracy_domains": end.accuracy_by_domain,
+        "loss_shuffled": shuffled.loss,
+        "image_use": shuffled.loss - right.loss,
+        "image_use_se": error,
+        "token_accuracy": right.token_accuracy,
+        "token_accuracy_domains": right.accuracy_by_domain,
     }
     return {**found, "ignores_pictures": ignores_pictures(found)}
 

@@ -116,19 +116,8 @@ class Run:
         """Writes the summary and closes the trackers; the summary, empty on ranks other than the server."""
         if not is_server(self.team):
             return {}
-        seconds, folder = {"total": earlier + time.perf_counter() - self.t0, **self.clock.seconds}, self.folder
-        summary = {
-            **self.head,
-            **content,
-            "samples_seen": samples,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "samples_per_second": round(samples / max(1e-9, seconds.get("train", 0.0)), 1),
-            "exit": exit_kind,
-        }
-        folder.write_json(folder.summary, summary)
-        files = [folder.captions, folder.captions_list, folder.projector, *sorted(folder.figures.glob("*.png"))]
-        self.tracker.close(summary, [path for path in files if path.exists()])
-        return summary
+        seconds = {"total": earlier + time.perf_counter() - self.t0, **self.clock.seconds}
+        return write_summary(self.folder, self.tracker, {**self.head, **content}, samples, seconds, exit_kind)
 
     def _show(self, captioned: Sequence[Captioned]) -> None:
         shown = captioned[: self.config.evaluation.examples]
@@ -197,11 +186,38 @@ def open_run(
         except BaseException as error:
             vars(error)["folder"] = folder.path
             if is_server(team):
-                failed = {**head, "exit": "failed", "error": mask(f"{type(error).__name__}: {error}")}
-                with suppress(OSError):  # the first error is the one to report
-                    folder.write_json(folder.summary, failed)
-                tracker.close(failed)
+                write_failure(folder, tracker, head, error)
             raise
+
+
+def write_summary(
+    folder: RunFolder,
+    tracker: Trackers,
+    content: Mapping[str, Any],
+    samples: int,
+    seconds: Mapping[str, float],
+    exit_kind: str,
+) -> dict[str, Any]:
+    """Writes summary.json and closes the trackers; returns the summary."""
+    summary = {
+        **content,
+        "samples_seen": samples,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "samples_per_second": round(samples / max(1e-9, seconds.get("train", 0.0)), 1),
+        "exit": exit_kind,
+    }
+    folder.write_json(folder.summary, summary)
+    files = [folder.captions, folder.captions_list, folder.projector, *sorted(folder.figures.glob("*.png"))]
+    tracker.close(summary, [path for path in files if path.exists()])
+    return summary
+
+
+def write_failure(folder: RunFolder, tracker: Trackers, head: Mapping[str, Any], error: BaseException) -> None:
+    """Writes a summary that says with what a run ended, and closes the trackers."""
+    failed = {**head, "exit": "failed", "error": mask(f"{type(error).__name__}: {error}")}
+    with suppress(OSError):  # the first error is the one to report
+        folder.write_json(folder.summary, failed)
+    tracker.close(failed)
 
 
 def build_tracker(config: Config, folder: RunFolder, name: str) -> Trackers:
@@ -255,12 +271,19 @@ def _head(config: Config, method: str, folder: RunFolder, data: Data, team: Team
     """What every summary begins with."""
     cuda, ranks = team.device.type == "cuda", team.topology.world_size
     device = torch.cuda.get_device_name(team.device) if cuda else f"cpu, {torch.get_num_threads()} threads"
+    return describe_run(config, method, folder, f"{ranks} x {device}" if ranks > 1 else device, data.source.left_out)
+
+
+def describe_run(
+    config: Config, method: str, folder: RunFolder, device: str, left_out: Mapping[str, int]
+) -> dict[str, Any]:
+    """What a summary begins with: name, method, seed, versions, device, and what of the data is not used."""
     return {
         "name": config.run.name or folder.path.name,
         "method": method,
         "seed": config.run.seed,
         "versions": versions(),
         "commit": commit(),
-        "device": f"{ranks} x {device}" if ranks > 1 else device,
-        "data_not_used": dict(data.source.left_out),
+        "device": device,
+        "data_not_used": dict(left_out),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +158,12 @@ def _print_ranks(run: Run) -> None:
         print(describe_ranks(groups, devices), file=sys.stderr, flush=True)
 
 
-def phase_seconds(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+def phase_seconds(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds of the rounds, by phase."""
     return {phase: sum(record.get(f"seconds/{phase}", 0.0) for record in records) for phase in PHASES}
 
 
-def count_faults(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def count_faults(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Faults of clients over the whole run: in all, by kind, and those that cost nothing in the end."""
     keys = ("clients_left_out", "clients_retried", "clients_dropped", *(f"left_out/{kind}" for kind in FAULTS))
     total = {key: sum(record.get(key, 0) for record in records) for key in keys}

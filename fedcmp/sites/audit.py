@@ -26,11 +26,12 @@ class Audit:
             os.fsync(file.fileno())
 
     def asked(self, run: str) -> dict[str, str]:
-        """Of a run: exchange -> hash of the question that was answered, over all starts of this site."""
+        """Of a run: exchange -> hash of the question that was answered, over all starts of this site; ``records``: the
+        hash of the records with which it began."""
         found: dict[str, str] = {}
         if self.path.is_file():
             for text in self.path.read_text(encoding="utf-8").splitlines():
                 line = json.loads(text)
-                if line.get("run") == run and line["what"] == "answered" and line["exchange"]:
+                if line.get("run") == run and line["what"] in ("answered", "opened") and line["exchange"]:
                     found[line["exchange"]] = line["question"]
         return found

@@ -10,55 +10,62 @@ from typing import Any
 
 from fedcmp.aggregation.presets import AggregatorConfig
 from fedcmp.config import Config, amend, load_config, to_yaml
-from fedcmp.credentials import mask
+from fedcmp.data.scenarios import PartitionConfig
 from fedcmp.data.settings import DataConfig
-from fedcmp.errors import ConfigError
-from fedcmp.evaluation.losses import Evaluation, of_sums, progress_made
+from fedcmp.errors import CheckpointError, ConfigError
+from fedcmp.evaluation.losses import Evaluation, of_sums, progress_made, quality_of
 from fedcmp.federation.checkpoint import FederationState, params_sha256, save_projector
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.loop import run as run_rounds
 from fedcmp.federation.loop import start
 from fedcmp.federation.sampling import RunPlan, plan_hash
+from fedcmp.federation.settings import FederationConfig
 from fedcmp.locking import locked
 from fedcmp.report.files import read_object
-from fedcmp.report.summary import versions
 from fedcmp.runs.last_state import last_kept
-from fedcmp.runs.method import Method, build_method
+from fedcmp.runs.method import build_method
 from fedcmp.runs.models import start_params
-from fedcmp.runs.run import build_tracker
+from fedcmp.runs.run import build_tracker, describe_run, write_failure, write_summary
 from fedcmp.runs.train import count_faults, phase_seconds
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
 from fedcmp.sites.engine import STOP
 from fedcmp.sites.field import RETURN, Sites
-from fedcmp.sites.statement import common_config, plan_sites, state_config
+from fedcmp.sites.statement import plan_sites, state_config
 from fedcmp.tracking.progress import Progress
+from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
-from fedcmp.version import commit
 
 SITES = "sites.json"
-"""In the run folder: ``sites`` in the order of the clients, ``patience``, the seconds that each may take, and ``id``,
-by which sites tell this run from others of its name."""
+"""In the run folder: ``sites`` in the order of the clients, ``patience``, the seconds that each may take, ``id``, by
+which sites tell this run from others of its name, and ``overrides`` with which it goes on."""
 AT_SITES = "at-the-sites"
 """What the coordinator's config has in the place of data."""
 
 
 def coordinator_config(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run over sites: without places of data, and by default without cosines between sites.
+    """The config of a run over sites: without places of data, by default without cosines between sites, and such that
+    a site that fails is left out.
 
     Raises:
         ConfigError: a key or value is wrong, or cannot be had over sites.
     """
     base = Config(
-        data=DataConfig(root=AT_SITES, train=AT_SITES, images=AT_SITES), aggregator=AggregatorConfig(pairwise=0)
+        data=DataConfig(root=AT_SITES, train=AT_SITES, images=AT_SITES),
+        aggregator=AggregatorConfig(pairwise=0),
+        federation=FederationConfig(slots=1, on_client_error="skip"),
     )
     config = amend(base, overrides, text, where)
+    federation, masks = config.federation, config.federation.secure == "masks"
     for wrong, reason in (
+        (config.partition != PartitionConfig(), "partition: the clients are the sites, with the data that they have"),
         (config.attack.kind != "none", "attack.kind: sites are not simulated"),
         (config.launch.devices > 1, "launch.devices must be 1: the coordinator is one process"),
-        (config.federation.secure_dropout > 0, "federation.secure_dropout: sites are not simulated"),
-        (config.federation.deadline > 0, "federation.deadline: over sites, `--patience` is the limit"),
+        (federation.secure_dropout > 0, "federation.secure_dropout: sites are not simulated"),
+        (federation.deadline > 0, "federation.deadline: over sites, `--patience` is the limit"),
+        (federation.on_client_error == "retry", "federation.on_client_error must be skip or raise over sites"),
+        (masks and config.aggregator.weights == "tokens", "aggregator.weights: sites cannot check tokens under masks"),
     ):
         if wrong:
             raise ConfigError(reason)
@@ -78,90 +85,54 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
 
     Raises:
         ConfigError: sites differ in what must be equal; nothing was trained.
+        CheckpointError: a run that goes on would have other samples or models.
         AggregationError: a site did not answer before round 1, or too few are left.
     """
-    t0, run = time.perf_counter(), RunFolder(folder)
-    config, asked = load_config(run.config), read_object(folder / SITES)
-    names, patience = tuple(asked["sites"]), float(asked["patience"])
-    head = {
-        "name": folder.name,
-        "method": config.aggregator.name,
-        "seed": config.run.seed,
-        "versions": versions(),
-        "commit": commit(),
-        "device": f"{len(names)} sites",
-        "data_not_used": {},
-    }
-    field = Sites(courier, patience, say.Hello(f"{folder.name}-{asked['id']}", to_yaml(config), names))
+    t0, run, asked = time.perf_counter(), RunFolder(folder), read_object(folder / SITES)
+    config, names = load_config(run.config, asked.get("overrides", ())), tuple(asked["sites"])
+    head = describe_run(config, config.aggregator.name, run, f"{len(names)} sites", {})
+    hello = say.Hello(f"{folder.name}-{asked['id']}", to_yaml(load_config(run.config)), names)
+    field = Sites(courier, float(asked["patience"]), hello)
     with locked(folder):
         tracker = build_tracker(config, run, folder.name)
-        params: Params = {}
         try:
-            field.open(state_config(config))
-            counts = [field.statements[name].counts for name in names]
-            plan = plan_sites(config, [one["train"] for one in counts], names)
-            method = build_method(config, plan)
-            params = start_params(config, *field.statements[names[0]].widths)
-            fresh = start(params, method.aggregator, method.privacy)
-            state, tracker.records = fresh, []
-            if run.metrics.is_file():
-                own = config.privacy.kind == "distributed"  # the sites' noise cannot be drawn again
-                again = method.privacy is None or (method.privacy.repeatable and not own)
-                state, tracker.records = last_kept(fresh, run, again)
-                if method.privacy:
-                    method = method._replace(privacy=method.privacy.continued(state.privacy))
-            agree = say.Agree(tuple(one["train"] for one in counts), state.rounds_done)
-            field.agree(agree, say.Agreed(plan_hash(plan), params_sha256(params)))
-            run.write_json(run.split, _split(config, plan, names, counts))
+            federation, state = open_federation(config, field, run, tracker, lambda: stop() or (folder / STOP).exists())
             earlier = sum(phase_seconds(tracker.records).values())
-            federation = _federation(
-                config, plan, method, field, run, tracker, lambda: stop() or (folder / STOP).exists()
-            )
             state = run_rounds(federation, state)
-            done = state.rounds_done == len(federation.rounds)
-            content = _finish(field, state, tracker.records, run) if done else {"rounds": state.rounds_done}
-            planned = state.rounds_done == len(plan.rounds)
-            exit_kind = "stopped" if not done else "finished" if planned else "budget"
-            extra = {"privacy": method.privacy.summary(state.rounds_done)} if method.privacy else {}
-            if config.privacy.kind == "distributed":
-                extra["privacy"]["stream"] = "sites"
-            params = state.params
-            _tell(field, params, exit_kind)
+            content = _measure(field, federation, state, tracker.records, run)
+            exit_kind = _exit_kind(federation, state)
+            _tell(field, state.params, exit_kind)
         except BaseException as error:
-            failed = {**head, "exit": "failed", "error": mask(f"{type(error).__name__}: {error}")}
-            with suppress(OSError):  # the first error is the one to report
-                run.write_json(run.summary, failed)
-            tracker.close(failed)
-            if params:
-                with suppress(Exception):
-                    _tell(field, params, "failed")
+            write_failure(run, tracker, head, error)
             raise
         seconds = {"total": earlier + time.perf_counter() - t0, **phase_seconds(tracker.records)}
-        summary = {
-            **head,
-            **content,
-            **(extra or count_faults(tracker.records)),
-            "samples_seen": state.samples_seen,
-            "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "samples_per_second": round(state.samples_seen / max(1e-9, seconds.get("train", 0.0)), 1),
-            "exit": exit_kind,
-        }
-        run.write_json(run.summary, summary)
-        tracker.close(summary, [path for path in (run.projector,) if path.exists()])
-    return summary
+        return write_summary(run, tracker, {**head, **content}, state.samples_seen, seconds, exit_kind)
 
 
-def _tell(field: Sites, params: Params, reason: str) -> None:
-    """The sites get the projector; one that does not answer has its reasons."""
-    everybody = range(len(field.hello.sites))
-    for _ in field.ask(dict.fromkeys(everybody, say.Close(params, reason)), say.Closed, RETURN):
-        pass
-
-
-def _federation(
-    config: Config, plan: RunPlan, method: Method, field: Sites, run: RunFolder, tracker: Any, stop: Callable[[], bool]
-) -> Federation:
-    return Federation(
+def open_federation(
+    config: Config, field: Sites, run: RunFolder, tracker: Trackers, stop: Callable[[], bool]
+) -> tuple[Federation, FederationState]:
+    """The federation, once all sites have stated the same, and where it begins or goes on; errors as ``coordinate``."""
+    names = field.hello.sites
+    field.open(state_config(config))
+    counts = [field.statements[name].counts for name in names]
+    plan = plan_sites(config, [one["train"] for one in counts], names)
+    method = build_method(config, plan)
+    params = start_params(config, *field.statements[names[0]].widths)
+    fresh = start(params, method.aggregator, method.privacy)
+    state, tracker.records = fresh, []
+    split = _split(config, plan, names, counts, field.statements[names[0]].fields)
+    if run.metrics.is_file():
+        _check_split(run, split)
+        own = config.privacy.kind == "distributed"  # the sites' noise cannot be drawn again
+        again = method.privacy is None or (method.privacy.repeatable and not own)
+        state, tracker.records = last_kept(fresh, run, again)
+    if method.privacy:
+        method = method._replace(privacy=method.privacy.continued(state.privacy))
+    agree = say.Agree(tuple(one["train"] for one in counts), state.rounds_done)
+    field.agree(agree, say.Agreed(plan_hash(plan), params_sha256(params)))
+    run.write_json(run.split, split)
+    federation = Federation(
         field=field,
         aggregator=method.aggregator,
         plan=plan,
@@ -173,38 +144,49 @@ def _federation(
         stop=stop,
         privacy=method.privacy,
     )
+    return federation, state
 
 
-def _finish(
-    field: Sites, state: FederationState, records: Sequence[Mapping[str, Any]], run: RunFolder
+def _exit_kind(federation: Federation, state: FederationState) -> str:
+    if state.rounds_done < len(federation.rounds):
+        return "stopped"
+    return "finished" if state.rounds_done == len(federation.plan.rounds) else "budget"
+
+
+def _tell(field: Sites, params: Params, reason: str) -> None:
+    """The sites get the projector, those that are there."""
+    with suppress(Exception):  # the run has ended already
+        field.hear(dict.fromkeys(range(len(field.hello.sites)), say.Close(params, reason)), say.Closed, RETURN)
+
+
+def _measure(
+    field: Sites, federation: Federation, state: FederationState, records: Sequence[Mapping[str, Any]], run: RunFolder
 ) -> dict[str, Any]:
-    """Writes the projector, and measures it on what the sites hold out."""
+    """What the summary says of the rounds; at the end of all, the projector is written and measured at the sites."""
+    privacy = federation.privacy
+    content: dict[str, Any] = {"rounds": state.rounds_done}
+    content |= {"privacy": privacy.summary(state.rounds_done)} if privacy else count_faults(records)
+    if privacy and privacy.config.kind == "distributed":
+        content["privacy"]["stream"] = "sites"
+    if state.rounds_done < len(federation.rounds):
+        return content
     save_projector(run.projector, state.params)
     known = [Evaluation.from_record(one) for one in records if "val/loss" in one]
-    right, shuffled = field.score(state.params, "test")
-    content: dict[str, Any] = {"rounds": state.rounds_done, "projector_sha256": params_sha256(state.params)}
     if known:
         content |= progress_made(known[0], known[-1], state.best_loss)
-    if not right:
-        return {**content, "test": None}
-    end, other = of_sums(right), of_sums(shuffled)
-    domain, loss = end.worst
-    return {
-        **content,
-        "test": {
-            "loss": end.loss,
-            "domains": end.by_domain,
-            "worst_domain": {"name": domain, "loss": loss},
-            "loss_shuffled": other.loss,
-            "image_use": other.loss - end.loss,
-            "token_accuracy": end.token_accuracy,
-            "token_accuracy_domains": end.accuracy_by_domain,
-        },
-    }
+    right, shuffled = (of_sums(sums) if sums else None for sums in field.score(state.params, "test"))
+    content["test"] = quality_of(right, shuffled) if right and shuffled else None
+    return {**content, "projector_sha256": params_sha256(state.params)}
 
 
-def _split(config: Config, plan: RunPlan, names: Sequence[str], counts: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """split.json: counts only, since records stay at the sites."""
+def _split(
+    config: Config,
+    plan: RunPlan,
+    names: Sequence[str],
+    counts: Sequence[Mapping[str, int]],
+    stated: Mapping[str, str],
+) -> dict[str, Any]:
+    """split.json: counts only, since records stay at the sites, and what all sites have stated."""
     sizes = [one["train"] for one in counts]
     return {
         "seed": config.run.seed,
@@ -215,5 +197,15 @@ def _split(config: Config, plan: RunPlan, names: Sequence[str], counts: Sequence
         "sizes": sizes,
         "composition": {str(k): {"domains": {name: sizes[k]}} for k, name in enumerate(names)},
         "plan": plan_hash(plan),
-        "config": common_config(config),
+        "stated": dict(stated),
     }
+
+
+def _check_split(run: RunFolder, now: Mapping[str, Any]) -> None:
+    """Raises CheckpointError if the plan, or what sites state, is not that with which the run began."""
+    before = read_object(run.split)
+    changed = [] if before.get("plan") == now["plan"] else ["counts of samples"]
+    stated = before.get("stated", {})
+    changed += [name for name, value in now["stated"].items() if stated.get(name) != value]
+    if changed:
+        raise CheckpointError(f"{run.path} cannot go on: the sites have other {', '.join(changed)} than when it began")

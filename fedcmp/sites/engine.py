@@ -31,6 +31,18 @@ def engine() -> ModuleType:
     return nvflare
 
 
+def find_kit(kits: Path) -> Path:
+    """The coordinator's own kit, in the folder that ``fedcmp sites kits`` has made.
+
+    Raises:
+        ConfigError: it is not there, or NVFlare is not installed.
+    """
+    if not (kits / "admin").is_dir():
+        raise ConfigError(f"--kits: there is no {kits / 'admin'}; `fedcmp sites kits` makes it")
+    engine()
+    return kits / "admin"
+
+
 def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
     """Hands a run folder to the server, and prints its rounds until it has ended.
 
@@ -42,10 +54,8 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
         sites: their names, in the order of the clients.
 
     Raises:
-        ConfigError: there is no kit, or the server cannot be reached.
+        FedcmpError: the server cannot be reached, or is lost; sites do not connect.
     """
-    if not kit.is_dir():
-        raise ConfigError(f"--kits: there is no {kit}; `fedcmp sites kits` makes it")
     carrier, folder = engine(), RunFolder(run)
     seen = len(_records(folder))
     (run / STOP).unlink(missing_ok=True)
@@ -88,7 +98,7 @@ def describe(record: dict[str, object]) -> str:
         if isinstance(value := record.get(key), float):
             words.append(f"{what} {value:.3f}")
     if left := record.get("clients_left_out"):
-        words.append(f"{left} sites left out")
+        words.append(f"sites left out: {left}")
     return ", ".join(words)
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.aggregation.traffic import count
-from fedcmp.config import Config, read_fields, to_yaml
+from fedcmp.config import Config, read_config, read_fields, to_yaml
 from fedcmp.errors import ConfigError
 from fedcmp.models.projector import init_params
 from fedcmp.plain_yaml import parse_yaml, resolve
 from fedcmp.report.table import table
 from fedcmp.seeding import torch_rng
-from fedcmp.shipped import find_config
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.engine import engine
@@ -121,8 +120,7 @@ def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
         fine = False
     if config is None:
         return [*lines, "", "with --config RUN.yaml: what a run would take from this site"], fine
-    text = find_config(config).read_text(encoding="utf-8")
-    asked = coordinator_config(text, str(config))
+    asked = coordinator_config(read_config(config), str(config))
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
@@ -132,7 +130,7 @@ def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
     lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
     lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
     lines += ["", "in each round (Report)", "  " + ", ".join(REPORT)]
-    if settings.policy.losses:
+    if settings.policy.losses and not asked.privacy.on:
         lines += ["", "in each round that is evaluated (Scored)", "  losses and tokens, one sum for each domain"]
     return [*lines, "", "in each round (Said)", describe_terms(asked, *answer.widths)], fine
 

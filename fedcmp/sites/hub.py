@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,20 +22,32 @@ Ask = Callable[[Sequence[Any], Mapping[int, int]], Mapping[int, list[Params]]]
 """What was shared so far, and how many terms of each client are known, to the terms that each sends next."""
 
 
-class TermsRefused(AggregationError):
-    """Sites sent terms that cannot enter a sum; ``faults`` has the reason of each client, and its kind."""
+class Fault(NamedTuple):
+    """Why a client has no part in a round."""
 
-    def __init__(self, faults: Mapping[int, tuple[str, str]]) -> None:
-        super().__init__("; ".join(f"client {client}: {reason}" for client, (_, reason) in faults.items()))
+    kind: str
+    """A key of ``fedcmp.federation.settings.FAULTS``, or the fault of a ``Refused``."""
+    reason: str
+
+    @property
+    def counted(self) -> str:
+        """The key of ``FAULTS`` under which it is counted."""
+        return {"policy": "refused", "closed": "lost"}.get(self.kind, self.kind)
+
+
+OTHER_LAYOUT = Fault("malformed", "its terms have other names or shapes than those of most")
+
+
+class LeftOut(AggregationError):
+    """Sites are lost, refuse, or sent what cannot enter a sum: the aggregation may begin again without them."""
+
+    def __init__(self, faults: Mapping[int, Fault]) -> None:
+        super().__init__("; ".join(f"client {client}: {fault.reason}" for client, fault in faults.items()))
         self.faults = dict(faults)
 
 
-class RoundEnded(AggregationError):
-    """The aggregation of a round can neither go on nor begin again; ``faults`` as for ``TermsRefused``."""
-
-    def __init__(self, faults: Mapping[int, tuple[str, str]]) -> None:
-        super().__init__(f"clients {sorted(faults)} were lost after a sum of the round was opened")
-        self.faults = dict(faults)
+class RoundEnded(LeftOut):
+    """The same after a sum was opened under secure aggregation: the round may not begin again."""
 
 
 class HubCohort:
@@ -65,7 +77,7 @@ class HubCohort:
         """As ``LocalCohort.sum``, over the terms of the sites.
 
         Raises:
-            TermsRefused: a term is not finite, or has another layout than most.
+            LeftOut: a term is not finite, or has another layout than most.
         """
         terms = self._next(self.clients)
         factors = dict.fromkeys(self.clients, 1.0)
@@ -78,8 +90,8 @@ class HubCohort:
         }
         wrong = {client: name for client, sizes in found.items() for name in sizes if not math.isfinite(sizes[name])}
         if wrong:
-            raise TermsRefused(
-                {client: ("not_finite", f"its term {name} of a sum is not finite") for client, name in wrong.items()}
+            raise LeftOut(
+                {one: Fault("not_finite", f"its term {name} of a sum is not finite") for one, name in wrong.items()}
             )
         exponents = scale_exponents(largest_of_all(layout, list(found.values())), len(self.clients))
         totals = sum_fixed((Term(terms.pop(client), factors[client]) for client in self.clients), exponents)
@@ -90,7 +102,7 @@ class HubCohort:
 
         Raises:
             AggregationError: a client is not in the cohort.
-            TermsRefused: a term has another layout than most.
+            LeftOut: a term has another layout than most.
         """
         chosen = list(self.clients if clients is None else clients)
         if not chosen or not set(chosen) <= set(self.clients):
@@ -116,10 +128,8 @@ class HubCohort:
             for client, terms in self._ask(self._shared, self._heard).items():
                 self._waiting[client] += terms
                 self._heard[client] += len(terms)
-        silent = {one: ("malformed", "it sent fewer terms than the method needs")
-                  for one in clients if not self._waiting[one]}  # fmt: skip
-        if silent:
-            raise TermsRefused(silent)
+        if silent := [client for client in clients if not self._waiting[client]]:
+            raise LeftOut(dict.fromkeys(silent, Fault("malformed", "it sent fewer terms than the method needs")))
         return {client: self._waiting[client].pop(0) for client in clients}
 
     def _common(self, layouts: Mapping[int, Layout]) -> Layout:
@@ -127,7 +137,7 @@ class HubCohort:
         (most, count), *_ = Counter(map(repr, layouts.values())).most_common()
         others = {client: layout for client, layout in layouts.items() if repr(layout) != most}
         if others and 2 * count > len(layouts):
-            raise TermsRefused(dict.fromkeys(others, ("malformed", "its term of a sum has other names or shapes")))
+            raise LeftOut(dict.fromkeys(others, OTHER_LAYOUT))
         layout = common_layout(layouts)
         numbers = sum(math.prod(shape) for _, *shape in layout.values())
         self.traffic = self.traffic._replace(up=self.traffic.up + 4 * numbers)

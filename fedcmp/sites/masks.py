@@ -4,8 +4,9 @@ One run of the protocol of ``fedcmp.secure`` adds all terms that sites have to s
 Keys are new for each run, and are signed by the certificate of the site's kit.
 
 Differs from the simulation: a site that is lost before anything was opened is not recovered; the aggregation begins
-again without it. Once a site has helped to open a sum of a round, it takes part in no other attempt of that round: two
-sums over different sites would show what one of them sent.
+again without it. Once a site has helped to open a sum of a round, that round is aggregated over no other sites: two
+sums over different sites would show what one of them sent. Weights are checked against the plan for the same reason.
+What the server shares between two exchanges is its own: one that lies there learns other sums, over all sites.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from fedcmp.distributed.exact import Term, from_fixed, largest_magnitude, scale_
 from fedcmp.distributed.secure import bound_of, size_of
 from fedcmp.errors import AggregationError
 from fedcmp.secure.parties import Advertisement, Answer, Client, Masked, Server, Shares, threshold
+from fedcmp.sites.hub import OTHER_LAYOUT, LeftOut
 from fedcmp.types import Params
 
 Largest = Callable[[str], float]
@@ -53,7 +55,7 @@ class Signed(NamedTuple):
     """32 bytes each, in hexadecimal digits."""
     certificate: str
     signature: str
-    """Of run, round, attempt, exchange and the fields before."""
+    """Of run, round, clients, exchange and the fields before."""
 
     def claim(self, about: Sequence[Any]) -> bytes:
         """What is signed."""
@@ -71,7 +73,7 @@ class SiteMasks:
     Args:
         client: this site.
         clients: all that are aggregated.
-        about: run, round, attempt and exchange: what keys are signed for.
+        about: run, round, clients and exchange: what keys are signed for.
         terms: what this site has to say, and by what each counts.
         identity: of the site.
         largest: bounds that are known; None: sizes of entries are sent.
@@ -151,18 +153,25 @@ class HubMasks:
     """One run of the protocol at the coordinator.
 
     Args:
-        count: sites that are aggregated.
-        layouts: of the terms.
-        sizes: of each site, its ``sizes``.
+        stated: of each site, the ``layouts`` and ``sizes`` of its terms.
         largest: as for ``SiteMasks``.
+
+    Raises:
+        LeftOut: a site's terms have other layouts than the first one's, or sizes that do not fit them.
     """
 
     def __init__(
-        self, count: int, layouts: Sequence[Layout], sizes: Sequence[Sequence[Sequence[int]]], largest: Largest | None
+        self, stated: Mapping[int, tuple[list[Layout], Sequence[Sequence[int]]]], largest: Largest | None
     ) -> None:
-        self._server, self._layouts = Server(count), layouts
+        (layouts, _), *_ = stated.values()
+        shape = [] if largest else [len(layout) for layout in layouts]
+        others = [one for one, (own, sizes) in stated.items() if own != layouts or [*map(len, sizes)] != shape]
+        if others:
+            raise LeftOut(dict.fromkeys(others, OTHER_LAYOUT))
+        self._server, self._layouts = Server(len(stated)), layouts
+        sizes = [own for _, own in stated.values()]
         self.most = [[max(column) for column in zip(*rows, strict=True)] for rows in zip(*sizes, strict=True)]
-        self._exponents = agree(layouts, self.most, count, largest)
+        self._exponents = agree(layouts, self.most, len(stated), largest)
 
     def deliver(self, roster: Sequence[Signed], shares: Sequence[Shares]) -> dict[int, dict[int, bytes]]:
         """By receiver and sender, the letters."""

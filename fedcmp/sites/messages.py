@@ -7,7 +7,6 @@ multiple of ``ALIGN``, and the SHA-256 of all before it.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from typing import Any, NamedTuple, TypeVar
 
@@ -94,14 +93,12 @@ class Speak(NamedTuple):
     """Coordinator to site: replay the method up to what you have not sent yet. The site answers with ``Said``."""
 
     round: int
-    attempt: int
-    """0, and one more each time that the round's aggregation begins again without sites that were lost."""
     clients: tuple[int, ...]
-    """The accepted clients."""
+    """The accepted clients. Where sites are lost, the round's aggregation begins again over fewer."""
     weights: Tensor
     """p_k, float64 ``[K]``."""
     known: int
-    """How many values the site got with earlier questions of this attempt."""
+    """How many values the site got with earlier questions over these clients; 0: it begins."""
     shared: list[Any]
     """What the server has shared since, in its order."""
     heard: int
@@ -212,6 +209,11 @@ KINDS = {
 }  # fmt: skip
 
 
+def describe_tensors(message: Any) -> list[str]:
+    """Names and shapes of the tensors that an answer has; empty for most."""
+    return [f"{name} {list(value.shape)}" for term in getattr(message, "terms", ()) for name, value in term.items()]
+
+
 def encode(message: Any) -> bytes:
     """A message as bytes; tensors keep their type."""
     packed = pack([type(message).__name__, message._asdict()])
@@ -257,7 +259,7 @@ def decode(data: Any) -> Any:
     try:
         kind, fields = unpack(str(view[begin:place], "utf-8"), fetch)
         return KINDS[kind](**fields)
-    except (ValueError, TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:  # RecursionError is the last
         raise MessageError(f"a message cannot be read: {error!r}") from error
 
 

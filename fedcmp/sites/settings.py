@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from fedcmp.errors import ConfigError, check_choice
 from fedcmp.plain_yaml import check_texts
 
 FILE = "site.yaml"
+NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
+"""Of a federation or a site: part of a name of hosts and of certificates."""
 PRIVACY = ("none", "central", "distributed")
 """From no protection of the site's updates to the strongest."""
 PLACES = ("root", "domains", "train", "val", "test", "images", "cache_dir", "stream", "workers", "max_pixels")
@@ -33,7 +36,7 @@ class Policy:
     least_clients: int = 2
     """The smallest cohort with which the site's update is aggregated, itself included."""
     attempts: int = 3
-    """How often the aggregation of a round may begin again because other sites were lost."""
+    """Over how many sets of sites a round may be aggregated: it begins again where other sites were lost."""
     losses: bool = True
     """Whether losses on the site's held-out samples, one sum for each of its domains, may leave it."""
     privacy: str = "none"
@@ -79,10 +82,23 @@ class FederationFile:
     """The name or address under which sites reach the server."""
     port: int = 8002
     """Of the server."""
-    bind: str = ""
-    """The address on which the server listens; unset: the host."""
     sites: list[str] = field(default_factory=list)
     """The names of the sites: lower-case letters, digits, dashes."""
+    bind: str = ""
+    """The address on which the server listens; unset: the host."""
+
+    def validate(self, where: str = "sites.yaml") -> None:
+        """Raises ConfigError for a value that cannot be; ``where`` is what it calls the file."""
+        for key, name in [("name", self.name), *(("sites", site) for site in self.sites)]:
+            if not NAME.fullmatch(name):
+                raise ConfigError(f"{where}: {key}: {name!r} must be lower-case letters, digits and dashes")
+        taken = [site for site in self.sites if site in {"server", "admin", self.host}]
+        if not self.host:
+            raise ConfigError(f"{where}: host is missing")
+        if not self.sites or taken or len(set(self.sites)) < len(self.sites):
+            raise ConfigError(f"{where}: sites must be different names, none of them server or admin: {self.sites}")
+        if not 0 < self.port < 65536:
+            raise ConfigError(f"{where}: port must be in 1 to 65535, got {self.port}")
 
 
 def read_federation(path: Path) -> FederationFile:
@@ -96,9 +112,7 @@ def read_federation(path: Path) -> FederationFile:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     found = read_fields(FederationFile, text, str(path))
-    for key in ("name", "host", "sites"):
-        if not getattr(found, key):
-            raise ConfigError(f"{path}: {key} is missing")
+    found.validate(str(path))
     return found
 
 

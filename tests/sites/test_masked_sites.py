@@ -135,31 +135,65 @@ def test_keys_that_a_site_has_not_signed_are_refused(tmp_path: Path) -> None:
         lab.train(MASKS, "federation.min_clients=3", courier=lab.courier(inventing))
 
 
-def test_a_sum_over_fewer_sites_and_a_second_attempt_are_not_opened(tmp_path: Path) -> None:
+def test_a_round_that_was_opened_is_aggregated_over_no_other_sites(tmp_path: Path) -> None:
+    """Nor after the site was asked to train again, or has started anew: two sums would show what one site sent."""
     lab = MaskedLab(tmp_path, count=3)
-    refused: dict[str, str] = {}
+    reasons: list[str] = []
 
     def trying(name: str, handler: Handler) -> Handler:
         last: dict[str, Any] = {}
 
+        def asked_anew(site: Handler, over: say.Speak) -> str:
+            return str(say.decode(site(say.encode(over))).reason)
+
         def handle(request: bytes) -> bytes:
             asked = say.decode(request)
-            if isinstance(asked, say.Speak) and asked.heard == 0:
-                last["speak"] = asked
-            if isinstance(asked, say.Open) and name == NAMES[0] and "fewer" not in refused:
-                refused["fewer"] = say.decode(handler(say.encode(say.Open(asked.survivors[:2])))).reason
-                answer = handler(request)
-                speak = last["speak"]
-                again = speak._replace(attempt=speak.attempt + 1, clients=(0, 1), weights=speak.weights[:2])
-                refused["again"] = say.decode(handler(say.encode(again))).reason
-                return answer
-            return handler(request)
+            last[type(asked).__name__] = asked
+            if name != NAMES[0] or not isinstance(asked, say.Open) or reasons:
+                return handler(request)
+            reasons.append(say.decode(handler(say.encode(say.Open(asked.survivors[:2])))).reason)
+            answer, speak = handler(request), last["Speak"]
+            fewer = speak._replace(clients=(0, 1), weights=torch.full((2,), 0.5, dtype=torch.float64), heard=0)
+            reasons.append(asked_anew(handler, fewer))
+            handler(say.encode(last["Train"]))
+            reasons.append(asked_anew(handler, fewer))
+            started = Site(lab.folders[0], read_site(lab.folders[0]), Word(name)).handle
+            with torch.enable_grad():  # the coordinator that asks in this process aggregates without
+                for before in ("Hello", "Agree", "Train"):
+                    started(say.encode(last[before]))
+            reasons.append(asked_anew(started, fewer))
+            return answer
 
         return handle
 
     lab.train(MASKS, courier=lab.courier(trying))
-    assert "not opened" in refused["fewer"]
-    assert "no other attempt" in refused["again"]
+    assert "not opened" in reasons[0]
+    assert all("over no other clients" in reason for reason in reasons[1:])
+    assert len(reasons) == 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        (say.Keys, lambda one: one._replace(sizes=[])),
+        (say.Keys, lambda one: one._replace(signed=[7, *one.signed[1:]])),
+        (say.Letters, lambda one: one._replace(sealed={})),
+        (say.Letters, lambda one: one._replace(sealed=dict.fromkeys(one.sealed, "no digits"))),
+        (say.Words, lambda one: one._replace(words=one.words[1:])),
+        (say.Words, lambda one: one._replace(words=one.words.double())),
+    ],
+)
+def test_a_site_that_breaks_the_protocol_is_left_out(tmp_path: Path, kind: type, change: Any) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+
+    def breaking(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = say.decode(handler(request))
+            return say.encode(change(answer) if name == NAMES[2] and isinstance(answer, kind) else answer)
+
+        return handle
+
+    assert lab.train(MASKS, courier=lab.courier(breaking))["left_out"] == {"malformed": 4}
 
 
 def test_noise_of_sites_and_masks_combine(tmp_path: Path) -> None:

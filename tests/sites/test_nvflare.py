@@ -28,6 +28,7 @@ from nvflare.apis.signal import Signal
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.sites.folder import unpack
 from fedcmp.sites.nvflare import identity, jobs, kits, serve
+from fedcmp.sites.settings import FederationFile
 
 sys.path.insert(0, str(Path(__file__).parent))
 from echo_sites import CLASSES
@@ -64,7 +65,7 @@ class Federation:
     def __init__(self, folder: Path, sites: tuple[str, ...] = SITES, port: int = 0) -> None:
         self.folder, self.port = folder, port or free_port()
         self.running: dict[str, subprocess.Popen[bytes]] = {}
-        description = kits.SitesFile("demo", "localhost", self.port, sites, bind="127.0.0.1")
+        description = FederationFile("demo", "localhost", self.port, list(sites), bind="127.0.0.1")
         kits.make_kits(description, folder / "kits", CLASSES)
         for site in sites:
             (folder / site).mkdir()
@@ -152,7 +153,7 @@ def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
     first, late, failed, last = federation.answers(run)
     assert first == {A: f"{A}: one", B: f"{B}: two"}
     assert late == {B: f"{B}: two"}  # the answer to "sleep 3" came after its time
-    assert failed == {A: f"{A}: three"}  # and is nobody's later
+    assert failed == {A: f"{A}: three"}  # and no later question has it
     assert last == {B: f"{B}: x"}  # a site that could not answer once is asked again
 
 
@@ -259,7 +260,7 @@ def test_a_killed_site_is_not_awaited_and_the_job_goes_on(federation: Federation
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two sites' kits."""
     made = tmp_path_factory.mktemp("kits")
-    kits.make_kits(kits.SitesFile("demo", "localhost", 8002, SITES, bind="127.0.0.1"), made / "kits")
+    kits.make_kits(FederationFile("demo", "localhost", 8002, list(SITES), bind="127.0.0.1"), made / "kits")
     for site in SITES:
         (made / site).mkdir()
         unpack(made / "kits" / f"{site}.zip", made / site / "kit")
@@ -398,7 +399,7 @@ def test_a_site_signs_and_others_verify(folder: Path, tmp_path: Path) -> None:
     assert not b.verify(B, a.certificate, b"key", signature)  # another name
     assert not b.verify(A, b.certificate, b"key", signature)  # another key
     assert not b.verify(A, "nonsense", b"key", signature)
-    kits.make_kits(kits.SitesFile("demo", "localhost", 8002, SITES), tmp_path / "kits")
+    kits.make_kits(FederationFile("demo", "localhost", 8002, list(SITES)), tmp_path / "kits")
     (tmp_path / A).mkdir()
     unpack(tmp_path / "kits" / f"{A}.zip", tmp_path / A / "kit")
     foreign = identity.KitIdentity(tmp_path / A)
@@ -408,4 +409,4 @@ def test_a_site_signs_and_others_verify(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Hospital", "a b", "../a", "", "server", "localhost"])
 def test_names_of_sites_are_checked(name: str) -> None:
     with pytest.raises(ConfigError):
-        kits.SitesFile("demo", "localhost", 8002, (A, name))
+        FederationFile("demo", "localhost", 8002, [A, name]).validate()

@@ -37,7 +37,7 @@ def at_sites(aggregator: Aggregator, round_: int, params: Params, local: dict[st
     def ask(shared: Sequence[Any], heard: Mapping[int, int]) -> dict[int, list[Params]]:
         found = {}
         for client in own:
-            asked = Speak(round_, 0, known.clients, known.weights, 0, list(shared), heard[client], {})
+            asked = Speak(round_, known.clients, known.weights, 0, list(shared), heard[client], {})
             there: Speak = decode(encode(asked))
             cohort = SiteCohort(own[client], there.clients, there.weights, NUM_CLIENTS + 2, there.shared, there.heard)
             said: Said = decode(encode(Said(replay(aggregator, cohort, params, local))))

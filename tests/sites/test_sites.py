@@ -14,12 +14,13 @@ from safetensors.torch import load_file
 
 from fedcmp.cli import main
 from fedcmp.config import from_yaml
-from fedcmp.errors import AggregationError, ConfigError
+from fedcmp.errors import AggregationError, CheckpointError, ClientError, ConfigError
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.runs.export import export_run
 from fedcmp.runs.train import train
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
+from fedcmp.sites.courier import LoopCourier
 from fedcmp.sites.site import Site
 
 PRIVATE = [
@@ -340,29 +341,136 @@ def test_a_site_answers_the_same_question_alike_and_another_one_not(lab: Lab) ->
     assert (refused.fault, "train 1" in refused.reason) == ("policy", True)
     assert isinstance(say.decode(site.handle(say.encode(trained[1]))), say.Report)
     said = next(one for one in map(say.decode, questions) if isinstance(one, say.Speak))
-    another_round = say.decode(site.handle(say.encode(said._replace(attempt=said.attempt + 9))))
+    another_round = say.decode(site.handle(say.encode(said)))
     assert another_round.fault == "policy", "it is of round 1, and the last one trained is round 2"
     assert [line["what"] for line in audit(lab.folders[0])][-2:] == ["answered", "refused"]
 
 
-def test_attempts_of_a_round_are_counted(lab: Lab) -> None:
-    last: dict[str, bytes] = {}
+def asking(lab: Lab, name: str, at: Callable[[Any], bool], more: Callable[[Any, Handler], None]) -> LoopCourier:
+    """Sites of which ``name`` is asked ``more`` when a question comes for which ``at`` says so, after its answer."""
 
-    def noting(name: str, handler: Handler) -> Handler:
+    def change(site: str, handler: Handler) -> Handler:
         def handle(request: bytes) -> bytes:
-            asked = say.decode(request)
-            if name != NAMES[0] or not isinstance(asked, say.Speak) or (asked.round, asked.heard) != (3, 0):
-                return handler(request)
-            for more in range(1, 4):
-                again = say.decode(handler(say.encode(asked._replace(attempt=asked.attempt + more))))
-                last[str(more)] = type(again).__name__
-            return handler(say.encode(asked._replace(attempt=asked.attempt + 4)))
+            asked, answer = say.decode(request), handler(request)
+            if site == name and at(asked):
+                more(asked, handler)
+            return answer
 
         return handle
 
-    with pytest.raises(AggregationError, match=r"policy\.attempts=3"):
-        lab.train("federation.min_clients=2", courier=lab.courier(noting))
-    assert list(last.values()) == ["Said", "Said", "Said"]
+    return lab.courier(change)
+
+
+def ask(handler: Handler, message: Any) -> Any:
+    return say.decode(handler(say.encode(message)))
+
+
+def over(asked: say.Speak, *clients: int) -> say.Speak:
+    """The question over other clients, which have as many samples each."""
+    weights = torch.full((len(clients),), 1 / len(clients), dtype=torch.float64)
+    return asked._replace(clients=clients, weights=weights)
+
+
+def test_a_round_is_aggregated_over_few_sets_of_sites(tmp_path: Path) -> None:
+    lab, said = Lab(tmp_path, count=3, policy="policy: {attempts: 2}"), list[Any]()
+
+    def more(asked: say.Speak, handler: Handler) -> None:
+        said.extend(ask(handler, over(asked, *clients)) for clients in ((0, 1), (0, 2), (0, 1, 2)))
+
+    lab.train(courier=asking(lab, NAMES[0], lambda one: isinstance(one, say.Speak) and one.heard == 0, more))
+    assert [type(one).__name__ for one in said] == ["Said", "Refused", "Said"] * 4
+    assert "policy.attempts=2" in said[1].reason
+
+
+def test_weights_that_are_not_those_of_the_plan_are_refused(lab: Lab) -> None:
+    """Else a server that sees sums alone would weigh all but one site with 0."""
+    said: list[Any] = []
+
+    def more(asked: say.Speak, handler: Handler) -> None:
+        said.append(ask(handler, asked._replace(heard=1, weights=torch.tensor([1.0, 0.0], dtype=torch.float64))))
+
+    lab.train(courier=asking(lab, NAMES[0], lambda one: isinstance(one, say.Speak) and one.heard == 0, more))
+    assert {(one.fault, "weights" in one.reason) for one in said} == {("policy", True)}
+
+
+def test_a_round_is_trained_once(lab: Lab) -> None:
+    """Asked again, a site does not begin anew: it would forget what it has answered already."""
+    trained: list[say.Train] = []
+
+    def more(asked: Any, handler: Handler) -> None:
+        if isinstance(asked, say.Train):
+            trained.append(asked)
+            return
+        first = ask(handler, trained[-1])
+        assert isinstance(first, say.Report)
+        assert ask(handler, trained[-1]) == first
+        assert isinstance(ask(handler, asked), say.Said)
+
+    kinds = (say.Train, say.Speak)
+    lab.train("aggregator=fedavg", courier=asking(lab, NAMES[0], lambda one: isinstance(one, kinds), more))
+    assert len(trained) == 4
+
+
+def test_a_run_does_not_go_on_with_other_samples(lab: Lab) -> None:
+    courier = Dropping(lab.courier(), lambda name, kind, number: kind == "Train" and number == 2)
+    with pytest.raises(AggregationError):
+        lab.train(courier=courier)
+    path = lab.folders[1] / "site.yaml"
+    path.write_text(path.read_text().replace("striped", "tilted") if "striped" in path.read_text() else
+                    path.read_text().replace("paper", "tilted"))  # fmt: skip
+    with pytest.raises(ConfigError, match=r"hospital-b .*records"):
+        lab.go_on()
+    (lab.folders[1] / "audit.jsonl").unlink()
+    config = lab.run / "config.yaml"
+    config.write_text(config.read_text().replace("scenes_per_camera: 48", "scenes_per_camera: 52"))
+    for folder in lab.folders:
+        (folder / "audit.jsonl").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="counts of samples"):
+        lab.go_on()
+
+
+@pytest.mark.parametrize("setting", ["skip", "raise"])
+def test_training_that_fails_at_a_site(tmp_path: Path, setting: str) -> None:
+    lab = Lab(tmp_path, count=3)
+
+    def failing(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            if name == NAMES[1] and isinstance(say.decode(request), say.Train):
+                return say.encode(say.Refused("OSError: the disk is gone", "failed"))
+            return handler(request)
+
+        return handle
+
+    courier, overrides = lab.courier(failing), [f"federation.on_client_error={setting}"]
+    if setting == "raise":
+        with pytest.raises(ClientError, match=r"hospital-b.*the disk is gone"):
+            lab.train(*overrides, courier=courier)
+    else:
+        assert lab.train(*overrides, courier=courier)["left_out"] == {"failed": 4}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda report: [*report[:2], 10**6, *report[3:]],
+        lambda report: [*report[:7], float("nan"), *report[8:]],
+        lambda report: report[:3],
+        lambda report: [report[0], "none", *report[2:]],
+    ],
+)
+def test_a_report_that_cannot_be_leaves_its_site_out(tmp_path: Path, change: Any) -> None:
+    lab = Lab(tmp_path, count=3)
+
+    def lying(name: str, handler: Handler) -> Handler:
+        def handle(request: bytes) -> bytes:
+            answer = say.decode(handler(request))
+            if name == NAMES[2] and isinstance(answer, say.Report):
+                answer = say.Report(change(answer.report))
+            return say.encode(answer)
+
+        return handle
+
+    assert lab.train(courier=lab.courier(lying))["left_out"] == {"malformed": 4}
 
 
 def test_a_coordinator_needs_no_data_and_refuses_what_only_a_simulation_can_do() -> None:
@@ -370,7 +478,9 @@ def test_a_coordinator_needs_no_data_and_refuses_what_only_a_simulation_can_do()
     assert config.aggregator.pairwise == 0
     for override, key in (
         ("attack.kind=sign", "attack.kind"), ("launch.devices=2", "launch.devices"),
-        ("federation.deadline=3 federation.slots=1", "federation.deadline"),
+        ("federation.deadline=3 federation.slots=1", "federation.deadline"), ("partition.clients=4", "partition"),
+        ("federation.on_client_error=retry", "federation.on_client_error"),
+        ("federation.secure=masks aggregator.weights=tokens", "aggregator.weights"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=key):
             coordinator_config(TEXT, "run.yaml", override.split())

@@ -6,7 +6,7 @@ runs `start_site`. What NVFlare 2.9 does by itself, and what is done here instea
 * it streams job logs and a site's error log to the server; the kits have no streamer, ``allow_log_streaming`` is false;
 * a project administrator may do anything, also run shell commands at a site, and a site believes the role that the
   server tells ("super" passes every check); a site started here has no processor for such commands, and `JobCheck`
-  refuses every job that is not the one job of this package, whoever sent it;
+  refuses every job that is not the one job of this package;
 * jobs need no signature; here a site runs only jobs that are signed with the coordinator's kit;
 * the class allow list of a kit has all that NVFlare ships; here one class of ours at a site, one at the server;
 * the server listens on all interfaces unless its host is a loopback address; here on ``bind`` alone;
@@ -20,7 +20,7 @@ runs `start_site`. What NVFlare 2.9 does by itself, and what is done here instea
 
 from fedcmp.sites.nvflare.identity import KitIdentity
 from fedcmp.sites.nvflare.jobs import abort, follow, submit
-from fedcmp.sites.nvflare.kits import SitesFile, check_kit, make_kits
+from fedcmp.sites.nvflare.kits import check_kit, make_kits
 from fedcmp.sites.nvflare.processes import serve, start_site
 
-__all__ = ["KitIdentity", "SitesFile", "abort", "check_kit", "follow", "make_kits", "serve", "start_site", "submit"]
+__all__ = ["KitIdentity", "abort", "check_kit", "follow", "make_kits", "serve", "start_site", "submit"]

@@ -27,6 +27,7 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.flare_api.api_spec import AuthenticationError, InternalError, SessionClosed
 from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
 
@@ -118,9 +119,7 @@ def _session(admin_kit: Path) -> Iterator[Session]:
         try:
             session = new_secure_session(ADMIN, str(admin_kit.absolute()))
             yield session
-        except FedcmpError:
-            raise
-        except Exception as error:
+        except (OSError, SessionClosed, InternalError, AuthenticationError) as error:  # ConnectionError is the first
             raise FedcmpError(f"the server of {admin_kit} does not answer: {type(error).__name__}: {error}") from error
         finally:
             if session is not None:
@@ -153,7 +152,7 @@ def _site_job(executor: str) -> dict[str, Any]:
 
 
 class JobCheck(AppValidator):
-    """A site's check of a job before it runs: it is the job that `submit` makes and brings no code, whoever sent it."""
+    """A site's check of a job before it runs: it is the job that `submit` makes and brings no code."""
 
     def __init__(self, executor: str) -> None:
         self._executor = executor
@@ -201,7 +200,7 @@ class RoundsController(Controller):
         pass
 
     def process_result_of_unknown_task(self, *_: Any, **__: Any) -> None:
-        """A late answer: nobody waits for it."""
+        """A late answer is dropped."""
 
 
 class _Ask:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import shutil
 import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +20,8 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
-from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.errors import FedcmpError
+from fedcmp.sites.settings import FederationFile
 
 SCHEME = "grpc"
 ROOM, _COMMON = "fedcmp.sites.nvflare", "nvflare.app_common"
@@ -42,55 +41,20 @@ class Classes(NamedTuple):
 CLASSES = Classes()
 
 
-@dataclass(frozen=True)
-class SitesFile:
-    """What `make_kits` needs: ``sites.yaml``.
-
-    Args:
-        name: of the federation: letters, digits, dash.
-        host: under which sites reach the server.
-        port: of sites; ``admin_port``: of the coordinator's console, the same by default.
-        sites: their names: lower-case letters, digits, dash.
-        bind: the address on which the server listens; the host by default.
-    """
-
-    name: str
-    host: str
-    port: int
-    sites: tuple[str, ...]
-    admin_port: int | None = None
-    bind: str = ""
-
-    def __post_init__(self) -> None:
-        for key, name in [("name", self.name), *(("sites", site) for site in self.sites)]:
-            if not re.fullmatch(r"[a-z][a-z0-9-]{0,62}", name):
-                raise ConfigError(
-                    f"{key}: {name!r} must be lower-case letters, digits, dashes, and begin with a letter"
-                )
-        taken = [site for site in self.sites if site in {"server", "admin", self.host}]
-        if not self.sites or taken or len(set(self.sites)) < len(self.sites):
-            raise ConfigError(f"sites: expected different names, none of them server or admin, got {list(self.sites)}")
-        for key, port in (("port", self.port), ("admin_port", self.admin_port or self.port)):
-            if not 0 < port < 65536:
-                raise ConfigError(f"{key} must be in 1 to 65535, got {port}")
-
-
-# --- kits
-
-
-def make_kits(description: SitesFile, out: Path, classes: Classes = CLASSES) -> list[Path]:
+def make_kits(federation: FederationFile, out: Path, classes: Classes = CLASSES) -> list[Path]:
     """Makes the signed kits: ``server/`` and ``admin/`` stay with the coordinator, ``NAME.zip`` goes to the site.
 
-    The key of the root certificate is forgotten: nobody can add a participant later without making new kits for all.
+    The key of the root certificate is forgotten: a participant that is added later needs new kits for all.
     """
+    federation.validate()
     out.mkdir(parents=True, exist_ok=True)
     taken = [path.name for path in out.iterdir()]
     if taken:
         raise FedcmpError(f"{out} must be empty, it has {', '.join(sorted(taken)[:3])}")
-    project = Project(description.name, "sites of fedcmp")
-    ports = {"fed_learn_port": description.port, "admin_port": description.admin_port or description.port}
-    project.set_server(description.host, "coordinator", ports)
-    for site in description.sites:
+    project = Project(federation.name, "sites of fedcmp")
+    ports = {"fed_learn_port": federation.port, "admin_port": federation.port}
+    project.set_server(federation.host, "coordinator", ports)
+    for site in federation.sites:
         project.add_client(site, site.replace("-", "_"), {})
     project.add_admin(ADMIN, "coordinator", {"role": "project_admin"})
     files = StaticFileBuilder(config_folder="config", scheme=SCHEME, require_signed_jobs=True)
@@ -101,13 +65,13 @@ def make_kits(description: SitesFile, out: Path, classes: Classes = CLASSES) -> 
             raise FedcmpError(f"NVFlare could not make the kits: {'; '.join(ctx.get_errors())}")
         made = Path(ctx[CtxKey.CURRENT_PROD_DIR])
         kits = []
-        sources = {"server": description.host, "admin": ADMIN, **{site: site for site in description.sites}}
+        sources = {"server": federation.host, "admin": ADMIN, **{site: site for site in federation.sites}}
         for name, source in sources.items():
             kit = made / source
-            _harden(kit, name, description, classes)
+            _harden(kit, name, federation, classes)
             for folder in ("startup", "local"):
                 sign_folders(str(kit / folder), ctx[CtxKey.ROOT_PRI_KEY], signature_file=_SIGNATURE)
-            kits.append(_pack(kit, out / f"{name}.zip") if name in description.sites else _copy(kit, out / name))
+            kits.append(_pack(kit, out / f"{name}.zip") if name in federation.sites else _copy(kit, out / name))
     return kits
 
 
@@ -126,7 +90,7 @@ def _copy(kit: Path, target: Path) -> Path:
     return target
 
 
-def _harden(kit: Path, name: str, description: SitesFile, classes: Classes) -> None:
+def _harden(kit: Path, name: str, federation: FederationFile, classes: Classes) -> None:
     for path in [*kit.rglob("*.sh"), *kit.rglob("*.ipynb"), *kit.rglob("*.sample"), *kit.rglob("readme.txt")]:
         path.unlink()
     if name == "admin":
@@ -140,7 +104,7 @@ def _harden(kit: Path, name: str, description: SitesFile, classes: Classes) -> N
     if server:
         path = kit / "startup" / "fed_server.json"
         config = read_json(path)
-        config["servers"][0]["service"]["target"] = f"{description.bind or description.host}:{description.port}"
+        config["servers"][0]["service"]["target"] = f"{federation.bind or federation.host}:{federation.port}"
         write_json(path, config)
 
 
