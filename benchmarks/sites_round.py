@@ -1,8 +1,7 @@
 """What a round over sites costs beside NVFlare itself: the same bytes down and up, on loopback, in one job.
 
-    python benchmarks/sites_round.py                 # 2 sites, 84 MB (LLaVA-1.5-7B's projector), three repeats
-    python benchmarks/sites_round.py --sites 8       # memory of the coordinator with more sites
-    python benchmarks/sites_round.py --megabytes 592
+    python benchmarks/sites_round.py            # all rows, four minutes; writes results/sites_round.json
+    python benchmarks/sites_round.py --rows 1   # the first row only; writes nothing
 
 In turns: a controller that only moves the bytes, as NVFlare does it (a task with the payload, its result with the
 payload), and a round of FedAvg (``run_round``: the projector down, a term up, judged and added exactly). Nothing is
@@ -18,20 +17,22 @@ import queue
 import resource
 import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from nvflare.apis.controller_spec import Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
+from record import Table, save, spread
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -41,6 +42,7 @@ from fedcmp.federation.loop import run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
+from fedcmp.report.table import table as tabulate
 from fedcmp.sites import messages as say
 from fedcmp.sites.field import Sites
 from fedcmp.sites.folder import unpack
@@ -64,25 +66,25 @@ def projector(megabytes: float) -> dict[str, torch.Tensor]:
 
 
 class Untrained:
-    """A site that has always trained already."""
+    """Site k, which has always trained already."""
 
-    def __init__(self) -> None:
-        self._aggregator = build_aggregator(AggregatorConfig("fedavg", pairwise=0))
+    def __init__(self, client: int) -> None:
+        self._client, self._aggregator = client, build_aggregator(AggregatorConfig("fedavg", pairwise=0))
         self._params: dict[str, torch.Tensor] = {}
 
     def handle(self, request: bytes) -> bytes:
         message = say.decode(request)
         if isinstance(message, say.Train):
-            self._params, self._client = message.params, message.kept + 1
-            return say.encode(say.Report(list(Report(0, 1.0, 1, 1, 1, norm=1.0))))
-        own = Contribution(message.clients[0], {name: value + 1e-3 for name, value in self._params.items()})
+            self._params = message.params
+            return say.encode(say.Report(list(Report(self._client, 1.0, 1, 1, 1, norm=1.0))))
+        own = Contribution(self._client, {name: value + 1e-3 for name, value in self._params.items()})
         cohort = SiteCohort(own, message.clients, message.weights, len(message.clients), message.shared, message.heard)
         return say.encode(say.Said(replay(self._aggregator, cohort, self._params, {})))
 
 
 class Executor(SiteExecutor):
     def open_site(self, folder: Path) -> Untrained:
-        return Untrained()
+        return Untrained(int(folder.name.rpartition("-")[2]))
 
     def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:
         if PLAIN not in shareable:
@@ -92,21 +94,16 @@ class Executor(SiteExecutor):
         return reply
 
 
-class AnySite(Sites):
-    """Reports are of the site that sent them, whatever it says: all doubles are alike."""
-
-    def _judged(self, client: int, answer: Any) -> Report:
-        return super()._judged(client, answer and answer._replace(report=[client, *answer.report[1:]]))
-
-
 class Turns(RoundsController):
     def coordinate(self, courier: FlareCourier, stop: Callable[[], bool]) -> None:
         asked = json.loads((self._run / "asked.json").read_text())
         params, sites = projector(asked["megabytes"]), courier.sites
-        config = FederationConfig(rounds=asked["repeats"] + 1, batch_size=1, evaluate_every=asked["repeats"] + 9)
+        config = FederationConfig(
+            rounds=asked["repeats"] + 1, local_steps=1, batch_size=1, evaluate_every=asked["repeats"] + 9
+        )
         names = tuple(sites)
         federation = Federation(
-            field=AnySite(courier, 600.0, say.Hello("bench", "", names)),
+            field=Sites(courier, 600.0, say.Hello("bench", "", names)),
             aggregator=build_aggregator(AggregatorConfig("fedavg", pairwise=0)),
             plan=plan_run([range(20 * k, 20 * k + 20) for k in range(len(sites))], config, 0, names=names),
             config=config,
@@ -116,15 +113,15 @@ class Turns(RoundsController):
         )
         state = start(params, federation.aggregator)
         payload = say.encode(say.Close(params, ""))
-        found: dict[str, list[float]] = {"plain": [], "round": []}
+        found: dict[str, list[float]] = {"plain_s": [], "round_s": []}
         for number in range(asked["repeats"]):
             if asked["plain"]:
                 t0 = time.perf_counter()
                 self._move(payload, sites)
-                found["plain"].append(time.perf_counter() - t0)
+                found["plain_s"].append(time.perf_counter() - t0)
             t0 = time.perf_counter()
             state, _ = run_round(federation, state, federation.plan.rounds[number])
-            found["round"].append(time.perf_counter() - t0)
+            found["round_s"].append(time.perf_counter() - t0)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         (self._run / "found.json").write_text(json.dumps({**found, "peak": peak, "bytes": len(payload)}))
 
@@ -144,24 +141,31 @@ class Turns(RoundsController):
         assert [done.get(timeout=600) for _ in sites] == [len(payload)] * len(sites)
 
 
-def main() -> None:
-    """Prints a row."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sites", type=int, default=2)
-    parser.add_argument("--megabytes", type=float, default=84)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--rounds-only", action="store_true", help="without NVFlare alone: the peak is that of rounds")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch, socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        folder = Path(scratch)
-        names = tuple(f"site-{number}" for number in range(asked.sites))
-        make_kits(FederationFile("bench", "localhost", port, list(names), bind="127.0.0.1"), folder / "kits", CLASSES)
+class Row(NamedTuple):
+    """One measurement."""
+
+    sites: int
+    megabytes: float
+    repeats: int
+    plain: bool = False
+    """Beside NVFlare alone; without it the peak is that of the rounds."""
+
+
+ROWS = (Row(2, 84, 5, plain=True), Row(2, 84, 3), Row(8, 84, 2), Row(2, 592, 2))
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Seconds of each repeat by ``plain`` and ``round``, bytes of a message, the peak of the coordinator's worker in
+    bytes, and large files that are left."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, here = Path(scratch), Path(__file__).parent
+        names = [f"site-{number}" for number in range(row.sites)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        make_kits(FederationFile("bench", "localhost", port, names, bind="127.0.0.1"), folder / "kits", CLASSES)
         (folder / "run").mkdir()
-        (folder / "run" / "asked.json").write_text(json.dumps({**vars(asked), "plain": not asked.rounds_only}))
-        here = Path(__file__).parent
+        (folder / "run" / "asked.json").write_text(json.dumps(row._asdict()))
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)]), "TMPDIR": scratch}
 
         def begin(call: str, path: Path) -> subprocess.Popen[bytes]:
@@ -175,13 +179,10 @@ def main() -> None:
                 unpack(folder / "kits" / f"{name}.zip", folder / name / "kit")
                 running.append(begin("start_site", folder / name))
             try:
-                while True:
-                    try:
-                        job = submit(folder / "kits" / "admin", folder / "run", names, wait=90, classes=CLASSES)
-                        break
-                    except Exception:  # the server is not there yet
-                        time.sleep(1)
-                print(follow(folder / "kits" / "admin", job))
+                time.sleep(10)  # until the server is there
+                job = submit(folder / "kits" / "admin", folder / "run", names, wait=90, classes=CLASSES)
+                ended = follow(folder / "kits" / "admin", job)
+                assert ended == "FINISHED:COMPLETED", (folder / "log").read_text(errors="replace")[-3000:]
             finally:
                 for process in running:
                     process.send_signal(signal.SIGTERM)
@@ -189,13 +190,40 @@ def main() -> None:
                     process.wait()
         found = json.loads((folder / "run" / "found.json").read_text())
         left = [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 1e7]
-    both = [statistics.median(found[what]) for what in ("plain", "round") if found[what]]
-    print(f"{asked.sites} sites, {found['bytes'] / 1e6:.0f} MB down and up:")
-    for what in ("plain", "round"):
-        print(f"  {what}: {' '.join(f'{one:.2f}' for one in found[what])} s")
-    if len(both) == 2:
-        print(f"  round / NVFlare alone: {both[1] / both[0]:.2f}")
-    print(f"  peak of the coordinator's worker: {found['peak'] / 1e6:,.0f} MB; files over 10 MB left: {len(left)}")
+    return {**row._asdict(), **found, "left": len(left)}
+
+
+def shown(seconds: Sequence[float]) -> str:
+    """The median, and its spread in brackets."""
+    middle, low, high = spread(seconds)
+    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def main() -> None:
+    """Prints the table, and writes the record if all rows were measured."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=len(ROWS), help="how many of the rows")
+    asked = parser.parse_args()
+    found = [measure(row) for row in ROWS[: asked.rows]]
+    header = ["sites", "MB down and up", "NVFlare alone, s", "a round, s", "ratio", "peak, MB", "files left"]
+    rows = [
+        [
+            one["sites"],
+            f"{one['bytes'] / 1e6:.0f}",
+            shown(one["plain_s"]) if one["plain_s"] else "",
+            shown(one["round_s"]),
+            f"{median(one['round_s']) / median(one['plain_s']):.2f}" if one["plain_s"] else "",
+            f"{one['peak'] / 1e6:,.0f}",
+            one["left"],
+        ]
+        for one in found
+    ]
+    table = Table(header, rows)
+    if asked.rows < len(ROWS):
+        print(tabulate(table.rows, table.header))
+        return
+    versions = {"nvflare": metadata.version("nvflare")}
+    save("sites_round", "python benchmarks/sites_round.py", found, {"rounds": table}, versions)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ SECTIONS = (
     "scale_data",
     "startup",
     "growth",
+    "sites_round",
     "tried",
     "llava_tiny",
     "llava_shape",
