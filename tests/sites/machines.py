@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 from hospitals import CAMERAS, NAMES, TEXT
 
 from fedcmp.config import from_yaml
@@ -83,6 +82,8 @@ class Federation:
 
     def processes(self, kit: str) -> list[Any]:
         """All processes of a kit, workers of jobs too, oldest first."""
+        import psutil  # comes with nvflare
+
         place = str(self.folder / kit)
         found = [
             one for one in psutil.process_iter(["cmdline"]) if any(place in word for word in one.info["cmdline"] or ())
