@@ -179,7 +179,7 @@ def measure(row: Row) -> dict[str, Any]:
                 unpack(folder / "kits" / f"{name}.zip", folder / name / "kit")
                 running.append(begin("start_site", folder / name))
             try:
-                time.sleep(10)  # until the server is there
+                time.sleep(8 + 4 * row.sites)  # until all are there: they start at once, on few cores
                 job = submit(folder / "kits" / "admin", folder / "run", names, wait=90, classes=CLASSES)
                 ended = follow(folder / "kits" / "admin", job)
                 assert ended == "FINISHED:COMPLETED", (folder / "log").read_text(errors="replace")[-3000:]
