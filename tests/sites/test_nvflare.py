@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,8 +29,9 @@ from fedcmp.sites.folder import unpack
 from fedcmp.sites.nvflare import identity, jobs, kits, serve
 from fedcmp.sites.settings import FederationFile
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parent.parent / "launch")])
 from echo_sites import CLASSES
+from processes import free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 A, B = SITES = ("hospital-a", "hospital-b")
@@ -41,12 +41,6 @@ MEGABYTE = 1 << 20
 @pytest.fixture(autouse=True)
 def _nothing_leaks() -> None:
     """In place of the suite's: NVFlare's console keeps idle threads and sets two variables of gRPC."""
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -119,13 +113,6 @@ class Federation:
         path = run / "answers.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return [{site: answer for site, answer, _ in json.loads(line)} for line in lines]
-
-
-def until(happens: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < end, f"did not happen within {seconds} s"
-        time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")
