@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Cohort, gather_pieces
-from fedcmp.aggregation.linalg import cache_parts, squared_norm
+from fedcmp.aggregation.linalg import inner_product, squared_norm
 from fedcmp.types import Metrics, Params
 
 
@@ -42,12 +42,7 @@ def step_cosine(previous: Params, current: Params, square: float) -> float:
         previous, current: the steps.
         square: the squared norm of the current one.
     """
-    pairs = [
-        pair
-        for name, value in current.items()
-        for pair in zip(cache_parts(previous[name]), cache_parts(value), strict=True)
-    ]
-    product = sum(float((before.double() * now.double()).sum()) for before, now in pairs)
+    product = inner_product(current, previous)
     scale = (squared_norm(previous) * square) ** 0.5
     return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
 

@@ -23,13 +23,19 @@ def squared_norm(params: Params) -> float:
     >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
     25.0
     """
-    return sum(float(part.double().square().sum()) for value in params.values() for part in cache_parts(value))
+    return inner_product(params, params)
 
 
-def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
-    whole = value.numel() <= CACHED or value.device.type != "cpu"
-    return (value,) if whole else value.reshape(-1).split(CACHED)
+def inner_product(one: Params, other: Params) -> float:
+    """The sum of the products of entries that belong together, computed in float64."""
+    found = 0.0
+    for name, value in one.items():
+        # parts whose float64 copies stay in a processor's cache; on a GPU, where each would be waited for, the whole
+        size = CACHED if value.device.type == "cpu" else max(1, value.numel())
+        for part, beside in zip(value.reshape(-1).split(size), other[name].reshape(-1).split(size), strict=True):
+            left = part.double()
+            found += float(torch.dot(left, left if one is other else beside.double()))
+    return found
 
 
 def join_affine(params: Params, name: str) -> Tensor:

@@ -4,12 +4,13 @@ Floating-point sums depend on the order of their terms; sums of integers do not.
 power-of-two scale, the same for all terms of a tensor, chosen from the largest magnitude and the number of terms such
 that no partial sum can overflow::
 
-    s     = 62 - ceil(log2 K) - e,   2^(e-1) <= max_k |x_k| < 2^e
+    s     = min(51, 62 - ceil(log2 K)) - e,   2^(e-1) <= max_k |x_k| < 2^e
     total = sum_k round(2^s x_k)     (exact, in int64),     result = 2^-s total     (float64)
 
-Accuracy: before the one rounding of the result to float64, a sum of K terms is off by at most
-``K max_k |x_k| 2^-(62 - ceil(log2 K))`` at every entry of a tensor, however many terms cancel. The error is absolute:
-it is measured by the tensor's largest entry, so quantities of very different size belong into tensors of their own.
+Accuracy: before the one rounding of the result to float64, a sum of K <= 2048 terms is off by at most
+``K max_k |x_k| 2^-51`` at every entry of a tensor, however many terms cancel: what float64 resolves at the largest
+entry. The error is absolute, so quantities of very different size belong into tensors of their own. With 51 bits a term
+is rounded and turned into an integer by one addition.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from fedcmp.types import Params
 
 BITS = 62
 """A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
-CHUNK = 2**15
+TERM_BITS = 51
+"""A term is at most 2^51 in magnitude, so that ROUNDS + term lies in [2^52, 2^53], where float64 has whole numbers only."""
+ROUNDS = 1.5 * 2**52
+"""Adding it rounds to the nearest whole number, ties to even; the bits of the sum count up from those of ROUNDS."""
+ROUNDS_BITS = 0x4338 << 48
+CHUNK = 2**17
 """Entries that are turned into integers at a time on a CPU, so that they and their sum stay in its cache; smaller terms
 are piled up until they are as many. On a GPU 512 times as many: a piece is worth its launch."""
 PILE = 4
@@ -63,12 +69,12 @@ def scale_exponents(largest: Mapping[str, float], num_terms: int) -> dict[str, i
         AggregationError: a tensor holds a value that is not finite, or values whose sum may leave float64.
 
     >>> scale_exponents({"w": 1.0, "b": 0.25, "zero": 0.0}, num_terms=4)
-    {'w': 59, 'b': 61, 'zero': 0}
+    {'w': 50, 'b': 52, 'zero': 0}
     """
     for name, value in largest.items():
         if not math.isfinite(value * num_terms):
             raise AggregationError(f"the sum over clients of {name!r} may leave float64: a term is as large as {value}")
-    room = BITS - (num_terms - 1).bit_length()
+    room = min(TERM_BITS, BITS - (num_terms - 1).bit_length())
     return {name: room - math.frexp(value)[1] if value else 0 for name, value in largest.items()}
 
 
@@ -118,10 +124,20 @@ def _add(total: Tensor, pile: Sequence[tuple[Tensor, float]], exponent: int) -> 
     near = max(-500, min(500, exponent))
     factors *= math.ldexp(1.0, near)  # exact: the products are rounded as if the scale came after them
     sums, step = total.view(-1), max(1, _piece(total) // len(pile))
+    above = _wrapped(len(pile) * ROUNDS_BITS)
     for begin in range(0, total.numel(), step):
         part = torch.stack([one[begin : begin + step] for one in entries]).to(torch.float64)
-        part = _scale(part.mul_(factors), exponent - near)
-        sums[begin : begin + step] += part.round_().long().sum(0)
+        part = _scale(part.mul_(factors), exponent - near).add_(ROUNDS)
+        sums[begin : begin + step] += part.view(torch.int64).sum(0).sub_(above)  # both wrap around
+
+
+def _wrapped(number: int) -> int:
+    """A whole number as an int64 holds it.
+
+    >>> _wrapped(2**63), _wrapped(5)
+    (-9223372036854775808, 5)
+    """
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _scale(values: Tensor, exponent: int) -> Tensor:
