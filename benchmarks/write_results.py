@@ -28,6 +28,7 @@ SECTIONS = (
     "scale_data",
     "startup",
     "growth",
+    "many_clients",
     "sites_round",
     "tried",
     "llava_tiny",
