@@ -213,29 +213,24 @@ def _scalars(notes: Sequence[_Note], num_slots: int) -> list[tuple[Scalars, int]
 
     Nothing is fetched from the device before.
     """
-    slots = torch.tensor([slot for note in notes for slot in note.active])
-    steps = torch.arange(len(notes)).repeat_interleave(torch.tensor([len(note.active) for note in notes]))
-
-    def paths(parts: Sequence[Tensor]) -> Tensor:
-        """``[num_slots, steps]``."""
-        values = torch.cat(list(parts)).cpu()
-        return values.new_zeros(num_slots, len(notes)).index_put((slots, steps), values)
-
-    losses, tokens = paths([note.loss for note in notes]).double(), paths([note.tokens for note in notes])
+    losses = torch.cat([note.loss for note in notes]).cpu().double()
+    tokens = torch.cat([note.tokens for note in notes]).cpu()
     measured = [note.norms for note in notes if note.norms is not None]
-    norms = paths(measured) if measured else None
-    totals = torch.bincount(slots, minlength=num_slots)
+    norms = torch.cat(measured).cpu() if measured else None
+    places: list[list[int]] = [[] for _ in range(num_slots)]
+    for place, slot in enumerate(slot for note in notes for slot in note.active):
+        places[slot].append(place)
     found: list[tuple[Scalars, int]] = [({}, 0)] * num_slots
-    for total in totals.unique().tolist():
-        own = (totals == total).nonzero().flatten()  # as many steps: their rows are added up alike
-        path, counts = losses[own, :total], tokens[own, :total]
+    for total in set(map(len, places)):  # clients of as many steps at once: each row is added up as it would be alone
+        slots = [slot for slot, own in enumerate(places) if len(own) == total]
+        index = torch.tensor([places[slot] for slot in slots])
+        path, counts = losses[index], tokens[index]
         known = counts.sum(1)
-        means = (path * counts).sum(1) / known
-        columns = {"loss": means, "loss_first": path[:, 0], "loss_last": path[:, -1]}
+        columns = {"loss": (path * counts).sum(1) / known, "loss_first": path[:, 0], "loss_last": path[:, -1]}
         if norms is not None:
-            columns["grad_norm"] = norms[own, :total].mean(1)
+            columns["grad_norm"] = norms[index].mean(1)
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        for slot, row, count in zip(own.tolist(), rows, known.tolist(), strict=True):
+        for slot, row, count in zip(slots, rows, known.tolist(), strict=True):
             found[slot] = dict(zip(columns, row, strict=True)), count
     return found
 

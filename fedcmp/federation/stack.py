@@ -221,4 +221,4 @@ def _repeated(value: Tensor, num: int) -> Tensor:
 
 def _leads(active: Sequence[int]) -> bool:
     """Whether these are the first clients of the stack, in order: their part of it is a view."""
-    return all(slot == place for place, slot in enumerate(active))
+    return list(active) == list(range(len(active)))
