@@ -88,12 +88,8 @@ def collate(tokens: Sequence[Tensor], pad_id: int, **images: Tensor) -> Batch:
         pad_id: fills ``input_ids``; labels are IGNORE there.
         images: ``features=[B, T, d]`` or ``pixels=[B, 3, H, W]``.
     """
-    pad = torch.nn.utils.rnn.pad_sequence
-    return {
-        **images,
-        "input_ids": pad(list(tokens), batch_first=True, padding_value=pad_id),
-        "labels": pad(list(tokens), batch_first=True, padding_value=IGNORE),
-    }
+    labels = torch.nn.utils.rnn.pad_sequence(list(tokens), batch_first=True, padding_value=IGNORE)
+    return {**images, "input_ids": labels.masked_fill(labels == IGNORE, pad_id), "labels": labels}
 
 
 class Batches:

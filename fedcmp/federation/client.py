@@ -112,6 +112,7 @@ def train_wave(
     starts = Stack(params, PASSIVE, [None] * len(tasks)) if "start_gradient" in needs else None
     evidence = Evidence(params, len(tasks)) if "evidence" in needs else None
     sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
+    corrects = type(local).correct is not LocalStep.correct  # else no gradient is looked at client by client
     halfway: dict[int, Params] = {}
     notes: list[_Note] = []
     totals = [len(task.batches) for task in tasks]
@@ -121,21 +122,19 @@ def train_wave(
         if starts is not None:
             _, _, stacked = _gradients(module, batch, starts.leaves(active), team)
             clip(stacked, optimizer.clip_norm)
-            _add("start_gradient", sums, active, by_client(stacked))
+            _add("start_gradient", sums, active, stacked)
         observe = evidence.observer(active) if evidence else None
         loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, observe)
         notes.append(_Note(active, loss, count, clip(stacked, optimizer.clip_norm)))
-        gradients = by_client(stacked)
         with torch.no_grad():
-            _add("gradient", sums, active, gradients)
+            _add("gradient", sums, active, stacked)
             corrected = [
                 local.correct(gradient, stack.rows[slot], params, shared, kept_by_step[slot])
-                for slot, gradient in zip(active, gradients, strict=True)
+                for slot, gradient in (zip(active, by_client(stacked), strict=True) if corrects else ())
             ]
-        same = all(one is gradient for one, gradient in zip(corrected, gradients, strict=True))
-        shares = [common.progress((step + 0.5) / totals[slot]) for slot in active]
-        rates = [optimizer.lr * lr_factor(share, optimizer) for share in shares]
-        stack.step(active, corrected, stacked if same else None, rates)
+        ends = {total: common.progress((step + 0.5) / total) for total in {totals[slot] for slot in active}}
+        rates = {total: optimizer.lr * lr_factor(share, optimizer) for total, share in ends.items()}
+        stack.step(active, corrected or stacked, [rates[totals[slot]] for slot in active])
         for slot in active if "halfway" in needs else ():
             if step + 1 == (totals[slot] + 1) // 2:
                 halfway[slot] = {name: (stack.rows[slot][name].detach() - at).float() for name, at in params.items()}
@@ -214,27 +213,32 @@ def _scalars(notes: Sequence[_Note], num_slots: int) -> list[tuple[Scalars, int]
 
     Nothing is fetched from the device before.
     """
-    slots = torch.tensor([slot for note in notes for slot in note.active])
     losses = torch.cat([note.loss for note in notes]).cpu().double()
     tokens = torch.cat([note.tokens for note in notes]).cpu()
     measured = [note.norms for note in notes if note.norms is not None]
     norms = torch.cat(measured).cpu() if measured else None
-    found: list[tuple[Scalars, int]] = []
-    for slot in range(num_slots):
-        own = slots == slot
-        path, counts = losses[own], tokens[own]
-        mean = float((path * counts).sum() / counts.sum())
-        scalars = {"loss": mean, "loss_first": float(path[0]), "loss_last": float(path[-1])}
+    places: list[list[int]] = [[] for _ in range(num_slots)]
+    for place, slot in enumerate(slot for note in notes for slot in note.active):
+        places[slot].append(place)
+    found: list[tuple[Scalars, int]] = [({}, 0)] * num_slots
+    for total in set(map(len, places)):  # clients of as many steps at once: each row is added up as it would be alone
+        slots = [slot for slot, own in enumerate(places) if len(own) == total]
+        index = torch.tensor([places[slot] for slot in slots])
+        path, counts = losses[index], tokens[index]
+        known = counts.sum(1)
+        columns = {"loss": (path * counts).sum(1) / known, "loss_first": path[:, 0], "loss_last": path[:, -1]}
         if norms is not None:
-            scalars["grad_norm"] = float(norms[own].mean())
-        found.append((scalars, int(counts.sum())))
+            columns["grad_norm"] = norms[index].mean(1)
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        for slot, row, count in zip(slots, rows, known.tolist(), strict=True):
+            found[slot] = dict(zip(columns, row, strict=True)), count
     return found
 
 
-def _add(what: str, sums: list[dict[str, Params]], active: Sequence[int], gradients: Sequence[Params]) -> None:
-    for slot, gradient in zip(active, gradients, strict=True):
+def _add(what: str, sums: list[dict[str, Params]], active: Sequence[int], stacked: Params) -> None:
+    for place, slot in enumerate(active):
         for name, total in sums[slot].get(what, {}).items():
-            total += gradient[name]
+            total += stacked[name][place]
 
 
 def _gradients(

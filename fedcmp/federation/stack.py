@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -37,18 +38,20 @@ class Stack:
         self._config, self._groups = config, _groups(params, config)
         self._names = [name for group in self._groups for name in group.names]
         self._values = {name: _repeated(value, num) for name, value in params.items()}
-        self.rows: list[Params] = _by_client(self._values, num)
-        """Each client's projector, a view: it follows the steps."""
         self._steps = [0] * num
         self._moments: dict[str, Params] = {}
         for group in self._groups:
             for what in group.moments:
                 zeros = {name: torch.zeros_like(self._values[name]) for name in group.names}
                 self._moments.setdefault(what, {}).update(zeros)
-        self._moment_rows = {what: _by_client(found, num) for what, found in self._moments.items()}
         for slot, state in enumerate(kept):
             if state:
                 self._load(slot, state)
+
+    @cached_property
+    def rows(self) -> list[Params]:
+        """Each client's projector, a view: it follows the steps."""
+        return by_client(self._values)
 
     def leaves(self, active: Sequence[int]) -> Params:
         """The projectors of some clients, ``[n, ...]``, as leaves whose gradients are wanted."""
@@ -59,29 +62,27 @@ class Stack:
         return found
 
     @torch.no_grad()
-    def step(
-        self, active: Sequence[int], gradients: Sequence[Params], stacked: Params | None, lr: Sequence[float]
-    ) -> None:
+    def step(self, active: Sequence[int], gradients: Params | Sequence[Params], lr: Sequence[float]) -> None:
         """One step of each of some clients.
 
         Args:
             active: the clients.
-            gradients: of each, by name.
-            stacked: the same as ``[n, ...]``; None where the gradients lie elsewhere.
+            gradients: ``[n, ...]`` by name, or those of each.
             lr: the rate of each.
         """
         for slot in active:
             self._steps[slot] += 1
         steps = [self._steps[slot] for slot in active]
-        if stacked is not None and len(set(steps)) == len(set(lr)) == 1 and _leads(active):
+        if isinstance(gradients, dict) and len(set(steps)) == len(set(lr)) == 1 and _leads(active):
             first = slice(len(active))
             moments = {what: _part(found, first) for what, found in self._moments.items()}
-            due = [_Due(_part(self._values, first), stacked, moments, steps[0], lr[0])]
+            due = [_Due(_part(self._values, first), gradients, moments, steps[0], lr[0])]
         else:
+            each = by_client(gradients) if isinstance(gradients, dict) else gradients
             kept = self._moment_rows
             due = [
                 _Due(self.rows[slot], gradient, {what: rows[slot] for what, rows in kept.items()}, step, rate)
-                for slot, gradient, step, rate in zip(active, gradients, steps, lr, strict=True)
+                for slot, gradient, step, rate in zip(active, each, steps, lr, strict=True)
             ]
         for group in self._groups:
             group.update(group.names, due, self._config)
@@ -91,22 +92,26 @@ class Stack:
         """What each client has moved away from ``params``: local minus global, float32. The stack is used up by it."""
         for name, value in self._values.items():
             value.sub_(params[name])
-        return [{name: value.float() for name, value in row.items()} for row in self.rows]
+        return by_client({name: value.float() for name, value in self._values.items()})
 
     def keeps(self, slot: int) -> Kept:
         """What a client may keep of its optimizer: copies."""
         kept: Kept = {}
         for group in self._groups if self._steps[slot] else ():
             for name in group.names if group.moments else ():
-                own = {what: self._moment_rows[what][slot][name].clone() for what in group.moments}
+                own = {what: self._moments[what][name][slot].clone() for what in group.moments}
                 step = {"step": torch.tensor(float(self._steps[slot]))} if "exp_avg" in own else {}
                 kept[self._names.index(name)] = step | own
         return kept
 
+    @cached_property
+    def _moment_rows(self) -> dict[str, list[Params]]:
+        return {what: by_client(found) for what, found in self._moments.items()}
+
     def _load(self, slot: int, state: Kept) -> None:
         for place, own in state.items():
             for what in own.keys() - {"step"}:
-                self._moment_rows[what][slot][self._names[place]].copy_(own[what])
+                self._moments[what][self._names[place]][slot].copy_(own[what])
             self._steps[slot] = max(self._steps[slot], int(own["step"]) if "step" in own else 1)
 
 
@@ -202,12 +207,8 @@ def clip(gradients: Params, limit: float) -> Tensor | None:
 
 def by_client(stacked: Params) -> list[Params]:
     """Views of each client's part of ``[n, ...]``."""
-    return _by_client(stacked, len(next(iter(stacked.values()))))
-
-
-def _by_client(stacked: Params, num: int) -> list[Params]:
-    parts = {name: value.unbind() for name, value in stacked.items()}
-    return [{name: part[slot] for name, part in parts.items()} for slot in range(num)]
+    parts = [value.unbind() for value in stacked.values()]
+    return [dict(zip(stacked, row, strict=True)) for row in zip(*parts, strict=True)]
 
 
 def _part(params: Params, which: slice) -> Params:
@@ -220,4 +221,4 @@ def _repeated(value: Tensor, num: int) -> Tensor:
 
 def _leads(active: Sequence[int]) -> bool:
     """Whether these are the first clients of the stack, in order: their part of it is a view."""
-    return all(slot == place for place, slot in enumerate(active))
+    return list(active) == list(range(len(active)))

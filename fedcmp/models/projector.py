@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fedcmp.errors import ConfigError, check_choice
@@ -113,7 +115,23 @@ def _affine(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
     rows = x.reshape(x.shape[0], -1, x.shape[-1])
-    return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2)).reshape(*x.shape[:-1], weight.shape[1])
+    return _StackedAffine.apply(weight, bias, rows).reshape(*x.shape[:-1], weight.shape[1])
+
+
+class _StackedAffine(torch.autograd.Function):
+    """``x W^T + b`` of each of C layers. torch's own would make the gradient of W^T, and copy it turned into W's."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, rows)
+        return torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        weight, rows = ctx.saved_tensors
+        inward = torch.bmm(gradient, weight) if ctx.needs_input_grad[2] else None
+        return torch.bmm(gradient.transpose(1, 2), rows), gradient.sum(1), inward
 
 
 class Projector(nn.Module):

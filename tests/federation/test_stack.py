@@ -62,7 +62,7 @@ def test_every_client_is_stepped_as_torch_would_alone(name: str, schedule: str, 
             for key, value in alone[slot].params.items():
                 torch.testing.assert_close(leaves[key][place], value, rtol=1e-6, atol=1e-7)
             alone[slot].step(by_client(stacked)[place], rates[place])
-        stack.step(active, by_client(stacked), stacked, rates)
+        stack.step(active, stacked, rates)
     kept = [stack.keeps(slot) for slot in range(3)]
     for slot, delta in enumerate(stack.deltas(start)):
         for key, value in alone[slot].params.items():
@@ -82,7 +82,7 @@ def test_clients_of_different_rates_have_torchs_bits(name: str) -> None:
         gradients = by_client(random(20 + number, 2))
         for slot, one in enumerate(alone):
             one.step(gradients[slot], 0.01 * (slot + 1))
-        stack.step((0, 1), gradients, None, [0.01, 0.02])
+        stack.step((0, 1), gradients, [0.01, 0.02])
     for row, one in zip(stack.rows, alone, strict=True):
         assert all(torch.equal(row[key], value) for key, value in one.params.items())
 
@@ -93,14 +93,14 @@ def test_what_is_kept_goes_on_where_it_stopped(name: str) -> None:
     whole = Stack(start, config, [None] * 2)
     gradients = [random(30 + number, 2) for number in range(4)]
     for one in gradients[:2]:
-        whole.step((0, 1), by_client(one), one, [0.01, 0.01])
+        whole.step((0, 1), one, [0.01, 0.01])
     kept = [whole.keeps(slot) for slot in range(2)]
     again = Stack(start, config, kept)
     for name_, row in again._values.items():
         row.copy_(whole._values[name_])
     for one in gradients[2:]:
         for stack in (whole, again):
-            stack.step((0, 1), by_client(one), one, [0.01, 0.01])
+            stack.step((0, 1), one, [0.01, 0.01])
     assert all(torch.equal(whole._values[key], again._values[key]) for key in start)
     if config.name == "adamw":
         assert float(kept[0][0]["step"]) == 2, "what was given is not changed"
@@ -112,7 +112,7 @@ def test_the_start_is_copied_and_views_follow() -> None:
     for num in (1, 3):
         stack = Stack(start, CONFIGS["sgd"], [None] * num)
         gradients = random(1, num)
-        stack.step(range(num), by_client(gradients), gradients, [0.1] * num)
+        stack.step(range(num), gradients, [0.1] * num)
         assert all(torch.equal(start[name], before[name]) for name in start)
         assert not torch.equal(stack.rows[-1]["linear_1.bias"], start["linear_1.bias"])
         leaves = stack.leaves(range(num))
