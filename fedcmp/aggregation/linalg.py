@@ -32,6 +32,11 @@ def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return (value,) if whole else value.reshape(-1).split(CACHED)
 
 
+def cache_columns(rows: Tensor) -> tuple[Tensor, ...]:
+    """Of ``[K, n]``, on a CPU, parts ``[K, ...]`` that stay in its cache; on a GPU the whole."""
+    return rows.split(max(1, 4 * CACHED // len(rows)), dim=1) if rows.device.type == "cpu" else (rows,)
+
+
 def join_affine(params: Params, name: str) -> Tensor:
     """``[W b]`` of one affine layer: ``[M, N + 1]``.
 
