@@ -70,4 +70,5 @@ class Krum(Fuse):
 
 def _add_squares(squares: Tensor | float, rows: Params) -> Tensor:
     """The squared distances of the pairs i < j, row by row."""
-    return squares + sum(torch.pdist(part.double()).square() for part in cache_columns(rows["piece"]))
+    parts = [torch.pdist(part.double()).square() for part in cache_columns(rows["piece"])]
+    return squares + torch.stack(parts).sum(0)
