@@ -26,6 +26,16 @@ def squared_norm(params: Params) -> float:
     return sum(float(part.double().square().sum()) for value in params.values() for part in cache_parts(value))
 
 
+def squared_distance(one: Params, other: Params) -> float:
+    """The sum of the squares of all differences, which are rounded to float32; squared and added in float64.
+
+    >>> squared_distance({"weight": torch.tensor([4.0, 4.0])}, {"weight": torch.tensor([1.0, 0.0])})
+    25.0
+    """
+    pairs = [pair for name in one for pair in zip(cache_parts(one[name]), cache_parts(other[name]), strict=True)]
+    return sum(float((x - y).double().square().sum()) for x, y in pairs)
+
+
 def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """On a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited for, the whole."""
     whole = value.numel() <= CACHED or value.device.type != "cpu"
