@@ -37,7 +37,7 @@ class GeometricMedian(Fuse):
     Zhang, PNAS 2000.
     Differs from RFA: clients whose pull RFA bounds by 1 / nu are left out, so that the iteration leaves a point where
     many are in one step. It begins at the global parameters, not at the mean, which a single client can put anywhere;
-    it stops by the point, not by g, which distant clients inflate; points and the beta_k D_k that are added are float32.
+    it stops by the point, not by g, which distant clients inflate; points and the products beta_k D_k are float32.
     """
 
     smoothing: float = 1e-6
