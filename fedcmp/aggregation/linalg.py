@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fedcmp.aggregation.symmetric import symmetric_product
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -96,8 +96,9 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     x = (matrix.mT if tall else matrix).reshape(-1, min(matrix.shape[-2:]), max(matrix.shape[-2:]))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        gram = symmetric_product(x, x.mT)
+        polynomial = symmetric_product(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
     return (x.mT if tall else x).reshape(matrix.shape)
 
 
@@ -191,25 +192,6 @@ def _cut(values: Tensor, vectors: Tensor, energy: float, trace: float) -> Leadin
     enough = torch.nonzero(held >= energy)
     rank = len(values) if energy >= 1.0 or len(enough) == 0 else int(enough[0]) + 1
     return Leading(fix_signs(vectors[:, :rank].contiguous()), min(1.0, float(held[rank - 1])))
-
-
-def pack_symmetric(matrix: Tensor) -> Tensor:
-    """The lower triangle of a symmetric ``[N, N]``, ``[N (N + 1) / 2]``: half of the numbers to send."""
-    rows, columns = torch.tril_indices(*matrix.shape, device=matrix.device)
-    return matrix[rows, columns]
-
-
-def unpack_symmetric(triangle: Tensor) -> Tensor:
-    """What ``pack_symmetric`` packed.
-
-    >>> unpack_symmetric(pack_symmetric(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))).tolist()
-    [[1.0, 2.0], [2.0, 3.0]]
-    """
-    size = math.isqrt(2 * len(triangle))
-    rows, columns = torch.tril_indices(size, size, device=triangle.device)
-    matrix = triangle.new_empty(size, size)
-    matrix[rows, columns] = matrix[columns, rows] = triangle
-    return matrix
 
 
 def solve_right(numerator: Tensor, matrix: Tensor, what: str) -> Tensor:

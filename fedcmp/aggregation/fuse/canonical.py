@@ -18,16 +18,15 @@ from fedcmp.aggregation.linalg import (
     Leading,
     join_affine,
     leading_eigenvectors,
-    pack_symmetric,
     refine_subspace,
     solve_right,
     split_affine,
     squared_norm,
     subspace_cosines,
-    unpack_symmetric,
     widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.aggregation.symmetric import pack_symmetric, symmetric_product, unpack_symmetric
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
@@ -201,7 +200,7 @@ class Canonical(Fuse):
                 if name in probes:
                     terms[f"{name}/image"] = delta.T @ (delta @ probes[name]) * scale
                 else:
-                    terms[f"{name}/gram"] = pack_symmetric(delta.T @ delta * scale)
+                    terms[f"{name}/gram"] = pack_symmetric(symmetric_product(delta.T, delta) * scale)
             if not self._reads_evidence:
                 continue
             assert contribution.evidence is not None, "the client was asked for evidence"
