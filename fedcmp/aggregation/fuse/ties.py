@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from fedcmp.aggregation.checks import require_number
-from fedcmp.aggregation.contribution import Cohort, Contribution, single
+from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.linalg import cache_parts
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Params
@@ -44,19 +44,16 @@ class Ties(Fuse):
         bounds: dict[int, float] = {}  # found once for both exchanges, where a client's delta is
         first = cohort.sum(partial(self._ballot, bounds), cohort.weights)
         # a sign is a byte: a quarter of what sharing numbers would send
-        signs = cohort.share(
+        elected = cohort.share(
             cohort.on_server(lambda: {name: x.sign().to(torch.int8) for name, x in _part("kept", first).items()})
         )
+        signs = {name: value.float() for name, value in elected.items()}
         second = cohort.sum(partial(self._agreeing, bounds, signs), cohort.weights)
 
         def finished() -> Fused:
-            values, weights = _part("size", second), _part("weight", second)
-            delta = single(
-                {
-                    name: value * signs[name] / weights[name].where(weights[name] > 0, 1.0)
-                    for name, value in values.items()
-                }
-            )
+            weights = {name: value.where(value > 0, 1.0) for name, value in _part("weight", second).items()}
+            sizes = _part("size", second)
+            delta = {name: (sizes[name] / weights[name]).float().mul_(sign) for name, sign in signs.items()}
             nonzero = sum(int(value.count_nonzero()) for value in delta.values())
             density = nonzero / max(1, sum(value.numel() for value in delta.values()))
             return Fused(delta, _part("mean", first), {}, {"aggregator/density": density})
@@ -68,11 +65,11 @@ class Ties(Fuse):
 
     def _agreeing(self, bounds: dict[int, float], signs: Params, contribution: Contribution) -> Params:
         kept = self._trimmed(bounds, contribution)
-        agreeing = {name: (value * signs[name]).clamp_(min=0.0) for name, value in kept.items()}
+        agreeing = {name: value.mul_(signs[name]).clamp_(min=0.0) for name, value in kept.items()}
         return _named("size", agreeing) | _named("weight", {name: value > 0 for name, value in agreeing.items()})
 
     def _trimmed(self, bounds: dict[int, float], contribution: Contribution) -> Params:
-        """The delta with all entries but its largest set to 0."""
+        """The delta with all entries but its largest set to 0; new tensors."""
         client, delta = contribution.client_id, contribution.delta
         if client not in bounds:
             # 0.07 * 100 is 7.000000000000001: what rounding adds is no entry
