@@ -56,6 +56,18 @@ def join_affine(params: Params, name: str) -> Tensor:
     return torch.cat([params[f"{name}.weight"], params[f"{name}.bias"][:, None]], dim=1)
 
 
+def affine_product(params: Params, name: str, right: Tensor) -> Tensor:
+    """``[W b] right`` of one affine layer, which is not joined for it: ``[M, r]``.
+
+    Args:
+        right: ``[N + 1, r]``.
+
+    >>> affine_product({"linear.weight": torch.ones(2, 3), "linear.bias": torch.zeros(2)}, "linear", torch.eye(4)).shape
+    torch.Size([2, 4])
+    """
+    return torch.addmm(torch.outer(params[f"{name}.bias"], right[-1]), params[f"{name}.weight"], right[:-1])
+
+
 def split_affine(matrix: Tensor, name: str) -> Params:
     """What ``join_affine`` joined: ``name.weight`` ``[M, N]`` and ``name.bias`` ``[M]``.
 
