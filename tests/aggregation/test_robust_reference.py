@@ -69,6 +69,8 @@ def test_columns_are_sorted_for_any_number_of_clients() -> None:
     for num in (16, 33, 100):
         values = torch.randn(num, 50, generator=torch.Generator().manual_seed(num)).round(decimals=1)
         assert ordered(values).equal(values.sort(dim=0).values)
+    broken = torch.tensor([[1.0], [math.nan], [-math.inf], [0.0]])
+    assert ordered(broken).flatten().tolist() == [-math.inf, 0.0, 1.0, math.inf]
 
 
 @pytest.mark.parametrize("part", ["contribution.CHUNK", "linalg.CACHED"])

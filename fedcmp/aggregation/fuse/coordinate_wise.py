@@ -100,7 +100,7 @@ def _apply(method: Callable[[Tensor], Tensor], rows: Params) -> Tensor:
 
 
 def ordered(values: Tensor) -> Tensor:
-    """``[K, n]`` with every column sorted, smallest first, by Batcher's odd-even merging (1968).
+    """``[K, n]`` with every column sorted, smallest first and nan as infinity, by Batcher's odd-even merging (1968).
 
     Its comparisons do not depend on the numbers, so that each of about ``(log2 K)^2 / 2`` steps is an elementwise
     minimum and maximum of half of the rows with the other half: for few rows many times faster than ``Tensor.sort``.
@@ -111,6 +111,7 @@ def ordered(values: Tensor) -> Tensor:
     count = len(values)
     missing = (1 << (count - 1).bit_length()) - count
     rows = torch.cat([values, values.new_full((missing, values.shape[1]), math.inf)])
+    rows.nan_to_num_(math.inf, math.inf, -math.inf)  # a minimum with nan is nan, and would reach every row
     half = 1
     while half < len(rows):  # two sorted halves of each block become one
         blocks, distance = rows.unflatten(0, (-1, 2 * half)), half
