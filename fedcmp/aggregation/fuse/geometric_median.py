@@ -70,15 +70,12 @@ class GeometricMedian(Fuse):
         p, delta = share[contribution.client_id], contribution.delta
         distance = math.sqrt(squared_distance(delta, point) if point else contribution.square)
         near = distance < self.smoothing
-        beta, objective = (
-            (0.0, (distance**2 / self.smoothing + self.smoothing) / 2) if near else (p / distance, distance)
-        )
-        beta = float(
-            torch.tensor(beta, dtype=torch.float32)
-        )  # what the products below are of: equal clients stay equal
+        beta = 0.0 if near else p / distance
+        beta = float(torch.tensor(beta, dtype=torch.float32))  # as in the products: equal clients stay equal
+        objective = p * ((distance**2 / self.smoothing + self.smoothing) / 2 if near else distance)
         pulls = {f"pull:{name}": beta * value for name, value in delta.items()}
         # of very different sizes, which one tensor of an exact sum must not have
-        facts = {"beta": beta, "near": p * near, "objective": p * objective}
+        facts = {"beta": beta, "near": p * near, "objective": objective}
         return pulls | {name: contribution.numbers(fact) for name, fact in facts.items()}
 
     def _advance(self, before: Params, sums: Params) -> tuple[Params, float, bool]:
