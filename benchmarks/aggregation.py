@@ -24,6 +24,7 @@ from phases import AGGREGATING, REST, watched
 from record import RESULTS, Table, read, save
 
 from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
@@ -68,9 +69,10 @@ def contributions(
         evidence = None
         if "evidence" in needs:
             evidence = {}
-            for name, (_, columns) in shapes.items():
-                rows = torch.randn(2 * columns, columns + 1, generator=stream, device=device)
-                evidence[name] = rows.T @ rows / len(rows)
+            for block in (block for blocks in evidence_blocks(delta).values() for block in blocks):
+                columns = block.end - block.first
+                rows = torch.randn(2 * columns, columns, generator=stream, device=device)
+                evidence[block.name] = rows.T @ rows / len(rows)
         message = own if needs & {"gradient", "start_gradient"} else None
         found.append(Contribution(client, delta, halfway, evidence, message, 100, 1000, 8))
     return found

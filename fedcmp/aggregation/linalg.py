@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fedcmp.aggregation.symmetric import symmetric_product
 from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
@@ -30,12 +30,36 @@ def inner_product(one: Params, other: Params) -> float:
     """The sum of the products of entries that belong together, computed in float64."""
     found = 0.0
     for name, value in one.items():
-        # parts whose float64 copies stay in a processor's cache; on a GPU, where each would be waited for, the whole
-        size = CACHED if value.device.type == "cpu" else max(1, value.numel())
-        for part, beside in zip(value.reshape(-1).split(size), other[name].reshape(-1).split(size), strict=True):
+        for part, beside in zip(cache_parts(value), cache_parts(other[name]), strict=True):
             left = part.double()
             found += float(torch.dot(left, left if one is other else beside.double()))
     return found
+
+
+def squared_distance(one: Params, other: Params) -> float:
+    """The sum of the squares of all differences, which are rounded to float32; squared and added in float64.
+
+    >>> squared_distance({"weight": torch.tensor([4.0, 4.0])}, {"weight": torch.tensor([1.0, 0.0])})
+    25.0
+    """
+    found = 0.0
+    for name, value in one.items():
+        for part, beside in zip(cache_parts(value), cache_parts(other[name]), strict=True):
+            gap = (part - beside).double()
+            found += float(torch.dot(gap, gap))
+    return found
+
+
+def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """All entries in a row: on a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited
+    for, the whole."""
+    entries = value.reshape(-1)
+    return entries.split(CACHED) if value.device.type == "cpu" else (entries,)
+
+
+def cache_columns(rows: Tensor) -> tuple[Tensor, ...]:
+    """Of ``[K, n]``, on a CPU, parts ``[K, ...]`` that stay in its cache; on a GPU the whole."""
+    return rows.split(max(1, 4 * CACHED // len(rows)), dim=1) if rows.device.type == "cpu" else (rows,)
 
 
 def join_affine(params: Params, name: str) -> Tensor:
@@ -45,6 +69,18 @@ def join_affine(params: Params, name: str) -> Tensor:
     torch.Size([2, 4])
     """
     return torch.cat([params[f"{name}.weight"], params[f"{name}.bias"][:, None]], dim=1)
+
+
+def affine_product(params: Params, name: str, right: Tensor) -> Tensor:
+    """``[W b] right`` of one affine layer, which is not joined for it: ``[M, r]``.
+
+    Args:
+        right: ``[N + 1, r]``.
+
+    >>> affine_product({"linear.weight": torch.ones(2, 3), "linear.bias": torch.zeros(2)}, "linear", torch.eye(4)).shape
+    torch.Size([2, 4])
+    """
+    return torch.addmm(torch.outer(params[f"{name}.bias"], right[-1]), params[f"{name}.weight"], right[:-1])
 
 
 def split_affine(matrix: Tensor, name: str) -> Params:
@@ -87,8 +123,9 @@ def orthogonalised(matrix: Tensor, steps: int = 5) -> Tensor:
     x = (matrix.mT if tall else matrix).reshape(-1, min(matrix.shape[-2:]), max(matrix.shape[-2:]))
     x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+        gram = symmetric_product(x, x.mT)
+        polynomial = symmetric_product(gram, gram, gram, beta=-4.7750, alpha=2.0315)
+        x = torch.baddbmm(x, polynomial, x, beta=3.4445)
     return (x.mT if tall else x).reshape(matrix.shape)
 
 
@@ -182,25 +219,6 @@ def _cut(values: Tensor, vectors: Tensor, energy: float, trace: float) -> Leadin
     enough = torch.nonzero(held >= energy)
     rank = len(values) if energy >= 1.0 or len(enough) == 0 else int(enough[0]) + 1
     return Leading(fix_signs(vectors[:, :rank].contiguous()), min(1.0, float(held[rank - 1])))
-
-
-def pack_symmetric(matrix: Tensor) -> Tensor:
-    """The lower triangle of a symmetric ``[N, N]``, ``[N (N + 1) / 2]``: half of the numbers to send."""
-    rows, columns = torch.tril_indices(*matrix.shape, device=matrix.device)
-    return matrix[rows, columns]
-
-
-def unpack_symmetric(triangle: Tensor) -> Tensor:
-    """What ``pack_symmetric`` packed.
-
-    >>> unpack_symmetric(pack_symmetric(torch.tensor([[1.0, 2.0], [2.0, 3.0]]))).tolist()
-    [[1.0, 2.0], [2.0, 3.0]]
-    """
-    size = math.isqrt(2 * len(triangle))
-    rows, columns = torch.tril_indices(size, size, device=triangle.device)
-    matrix = triangle.new_empty(size, size)
-    matrix[rows, columns] = matrix[columns, rows] = triangle
-    return matrix
 
 
 def solve_right(numerator: Tensor, matrix: Tensor, what: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median
-from fedcmp.aggregation.fuse.ties import Ties
+from fedcmp.aggregation.fuse.ties import Ties, bound_of_largest
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
 from fedcmp.aggregation.fuse.wrappers import Clipped
 from fedcmp.aggregation.parts import Aggregated
@@ -141,3 +141,17 @@ def test_clipping_is_a_setting_of_every_method() -> None:
     bounded = aggregated([clients(6)[0].scaled(1e6), *one[1:]], 1e3).metrics
     assert bounded["aggregator/server_lr"] < 10  # from the clipped deltas: those sent would give millions
     assert 0 < bounded["aggregator/energy_kept"] <= 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-42, 0.0])
+def test_the_bound_of_the_largest_is_that_of_sorting(dtype: torch.dtype, scale: float, monkeypatch) -> None:
+    """Rounded numbers, of which many are equal; subnormal ones; zeros, none of which is kept."""
+    monkeypatch.setattr("fedcmp.aggregation.linalg.CACHED", 7)
+    rng = torch.Generator().manual_seed(0)
+    values = {name: scale * torch.randn(shape, generator=rng).round(decimals=1) for name, shape in SHAPES.items()}
+    values = {name: value.to(dtype) for name, value in values.items()}
+    sizes = torch.cat([value.abs().flatten() for value in values.values()])
+    for count in range(1, len(sizes) + 1):
+        least = sizes.sort(descending=True).values[count - 1]
+        assert (sizes > bound_of_largest(values, count)).equal((sizes >= least) & (sizes > 0))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fedcmp.aggregation.contribution import Contribution
-from fedcmp.aggregation.fuse.coordinate_wise import Median, TrimmedMean
+from fedcmp.aggregation.fuse.coordinate_wise import Median, TrimmedMean, ordered
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.krum import Krum
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -61,11 +61,24 @@ def test_the_trimmed_mean_drops_both_ends(trim: float, num: int, cut: int) -> No
     assert fused.metrics == {"aggregator/trimmed": cut}
 
 
-def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_sorted_for_any_number_of_clients() -> None:
+    """By the principle of 0 and 1: a network that sorts every column of them sorts every column."""
+    for num in range(1, 12):
+        columns = torch.tensor([*itertools.product((0.0, 1.0), repeat=num)]).T
+        assert ordered(columns).equal(columns.sort(dim=0).values)
+    for num in (16, 33, 100):
+        values = torch.randn(num, 50, generator=torch.Generator().manual_seed(num)).round(decimals=1)
+        assert ordered(values).equal(values.sort(dim=0).values)
+    broken = torch.tensor([[1.0], [math.nan], [-math.inf], [0.0]])
+    assert ordered(broken).flatten().tolist() == [-math.inf, 0.0, 1.0, math.inf]
+
+
+@pytest.mark.parametrize("part", ["contribution.CHUNK", "linalg.CACHED"])
+def test_pieces_change_nothing(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one = LocalCohort(clients(5))
     methods = (Median(), TrimmedMean(), Krum())
     whole = [method.fuse(one, PARAMS, {}).delta for method in methods]
-    monkeypatch.setattr("fedcmp.aggregation.contribution.CHUNK", 5)
+    monkeypatch.setattr(f"fedcmp.aggregation.{part}", 5)
     for method, before in zip(methods, whole, strict=True):
         assert flat(method.fuse(one, PARAMS, {}).delta) == flat(before)
 
@@ -101,6 +114,8 @@ def test_krum_by_hand() -> None:
     # expanded in float32, |a|^2 - 2 a b + |b|^2 of these deltas is noise that may be negative
     ([[4096.0 + x / 1024, -4096.0] for x in (0, 3, 4, 5, 9)], 2),
     ([[1e20 * x] for x in (0.0, 1.0, 2.0, 4.0, 50.0)], 1),  # squares beyond float32
+    # one far client: products of the deltas, or of what they differ from it, lose the others' distances in float64, too
+    ([[1e20, 1e20]] + [[1.0 + x / 2**20, -1.0] for x in (0, 3, 4, 5, 9)], 2),
 ])  # fmt: skip
 def test_krum_measures_small_distances_far_from_zero(rows: list, chosen: int) -> None:
     assert Krum().fuse(*points(*rows), {}).metrics["aggregator/chosen"] == [chosen]

@@ -13,6 +13,7 @@ from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import SERVERS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.aggregation.server.sgd import Momentum, Sgd
+from fedcmp.aggregation.symmetric import symmetric_product
 from fedcmp.distributed.cohort import LocalCohort
 
 DELTAS = [[0.5, -1.0, 0.25], [-0.125, 0.75, 2.0], [1.5, 0.0, -0.5], [0.01, -0.02, 0.03]]
@@ -91,6 +92,15 @@ def test_muon_orthogonalises_its_momentum(M: int, N: int) -> None:
         velocity = 0.6 * velocity + delta.double()
         expected += 0.2 * math.sqrt(max(M, N)) * 0.1 * newton_schulz(velocity)
     torch.testing.assert_close(params["w"].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [3, 256, 600])
+def test_half_of_a_symmetric_product_is_all_of_it(size: int) -> None:
+    x = torch.randn(2, size, 7, generator=torch.Generator().manual_seed(size), dtype=torch.float64)
+    gram = symmetric_product(x, x.mT)
+    torch.testing.assert_close(gram, x @ x.mT)
+    torch.testing.assert_close(symmetric_product(gram, gram, gram, beta=-2.0, alpha=3.0), 3 * gram @ gram - 2 * gram)
+    torch.testing.assert_close(symmetric_product(x[0], x[0].T), gram[0])
 
 
 def test_muon_steps_have_the_documented_size_whatever_the_delta() -> None:

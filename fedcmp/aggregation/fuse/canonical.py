@@ -16,18 +16,18 @@ from fedcmp.aggregation.evidence import Block, evidence_blocks
 from fedcmp.aggregation.fuse.outcome import choose, is_late, vote
 from fedcmp.aggregation.linalg import (
     Leading,
+    affine_product,
     join_affine,
     leading_eigenvectors,
-    pack_symmetric,
     refine_subspace,
     solve_right,
     split_affine,
     squared_norm,
     subspace_cosines,
-    unpack_symmetric,
     widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.aggregation.symmetric import pack_symmetric, symmetric_product, unpack_symmetric
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
@@ -201,7 +201,7 @@ class Canonical(Fuse):
                 if name in probes:
                     terms[f"{name}/image"] = delta.T @ (delta @ probes[name]) * scale
                 else:
-                    terms[f"{name}/gram"] = pack_symmetric(delta.T @ delta * scale)
+                    terms[f"{name}/gram"] = pack_symmetric(symmetric_product(delta.T, delta) * scale)
             if not self._reads_evidence:
                 continue
             assert contribution.evidence is not None, "the client was asked for evidence"
@@ -219,7 +219,9 @@ class Canonical(Fuse):
         return terms
 
     def _mixed(self, moments: Tensor) -> Tensor:
-        return self.correlation * moments + (1 - self.correlation) * torch.diag(moments.diagonal())
+        mixed = self.correlation * moments
+        mixed.diagonal().copy_(moments.diagonal())
+        return mixed
 
     def _first_server(
         self, blocks: Blocks, first: Params, probes: Params, weights: Tensor, before: Params
@@ -261,11 +263,11 @@ class Canonical(Fuse):
     def _second_terms(self, basis: Params, contribution: Contribution) -> Params:
         terms: Params = {}
         for name, vectors in basis.items():
-            coefficients = (join_affine(contribution.delta, name) @ vectors).double()
+            coefficients = affine_product(contribution.delta, name, vectors).double()
             repeatable = torch.ones(vectors.shape[1], dtype=torch.float64, device=vectors.device)
             if self.repeatability and contribution.num_steps > 1:  # one step has no halves to compare
                 assert contribution.halfway is not None, "the client was asked for its halfway delta"
-                half = (join_affine(contribution.halfway, name) @ vectors).double()
+                half = affine_product(contribution.halfway, name, vectors).double()
                 repeatable = repeatable_share(half, coefficients)
             terms[f"{name}/m"] = (repeatable * coefficients).float()
             terms[f"{name}/squares"] = repeatable * coefficients.square().sum(0)
@@ -315,8 +317,8 @@ class Canonical(Fuse):
         return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
 
     def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
-        vectors, repeatable = layer.basis.vectors.double(), second[f"{name}/repeatable"]
-        mean, heard = layer.mean @ vectors, repeatable > 0
+        vectors, repeatable = layer.basis.vectors, second[f"{name}/repeatable"]
+        mean, heard = (layer.mean.float() @ vectors).double(), repeatable > 0  # as exact as the clients' products
         total = repeatable.where(heard, 1.0)
         m, squares = (second[f"{name}/m"] / total).where(heard, mean), second[f"{name}/squares"] / total
         overlap = torch.ones_like(squares)
@@ -325,7 +327,7 @@ class Canonical(Fuse):
             overlap = ratio.where(squares > 0, 1.0).clamp(1.0 / effective_clients(weights), 1.0)
         # never less than the mean: halves that differ weaken a direction, they do not remove it
         inside = m * (repeatable / overlap).clamp(min=1.0) - mean
-        return layer.mean + inside @ vectors.T, overlap
+        return layer.mean + inside.float() @ vectors.T, overlap
 
 
 def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:

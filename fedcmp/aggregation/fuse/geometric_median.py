@@ -11,6 +11,7 @@ import torch
 
 from fedcmp.aggregation.checks import require_count, require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, shares
+from fedcmp.aggregation.linalg import squared_distance, squared_norm
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -36,7 +37,7 @@ class GeometricMedian(Fuse):
     Zhang, PNAS 2000.
     Differs from RFA: clients whose pull RFA bounds by 1 / nu are left out, so that the iteration leaves a point where
     many are in one step. It begins at the global parameters, not at the mean, which a single client can put anywhere;
-    it stops by the point, not by g, which distant clients inflate; points are shared in float32.
+    it stops by the point, not by g, which distant clients inflate; points and the products beta_k D_k are float32.
     """
 
     smoothing: float = 1e-6
@@ -56,7 +57,7 @@ class GeometricMedian(Fuse):
         mean = cohort.sum(delta_of, cohort.weights)
         point = {name: torch.zeros_like(value, dtype=torch.float32) for name, value in params.items()}
         while not done and iterations < self.max_iterations:
-            sums = cohort.sum(partial(self._pull, share, point))
+            sums = cohort.sum(partial(self._pull, share, point if iterations else {}))
             point, objective, done = cohort.share(cohort.on_server(self._advance, point, sums))
             iterations += 1
         if not done:
@@ -65,28 +66,24 @@ class GeometricMedian(Fuse):
         return cohort.on_server(lambda: Fused(point, mean, {}, metrics))
 
     def _pull(self, share: dict[int, float], point: Params, contribution: Contribution) -> Params:
+        """The terms of a client; at the start, where there is no ``point`` yet, its distance is its norm."""
         p, delta = share[contribution.client_id], contribution.delta
-        squares = [(value.double() - point[name].double()).square().sum() for name, value in delta.items()]
-        distance = torch.stack(squares).sum().sqrt()
+        distance = math.sqrt(squared_distance(delta, point) if point else contribution.square)
         near = distance < self.smoothing
-        beta = torch.where(near, 0.0, p / distance.clamp(min=self.smoothing))
-        smoothed = (distance.square() / self.smoothing + self.smoothing) / 2
-        objective = p * torch.where(near, smoothed, distance)
-        pulls = {f"pull:{name}": beta * value.double() for name, value in delta.items()}
-        return {**pulls, "beta": beta, "near": p * near, "objective": objective}
+        beta = 0.0 if near else p / distance
+        beta = float(torch.tensor(beta, dtype=torch.float32))  # as in the products: equal clients stay equal
+        objective = p * ((distance**2 / self.smoothing + self.smoothing) / 2 if near else distance)
+        pulls = {f"pull:{name}": beta * value for name, value in delta.items()}
+        # of very different sizes, which one tensor of an exact sum must not have
+        facts = {"beta": beta, "near": p * near, "objective": objective}
+        return pulls | {name: contribution.numbers(fact) for name, fact in facts.items()}
 
     def _advance(self, before: Params, sums: Params) -> tuple[Params, float, bool]:
         """The next point, the objective at the last one, and whether they are almost the same."""
         beta, near, objective = (float(sums[name]) for name in ("beta", "near", "objective"))
-        step = {name: sums[f"pull:{name}"] - beta * before[name].double() for name in before}
-        pull = _norm(step)
+        goal = {name: sums[f"pull:{name}"].float().div_(beta or 1.0) for name in before}
+        pull = beta * math.sqrt(squared_distance(goal, before))
         if pull <= near:
             return before, objective, True
-        share = (1 - near / pull) / beta
-        point = {name: (value + share * step[name]).float() for name, value in before.items()}
-        return point, objective, pull * share <= self.tolerance * _norm(point)
-
-
-def _norm(values: Params) -> float:
-    """The norm of all tensors together."""
-    return float(torch.stack([value.double().square().sum() for value in values.values()]).sum().sqrt())
+        point = {name: torch.lerp(value, before[name], near / pull) for name, value in goal.items()} if near else goal
+        return point, objective, (pull - near) / beta <= self.tolerance * math.sqrt(squared_norm(point))

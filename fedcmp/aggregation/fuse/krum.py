@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedcmp.aggregation.checks import require_count
-from fedcmp.aggregation.contribution import Cohort, Contribution, delta_of, gather_pieces, single
+from fedcmp.aggregation.contribution import Cohort, delta_of, gather_pieces, single
+from fedcmp.aggregation.linalg import cache_columns
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.types import Metrics, Params
 
@@ -23,7 +23,7 @@ class Krum(Fuse):
 
     It expects at most f Byzantine clients: of more, some are among the K - f of multi-Krum. Of equal scores the smaller
     client id wins. Clients count alike. Distances are sums of squared differences in float64, in pieces of K x CHUNK
-    numbers; the mean is a sum, so only distances need K deltas.
+    numbers (from products of the deltas they would cancel); the mean is a sum, so only distances need K deltas.
 
     Source: Blanchard et al., NeurIPS 2017, arXiv 1703.02757; keep > 1 is its multi-Krum, with K - f by default.
     Differs from the paper: chooses among deltas after many local steps, where it chooses among gradients; its proof
@@ -51,24 +51,24 @@ class Krum(Fuse):
         for _, rows in gather_pieces(cohort, params):
             squares = cohort.on_server(_add_squares, squares, rows)
         chosen = cohort.share(cohort.on_server(self._choose, squares, cohort.clients))
-        total = cohort.sum(partial(_if_chosen, chosen))
+        kept = torch.tensor([client in chosen for client in cohort.clients]).double() / len(chosen)
+        total = cohort.sum(delta_of, kept)
         mean = cohort.sum(delta_of, cohort.weights)
         metrics: Metrics = {"aggregator/chosen": [*chosen]}
         return cohort.on_server(lambda: Fused(single(total), mean, {}, metrics))
 
     def _choose(self, squares: Tensor, clients: tuple[int, ...]) -> list[int]:
-        neighbours = len(clients) - self.byzantine - 2
+        num = len(clients)
+        first, second = torch.triu_indices(num, num, offset=1)
+        distances = squares.new_zeros(num, num)
+        distances[first, second] = distances[second, first] = squares
         # a client's distance to itself is 0 and comes first
-        scores = squares.sort(dim=1).values[:, 1 : 1 + neighbours].sum(dim=1).tolist()
+        scores = distances.sort(dim=1).values[:, 1 : num - self.byzantine - 1].sum(dim=1).tolist()
         ranking = sorted(zip(scores, clients, strict=True))
         return sorted(client for _, client in ranking[: self.keep or len(clients) - self.byzantine])
 
 
 def _add_squares(squares: Tensor | float, rows: Params) -> Tensor:
-    values = rows["piece"].double()
-    return squares + torch.stack([(values - one).square().sum(dim=1) for one in values])
-
-
-def _if_chosen(chosen: list[int], contribution: Contribution) -> Params:
-    share = (contribution.client_id in chosen) / len(chosen)
-    return {name: share * value.double() for name, value in contribution.delta.items()}
+    """The squared distances of the pairs i < j, row by row."""
+    parts = [torch.pdist(part.double()).square() for part in cache_columns(rows["piece"])]
+    return squares + torch.stack(parts).sum(0)

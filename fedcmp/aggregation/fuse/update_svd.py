@@ -14,6 +14,7 @@ from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import join_affine, split_affine
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.aggregation.symmetric import symmetric_product
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
@@ -82,7 +83,7 @@ class UpdateSvd(Fuse):
 
 def _grams(layers: list[str], contribution: Contribution) -> Params:
     deltas = {name: join_affine(contribution.delta, name).double() for name in layers}
-    return {name: delta @ delta.T for name, delta in deltas.items()}
+    return {name: symmetric_product(delta, delta.T) for name, delta in deltas.items()}
 
 
 def _factorise(grams: Params) -> Params:
