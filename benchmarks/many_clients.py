@@ -100,7 +100,9 @@ def main() -> None:
         for one in found
     ]  # fmt: skip
     header = ("method", "clients", "plan, s", "a round, s", "checkpoint, ms", "MiB added", "run folder, MB")
-    save("many_clients", "python benchmarks/many_clients.py", found, {"clients": Table(header, rows)}, None, options.out)
+    save(
+        "many_clients", "python benchmarks/many_clients.py", found, {"clients": Table(header, rows)}, None, options.out
+    )
 
 
 if __name__ == "__main__":

@@ -51,8 +51,8 @@ def squared_distance(one: Params, other: Params) -> float:
 
 
 def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """All entries in a row: on a CPU, parts whose float64 copies stay in its cache; on a GPU, where each would be waited
-    for, the whole."""
+    """All entries in a row: on a CPU, parts whose float64 copies stay in its cache; on a GPU, which would wait for each,
+    the whole."""
     entries = value.reshape(-1)
     return entries.split(CACHED) if value.device.type == "cpu" else (entries,)
 

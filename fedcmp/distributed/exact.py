@@ -28,7 +28,7 @@ from fedcmp.types import Params
 BITS = 62
 """A sum stays below 2^62 in magnitude, half of what an int64 holds: rounding up cannot overflow it."""
 TERM_BITS = 51
-"""A term is at most 2^51 in magnitude, so that ROUNDS + term lies in [2^52, 2^53], where float64 has whole numbers only."""
+"""A term is at most 2^51 in magnitude: ROUNDS + term is in [2^52, 2^53], where float64 has whole numbers only."""
 ROUNDS = 1.5 * 2**52
 """Adding it rounds to the nearest whole number, ties to even; the bits of the sum count up from those of ROUNDS."""
 ROUNDS_BITS = 0x4338 << 48
