@@ -51,7 +51,7 @@ def squared_distance(one: Params, other: Params) -> float:
 
 
 def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """All entries in a row: on a CPU, parts whose float64 copies stay in its cache; on a GPU, which would wait for each,
+    """All entries in a row: on a CPU, parts whose float64 copies stay in its cache; on a GPU, which waits for each,
     the whole."""
     entries = value.reshape(-1)
     return entries.split(CACHED) if value.device.type == "cpu" else (entries,)
