@@ -8,6 +8,7 @@ from torch import nn
 
 from fedcmp.errors import ConfigError
 from fedcmp.models.projector import Projector, ProjectorConfig, init_params, param_shapes, project
+from fedcmp.seeding import torch_rng
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -55,3 +56,14 @@ def test_unknown_settings_name_the_key() -> None:
     for options in ({"kind": "mlp2xgelu"}, {"hidden": -1}):
         with pytest.raises(ConfigError, match=rf"^model\.projector\.{next(iter(options))}"):
             ProjectorConfig(**options).validate()
+
+
+def test_the_gradients_of_a_stack_are_true() -> None:
+    params = [init_params(3, 2, ProjectorConfig(), torch_rng(0, "stack", client)) for client in range(2)]
+    stacked = {name: torch.stack([one[name] for one in params]).double().requires_grad_() for name in params[0]}
+    features = torch.randn(2, 2, 4, 3, dtype=torch.float64, generator=torch_rng(0, "features")).requires_grad_()
+
+    def outputs(features: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        return project(dict(zip(stacked, values, strict=True)), features)
+
+    assert torch.autograd.gradcheck(outputs, (features, *stacked.values()))
