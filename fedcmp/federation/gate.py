@@ -146,21 +146,21 @@ def gate(reports: Sequence[Report], config: FederationConfig, names: Sequence[st
 
 def _malformed(one: Contribution, params: Params) -> str | None:
     """What has another name, shape or type than the projector gives it."""
-    sizes = {name: tuple(value.shape) for name, value in params.items()}
-    blocks = [block for found in evidence_blocks(params).values() for block in found]
-    moments = {block.name: (block.end - block.first,) * 2 for block in blocks}
-    for what, part, wanted in (
-        ("delta", one.delta, sizes),
-        ("halfway update", one.halfway, sizes),
-        ("evidence", one.evidence, moments),
-    ):
-        expected = {name: (size, torch.float32) for name, size in wanted.items()}
-        found = {name: (tuple(value.shape), value.dtype) for name, value in (part or {}).items()}
-        others = [name for name in sorted(found | expected) if found.get(name) != expected.get(name)]
-        if part is not None and others:
-            name = others[0]
+    for what, part in (("delta", one.delta), ("halfway update", one.halfway), ("evidence", one.evidence)):
+        if part is None:
+            continue
+        sizes = _evidence_sizes(params) if what == "evidence" else {name: value.shape for name, value in params.items()}
+        expected = {name: (tuple(size), torch.float32) for name, size in sizes.items()}
+        found = {name: (tuple(value.shape), value.dtype) for name, value in part.items()}
+        if found != expected:
+            name = min(name for name in found | expected if found.get(name) != expected.get(name))
             return f"its {what} {name} is {found.get(name, 'missing')}, expected {expected.get(name, 'none')}"
     return None
+
+
+def _evidence_sizes(params: Params) -> dict[str, tuple[int, int]]:
+    blocks = [block for found in evidence_blocks(params).values() for block in found]
+    return {block.name: (block.end - block.first,) * 2 for block in blocks}
 
 
 def _fault(one: Contribution, loss: float, norm: float, config: FederationConfig) -> tuple[str, str] | None:
