@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 PANEL = 256
 """Fewest rows of a product that are computed at a time: thinner ones would waste what the processor can do."""
@@ -43,6 +44,29 @@ def symmetric_product(
         product[..., first:end, :end] = rows(first, end)
         product[..., :first, first:end] = product[..., first:end, :first].mT
     return product
+
+
+def moments_product(matrix: Tensor, moments: Tensor) -> Tensor:
+    """``matrix moments`` by products in float32, about as exact as one in float64 that is then rounded: ``[M, N]``.
+
+    Moments have one direction that is far larger than all others, the inputs' mean, and float32 rounds in proportion to
+    it, which a solve by moments would multiply. So it is taken out, and multiplied in float64: with w near the first
+    eigenvector of G and v = G w, rounded once, ``D G = D (G - v v^T / c) + (D v) v^T / c``, ``c = w^T v``.
+
+    Args:
+        matrix: D, ``[M, N]``, float32; of float64 all is float64.
+        moments: G, float64, symmetric, positive semi-definite, ``[N, N]``.
+    """
+    leading = moments.sum(0)
+    for _ in range(2):
+        leading = normalize(moments @ leading, dim=0)
+    image = (moments @ leading).to(matrix)
+    along = leading @ image.double()
+    share = (matrix.double() @ image.double()) * torch.where(along > 0, 1.0 / along, 0.0)
+    rest = moments - torch.outer(image.double(), image.double() / along.where(along > 0, 1.0))
+    size = len(rest)
+    aligned = pad(rest.to(matrix), (0, -size % 16))  # odd widths, which a bias makes, take a CPU half as long again
+    return torch.addr((matrix @ aligned)[:, :size], share.to(matrix), image)
 
 
 def pack_symmetric(matrix: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from fedcmp.aggregation.linalg import (
     widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
-from fedcmp.aggregation.symmetric import pack_symmetric, symmetric_product, unpack_symmetric
+from fedcmp.aggregation.symmetric import moments_product, pack_symmetric, symmetric_product, unpack_symmetric
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
@@ -210,12 +210,11 @@ class Canonical(Fuse):
             terms[f"{name}/norms"] = contribution.numbers(norm, share[contribution.client_id] * norm)
             terms |= {f"{block}/evidence": pack_symmetric(own) for block, own in moments.items()}
             if self._weighs_evidence:
-                # in float64: the solve below multiplies rounding by the condition number of S
                 weighed = [
-                    delta[:, part.first : part.end].double() @ self._mixed(moments[part.name].double())
+                    moments_product(delta[:, part.first : part.end], self._mixed(moments[part.name].double()))
                     for part in parts
                 ]
-                terms[f"{name}/weighed"] = torch.cat(weighed, dim=1).float()
+                terms[f"{name}/weighed"] = torch.cat(weighed, dim=1)
         return terms
 
     def _mixed(self, moments: Tensor) -> Tensor:
