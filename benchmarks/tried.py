@@ -27,7 +27,7 @@ def saving(folder: Path) -> tuple[list[float], int]:
     """Seconds of each save, and the bytes of a checkpoint."""
     stream = torch.Generator().manual_seed(0)
     params, momentum, step = (draw(SHAPES["7b"], stream, CPU, 1e-2) for _ in range(3))
-    kept = {"local": {}, "fuse": {}, "server": {"momentum": momentum}, "diagnostics": {"step": step}}
+    kept = {"local": {}, "fuse": {}, "server": {"momentum": momentum}, "diagnostics": {"before": step}}
     seconds = []
     for number in range(REPEATS):
         t0 = time.perf_counter()

@@ -94,17 +94,16 @@ class Aggregator:
         averaged = moved if fused.mean is fused.delta else squared_norm(fused.mean)
         kept = {"aggregator/energy_kept": diagnostics.energy_kept(averaged, mean_square)} if self.measures else {}
         stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
-        step = {name: value - params[name] for name, value in stepped.params.items()}
-        before, stepped_square = state["diagnostics"].get("step"), squared_norm(step)
+        step_norm, oscillation = diagnostics.compare_steps(state["diagnostics"].get("before"), params, stepped.params)
         metrics: Metrics = {
             "aggregator/delta_norm": moved**0.5,
-            "aggregator/step_norm": stepped_square**0.5,
+            "aggregator/step_norm": step_norm,
             **kept,
             "aggregator/K_eff": diagnostics.effective_clients(cohort.weights),
-            "aggregator/oscillation": diagnostics.step_cosine(before, step, stepped_square) if before else 0.0,
+            "aggregator/oscillation": oscillation,
             **cosines,
             **fused.metrics,
             **stepped.metrics,
         }
-        parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"step": step}}
+        parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"before": params}}
         return Aggregated(stepped.params, parts, metrics)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Cohort, gather_pieces
-from fedcmp.aggregation.linalg import inner_product, squared_norm
+from fedcmp.aggregation.linalg import cache_parts
 from fedcmp.types import Metrics, Params
 
 
@@ -35,16 +35,23 @@ def cosines_of(products: Tensor) -> Tensor:
     return cosines.fill_diagonal_(1.0)
 
 
-def step_cosine(previous: Params, current: Params, square: float) -> float:
-    """The cosine between two successive server steps, in [-1, 1]: below 0 the server swings back. 0 if either is zero.
+def compare_steps(before: Params | None, now: Params, after: Params) -> tuple[float, float]:
+    """Two successive server steps, from ``before`` to ``now`` (None: there was none) and from there to ``after``.
 
-    Args:
-        previous, current: the steps.
-        square: the squared norm of the current one.
+    Returns:
+        The norm of the second one, and the cosine between them, in [-1, 1]: below 0 the server swings back. 0 if either
+        is zero.
     """
-    product = inner_product(current, previous)
-    scale = (squared_norm(previous) * square) ** 0.5
-    return max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
+    square = product = previous = 0.0
+    for name, value in now.items():
+        starts = cache_parts(before[name] if before else value)
+        for start, at, end in zip(starts, cache_parts(value), cache_parts(after[name]), strict=True):
+            step, last = (end - at).double(), (at - start).double()
+            square += float(torch.dot(step, step))
+            product += float(torch.dot(step, last))
+            previous += float(torch.dot(last, last))
+    scale = (previous * square) ** 0.5
+    return square**0.5, max(-1.0, min(1.0, product / scale)) if scale > 0.0 else 0.0
 
 
 def effective_clients(weights: Tensor) -> float:

@@ -23,17 +23,8 @@ def squared_norm(params: Params) -> float:
     >>> squared_norm({"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])})
     25.0
     """
-    return inner_product(params, params)
-
-
-def inner_product(one: Params, other: Params) -> float:
-    """The sum of the products of entries that belong together, computed in float64."""
-    found = 0.0
-    for name, value in one.items():
-        for part, beside in zip(cache_parts(value), cache_parts(other[name]), strict=True):
-            left = part.double()
-            found += float(torch.dot(left, left if one is other else beside.double()))
-    return found
+    wide = (part.double() for value in params.values() for part in cache_parts(value))
+    return sum(float(torch.dot(part, part)) for part in wide)
 
 
 def squared_distance(one: Params, other: Params) -> float:
@@ -42,12 +33,9 @@ def squared_distance(one: Params, other: Params) -> float:
     >>> squared_distance({"weight": torch.tensor([4.0, 4.0])}, {"weight": torch.tensor([1.0, 0.0])})
     25.0
     """
-    found = 0.0
-    for name, value in one.items():
-        for part, beside in zip(cache_parts(value), cache_parts(other[name]), strict=True):
-            gap = (part - beside).double()
-            found += float(torch.dot(gap, gap))
-    return found
+    pairs = (pair for name in one for pair in zip(cache_parts(one[name]), cache_parts(other[name]), strict=True))
+    gaps = ((x - y).double() for x, y in pairs)
+    return sum(float(torch.dot(gap, gap)) for gap in gaps)
 
 
 def cache_parts(value: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -130,14 +130,14 @@ def test_energy_cosines_and_oscillation_by_hand(deltas: list, kept: float, cosin
         Contribution(k, {"a": torch.tensor(one[:1]), "b": torch.tensor(one[1:])}) for k, one in enumerate(deltas)
     ]
     aggregator, params = build_aggregator(AggregatorConfig("fedavg")), {"a": torch.zeros(1), "b": torch.zeros(1)}
-    _, state, metrics = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
+    there, state, metrics = aggregator.aggregate(LocalCohort(clients), params, aggregator.init(params))
     assert metrics["aggregator/energy_kept"] == pytest.approx(kept)
     assert metrics.get("aggregator/cosines") == (pytest.approx(cosines, abs=1e-4) if cosines else None)
     if cosines:
         assert metrics["aggregator/cosine"] == pytest.approx(sum(cosines) / len(cosines))
         assert metrics["aggregator/cosine_min"] == pytest.approx(min(cosines), abs=1e-6)
     back = [replace(one, delta={name: -value for name, value in one.delta.items()}) for one in clients]
-    again = aggregator.aggregate(LocalCohort(back), params, state).metrics
+    again = aggregator.aggregate(LocalCohort(back), there, state).metrics
     moved = kept > 0 and cosines is not None
     assert again["aggregator/oscillation"] == pytest.approx(-1.0 if moved else 0.0)
     if len(deltas) == 3:  # a sample of a large cohort, and none
