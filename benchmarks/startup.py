@@ -1,6 +1,6 @@
-"""How long fedcmp takes to start: commands from the shell to their exit, and what an import costs.
+"""How long fedcmp takes to start: commands from the shell to their exit, runs to their first step, and imports.
 
-    python benchmarks/startup.py                       # about a minute
+    python benchmarks/startup.py                       # some minutes
     python benchmarks/startup.py --repeats 3
 
 Commands take turns, so that all meet the same load. Processor time (user and system, of the process and its children)
@@ -12,10 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
+from pathlib import Path
 
 from record import Table, save, shown, spread
 
@@ -32,6 +35,13 @@ WORDS = {
     "fedcmp plan": ["-m", "fedcmp", "plan"],
 }
 """What is shown, and what Python is given."""
+STEP = str(Path(__file__).with_name("first_step.py"))
+STEPS = {
+    "fedcmp train": [STEP, "train"],
+    "the next run of a comparison": [STEP, "cell"],
+    "fabric run --devices=2": ["-m", "lightning.fabric.cli", "--accelerator=cpu", "--devices=2", STEP, "train"],
+}
+"""Runs that end with their first training step."""
 PACKAGES = (
     "torch",
     "lightning",
@@ -56,6 +66,16 @@ def run(words: list[str]) -> tuple[float, float]:
     return wall, used
 
 
+def first_step(words: list[str]) -> tuple[float, float]:
+    """Wall and processor seconds until the first training step has ended, the ranks' mean of them."""
+    with tempfile.TemporaryDirectory() as folder:
+        own = [] if words[-1] == "cell" else [f"run.dir={folder}/run"]
+        done = subprocess.run([sys.executable, *words, *own], check=False, capture_output=True, text=True)
+    found = re.findall(r"first step ([\d.]+) ([\d.]+)", done.stdout)
+    assert found, done.stderr
+    return statistics.fmean(float(wall) for wall, _ in found), statistics.fmean(float(used) for _, used in found)
+
+
 def imported(words: list[str]) -> dict[str, float]:
     """Seconds that importing takes, by package: the sum over its own modules (``-X importtime``)."""
     done = subprocess.run([sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True)
@@ -76,11 +96,20 @@ def main() -> None:
             one = run(words)
             if number:  # the first brings files into memory
                 times[name].append(one)
+    steps: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(options.repeats):
+        for name, words in STEPS.items():
+            steps[name].append(first_step(words))
     torch = min(used for _, used in times["python -c 'import torch'"])
     rows = [
         [f"`{name}`", shown([wall for wall, _ in found]), shown([used for _, used in found]),
          f"{min(used for _, used in found) / torch:.1f}"]
         for name, found in times.items()
+    ]  # fmt: skip
+    step_rows = [
+        [f"`{name}`" if name in ("fedcmp train", "fabric run --devices=2") else name,
+         shown([wall for wall, _ in found]), shown([used for _, used in found])]
+        for name, found in steps.items()
     ]  # fmt: skip
     helped, planned = imported(WORDS["fedcmp --help"]), imported(WORDS["fedcmp plan"])
     names = sorted({*PACKAGES, "fedcmp"}, key=lambda name: -planned.get(name, 0.0))
@@ -90,13 +119,14 @@ def main() -> None:
         "python benchmarks/startup.py",
         {
             "seconds": {name: {"wall": [a for a, _ in found], "processor": [b for _, b in found]}
-                        for name, found in times.items()},
+                        for name, found in {**times, **steps}.items()},
             "imports": {"fedcmp --help": helped, "fedcmp plan": planned},
             "help": spread([wall for wall, _ in times["fedcmp --help"]])[0],
             "goal": GOAL,
         },
         {
             "start": Table(("command", "seconds", "of a processor", "times torch"), rows),
+            "first_step": Table(("run", "seconds to the first step", "of a processor, each rank"), step_rows),
             "imports": Table(("package", "fedcmp --help", "fedcmp plan"), by_package),
         },
     )  # fmt: skip

@@ -48,7 +48,7 @@ class RunConfig:
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
 
     figures: bool = True
-    """Draw the split at the start."""
+    """Draw the split at the end."""
 
     def validate(self, prefix: str = "run") -> None:
         if self.device not in DEVICES:

@@ -25,7 +25,7 @@ from fedcmp.credentials import log_to_stderr
 from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import ASKING, end_with_parent
-from fedcmp.report.comparison.results import BOUNDS, Result
+from fedcmp.report.comparison.results import BOUNDS, FINAL, Result
 from fedcmp.report.files import read_object
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.parts import Kept
@@ -34,6 +34,8 @@ from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
 Run = Callable[[Job], Result | None]
+IMPORTED = [__name__, "transformers.modeling_utils", "wandb", "matplotlib.figure"]
+"""What takes seconds to import, once for all workers of a machine without GPUs."""
 
 
 class ComparisonEnded(FedcmpError):
@@ -83,7 +85,8 @@ class JobRunner:
         if folder.exists():
             shutil.rmtree(folder)
         begin = {"centralized": train_centralized, "local": train_local}.get(job.cell.method, train)
-        places = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.place.name}
+        places: dict[str, Any] = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.place.name}
+        places["run.figures"] = config.run.figures and job.cell.stage == FINAL
         places["data.cache_dir"] = config.data.cache_dir or str(self.place.features)
         return begin(with_options(config, places), progress=self.progress, keep=self.kept)
 
@@ -134,7 +137,8 @@ class Worker:
 
 
 class WorkerProcess(Worker):
-    """A process, started by ``spawn`` with its first job, so that it may own a GPU.
+    """A process, started with its first job: forked from one that has imported everything, or by ``spawn`` for a GPU,
+    which is lost to forks of a process in which some library has looked for it.
 
     It ends with this process, however this ends. One that dies makes its job failed; the next job starts another.
 
@@ -157,7 +161,8 @@ class WorkerProcess(Worker):
         self._pool.shutdown()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver" if self.share[-1] is None else "spawn")
+        context.set_forkserver_preload(IMPORTED)
         self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=self.share)
         self._pid: Future[int] | None = None
 

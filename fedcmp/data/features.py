@@ -27,6 +27,8 @@ from fedcmp.staging import save_tensors
 
 log = logging.getLogger(__name__)
 SHARD_BYTES = 256 * 2**20
+AT_ONCE = 64
+"""Pictures that the tower is given together."""
 
 Encode = Callable[[Sequence[Image.Image]], Tensor]
 """RGB pictures to features ``[n, T, d]``."""
@@ -59,7 +61,7 @@ def compute_features(
     *,
     cache: Path | None = None,
     key: str = "",
-    batch_size: int = 64,
+    batch_size: int = AT_ONCE,
     progress: Callable[[int], None] = lambda count: None,
 ) -> FeatureTable:
     """The features of all samples, from the cache where it has them.

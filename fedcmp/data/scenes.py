@@ -31,6 +31,7 @@ SIZE, CELL = 32, 16
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = {"red": (230, 60, 50), "green": (60, 190, 80), "blue": (80, 120, 255), "orange": (245, 160, 40)}
+_PAINT = {name: np.array(colour, np.float32) for name, colour in COLOURS.items()}
 CAMERAS = {
     "plain": "a plain picture",
     "paper": "a picture on white paper",
@@ -75,14 +76,14 @@ class Scene(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _digits() -> tuple[np.ndarray, np.ndarray]:
+def _digits() -> tuple[np.ndarray, list[int]]:
     """All digit images ``[1797, 8, 8]`` in [0, 1] and what they show, in one fixed shuffle."""
     found = find_spec("sklearn")  # its file is read as load_digits does, without a second for importing sklearn
     assert found and found.origin  # noqa: PT018
     with gzip.open(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", "rt") as file:
         table = np.loadtxt(file, delimiter=",")
     table = table[np.random.default_rng(1797).permutation(len(table))]
-    return (table[:, :-1].reshape(-1, 8, 8) / 16.0).astype(np.float32), table[:, -1].astype(int)
+    return (table[:, :-1].reshape(-1, 8, 8) / 16.0).astype(np.float32), table[:, -1].astype(int).tolist()
 
 
 def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
@@ -97,35 +98,34 @@ def make_scene(pool: str, camera: str, index: int, seed: int = 0) -> Scene:
     rng = numpy_rng(seed, "scene", pool, camera, index)
     first, last = POOLS[pool]
     count = int(rng.integers(1, 5))
-    places = set(rng.permutation(4)[:count].tolist())
-    drawn, names, colour = rng.integers(first, last, 4), list(COLOURS), rng.integers(0, len(COLOURS), 4)
-    _, shown = _digits()
-    return Scene(
-        id=f"{pool}-{camera}-{index}",
-        camera=camera,
-        sprites=tuple(int(drawn[place]) if place in places else -1 for place in range(4)),
-        digits=tuple(int(shown[drawn[place]]) if place in places else -1 for place in range(4)),
-        colours=tuple(names[colour[place]] if place in places else "" for place in range(4)),
-        seed=int(rng.integers(0, 2**31)),
-    )
+    places = rng.permutation(4)[:count].tolist()
+    # drawn one by one: NumPy takes longer to find the shape of four than to draw them
+    drawn = [int(rng.integers(first, last)) for _ in PLACES]
+    colour = [int(rng.integers(0, len(COLOURS))) for _ in PLACES]
+    shown, names = _digits()[1], tuple(COLOURS)
+    sprites, digits, colours = [-1] * 4, [-1] * 4, [""] * 4
+    for place in places:
+        sprites[place], digits[place], colours[place] = drawn[place], shown[drawn[place]], names[colour[place]]
+    name, stream = f"{pool}-{camera}-{index}", int(rng.integers(0, 2**31))
+    return Scene(name, camera, tuple(sprites), tuple(digits), tuple(colours), stream)
 
 
 def render(scene: Scene) -> Image.Image:
     """The picture of a scene, RGB, 32 x 32."""
     rng, camera = np.random.default_rng(scene.seed), scene.camera
-    images, _ = _digits()
     ground: np.ndarray = np.full((SIZE, SIZE, 3), 245 if camera == "paper" else 12, np.float32)
     if camera == "striped":
         ground[:, int(rng.integers(0, 4)) :: 4] += 60
     for place, (sprite, colour) in enumerate(zip(scene.sprites, scene.colours, strict=True)):
         if sprite < 0:
             continue
-        ink = _ink(images[sprite], camera, rng)[..., None]
+        size = int(rng.integers(13, 16))
+        ink = _ink(sprite, size, _angle(rng)) if camera == "tilted" else _upright(sprite, size)
         row, column = divmod(place, 2)
         top = row * CELL + int(rng.integers(0, CELL - len(ink) + 1))
         left = column * CELL + int(rng.integers(0, CELL - len(ink) + 1))
         window = ground[top : top + len(ink), left : left + len(ink)]
-        window += ink * (np.array(COLOURS[colour], np.float32) - window)
+        window += ink * (_PAINT[colour] - window)
     if camera == "faint":
         ground = 110 + 0.3 * (ground - 110)
     if camera == "noisy":
@@ -136,14 +136,19 @@ def render(scene: Scene) -> Image.Image:
     return picture.filter(ImageFilter.GaussianBlur(1.0)) if camera == "blurred" else picture
 
 
-def _ink(digit: np.ndarray, camera: str, rng: np.random.Generator) -> np.ndarray:
-    """How much of each pixel the digit covers, ``[n, n]`` with n 13 to 15."""
-    size = int(rng.integers(13, 16))
-    sprite = Image.fromarray((digit * 255).astype(np.uint8))
-    if camera == "tilted":
-        angle = float(rng.choice([-1, 1]) * rng.uniform(20, 35))
-        sprite = sprite.resize((16, 16), Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR)
-    return np.asarray(sprite.resize((size, size), Image.Resampling.BILINEAR), np.float32) / 255
+def _angle(rng: np.random.Generator) -> float:
+    return float(rng.choice([-1, 1]) * rng.uniform(20, 35))
+
+
+def _ink(sprite: int, size: int, angle: float = 0.0) -> np.ndarray:
+    """How much of each pixel a digit covers, ``[size, size, 1]`` in [0, 1], turned by an angle in degrees."""
+    image = Image.fromarray((_digits()[0][sprite] * 255).astype(np.uint8))
+    if angle:
+        image = image.resize((16, 16), Image.Resampling.BILINEAR).rotate(angle, Image.Resampling.BILINEAR)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), np.float32)[..., None] / 255
+
+
+_upright = lru_cache(maxsize=None)(_ink)  # most scenes are of digits that others have, too
 
 
 _NAMED = re.compile(rf"({'|'.join(DIGITS)}) at the ({'|'.join(PLACES)})")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from fedcmp.config import Config
 from fedcmp.data.held_out import subsample
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, corrupt, partition_conversations
 from fedcmp.data.scenarios.partition import parse_scenario
-from fedcmp.data.settings import expand
+from fedcmp.data.settings import DataConfig, expand
 from fedcmp.data.sources import Source, build_source
 from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import ConfigError, DataError
@@ -20,6 +22,10 @@ from fedcmp.runs.models import pick_device
 from fedcmp.tracking.progress import Progress
 
 log = logging.getLogger(__name__)
+Samples: TypeAlias = tuple[Source, list[Sample], list[Sample], list[Sample]]
+"""A source, and the training, validation and test samples that are used."""
+Load = Callable[[DataConfig, int], Samples]
+"""Settings of data and the run's seed to samples."""
 
 
 @dataclass(frozen=True)
@@ -40,20 +46,23 @@ class Data:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-def read_data(config: Config, team: Team | None = None, progress: Progress | None = None) -> Data:
+def read_data(
+    config: Config, team: Team | None = None, progress: Progress | None = None, load: Load | None = None
+) -> Data:
     """Records to samples, samples to clients, clients to a plan.
 
     Args:
         config: the run's settings, checked.
         team: the ranks of this run, which share what clusters need. None: this one alone, wherever the run will be.
         progress: bars.
+        load: in place of ``load_samples``, for example one that remembers.
 
     Raises:
         ConfigError, DataError: the records are wrong or do not suffice for the plan or for the cohorts; or the
             privacy that is asked for cannot be had with this plan.
     """
     team = team or Solo(pick_device("cpu" if config.run.device == "cpu" else "auto"))
-    source, train, val, test = together(team, lambda: read_samples(config))
+    source, train, val, test = together(team, lambda: read_samples(config, load or load_samples))
     if source.left_out and is_server(team):
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in source.left_out.items())
         log.warning("data: not used: %s (data.on_bad_record, data.turns, data.on_overlap)", kinds)
@@ -76,7 +85,26 @@ def read_data(config: Config, team: Team | None = None, progress: Progress | Non
     return together(team, assign)
 
 
-def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], list[Sample]]:
+def load_samples(data: DataConfig, seed: int) -> Samples:
+    """The source that ``data`` describes, and of its samples those that are used.
+
+    Raises:
+        ConfigError, DataError: the records are wrong or none.
+    """
+    source = build_source(data, seed)
+    kept = []
+    for split, limit in (
+        ("train", data.max_train_per_domain),
+        ("val", data.max_val_per_domain),
+        ("test", data.max_test_per_domain),
+    ):
+        kept.append(subsample(source.samples(split), limit, seed))
+        if not kept[-1]:
+            raise DataError(f"data: there is no {split} sample")
+    return source, kept[0], kept[1], kept[2]
+
+
+def read_samples(config: Config, load: Load = load_samples) -> Samples:
     """The source, and the training, validation and test samples that are used.
 
     Raises:
@@ -92,17 +120,7 @@ def read_samples(config: Config) -> tuple[Source, list[Sample], list[Sample], li
         )
     if _by_cluster(config) and not data.cache_dir:
         raise ConfigError("partition.topic.by=cluster needs data.cache_dir, so that resuming finds the features")
-    source = build_source(data, config.run.seed)
-    kept = []
-    for split, limit in (
-        ("train", data.max_train_per_domain),
-        ("val", data.max_val_per_domain),
-        ("test", data.max_test_per_domain),
-    ):
-        kept.append(subsample(source.samples(split), limit, config.run.seed))
-        if not kept[-1]:
-            raise DataError(f"data: there is no {split} sample")
-    return source, kept[0], kept[1], kept[2]
+    return load(data, config.run.seed)
 
 
 def _by_cluster(config: Config) -> bool:

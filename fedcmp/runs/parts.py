@@ -12,18 +12,18 @@ import torch
 
 from fedcmp.config import Config
 from fedcmp.data.collate import Batches, CaptionEncoder
-from fedcmp.data.features import FeatureTable
+from fedcmp.data.features import AT_ONCE, FeatureTable
 from fedcmp.data.records import Sample
-from fedcmp.data.settings import expand
+from fedcmp.data.settings import DataConfig, expand
 from fedcmp.data.sources import name_pictures
 from fedcmp.data.stream import Stream
-from fedcmp.distributed.team import Solo, Team, is_server
+from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.evaluation.losses import EvalData, HeldOut
 from fedcmp.models.backbones import LanguageModel, VisionTower, load_llm, load_tower
 from fedcmp.models.outline import find_positions
 from fedcmp.models.projector import ProjectorConfig
 from fedcmp.pictures import see
-from fedcmp.runs.data import Data
+from fedcmp.runs.data import Data, Samples, load_samples
 from fedcmp.runs.models import find_room, pick_device, start_params
 from fedcmp.tracking.progress import Progress
 from fedcmp.types import Params
@@ -35,16 +35,25 @@ log = logging.getLogger(__name__)
 
 
 class Kept:
-    """What one run leaves to the next in the same process: frozen models, and what the tower saw.
+    """What one run leaves to the next in the same process: samples, frozen models, and what the tower saw.
 
-    One set of models and one table of training, validation and test features each are kept, the last, so that many runs
-    in a row need no more memory than one. Pictures are the same if they have the same ids, places and source; a file
-    that changes between two runs of one process is not noticed. Captions are encoded anew.
+    One set of samples, one of models and one table of training, validation and test features each are kept, the last,
+    so that many runs in a row need no more memory than one. Pictures are the same if they have the same ids, places and
+    source; a file that changes between two runs of one process is not noticed. Captions are encoded anew.
     """
 
     def __init__(self) -> None:
+        self._samples: dict[str, Samples] = {}
         self._models: dict[object, tuple[VisionTower, LanguageModel]] = {}
         self._tables: dict[str, tuple[object, FeatureTable]] = {}
+
+    def samples(self, data: DataConfig, seed: int) -> Samples:
+        """The samples of these settings, read if the last run used others."""
+        key = repr((data, seed))
+        if key not in self._samples:
+            self._samples.clear()
+            self._samples[key] = load_samples(data, seed)
+        return self._samples[key]
 
     def models(self, config: Config, device: torch.device) -> tuple[VisionTower, LanguageModel]:
         """The models that the config names, loaded if the last run used others."""
@@ -98,7 +107,7 @@ def build_parts(
 
     Args:
         training: False leaves the training samples out.
-        team: the ranks of this run; with ``data.cache_dir`` they share the pictures. None: this one alone.
+        team: the ranks of this run, which share the pictures. None: this one alone.
         keep: what the last run left and the next one gets; every rank of a team has its own. None: nothing is kept.
         models: in place of those that the config names.
     """
@@ -123,10 +132,18 @@ def build_parts(
 
     def batches(samples: list[Sample], what: str) -> Batches:
         def make() -> FeatureTable:
-            if cache is not None and ranks > 1:
-                features(samples[team.rank :: ranks], what)
-                team.collect(None)  # no rank reads before all have written
-            return features(samples, what)
+            if ranks == 1:
+                return features(samples, what)
+            own = [place for place in range(len(samples)) if place // AT_ONCE % ranks == team.rank]
+            seen = together(team, lambda: features([samples[place] for place in own], what))
+            if cache is not None:  # all ranks have written
+                return features(samples, what)
+            values = torch.zeros(len(samples), tower.num_tokens, tower.width, dtype=torch.float16)
+            if own:
+                values[own] = seen.values[seen.rows]
+            for part in values.view(torch.uint8).split(AT_ONCE * 64):
+                part.copy_(team.total(part))  # one rank has a row, and the others add zeros to its bytes
+            return FeatureTable(values, range(len(samples)))
 
         return Batches(keep.table(config, tower, samples, what, make), encoder(samples), llm.pad_id, device)
 

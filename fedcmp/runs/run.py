@@ -27,6 +27,7 @@ from fedcmp.federation.records import Clock
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.locking import locked
 from fedcmp.report.captions import Example, draw_captions, list_captions
+from fedcmp.report.files import read_object
 from fedcmp.report.split import draw_split
 from fedcmp.report.summary import versions
 from fedcmp.runs.data import Data, read_data
@@ -113,9 +114,11 @@ class Run:
     def close(
         self, content: Mapping[str, Any], samples: int, exit_kind: str = "finished", earlier: float = 0.0
     ) -> dict[str, Any]:
-        """Writes the summary and closes the trackers; the summary, empty on ranks other than the server."""
+        """Draws the split, writes the summary, closes the trackers; the summary, empty but on the server."""
         if not is_server(self.team):
             return {}
+        if self.config.run.figures and exit_kind != "stopped":
+            draw_split(read_object(self.folder.split), self.folder.figures / "split.png")
         seconds = {"total": earlier + time.perf_counter() - self.t0, **self.clock.seconds}
         return write_summary(self.folder, self.tracker, {**self.head, **content}, samples, seconds, exit_kind)
 
@@ -153,7 +156,7 @@ def open_run(
         progress: bars.
         team: the ranks of this run; rank 0 alone claims and writes the folder.
         resume: the folder of a run that goes on, in place of a new one.
-        keep: what earlier runs of this process left, models and features; this one leaves its own.
+        keep: what earlier runs of this process left, samples, models and features; this one leaves its own.
 
     Raises:
         ConfigError, DataError: settings, models or records do not fit; nothing was written.
@@ -168,7 +171,7 @@ def open_run(
         together(team, lambda: config.wandb.check_environment(os.environ))
         together(team, lambda: check_models(config))
         progress.say("reading the data")
-        data = read_data(config, team, progress)
+        data = read_data(config, team, progress, keep.samples if keep else None)
         built = together(team, lambda: build_method(config, data.plan))
         path = on_server(team, lambda: _folder(config, f"{label}-{method}", data, resume, locks))
         folder = RunFolder(Path(team.share(path)))
@@ -249,8 +252,6 @@ def _folder(config: Config, label: str, data: Data, resume: Path | None, locks: 
         locks.enter_context(locked(folder.path))
         folder.write_text(folder.config, to_yaml(config))
     folder.write_json(folder.split, split)
-    if config.run.figures:
-        draw_split(split, folder.figures / "split.png")
     return str(folder.path)
 
 

@@ -35,12 +35,12 @@ def make(number: int) -> Callable[[Job], Any]:
     return run
 
 
-@pytest.fixture
-def started() -> Iterator[Callable[[int], WorkerProcess]]:
+@pytest.fixture(params=["7", None], ids=["spawned", "forked"])
+def started(request: pytest.FixtureRequest) -> Iterator[Callable[[int], WorkerProcess]]:
     made: list[WorkerProcess] = []
 
     def start(number: int) -> WorkerProcess:
-        made.append(WorkerProcess(partial(make, number), 1, "7"))
+        made.append(WorkerProcess(partial(make, number), 1, request.param))
         return made[-1]
 
     yield start
@@ -55,10 +55,13 @@ def answer(worker: WorkerProcess, seed: int, stopping: bool = False) -> Any:
 
 
 @pytest.mark.slow
-def test_a_dead_worker_fails_its_job_and_another_takes_its_place(started: Callable[[int], WorkerProcess]) -> None:
+def test_a_dead_worker_fails_its_job_and_another_takes_its_place(
+    started: Callable[[int], WorkerProcess], request: pytest.FixtureRequest
+) -> None:
     worker = started(signal.SIGKILL)
     pid, gpu, threads, job = answer(worker, 1)
-    assert (gpu, threads, job) == ("7", 1, JOBS.final("demo", "fedavg", {}, 1).id)
+    own = "7" if "spawned" in request.node.name else os.environ.get("CUDA_VISIBLE_DEVICES")
+    assert (gpu, threads, job) == (own, 1, JOBS.final("demo", "fedavg", {}, 1).id)
     dead = answer(worker, 2)
     assert dead.record["status"] == "failed"
     assert "killed" in dead.record["error"]

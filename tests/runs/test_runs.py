@@ -158,7 +158,7 @@ def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
-    for name in ("load_tower", "load_llm", "see"):
+    for name in ("load_samples", "load_tower", "load_llm", "see"):
         real = getattr(fedcmp.runs.parts, name)
         monkeypatch.setattr(
             fedcmp.runs.parts, name, lambda *args, _real=real, _name=name: (calls.append(_name), _real(*args))[1]
@@ -169,20 +169,20 @@ def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
         calls.clear()
         return counts
 
-    keep, everything = Kept(), {"load_llm": 1, "load_tower": 1, "see": 3}
+    keep, models = Kept(), {"load_llm": 1, "load_tower": 1, "see": 3}
     hashes = [train(settings(tmp_path / "1"), keep=keep)["projector_sha256"]]
-    assert called() == everything
+    assert called() == {**models, "load_samples": 1}
     hashes.append(train(settings(tmp_path / "2"), keep=keep)["projector_sha256"])
     assert called() == {}
     assert hashes == [summary_of(tiny_run)["projector_sha256"]] * 2
     train_local(settings(tmp_path / "3", *BRIEF), keep=keep)
-    assert called() == {"see": 1}, "fewer training pictures, the same validation pictures"
+    assert called() == {"load_samples": 1, "see": 1}, "fewer training pictures, the same validation pictures"
     other = train(settings(tmp_path / "4", "run.seed=1"), keep=keep)
-    assert called() == {"see": 3}, "the scenes of another seed have the same ids and are others"
+    assert called() == {"load_samples": 1, "see": 3}, "the scenes of another seed have the same ids and are others"
     assert other["test"] == train(settings(tmp_path / "5", "run.seed=1"))["test"]
-    assert called() == everything, "nothing is kept unasked"
+    assert called() == models, "nothing is kept unasked"
     train_centralized(settings(tmp_path / "6", "run.seed=1", "model.keep_cls=true"), keep=keep)
-    assert called() == everything, "another tower"
+    assert called() == models, "another tower"
 
 
 def test_runs_without_a_name_never_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
