@@ -128,8 +128,8 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = ("domain",)
-"""Those whose runs are all there. To go on, add the next: runs of topic are kept already."""
+LONG_NOW = ("domain", "topic")
+"""Those whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
     f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
     for scenario in LONG_NOW
