@@ -221,8 +221,8 @@ def main() -> None:
     sources["features from the cache"] = from_cache
     save(
         "scale_data",
-        f"python benchmarks/scale_data.py --records {options.records} --pictures {options.pictures} --workers "
-        + " ".join(map(str, options.workers)),
+        f"python benchmarks/scale_data.py --records {options.records} --clients {options.clients} "
+        f"--pictures {options.pictures} --workers " + " ".join(map(str, options.workers)),
         found,
         {
             "steps": Table(("step", "seconds", "peak memory of the process, MiB"), rows),
