@@ -112,6 +112,28 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
     assert study.run("attacks", None) == 130
 
 
+def rows(text: str) -> list[list[str]]:
+    """The cells of a Markdown table, the header first."""
+    lines = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--")]
+    return [[cell.strip(" *") for cell in line.strip("| ").split("|")] for line in lines]
+
+
+def test_the_readme_tells_what_was_measured() -> None:
+    page = (study.HERE.parent / "README.md").read_text(encoding="utf-8")
+    _, _, told = page.partition("## Results")
+    shown = {row[0].partition(" (")[0].lower().replace("fed-cmp", "fedcmp"): row[1:] for row in rows(told)[1:8]}
+    assert len(shown) == 7
+    for place, setting in enumerate(("domain, 16 x 8", "topic, 16 x 8")):
+        found = rows(study.table("long-demo", setting))
+        losses = {row[0].removesuffix(" (reference)"): row[1] for row in found[1:]}
+        more = rows(study.table("long-demo", f"{setting}: what else was measured, means over seeds"))
+        uses = {row[0].removesuffix(" (reference)"): float(row[more[0].index("image use")]) for row in more[1:]}
+        assert losses.keys() == uses.keys() == shown.keys()
+        for method, cells in shown.items():
+            assert cells[2 * place] == losses[method]
+            assert abs(float(cells[2 * place + 1]) - uses[method]) <= 0.0051
+
+
 def test_the_page_on_byzantine_clients_tells_what_was_measured() -> None:
     page = (study.HERE.parent / "docs" / "faults.md").read_text(encoding="utf-8")
     _, _, told = page.partition("| of 8 clients |")

@@ -122,10 +122,12 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]
     (made.folder / "kits" / "server" / "local" / "authorization.json").write_text(json.dumps(anything))
     for name in ("server", *SITES):
         made.start(name)
-    until(lambda: "Server started" in made.log("server"), 30)
-    yield made
-    for name in list(made.running):
-        assert made.stop(name) == 0
+    try:
+        until(lambda: "Server started" in made.log("server"), 30)
+        yield made
+    finally:
+        codes = [made.stop(name) for name in list(made.running)]
+    assert not any(codes)
     assert not processes(made.folder)
     large = [path for path in made.folder.rglob("*") if path.is_file() and path.stat().st_size > MEGABYTE]
     assert not large
