@@ -26,7 +26,7 @@ from nvflare.apis.signal import Signal
 
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.sites.folder import unpack
-from fedcmp.sites.nvflare import identity, jobs, kits, serve
+from fedcmp.sites.nvflare import console, identity, jobs, kits, serve
 from fedcmp.sites.settings import FederationFile
 
 sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parent.parent / "launch")])
@@ -94,11 +94,11 @@ class Federation:
         return process.wait(20)
 
     def connected(self) -> list[str]:
-        with jobs._session(self.admin) as session:
+        with console.open_session(self.admin) as session:
             return sorted(client.name for client in session.get_connected_client_list())
 
     def console(self, command: str) -> str:
-        with jobs._session(self.admin) as session:
+        with console.open_session(self.admin) as session:
             return repr(session.do_command(command))
 
     def run(self, name: str, asks: list[object], classes: kits.Classes = CLASSES, **script: object) -> tuple[Path, str]:
@@ -107,7 +107,7 @@ class Federation:
         run = self.folder / name
         run.mkdir()
         (run / "asks.json").write_text(json.dumps({"asks": asks, **script}))
-        return run, jobs.submit(self.admin, run, SITES, classes=classes)
+        return run, console.submit(self.admin, run, SITES, classes=classes)
 
     def answers(self, run: Path) -> list[dict[str, str]]:
         path = run / "answers.jsonl"
@@ -138,7 +138,7 @@ def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
     run, job = federation.run(
         "echo", [[both, 30], [{A: "sleep 3", B: "two"}, 1], [{A: "three", B: "fail"}, 30], [{B: "x"}, 30]]
     )
-    assert jobs.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
     first, late, failed, last = federation.answers(run)
     assert first == {A: f"{A}: one", B: f"{B}: two"}
     assert late == {B: f"{B}: two"}  # the answer to "sleep 3" came after its time
@@ -149,7 +149,7 @@ def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
 def test_a_large_message_arrives_as_it_is(federation: Federation) -> None:
     text = "big " + "0123456789" * (2 * MEGABYTE)
     run, job = federation.run("large", [[{A: text, B: text}, 60]])
-    assert jobs.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
     assert federation.answers(run) == [{A: text[::-1], B: text[::-1]}]
     for path in (run / "answers.jsonl", run / "asks.json"):
         path.unlink()
@@ -161,14 +161,14 @@ def test_a_killed_worker_is_started_again(federation: Federation) -> None:
     told = [federation.console(f"{command} {job} client {A}") for command in ("show_errors", "show_stats")]
     os.kill(int((federation.folder / B / "worker.pid").read_text()), signal.SIGKILL)
     (run / "go-1").touch()
-    assert jobs.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
     assert federation.answers(run)[1] == {A: f"{A}: one", B: f"{B}: two"}
     assert all("invalid_reply" in text for text in told), told  # the server's word for a site that refused
 
 
 def test_an_error_of_the_run_is_the_status_of_the_job(federation: Federation) -> None:
     _, job = federation.run("error", [], end="error")
-    assert jobs.follow(federation.admin, job) == "FINISHED:EXECUTION_EXCEPTION"
+    assert console.follow(federation.admin, job) == "FINISHED:EXECUTION_EXCEPTION"
     assert "the plan does not suffice" in federation.log("server")
 
 
@@ -180,7 +180,7 @@ def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Federation) 
     federation.start(B)
     until(lambda: len(federation.answers(run)) == 1, 20)
     assert federation.answers(run) == [{A: f"{A}: one", B: f"{B}: sleep 4"}]
-    jobs.follow(federation.admin, job)
+    console.follow(federation.admin, job)
 
 
 @pytest.mark.parametrize("command", [f"ls {A}", f"cat {A} startup/fed_client.json", f"report_env {A}"])
@@ -191,13 +191,13 @@ def test_a_site_tells_the_console_nothing(federation: Federation, command: str) 
 
 def test_a_job_needs_all_its_sites(federation: Federation) -> None:
     with pytest.raises(FedcmpError, match="not connected: hospital-z"):
-        jobs.submit(federation.admin, federation.folder, [A, "hospital-z"])
+        console.submit(federation.admin, federation.folder, [A, "hospital-z"])
 
 
 def test_a_job_with_another_class_is_refused(federation: Federation) -> None:
     other = kits.Classes(CLASSES.controller, "fedcmp.sites.nvflare.jobs.SiteExecutor")
     _, job = federation.run("other", [], classes=other)
-    assert jobs.follow(federation.admin, job) == "FINISHED:FAILED_TO_RUN"
+    assert console.follow(federation.admin, job) == "FINISHED:FAILED_TO_RUN"
     assert "refused: a job must run echo_sites.EchoExecutor and nothing else" in federation.log("server")
 
 
@@ -210,7 +210,7 @@ def test_a_foreign_certificate_is_refused(federation: Federation, tmp_path: Path
     assert "Successfully registered" not in foreign.log("hospital-c")
     assert foreign.stop("hospital-c") == 0
     with pytest.raises(FedcmpError, match="does not answer"):
-        jobs.submit(foreign.admin, tmp_path / "run", ["hospital-c"])
+        console.submit(foreign.admin, tmp_path / "run", ["hospital-c"])
 
 
 def test_the_server_listens_where_it_was_told(federation: Federation) -> None:
@@ -239,7 +239,7 @@ def test_a_killed_site_is_not_awaited_and_the_job_goes_on(federation: Federation
     (run / "go-1").touch()
     until(lambda: len(federation.answers(run)) == 3, 20)
     assert federation.answers(run)[1:] == [{A: f"{A}: one"}, {A: f"{A}: again"}]
-    assert jobs.follow(federation.admin, job) == "FINISHED:COMPLETED"
+    assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
 
 
 # --- without processes
@@ -372,7 +372,7 @@ def test_sites_wait_for_a_slot(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_job_may_bring_no_files(tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "config_fed_client.json").write_text(json.dumps(jobs._site_job("a.B")))
+    (tmp_path / "config" / "config_fed_client.json").write_text(json.dumps(jobs.site_job("a.B")))
     assert jobs.JobCheck("a.B").validate(str(tmp_path)) == ("", {})
     assert "must run a.C" in jobs.JobCheck("a.C").validate(str(tmp_path))[0]
     (tmp_path / "custom").mkdir()

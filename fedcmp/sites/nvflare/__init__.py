@@ -18,8 +18,8 @@ runs `start_site`. What NVFlare 2.9 does by itself, and what is done here instea
 * a message is held about five times; here in pieces (`FlareCourier`).
 """
 
+from fedcmp.sites.nvflare.console import abort, follow, submit
 from fedcmp.sites.nvflare.identity import KitIdentity
-from fedcmp.sites.nvflare.jobs import abort, follow, submit
 from fedcmp.sites.nvflare.kits import check_kit, make_kits
 from fedcmp.sites.nvflare.processes import serve, start_site
 

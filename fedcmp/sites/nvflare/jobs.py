@@ -1,18 +1,15 @@
-"""A run as a job: submitted, followed, and its two sides in the server's and a site's workers."""
+"""A run as a job: its form, and its two sides in the workers of the server and of a site."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import io
 import math
 import os
 import queue
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -27,12 +24,9 @@ from nvflare.apis.job_def import JobMetaKey
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
-from nvflare.fuel.flare_api.api_spec import AuthenticationError, InternalError, SessionClosed
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
 from nvflare.lighter.tool_consts import NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE
 
-from fedcmp.errors import FedcmpError
-from fedcmp.sites.nvflare.kits import ADMIN, CLASSES, Classes, read_json, write_json
+from fedcmp.sites.nvflare.kits import Classes, read_json
 
 TASK = "fedcmp"  # the one task, and the key of its bytes
 POLL = 0.1  # seconds between two questions of a site for a task; 2 by default
@@ -43,90 +37,8 @@ _SILENT = 60.0  # seconds without a reply, or a piece, after which a message is 
 _JOB_SIGNATURE = (NVFLARE_SIG_FILE, NVFLARE_SUBMITTER_CRT_FILE)
 
 
-def submit(
-    admin_kit: Path,
-    run: Path,
-    sites: Sequence[str],
-    wait: float = 0.0,
-    on_wait: Callable[[list[str]], None] = lambda missing: None,
-    classes: Classes = CLASSES,
-) -> str:
-    """Submits the job of a run to the server and these sites, which must all be there; returns its id.
-
-    Args:
-        wait: seconds in which sites may still connect; ``on_wait(names)`` is called while some are missing.
-    """
-    with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch) / run.name
-        (job / "fedcmp" / "config").mkdir(parents=True)
-        meta = {
-            "name": run.name,
-            "min_clients": len(sites),
-            "mandatory_clients": [],  # a lost one of these would end the job later
-            "resource_spec": {},
-            "deploy_map": {"fedcmp": ["server", *sites]},
-        }
-        write_json(job / "meta.json", meta)
-        write_json(job / "fedcmp" / "config" / "config_fed_server.json", _server_job(run.absolute(), classes))
-        write_json(job / "fedcmp" / "config" / "config_fed_client.json", _site_job(classes.executor))
-        with _session(admin_kit) as session:
-            end = time.monotonic() + wait
-            while missing := _missing(session, sites):
-                if time.monotonic() >= end:
-                    raise FedcmpError(f"not connected: {', '.join(missing)}; start them, or leave them out of --sites")
-                on_wait(missing)
-                time.sleep(1)
-            return str(session.submit_job(str(job)))
-
-
-def _missing(session: Session, sites: Sequence[str]) -> list[str]:
-    there = {client.name for client in session.get_connected_client_list()}
-    return [site for site in sites if site not in there]
-
-
-def follow(
-    admin_kit: Path, job_id: str, poll: float = 1.0, on_tick: Callable[[str, tuple[str, ...]], None] | None = None
-) -> str:
-    """Waits until the job has ended; returns NVFlare's status, ``FINISHED:COMPLETED`` if all went well.
-
-    Args:
-        poll: seconds between looks; each calls ``on_tick(status, names of the sites that are connected)``.
-    """
-    with _session(admin_kit) as session:
-        began = session.get_system_info().server_info.start_time
-        while True:
-            status = str(session.get_job_status(job_id))
-            system = session.get_system_info()
-            if on_tick is not None:
-                on_tick(status, tuple(sorted(client.name for client in system.client_info)))
-            if status.startswith("FINISHED"):
-                return status
-            if system.server_info.start_time != began:  # 2.9 forgets its jobs and lists them as running for ever
-                return "LOST:SERVER_RESTARTED"
-            time.sleep(poll)
-
-
-def abort(admin_kit: Path, job_id: str) -> None:
-    """Ends a job."""
-    with _session(admin_kit) as session:
-        session.abort_job(job_id)
-
-
-@contextlib.contextmanager
-def _session(admin_kit: Path) -> Iterator[Session]:
-    with contextlib.redirect_stdout(sys.stderr):
-        session = None
-        try:
-            session = new_secure_session(ADMIN, str(admin_kit.absolute()))
-            yield session
-        except (OSError, SessionClosed, InternalError, AuthenticationError) as error:  # ConnectionError is the first
-            raise FedcmpError(f"the server of {admin_kit} does not answer: {type(error).__name__}: {error}") from error
-        finally:
-            if session is not None:
-                session.close()
-
-
-def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
+def server_job(run: Path, classes: Classes) -> dict[str, Any]:
+    """What the server is told to run: the rounds of a run folder."""
     return {
         "format_version": 2,
         "server": {"task_request_interval": POLL},
@@ -139,7 +51,8 @@ def _server_job(run: Path, classes: Classes) -> dict[str, Any]:
     }
 
 
-def _site_job(executor: str) -> dict[str, Any]:
+def site_job(executor: str) -> dict[str, Any]:
+    """What a site is told to run."""
     return {
         "format_version": 2,
         "default_task_fetch_interval": POLL,
@@ -163,7 +76,7 @@ class JobCheck(AppValidator):
         extra = files - signatures - {"config/config_fed_client.json", "config/config_fed_server.json"}
         if extra:
             return f"refused: a job may bring no files of its own, this one has {', '.join(sorted(extra)[:3])}", {}
-        if read_json(Path(app_folder) / "config" / "config_fed_client.json") != _site_job(self._executor):
+        if read_json(Path(app_folder) / "config" / "config_fed_client.json") != site_job(self._executor):
             return f"refused: a job must run {self._executor} and nothing else at a site", {}
         return "", {}
 
