@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fedcmp.runs.train import train as train
     from fedcmp.types import Params as Params
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 PUBLIC = {
     "Aggregator": "fedcmp.aggregation",
@@ -59,6 +59,7 @@ PUBLIC = {
     "train": "fedcmp.runs.train",
 }
 """Each name, and where it lives."""
+__all__ = sorted(PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -32,10 +32,10 @@ def commit() -> str | None:
 def described(version: str, found: str | None) -> str:
     """What ``fedcmp --version`` says.
 
-    >>> described("0.1.0", "0123456789abcdef0123456789abcdef01234567-dirty")
-    'fedcmp 0.1.0 (commit 0123456-dirty)'
-    >>> described("0.1.0", None)
-    'fedcmp 0.1.0'
+    >>> described("1.0.0", "0123456789abcdef0123456789abcdef01234567-dirty")
+    'fedcmp 1.0.0 (commit 0123456-dirty)'
+    >>> described("1.0.0", None)
+    'fedcmp 1.0.0'
     """
     if found is None:
         return f"fedcmp {version}"

@@ -93,7 +93,7 @@ def test_a_wheel_works_in_an_empty_folder(built: Built, tmp_path: Path) -> None:
     empty.mkdir()
     where = "import fedcmp; print(fedcmp.__file__)"
     assert str(tmp_path / "venv") in run(tmp_path / "venv" / "bin" / "python", "-c", where, cwd=empty)
-    assert run(fedcmp, "--version", cwd=empty) == f"fedcmp 0.1.0 (commit {built.commit[:7]})\n"
+    assert run(fedcmp, "--version", cwd=empty) == f"fedcmp {fedcmp.__version__} (commit {built.commit[:7]})\n"
     assert "demo/topic " in run(fedcmp, "configs", cwd=empty)
     assert "ok     configs/demo/topic.yaml" in run(fedcmp, "validate", "configs/demo/topic.yaml", cwd=empty)
     assert " 0 wrong" in run(fedcmp, "validate", cwd=empty)

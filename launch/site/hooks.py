@@ -44,7 +44,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         markdown = markdown.replace(f"](../{source}", f"]({name}")
         if page.file.src_uri in ELSEWHERE:  # pages from elsewhere name their neighbours
             markdown = markdown.replace(f"]({Path(source).name}", f"]({name}")
-    return markdown.replace("](../docs/", "](") if page.file.src_uri in ELSEWHERE else markdown
+    return re.sub(r"\]\((\.\./)?docs/", "](", markdown) if page.file.src_uri in ELSEWHERE else markdown
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
