@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,8 @@ from typing import NamedTuple
 import pytest
 from small import SMALL
 from venvs import install, make_python
+
+from fedcmp import __version__
 
 ROOT = Path(__file__).parent.parent
 LEFT_OUT = {".gitignore", ".ci/run"}
@@ -93,7 +96,7 @@ def test_a_wheel_works_in_an_empty_folder(built: Built, tmp_path: Path) -> None:
     empty.mkdir()
     where = "import fedcmp; print(fedcmp.__file__)"
     assert str(tmp_path / "venv") in run(tmp_path / "venv" / "bin" / "python", "-c", where, cwd=empty)
-    assert run(fedcmp, "--version", cwd=empty) == f"fedcmp {fedcmp.__version__} (commit {built.commit[:7]})\n"
+    assert run(fedcmp, "--version", cwd=empty) == f"fedcmp {__version__} (commit {built.commit[:7]})\n"
     assert "demo/topic " in run(fedcmp, "configs", cwd=empty)
     assert "ok     configs/demo/topic.yaml" in run(fedcmp, "validate", "configs/demo/topic.yaml", cwd=empty)
     assert " 0 wrong" in run(fedcmp, "validate", cwd=empty)
@@ -104,3 +107,7 @@ def test_a_wheel_works_in_an_empty_folder(built: Built, tmp_path: Path) -> None:
     page = empty / run(fedcmp, "report", "runs/scenes-fedcmp-1", cwd=empty).strip()
     assert built.commit in page.read_text(encoding="utf-8")
     assert [path.name for path in empty.iterdir()] == ["runs"]
+    own = shutil.copy(ROOT / "examples" / "own_everything.py", empty)
+    strict = ("--strict", "--allow-untyped-calls", "--follow-imports=silent", "--cache-dir", tmp_path / "mypy")
+    python = tmp_path / "venv" / "bin" / "python"
+    assert "Success" in run(sys.executable, "-m", "mypy", *strict, "--python-executable", python, own, cwd=empty)
