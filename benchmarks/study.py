@@ -2,7 +2,7 @@
 
     python benchmarks/study.py                  # all parts, in order; goes on where it was stopped
     python benchmarks/study.py demo             # one part
-    python benchmarks/study.py --write          # run nothing: put the tables into benchmarks/STUDY.md
+    python benchmarks/study.py --write          # run nothing: put the tables into benchmarks/STUDY.md and README.md
 
 Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
 it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
@@ -26,12 +26,23 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PAGE = HERE / "STUDY.md"
+PAGES = (HERE / "STUDY.md", HERE.parent / "README.md")
 MARK = re.compile(r"<!-- (?!end of )([\w-]+): (.+?) -->")
-"""Where a table of a part stands in STUDY.md."""
+"""Where a table of a part is in a page."""
 KEPT = HERE / "results" / "study"
 DATA = "$FEDCMP_DATA"
 """Stands in what is kept for the folder of real pairs, which is another one on every machine."""
+BOUNDS = ("centralized", "local")
+LABELS = {
+    "centralized": "centralized (all pairs in one place)",
+    "fedcmp": "Fed-CMP",
+    "fedavg": "FedAvg",
+    "regmean": "RegMean",
+    "ties": "TIES",
+    "knots": "KnOTS",
+    "local": "local (each client alone)",
+}
+"""Names of methods in README.md."""
 FILES = ("compare.json", "runs.jsonl", "table.md", "table.csv", "table.tex", "table.json")
 """What is kept of a comparison."""
 
@@ -202,17 +213,56 @@ def data_folder() -> str:
     return os.environ.get("FEDCMP_DATA", "../shared/data")
 
 
-def write() -> None:
-    """Puts the tables of the parts that have been run between their marks in STUDY.md."""
-    text = PAGE.read_text(encoding="utf-8")
+def write(page: Path) -> None:
+    """Puts the tables of the parts that have been run between their marks in a page."""
+    text = page.read_text(encoding="utf-8")
     for part, sheet in dict.fromkeys(MARK.findall(text)):
         begin, end = f"<!-- {part}: {sheet} -->", f"<!-- end of {part}: {sheet} -->"
         before, _, rest = text.partition(begin)
         _, closed, after = rest.partition(end)
         if not closed:
-            sys.exit(f"{PAGE}: no {end} after {begin}")
+            sys.exit(f"{page}: no {end} after {begin}")
         text = f"{before}{begin}\n\n{table(part, sheet)}\n\n{end}{after}"
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+
+
+def final_runs(part: str) -> list[dict[str, Any]]:
+    """The runs of a part that are reported: those of tuning are left out."""
+    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [run for run in map(json.loads, lines) if run["cell"]["stage"] == "final"]
+
+
+def overview(part: str) -> str:
+    """Means over all seeds in rounds of 8 steps: loss by scenario, image use, and what a round and a run cost."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for run in final_runs(part):
+        scenario, _, rounds = run["cell"]["setting"].partition(", ")
+        if rounds == "16 x 8":
+            found.setdefault(run["cell"]["method"], {}).setdefault(scenario, []).append(run)
+
+    def mean(runs: list[dict[str, Any]], key: str) -> float:
+        return sum(run["test"][key] for run in runs) / len(runs)
+
+    losses = {name: [mean(runs, "loss") for runs in own.values()] for name, own in found.items()}
+    least = [
+        f"{min(column):.3f}" for column in zip(*(losses[name] for name in found if name not in BOUNDS), strict=True)
+    ]
+    rows = []
+    for name, own in sorted(found.items(), key=lambda item: sum(losses[item[0]])):
+        shown = [f"{loss:.3f}" for loss in losses[name]]
+        if name not in BOUNDS:
+            shown = [f"**{one}**" if one == best else one for one, best in zip(shown, least, strict=True)]
+        use = sum(mean(runs, "image_use") for runs in own.values()) / len(own)
+        first = next(iter(own.values()))
+        sent = (
+            "-"
+            if name in BOUNDS
+            else " / ".join(f"{first[0]['bytes'][way] / 16 / 8 / 1e3:.0f}" for way in ("up", "down"))
+        )
+        seconds = min(run["seconds"]["total"] for run in first)
+        rows.append(f"| {LABELS[name]} | {' | '.join(shown)} | {use:.2f} | {sent} | {seconds:.0f} |")
+    header = ["method", *next(iter(found.values())), "image use", "kB up / down", "seconds"]
+    return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *rows])
 
 
 def cost(part: str) -> str:
@@ -231,8 +281,7 @@ def cost(part: str) -> str:
 
 def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
     """A number of the final runs, settings by methods: its mean over seeds; `failed` where a run did."""
-    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [run for run in map(json.loads, lines) if run["cell"]["stage"] == "final"]
+    runs = final_runs(part)
     asked = json.loads((KEPT / part / "compare.json").read_text(encoding="utf-8"))
     settings, methods = ([one["label"] for one in asked[key]] for key in ("settings", "methods"))
 
@@ -248,6 +297,7 @@ def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
 
 SHEETS: dict[str, Callable[[str], str]] = {
     "cost": cost,
+    "overview": overview,
     "losses": lambda part: grid(part, lambda run: run["test"]["loss"], 3),
     "image use": lambda part: grid(part, lambda run: run["test"]["image_use"], 2),
     "seconds of training": lambda part: grid(part, lambda run: run["seconds"]["train"], 1),
@@ -270,10 +320,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; none: all")
     parser.add_argument("--workers", type=int, help="runs at once; without it: one a core, or one a GPU")
-    parser.add_argument("--write", action="store_true", help="run nothing: put the tables into STUDY.md")
+    parser.add_argument("--write", action="store_true", help="run nothing: put the tables into STUDY.md and README.md")
     options = parser.parse_args()
     if options.write:
-        write()
+        for page in PAGES:
+            write(page)
         return 0
     for part in options.parts or list(PARTS):
         if part not in PARTS:

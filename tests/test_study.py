@@ -52,18 +52,19 @@ def test_the_kept_runs_give_the_kept_table(part: str, monkeypatch: pytest.Monkey
         assert {key: made[key] for key in old} == old
 
 
-def test_the_page_shows_the_tables_that_were_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = study.PAGE.read_text(encoding="utf-8")
-    parts = {part for part, _ in study.MARK.findall(text)}
+def test_every_part_is_on_the_page() -> None:
+    parts = {part for part, _ in study.MARK.findall(study.PAGES[0].read_text(encoding="utf-8"))}
     assert parts == {path.name for path in study.KEPT.iterdir()}, "nothing that was run is left out"
-    copy = tmp_path / "STUDY.md"
-    monkeypatch.setattr(study, "PAGE", copy)
-    copy.write_text(text, encoding="utf-8")
-    study.write()
-    assert copy.read_text(encoding="utf-8") == text, "say `python benchmarks/study.py --write`"
+
+
+@pytest.mark.parametrize("page", study.PAGES, ids=lambda page: page.name)
+def test_a_page_shows_the_tables_that_were_measured(page: Path, tmp_path: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    copy = tmp_path / page.name
     copy.write_text(text.replace("| 0.", "| 9."), encoding="utf-8")
-    study.write()
-    assert copy.read_text(encoding="utf-8") == text, "tables are put back"
+    assert copy.read_text(encoding="utf-8") != text
+    study.write(copy)
+    assert copy.read_text(encoding="utf-8") == text, "say `python benchmarks/study.py --write`"
 
 
 def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,28 +111,6 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
     table.write_text(whole)
     code = 130
     assert study.run("attacks", None) == 130
-
-
-def rows(text: str) -> list[list[str]]:
-    """The cells of a Markdown table, the header first."""
-    lines = [line for line in text.splitlines() if line.startswith("|") and not line.startswith("|--")]
-    return [[cell.strip(" *") for cell in line.strip("| ").split("|")] for line in lines]
-
-
-def test_the_readme_tells_what_was_measured() -> None:
-    page = (study.HERE.parent / "README.md").read_text(encoding="utf-8")
-    _, _, told = page.partition("## Results")
-    shown = {row[0].partition(" (")[0].lower().replace("fed-cmp", "fedcmp"): row[1:] for row in rows(told)[1:8]}
-    assert len(shown) == 7
-    for place, setting in enumerate(("domain, 16 x 8", "topic, 16 x 8")):
-        found = rows(study.table("long-demo", setting))
-        losses = {row[0].removesuffix(" (reference)"): row[1] for row in found[1:]}
-        more = rows(study.table("long-demo", f"{setting}: what else was measured, means over seeds"))
-        uses = {row[0].removesuffix(" (reference)"): float(row[more[0].index("image use")]) for row in more[1:]}
-        assert losses.keys() == uses.keys() == shown.keys()
-        for method, cells in shown.items():
-            assert cells[2 * place] == losses[method]
-            assert abs(float(cells[2 * place + 1]) - uses[method]) <= 0.0051
 
 
 def test_the_page_on_byzantine_clients_tells_what_was_measured() -> None:
