@@ -22,7 +22,7 @@ from fedcmp.report.summary import versions
 from fedcmp.report.table import table
 
 RESULTS = Path(__file__).parent / "results"
-PAGES = ("results", "RESULTS.md", "STUDY.md", "write_results.py")
+PAGES = ("results", "RESULTS.md", "STUDY.md", "DATA.md", "write_results.py")
 CODE = ("fedcmp", "benchmarks", *(f":!benchmarks/{name}" for name in PAGES))
 """Files on which a figure may depend."""
 

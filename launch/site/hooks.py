@@ -18,6 +18,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parent.parent.parent
 ELSEWHERE = {
     "study.md": "benchmarks/STUDY.md",
+    "study_data.md": "benchmarks/DATA.md",
     "results.md": "benchmarks/RESULTS.md",
     "changelog.md": "CHANGELOG.md",
 }

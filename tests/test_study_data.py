@@ -1,0 +1,103 @@
+"""The study's pairs can be made again from their sources, and compared."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedcmp.data.settings import DataConfig
+from fedcmp.data.sources import build_source
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+
+import study_data
+import study_domains
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """`digits` from a file of 60 pictures, of which the last equals the first."""
+    raw = tmp_path / "equinox/docs/examples/MNIST/MNIST/raw"
+    raw.mkdir(parents=True)
+    images = np.random.default_rng(0).integers(0, 256, (60, 28, 28), np.uint8)
+    images[59] = images[0]
+    (raw / "t10k-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 60, 28, 28) + images.tobytes())
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 60) + bytes(n % 10 for n in range(60)))
+    study_data.make("digits", [tmp_path / "equinox"], tmp_path / "pairs/digits")
+    return tmp_path / "pairs/digits"
+
+
+def test_a_domain_is_made_once_a_picture_and_a_run_can_read_it(made: Path) -> None:
+    source = build_source(DataConfig(kind="pairs", root=str(made.parent)))
+    samples = [sample for split in ("train", "val", "test") for sample in source.samples(split)]
+    assert {sample.id for sample in samples} == {f"digits-{number:05}" for number in range(59)}
+    assert source.image(samples[0]).size == (28, 28)
+    assert 45 < len(source.samples("train")) < 58
+    seven = next(sample for sample in samples if sample.id == "digits-00007")
+    assert "seven" in seven.caption
+
+
+def test_only_pixels_decide_whether_pictures_are_equal(made: Path, capsys: pytest.CaptureFixture[str],
+                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    ours = made.parent.parent / "ours.json"
+    monkeypatch.setattr(study_data, "DIGESTS", ours)
+    ours.write_text(json.dumps({"pairs/digits": study_data.digests(made)}))
+
+    def rewrite(add: int) -> bool:
+        with zipfile.ZipFile(made / "images.zip") as pack:
+            pictures = {name: np.asarray(Image.open(io.BytesIO(pack.read(name)))) for name in pack.namelist()}
+        with zipfile.ZipFile(made / "images.zip", "w") as pack:
+            for name, pixels in reversed(pictures.items()):
+                pixels = pixels.copy()
+                pixels[3, 4] ^= add if name == "00010.png" else 0
+                Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG", compress_level=0)
+                pack.writestr(name, buffer.getvalue())
+        return study_data.check(made.parent.parent)
+
+    assert rewrite(0)
+    assert not rewrite(1)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("train.jsonl equal, val.jsonl equal, pictures different")
+
+
+def test_names_of_emoji() -> None:
+    label = study_domains.emoji_label
+    assert label(["1f468", "1f3fc", "200d", "1f91d", "200d", "1f468", "1f3fe"]) == (
+        "man and handshake with medium-light skin tone"
+    )
+    assert label(["1f1e6"]) == "letter a"
+    assert label(["1f3ff"]) == "dark skin tone"
+    assert label(["fe82b"]) is None
+
+
+@pytest.mark.shared
+def test_our_copy_is_that_of_the_digests(shared: Path) -> None:
+    assert study_data.check(shared)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("domain", study_data.DOMAINS)
+def test_rules_give_every_record_of_our_copy(domain: str, shared: Path) -> None:
+    """Its split, id and form, and where captions are templates these too."""
+    for side in ("train", "val"):
+        for line in (shared / "pairs" / domain / f"{side}.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            name, said, label = record["image"].partition("/")[2], record["captions"][0], record.get("label")
+            stem = name.rpartition(".")[0]
+            if record["caption_kind"] == "class-template":
+                assert said == study_domains.caption_of(domain, stem, label)
+            elif record["caption_kind"] == "unicode-name":
+                assert label == study_domains.emoji_label(stem.split("_"))
+                assert said == study_domains.pick(stem, study_domains.TEMPLATES["emoji"]).format(label)
+            elif record["caption_kind"] == "country-name":
+                assert said.startswith(study_domains.pick(stem[5:], study_domains.TEMPLATES["flags"]).split("{")[0])
+            item = study_domains.Item(name, said, b"", label, record["caption_kind"], record.get("group"))
+            assert json.dumps(study_data.record_of(domain, item), ensure_ascii=False) == line
+            assert study_data.side_of(record) == side
