@@ -207,7 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", type=Path, nargs="+", help="captions: .txt, .txt.gz, or .jsonl of LLaVA records")
     parser.add_argument("--out", type=Path, required=True, help="the new folder")
-    parser.add_argument("--steps", type=int, default=2100, help="of 64 captions: an hour on one core (2100)")
+    parser.add_argument("--steps", type=int, default=2100, help="of --batch captions: half an hour of a core (2100)")
     parser.add_argument("--batch", type=int, default=64, help="captions of a step (64)")
     parser.add_argument("--width", type=int, default=160, help="of the model, a multiple of 10 (160)")
     parser.add_argument("--layers", type=int, default=5)
