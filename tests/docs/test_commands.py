@@ -22,7 +22,7 @@ from fedcmp.config import load_config
 DEMO = "configs/demo/scenes.yaml"
 QUICK = [*SMALL, "federation.rounds=1", "federation.local_steps=0", "partition.quantity.min_samples=4"]
 WITH_CONFIG = ("train", "plan", "doctor", "centralized", "local", "compare")
-OTHERS = {"export", "launch/quickstart", "launch/sites", "python3", "wandb"}
+OTHERS = {"done", "export", "for", "grep", "launch/quickstart", "launch/sites", "python3", "wandb"}
 """Programs whose words are not ours; scripts behind ``python`` must exist."""
 
 
@@ -40,7 +40,7 @@ def check(words: list[str]) -> None:
         words = ["fedcmp", "train", *words[words.index(batch) + 1 :]] if batch in words else words
         return check(["fedcmp", *words[words.index("train") :]])
     if program == "python":
-        assert words[1] in ("-m", "-c") or (ROOT / words[1]).is_file(), f"no script {words[1]}"
+        assert words[1] in ("-m", "-c") or Path(words[1]).is_file(), f"no script {words[1]}"
         return None
     if program != "fedcmp":
         assert program in OTHERS, f"unknown program {program}"
@@ -65,8 +65,13 @@ def check(words: list[str]) -> None:
     return None
 
 
-def test_every_command_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_every_command_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("configs", "benchmarks", "examples", "launch"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for block in blocks(ROOT / "docs" / "tutorial.md"):
+        if block.title:
+            (tmp_path / block.title).write_text(block.text)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     wrong = []
     found = [(page, words) for page, words in commands() if page != "extend.md"]  # test_extend.py runs its own
@@ -106,11 +111,10 @@ def test_commands_of_the_pages_run(line: str, place: Path, monkeypatch: pytest.M
     assert main([*words[1:], *small]) == 0
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
-def test_ten_lines_of_python_run(page: str) -> None:
-    first = next(block for block in blocks(ROOT / page) if block.language == "python")
+def test_ten_lines_of_python_run() -> None:
+    first = next(block for block in blocks(ROOT / "README.md") if block.language == "python")
     names: dict[str, object] = {}
-    exec(compile(first.text, page, "exec"), names)
+    exec(compile(first.text, "README.md", "exec"), names)
     assert names["done"].rounds == 2
 
 
