@@ -12,6 +12,7 @@ class Lengths(NamedTuple):
     caption: float
     """A mean over batches."""
     longest: int
+    """Of all captions."""
 
 
 class Effort(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 
 from fedcmp.config import Config
@@ -15,7 +16,7 @@ from fedcmp.models.cost import PEAKS, REACHED, activation_bytes, training_operat
 from fedcmp.runs.models import Outline
 
 SAMPLED = 32
-"""Batches whose captions are encoded, to find how long they are."""
+"""Batches, and captions with the most letters, that are encoded, to find how long captions are."""
 
 
 def estimate(
@@ -55,8 +56,9 @@ def estimate(
 
 
 def _measure(samples: Sequence[Sample], coming: RunPlan, image: int, encoder: CaptionEncoder) -> Lengths:
-    """Of batches from all parts of the run."""
+    """The mean is over batches from all parts of the run."""
     batches = [batch for one in coming.rounds for task in one.tasks for batch in task.batches]
     sampled = batches[:: -(-len(batches) // SAMPLED)]
-    longest = [max(map(len, encoder([samples[index] for index in batch]))) for batch in sampled]
-    return Lengths(image, sum(longest) / len(longest), max(longest))
+    padded = [max(map(len, encoder([samples[index] for index in batch]))) for batch in sampled]
+    longest = heapq.nlargest(SAMPLED, samples, key=lambda one: len(one.caption))
+    return Lengths(image, sum(padded) / len(padded), max(map(len, encoder(longest))))
