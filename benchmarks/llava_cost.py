@@ -12,6 +12,7 @@ from torch import nn
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.federation.forecast import training_memory
 from fedcmp.federation.settings import FederationConfig
+from fedcmp.models.cost import Decoder, activation_bytes, tower_operations, training_operations
 from fedcmp.models.projector import ProjectorConfig, param_shapes
 from fedcmp.optimizer import OptimizerConfig
 
@@ -38,47 +39,26 @@ class Sizes(NamedTuple):
 
 
 FORMULA = "4 N_layers (T + L) + 4 N_head L + 6 N_projector T [+ 2 N_tower (T + 1) if the tower runs in the step]"
-"""Operations of a row; a multiply-add is two. Frozen matrices: forward and the gradient of their input, 4 N a position;
-trained ones: 6 N; the tower: forward, 2 N. Logits only where labels are. Left out: attention's own products (1 to 2 %
-at 640 positions), what clients record, aggregation, and what activation checkpointing computes again."""
+"""Operations of a row, those that any program needs: of ``models.cost`` without attention's own products (1 to 2 % at
+640 positions) and what activation checkpointing computes again."""
 
 
 def operations_of_row(sizes: Sizes, with_tower: bool) -> float:
     """Floating-point operations that training on one row needs, by FORMULA."""
-    total = 4.0 * sizes.layers * sizes.positions + 4.0 * sizes.head * sizes.caption_tokens
-    total += 6.0 * sizes.projector * sizes.image_tokens
-    return total + (2.0 * sizes.tower * (sizes.image_tokens + 1) if with_tower else 0.0)
+    llm = Decoder(0, 1, 0, 0, 0, sizes.layers, sizes.head, 0)
+    image, caption = sizes.image_tokens, sizes.caption_tokens
+    total = training_operations(llm, sizes.projector, image, caption, checkpointing=False)
+    return total + (tower_operations(sizes.tower, image + 1) if with_tower else 0.0)
+
+
+def decoder_of(shape: Shape, item: int) -> Decoder:
+    """A shape's decoder; its number of weights is not asked for."""
+    return Decoder(shape.layers, shape.width, shape.inner, shape.heads, shape.width, 0, shape.vocabulary, item)
 
 
 def matrices(module: nn.Module) -> int:
     """Parameters of all linear layers inside."""
     return sum(one.weight.numel() for one in module.modules() if isinstance(one, nn.Linear))
-
-
-def saved_by_layer(shape: Shape, item: int) -> int:
-    """Bytes that one frozen decoder layer keeps of one position for the backward pass, without checkpointing.
-
-    Two norms keep their input in float32 and its scale; attention keeps q, k, v, its output and a number a head; the
-    MLP keeps the gate, the activated gate and what that is multiplied with. Frozen matrices keep nothing: nobody wants
-    their gradient.
-
-    Args:
-        item: bytes of a number of the LLM.
-    """
-    return 2 * 4 * (shape.width + 1) + item * (4 * shape.width + 3 * shape.inner) + 4 * shape.heads
-
-
-def activation_bytes(shape: Shape, positions: int, labels: int, item: int, checkpointing: bool) -> int:
-    """What the backward pass of one row keeps, an estimate from above.
-
-    The decoder layers as above, or their inputs and one layer with checkpointing; a layer more for gradients on their
-    way; logits twice in float32 and once in the LLM's numbers; the projector's input, inner values and output in
-    float32.
-    """
-    layer = saved_by_layer(shape, item)
-    held = shape.layers * item * shape.width + 2 * layer if checkpointing else (shape.layers + 1) * layer
-    projector = 4 * (shape.tower["hidden_size"] + 5 * shape.width)
-    return positions * (held + projector) + labels * shape.vocabulary * (4 + 4 + item)
 
 
 def memory_estimate(
@@ -112,7 +92,9 @@ def memory_estimate(
     blocks = 4 * tower["hidden_size"] ** 2 + 2 * tower["hidden_size"] * tower["intermediate_size"]
     image_tokens = (tower["image_size"] // tower["patch_size"]) ** 2
     rows = min(federation.slots, clients) * federation.batch_size
-    activations = rows * activation_bytes(shape, image_tokens + caption, caption, item, checkpointing)
+    activations = rows * activation_bytes(
+        decoder_of(shape, item), tower["hidden_size"], image_tokens + caption, caption, checkpointing=checkpointing
+    )
     return {
         "language model": item * sum(value.numel() for value in outline_llm(shape).parameters()),
         "vision tower": 4 * tower["num_hidden_layers"] * blocks if with_tower else 0,

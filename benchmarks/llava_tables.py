@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from llava_cost import activation_bytes
+from llava_cost import decoder_of
 from llava_models import SHAPES, outline_llm
 from phases import REST, TRAINING
 from record import Table
 
+from fedcmp.models.cost import activation_bytes
 from fedcmp.report.formatting import human
 
 KEEPS = ("whole", "checkpointed")
@@ -53,5 +54,8 @@ def memory_of_row(name: str) -> dict[str, int]:
     """Bytes of a shape's LLM in bfloat16, and what the backward pass keeps of a row of 64 caption tokens, estimated."""
     shape, tower = SHAPES[name], SHAPES[name].tower
     positions = (tower["image_size"] // tower["patch_size"]) ** 2 + 64
-    kept = {choice: activation_bytes(shape, positions, 64, 2, choice == "checkpointed") for choice in KEEPS}
+    llm, width = decoder_of(shape, 2), tower["hidden_size"]
+    kept = {
+        choice: activation_bytes(llm, width, positions, 64, checkpointing=choice == "checkpointed") for choice in KEEPS
+    }
     return {"llm": 2 * sum(value.numel() for value in outline_llm(shape).parameters()), **kept}

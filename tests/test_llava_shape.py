@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
+from fedcmp.models.cost import saved_by_layer
 from fedcmp.types import Batch
 
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
@@ -112,7 +113,7 @@ def test_a_layer_keeps_what_the_formula_says() -> None:
         states = torch.randn(3, 40, SHAPE.width, dtype=llm.model.dtype).requires_grad_()
         decoder = llm.model.get_decoder()
         sizes.append(kept_bytes(lambda one=states, deep=decoder: deep(inputs_embeds=one, use_cache=False)[0], frozen))
-    assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * llava_cost.saved_by_layer(SHAPE, 2), rel=0.02)
+    assert sizes[0] - sizes[1] == pytest.approx(3 * 40 * saved_by_layer(llava_cost.decoder_of(SHAPE, 2)), rel=0.02)
 
 
 def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memory(llm: LanguageModel) -> None:

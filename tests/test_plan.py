@@ -132,6 +132,25 @@ def test_memory_of_features_and_of_a_shared_language_model(monkeypatch: pytest.M
     assert "344.1 kB of main memory on each of 2 ranks" in plan(small(), 2).notes[0]
 
 
+def test_ranks_share_the_operations() -> None:
+    alone, shared = plan(small()).effort, plan(small("launch.group_size=2"), 4).effort
+    assert alone is not None
+    assert shared is not None
+    assert alone.rows == 80
+    assert shared.rows == 20
+    assert alone.rank == alone.run == shared.run == pytest.approx(4 * shared.rank)
+    assert alone.activations == 2 * shared.activations, "two rows of one step, one on each rank of a group"
+    assert alone.seconds == {}
+    streamed = plan(small("data.stream=true", "federation.passes=2", "model.llm_dtype=bfloat16"))
+    assert streamed.effort is not None
+    assert streamed.effort.run > 2 * alone.run
+    assert "at 40% of the bfloat16 peak" in describe_plan(streamed)
+    checkpointed = plan(small("model.activation_checkpointing=true")).effort
+    assert checkpointed is not None
+    assert alone.rank < checkpointed.rank < 1.5 * alone.rank
+    assert checkpointed.activations < 0.8 * alone.activations
+
+
 def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for words, key in (
         (["--ranks", "0"], "--ranks"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import published_models
 import pytest
 import transformers as hf
 from data import published
@@ -16,15 +18,12 @@ from PIL import Image
 
 from fedcmp.config import load_config
 from fedcmp.report.plan import describe_plan
+from fedcmp.runs.export import export_run
 from fedcmp.runs.plan import plan
 from fedcmp.runs.train import train
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "scale"
 COLOURS = ("red", "blue")
-VICUNA = {
-    "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
-    "13b": {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40},
-}
 
 
 def rows(folder: str, numbers: range) -> list[dict[str, Any]]:
@@ -86,22 +85,12 @@ def test_it_trains_on_repeated_data(name: str, tmp_path: Path) -> None:
     assert end < 0.8 * start, summary["val/loss"]
 
 
-def shapes_only(folder: Path, size: str) -> tuple[Path, Path]:
-    """What the hub has of CLIP ViT-L/14-336 and Vicuna, without a weight."""
-    tower, llm = folder / "tower", folder / "llm"
-    hf.CLIPVisionConfig(
-        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
-        patch_size=14, projection_dim=768,
-    ).save_pretrained(tower)  # fmt: skip
-    side = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
-    hf.CLIPImageProcessorPil(**side).save_pretrained(tower)
-    hf.LlamaConfig(**VICUNA[size], vocab_size=32000, max_position_embeddings=4096).save_pretrained(llm)
-    return tower, llm
-
-
-@pytest.mark.parametrize(("size", "update", "llm"), [("7b", 20_979_712, "13.5 GB"), ("13b", 31_467_520, "26.0 GB")])
-def test_the_plan_of_a_node_of_eight_gpus(size: str, update: int, llm: str, tmp_path: Path) -> None:
-    tower, shape = shapes_only(tmp_path, size)
+@pytest.mark.parametrize(
+    ("size", "update", "llm", "hours"), [("7b", 20_979_712, "13.5 GB", 3.5), ("13b", 31_467_520, "26.0 GB", 5.5)]
+)
+def test_the_plan_of_a_node_of_eight_gpus(size: str, update: int, llm: str, hours: float, tmp_path: Path) -> None:
+    tower = published_models.clip(tmp_path / "tower")
+    shape = published_models.vicuna(tmp_path / "llm", **(published_models.VICUNA_13B if size == "13b" else {}))
     words = [f"model.tower={tower}", f"model.llm={shape}", "data.held_out_per_domain=16", "run.device=cpu"]
     found = plan(load_config(CONFIGS / f"llava15_{size}.yaml", [*words, "federation.batch_size=2", *SHORT]), 8)
     page = describe_plan(found)
@@ -110,3 +99,67 @@ def test_the_plan_of_a_node_of_eight_gpus(size: str, update: int, llm: str, tmp_
     # sixteen held-out pictures of 576 tokens of width 1024 in float16; those for training are not kept
     assert found.features == 2 * 16 * 576 * 1024
     assert found.forecast.rounds[0].most["bytes/up"] >= 8 * 4 * update, "every client sends its update in float32"
+    # the hours that LLaVA's README has for 558,128 pairs on eight A100
+    assert found.effort is not None
+    published = found.effort.seconds["A100"] / found.effort.rows * 558_128 / 8 / 3600
+    assert 0.95 * hours < published < 1.3 * hours
+    assert "A100" in page
+
+
+def exported(config: str, tower: Path, llm: Path, folder: Path, *words: str) -> tuple[Any, Any]:
+    """The processor and the model of the export of a short run, as transformers reads them."""
+    more = [f"model.tower={tower}", f"model.llm={llm}", f"run.dir={folder / 'run'}", "data.held_out_per_domain=4"]
+    more += ["federation.rounds=1", "federation.evaluate_every=1", "federation.local_steps=1", "partition.clients=2"]
+    train(load_config(CONFIGS / f"{config}.yaml", [*TINY, *more, "federation.batch_size=1", *words]))
+    done = export_run(folder / "run", "hf", folder / "hf")
+    assert done.proof is not None
+    assert done.proof.difference < 0.05
+    processor = hf.AutoProcessor.from_pretrained(folder / "hf", use_fast=False)
+    return processor, hf.LlavaForConditionalGeneration.from_pretrained(folder / "hf", dtype="auto")
+
+
+def test_siglip_and_qwen_as_published_train_and_are_exported(tmp_path: Path) -> None:
+    depth = {"num_hidden_layers": 2}
+    tower = published_models.siglip(tmp_path / "tower", text=published_models.SMALL_TEXT, vision=depth)
+    llm = published_models.qwen(tmp_path / "llm", **depth, max_window_layers=2, vocab_size=512)
+    published_models.fill(tower, hf.SiglipModel)
+    published_models.fill(llm, hf.Qwen2ForCausalLM)
+    processor, model = exported("small_24gb", tower, llm, tmp_path)
+    assert model.model.multi_modal_projector.linear_1.weight.shape == (896, 768)
+    picture = Image.new("RGB", (300, 200), (255, 0, 0))
+    chat = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a red"}]}]
+    prompt = processor.apply_chat_template(chat, add_generation_prompt=True)
+    assert "<|im_start|>user\n<image>a red<|im_end|>" in prompt
+    inputs = processor(images=picture, text=prompt, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 224, 224)
+    assert inputs["pixel_values"][0, :, 5, 5].tolist() == [1, -1, -1], "mean and deviation 0.5"
+    assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == 196
+
+
+@pytest.mark.slow
+def test_clip_and_vicuna_as_published_train_and_are_exported(tmp_path: Path) -> None:
+    depth = {"num_hidden_layers": 1}
+    tower = published_models.clip(tmp_path / "tower", text=published_models.SMALL_TEXT, vision={"num_hidden_layers": 2})
+    llm = published_models.vicuna(tmp_path / "llm", **depth, intermediate_size=512, vocab_size=320)
+    published_models.fill(tower, hf.CLIPModel)
+    published_models.fill(llm, hf.LlamaForCausalLM)
+    processor, model = exported("llava15_7b", tower, llm, tmp_path)
+    assert model.model.multi_modal_projector.linear_1.weight.shape == (4096, 1024)
+    shutil.copy(CONFIGS / "vicuna.jinja", tmp_path / "hf" / "chat_template.jinja")
+    processor = hf.AutoProcessor.from_pretrained(tmp_path / "hf", use_fast=False)
+    parts = [{"type": "image"}, {"type": "text", "text": "Is it red?"}]
+    asked = "USER: <image>\nIs it red? ASSISTANT:"
+    for content in (parts, "<image>\nIs it red?"):  # as transformers and as lmms-eval ask
+        chat = [{"role": "user", "content": content}]
+        for reader in (processor, processor.tokenizer):
+            prompt = reader.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+            assert prompt.startswith("A chat between a curious user and")
+            assert prompt.endswith(asked)
+    inputs = processor(images=Image.new("RGB", (300, 200), (0, 0, 0)), text=prompt, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 336, 336)
+    black = [-mean / std for mean, std in zip(
+        published_models.CLIP_PICTURES["image_mean"], published_models.CLIP_PICTURES["image_std"], strict=True
+    )]  # fmt: skip
+    assert inputs["pixel_values"][0, :, 5, 5].tolist() == pytest.approx(black)
+    assert int((inputs["input_ids"] == model.config.image_token_index).sum()) == 576
+    assert inputs["input_ids"][0, 0] == processor.tokenizer.bos_token_id

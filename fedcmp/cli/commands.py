@@ -324,8 +324,8 @@ def plan(parsed: argparse.Namespace) -> int:
     """say what a run would do, before anything is loaded
 
     Which rank trains which clients of round 1; rounds, samples and steps of every client; what the method needs; at
-    most how many bytes a round sends; the memory of a rank, estimated. Records are read, weights are not, and pictures
-    only where they may overlap. What a run would refuse is refused here.
+    most how many bytes a round sends; memory and hours of a rank, estimated. Records are read, weights are not, and
+    pictures only where they may overlap. What a run would refuse is refused here.
 
     options:
       [CONFIG | key=value...]

@@ -52,7 +52,7 @@ def picture() -> Image.Image:
 @torch.no_grad()
 def ask_parts(tower: VisionTower, llm: LanguageModel, params: Params) -> Answer:
     """The answer of a run's own parts."""
-    tokens = project(params, tower.encode(tower.preprocess([picture()])))
+    tokens = project(params, tower.encode(tower.preprocess([picture()])).float())
     words = torch.tensor([llm.tokenizer.encode(WORDS, add_special_tokens=False)])
     logits = sequence_logits(llm, tokens, words)[0].float()
     return Answer(logits, greedy_captions(llm, tokens, NUM_TOKENS)[0])

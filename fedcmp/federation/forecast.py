@@ -37,6 +37,8 @@ class RoundForecast(NamedTuple):
     busiest: int
     """The most clients that one group trains."""
     num_samples: int
+    longest: int
+    """The most samples that one group trains on."""
     most: dict[str, int]
     """``bytes/...`` as in metrics.jsonl, at most, if every client is accepted; empty where shapes are unknown."""
 
@@ -88,7 +90,8 @@ def forecast(
         assigned, size = assign_waves(one.tasks, slots, topology), len(one.tasks)
         busiest = max(sum(map(len, waves)) for waves in assigned)
         num_waves = sum(map(len, assigned))
-        rounds.append(RoundForecast(size, len(one.dropped), num_waves, busiest, one.num_samples, most[size]))
+        longest = max(sum(task.num_samples for wave in waves for task in wave) for waves in assigned)
+        rounds.append(RoundForecast(size, len(one.dropped), num_waves, busiest, one.num_samples, longest, most[size]))
     tasks = [task for one in plan.rounds for task in one.tasks]
     by_client: dict[int, list[ClientTask]] = {client: [] for client in range(len(held))}
     for task in tasks:

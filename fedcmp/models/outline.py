@@ -8,9 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
+from fedcmp.models.cost import Decoder, tower_operations
 from fedcmp.models.llms import LanguageModel, load_tokenizer, meta_llm
 from fedcmp.models.loading import num_bytes, quiet_transformers
-from fedcmp.models.settings import ModelConfig
+from fedcmp.models.settings import DTYPES, ModelConfig
 from fedcmp.models.towers import meta_tower
 
 Built = TypeVar("Built")
@@ -21,12 +22,13 @@ LEAST_CAPTION = 64
 
 
 class TowerOutline(NamedTuple):
-    """A vision tower: width d of its features, image tokens T of one picture, and its weights in memory, in
-    ``model.tower_dtype``, without blocks that are never read."""
+    """A vision tower: width d of its features, image tokens T of one picture, its weights in memory, in
+    ``model.tower_dtype``, without blocks that are never read, and what one picture costs."""
 
     width: int
     tokens: int
     num_bytes: int
+    operations: float
 
 
 class Positions(NamedTuple):
@@ -45,6 +47,7 @@ class LlmOutline(NamedTuple):
     """Its weights in memory, in ``model.llm_dtype``."""
     layer_bytes: int
     """The part of them that is in decoder layers, which ranks may share."""
+    decoder: Decoder
     positions: Positions
     num_embeddings: int
     """Rows of its table of token embeddings."""
@@ -59,7 +62,11 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
     tower = known(lambda: meta_tower(config, local=True))
-    return None if tower is None else TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
+    if tower is None:
+        return None
+    size, rows, columns = num_bytes(tower.model), *tower.grid
+    cost = tower_operations(size // DTYPES[config.tower_dtype].itemsize, rows * columns + tower.num_prefix)
+    return TowerOutline(tower.width, tower.num_tokens, size, cost)
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
@@ -68,8 +75,9 @@ def outline_llm(config: ModelConfig) -> LlmOutline | None:
     if model is None:
         return None
     rows, width = model.get_input_embeddings().weight.shape
-    layers = num_bytes(LanguageModel(model, None, 0).layers)
-    return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+    layers, item = num_bytes(LanguageModel(model, None, 0).layers), DTYPES[config.llm_dtype].itemsize
+    decoder = Decoder.of(model, layers // item, item)
+    return LlmOutline(width, num_bytes(model), layers, decoder, find_positions(model), rows, _tokenizer(config))
 
 
 def known(build: Callable[[], Built]) -> Built | None:

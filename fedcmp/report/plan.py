@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.federation.effort import Effort
 from fedcmp.federation.forecast import Forecast, GroupForecast, MemoryPart
-from fedcmp.report.formatting import human
+from fedcmp.models.cost import REACHED
+from fedcmp.report.formatting import duration, human
 from fedcmp.report.table import table
 
 LISTED = 32
@@ -32,6 +34,8 @@ class PlanPage(NamedTuple):
     """Warnings and hints."""
     privacy: tuple[tuple[str, str], ...] = ()
     """How clients are protected and what it costs: name and value."""
+    effort: Effort | None = None
+    """None: unknown."""
 
 
 def describe_plan(page: PlanPage) -> str:
@@ -51,6 +55,8 @@ def describe_plan(page: PlanPage) -> str:
         parts.append(table(sent, header=["bytes of all clients, at most", "in a round", "in the run"]))
     else:
         parts.append("bytes: unknown, because the widths of the models are not known before they are loaded")
+    if page.effort:
+        parts.append(_effort(page.effort))
     return "\n\n".join([*parts, _memory(page), *(f"note: {note}" for note in page.notes)])
 
 
@@ -93,12 +99,25 @@ def _schedule(page: PlanPage) -> str:
     return table(facts)
 
 
+def _effort(effort: Effort) -> str:
+    image, caption = effort.lengths.image, round(effort.lengths.caption)
+    facts = [
+        ["rows of the busiest rank", f"{effort.rows:,} of {image} image and {caption} caption tokens, padded"],
+        ["operations", f"{effort.rank:.2g} of this rank, {effort.run:.2g} of all"],
+    ]
+    if effort.seconds:
+        hours = ", ".join(f"{name} {duration(seconds)}" for name, seconds in effort.seconds.items())
+        facts.append([f"at {REACHED:.0%} of the bfloat16 peak", hours])
+    return table(facts, header=["training (estimate; no evaluation, decoding, fusion)", ""])
+
+
 def _memory(page: PlanPage) -> str:
     rows = [[part.what, human(part.server), human(part.others)] for part in page.memory]
     if page.memory:
         more = "more than " if any(part.server is None for part in page.memory) else ""
         sums = [sum(part.server or 0 for part in page.memory), sum(part.others or 0 for part in page.memory)]
-        rows.append(["together, without activations", *(f"{more}{human(size)}" for size in sums)])
+        what = "together" if page.effort else "together, without activations"
+        rows.append([what, *(f"{more}{human(size)}" for size in sums)])
     rows.append(["image features (main memory)", human(page.features), human(page.features)])
     return table(rows, header=["memory of a rank (estimate)", "rank 0", "others"])
 

@@ -17,6 +17,7 @@ from fedcmp.federation.privacy import Protection
 from fedcmp.report.formatting import human
 from fedcmp.report.plan import PlanPage
 from fedcmp.runs.data import read_data
+from fedcmp.runs.effort import estimate
 from fedcmp.runs.method import build_method
 from fedcmp.runs.models import Outline, check_models, count_cut, describe_cut
 
@@ -45,10 +46,10 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
         coming = coming._replace(rounds=rounds, num_samples=sum(one.num_samples for one in rounds))
     counted = int(privacy is not None and config.privacy.quantile > 0)
     found = forecast(data.split.clients, coming, federation.slots, topology, aggregator, params, counted)
-    features = None  # bytes of float16 that every rank keeps
-    if outline.tower:
-        kept = len(data.val) + len(data.train) * (not config.data.stream) + len(data.test) * config.evaluation.test
-        features = 2 * kept * outline.tower.tokens * outline.tower.width
+    kept = len(data.val) + len(data.train) * (not config.data.stream) + len(data.test) * config.evaluation.test
+    # bytes of float16 that every rank keeps
+    features = 2 * kept * outline.tower.tokens * outline.tower.width if outline.tower else None
+    effort = estimate(config, outline, data.train, coming, found, topology, kept)
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not here)
     devices = ["cpu" if on_cpu else f"cuda:{rank % here}" if here else "cuda" for rank in range(world)]
@@ -71,8 +72,12 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
         memory += training_memory(
             params, aggregator, federation, config.optimizer, busiest=busiest, population=population
         )
+        if effort:
+            what = f"activations of {effort.at_once} rows of {effort.lengths.image + effort.lengths.longest} positions"
+            memory.append(MemoryPart(what, effort.activations, effort.activations))
     shown = tuple(filter(None, notes))
-    return PlanPage(found, config.aggregator.name, aggregator, tuple(devices), tuple(memory), features, shown, facts)
+    name = config.aggregator.name
+    return PlanPage(found, name, aggregator, tuple(devices), tuple(memory), features, shown, facts, effort)
 
 
 def _model_notes(config: Config, outline: Outline) -> Iterator[str]:

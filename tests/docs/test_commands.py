@@ -22,7 +22,7 @@ from fedcmp.config import load_config
 DEMO = "configs/demo/scenes.yaml"
 QUICK = [*SMALL, "federation.rounds=1", "federation.local_steps=0", "partition.quantity.min_samples=4"]
 WITH_CONFIG = ("train", "plan", "doctor", "centralized", "local", "compare")
-OTHERS = {"done", "export", "for", "grep", "launch/quickstart", "launch/sites", "python3", "wandb"}
+OTHERS = {"cp", "done", "export", "for", "grep", "hf", "launch/quickstart", "launch/sites", "python3", "wandb"}
 """Programs whose words are not ours; scripts behind ``python`` must exist."""
 
 

@@ -18,7 +18,7 @@ from venvs import install, make_python
 
 from fedcmp.cli import main
 from fedcmp.config import load_config
-from fedcmp.runs.lmms_eval import TASKS, VERSION
+from fedcmp.runs.lmms_eval import TASKS, VERSION, lmms_eval_commands
 from fedcmp.runs.train import train
 
 NEEDED = ("loguru", "pytz", "evaluate", "accelerate", "decord", "sacrebleu", "tenacity", "pytablewriter")
@@ -48,6 +48,7 @@ def test_the_export_comes_first_and_only_once(finished: Path, capsys: pytest.Cap
         *("--tasks", ",".join(TASKS), "--batch_size", "1"),
         *("--output_path", f"{finished}/lmms-eval", "--log_samples"),
     ]
+    assert any("chat_template.jinja" in note for note in lmms_eval_commands(finished).notes), "the demo's LLM has none"
     assert main(first[1:]) == 0
     assert "are equal to the bit" in capsys.readouterr().out
     assert commands(capsys, finished, "run.device=cpu") == [second]
