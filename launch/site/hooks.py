@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import html
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+
+sys.path.append(str(Path(__file__).parent))
+
+import reference
 
 ROOT = Path(__file__).parent.parent.parent
 ELSEWHERE = {
@@ -30,9 +35,11 @@ MATHS = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages from elsewhere, and their figures."""
+    """Adds the pages from elsewhere with their figures, and the reference of commands and names."""
     for page, source in ELSEWHERE.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text(encoding="utf-8")))
+    for page, content in (("commands.md", reference.commands()), ("names.md", reference.names())):
+        files.append(File.generated(config, page, content=content))
     for path in sorted((ROOT / FIGURES).glob("*.png")):
         place = path.relative_to((ROOT / FIGURES).parent).as_posix()
         files.append(File.generated(config, place, abs_src_path=str(path)))
