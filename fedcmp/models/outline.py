@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
-from fedcmp.models.llms import LanguageModel, load_tokenizer, meta_llm
+from fedcmp.models.llms import LanguageModel, load_tokenizer, look_for_end, meta_llm
 from fedcmp.models.loading import num_bytes, quiet_transformers
-from fedcmp.models.settings import ModelConfig
-from fedcmp.models.towers import meta_tower
+from fedcmp.models.settings import ModelConfig, find_folder
+from fedcmp.models.towers import VisionTower, meta_tower
+from fedcmp.remember import remembered
 
 Built = TypeVar("Built")
 LONGEST_CAPTION = 1024
@@ -21,12 +23,16 @@ LEAST_CAPTION = 64
 
 
 class TowerOutline(NamedTuple):
-    """A vision tower: width d of its features, image tokens T of one picture, and its weights in memory, in
-    ``model.tower_dtype``, without blocks that are never read."""
+    """A vision tower."""
 
     width: int
+    """Width d of its features."""
     tokens: int
+    """Image tokens T of one picture."""
     num_bytes: int
+    """Its weights in memory, in ``model.tower_dtype``, without blocks that are never read."""
+    odd: str
+    """What a Llava of transformers cannot hold of it; empty: it can."""
 
 
 class Positions(NamedTuple):
@@ -34,6 +40,14 @@ class Positions(NamedTuple):
 
     number: int | None
     learned: bool
+
+
+class Text(NamedTuple):
+    """A tokenizer: whether it has an opening token, the token that ends a caption (None: it has none), its size."""
+
+    bos: bool
+    end_id: int | None
+    num_tokens: int
 
 
 class LlmOutline(NamedTuple):
@@ -45,31 +59,77 @@ class LlmOutline(NamedTuple):
     """Its weights in memory, in ``model.llm_dtype``."""
     layer_bytes: int
     """The part of them that is in decoder layers, which ranks may share."""
-    positions: Positions
     num_embeddings: int
     """Rows of its table of token embeddings."""
-    tokenizer: Any
-    """None: its files are not there."""
+    odd: str
+    """What a Llava of transformers cannot hold of it; empty: it can."""
+    positions: Positions
+    text: Text | None
+    """None: the files of its tokenizer are not there."""
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
     """The tower of ``model.tower``, built without weights; None where it is not on this machine or needs its weights.
 
+    Building takes seconds, most of them for importing transformers, so what it shows is remembered.
+
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    tower = known(lambda: meta_tower(config, local=True))
-    return None if tower is None else TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model))
+    found = _remembered(config, config.tower, "model.tower", lambda: describe_tower(meta_tower(config, local=True)))
+    return found and TowerOutline(*found)
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
     """The language model of ``model.llm``, as ``outline_tower``."""
-    model = known(lambda: meta_llm(config, local=True))
-    if model is None:
+
+    def find() -> LlmOutline:
+        model = meta_llm(config, local=True)
+        return describe_llm(model)._replace(text=_describe_tokenizer(config))
+
+    found = _remembered(config, config.llm, "model.llm", find)
+    if found is None:
         return None
+    outline = LlmOutline(*found)
+    return outline._replace(positions=Positions(*outline.positions), text=outline.text and Text(*outline.text))
+
+
+def _remembered(config: ModelConfig, name: str, key: str, find: Callable[[], Any]) -> Any:
+    """What ``find`` finds in the folder of a model, which changes with its files."""
+    folder = find_folder(name, key)
+    if folder is None:
+        return None
+    files = sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in folder.iterdir() if one.is_file())
+    projector = ModelConfig().projector  # it is no part of a frozen model
+    return remembered(lambda: known(find), key, dataclasses.replace(config, projector=projector), str(folder), files)
+
+
+def describe_tower(tower: VisionTower) -> TowerOutline:
+    """The outline of a tower that is there, with weights or without."""
+    patch = getattr(tower.model.config, "patch_size", None)
+    odd = ""
+    if tower.is_map or tower.naflex_side or not isinstance(patch, int):
+        odd = "a tower without patches"
+    elif tower.drop_cls and tower.num_prefix > 1:
+        odd = "fewer tokens before the patches, without model.keep_cls"
+    return TowerOutline(tower.width, tower.num_tokens, num_bytes(tower.model), odd)
+
+
+def describe_llm(model: Any) -> LlmOutline:
+    """The outline of a causal LM of transformers that is there, with weights or without, and no tokenizer."""
     rows, width = model.get_input_embeddings().weight.shape
+    text = model.config.get_text_config()
+    problems = {
+        "a bias on its logits": getattr(model.get_output_embeddings(), "bias", None) is not None,
+        "a bound on its logits": getattr(text, "final_logit_softcapping", None) is not None,
+        "embeddings of another width": width != text.hidden_size,
+        "a head tied to an embedding of another name": (
+            model.config.tie_word_embeddings and not hasattr(model.base_model, "embed_tokens")
+        ),
+    }
+    odd = next((problem for problem, found in problems.items() if found), "")
     layers = num_bytes(LanguageModel(model, None, 0).layers)
-    return LlmOutline(width, num_bytes(model), layers, find_positions(model), rows, _tokenizer(config))
+    return LlmOutline(width, num_bytes(model), layers, rows, odd, find_positions(model), None)
 
 
 def known(build: Callable[[], Built]) -> Built | None:
@@ -83,12 +143,14 @@ def known(build: Callable[[], Built]) -> Built | None:
         return None
 
 
-def _tokenizer(config: ModelConfig) -> Any:
+def _describe_tokenizer(config: ModelConfig) -> Text | None:
     try:
         found = load_tokenizer(config, local=True)
     except FedcmpError:
         return None
-    return found if found.encode("a", add_special_tokens=False) else None  # one without files knows no letter
+    if not found.encode("a", add_special_tokens=False):  # one without files knows no letter
+        return None
+    return Text(found.bos_token_id is not None, look_for_end(found, config.end), len(found))
 
 
 def find_positions(model: Any) -> Positions:
