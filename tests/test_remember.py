@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fedcmp.remember
-from fedcmp.models.outline import outline_llm
+from fedcmp.models.outline import outline_llm, outline_tower
 from fedcmp.models.settings import DEMO, ModelConfig
 from fedcmp.remember import remembered
 
@@ -69,3 +72,14 @@ def test_a_model_that_changes_in_place_is_looked_at_again(tmp_path: Path) -> Non
     found = outline_llm(config)
     assert found is not None
     assert found.text is None
+
+
+def test_a_model_of_the_hub_is_looked_at_in_its_cache(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--some--tower" / "snapshots" / "abc"
+    shutil.copytree(DEMO / "tower", snapshot)
+    (snapshot.parent.parent / "refs").mkdir()
+    (snapshot.parent.parent / "refs" / "main").write_text("abc")
+    ask = "from fedcmp.models.outline import *; print(outline_tower(ModelConfig(tower='some/tower')))"
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(outline_tower(ModelConfig()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,18 +75,22 @@ def outline_tower(config: ModelConfig) -> TowerOutline | None:
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    found = _remembered(config, config.tower, "model.tower", lambda: describe_tower(meta_tower(config, local=True)))
+    own = ModelConfig(  # no other setting reaches the tower
+        tower=config.tower, tower_dtype=config.tower_dtype, feature_layer=config.feature_layer,
+        keep_cls=config.keep_cls, token_grid=config.token_grid, pixel_shuffle=config.pixel_shuffle,
+    )  # fmt: skip
+    found = _remembered(own, own.tower, "model.tower", lambda: describe_tower(meta_tower(own, local=True)))
     return found and TowerOutline(*found)
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
     """The language model of ``model.llm``, as ``outline_tower``."""
+    own = ModelConfig(llm=config.llm, llm_dtype=config.llm_dtype, end=config.end)
 
     def find() -> LlmOutline:
-        model = meta_llm(config, local=True)
-        return describe_llm(model)._replace(text=_describe_tokenizer(config))
+        return describe_llm(meta_llm(own, local=True))._replace(text=_describe_tokenizer(own))
 
-    found = _remembered(config, config.llm, "model.llm", find)
+    found = _remembered(own, own.llm, "model.llm", find)
     if found is None:
         return None
     outline = LlmOutline(*found)
@@ -100,8 +103,7 @@ def _remembered(config: ModelConfig, name: str, key: str, find: Callable[[], Any
     if folder is None:
         return None
     files = sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in folder.iterdir() if one.is_file())
-    projector = ModelConfig().projector  # it is no part of a frozen model
-    return remembered(lambda: known(find), key, dataclasses.replace(config, projector=projector), str(folder), files)
+    return remembered(lambda: known(find), key, config, str(folder), files)
 
 
 def describe_tower(tower: VisionTower) -> TowerOutline:
