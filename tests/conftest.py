@@ -11,6 +11,7 @@ import pytest
 import small
 import torch
 
+import fedcmp.remember
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm, load_tower
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
@@ -26,6 +27,14 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)  # two contended threads are many times slower
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_litter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("remembered")
+        patch.setattr(fedcmp.remember, "cache_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

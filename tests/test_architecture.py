@@ -23,6 +23,7 @@ LAYERS = {
     "hashing": 0,
     "lifetime": 0,
     "locking": 0,
+    "remember": 0,
     "aggregation": 1,
     "secure": 1,
     "models": 1,

@@ -66,9 +66,13 @@ class CaptionEncoder:
         return [torch.tensor([*tokens, self.end_id][: self.max_tokens]) for tokens in encoded]
 
     def count_cut(self, samples: Sequence[Sample]) -> int:
-        """How many captions are longer than ``max_tokens``. Only those are encoded that have as many bytes."""
-        long = [one for one in samples if len(one.caption.encode()) + 2 > self.max_tokens]
-        return sum(int(tokens[-1]) != self.end_id for tokens in self(long))
+        """How many captions are longer than ``max_tokens``."""
+        return sum(int(tokens[-1]) != self.end_id for tokens in self(may_be_cut(samples, self.max_tokens)))
+
+
+def may_be_cut(samples: Sequence[Sample], max_tokens: int) -> list[Sample]:
+    """Those whose caption has bytes enough for more than ``max_tokens``, its end included."""
+    return [one for one in samples if len(one.caption.encode()) + 2 > max_tokens]
 
 
 def _control_ids(tokenizer: Any) -> set[int]:

@@ -28,7 +28,7 @@ from fedcmp.federation.folder import LEAST_FREE
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
 from fedcmp.runs.data import read_samples
-from fedcmp.runs.models import check_models, count_cut, describe_cut
+from fedcmp.runs.models import check_models, foresee_cut
 from fedcmp.tracking.wandb import has_key
 
 INSTALL = "install fedcmp anew: pip install -c constraints.txt -e ."
@@ -292,21 +292,19 @@ def data(config: Config, machine: Machine) -> Findings:
         return
     try:
         outline = check_models(config)
-        if outline.encoder is None or outline.llm is None:
+        if outline.max_tokens is None or outline.llm is None or outline.llm.text is None:
             return
         _, train, val, test = read_samples(config)
-        cut = describe_cut(count_cut({"train": train, "val": val, "test": test}, outline.encoder), outline.encoder)
+        cut = foresee_cut(config, {"train": train, "val": val, "test": test}, outline)
     except (ConfigError, DataError) as error:
         yield Finding("fatal", str(error), "correct the setting or the data that it names")
         return
-    if (ids := len(outline.llm.tokenizer)) > (rows := outline.encoder.num_embeddings):
+    if (ids := outline.llm.text.num_tokens) > (rows := outline.llm.num_embeddings):
         line = f"model.llm: its tokenizer has {ids} tokens, but the LLM {rows} embeddings"
         yield Finding("warn", line, "resize the embeddings: captions with tokens that they lack are refused")
     for line in filter(None, (outline.warning, cut)):
         yield Finding("warn", line, "see docs/data.md")
-    yield Finding(
-        "ok", f"data: {len(train):,} training samples; captions of up to {outline.encoder.max_tokens:,} tokens"
-    )
+    yield Finding("ok", f"data: {len(train):,} training samples; captions of up to {outline.max_tokens:,} tokens")
 
 
 CHECKS: list[Check] = [

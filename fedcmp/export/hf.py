@@ -6,7 +6,7 @@ import copy
 import gc
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedcmp.errors import ConfigError
 from fedcmp.export.files import (
@@ -19,12 +19,12 @@ from fedcmp.export.files import (
     write_json,
 )
 from fedcmp.export.prompts import IMAGE_TOKEN, make_processor, prepare_tokenizer
-from fedcmp.models.backbones import DTYPES, ModelConfig, VisionTower, load_llm, load_tower
-from fedcmp.models.llms import load_tokenizer, meta_llm
+from fedcmp.models.backbones import DTYPES, ModelConfig, load_llm, load_tower
+from fedcmp.models.llms import load_tokenizer
 from fedcmp.models.loading import quiet_transformers
-from fedcmp.models.outline import known
+from fedcmp.models.outline import LlmOutline, TowerOutline, describe_llm, describe_tower, outline_llm, outline_tower
 from fedcmp.models.projector import kind_of
-from fedcmp.models.towers import meta_tower, read_tower
+from fedcmp.models.towers import read_tower
 from fedcmp.types import Params
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def write_hf(folder: Path, config: ModelConfig, params: Params, dtype: str, max_
     check_projector(config, params)
     tower, llm = load_tower(config), load_llm(config)
     whole, image_processor, _ = read_tower(config)
-    _check_parts(config, tower, llm.model)
+    _check_parts(config, describe_tower(tower), describe_llm(llm.model))
     expected = ask_parts(tower, llm, params)
     with quiet_transformers():
         tokenizer = prepare_tokenizer(load_tokenizer(config), config.llm)
@@ -105,9 +105,7 @@ def check_hf(config: ModelConfig, params: Params) -> None:
         ConfigError: it cannot; the message names the setting.
     """
     check_projector(config, params)
-    parts = known(lambda: (meta_tower(config, local=True), meta_llm(config, local=True)))
-    if parts is not None:  # else writing finds it
-        _check_parts(config, *parts)
+    _check_parts(config, outline_tower(config), outline_llm(config))
 
 
 def check_projector(config: ModelConfig, params: Params) -> None:
@@ -124,18 +122,10 @@ def check_projector(config: ModelConfig, params: Params) -> None:
             raise ConfigError(f"model.{key}={value}: a Llava needs {needed}")
 
 
-def _check_parts(config: ModelConfig, tower: VisionTower, llm: Any) -> None:
-    """Raises ConfigError if transformers' Llava cannot hold tower or LLM."""
-    patch, text = getattr(tower.model.config, "patch_size", None), llm.config.get_text_config()
-    patches = not (tower.is_map or tower.naflex_side) and isinstance(patch, int)
-    tied = llm.config.tie_word_embeddings and not hasattr(llm.base_model, "embed_tokens")
-    for key, problem, found in (
-        ("tower", "a tower without patches", not patches),
-        ("tower", "fewer tokens before the patches, without model.keep_cls", tower.drop_cls and tower.num_prefix > 1),
-        ("llm", "a bias on its logits", getattr(llm.get_output_embeddings(), "bias", None) is not None),
-        ("llm", "a bound on its logits", getattr(text, "final_logit_softcapping", None) is not None),
-        ("llm", "embeddings of another width", llm.get_input_embeddings().weight.shape[1] != text.hidden_size),
-        ("llm", "a head tied to an embedding of another name", tied),
-    ):
-        if found:
-            raise ConfigError(f"model.{key}={getattr(config, key)}: a Llava cannot hold {problem}")
+def _check_parts(config: ModelConfig, tower: TowerOutline | None, llm: LlmOutline | None) -> None:
+    """Raises ConfigError if transformers' Llava cannot hold tower or LLM; of unknown ones, writing finds it."""
+    if tower is None or llm is None:
+        return
+    for key, odd in (("tower", tower.odd), ("llm", llm.odd)):
+        if odd:
+            raise ConfigError(f"model.{key}={getattr(config, key)}: a Llava cannot hold {odd}")

@@ -1,6 +1,6 @@
 """What a run will do, from its plan and its shapes: who trains what, bytes on the network, memory.
 
-Pure. Memory leaves out activations: they depend on captions and batches.
+Memory leaves out activations: they depend on captions and batches.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fedcmp.errors import label_client
 from fedcmp.federation.sampling import ClientTask, RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
+from fedcmp.remember import remembered
 from fedcmp.types import Params
 
 
@@ -82,7 +83,7 @@ def forecast(
     """
     most: dict[int, dict[str, int]] = {}
     for size in {len(one.tasks) for one in plan.rounds}:
-        most[size] = count(aggregator, params, size).traffic if params is not None else {}
+        most[size] = _count(aggregator, params, size).traffic if params is not None else {}
         if params is not None:
             most[size]["bytes/up"] += 4 * beside * size
     rounds = []
@@ -114,6 +115,31 @@ def first_groups(plan: RunPlan, slots: int, topology: Topology) -> tuple[GroupFo
     )
 
 
+class _Bytes(NamedTuple):
+    """What a round takes at most: traffic, the largest sum and the state as in ``Counted``; a client's evidence, its
+    whole update, and what it keeps."""
+
+    traffic: dict[str, int]
+    widest: int
+    state: int
+    evidence: int
+    update: int
+    kept: int
+
+
+def _count(aggregator: Aggregator, params: Params, num_clients: int) -> _Bytes:
+    """Remembered, for torch imports its compiler to compute with shapes."""
+
+    def find() -> _Bytes:
+        counted = count(aggregator, params, num_clients)
+        one, kept = counted.contribution, num_bytes(aggregator.local.client_init(params))
+        update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
+        return _Bytes(counted.traffic, counted.widest, counted.state, num_bytes(one.evidence), update, kept)
+
+    shapes = [(name, tuple(value.shape), value.dtype) for name, value in params.items()]
+    return _Bytes(*remembered(find, "traffic", aggregator, shapes, num_clients))
+
+
 class MemoryPart(NamedTuple):
     """Something on the device: bytes on rank 0, and on every other rank at most; None: unknown."""
 
@@ -140,19 +166,19 @@ def training_memory(
     """
     size, slots, needs = num_bytes(params), min(federation.slots, busiest), aggregator.needs
     moments = size * (int(optimizer.momentum > 0) if optimizer.name == "sgd" else 2)  # Muon: at most
-    counted = count(aggregator, params, max(population, aggregator.fuse.least_clients))
-    one = counted.contribution
+    counted = _count(aggregator, params, max(population, aggregator.fuse.least_clients))
     # parameters and gradients, each once more in the stack; what is recorded while they train
     slot = 4 * size + moments + size * ("gradient" in needs) + 3 * size * ("start_gradient" in needs)
-    slot += num_bytes(one.evidence)
-    update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
+    slot += counted.evidence
     up = 2 * counted.widest  # float64; the total is int64
     sums = up * (busiest if up * busiest <= HELD_BYTES else min(busiest, PILE)) + up
-    kept = num_bytes(aggregator.local.client_init(params)) + (moments if federation.keep_local_state else 0)
+    kept = counted.kept + (moments if federation.keep_local_state else 0)
     state = counted.state + population * kept
     return [
         MemoryPart(f"{slots} projector{'s' * (slots > 1)} in training", slots * slot, slots * slot),
-        MemoryPart(f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * update] * 2),
+        MemoryPart(
+            f"updates of {busiest} client{'s' * (busiest > 1)}, until the round ends", *[busiest * counted.update] * 2
+        ),
         MemoryPart("sums over clients while they are added, at most", sums, sums),
         MemoryPart("global projector, and at the server the method's state", size + state, size),
     ]

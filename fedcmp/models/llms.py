@@ -41,7 +41,7 @@ class LanguageModel:
             ConfigError: as ``load_llm``.
         """
         name = type(model).__name__
-        return _finished(model, tokenizer, find_end(tokenizer, end, name), name)
+        return _finished(model, tokenizer, need_end(look_for_end(tokenizer, end), end, name), name)
 
     @property
     def width(self) -> int:
@@ -105,7 +105,7 @@ def load_llm(config: ModelConfig) -> LanguageModel:
     import transformers
 
     path, tokenizer = resolve(config.llm, "llm", "model.llm"), load_tokenizer(config)
-    end_id = find_end(tokenizer, config.end, config.llm)  # before the weights are read
+    end_id = need_end(look_for_end(tokenizer, config.end), config.end, config.llm)  # before the weights are read
     with loading("model.llm", config.llm):
         options: dict[str, Any] = {"dtype": DTYPES[config.llm_dtype]}
         text = transformers.AutoConfig.from_pretrained(path).get_text_config()
@@ -162,14 +162,19 @@ def load_tokenizer(config: ModelConfig, *, local: bool = False) -> Any:
         return transformers.AutoTokenizer.from_pretrained(path, local_files_only=local)
 
 
-def find_end(tokenizer: Any, end: str, name: str) -> int:
-    """The token that ends a caption: ``newline`` or ``eos``. ConfigError if the LLM's tokenizer has none."""
+def look_for_end(tokenizer: Any, end: str) -> int | None:
+    """The token that ends a caption: ``newline`` or ``eos``; None: the LLM's tokenizer has none."""
     check_choice("model.end", end, ENDS)
     if end == "eos":
         found = tokenizer.eos_token_id
     else:
         tokens = tokenizer.encode("a\n", add_special_tokens=False)
         found = tokens[-1] if tokens and tokenizer.decode(tokens[-1:]) == "\n" else None
+    return None if found is None else int(found)
+
+
+def need_end(found: int | None, end: str, name: str) -> int:
+    """The token that ``look_for_end`` has found. ConfigError if it has found none."""
     if found is None:
         raise ConfigError(f"model.end={end}, but the tokenizer of {name} has no such token; use the other end")
-    return int(found)
+    return found

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from torch import nn
 
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.models.cost import Decoder, tower_operations
-from fedcmp.models.llms import LanguageModel, load_tokenizer, meta_llm
+from fedcmp.models.llms import LanguageModel, load_tokenizer, look_for_end, meta_llm
 from fedcmp.models.loading import num_bytes, quiet_transformers
-from fedcmp.models.settings import DTYPES, ModelConfig
-from fedcmp.models.towers import meta_tower
+from fedcmp.models.settings import ModelConfig, find_folder
+from fedcmp.models.towers import VisionTower, meta_tower
+from fedcmp.remember import remembered
 
 Built = TypeVar("Built")
 LONGEST_CAPTION = 1024
@@ -22,13 +23,18 @@ LEAST_CAPTION = 64
 
 
 class TowerOutline(NamedTuple):
-    """A vision tower: width d of its features, image tokens T of one picture, its weights in memory, in
-    ``model.tower_dtype``, without blocks that are never read, and what one picture costs."""
+    """A vision tower."""
 
     width: int
+    """Width d of its features."""
     tokens: int
+    """Image tokens T of one picture."""
     num_bytes: int
+    """Its weights in memory, in ``model.tower_dtype``, without blocks that are never read."""
     operations: float
+    """Of its forward pass on one picture."""
+    odd: str
+    """What a Llava of transformers cannot hold of it; empty: it can."""
 
 
 class Positions(NamedTuple):
@@ -36,6 +42,14 @@ class Positions(NamedTuple):
 
     number: int | None
     learned: bool
+
+
+class Text(NamedTuple):
+    """A tokenizer: whether it has an opening token, the token that ends a caption (None: it has none), its size."""
+
+    bos: bool
+    end_id: int | None
+    num_tokens: int
 
 
 class LlmOutline(NamedTuple):
@@ -48,36 +62,99 @@ class LlmOutline(NamedTuple):
     layer_bytes: int
     """The part of them that is in decoder layers, which ranks may share."""
     decoder: Decoder
-    positions: Positions
     num_embeddings: int
     """Rows of its table of token embeddings."""
-    tokenizer: Any
-    """None: its files are not there."""
+    odd: str
+    """What a Llava of transformers cannot hold of it; empty: it can."""
+    positions: Positions
+    text: Text | None
+    """None: the files of its tokenizer are not there."""
 
 
 def outline_tower(config: ModelConfig) -> TowerOutline | None:
     """The tower of ``model.tower``, built without weights; None where it is not on this machine or needs its weights.
 
+    Building takes seconds, most of them for importing transformers, so what it shows is remembered.
+
     Raises:
         ConfigError: there is no such folder, or its layers or tokens are not what the config asks for.
     """
-    tower = known(lambda: meta_tower(config, local=True))
-    if tower is None:
-        return None
-    size, rows, columns = num_bytes(tower.model), *tower.grid
-    cost = tower_operations(size // DTYPES[config.tower_dtype].itemsize, rows * columns + tower.num_prefix)
-    return TowerOutline(tower.width, tower.num_tokens, size, cost)
+    own = ModelConfig(  # no other setting reaches the tower
+        tower=config.tower, tower_dtype=config.tower_dtype, feature_layer=config.feature_layer,
+        keep_cls=config.keep_cls, token_grid=config.token_grid, pixel_shuffle=config.pixel_shuffle,
+    )  # fmt: skip
+    found = _remembered(own, own.tower, "model.tower", lambda: describe_tower(meta_tower(own, local=True)))
+    return found and TowerOutline(*found)
 
 
 def outline_llm(config: ModelConfig) -> LlmOutline | None:
     """The language model of ``model.llm``, as ``outline_tower``."""
-    model = known(lambda: meta_llm(config, local=True))
-    if model is None:
+    own = ModelConfig(llm=config.llm, llm_dtype=config.llm_dtype, end=config.end)
+
+    def find() -> LlmOutline:
+        return describe_llm(meta_llm(own, local=True))._replace(text=_describe_tokenizer(own))
+
+    found = _remembered(own, own.llm, "model.llm", find)
+    if found is None:
         return None
+    outline = LlmOutline(*found)
+    return outline._replace(
+        decoder=Decoder(*outline.decoder),
+        positions=Positions(*outline.positions),
+        text=outline.text and Text(*outline.text),
+    )
+
+
+def tokens_per_letter(config: ModelConfig, captions: Sequence[str]) -> float | None:
+    """How many tokens of ``model.llm`` a letter of these captions is; None: its tokenizer is not on this machine."""
+    own = ModelConfig(llm=config.llm)
+
+    def find() -> float:
+        encoded = load_tokenizer(own, local=True)(list(captions), add_special_tokens=False)["input_ids"]
+        return sum(map(len, encoded)) / sum(map(len, captions))
+
+    found: float | None = _remembered(own, own.llm, "model.llm", find, *captions)
+    return found
+
+
+def _remembered(config: ModelConfig, name: str, key: str, find: Callable[[], Any], *inputs: object) -> Any:
+    """What ``find`` finds in the folder of a model, which changes with its files."""
+    folder = find_folder(name, key)
+    if folder is None:
+        return None
+    files = sorted((one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in folder.iterdir() if one.is_file())
+    return remembered(lambda: known(find), key, config, str(folder), files, *inputs)
+
+
+def describe_tower(tower: VisionTower) -> TowerOutline:
+    """The outline of a tower that is there, with weights or without."""
+    patch = getattr(tower.model.config, "patch_size", None)
+    odd = ""
+    if tower.is_map or tower.naflex_side or not isinstance(patch, int):
+        odd = "a tower without patches"
+    elif tower.drop_cls and tower.num_prefix > 1:
+        odd = "fewer tokens before the patches, without model.keep_cls"
+    size, rows, columns = num_bytes(tower.model), *tower.grid
+    cost = tower_operations(size // tower.model.dtype.itemsize, rows * columns + tower.num_prefix)
+    return TowerOutline(tower.width, tower.num_tokens, size, cost, odd)
+
+
+def describe_llm(model: Any) -> LlmOutline:
+    """The outline of a causal LM of transformers that is there, with weights or without, and no tokenizer."""
     rows, width = model.get_input_embeddings().weight.shape
-    layers, item = num_bytes(LanguageModel(model, None, 0).layers), DTYPES[config.llm_dtype].itemsize
+    text = model.config.get_text_config()
+    problems = {
+        "a bias on its logits": getattr(model.get_output_embeddings(), "bias", None) is not None,
+        "a bound on its logits": getattr(text, "final_logit_softcapping", None) is not None,
+        "embeddings of another width": width != text.hidden_size,
+        "a head tied to an embedding of another name": (
+            model.config.tie_word_embeddings and not hasattr(model.base_model, "embed_tokens")
+        ),
+    }
+    odd = next((problem for problem, found in problems.items() if found), "")
+    layers, item = num_bytes(LanguageModel(model, None, 0).layers), model.dtype.itemsize
     decoder = Decoder.of(model, layers // item, item)
-    return LlmOutline(width, num_bytes(model), layers, decoder, find_positions(model), rows, _tokenizer(config))
+    return LlmOutline(width, num_bytes(model), layers, decoder, rows, odd, find_positions(model), None)
 
 
 def known(build: Callable[[], Built]) -> Built | None:
@@ -91,12 +168,14 @@ def known(build: Callable[[], Built]) -> Built | None:
         return None
 
 
-def _tokenizer(config: ModelConfig) -> Any:
+def _describe_tokenizer(config: ModelConfig) -> Text | None:
     try:
         found = load_tokenizer(config, local=True)
     except FedcmpError:
         return None
-    return found if found.encode("a", add_special_tokens=False) else None  # one without files knows no letter
+    if not found.encode("a", add_special_tokens=False):  # one without files knows no letter
+        return None
+    return Text(found.bos_token_id is not None, look_for_end(found, config.end), len(found))
 
 
 def find_positions(model: Any) -> Positions:

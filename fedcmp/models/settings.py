@@ -82,3 +82,18 @@ def resolve(name: str, kind: str, key: str) -> str:
     if path.is_dir() or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ConfigError(f"{key}: no folder {name} with a config.json; expected one, a hub id or `demo`")
     return name
+
+
+def find_folder(name: str, key: str) -> Path | None:
+    """The folder of a model on this machine, that of a hub id in the cache of the hub; None: it is not there.
+
+    Raises:
+        ConfigError: as ``resolve``.
+    """
+    path = Path(resolve(name, key.partition(".")[2], key))
+    if path.is_dir():
+        return path
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json")
+    return Path(found).parent if isinstance(found, str) else None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fedcmp.config import Config
-from fedcmp.data.collate import CaptionEncoder
 from fedcmp.data.records import Sample
 from fedcmp.distributed.team import Topology
 from fedcmp.federation.effort import Effort, Lengths
 from fedcmp.federation.forecast import Forecast
 from fedcmp.federation.sampling import RunPlan
 from fedcmp.models.cost import PEAKS, REACHED, activation_bytes, training_operations
+from fedcmp.models.outline import tokens_per_letter
 from fedcmp.runs.models import Outline
 
-SAMPLED = 32
-"""Batches, and captions with the most letters, that are encoded, to find how long captions are."""
+SAMPLED = 256
+"""Captions whose tokens are counted, and batches whose longest caption is looked for."""
 
 
 def estimate(
@@ -36,10 +35,10 @@ def estimate(
         found: the same by groups; the one with the most samples of a round is waited for.
         kept: pictures whose features all ranks together compute once.
     """
-    tower, llm, params, encoder = outline.tower, outline.llm, outline.params, outline.encoder
-    if tower is None or llm is None or params is None or encoder is None:
+    tower, llm, params = outline.tower, outline.llm, outline.params
+    lengths = _measure(config, samples, coming, outline)
+    if tower is None or llm is None or params is None or lengths is None:
         return None
-    lengths = _measure(samples, coming, tower.tokens, encoder)
     checkpointing, size = config.model.activation_checkpointing, sum(value.numel() for value in params.values())
     row = training_operations(llm.decoder, size, tower.tokens, lengths.caption, checkpointing=checkpointing)
     row += tower.operations if config.data.stream else 0.0
@@ -55,10 +54,17 @@ def estimate(
     return Effort(rows, lengths, rank, run, at_once, at_once * held, seconds)
 
 
-def _measure(samples: Sequence[Sample], coming: RunPlan, image: int, encoder: CaptionEncoder) -> Lengths:
-    """The mean is over batches from all parts of the run."""
+def _measure(config: Config, samples: Sequence[Sample], coming: RunPlan, outline: Outline) -> Lengths | None:
+    """By letters: of some captions the tokens are counted. The mean is over batches from all parts of the run."""
+    some = [sample.caption for sample in samples[:: -(-len(samples) // SAMPLED)]]
+    scale = tokens_per_letter(config.model, [text.lower() if config.data.lowercase else text for text in some])
+    if scale is None or outline.tower is None or outline.max_tokens is None:
+        return None
+
+    def num_tokens(places: Iterable[int]) -> float:
+        letters = max(len(samples[place].caption) for place in places)
+        return min(scale * letters + 1, float(outline.max_tokens or 0))
+
     batches = [batch for one in coming.rounds for task in one.tasks for batch in task.batches]
-    sampled = batches[:: -(-len(batches) // SAMPLED)]
-    padded = [max(map(len, encoder([samples[index] for index in batch]))) for batch in sampled]
-    longest = heapq.nlargest(SAMPLED, samples, key=lambda one: len(one.caption))
-    return Lengths(image, sum(padded) / len(padded), max(map(len, encoder(longest))))
+    padded = [num_tokens(batch) for batch in batches[:: -(-len(batches) // SAMPLED)]]
+    return Lengths(outline.tower.tokens, sum(padded) / len(padded), round(num_tokens(range(len(samples)))))

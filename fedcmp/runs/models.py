@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
 from fedcmp.config import Config
-from fedcmp.data.collate import CaptionEncoder
+from fedcmp.data.collate import CaptionEncoder, may_be_cut
 from fedcmp.data.records import Sample
 from fedcmp.data.settings import expand
 from fedcmp.errors import CheckpointError, ConfigError
 from fedcmp.export.read import read_projector
-from fedcmp.models.llms import find_end
+from fedcmp.models.llms import load_tokenizer, need_end
 from fedcmp.models.outline import LlmOutline, Positions, TowerOutline, caption_room, outline_llm, outline_tower
 from fedcmp.models.projector import KINDS, init_params, param_shapes
 from fedcmp.seeding import torch_rng
@@ -27,8 +27,8 @@ class Outline(NamedTuple):
     """The projector on the meta device: names and shapes."""
     tower: TowerOutline | None
     llm: LlmOutline | None
-    encoder: CaptionEncoder | None
-    """What the run would encode captions with."""
+    max_tokens: int | None
+    """The longest caption that the run would encode, its end included."""
     warning: str
     """What is unusual about the length of captions; empty: nothing."""
 
@@ -60,21 +60,20 @@ def check_models(config: Config) -> Outline:
     elif in_width is not None and out_width is not None:
         shapes = param_shapes(in_width, out_width, model.projector)
         params = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
-    if tower is None or llm is None or llm.tokenizer is None:
+    if tower is None or llm is None or llm.text is None:
         return Outline(params, tower, llm, None, "")
-    room, warning = find_room(config, llm.positions, tower.tokens, llm.tokenizer)
-    end_id = find_end(llm.tokenizer, model.end, model.llm)
-    encoder = CaptionEncoder(llm.tokenizer, end_id, llm.num_embeddings, room, config.data.lowercase)
-    return Outline(params, tower, llm, encoder, warning)
+    room, warning = find_room(config, llm.positions, tower.tokens, bos=llm.text.bos)
+    need_end(llm.text.end_id, model.end, model.llm)
+    return Outline(params, tower, llm, room, warning)
 
 
-def find_room(config: Config, positions: Positions, image_tokens: int, tokenizer: Any) -> tuple[int, str]:
-    """How long captions may be, by the LLM's positions and the settings.
+def find_room(config: Config, positions: Positions, image_tokens: int, *, bos: bool) -> tuple[int, str]:
+    """How long captions may be, by the LLM's positions, whether it has an opening token, and the settings.
 
     Raises:
         ConfigError: as for ``caption_room``.
     """
-    before = image_tokens + (tokenizer.bos_token_id is not None)
+    before = image_tokens + bos
     return caption_room(
         positions, before, config.data.max_caption_tokens, config.evaluation.max_tokens, config.model.llm
     )
@@ -100,11 +99,24 @@ def count_cut(splits: Mapping[str, Sequence[Sample]], encoder: CaptionEncoder) -
     return {name: encoder.count_cut(samples) for name, samples in splits.items()}
 
 
-def describe_cut(cut: dict[str, int], encoder: CaptionEncoder) -> str:
+def describe_cut(cut: dict[str, int], max_tokens: int) -> str:
     """A sentence; empty where no caption is cut."""
     counts = ", ".join(f"{count:,} of {name}" for name, count in cut.items() if count)
-    limit = f"captions longer than {encoder.max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets it"
+    limit = f"captions longer than {max_tokens:,} tokens are cut ({counts}); data.max_caption_tokens sets it"
     return limit if counts else ""
+
+
+def foresee_cut(config: Config, splits: Mapping[str, Sequence[Sample]], outline: Outline) -> str:
+    """What ``describe_cut`` will say; the tokenizer is loaded where a caption may be long enough."""
+    llm, most = outline.llm, outline.max_tokens
+    if llm is None or llm.text is None or most is None:
+        return ""
+    long = {name: may_be_cut(samples, most) for name, samples in splits.items()}
+    if not any(long.values()):
+        return ""
+    tokenizer, end_id = load_tokenizer(config.model, local=True), llm.text.end_id or 0
+    encoder = CaptionEncoder(tokenizer, end_id, llm.num_embeddings, most, config.data.lowercase)
+    return describe_cut(count_cut(long, encoder), most)
 
 
 def _read_init(config: Config, in_width: int | None, out_width: int | None) -> Params:

@@ -120,7 +120,7 @@ def build_parts(
     params = start_params(config, tower.width, llm.width)
     module = ProjectorAlignment(tower, llm, params, config.optimizer).to(device)
     team.shard(llm.layers)
-    room, warning = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
+    room, warning = find_room(config, find_positions(llm.model), tower.num_tokens, bos=llm.bos_id is not None)
     encoder = CaptionEncoder.of(llm, room, lowercase=config.data.lowercase)
     if warning and is_server(team):
         log.warning(warning)

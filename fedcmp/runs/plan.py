@@ -19,7 +19,7 @@ from fedcmp.report.plan import PlanPage
 from fedcmp.runs.data import read_data
 from fedcmp.runs.effort import estimate
 from fedcmp.runs.method import build_method
-from fedcmp.runs.models import Outline, check_models, count_cut, describe_cut
+from fedcmp.runs.models import Outline, check_models, foresee_cut
 
 
 def plan(config: Config, ranks: int | None = None) -> PlanPage:
@@ -53,9 +53,7 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not here)
     devices = ["cpu" if on_cpu else f"cuda:{rank % here}" if here else "cuda" for rank in range(world)]
-    notes = [outline.warning]
-    if outline.encoder is not None:
-        notes.append(describe_cut(count_cut(data.splits, outline.encoder), outline.encoder))
+    notes = [outline.warning, foresee_cut(config, data.splits, outline)]
     notes += [*_machine_notes(config, devices, found, features), *_model_notes(config, outline)]
     facts: tuple[tuple[str, str], ...] = ()
     if privacy is not None:

@@ -182,7 +182,7 @@ def open_run(
                 parts = build_parts(config, data, progress, team=team, keep=keep)
             head["captions_cut"] = cut = count_cut(data.splits, parts.encoder)
             if is_server(team):
-                if sentence := describe_cut(cut, parts.encoder):
+                if sentence := describe_cut(cut, parts.encoder.max_tokens):
                     print(f"note: {sentence}", file=sys.stderr, flush=True)
                 tracker = build_tracker(config, folder, head["name"])
             yield Run(config, team, progress, folder, data, built, parts, tracker, head, clock, t0)

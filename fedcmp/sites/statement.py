@@ -50,7 +50,7 @@ def state_models(config: Config, tower: VisionTower, llm: LanguageModel) -> dict
     """Fingerprints of the frozen models and of what turns pairs into numbers."""
     processor = tower.processor
     described = processor.to_json_string() if hasattr(processor, "to_json_string") else repr(processor)
-    room, _ = find_room(config, find_positions(llm.model), tower.num_tokens, llm.tokenizer)
+    room, _ = find_room(config, find_positions(llm.model), tower.num_tokens, bos=llm.bos_id is not None)
     return {
         **state_config(config),
         "tower": tower.fingerprint,

@@ -19,7 +19,7 @@ from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 from fedcmp.models.llms import TESTED
 from fedcmp.models.loading import num_bytes
-from fedcmp.models.outline import Positions, caption_room, find_positions, outline_llm
+from fedcmp.models.outline import Positions, Text, caption_room, describe_llm, find_positions, outline_llm
 from fedcmp.models.projector import ProjectorConfig, init_params, project
 from fedcmp.types import IGNORE
 
@@ -103,10 +103,10 @@ def test_the_gradient_reaches_the_projector_only_and_the_outline_is_right(
     assert llm.model.config._attn_implementation == ("eager" if name == "gemma2" else "sdpa")
     assert llm.model.config.model_type in TESTED
     assert all("Layer" in type(layer).__name__ or "Block" in type(layer).__name__ for layer in llm.layers)
-    outline = outline_llm(ModelConfig(llm=str(llm_folder(name)), llm_dtype=dtype))
-    assert outline is not None
-    assert outline[:3] == (llm.width, num_bytes(llm.model), num_bytes(llm.layers))
-    assert outline.num_embeddings == llm.num_embeddings
+    config = ModelConfig(llm=str(llm_folder(name)), llm_dtype=dtype)
+    text = Text(llm.bos_id is not None, llm.end_id, len(llm.tokenizer))
+    assert outline_llm(config) == outline_llm(config) == describe_llm(llm.model)._replace(text=text)
+    assert describe_llm(llm.model)[:4] == (llm.width, num_bytes(llm.model), num_bytes(llm.layers), llm.num_embeddings)
 
 
 def test_every_listed_family_is_tested() -> None:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
-from fedcmp.models.loading import num_bytes
-from fedcmp.models.outline import outline_tower
+from fedcmp.models.outline import describe_tower, outline_tower
 from fedcmp.models.towers import average, pixel_shuffle
 
 Folder = Callable[[str], Path]
@@ -60,9 +59,7 @@ def test_hidden_states_are_those_of_the_whole_model(name: str, tower_folder: Fol
         assert (tower.num_tokens, kept.num_tokens, tower.width) == (36, 36 + skip, 16 * len(wanted))
         deepest = max(one if one >= 0 else 4 + one for one in wanted)
         assert len(tower.blocks) == max(1, deepest), "blocks that are not read are dropped"
-        outline = outline_tower(config)
-        assert outline is not None
-        assert outline[:3] == (tower.width, tower.num_tokens, num_bytes(tower.model))
+        assert outline_tower(config) == outline_tower(config) == describe_tower(tower), "found and remembered"
 
 
 @families(sorted(MAPS))
@@ -77,9 +74,7 @@ def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Fold
             token = row * tower.grid[1] + column
             expected = last[:, token] if last.dim() == 3 else last[:, :, row, column]
             torch.testing.assert_close(features[:, token], expected)
-    outline = outline_tower(ModelConfig(tower=str(tower_folder(name))))
-    assert outline is not None
-    assert outline[:3] == (tower.width, tower.num_tokens, num_bytes(tower.model))
+    assert outline_tower(ModelConfig(tower=str(tower_folder(name)))) == describe_tower(tower)
     with pytest.raises(ConfigError, match=r"model\.feature_layer is \[-2, -3\]"):
         load(tower_folder, name, feature_layer=[-2, -3])
 
@@ -96,9 +91,7 @@ def test_full_checkpoints_give_their_vision_part(name: str, full: str, tmp_path:
     states = own_states(both.vision_model, pixels, name).hidden_states[-2]
     with torch.inference_mode():
         torch.testing.assert_close(tower.encode(pixels), states[:, PREFIX.get(name, 0) :])
-    outline = outline_tower(ModelConfig(tower=str(tmp_path)))
-    assert outline is not None
-    assert outline[:3] == (16, 36, num_bytes(tower.model))
+    assert outline_tower(ModelConfig(tower=str(tmp_path))) == describe_tower(tower)
 
 
 def test_naflex_towers_get_every_picture_as_a_square(tower_folder: Folder) -> None:
