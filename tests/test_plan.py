@@ -145,7 +145,7 @@ def test_ranks_share_the_operations() -> None:
     kept, streamed = plan(small(*twice)), plan(small(*twice, "data.stream=true"))
     assert kept.effort is not None
     assert streamed.effort is not None
-    assert streamed.effort.run > kept.effort.run > 1.9 * alone.run, "the tower sees each picture once, or each time"
+    assert streamed.effort.run > kept.effort.run > 1.8 * alone.run, "the tower sees each picture once, or each time"
     assert "at 40% of the bfloat16 peak" in describe_plan(streamed)
     checkpointed = plan(small("model.activation_checkpointing=true")).effort
     assert checkpointed is not None
