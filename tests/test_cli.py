@@ -49,7 +49,7 @@ def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest
     assert main(["centralized", *SMALL, "--tune", *grid, f"run.dir={tmp_path / 'c'}"]) == 0
     assert "learning rate" in capsys.readouterr().out
     assert main(["local", *SMALL, f"run.dir={tmp_path / 'l'}"]) == 0
-    assert "loss on them" in capsys.readouterr().out
+    assert "validation loss on them" in capsys.readouterr().out
 
 
 def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

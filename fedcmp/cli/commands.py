@@ -101,7 +101,8 @@ def local(parsed: argparse.Namespace) -> int:
 
     summary = train_local(*_config(parsed.words))
     rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
-    print(table(rows, ["client", "its domains", "loss on them", "loss on all"]) + "\n")
+    print(table(rows, ["client alone", "its domains", "validation loss on them", "on all"]) + "\n")
+    print("means over the clients' projectors:")
     return print_summary(summary)
 
 

@@ -93,8 +93,11 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
             match item:
                 case (Image.Image() as picture, str() as caption) if caption.strip():
                     check_mode(picture)
+                case (picture, caption):
+                    kinds = f"({type(picture).__name__}, {type(caption).__name__})"
+                    raise ValueError(f"expected (PIL picture, text that is not empty), got {kinds}")
                 case _:
-                    raise ValueError(f"expected (PIL picture, caption) with a caption, got {type(item).__name__}")
+                    raise ValueError(f"expected (PIL picture, text), got {type(item).__name__}")
         except PICTURE_ERRORS as error:
             raise DataError(f"{origin}: {why(error)}") from error
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", caption.strip(), name, origin=origin))

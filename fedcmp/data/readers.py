@@ -253,7 +253,8 @@ def _delimiter(path: Path, line: str, columns: Mapping[str, str]) -> str:
             return delimiter
     best = max(headers.values(), key=len)
     kind, name = next((kind, name) for kind, name in columns.items() if best.count(name) != 1)
-    raise ConfigError(f"--{kind}-column: {best.count(name)} columns {name!r} in {path}; {nearest(name, best)}")
+    found = "no column" if name not in best else f"{best.count(name)} columns"
+    raise ConfigError(f"--{kind}-column: {found} {name!r} in {path}; {nearest(name, best)}")
 
 
 def read_shard(path: Path, options: Options) -> Rows:

@@ -14,7 +14,7 @@ from fedcmp.aggregation.traffic import count
 from fedcmp.distributed.cohort import HELD_BYTES
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.team import Topology
-from fedcmp.errors import label_client
+from fedcmp.errors import FedcmpError, label_client
 from fedcmp.federation.sampling import ClientTask, RunPlan, assign_waves
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
@@ -131,7 +131,13 @@ def _count(aggregator: Aggregator, params: Params, num_clients: int) -> _Bytes:
     """Remembered, for torch imports its compiler to compute with shapes."""
 
     def find() -> _Bytes:
-        counted = count(aggregator, params, num_clients)
+        try:
+            counted = count(aggregator, params, num_clients)
+        except RuntimeError as error:
+            name = type(aggregator.fuse).__name__
+            raise FedcmpError(
+                f"{name} cannot run on shapes, by which a plan counts bytes: {error}; docs/extend.md"
+            ) from error
         one, kept = counted.contribution, num_bytes(aggregator.local.client_init(params))
         update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
         return _Bytes(counted.traffic, counted.widest, counted.state, num_bytes(one.evidence), update, kept)

@@ -45,6 +45,7 @@ def draw_captions(examples: Sequence[Example], path: Path) -> None:
             axes = figure.add_subplot(rows, columns, number + 1)
             axes.imshow(example.picture, interpolation="nearest")
             axes.set(xticks=[], yticks=[], anchor="NW")
+            axes.spines[:].set_visible(False)
             axes.set_title(example.title, fontsize=10, loc="left")
             text = [*_wrap("reference", example.reference), "", *_wrap("generated", example.generated)]
             axes.set_xlabel("\n".join(text), fontsize=8, loc="left", fontfamily="monospace")

@@ -47,7 +47,7 @@ def test_the_table_of_towers(tower_folder: Folder) -> None:
         kind = f"`{tower.model.config.model_type}`"
         rows.append((one.stands_for, kind, shape, blocks, tower.num_prefix, llava_selects(name)))
     head = ("family", "`model_type`", "tiny model: layers x width", "blocks", "tokens before the patches")
-    compare("towers", (*head, "Llava selects the same"), rows)
+    compare("towers", (*head, "exports to transformers"), rows)
 
 
 @pytest.mark.slow

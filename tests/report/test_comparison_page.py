@@ -51,6 +51,11 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     assert "p (Holm)" not in page.text
     assert "figure-domain-methods" in page.ids
     assert "Interference and oscillation" not in page.sections
+    asked = json.loads((comparison / "compare.json").read_text())
+    assert (page.badge, Comparison(comparison).missing) == ("failed", 0)
+    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
+    assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
+    assert look(write_report(comparison, figures=False)).badge == "running"
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "compare.json").write_text('{"name": "new", "command": "fedcmp compare"}')

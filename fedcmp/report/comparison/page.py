@@ -47,6 +47,8 @@ def comparison_page(comparison: Comparison) -> Page:
         state, badge = "unused", "pictures not used"
     elif not comparison.table:
         state, badge = "running", "no table yet"
+    if comparison.missing:
+        state, badge = "running", f"{comparison.missing:,} runs to do"
     rivals, bounds = (
         [method(one) for one in comparison.methods if (one in BOUNDS) == bound] for bound in (False, True)
     )
@@ -89,6 +91,9 @@ def _facts(comparison: Comparison, failed: int) -> list[Fact]:
         Fact("Runs", count(len(results)), f"{tuned:,} to tune, {len(results) - tuned:,} final"),
     ]
     found += [Fact("Failed", count(failed), "listed below")] if failed else []
+    found += [Fact("To do", count(comparison.missing), "or more; figures are of what is there")] * bool(
+        comparison.missing
+    )
     if seconds := sum(one.measured("seconds", "total") or 0 for one in results):
         found.append(Fact("Computing time", duration(seconds), "of all runs"))
     if samples := sum(one.measured("samples_seen") or 0 for one in results):

@@ -105,6 +105,15 @@ class Comparison:
         return cell.stage == TUNE or not last or cell.seed <= last
 
     @property
+    def missing(self) -> int:
+        """Final runs that were asked for and have not ended, extra seeds apart."""
+        asked = self.asked
+        methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
+        wanted = len(asked.get("settings", ())) * methods * asked.get("seeds", 0)
+        ended = sum(one.cell.stage == FINAL and one.cell.seed <= asked.get("seeds", 0) for one in self.results)
+        return max(0, wanted - ended)
+
+    @property
     def reference(self) -> str:
         """The method that others are tested against."""
         return str(self.table.get("reference") or self.asked.get("reference") or "fedcmp")

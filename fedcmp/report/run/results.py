@@ -122,7 +122,7 @@ def alone_section(run: Run) -> Section:
             [run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
             for name, one in clients.items()
         ]
-        header = ["client", "its domains", "loss on them", "loss on all"]
+        header = ["client alone", "its domains", "validation loss on them", "on all"]
         grids.append(Grid("Validation loss of each client", header, rows, text_columns=2))
     return Section("alone", "Each client alone", pictures=pictures, grids=grids)
 
