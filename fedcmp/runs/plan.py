@@ -83,7 +83,8 @@ def _model_notes(config: Config, outline: Outline) -> Iterator[str]:
         try:
             check_hf(config.model, outline.params)
         except ConfigError as error:
-            yield f"fedcmp export --to hf will refuse this run (docs/backbones.md: towers that it takes), fedcmp caption will not: {error}"
+            takes = "docs/backbones.md has the models that it takes"
+            yield f"fedcmp export --to hf will refuse this run, fedcmp caption will not: {error}; {takes}"
 
 
 def _machine_notes(config: Config, devices: list[str], found: Forecast, features: int | None) -> Iterator[str]:
