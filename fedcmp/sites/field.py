@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from mmap import ACCESS_COPY, mmap
 from typing import Any, NamedTuple, TypeVar
 
+from fedcmp.aggregation.contribution import Traffic
 from fedcmp.errors import AggregationError, ClientError, ConfigError, label_client
 from fedcmp.evaluation.losses import Evaluation, of_sums
 from fedcmp.federation.checkpoint import FederationState
@@ -87,6 +88,11 @@ class Sites(Field):
     """Clients whose last question was not answered: they are waited for no longer than ``RETURN`` seconds."""
     bills: dict[str, Bill] = field(default_factory=lambda: defaultdict(Bill))
     """Of the round that runs."""
+
+    @property
+    def traffic(self) -> Traffic:
+        """Of the round that runs, all sites together."""
+        return Traffic(sum(bill.up for bill in self.bills.values()), sum(bill.down for bill in self.bills.values()))
 
     def open(self, expected: Mapping[str, str]) -> None:
         """All sites state what they have; ``expected`` is what the coordinator states itself.

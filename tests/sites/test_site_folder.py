@@ -63,6 +63,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -
         ({"data": str(tmp_path)}, [], "--data"),
         ({"tower": str(tmp_path)}, [], "--tower"),
         ({}, ["policy.loses=false"], "policy.loses"),
+        ({}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
     ):
         with pytest.raises(ConfigError, match=key):
             init_site(kit, out, given, overrides)
@@ -81,7 +82,9 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
     (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [noisy]}\npolicy: {methods: [fedavg]}\n")
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
-    assert "would refuse: policy.methods" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "would refuse: policy.methods" in said
+    assert "each term of a site" in said
 
 
 def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

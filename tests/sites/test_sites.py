@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hospitals import CAMERAS, NAMES, TEXT, Dropping, Handler, Lab, hospital
+from PIL import Image
 from safetensors.torch import load_file
 
 from fedcmp.cli import main
@@ -76,9 +77,24 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulate: Simul
         proof = export_run(lab.run, "hf", lab.folder / "exported").proof
         assert proof is not None
         assert proof.same_caption
+    assert found["protection"]["sums"] == "plain"
     for folder in lab.folders:  # the hospital gets what it helped to make
         kept = load_file(folder / "runs" / "run-1" / "projector.safetensors")
         assert params_sha256(kept) == expected["projector_sha256"]
+
+
+def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.train("run.name=clinics")
+    picture = lab.folder / "picture.png"
+    Image.new("RGB", (32, 32), "grey").save(picture)
+    capsys.readouterr()
+    said = []
+    for run in (lab.folders[0] / "runs" / "run-1", lab.run):
+        assert main(["caption", str(run), str(picture)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
+    assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
+    assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
 
 
 def test_optimizer_states_stay_at_the_sites(lab: Lab, simulate: Simulate) -> None:
@@ -198,6 +214,7 @@ def test_too_few_sites_end_the_run(lab: Lab) -> None:
         ("policy: {methods: [fedavg]}", [], "policy.methods"),
         ("policy: {rounds: 3}", [], "policy.rounds"),
         ("policy: {privacy: central}", [], "policy.privacy"),
+        ("policy: {secure: masks}", [], "policy.secure"),
         ("", ["aggregator.pairwise=4"], "policy.pairwise"),
     ],
 )
