@@ -113,7 +113,10 @@ class Site:
         records = records_hash([sample for part in data[1:] for sample in part])
         if asked.setdefault("records", records) != records:
             raise PolicyError("this site's records are not those with which the run began")
-        self.audit.write("opened", run=hello.run, kind="Hello", exchange="records", question=records)
+        self.audit.write(
+            "opened", run=hello.run, kind="Hello", exchange="records", question=records,
+            rounds=config.federation.rounds,
+        )  # fmt: skip
         device = pick_device(config.run.device)
         tower, llm = self._keep.models(config, device)
         folder = self.folder / "runs" / hello.run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -99,6 +100,17 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", ["sites", "check"])
+def test_launchers_say_what_they_do(script: str) -> None:
+    path = Path(__file__).parents[2] / "launch" / script
+    done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
+    assert "--help prints this." in done.stdout.splitlines()[-1]
+    if script == "sites":
+        refused = subprocess.run(["bash", path, "--rounds=4"], capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--rounds=4" in refused.stderr
 
 
 def test_a_run_over_sites_is_known_by_its_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

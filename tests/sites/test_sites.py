@@ -22,6 +22,7 @@ from fedcmp.runs.train import train
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.courier import LoopCourier
+from fedcmp.sites.feedback import SiteNews
 from fedcmp.sites.site import Site
 
 PRIVATE = [
@@ -95,6 +96,20 @@ def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixt
     assert said[0] == said[1] != ""
     assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
     assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
+
+
+def test_people_read_what_happens(lab: Lab) -> None:
+    news = SiteNews(lab.folders[0])
+    lab.train("federation.rounds=2")
+    told = (lab.run / "sites.log").read_text().splitlines()
+    stated = [f"{name} has stated what it has" for name in NAMES[:2]]
+    assert told[1:] == [*stated, "all 2 sites agree"]
+    first, one, two, last = news.lines()
+    assert (first, last) == ("run run-1 began", "run run-1 ended; its projector is in runs/run-1")
+    for number, line in enumerate((one, two), 1):
+        up = records(lab)[number][f"site/{NAMES[0]}/up"]
+        assert line == f"round {number} of 2: sent {up / 1e6:.2f} MB"
+    assert news.lines() == []
 
 
 def test_optimizer_states_stay_at_the_sites(lab: Lab, simulate: Simulate) -> None:
