@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import stat
 import subprocess
 import zipfile
@@ -13,8 +15,12 @@ from hospitals import TEXT, Lab, hospital
 
 from fedcmp.cli import main
 from fedcmp.errors import ConfigError
+from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.folder import find_data, init_site
-from fedcmp.sites.settings import read_federation, read_site
+from fedcmp.sites.messages import KINDS
+from fedcmp.sites.settings import Policy, read_federation, read_site
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -102,9 +108,19 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
         assert key in capsys.readouterr().err
 
 
+def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:
+    page = (ROOT / "docs" / "sites.md").read_text()
+    (text,) = re.findall(r"```yaml\n(# run\.yaml.*?)```", page, re.DOTALL)
+    assert coordinator_config(text, "docs/sites.md").data.kind == "pairs"
+    rows = re.findall(r"^\| ([A-Z]\w+) \| ([A-Z]\w+) \|", page, re.MULTILINE)
+    assert {kind for row in rows for kind in row} == KINDS.keys() - {"Refused"}
+    policy = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert {one.name for one in dataclasses.fields(Policy)} == set(policy)
+
+
 @pytest.mark.parametrize("script", ["sites", "check"])
 def test_launchers_say_what_they_do(script: str) -> None:
-    path = Path(__file__).parents[2] / "launch" / script
+    path = ROOT / "launch" / script
     done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
     assert "--help prints this." in done.stdout.splitlines()[-1]
     if script == "sites":
