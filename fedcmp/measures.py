@@ -45,6 +45,8 @@ _TABLE = (
     Metric("seconds/save", "saving", "seconds", "lower"),
     Metric("bytes/up", "clients to server", "bytes", "lower"),
     Metric("bytes/down", "server to clients", "bytes", "lower"),
+    Metric("bytes/secure_up", "clients to server, under masks", "bytes", "lower"),
+    Metric("bytes/secure_down", "server to clients, for masks", "bytes", "lower"),
     Metric("bytes/diagnostics", "for diagnostics", "bytes", "lower"),
     Metric("aggregator/energy_kept", "energy kept by averaging", "share", "higher"),
     Metric("aggregator/K_eff", "effective number of clients"),

@@ -31,8 +31,9 @@ class Counted(NamedTuple):
     """Bytes of the state after the round."""
     contribution: Contribution
     """What each client records, on the meta device."""
-    terms: list[Params]
-    """What each client sends into the sums and stacks of a round, in their order, on the meta device."""
+    exchanges: list[list[Params]]
+    """What each client sends into the sums and stacks of a round, in their order, on the meta device; a new list begins
+    where clients need what the server has shared since."""
 
 
 def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
@@ -69,7 +70,7 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
     finally:
         log.setLevel(level)
     traffic = {f"bytes/{name}": int(str(metrics[f"bytes/{name}"])) for name in ("up", "down", "diagnostics")}
-    return Counted(traffic, cohort.widest, num_bytes(state), one, cohort.terms)
+    return Counted(traffic, cohort.widest, num_bytes(state), one, [terms for terms in cohort.exchanges if terms])
 
 
 class _ShapesCohort:
@@ -82,7 +83,7 @@ class _ShapesCohort:
         self.population = num_clients
         self.traffic = Traffic()
         self.widest = 0
-        self.terms: list[Params] = []
+        self.exchanges: list[list[Params]] = [[]]
 
     def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         term = self._term(fn)
@@ -95,7 +96,7 @@ class _ShapesCohort:
 
     def _term(self, fn: Callable[[Contribution], Params]) -> Params:
         term = fn(self._contribution)
-        self.terms.append(term)
+        self.exchanges[-1].append(term)
         self.traffic = self.traffic._replace(up=self.traffic.up + num_bytes(term))
         return term
 
@@ -104,6 +105,7 @@ class _ShapesCohort:
 
     def share(self, value: T) -> T:
         self.traffic = self.traffic._replace(down=self.traffic.down + num_bytes(value))
+        self.exchanges.append([])
         return value
 
 

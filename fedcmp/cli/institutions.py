@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fedcmp import errors
 from fedcmp.errors import ConfigError, check_choice
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 3600.0
 """Seconds within which a site must answer, unless --patience says otherwise."""
+TWO = "with two sites federation.secure=masks shows each the other's term: use three or more"
 
 
 def sites(parsed: argparse.Namespace) -> int:
@@ -42,6 +44,8 @@ def sites(parsed: argparse.Namespace) -> int:
     federation = read_federation(path)
     for kit in engine().make_kits(federation, Path(parsed.out or "kits")):
         print(kit)
+    if len(federation.sites) == 2:
+        print(f"note: {TWO}", file=sys.stderr)
     return 0
 
 
@@ -125,7 +129,8 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
         return 1
     summary = read_object(folder.summary)
     if summary["exit"] == "failed":
-        print(f"fedcmp: error: {summary['error']}", file=sys.stderr)
+        kind, _, text = summary["error"].partition(": ")
+        print(f"fedcmp: error: {text if hasattr(errors, kind) else summary['error']}", file=sys.stderr)
         return 1
     return print_summary({**summary, "folder": str(folder.path)})
 
@@ -144,6 +149,8 @@ def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str,
     path, overrides = split_words(parsed.words)
     config = coordinator_config(read_config(path) if path else "", str(path or "overrides"), overrides)
     find_kit(kits)  # before a folder is made
+    if len(names) == 2 and config.federation.secure == "masks":
+        print(f"note: {TWO}", file=sys.stderr, flush=True)
     where = Path(config.run.dir).expanduser() if config.run.dir else None
     label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
     folder = claim(where, config.run.name or label, number=config.run.name is None)

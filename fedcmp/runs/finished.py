@@ -10,7 +10,7 @@ from typing import Any
 
 from fedcmp.config import Config, load_config
 from fedcmp.data.images import Picture
-from fedcmp.errors import RunFolderError
+from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.evaluation.assess import caption_loose, caption_pictures, measure
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import params_sha256
@@ -93,7 +93,10 @@ def _with_projector(path: Path, overrides: Sequence[str]) -> tuple[RunFolder, Co
     if not any(word.startswith(f"{PROJECTOR}=") for word in overrides):
         overrides = [*overrides, f"{PROJECTOR}={json.dumps(str(shared_projector(folder, summary)))}"]
     config = load_config(folder.config, overrides)
-    check_models(config)
+    try:
+        check_models(config)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; `model.tower=PATH model.llm=PATH` name this machine's copies") from error
     return folder, config
 
 

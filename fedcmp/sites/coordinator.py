@@ -30,8 +30,9 @@ from fedcmp.runs.run import build_tracker, describe_run, write_failure, write_su
 from fedcmp.runs.train import count_faults, phase_seconds
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
-from fedcmp.sites.engine import STOP
+from fedcmp.sites.engine import STOP, TOLD
 from fedcmp.sites.field import RETURN, Sites
+from fedcmp.sites.protection import protection
 from fedcmp.sites.statement import plan_sites, state_config
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
@@ -91,8 +92,14 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
     t0, run, asked = time.perf_counter(), RunFolder(folder), read_object(folder / SITES)
     config, names = load_config(run.config, asked.get("overrides", ())), tuple(asked["sites"])
     head = describe_run(config, config.aggregator.name, run, f"{len(names)} sites", {})
+    head["protection"] = protection(config)
     hello = say.Hello(f"{folder.name}-{asked['id']}", to_yaml(load_config(run.config)), names)
-    field = Sites(courier, float(asked["patience"]), hello)
+
+    def tell(line: str) -> None:
+        with (folder / TOLD).open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+
+    field = Sites(courier, float(asked["patience"]), hello, tell)
     with locked(folder):
         tracker = build_tracker(config, run, folder.name)
         try:

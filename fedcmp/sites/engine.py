@@ -11,11 +11,15 @@ from types import ModuleType
 from fedcmp.errors import ConfigError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import stop_on_signal
+from fedcmp.sites.feedback import Tail
 
 WAIT = 120.0
 """Seconds in which sites may still connect before a run."""
 STOP = "stop"
 """A file in the run folder that asks the run to stop at the end of its round."""
+
+TOLD = "sites.log"
+"""In the run folder: what the coordinator tells people about the sites."""
 
 
 def engine() -> ModuleType:
@@ -57,7 +61,7 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
         FedcmpError: the server cannot be reached, or is lost; sites do not connect.
     """
     carrier, folder = engine(), RunFolder(run)
-    seen = len(_records(folder))
+    seen, told = len(_records(folder)), Tail(run / TOLD)
     (run / STOP).unlink(missing_ok=True)
     said: list[list[str]] = []
 
@@ -72,6 +76,8 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
 
         def tick(*_: object) -> None:
             nonlocal seen
+            for line in told.lines():
+                print(line, file=sys.stderr, flush=True)
             for record in _records(folder)[seen:]:
                 seen += 1
                 print(describe(record), file=sys.stderr, flush=True)
@@ -89,6 +95,7 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
                 carrier.abort(kit, job)
                 raise
         tick()
+    (run / STOP).unlink(missing_ok=True)
 
 
 def describe(record: dict[str, object]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from mmap import ACCESS_COPY, mmap
 from typing import Any, NamedTuple, TypeVar
 
+from fedcmp.aggregation.contribution import Traffic
 from fedcmp.errors import AggregationError, ClientError, ConfigError, label_client
 from fedcmp.evaluation.losses import Evaluation, of_sums
 from fedcmp.federation.checkpoint import FederationState
@@ -74,11 +75,13 @@ class Sites(Field):
         courier: brings messages.
         patience: seconds within which a site must answer.
         hello: what the run is.
+        tell: what people should read now.
     """
 
     courier: Courier
     patience: float
     hello: say.Hello
+    tell: Callable[[str], None] = lambda line: None
     statements: dict[str, say.Statement] = field(default_factory=dict)
     """What each site stated before round 1."""
     agreement: tuple[say.Agree, say.Agreed] | None = None
@@ -88,6 +91,11 @@ class Sites(Field):
     bills: dict[str, Bill] = field(default_factory=lambda: defaultdict(Bill))
     """Of the round that runs."""
 
+    @property
+    def traffic(self) -> Traffic:
+        """Of the round that runs, all sites together."""
+        return Traffic(sum(bill.up for bill in self.bills.values()), sum(bill.down for bill in self.bills.values()))
+
     def open(self, expected: Mapping[str, str]) -> None:
         """All sites state what they have; ``expected`` is what the coordinator states itself.
 
@@ -95,18 +103,29 @@ class Sites(Field):
             ConfigError: a site refuses, or sites differ; nothing was trained.
             AggregationError: a site does not answer.
         """
-        self.statements = self._all(self.hello, say.Statement)
+        names = self.hello.sites
+
+        def stated(client: int, answer: say.Statement) -> say.Statement:
+            self.tell(f"{names[client]} has stated what it has")
+            return answer
+
+        self.tell(f"asked {', '.join(names)} what they have; each reads its data and models now")
+        self.statements = self._all(self.hello, say.Statement, stated)
         for warning in compare(self.statements, expected):
             log.warning(warning)
+            self.tell(warning)
 
     def agree(self, agree: say.Agree, agreed: say.Agreed) -> None:
         """All sites compute plan and initial projector, which must be those of the coordinator; errors as ``open``."""
         compare(self._all(agree, say.Agreed), agreed._asdict())
         self.agreement = agree, agreed
+        self.tell(f"all {len(self.hello.sites)} sites agree")
 
-    def _all(self, message: Any, kind: type[M]) -> dict[str, M]:
+    def _all(
+        self, message: Any, kind: type[M], read: Callable[[int, M], M] = lambda client, answer: answer
+    ) -> dict[str, M]:
         names = self.hello.sites
-        answers, faults = self.hear(dict.fromkeys(range(len(names)), message), kind, max(OPENING, self.patience))
+        answers, faults = self.hear(dict.fromkeys(range(len(names)), message), kind, max(OPENING, self.patience), read)
         refused = {client: fault for client, fault in faults.items() if fault.kind != "lost"}
         for client, fault in refused.items():
             raise ConfigError(f"{names[client]} does not take part: {fault.reason}")

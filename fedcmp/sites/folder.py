@@ -5,22 +5,14 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from fedcmp.aggregation.presets import build_aggregator
-from fedcmp.aggregation.traffic import count
-from fedcmp.config import Config, read_config, read_fields, to_yaml
+from fedcmp.config import read_fields, to_yaml
 from fedcmp.errors import ConfigError
-from fedcmp.models.projector import init_params
 from fedcmp.plain_yaml import parse_yaml, resolve
-from fedcmp.report.table import table
-from fedcmp.seeding import torch_rng
-from fedcmp.sites import messages as say
-from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.engine import engine
-from fedcmp.sites.settings import FILE, SiteSettings, read_site, site_yaml
-from fedcmp.sites.site import Site
+from fedcmp.sites.leaving import rehearse
+from fedcmp.sites.settings import FILE, SiteSettings, parse_site, read_site, site_yaml
 from fedcmp.staging import staged
 
 KIT = "kit"
@@ -52,11 +44,11 @@ def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], over
     text = site_yaml(values)
     for override in overrides:
         text = _with(text, override)
+    parse_site(text, FILE)
     folder = out or Path(kit.stem)
     with staged(folder) as partial:
         unpack(kit, partial / KIT)
         (partial / FILE).write_text(text, encoding="utf-8")
-        read_site(partial)
     return folder
 
 
@@ -102,13 +94,17 @@ def find_data(path: Path) -> dict[str, Any]:
 
 
 def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
-    """What a site's folder says, whether its kit is as it should be, and what a run would take from it.
+    """What a run would take from a site, what its folder says, and whether its kit is as it should be.
 
     Returns:
         Lines for people, and whether nothing is wrong.
     """
-    settings, fine = read_site(folder), True
-    lines = [f"site {settings.name}", "", "what the site allows (policy in site.yaml)"]
+    settings, certificate = read_site(folder), folder / KIT / "startup" / "client.crt"
+    seen, leaves, fine = ["with --config RUN.yaml: what a run would take from this site"], list[str](), True
+    if config is not None:
+        text = certificate.read_text() if certificate.is_file() else ""
+        seen, leaves, fine = rehearse(settings, config, text)
+    lines = [f"site {settings.name}", "", *seen, "", "what the site allows (policy in site.yaml)"]
     lines += [f"  {key}: {_words(value)}" for key, value in vars(settings.policy).items()]
     if (folder / KIT).is_dir():
         lines += ["", "the kit"]
@@ -118,38 +114,7 @@ def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
     else:
         lines += ["", f"there is no kit in {folder / KIT}"]
         fine = False
-    if config is None:
-        return [*lines, "", "with --config RUN.yaml: what a run would take from this site"], fine
-    asked = coordinator_config(read_config(config), str(config))
-    with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
-        one = Site(Path(empty), settings)
-        answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
-    if isinstance(answer, say.Refused):
-        return [*lines, "", f"{config}: this site would refuse: {answer.reason}"], False
-    lines += ["", f"{config}: what leaves the site before round 1 (Statement)"]
-    lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
-    lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
-    lines += ["", "in each round (Report)", "  " + ", ".join(REPORT)]
-    if settings.policy.losses and not asked.privacy.on:
-        lines += ["", "in each round that is evaluated (Scored)", "  losses and tokens, one sum for each domain"]
-    return [*lines, "", "in each round (Said)", describe_terms(asked, *answer.widths)], fine
-
-
-REPORT = ("mean training loss", "samples", "tokens", "steps", "norm of the update", "size of the evidence", "faults")
-
-
-def describe_terms(config: Config, in_width: int, out_width: int) -> str:
-    """A table of the tensors that a site sends in a round, at most."""
-    aggregator = build_aggregator(config.aggregator)
-    params = init_params(in_width, out_width, config.model.projector, torch_rng(0, "shapes"))
-    rows, total = [], 0
-    for number, term in enumerate(count(aggregator, params, 2).terms, 1):
-        for name, value in term.items():
-            size = value.numel() * value.element_size()
-            total += size
-            rows.append([str(number), name, str(list(value.shape)), f"{size / 2**20:.2f}"])
-    rows.append(["", "all", "", f"{total / 2**20:.2f}"])
-    return table(rows, ["sum", "tensor", "shape, at most", "MiB"])
+    return [*lines, *([""] if leaves else []), *leaves], fine
 
 
 def _folder(word: str, key: str, needed: str) -> Path:

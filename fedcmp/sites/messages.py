@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from fedcmp.distributed.cohort import Layout
 from fedcmp.distributed.messages import as_bytes, pack, unpack
 from fedcmp.errors import FedcmpError
 from fedcmp.types import Params
@@ -209,8 +211,15 @@ KINDS = {
 }  # fmt: skip
 
 
-def describe_tensors(message: Any) -> list[str]:
-    """Names and shapes of the tensors that an answer has; empty for most."""
+def describe_tensors(message: Any, masked: Sequence[Layout] = ()) -> list[str]:
+    """Names and shapes of the tensors that an answer has; empty for most.
+
+    Args:
+        message: the answer.
+        masked: what the words of ``Words`` are, tensor after tensor.
+    """
+    if isinstance(message, Words):
+        return [f"{name} {shape}, masked" for layout in masked for name, (_, *shape) in layout.items()]
     return [f"{name} {list(value.shape)}" for term in getattr(message, "terms", ()) for name, value in term.items()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any, NamedTuple
 import torch
 
 from fedcmp.aggregation.contribution import WEIGHTINGS, Cohort, Contribution
-from fedcmp.config import Config
+from fedcmp.config import Config, to_yaml
 from fedcmp.data.scenarios import Partition
 from fedcmp.data.stream import announce
-from fedcmp.distributed.cohort import roster
+from fedcmp.distributed.cohort import Layout, roster
 from fedcmp.distributed.exact import Term
 from fedcmp.errors import CheckpointError, FedcmpError
 from fedcmp.evaluation.losses import score_samples, sums_by_domain
-from fedcmp.federation.checkpoint import params_sha256
+from fedcmp.federation.checkpoint import params_sha256, save_projector
 from fedcmp.federation.client import LocalRound, LocalStates, train_wave
+from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.gate import report
 from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan, plan_hash
@@ -29,6 +31,7 @@ from fedcmp.runs.method import Method, build_method
 from fedcmp.runs.parts import Kept, Parts, build_parts
 from fedcmp.sites import messages as say
 from fedcmp.sites.masks import Identity, Signed, SiteMasks
+from fedcmp.sites.protection import protection
 from fedcmp.sites.replay import SiteCohort, replay
 from fedcmp.sites.settings import Policy
 from fedcmp.sites.statement import plan_sites
@@ -109,6 +112,11 @@ class Session:
         if self._ready is None:
             raise ClosedError("the run is not open at this site: Agree comes first")
         return self._ready
+
+    @property
+    def masked(self) -> list[Layout]:
+        """Of the terms that secure aggregation adds now, names and shapes."""
+        return self._masks.layouts if self._masks is not None else []
 
     def exchange(self, message: Any) -> str:
         """What a question is about: a second one about the same thing must be the same. Empty: it may change."""
@@ -200,19 +208,12 @@ class Session:
         self._masks = SiteMasks(own.client_id, message.clients, about, weighed, self._identity(), largest)
         return say.Keys(self._masks.layouts, self._masks.sizes, list(self._masks.signed))
 
-    def mask(self, message: say.Roster | say.Mask | say.Open) -> say.Letters | say.Words | say.Opened:
+    def mask(self, message: say.Roster | say.Mask | say.Open) -> Any:
         """The steps of secure aggregation after ``Keys``, in their order."""
         masks = self._masks
         if masks is None:
             raise PolicyError(f"{type(message).__name__} comes after Speak, under federation.secure=masks")
-        if isinstance(message, say.Roster):
-            shares = masks.share([Signed(*one) for one in message.signed], self.hello.sites)
-            return say.Letters({to_: letter.hex() for to_, letter in shares.sealed.items()})
-        if isinstance(message, say.Mask):
-            letters = {sender: bytes.fromhex(letter) for sender, letter in message.sealed.items()}
-            return say.Words(masks.mask(letters, message.sizes))
-        answer = masks.open(message.survivors)
-        return say.Opened({client: share.hex() for client, share in answer.own.items()})
+        return answer_masked(masks, message, self.hello.sites)
 
     def score(self, message: say.Score) -> say.Scored:
         """Sums of losses over held-out samples, by domain; none under privacy, which does not cover them, or where the
@@ -227,6 +228,19 @@ class Session:
             return say.Scored(found, {})
         other = score_samples(parts.module, params, data, shuffle_pictures=True)
         return say.Scored(found, sums_by_domain(other, data.domains))
+
+    def close(self, message: say.Close) -> say.Closed:
+        """Writes a run folder with which ``fedcmp caption`` works at this site."""
+        run, config = RunFolder(self.folder), self._config
+        save_projector(run.projector, message.params)
+        here = dataclasses.replace(config, run=dataclasses.replace(config.run, name=None, dir=None))
+        run.write_text(run.config, to_yaml(here))
+        summary = {"name": self.hello.run, "method": config.aggregator.name, "exit": message.reason}
+        if message.reason == "stopped":
+            summary["error"] = "the coordinator has stopped it"
+        protected = {"protection": protection(config), "projector_sha256": params_sha256(message.params)}
+        run.write_json(run.summary, {**summary, **protected})
+        return say.Closed()
 
     def _check_cohort(self, message: say.Speak, of_round: RoundPlan) -> None:
         """Whether this site's update may enter an aggregation over these clients.
@@ -287,6 +301,18 @@ class Session:
         for path in self.folder.glob("kept-*.pt"):
             if int(path.stem.removeprefix("kept-")) < least:
                 path.unlink()
+
+
+def answer_masked(masks: SiteMasks, message: say.Roster | say.Mask | say.Open, sites: Sequence[str]) -> Any:
+    """The answer of a site in secure aggregation: ``Letters``, ``Words`` or ``Opened``."""
+    if isinstance(message, say.Roster):
+        shares = masks.share([Signed(*one) for one in message.signed], sites)
+        return say.Letters({to_: letter.hex() for to_, letter in shares.sealed.items()})
+    if isinstance(message, say.Mask):
+        letters = {sender: bytes.fromhex(letter) for sender, letter in message.sealed.items()}
+        return say.Words(masks.mask(letters, message.sizes))
+    answer = masks.open(message.survivors)
+    return say.Opened({client: share.hex() for client, share in answer.own.items()})
 
 
 def tasks_of(rounds: Iterable[RoundPlan], client: int) -> Iterator[ClientTask]:

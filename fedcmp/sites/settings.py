@@ -19,6 +19,8 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 """Of a federation or a site: part of a name of hosts and of certificates."""
 PRIVACY = ("none", "central", "distributed")
 """From no protection of the site's updates to the strongest."""
+SECURE = ("none", "masks")
+"""From sums that the coordinator makes of single terms to sums alone."""
 PLACES = ("root", "domains", "train", "val", "test", "images", "cache_dir", "stream", "workers", "max_pixels")
 """Settings of ``data`` that are a site's own."""
 
@@ -41,6 +43,8 @@ class Policy:
     """Whether losses on the site's held-out samples, one sum for each of its domains, may leave it."""
     privacy: str = "none"
     """The least protection: `none`, `central` (the coordinator adds noise), `distributed` (each site its own)."""
+    secure: str = "none"
+    """The least protection of sums: `none`, or `masks`: only runs with `federation.secure=masks`."""
 
 
 @dataclass
@@ -127,7 +131,16 @@ def read_site(folder: Path) -> SiteSettings:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{folder} is no site: {error}; `fedcmp site init` makes one") from error
-    found = read_fields(SiteSettings, text, str(path))
+    return parse_site(text, str(path))
+
+
+def parse_site(text: str, path: str) -> SiteSettings:
+    """The settings in the text of a site.yaml.
+
+    Raises:
+        ConfigError: a key or value in it is wrong; it begins with ``path``.
+    """
+    found = read_fields(SiteSettings, text, path)
     check_texts(found)
     for key, value in vars(DataConfig()).items():
         if key not in PLACES and getattr(found.data, key) != value:
@@ -137,6 +150,7 @@ def read_site(folder: Path) -> SiteSettings:
     for method in found.policy.methods:
         check_choice(f"{path}: policy.methods", method, PRESETS)
     check_choice(f"{path}: policy.privacy", found.policy.privacy, PRIVACY)
+    check_choice(f"{path}: policy.secure", found.policy.secure, SECURE)
     return found
 
 

@@ -11,7 +11,6 @@ from fedcmp.config import Config, from_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios.manifest import records_hash
 from fedcmp.errors import FedcmpError
-from fedcmp.federation.checkpoint import save_projector
 from fedcmp.runs.data import read_samples
 from fedcmp.runs.models import check_models, pick_device
 from fedcmp.runs.parts import Kept
@@ -69,7 +68,7 @@ class Site:
             line["run"] = session.hello.run if session else message.run
             self.audit.write(
                 "answered", **line, answer=hashlib.sha256(data).hexdigest(), bytes_in=len(request), bytes_out=len(data),
-                sent=say.describe_tensors(answer),
+                sent=say.describe_tensors(answer, session.masked if session else ()),
             )  # fmt: skip
         except Exception as error:
             if not isinstance(error, FedcmpError):
@@ -99,9 +98,8 @@ class Site:
         if isinstance(message, say.Roster | say.Mask | say.Open):
             return session.mask(message)
         if isinstance(message, say.Close):
-            save_projector(session.folder / "projector.safetensors", message.params)
             self._session = None
-            return say.Closed()
+            return session.close(message)
         raise PolicyError(f"{type(message).__name__} is no question")
 
     def _hello(self, hello: say.Hello) -> say.Statement:
@@ -115,7 +113,10 @@ class Site:
         records = records_hash([sample for part in data[1:] for sample in part])
         if asked.setdefault("records", records) != records:
             raise PolicyError("this site's records are not those with which the run began")
-        self.audit.write("opened", run=hello.run, kind="Hello", exchange="records", question=records)
+        self.audit.write(
+            "opened", run=hello.run, kind="Hello", exchange="records", question=records,
+            rounds=config.federation.rounds,
+        )  # fmt: skip
         device = pick_device(config.run.device)
         tower, llm = self._keep.models(config, device)
         folder = self.folder / "runs" / hello.run
@@ -148,6 +149,7 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
             PRIVACY.index(config.privacy.kind) < PRIVACY.index(policy.privacy),
             f"policy.privacy={policy.privacy} is more than privacy.kind={config.privacy.kind}",
         ),
+        (policy.secure == "masks" and not masks, "policy.secure=masks needs federation.secure=masks"),
         (masks and config.aggregator.weights == "tokens", "aggregator.weights=tokens cannot be checked under masks"),
         (config.attack.kind != "none", "attack.kind must be none"),
         (config.launch.devices > 1, "launch.devices must be 1"),

@@ -40,6 +40,11 @@ class TrainedAtSites(Trained):
     """Before the round."""
     plan: RoundPlan
     reports: list[Report]
+    masked_up: int = 0
+    masked_down: int = 0
+    """Bytes of secure aggregation, all sites together, without the questions that bring what the server shares."""
+    num_sums: int = 0
+    """So many were opened."""
     ended: bool = False
     """Under secure aggregation: a site was lost after a sum was opened, so that nothing of the round counts."""
 
@@ -67,6 +72,9 @@ class TrainedAtSites(Trained):
                     break
         warn(self.reports, self.plan, names)
         record: dict[str, Any] = {"sites/restarts": restarts} if restarts else {}
+        if federation.config.secure == "masks":
+            spent = {"bytes/secure_up": self.masked_up, "bytes/secure_down": self.masked_down}
+            record |= {**spent, "secure/sums": self.num_sums}
         for name, bill in sorted(self.field.bills.items()) if federation.privacy is None else ():
             record |= {f"site/{name}/{what}": value for what, value in vars(bill).items()}
         return fused._replace(reports=self.reports, record=fused.record | record)
@@ -121,7 +129,9 @@ class TrainedAtSites(Trained):
         self._hear(letters, say.Words, if_lost, lambda client, answer: masks.add(client, _words(answer)))
         opening = dict.fromkeys(clients, say.Open(tuple(clients)))
         opened = self._hear(opening, say.Opened, RoundEnded, lambda client, answer: _answer(client, answer, clients))
-        return masks.finish(list(opened.values()))
+        sums = masks.finish(list(opened.values()))
+        self.num_sums += len(sums)
+        return sums
 
     def _hear(
         self,
@@ -131,7 +141,10 @@ class TrainedAtSites(Trained):
         read: Callable[[int, Any], T],
     ) -> dict[int, T]:
         """What all clients answer, sorted; ``if_lost`` is raised if one of them does not."""
+        before = self.field.traffic
         answers, faults = self.field.hear(messages, kind, read=read)
+        self.masked_up += self.field.traffic.up - before.up
+        self.masked_down += self.field.traffic.down - before.down if kind is not say.Keys else 0
         if faults:
             raise if_lost(faults)
         return {client: answers[client] for client in sorted(answers)}

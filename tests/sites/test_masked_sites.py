@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from hospitals import NAMES, Dropping, Handler, Lab
+from hospitals import NAMES, TEXT, Dropping, Handler, Lab
 
 from fedcmp.errors import AggregationError
+from fedcmp.report.run.page import run_page
+from fedcmp.report.run.reading import Run
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import LoopCourier
+from fedcmp.sites.folder import check_site
 from fedcmp.sites.settings import read_site
 from fedcmp.sites.site import Site
 
+KINDS = ("Speak", "Roster", "Mask", "Open")
 MASKS = "federation.secure=masks"
 
 
@@ -82,6 +86,33 @@ def test_the_coordinator_gets_nothing_that_shows_a_term(tmp_path: Path) -> None:
         assert not (one == other).float().mean() > 0.01
         high = (one >> 56).double()  # the highest byte of a masked word is uniform: its mean is near -1/2
         assert len(one) < 1000 or abs(float(high.mean()) + 0.5) < 6 * 74 / len(one) ** 0.5
+
+
+def test_what_is_sent_is_written_down_and_was_foretold(tmp_path: Path) -> None:
+    lab = MaskedLab(tmp_path, count=3)
+    run = tmp_path / "run.yaml"
+    run.write_text(f"{TEXT}\n".replace("rounds: 4,", "rounds: 4, secure: masks,"))
+    foretold = "\n".join(check_site(lab.folders[0], run)[0])
+    summary = lab.train(MASKS)
+    lines = [json.loads(line) for line in (lab.folders[0] / "audit.jsonl").read_text().splitlines()]
+    sent = {kind: [one for one in lines if one["kind"] == kind and one["what"] == "answered"] for kind in KINDS}
+    assert "linear_1/mean [96, 97], masked" in sent["Mask"][0]["sent"]
+    assert not any(one["sent"] for kind in ("Speak", "Roster", "Open") for one in sent[kind])
+    for kind in KINDS[1:]:  # the first has the site's certificate
+        assert f"{sent[kind][0]['bytes_out']:,}" in foretold
+    assert (summary["protection"]["sums"], summary["protection"]["noise"]) == ("masks", "none")
+    assert summary["protection"]["seen"] in foretold
+    first = metrics(lab)[1]
+    up = sum(first[f"site/{name}/up"] for name in NAMES)
+    reports = sum(one["bytes_out"] for one in lines if one["kind"] == "Train") / 4
+    assert first["bytes/secure_up"] == pytest.approx(up - 3 * reports, rel=1e-3), "the rest are reports"
+    assert first["bytes/secure_up"] > 2 * first["bytes/up"], "words of 8 bytes in the place of 4"
+    assert 0 < first["bytes/secure_down"] < sum(first[f"site/{name}/down"] for name in NAMES)
+    page = run_page(Run(lab.run))
+    shown = {row[0]: row[1] for section in page.sections for grid in section.grids for row in grid.rows}
+    assert "clients to server" not in shown
+    assert "clients to server, under masks" in shown
+    assert "masks" in [fact.value for fact in page.facts]
 
 
 @pytest.mark.parametrize("kind", ["Speak", "Roster", "Mask"])

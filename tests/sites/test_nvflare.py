@@ -86,7 +86,8 @@ class Federation:
         return started
 
     def log(self, name: str) -> str:
-        return (self.folder / f"{name}.log").read_text(errors="replace")
+        site = self.folder / name / "nvflare.log"
+        return (site if site.is_file() else self.folder / f"{name}.log").read_text(errors="replace")
 
     def stop(self, name: str) -> int:
         process = self.running.pop(name)

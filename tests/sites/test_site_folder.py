@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import stat
+import subprocess
 import zipfile
 from pathlib import Path
 
@@ -12,8 +15,12 @@ from hospitals import TEXT, Lab, hospital
 
 from fedcmp.cli import main
 from fedcmp.errors import ConfigError
+from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.folder import find_data, init_site
-from fedcmp.sites.settings import read_federation, read_site
+from fedcmp.sites.messages import KINDS
+from fedcmp.sites.settings import Policy, read_federation, read_site
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -63,6 +70,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -
         ({"data": str(tmp_path)}, [], "--data"),
         ({"tower": str(tmp_path)}, [], "--tower"),
         ({}, ["policy.loses=false"], "policy.loses"),
+        ({}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
     ):
         with pytest.raises(ConfigError, match=key):
             init_site(kit, out, given, overrides)
@@ -81,7 +89,9 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
     (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [noisy]}\npolicy: {methods: [fedavg]}\n")
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
-    assert "would refuse: policy.methods" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "would refuse: policy.methods" in said
+    assert "each term of a site" in said
 
 
 def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +106,27 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err
+
+
+def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:
+    page = (ROOT / "docs" / "sites.md").read_text()
+    (text,) = re.findall(r"```yaml\n(# run\.yaml.*?)```", page, re.DOTALL)
+    assert coordinator_config(text, "docs/sites.md").data.kind == "pairs"
+    rows = re.findall(r"^\| ([A-Z]\w+) \| ([A-Z]\w+) \|", page, re.MULTILINE)
+    assert {kind for row in rows for kind in row} == KINDS.keys() - {"Refused"}
+    policy = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert {one.name for one in dataclasses.fields(Policy)} == set(policy)
+
+
+@pytest.mark.parametrize("script", ["sites", "check"])
+def test_launchers_say_what_they_do(script: str) -> None:
+    path = ROOT / "launch" / script
+    done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
+    assert "--help prints this." in done.stdout.splitlines()[-1]
+    if script == "sites":
+        refused = subprocess.run(["bash", path, "--rounds=4"], capture_output=True, text=True, check=False)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert "--rounds=4" in refused.stderr
 
 
 def test_a_run_over_sites_is_known_by_its_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from hospitals import CAMERAS, NAMES, TEXT, Dropping, Handler, Lab, hospital
+from PIL import Image
 from safetensors.torch import load_file
 
 from fedcmp.cli import main
@@ -21,6 +22,7 @@ from fedcmp.runs.train import train
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.courier import LoopCourier
+from fedcmp.sites.feedback import SiteNews
 from fedcmp.sites.site import Site
 
 PRIVATE = [
@@ -76,9 +78,38 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulate: Simul
         proof = export_run(lab.run, "hf", lab.folder / "exported").proof
         assert proof is not None
         assert proof.same_caption
+    assert found["protection"]["sums"] == "plain"
     for folder in lab.folders:  # the hospital gets what it helped to make
         kept = load_file(folder / "runs" / "run-1" / "projector.safetensors")
         assert params_sha256(kept) == expected["projector_sha256"]
+
+
+def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    lab.train("run.name=clinics")
+    picture = lab.folder / "picture.png"
+    Image.new("RGB", (32, 32), "grey").save(picture)
+    capsys.readouterr()
+    said = []
+    for run in (lab.folders[0] / "runs" / "run-1", lab.run):
+        assert main(["caption", str(run), str(picture)]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != ""
+    assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
+    assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
+
+
+def test_people_read_what_happens(lab: Lab) -> None:
+    news = SiteNews(lab.folders[0])
+    lab.train("federation.rounds=2")
+    told = (lab.run / "sites.log").read_text().splitlines()
+    stated = [f"{name} has stated what it has" for name in NAMES[:2]]
+    assert told[1:] == [*stated, "all 2 sites agree"]
+    first, one, two, last = news.lines()
+    assert (first, last) == ("run run-1 began", "run run-1 ended; its projector is in runs/run-1")
+    for number, line in enumerate((one, two), 1):
+        up = records(lab)[number][f"site/{NAMES[0]}/up"]
+        assert line == f"round {number} of 2: sent {up / 1e6:.2f} MB"
+    assert news.lines() == []
 
 
 def test_optimizer_states_stay_at_the_sites(lab: Lab, simulate: Simulate) -> None:
@@ -198,6 +229,7 @@ def test_too_few_sites_end_the_run(lab: Lab) -> None:
         ("policy: {methods: [fedavg]}", [], "policy.methods"),
         ("policy: {rounds: 3}", [], "policy.rounds"),
         ("policy: {privacy: central}", [], "policy.privacy"),
+        ("policy: {secure: masks}", [], "policy.secure"),
         ("", ["aggregator.pairwise=4"], "policy.pairwise"),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hospitals import NAMES
+from PIL import Image
 
 pytest.importorskip("nvflare", reason="NVFlare is not installed: launch/check --sites installs it")
 from machines import MOST, Federation, simulate
@@ -37,6 +38,16 @@ def test_two_of_three_sites_have_the_bits_of_a_simulation(
     assert federation.summary("plain")["projector_sha256"] == expected(2)
     assert not (federation.folder / NAMES[2] / "audit.jsonl").exists(), "it was not asked"
     assert "report" in federation.fedcmp("report", "plain")
+    for line in (*(f"{name} has stated what it has" for name in NAMES[:2]), "all 2 sites agree"):
+        assert line in said
+    site = (federation.folder / f"{NAMES[0]}.log").read_text()
+    for line in ("connected to the coordinator", "began", "round 4 of 4: sent ", "ended; its projector is in runs/"):
+        assert line in site
+    assert "INFO" not in site
+    assert "RuntimeWarning" not in (federation.folder / "server.log").read_text()
+    (kept,) = (federation.folder / NAMES[0] / "runs").iterdir()
+    Image.new("RGB", (32, 32), "grey").save(federation.folder / "picture.png")
+    assert "picture.png" in federation.fedcmp("caption", str(kept), "picture.png")
 
 
 def test_masked_sites_sign_with_their_certificates(federation: Federation, expected: Callable[[int], str]) -> None:
@@ -54,6 +65,13 @@ def test_a_killed_site_is_left_out_and_comes_back(federation: Federation) -> Non
     assert accepted[0]
     assert accepted[-1], "its worker was started again"
     assert federation.summary("killed")["exit"] == "finished"
+
+
+def test_a_refusal_is_told_as_it_is(federation: Federation) -> None:
+    words = ("run.yaml", "--sites", ",".join(NAMES[:2]), "run.dir=refused", "aggregator=krum")
+    said = federation.fedcmp("train", *words, code=1)
+    assert "fedcmp: error: hospital-a does not take part: its site says: policy.methods" in said
+    assert "refused Hello: policy.methods" in (federation.folder / f"{NAMES[0]}.log").read_text()
 
 
 def test_a_killed_server_goes_on_to_the_same_bits(federation: Federation, expected: Callable[[int], str]) -> None:
@@ -74,6 +92,7 @@ def test_a_run_stops_at_the_end_of_its_round_and_goes_on(
     run = federation.begin("stopped", 1, "run.yaml", "--sites", ",".join(NAMES[:2]))
     run.terminate()
     assert run.wait(timeout=MOST) == 0
+    assert not (federation.folder / "stopped" / "stop").exists()
     if federation.summary("stopped")["exit"] == "stopped":
         federation.fedcmp("train", "--resume", "stopped")
     assert federation.summary("stopped")["projector_sha256"] == expected(2)

@@ -24,6 +24,8 @@ FURTHER = 12
 """Up to so many further records are drawn."""
 PHASES = ("prepare", "train", "aggregate", "evaluate", "captions", "save")
 WAYS = ("bytes/up", "bytes/down", "bytes/diagnostics")
+MASKED_WAYS = ("bytes/secure_up", "bytes/down", "bytes/secure_down")
+"""Masked words are sent in the place of terms."""
 
 
 def _line(run: Run, key: str, name: str = "", hue: str = COOL, width: float = 2.0, dash: str = "-") -> Line:
@@ -149,7 +151,8 @@ def costs_section(run: Run) -> Section:
         parts = {metric(key).title: [float(one.get(key) or 0.0) for one in records] for key in keys}
         figure = draw_stack([int(one["round"]) for one in records], parts, "seconds")
         pictures.append(Picture("seconds-rounds", "Wall time by round", figure))
-    found = {key: run.series(key) for key in WAYS if any(run.series(key)[1])}
+    ways = MASKED_WAYS if any(run.series("bytes/secure_up")[1]) else WAYS
+    found = {key: run.series(key) for key in ways if any(run.series(key)[1])}
     largest = max((max(y) for _, y in found.values()), default=0.0)
     scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= one[0]), (1.0, "bytes"))
     lines = [

@@ -66,9 +66,11 @@ def _facts(run: Run) -> list[Fact]:
         "samples_seen": (summary.get("samples_seen", last.get("samples_seen")), ""),
         "seconds/total": (summary.get("seconds", {}).get("total"), str(summary.get("device", ""))),
     }
-    return [
+    found = [
         Fact(metric(key).heading, measured(key, one), note) for key, (one, note) in values.items() if is_number(one)
     ]
+    protection = summary.get("protection")  # of a run over sites
+    return [*found, Fact("Sums", protection["sums"], protection["seen"])] if protection else found
 
 
 def again_section(run: Run) -> Section:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -11,21 +10,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
-from cryptography import x509
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 
 from fedcmp.errors import FedcmpError
+from fedcmp.sites.feedback import LOG, SiteNews
 
 RESTARTS = 3  # of a killed worker, in one job
-_HERE = "fedcmp.sites.nvflare.processes"
+_MAIN = "fedcmp.sites.nvflare"
 
 
 def serve(kit: Path) -> int:
@@ -34,8 +33,11 @@ def serve(kit: Path) -> int:
 
 
 def start_site(folder: Path) -> int:
-    """Runs a site in the foreground; SIGTERM or Ctrl-C ends it after the answer in flight, a second one at once."""
-    return _supervise("site", (folder / "kit").absolute(), folder / "answering.lock")
+    """Runs a site in the foreground; SIGTERM or Ctrl-C ends it after the answer in flight, a second one at once.
+
+    It prints what happens; what NVFlare says goes into a file.
+    """
+    return _supervise("site", (folder / "kit").absolute(), folder)
 
 
 _ENVIRONMENT = {
@@ -49,7 +51,7 @@ class _Stop(BaseException):
     """SIGTERM or Ctrl-C."""
 
 
-def _supervise(role: str, kit: Path, answering: Path | None) -> int:
+def _supervise(role: str, kit: Path, site: Path | None) -> int:
     if not (kit / "startup").is_dir():
         raise FedcmpError(f"{kit} is no kit: it has no folder startup")
 
@@ -65,18 +67,48 @@ def _supervise(role: str, kit: Path, answering: Path | None) -> int:
         before = [(number, signal.signal(number, stop)) for number in (signal.SIGTERM, signal.SIGINT)]
         try:
             environment = {**os.environ, **_ENVIRONMENT}
-            command = [sys.executable, "-m", _HERE, role, str(kit)]
-            child = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=kit, env=environment, start_new_session=True)
-            return child.wait()
+            command = [sys.executable, "-m", _MAIN, role, str(kit)]
+            log = None if site is None else held.enter_context(open(site / LOG, "ab"))
+            if site is not None:
+                held.enter_context(_printed(SiteNews(site)))
+            child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, cwd=kit, env=environment, start_new_session=True
+            )
+            code = child.wait()
+            if site is not None:
+                print(f"the site ended with code {code}; {site / LOG} says why", flush=True)
+            return code
         except _Stop:
             with contextlib.suppress(_Stop):
-                if answering is not None:
-                    fcntl.flock(held.enter_context(open(answering, "w")), fcntl.LOCK_EX)
+                if site is not None:
+                    fcntl.flock(held.enter_context(open(site / "answering.lock", "w")), fcntl.LOCK_EX)
             return 0
         finally:
             for number, handler in before:
                 signal.signal(number, handler)
             _end(kit)
+
+
+@contextlib.contextmanager
+def _printed(news: SiteNews) -> Iterator[None]:
+    """Prints the news of a site, once a second, until the end of the block."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while True:
+            last = over.wait(1.0)
+            for line in news.lines():
+                print(line, flush=True)
+            if last:
+                return
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watching.join()
 
 
 def _end(kit: Path) -> None:
@@ -85,60 +117,11 @@ def _end(kit: Path) -> None:
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         program = " ".join(words[1:3])
-        if program.startswith((f"-m {_HERE}", "-m nvflare.private.")) and str(kit) in words:
+        if program.startswith((f"-m {_MAIN}", "-m nvflare.private.")) and str(kit) in words:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
                 ours.append(process)
     psutil.wait_procs(ours, timeout=10)
-
-
-# Of the commands that a server may send to a site, these run a job. Left out: shell, logs, errors, restart and more.
-_COMMANDS = {
-    "AbortAppProcessor",
-    "AbortTaskProcessor",
-    "CancelResourceProcessor",
-    "CheckResourceProcessor",
-    "DeployProcessor",
-    "NotifyJobStatusProcessor",
-    "StartJobProcessor",
-}
-
-
-def _main() -> None:
-    """The process of a server or a site, started by `_supervise`; ends with it."""
-    from nvflare.fuel.f3.mpm import MainProcessMonitor
-
-    role, kit = sys.argv[1], Path(sys.argv[2])
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # only the supervisor knows when; workers inherit it
-
-    def follow_supervisor() -> None:
-        sys.stdin.buffer.read()
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=follow_supervisor, daemon=True).start()
-    config = ["secure_train=true", "config_folder=config"]
-    args = argparse.Namespace(workspace=str(kit), local_rank=0)
-    if role == "server":
-        from nvflare.private.fed.app.server import server_train
-        from nvflare.private.fed.server import fed_server
-
-        # 2.9 listens on all interfaces unless its host is a loopback address: take every host for one.
-        fed_server._is_loopback_host = lambda host: True
-        fed_server._normalize_loopback_host = lambda host: host
-        args.fed_server, args.set = "fed_server.json", [*config, "org=coordinator"]
-        main = server_train.main
-    else:
-        from nvflare.private.fed.app.client import client_train
-        from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
-
-        processors = ClientRequestProcessors.request_processors
-        processors[:] = [processor for processor in processors if type(processor).__name__ in _COMMANDS]
-        certificate = x509.load_pem_x509_certificate((kit / "startup" / "client.crt").read_bytes())
-        site = str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
-        args.fed_client, args.set = "fed_client.json", [*config, f"uid={site}", f"org={site.replace('-', '_')}"]
-        main = client_train.main
-    sys.exit(MainProcessMonitor.run(main_func=main, run_dir=args.workspace, args=args))
 
 
 class KitStorage(FilesystemStorage):
@@ -176,7 +159,3 @@ class _Worker(JobHandleSpec):
             time.sleep(2)
             self._handle = self._start()
             self._handle.wait()
-
-
-if __name__ == "__main__":
-    _main()

@@ -1,0 +1,66 @@
+"""What people read while a run goes on: new lines of a file, and the audit log of a site in words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedcmp.sites.audit import FILE
+
+LOG = "nvflare.log"
+"""In a site's folder: what the engine says."""
+CONNECTED = "Successfully registered client"
+"""A line of the engine has this once the site is connected."""
+
+
+class Tail:
+    """The whole lines that a file gets from now on; it need not be there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._place = path.stat().st_size if path.is_file() else 0
+
+    def lines(self) -> list[str]:
+        """Those since the last look."""
+        if not self._path.is_file():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._place)
+            whole = file.read().rpartition(b"\n")
+        self._place += len(whole[0]) + len(whole[1])
+        return whole[0].decode(errors="replace").splitlines()
+
+
+class SiteNews:
+    """What happens at a site, from its audit log and the log of the engine.
+
+    Args:
+        folder: of the site.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._audit, self._log = Tail(folder / FILE), Tail(folder / LOG)
+        self._round, self._rounds, self._sent = "", 0, 0
+
+    def lines(self) -> list[str]:
+        """Those since the last look."""
+        found = ["connected to the coordinator" for line in self._log.lines() if CONNECTED in line]
+        return found + [text for line in self._audit.lines() for text in self._describe(json.loads(line))]
+
+    def _describe(self, line: dict[str, object]) -> list[str]:
+        kind, what = line["kind"], line["what"]
+        if what == "refused":
+            return [f"refused {kind}: {line['reason']}"]
+        if what == "opened":
+            self._round, self._rounds, self._sent = "", int(str(line["rounds"])), 0
+            return [f"run {line['run']} began"]
+        found = []
+        if kind in ("Train", "Score", "Close") and self._round:  # what a round takes from a site is complete
+            found = [f"round {self._round} of {self._rounds}: sent {self._sent / 1e6:.2f} MB"]
+            self._round, self._sent = "", 0
+        if kind == "Train":
+            self._round = str(int(str(line["exchange"]).removeprefix("train ")) + 1)
+        self._sent += int(str(line["bytes_out"])) if self._round else 0
+        return (
+            [*found, f"run {line['run']} ended; its projector is in runs/{line['run']}"] if kind == "Close" else found
+        )

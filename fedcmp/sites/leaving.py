@@ -1,0 +1,132 @@
+"""What a run would take from a site: a rehearsal with the site's own data and models, from which nothing leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+
+from fedcmp.aggregation.presets import build_aggregator
+from fedcmp.aggregation.traffic import count
+from fedcmp.config import read_config, to_yaml
+from fedcmp.distributed.exact import Term
+from fedcmp.models.projector import init_params
+from fedcmp.report.table import table
+from fedcmp.seeding import torch_rng
+from fedcmp.sites import messages as say
+from fedcmp.sites.coordinator import coordinator_config
+from fedcmp.sites.masks import SiteMasks
+from fedcmp.sites.protection import protection
+from fedcmp.sites.session import answer_masked
+from fedcmp.sites.settings import SiteSettings
+from fedcmp.sites.site import Site
+from fedcmp.types import Params
+
+REPORT = ("mean training loss", "samples", "tokens", "steps", "norm of the update", "size of the evidence", "faults")
+SITES = 3
+"""Among which secure aggregation is rehearsed."""
+PROTOCOL = {"Keys": "Speak", "Letters": "Roster", "Words": "Mask", "Opened": "Open"}
+"""Under masks, answers in their order, and the questions to which they answer."""
+
+
+class Rehearsed(NamedTuple):
+    """What a run would take from a site, in lines for people."""
+
+    seen: list[str]
+    """What the coordinator would see of it, and whether it would take part."""
+    leaves: list[str]
+    """Message by message."""
+    allowed: bool
+
+
+def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
+    """What a run would take from a site.
+
+    Args:
+        settings: of the site.
+        path: the run's config.
+        certificate: of the site; it leaves under masks.
+
+    Raises:
+        ConfigError: the config cannot be read, or is none for sites.
+    """
+    asked = coordinator_config(read_config(path), str(path))
+    seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked)['seen']}"]
+    with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
+        one = Site(Path(empty), settings)
+        answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
+    if isinstance(answer, say.Refused):
+        return Rehearsed([*seen, f"  this site would refuse: {answer.reason}"], [], False)
+    lines = ["before round 1 (Hello, answered by Statement)"]
+    lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
+    lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
+    lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(REPORT)]
+    if settings.policy.losses and not asked.privacy.on:
+        lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
+        lines.append("  losses and tokens, one sum for each domain, with its name")
+    aggregator = build_aggregator(asked.aggregator)
+    in_width, out_width = answer.widths
+    params = init_params(in_width, out_width, asked.model.projector, torch_rng(0, "shapes"))
+    exchanges = count(aggregator, params, SITES).exchanges
+    masked = asked.federation.secure == "masks"
+    said = "Mask, answered by Words: masked, 8 bytes for each number" if masked else "Speak, answered by Said"
+    lines += [
+        "",
+        f"in each round, at most: the method may ask for fewer sums ({said})",
+        describe_terms(exchanges, masked),
+    ]
+    if masked:
+        lines += ["", f"in each round, at most: all messages of secure aggregation, among {SITES} sites"]
+        lines.append(describe_protocol(exchanges, certificate))
+    return Rehearsed([*seen, "  this site would take part"], lines, True)
+
+
+def describe_terms(exchanges: Sequence[Sequence[Params]], masked: bool) -> str:
+    """A table of the tensors that a site sends in a round."""
+    rows, total = [], 0
+    for number, term in enumerate((term for terms in exchanges for term in terms), 1):
+        for name, value in term.items():
+            size = value.numel() * (8 if masked else value.element_size())
+            total += size
+            rows.append([str(number), name, str(list(value.shape)), f"{size / 2**20:.2f}"])
+    rows.append(["", "all", "", f"{total / 2**20:.2f}"])
+    return table(rows, ["sum", "tensor", "shape, at most", "MiB"])
+
+
+def describe_protocol(exchanges: Sequence[Sequence[Params]], certificate: str) -> str:
+    """A table of the messages of secure aggregation from one site, with their sizes."""
+    rows = [
+        [str(number), PROTOCOL[kind], kind, f"{size:,}"]
+        for number, terms in enumerate(exchanges, 1)
+        for kind, size in measure_protocol(terms, certificate).items()
+    ]
+    return table(rows, ["exchange", "question", "answer", "bytes"])
+
+
+def measure_protocol(terms: Sequence[Params], certificate: str) -> dict[str, int]:
+    """The bytes of a site's answers in one run of the protocol, by kind, from a run of it on zeros."""
+    weighed = [Term({name: torch.zeros(value.shape) for name, value in term.items()}, 1.0) for term in terms]
+    everyone, names = tuple(range(SITES)), [""] * SITES
+    sites = [SiteMasks(one, everyone, ["rehearsal"], weighed, _Nobody(certificate), None) for one in everyone]
+    roster = say.Roster([list(one.signed) for one in sites])
+    letters = [answer_masked(one, roster, names) for one in sites]
+    own, sent = sites[0], say.Mask({one: letters[one].sealed[0] for one in everyone[1:]}, sites[0].sizes)
+    answers = [say.Keys(own.layouts, own.sizes, list(own.signed)), letters[0]]
+    answers += [answer_masked(own, message, names) for message in (sent, say.Open(everyone))]
+    return {type(one).__name__: len(say.encode(one)) for one in answers}
+
+
+class _Nobody:
+    """Signs nothing, in the size of a signature."""
+
+    def __init__(self, certificate: str) -> None:
+        self.certificate = certificate
+
+    def sign(self, data: bytes) -> bytes:
+        return bytes(256)
+
+    def verify(self, site: str, certificate: str, data: bytes, signature: bytes) -> bool:
+        return True
