@@ -31,6 +31,7 @@ from fedcmp.shipped import find_config
 from fedcmp.tracking.wandb import WandbConfig
 
 T = TypeVar("T")
+PARTS = ("fuse", "server", "local")
 DEVICES = ("auto", "cpu", "cuda")
 
 
@@ -162,7 +163,7 @@ def amend(config: Config, overrides: Sequence[str], text: str = "", where: str =
         try:
             found.validate()
         except ConfigError as error:
-            raise ConfigError(f"{error}{place}") from error
+            raise ConfigError(f"{error}{_of_another(str(error), layers[0], where, found)}{place}") from error
     except OmegaConfBaseException as error:  # of references, which are resolved only now
         key, message = getattr(error, "full_key", "") or "a value", str(error).splitlines()[0]
         raise ConfigError(mask(f"{key}: {message}{place}")) from None
@@ -171,6 +172,19 @@ def amend(config: Config, overrides: Sequence[str], text: str = "", where: str =
             raise
         raise ConfigError(mask(str(error))) from None  # its cause has the secret, too
     return found
+
+
+def _of_another(error: str, given: dict[str, Any], where: str, found: Config) -> str:
+    """What to do about an option that a file gives its own method, where an override chose another one."""
+    own = given.get("aggregator", {})
+    named = any(error.startswith(f"aggregator.{part}.{one}:") for part in PARTS for one in own.get(part, {}))
+    owner, method = own.get("name", AggregatorConfig.name), found.aggregator.name
+    if not named or owner == method:
+        return ""
+    return (
+        f"; {where} sets it for {owner}, not for {method}: take it out in a copy of the file, or use fedcmp compare "
+        f"{where} --methods {method}, which gives it to {owner} alone"
+    )
 
 
 def _parse(override: str) -> Any:

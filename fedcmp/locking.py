@@ -44,3 +44,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def check_free(folder: Path | None) -> None:
+    """Refuses a folder that another process writes, before anything slow is imported; ``locked`` decides later.
+
+    Raises:
+        RunFolderError: as ``locked``.
+    """
+    if folder is not None and os.access(folder / LOCK, os.W_OK):
+        with locked(folder):
+            pass

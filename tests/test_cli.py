@@ -81,6 +81,15 @@ def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["validate", str(tmp_path / "none")]) == 2
 
 
+def test_validate_takes_the_words_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", "demo/scenes", "federation.rounds=3"]) == 0
+    assert main(["validate", "demo/scenes", "federation.rounds=0"]) == 2
+    assert "federation.rounds must be" in capsys.readouterr().out
+    assert main(["validate", "federation.rounds=3"]) == 0
+    assert main(["validate", "federation.rounds=0"]) == 2
+    assert "federation.rounds must be" in capsys.readouterr().err
+
+
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_path, _overrides):
         raise KeyboardInterrupt

@@ -157,3 +157,14 @@ def test_a_method_sets_the_local_optimizer_that_is_part_of_it_and_refuses_anothe
     for words in (["aggregator.name=muloco"], ["aggregator=muloco", "optimizer.name=adamw"]):
         with pytest.raises(ConfigError, match=r"optimizer\.name must be muon"):
             load_config(None, words)
+
+
+def test_an_option_of_the_files_own_method_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("aggregator: {name: fedcmp, fuse: {explore: 1.0}}")
+    with pytest.raises(
+        ConfigError, match=r"aggregator\.fuse\.explore: .*mine\.yaml sets it for fedcmp, not for fedavg"
+    ):
+        load_config(tmp_path / "mine.yaml", ["aggregator=fedavg"])
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "mine.yaml", ["aggregator.fuse.nonsense=1"])
+    assert "sets it for" not in str(caught.value), "the command line did"

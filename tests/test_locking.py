@@ -15,13 +15,13 @@ from small import SMALL
 
 from fedcmp.config import load_config
 from fedcmp.errors import RunFolderError
-from fedcmp.locking import locked
+from fedcmp.locking import check_free, locked
 from fedcmp.runs.train import reopen, resume, train
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from fedcmp.locking import locked
+from fedcmp.locking import check_free, locked
 with locked(Path(sys.argv[1])):
     if not os.fork():
         print(os.getpid(), flush=True)
@@ -33,6 +33,11 @@ def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
     me = f"process {os.getpid()} on {socket.gethostname()}"
     with locked(tmp_path), pytest.raises(RunFolderError, match=me), locked(tmp_path):
         raise AssertionError("two in one folder")
+    check_free(None)
+    check_free(tmp_path / "new")
+    with locked(tmp_path), pytest.raises(RunFolderError, match=me):
+        check_free(tmp_path)
+    check_free(tmp_path)
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
     with locked(tmp_path):

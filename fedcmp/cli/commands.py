@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcmp.credentials import mask
+from fedcmp.distributed.launch import started_by
 from fedcmp.errors import ConfigError, DataError, FedcmpError
+from fedcmp.locking import check_free
 
 if TYPE_CHECKING:
     from fedcmp.config import Config
@@ -36,11 +38,14 @@ def train(parsed: argparse.Namespace) -> int:
       fedcmp train aggregator=fedadam federation.rounds=4      the embedded demo: eight clients, about a minute
       fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
     """
+    old = None if parsed.resume is None else Path(parsed.resume)
+    if started_by() == "none":  # of ranks, one may have it already
+        check_free(old)
+
     from fedcmp.cli.institutions import is_over_sites, train_at_sites
-    from fedcmp.distributed.launch import start_ranks, started_by
+    from fedcmp.distributed.launch import start_ranks
     from fedcmp.runs.train import reopen, resume, train
 
-    old = None if parsed.resume is None else Path(parsed.resume)
     if parsed.sites is not None or (old is not None and is_over_sites(old)):
         return train_at_sites(parsed)
     if parsed.kits is not None or parsed.patience is not None:
@@ -391,35 +396,42 @@ def configs(parsed: argparse.Namespace) -> int:
 def validate(parsed: argparse.Namespace) -> int:
     """check config files
 
-    Checks keys, names and values of every .yaml file given, or in the folders given. No data or model is opened.
+    Checks keys, names and values of every .yaml file given, or in the folders given, each with the overrides; overrides
+    alone are those of the embedded demo. No data or model is opened.
 
     options:
-      [PATH...]  config files or folders (configs)
+      [WORDS...]  config files or folders (configs), and overrides
 
     examples:
-      fedcmp validate                  all in configs/; where there is none, the shipped ones
-      fedcmp validate mine.yaml        one file
+      fedcmp validate                                   all in configs/; where there is none, the shipped ones
+      fedcmp validate mine.yaml federation.rounds=20    the words of a run
     """
     from fedcmp.config import load_config
     from fedcmp.shipped import FOLDER, find_config
 
     files: list[Path] = []
-    for word in parsed.words or ["configs"]:
-        path = FOLDER if word == "configs" and not Path(word).exists() else Path(word)
+    given, overrides = _split_runs(parsed.words)
+    if overrides and not given:
+        load_config(None, overrides)
+        print("ok     demo")
+        return 0
+    for path in given or [Path("configs")]:
+        path = FOLDER if path == Path("configs") and not path.exists() else path
         if not path.is_dir():
             find_config(path)  # wrong files are counted, a missing one ends the command
         files += sorted(path.rglob("*.yaml")) if path.is_dir() else [path]
     if not files:
-        raise ConfigError(f"no .yaml file in {', '.join(parsed.words or ['configs'])}")
+        raise ConfigError(f"no .yaml file in {', '.join(map(str, given)) or 'configs'}")
     wrong = 0
     for file in files:
         try:
-            load_config(file)
+            load_config(file, overrides)
             print(f"ok     {file}")
         except FedcmpError as error:
             wrong += 1
             print(f"wrong  {file}: {error}")
-    print(f"{len(files)} configs, {wrong} wrong")
+    if len(files) > 1:
+        print(f"{len(files)} configs, {wrong} wrong")
     return 2 if wrong else 0
 
 

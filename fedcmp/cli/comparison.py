@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from fedcmp.cli.commands import split_words
+from fedcmp.distributed.launch import started_by
 from fedcmp.errors import ConfigError
+from fedcmp.locking import check_free
 
 
 def compare(parsed: argparse.Namespace) -> int:
@@ -27,7 +29,7 @@ def compare(parsed: argparse.Namespace) -> int:
       --budget N  tuning runs of every method and bound in every setting (4); 1: none
       --extra-seeds N  the reference, its strongest rivals and the bounds: seeds up to N
       --rivals N  how many rivals of each setting get the extra seeds (2)
-      --workers N  runs at once, each a process (one a GPU, or one a core)
+      --workers N  runs at once, each launch.devices processes (as many as fit the GPUs, or the cores)
       --reference LABEL  whom the others are tested against (fedcmp, or the first)
       --out DIR  the comparison's folder, new or begun (runs/compare-CONFIG-N)
       --table md|csv|tex  print the tables in this form
@@ -39,11 +41,13 @@ def compare(parsed: argparse.Namespace) -> int:
       fedcmp compare --methods fedavg,fedadam,fedcmp --seeds 5                     three methods on the demo
       fedcmp compare --out runs/compare-demo-1 --seeds 5 --extra-seeds 10          more seeds for the best three
     """
-    from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
-    from fedcmp.distributed.launch import started_by
-
+    out = Path(parsed.out) if parsed.out else None
     if started_by() != "none":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
+    check_free(out)
+
+    from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
+
     request = Request(
         methods=",".join(parsed.methods) if parsed.methods else None,
         scenarios=",".join(parsed.scenarios) if parsed.scenarios else None,
@@ -51,7 +55,6 @@ def compare(parsed: argparse.Namespace) -> int:
         keep_projectors=parsed.keep_projectors or None,
         **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
     )
-    out = Path(parsed.out) if parsed.out else None
     file, overrides = split_words(parsed.words)
     if out is not None and not parsed.words and Place(out).is_begun():
         study = again(Place(out).read(), request)

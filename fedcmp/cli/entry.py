@@ -90,11 +90,13 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _reporting_ranks(error: Exception) -> str | None:
     """Which ranks the line of an error names: ``ranks 1, 3: ``, or nothing of one process; None: it is not printed."""
-    from fedcmp.distributed.messages import met_on
-
-    ranks, here = met_on(error), rank_of()
+    here = rank_of()
     if here is None:
         return ""
+
+    from fedcmp.distributed.messages import met_on
+
+    ranks = met_on(error)
     # before ranks meet, all of them read the same words and folders: one on each node reports
     read_alike = not ranks and isinstance(error, ConfigError | CheckpointError | RunFolderError)
     if launcher_gone() or (ranks and here[0] != ranks[0]) or (read_alike and here[1] > 0):

@@ -55,7 +55,7 @@ def compare(
     Args:
         study: what is compared.
         out: the comparison's folder, new or begun; None: ``runs/compare-<config>-N``.
-        workers: processes that run at once; None: one a GPU, or one a core.
+        workers: runs at once; None: as many as the GPUs, or the cores, give ``launch.devices`` each.
         retry_failed: run failed runs again.
         command: what the user typed, for the record.
         tell: shows a line of progress.
@@ -89,10 +89,13 @@ def compare(
             place.write(study, jobs, command, cost)
             tell(f"features: {cost['pictures']:,} pictures, {cost['encoded']:,} encoded ({duration(cost['seconds'])})")
             cuda = any(pick_device(job.config.run.device).type == "cuda" for job in todo)
-            count = workers or min(len(visible_gpus()) if cuda else num_cores(), len(todo))
+            devices = max(job.config.launch.devices for job in todo)
+            units = len(visible_gpus()) if cuda else num_cores()
+            count = workers or min(max(1, units // devices), len(todo))
             what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
-            tell(f"{what}; {left} run{'s' * (left != 1)} to do, {count} at once")
-            stopped = runner.run(start_workers(place, count, cuda))
+            ranks = f", each on {devices} ranks" if devices > 1 else ""
+            tell(f"{what}; {left} run{'s' * (left != 1)} to do, {count} at once{ranks}")
+            stopped = runner.run(start_workers(place, count, devices, cuda))
             if not stopped:
                 shutil.rmtree(place.features, ignore_errors=True)
         return Compared(place.path, runner.write_tables(), stopped, runner.num_failed())

@@ -55,6 +55,12 @@ class Jobs:
         """(setting, entrant) -> what is tuned."""
         self._jobs: dict[tuple[str, ...], Job] = {}
         for setting in study.settings:
+            launch = setting.config.launch
+            if launch.devices % launch.group_size:
+                raise ConfigError(
+                    f"setting {setting.label}: launch.group_size={launch.group_size} must divide launch.devices="
+                    f"{launch.devices}, on which a comparison starts each run"
+                )
             if not setting.config.evaluation.test:
                 raise ConfigError(f"setting {setting.label}: evaluation.test must be true for a comparison")
             for method in study.methods:
@@ -113,9 +119,7 @@ def method_config(config: Config, method: Method) -> Config:
             raise ConfigError(f"{NORMALISE}=false in CONFIG does not fit {method.preset}; leave it unset there")
         own = dataclasses.replace(own, name=method.preset, fuse={}, server={}, local={})
         optimizer = dataclasses.replace(optimizer, name=PRESETS[method.preset].optimizer or optimizer.name)
-    bare = dataclasses.replace(
-        config, aggregator=own, optimizer=optimizer, centralized=CentralizedConfig(), launch=LaunchConfig()
-    )
+    bare = dataclasses.replace(config, aggregator=own, optimizer=optimizer, centralized=CentralizedConfig())
     return amend(bare, method.overrides)
 
 
@@ -126,7 +130,7 @@ def baseline(config: Config, bound: str) -> Config:
         aggregator=AggregatorConfig("fedavg"),
         privacy=PrivacyConfig(),
         centralized=config.centralized if bound == "centralized" else CentralizedConfig(),
-        launch=LaunchConfig(),
+        launch=LaunchConfig(),  # one process
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import multiprocessing
@@ -21,7 +22,9 @@ import torch
 
 from fedcmp.compare.folder import Place, failed, finished
 from fedcmp.compare.jobs import Job, with_options
+from fedcmp.config import Config, to_yaml
 from fedcmp.credentials import log_to_stderr
+from fedcmp.distributed.apart import run_ranks
 from fedcmp.errors import CheckpointError, ConfigError, DataError, FedcmpError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import ASKING, end_with_parent
@@ -40,6 +43,10 @@ IMPORTED = [__name__, "transformers.modeling_utils", "wandb", "matplotlib.figure
 
 class ComparisonEnded(FedcmpError):
     """Something outside the runs, a full disk for example, ended the comparison; it can go on."""
+
+
+class RanksFailed(FedcmpError):
+    """A run of several processes failed in one of them."""
 
 
 class JobRunner:
@@ -77,8 +84,12 @@ class JobRunner:
     def _run(self, job: Job, folder: Path) -> dict[str, Any]:
         """Begins the run, or goes on with it where a checkpoint of it is left."""
         config, begun = job.config, RunFolder(folder)
+        ranks = config.launch.devices > 1
         if job.cell.method not in BOUNDS and begun.config.is_file() and begun.split.is_file():
             try:
+                if ranks:
+                    launch = [f"launch.{key}={value}" for key, value in dataclasses.asdict(config.launch).items()]
+                    return self._on_ranks(config, folder, ["--resume", str(folder), *launch])
                 return resume(folder, progress=self.progress, keep=self.kept)
             except (CheckpointError, ConfigError, DataError) as error:  # of data: they have moved since
                 log.warning("%s begins again: its checkpoints cannot be used (%s)", folder, error)
@@ -88,7 +99,26 @@ class JobRunner:
         places: dict[str, Any] = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.place.name}
         places["run.figures"] = config.run.figures and job.cell.stage == FINAL
         places["data.cache_dir"] = config.data.cache_dir or str(self.place.features)
-        return begin(with_options(config, places), progress=self.progress, keep=self.kept)
+        config = with_options(config, places)
+        if ranks:
+            file = self.place.cells / f"{job.id}.yaml"
+            begun.write_text(file, to_yaml(config))
+            return self._on_ranks(config, folder, [str(file)])
+        return begin(config, progress=self.progress, keep=self.kept)
+
+    def _on_ranks(self, config: Config, folder: Path, words: list[str]) -> dict[str, Any]:
+        """The summary of ``fedcmp train`` with these words; raises an error of theirs as one of here."""
+        log, summary = self.place.cells / f"{folder.name}.log", folder / "summary.json"
+        summary.unlink(missing_ok=True)
+        code = run_ranks(config.launch, ["train", *words], log)
+        said = read_object(summary)
+        if said.get("exit") in ("finished", "budget", "stopped"):
+            return said
+        if code is None:
+            return {"exit": "stopped"}
+        lines = [line for line in log.read_text(errors="replace").splitlines() if "fedcmp: error: " in line]
+        error = said.get("error") or " ".join(lines[-1:]) or f"exit code {code}"
+        raise (ConfigError if code == 2 else RanksFailed)(f"{error} (all that its ranks said: {log})")
 
 
 class Worker:
@@ -203,13 +233,25 @@ def _run(job: Job) -> Result | None:
     return _runs[0](job)
 
 
-def start_workers(place: Place, count: int, cuda: bool) -> list[Worker]:
-    """``count`` workers, the GPUs shared among them; one is this process."""
+def start_workers(place: Place, count: int, devices: int, cuda: bool) -> list[Worker]:
+    """``count`` workers of runs of ``devices`` ranks, the GPUs shared among them; one is this process."""
     if count == 1:
         return [Worker(JobRunner(place, alone=True))]
     make = functools.partial(JobRunner, place, alone=False)
-    gpus, threads = visible_gpus() if cuda else [], max(1, num_cores() // count)
-    return [WorkerProcess(make, threads, gpus[number % len(gpus)] if gpus else None) for number in range(count)]
+    shares, threads = share_gpus(visible_gpus() if cuda else [], count, devices), max(1, num_cores() // count)
+    return [WorkerProcess(make, threads, share) for share in shares]
+
+
+def share_gpus(gpus: list[str], count: int, devices: int) -> list[str | None]:
+    """CUDA_VISIBLE_DEVICES of each of ``count`` workers; None: unchanged.
+
+    >>> share_gpus(["0", "1", "2", "3"], 2, 2), share_gpus(["0"], 2, 2), share_gpus([], 1, 2)
+    (['0,1', '2,3'], ['0', '0'], [None])
+    """
+    if not gpus:
+        return [None] * count
+    places = [range(number * devices, (number + 1) * devices) for number in range(count)]
+    return [",".join(dict.fromkeys(gpus[place % len(gpus)] for place in some)) for some in places]
 
 
 def visible_gpus() -> list[str]:
@@ -219,5 +261,6 @@ def visible_gpus() -> list[str]:
 
 
 def num_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may use; not every SLURM binds a job to those that it has."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(here, int(os.environ.get("SLURM_CPUS_ON_NODE", here)))

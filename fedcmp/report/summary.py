@@ -67,9 +67,11 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         facts.append(["privacy of clients", f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}"])
     if summary.get("exit") == "budget":
         facts.append(["ended", f"after round {summary['rounds']}: the next one would exceed privacy.epsilon"])
-    phases = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items() if name != "total")
+    phases = {name: value for name, value in seconds.items() if name != "total"}
+    phases["other"] = max(0.0, seconds["total"] - sum(phases.values()))  # reading the data, starting, drawing
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
     facts += [
-        ["seconds", f"{seconds['total']:.1f} ({phases})"],
+        ["seconds", f"{seconds['total']:.1f} ({parts})"],
         ["samples", f"{summary['samples_seen']:,} seen, {summary['samples_per_second']:.0f} a second in training"],
         ["run folder", folder],
     ]

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ def check(words: list[str]) -> None:
     program = words[0].removeprefix(".venv/bin/")
     if "=" in program:  # a variable for one command
         return check(words[1:])
+    if "--wrap" in words:
+        return check(shlex.split(words[words.index("--wrap") + 1]))
     if program in ("fabric", "torchrun", "srun", "sbatch"):  # ours is what follows
         batch = "launch/slurm.sbatch"
         words = ["fedcmp", "train", *words[words.index(batch) + 1 :]] if batch in words else words

@@ -141,7 +141,7 @@ def costs_section(run: Run) -> Section:
     total, pictures = seconds.pop("total", 0.0), list[Picture]()
     if seconds:
         shown = {metric(f"seconds/{name}").title: value for name, value in seconds.items()}
-        shown["everything else"] = max(0.0, total - sum(shown.values()))
+        shown["other"] = max(0.0, total - sum(shown.values()))
         names = sorted(shown, key=lambda name: -shown[name])
         figure = draw_bars(names, [shown[name] for name in names], duration)
         pictures.append(Picture("seconds", "Wall time of the whole run", figure))
