@@ -139,12 +139,12 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = ("domain", "topic")
-"""Those whose runs are all there. To go on, add the next."""
+LONG_NOW = ("domain, 16", "domain, 4", "topic, 16", "topic, 4", "quality, 16")
+"""Scenarios and rounds whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
-    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
-    for scenario in LONG_NOW
-    for rounds in (16, 4)
+    f"'{one} x {128 // int(rounds)}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
+    for one in LONG_NOW
+    for scenario, rounds in [one.split(", ")]
 )
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'

@@ -6,10 +6,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.own import Method, Own
+from fedcmp.aggregation.parts import Fuse
 from fedcmp.aggregation.server.sgd import Sgd
 from fedcmp.config import Config, load_config
 from fedcmp.data.given import GivenSource, Pairs
@@ -104,7 +105,7 @@ def federate(
     *,
     tower: VisionTower | None = None,
     llm: LanguageModel | None = None,
-    aggregator: str | Aggregator | Method = "fedcmp",
+    aggregator: str | Aggregator | Fuse | Method = "fedcmp",
     rounds: int = 12,
     seed: int = 0,
     settings: Mapping[str, object] | None = None,
@@ -122,8 +123,8 @@ def federate(
         val: held-out pairs; by name, each is a domain that counts alike.
         tower: the frozen vision tower; None: the embedded demo's.
         llm: the frozen LLM; None: the embedded demo's.
-        aggregator: a row of the table of methods; parts put together; or a function of the clients' deltas ``[K, ...]``
-            and weights ``[K]``, followed by a plain server step.
+        aggregator: a row of the table of methods; parts put together; a fuse, or a function of the clients' deltas
+            ``[K, ...]`` and weights ``[K]``, followed by a plain server step.
         rounds: aggregations, at least 1.
         seed: all random streams derive from it.
         settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
@@ -166,16 +167,18 @@ def federate(
     return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
 
 
-def _method(aggregator: str | Aggregator | Method) -> tuple[Aggregator | None, str]:
+def _method(aggregator: str | Aggregator | Fuse | Method) -> tuple[Aggregator | None, str]:
     """One's own method, and the row of the table that the config names."""
     if isinstance(aggregator, str):
         return None, aggregator
     if isinstance(aggregator, Aggregator):
         return aggregator, "fedavg"
+    if isinstance(aggregator, type) or Fuse in type(aggregator).__mro__:
+        return Aggregator(cast(Fuse, aggregator), Sgd()), "fedavg"
     if callable(aggregator):
         return Aggregator(Own(aggregator), Sgd()), "fedavg"
     raise ConfigError(
-        "aggregator must be the name of a method, an Aggregator, or a function of deltas and weights, got "
+        "aggregator must be the name of a method, an Aggregator, a Fuse, or a function of deltas and weights, got "
         f"{type(aggregator).__name__}"
     )
 

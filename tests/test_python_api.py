@@ -121,11 +121,12 @@ def test_a_rule_may_be_a_name_a_function_or_put_together(clients: Mapping[str, l
         assert weights.sum() == pytest.approx(1.0)
         return {name: torch.tensordot(weights, value.double(), 1).float() for name, value in deltas.items()}
 
-    methods: list[Any] = ["fedavg", Aggregator(Mean(), Sgd()), mean]
-    named, together, function = (
+    methods: list[Any] = ["fedavg", Aggregator(Mean(), Sgd()), Mean(), mean]
+    named, together, fuse, function = (
         fedcmp.federate(clients, val, rounds=2, settings=QUICK, aggregator=method).params for method in methods
     )
-    assert all(torch.equal(named[name], value) for name, value in together.items())
+    for params in (together, fuse):
+        assert all(torch.equal(named[name], value) for name, value in params.items())
     for name, value in function.items():
         torch.testing.assert_close(value, named[name], rtol=1e-5, atol=1e-7)
     one, slow = (
@@ -133,6 +134,8 @@ def test_a_rule_may_be_a_name_a_function_or_put_together(clients: Mapping[str, l
         for lr in (1.0, 0.5)
     )
     assert slow["aggregator/step_norm"] == pytest.approx(0.5 * one["aggregator/step_norm"], rel=1e-4)
+    with pytest.raises(ConfigError, match="Mean"):
+        fedcmp.federate(clients, val, rounds=1, settings=QUICK, aggregator=Mean)  # type: ignore[arg-type]
 
 
 def test_what_it_led_to_can_be_kept(clients: Mapping[str, list[Pair]], val: list[Pair], tmp_path: Path) -> None:

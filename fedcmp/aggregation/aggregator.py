@@ -10,7 +10,7 @@ from fedcmp.aggregation import diagnostics
 from fedcmp.aggregation.contribution import Cohort, square_of
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
-from fedcmp.errors import AggregationError
+from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.types import Metrics, Params
 
 
@@ -37,6 +37,11 @@ class Aggregator:
     weighting: str = "samples"
     pairwise: int = 64
     measures: bool = True
+
+    def __post_init__(self) -> None:
+        for part in (self.fuse, self.server, self.local):
+            if isinstance(part, type):
+                raise ConfigError(f"aggregator: {part.__name__} is a class; expected an instance, {part.__name__}(...)")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -85,6 +85,8 @@ def compare(
         todo, stopped = runner.todo(), False
         if todo:
             runner.write_tables()
+            what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
+            tell(f"{what}; {left} run{'s' * (left != 1)} to do")
             cost = encode_features(open_jobs(jobs, runner.ledger.results), place.features)
             place.write(study, jobs, command, cost)
             tell(f"features: {cost['pictures']:,} pictures, {cost['encoded']:,} encoded ({duration(cost['seconds'])})")
@@ -92,9 +94,7 @@ def compare(
             devices = max(job.config.launch.devices for job in todo)
             units = len(visible_gpus()) if cuda else num_cores()
             count = workers or min(max(1, units // devices), len(todo))
-            what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
-            ranks = f", each on {devices} ranks" if devices > 1 else ""
-            tell(f"{what}; {left} run{'s' * (left != 1)} to do, {count} at once{ranks}")
+            tell(f"{count} at once" + (f", each on {devices} ranks" if devices > 1 else ""))
             stopped = runner.run(start_workers(place, count, devices, cuda))
             if not stopped:
                 shutil.rmtree(place.features, ignore_errors=True)
