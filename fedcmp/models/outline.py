@@ -61,9 +61,9 @@ class LlmOutline(NamedTuple):
     """Its weights in memory, in ``model.llm_dtype``."""
     layer_bytes: int
     """The part of them that is in decoder layers, which ranks may share."""
-    decoder: Decoder
     num_embeddings: int
     """Rows of its table of token embeddings."""
+    decoder: Decoder
     odd: str
     """What a Llava of transformers cannot hold of it; empty: it can."""
     positions: Positions
@@ -154,7 +154,7 @@ def describe_llm(model: Any) -> LlmOutline:
     odd = next((problem for problem, found in problems.items() if found), "")
     layers, item = num_bytes(LanguageModel(model, None, 0).layers), model.dtype.itemsize
     decoder = Decoder.of(model, layers // item, item)
-    return LlmOutline(width, num_bytes(model), layers, decoder, rows, odd, find_positions(model), None)
+    return LlmOutline(width, num_bytes(model), layers, rows, decoder, odd, find_positions(model), None)
 
 
 def known(build: Callable[[], Built]) -> Built | None:
