@@ -33,10 +33,14 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
 
     >>> quality({"loss": 2.0, "loss_shuffled": 2.003, "image_use": 0.003})["test/image_use"]
     (0.003, 'about zero')
+    >>> quality({"loss": 0.5, "loss_shuffled": 0.53, "image_use": 0.03, "image_use_se": 0.02})["test/image_use"]
+    (0.03, '± 0.020 standard error, uncertain')
     """
     worst, probe, chance = test.get("worst_domain") or {}, test.get("probe") or {}, test.get("digits_by_chance")
-    error = f"± {number(test['image_use_se'])}, " if is_number(test.get("image_use_se")) else ""
-    use = "about zero" if ignores_pictures(test) else "nats that the right picture saves"
+    spread = test.get("image_use_se")
+    error = f"± {number(spread)} standard error, " if is_number(spread) else ""
+    use = "uncertain" if is_number(spread) and test["image_use"] < 2 * spread else "nats that the right picture saves"
+    use = "about zero" if ignores_pictures(test) else use
     found = {
         "test/loss": (test.get("loss"), f"{number(test.get('loss_shuffled'))} with shuffled pictures"),
         "test/image_use": (test.get("image_use"), error + use),
@@ -44,7 +48,8 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
         "test/token_accuracy": (test.get("token_accuracy"), "after the true tokens before them"),
         "test/cider": (test.get("cider"), "of greedy captions, at most 10"),
         "test/probe": (
-            probe.get("accuracy"), ", ".join(f"{kind} {share:.0%}" for kind, share in probe.get("by_kind", {}).items()),
+            probe.get("accuracy"),
+            ", ".join(["chance 50%", *(f"{kind} {share:.0%}" for kind, share in probe.get("by_kind", {}).items())]),
         ),
         "test/digits_named": (
             test.get("digits_named"), f"{chance:.0%} with another picture's caption" if is_number(chance) else "",
