@@ -139,12 +139,11 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = ("domain, 16", "domain, 4", "topic, 16", "topic, 4", "quality, 16")
+LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16))
 """Scenarios and rounds whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
-    f"'{one} x {128 // int(rounds)}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
-    for one in LONG_NOW
-    for scenario, rounds in [one.split(", ")]
+    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
+    for scenario, rounds in LONG_NOW
 )
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
@@ -234,34 +233,40 @@ def final_runs(part: str) -> list[dict[str, Any]]:
 
 def overview(part: str) -> str:
     """Means over all seeds in rounds of 8 steps: loss by scenario, image use, and what a round and a run cost."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for run in final_runs(part):
-        scenario, _, rounds = run["cell"]["setting"].partition(", ")
-        if rounds == "16 x 8":
-            found.setdefault(run["cell"]["method"], {}).setdefault(scenario, []).append(run)
+    rounds, clients = 16, 8
+    scenarios = [scenario for scenario, number in LONG_NOW if number == rounds]
+    runs = final_runs(part)
+    methods = list(dict.fromkeys(run["cell"]["method"] for run in runs))
+    found = {
+        (name, scenario): [
+            run
+            for run in runs
+            if (run["cell"]["method"], run["cell"]["setting"]) == (name, f"{scenario}, {rounds} x {128 // rounds}")
+        ]
+        for name in methods
+        for scenario in scenarios
+    }
 
-    def mean(runs: list[dict[str, Any]], key: str) -> float:
-        return sum(run["test"][key] for run in runs) / len(runs)
+    def mean(name: str, scenario: str, key: str) -> float:
+        own = found[name, scenario]
+        return sum(run["test"][key] for run in own) / len(own)
 
-    losses = {name: [mean(runs, "loss") for runs in own.values()] for name, own in found.items()}
-    least = [
-        f"{min(column):.3f}" for column in zip(*(losses[name] for name in found if name not in BOUNDS), strict=True)
-    ]
+    rivals = [name for name in methods if name not in BOUNDS]
+    least = {scenario: min(mean(name, scenario, "loss") for name in rivals) for scenario in scenarios}
     rows = []
-    for name, own in sorted(found.items(), key=lambda item: sum(losses[item[0]])):
-        shown = [f"{loss:.3f}" for loss in losses[name]]
-        if name not in BOUNDS:
-            shown = [f"**{one}**" if one == best else one for one, best in zip(shown, least, strict=True)]
-        use = sum(mean(runs, "image_use") for runs in own.values()) / len(own)
-        first = next(iter(own.values()))
-        sent = (
-            "-"
-            if name in BOUNDS
-            else " / ".join(f"{first[0]['bytes'][way] / 16 / 8 / 1e3:.0f}" for way in ("up", "down"))
-        )
+    for name in sorted(methods, key=lambda one: sum(mean(one, scenario, "loss") for scenario in scenarios)):
+        losses = {scenario: mean(name, scenario, "loss") for scenario in scenarios}
+        shown = [
+            f"**{loss:.3f}**" if loss == least[one] and name in rivals else f"{loss:.3f}"
+            for one, loss in losses.items()
+        ]
+        use = sum(mean(name, scenario, "image_use") for scenario in scenarios) / len(scenarios)
+        first = found[name, scenarios[0]]
+        sent = [first[0]["bytes"][way] / (rounds * clients * 1e3) for way in ("up", "down") if name in rivals]
         seconds = min(run["seconds"]["total"] for run in first)
-        rows.append(f"| {LABELS[name]} | {' | '.join(shown)} | {use:.2f} | {sent} | {seconds:.0f} |")
-    header = ["method", *next(iter(found.values())), "image use", "kB up / down", "seconds"]
+        kilobytes = " / ".join(f"{one:.0f}" for one in sent) or "-"
+        rows.append(f"| {LABELS[name]} | {' | '.join(shown)} | {use:.2f} | {kilobytes} | {seconds:.0f} |")
+    header = ["method", *scenarios, "image use", "kB up / down", "seconds"]
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *rows])
 
 

@@ -128,16 +128,18 @@ class _Bytes(NamedTuple):
 
 
 def _count(aggregator: Aggregator, params: Params, num_clients: int) -> _Bytes:
-    """Remembered, for torch imports its compiler to compute with shapes."""
+    """Remembered, for torch imports its compiler to compute with shapes.
+
+    Raises:
+        FedcmpError: the method computes outside of ``on_server`` with what it has from clients.
+    """
 
     def find() -> _Bytes:
         try:
             counted = count(aggregator, params, num_clients)
         except RuntimeError as error:
-            name = type(aggregator.fuse).__name__
-            raise FedcmpError(
-                f"{name} cannot run on shapes, by which a plan counts bytes: {error}; docs/extend.md"
-            ) from error
+            name, hint = type(aggregator.fuse).__name__, "gathered and summed values have numbers in on_server only"
+            raise FedcmpError(f"{name} cannot run on shapes, by which bytes are counted ({hint}): {error}") from error
         one, kept = counted.contribution, num_bytes(aggregator.local.client_init(params))
         update = num_bytes((one.delta, one.halfway, one.evidence, one.message))
         return _Bytes(counted.traffic, counted.widest, counted.state, num_bytes(one.evidence), update, kept)

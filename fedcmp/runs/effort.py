@@ -58,12 +58,13 @@ def _measure(config: Config, samples: Sequence[Sample], coming: RunPlan, outline
     """By letters: of some captions the tokens are counted. The mean is over batches from all parts of the run."""
     some = [sample.caption for sample in samples[:: -(-len(samples) // SAMPLED)]]
     scale = tokens_per_letter(config.model, [text.lower() if config.data.lowercase else text for text in some])
-    if scale is None or outline.tower is None or outline.max_tokens is None:
+    most = outline.max_tokens
+    if scale is None or outline.tower is None or most is None:
         return None
 
     def num_tokens(places: Iterable[int]) -> float:
         letters = max(len(samples[place].caption) for place in places)
-        return min(scale * letters + 1, float(outline.max_tokens or 0))
+        return min(scale * letters + 1, most)
 
     batches = [batch for one in coming.rounds for task in one.tasks for batch in task.batches]
     padded = [num_tokens(batch) for batch in batches[:: -(-len(batches) // SAMPLED)]]

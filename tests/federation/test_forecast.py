@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from tiny_federation import CLIENTS, PARAMS, begin, federation, finish
 
+from fedcmp.aggregation import Aggregator, Cohort, Mean, Sgd
 from fedcmp.aggregation.contribution import num_bytes
+from fedcmp.aggregation.parts import Fused, State
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.exact import PILE
 from fedcmp.distributed.team import Topology
+from fedcmp.errors import FedcmpError
 from fedcmp.federation import forecast as forecasts
 from fedcmp.federation.forecast import forecast, training_memory
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.optimizer import OptimizerConfig
+from fedcmp.types import Params
 
 OUTLINE = {name: value.to("meta") for name, value in PARAMS.items()}
 
@@ -74,3 +79,17 @@ def test_sums_are_foretold_by_the_largest_of_them_and_by_how_many_terms_are_held
     assert held(8) == 9 * size
     monkeypatch.setattr(forecasts, "HELD_BYTES", 0)
     assert (held(8), held(2)) == ((PILE + 1) * size, 3 * size)
+
+
+class _Careless(Mean):
+    """Computes with what is shared where only shapes may be."""
+
+    def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
+        norms = cohort.share(cohort.gather(lambda one: {"norm": one.delta["linear_1.bias"].norm()}))["norm"]
+        return Mean().fuse(cohort, params, {"norms": norms + torch.ones(3)})
+
+
+def test_a_method_that_cannot_run_on_shapes_is_named(llm: LanguageModel) -> None:
+    whole = federation(llm)
+    with pytest.raises(FedcmpError, match="_Careless"):
+        forecast(CLIENTS, whole.plan, 1, Topology(), Aggregator(_Careless(), Sgd()), OUTLINE)
