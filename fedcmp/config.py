@@ -40,9 +40,9 @@ class RunConfig:
     """Name, place, seed and device of a run."""
 
     name: str | None = None
-    """Name of the run; unset: made from data and method, with a number, so that no run meets another."""
+    """Name of the run; unset: made from data, method and a number."""
     dir: str | None = None
-    """Run folder; unset: `runs/<name>`. It must not exist, or be empty."""
+    """Run folder, new or empty; unset: `runs/<name>`."""
     seed: int = 0
     """All random streams derive from it."""
     device: str = "auto"

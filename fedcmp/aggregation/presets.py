@@ -52,6 +52,12 @@ class Preset(NamedTuple):
     """What is tuned beside the local learning rate: option, as ``local.mu``, and its values, the default first; None:
     what its server step says."""
 
+    @property
+    def grid(self) -> tuple[str, tuple[float, ...]]:
+        """``tuned``, or that of the server step."""
+        name, values = self.server.tuned
+        return self.tuned or (f"server.{name}", values)
+
 
 _REDDI, _YIN, _KRUM = (
     "Reddi et al., ICLR 2021, arXiv 2003.00295",
@@ -108,24 +114,21 @@ LOCALS, FUSES, SERVERS = (
 
 @dataclass
 class AggregatorConfig:
-    """How clients train and how their updates are fused. `aggregator=NAME` is short for `aggregator.name=NAME`.
-
-    `fuse`, `server` and `local` hold options of the method's parts that differ from its row, for example
-    `aggregator.server.lr=0.5`; `kind` exchanges a part, for example `aggregator.fuse.kind=ties`.
-    """
+    """How clients train and how their updates are fused. `aggregator=NAME` is short for `aggregator.name=NAME`. `fuse`,
+    `server` and `local` hold options of the method's parts, as `aggregator.server.lr=0.5`; `kind` exchanges a part."""
 
     name: str = "fedcmp"
-    """A row of the table of methods (`fedcmp methods` shows it)."""
+    """One of the [methods](methods.md)."""
     weights: str = "samples"
     """What a client's weight counts in a round: `samples`, `tokens` or `uniform`."""
     pairwise: int = 64
-    """Cosines between the updates of up to this many clients are measured each round; 0: none."""
+    """Cosines between the updates of up to this many clients are measured; 0: none."""
     clip_norm: float = 0.0
-    """Largest norm of a client's update, over all parameters; longer ones are scaled down to it; 0: no limit."""
+    """Longer updates of clients, over all parameters, are scaled down to this norm; 0: no limit."""
     guard: bool = False
     """Weigh clients by how far most others agree with them, and bound norms and evidence by medians (`Guarded`)."""
     normalise: bool | None = None
-    """Fuse updates per local step (FedNova), so that clients with more steps do not pull harder; unset: as the row."""
+    """Fuse updates per local step (FedNova); unset: as the row."""
     fuse: dict[str, Any] = field(default_factory=dict)
     """Options of the fuse (many clients to one update)."""
     server: dict[str, Any] = field(default_factory=dict)
@@ -209,8 +212,8 @@ def describe_methods(names: Sequence[str] = ()) -> tuple[list[str], list[list[st
     Raises:
         ConfigError: no such method.
 
-    >>> describe_methods(["fedavg"])[1]
-    [['fedavg', 'plain', 'mean', 'sgd', '-', 'yes', 'McMahan et al., AISTATS 2017, arXiv 1602.05629']]
+    >>> describe_methods(["fedavg"])[1][0][3:]
+    ['sgd', '-', 'yes', 'server.lr: 1, 2, 0.5', 'McMahan et al., AISTATS 2017, arXiv 1602.05629']
     """
     rows = []
     for name in sorted(names or PRESETS):
@@ -218,5 +221,7 @@ def describe_methods(names: Sequence[str] = ()) -> tuple[list[str], list[list[st
         local, fuse, server = (part_name(part) for part in (row.local, row.fuse, row.server))
         fuse = f"normalised {fuse}" if row.normalise else fuse
         needs = ", ".join(sorted(method.needs)) or "-"
-        rows.append([name, local, fuse, server, needs, "yes" if method.sums_only else "no", row.paper])
-    return ["method", "local steps", "fuse", "server", "clients record", "sums only", "paper"], rows
+        sums, (option, values) = "yes" if method.sums_only else "no", row.grid
+        tuned = f"{option}: {', '.join(f'{value:g}' for value in values)}"
+        rows.append([name, local, fuse, server, needs, sums, tuned, row.paper])
+    return ["method", "local steps", "fuse", "server", "clients record", "sums only", "tuned", "paper"], rows

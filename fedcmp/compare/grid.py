@@ -46,7 +46,7 @@ class Option(NamedTuple):
 SERVERS = {name: Option(f"server.{step.tuned[0]}", step.tuned[1]) for name, step in presets.SERVERS.items()}
 """Server step -> what is tuned; for a method whose server step was exchanged (``aggregator.server.kind``), too."""
 
-OPTIONS = {name: Option(*row.tuned) if row.tuned else SERVERS[part_name(row.server)] for name, row in PRESETS.items()}
+OPTIONS = {name: Option(*row.grid) for name, row in PRESETS.items()}
 """Preset -> what is tuned."""
 
 MOST = len(FACTORS) * min(len(option.values) for option in OPTIONS.values())

@@ -26,7 +26,7 @@ class DataConfig:
     """`scenes` (the embedded digit scenes), `pairs` (a folder per domain) or `file` (LLaVA's own layout)."""
     root: str | None = None
     """For `pairs`: has a folder per domain, each with train.jsonl, val.jsonl, images.zip or images/, and maybe
-    test.jsonl; without it half of val.jsonl, picture by picture, is the test set."""
+    test.jsonl; without it half of val.jsonl is the test set."""
     domains: list[str] = field(default_factory=list)
     """For `pairs` and `scenes`: the domains (cameras) to use; empty: all."""
     train: str | None = None
@@ -34,8 +34,8 @@ class DataConfig:
     val: str | None = None
     """For `file`: the .json or .jsonl of held-out records; unset: `held_out_per_domain` samples of `train`."""
     held_out_per_domain: int = 1024
-    """For `file` without `val`: samples of each domain of `train` that are not trained on, picked by their ids; >= 2.
-    Half of their pictures are for validation, half for the test."""
+    """For `file` without `val`: held-out samples of each domain of `train`, picked by their ids, >= 2; half for
+    validation, half for the test."""
     test: str | None = None
     """For `file`: records for the final report; unset: half of `val`, picture by picture."""
     images: str | None = None
@@ -54,29 +54,29 @@ class DataConfig:
     """For `scenes`: test scenes of each camera."""
     on_bad_record: str = "error"
     """`error` stops at the first bad record (one with no picture, or several, is one) or missing picture, `skip` leaves
-    it out and counts it. A picture that is there and cannot be decoded always stops the run: `fedcmp prepare --check`
-    finds such pictures before."""
+    it out and counts it. A picture that cannot be decoded always stops the run; `fedcmp prepare --check` finds it
+    before."""
     turns: str = "first"
-    """Answers of a conversation that are captions of its picture: `first`, or `all`, each a sample of its own. Those of
-    one conversation are held out together and belong to one client."""
+    """Answers of a conversation that are captions: `first`, or `all`, each a sample, of one client and held out
+    together."""
     max_pixels: int = 89_478_485
-    """Larger pictures are refused; decoding takes about 4 bytes a pixel. A JPEG of more than 89,478,485 pixels that is
-    not progressive is decoded at a half, a quarter or an eighth of its sides."""
+    """Larger pictures are refused; decoding takes about 4 bytes a pixel. A larger JPEG than the default that is not
+    progressive is decoded at a half, a quarter or an eighth of its sides."""
     on_overlap: str = "drop"
-    """Training samples whose picture (its bytes) is also held out: `drop` leaves them out of training and counts them,
-    `error` stops, `ignore` does not look."""
+    """Training samples whose picture (its bytes) is also held out: `drop` leaves them out and counts them, `error`
+    stops, `ignore` does not look."""
     lowercase: bool = False
     """Lower-case captions, for language models that know no capitals."""
     max_caption_tokens: int | None = None
-    """Longer captions, end included, are cut, counted, and end without an end token; >= 2. Unset: as many as the LLM's
-    positions leave after the image tokens, at most 1,024."""
+    """Longer captions, end included, are cut and counted; >= 2. Unset: what the LLM's positions leave, at most
+    1,024."""
     cache_dir: str | None = None
     """Folder for the tower's features; unset: they live in memory only."""
     stream: bool = False
     """Training pictures are read when they are needed and nothing of them is kept, for data whose features fit no
-    memory; held-out pictures are seen once and kept. False: all features are computed before the first round."""
+    memory. False: all features are computed before the first round."""
     workers: int = 4
-    """With `stream`: processes a rank that read pictures ahead; 0: they are read between the steps."""
+    """With `stream`: processes a rank that read ahead; 0: none."""
 
     def validate(self, prefix: str = "data") -> None:
         from fedcmp.data.sources import SOURCES

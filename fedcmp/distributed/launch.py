@@ -31,15 +31,14 @@ FIRST_PORT, PORTS = 15000, 15000
 
 @dataclass
 class LaunchConfig:
-    """Processes of a run. How many there are may also be said by `fabric run`, torchrun or srun."""
+    """Processes of a run."""
 
     devices: int = 1
-    """Processes that `fedcmp train` itself starts on this machine; under a launcher, the launcher's number counts."""
+    """Processes that fedcmp starts on this machine; under `fabric run`, torchrun or srun theirs count."""
     group_size: int = 1
     """Ranks that train one client together, splitting its batches; must divide the number of ranks."""
     timeout: int = 1800
-    """Seconds after which a collective without an answer ends the run, from 60 to 2592000 (30 days); bounds the
-    rendezvous, too."""
+    """Seconds after which a collective or rendezvous without an answer ends the run, from 60 to 2592000."""
     shard_llm: bool = False
     """Spread the frozen language model's decoder layers over the ranks of a group."""
     share_gpu: bool = False

@@ -15,11 +15,11 @@ class EvaluationConfig:
     """What is measured on held-out samples."""
 
     test: bool = True
-    """Measure the test samples at the end; false where only the validation loss is wanted, as in tuning."""
+    """Measure the test samples at the end."""
     batch_size: int = 64
     """Rows of one forward pass, >= 1."""
     captions: int = 192
-    """Test pictures that are captioned and scored (CIDEr-D) at the end, spread over the domains; 0: none."""
+    """Test pictures that are captioned and scored (CIDEr-D), spread over the domains; 0: none."""
     examples: int = 6
     """Pictures shown in captions.png and kept in pictures/, >= 0."""
     max_tokens: int = 64
@@ -28,7 +28,7 @@ class EvaluationConfig:
     """Yes/no questions about objects (POPE): `statement` for language models that know captions only, `question` for
     those that follow instructions, `off`."""
     questions: int = 96
-    """Test pictures that are asked about, at most, spread over the domains; each gets six questions; 0: none."""
+    """Test pictures that are asked six questions each, spread over the domains; 0: none."""
 
     def __post_init__(self) -> None:
         if self.probe == "False":

@@ -109,9 +109,7 @@ class AttackConfig:
     """Simulated Byzantine clients. Wrong captions are a scenario: `partition.scenario=quality`."""
 
     kind: str = "none"
-    """`none`, `noise`, `scale`, `sign`, `little` (a little is enough), `inner` (inner-product manipulation), `replay`,
-    evidence that is forged beside a turned update (`evidence_huge`, `evidence_zero`, `evidence_negative`,
-    `evidence_rank_one`), or `malformed`."""
+    """`none`, or what Byzantine clients send ([kinds](faults.md#attacks))."""
     share: float = 0.3
     """Share of all clients that are byzantine, in [0, 1), the same ones in every round."""
     strength: float = 0.0

@@ -33,16 +33,14 @@ class FederationConfig:
     batch_size: int = 16
     """Rows of one local step, >= 1."""
     group_by_length: bool = False
-    """Put those of a client's samples of one round that have captions alike in length into the same batches: less of a
-    batch is padding. The samples of a round stay the same."""
+    """Batch a client's samples of a round by the length of their captions: less of a batch is padding."""
     passes: int = 1
     """How often a client may use each of its samples over the whole run, >= 1."""
     clients_per_round: int = 0
-    """Size of the cohort, drawn from the clients that have samples left: at the end of a run they may be fewer; 0: all
-    clients, of which those with fewer batches than there are rounds rest in some."""
+    """Size of the cohort, drawn from the clients that have samples left; 0: all clients, of which those with fewer
+    batches than there are rounds rest in some."""
     dropout: float = 0.0
-    """Probability with which a chosen client does not report in a round, in [0, 1); the samples that it would have used
-    stay unused in that round. `min_clients` of them always stay."""
+    """Probability that a chosen client does not report in a round, in [0, 1); `min_clients` always do."""
     min_clients: int = 1
     """Fewer accepted clients than this end the run with an error."""
     slots: int = 2
@@ -51,21 +49,20 @@ class FederationConfig:
     """Carry each client's optimizer state from round to round instead of starting it fresh."""
     on_client_error: str = "raise"
     """When a client fails: `raise` ends the run, `skip` leaves the client out of the round, `retry` trains it once more
-    before that. Its traceback is logged; others of its wave are trained again, one by one."""
+    before that. Its traceback is logged."""
     max_update_norm: float = 0.0
     """Updates with a larger Euclidean norm are left out; 0: no bound."""
     norm_bound: float = 0.0
-    """Clients whose update's norm, or the size of whose evidence, is above so many times the median of the round's
-    usable ones are left out, where there are three or more; 0: no bound, else > 1."""
+    """Clients whose update or evidence is larger than so many times the round's median are left out, where there are
+    three or more; 0: no bound, else > 1."""
     deadline: float = 0.0
-    """Seconds; a client that trained longer is left out; 0: none. What the clock decides cannot be repeated. It needs
-    `slots=1`: clients that train together take the same time."""
+    """Seconds; a client that trained longer is left out; 0: none. It needs `slots=1`, and cannot be repeated."""
     secure: str = "none"
-    """How the server adds updates: `none`, it sees every term, or `masks`, secure aggregation, of whose terms it
-    sees nothing; for methods that see sums only, with `aggregator.pairwise=0`, on one rank."""
+    """`none`: the server sees every term; `masks`: secure aggregation, it sees sums; for *sums only* methods with
+    `aggregator.pairwise=0`, on one rank."""
     secure_dropout: float = 0.0
-    """Probability with which a client is lost in the middle of a round's first secure sum, in [0, 1); its masks are
-    recovered from the others, and the round goes on without it. At most a third of the clients are lost."""
+    """Probability that a client is lost in a round's first secure sum, in [0, 1), at most a third of the clients; the
+    round goes on without it."""
     evaluate_every: int = 1
     """Rounds between evaluations; the start and the last round are always evaluated."""
     keep_checkpoints: int = 2

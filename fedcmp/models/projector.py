@@ -36,8 +36,8 @@ class ProjectorConfig:
     layer_norm: bool = False
     """Normalise the image features before the first layer (trainable scale and shift)."""
     init: str | None = None
-    """A projector to start from: a run's projector.safetensors, LLaVA's mm_projector.bin, or a folder that holds one of
-    them or a Llava of transformers; unset: fresh parameters."""
+    """A projector to start from: a projector.safetensors, LLaVA's mm_projector.bin, or a folder with one of them or a
+    Llava of transformers; unset: fresh parameters."""
 
     def validate(self, prefix: str = "model.projector") -> None:
         check_choice(f"{prefix}.kind", self.kind, KINDS)

@@ -21,23 +21,23 @@ class ModelConfig:
     """Which frozen models the projector joins, and the projector."""
 
     tower: str = "demo"
-    """Folder or hub id of the vision tower (CLIP, SigLIP, DINOv2, MobileNet, ...); `demo`: the embedded one."""
+    """Folder or hub id of the vision tower; `demo`: the embedded one."""
     llm: str = "demo"
-    """Folder or hub id of the language model (any causal LM of transformers); `demo`: the embedded one."""
+    """Folder or hub id of the language model; `demo`: the embedded one."""
     tower_dtype: str = "float32"
-    """`float32` or `bfloat16` for the frozen vision tower; features are kept and trained on as float16 in any case."""
+    """`float32` or `bfloat16` for the tower; its features are float16."""
     llm_dtype: str = "float32"
-    """`float32` or `bfloat16` for the frozen language model; the projector is float32 in any case."""
+    """`float32` or `bfloat16` for the LLM; the projector is float32."""
     activation_checkpointing: bool = False
     """Keep only the inputs of the LLM's layers for the backward pass and compute the rest again: half as many more
-    operations, and memory for many times the rows (LLaVA-1.5-7B: 0.4 GB a row instead of 2.9)."""
+    operations, less memory (LLaVA-1.5-7B: 0.4 GB a row instead of 2.9)."""
     feature_layer: Any = -2
-    """Which hidden state of a transformer tower is read: 0 the embeddings, -1 the last, -2 (LLaVA) the last but one. A
-    list such as [-2, -5, -8] puts several side by side: their widths add up. Feature maps have the last one only."""
+    """Which hidden state of the tower is read: 0 the embeddings, -1 the last, -2 (LLaVA) the last but one; a list such
+    as [-2, -5, -8]: several side by side. Feature maps have the last one only."""
     keep_cls: bool = False
     """Keep the class token, and register tokens, of towers that have them."""
     token_grid: int = 0
-    """Average the grid of image tokens down to this many a side (24 x 24 to 12 x 12: 12); 0: as the tower has it."""
+    """Average the grid of image tokens down to this many a side; 0: as the tower has it."""
     pixel_shuffle: int = 1
     """Put every r x r neighbours of the grid side by side: tokens / r^2, width * r^2; 1: no. After `token_grid`."""
     end: str = "newline"

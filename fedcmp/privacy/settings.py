@@ -22,37 +22,32 @@ SMALLEST_NOISE = 1e-6
 
 @dataclass
 class PrivacyConfig:
-    """Differential privacy of clients, see [the page about it](privacy.md).
-
-    For methods whose server sees one mean: `privacy.kind=central privacy.epsilon=8 aggregator=fedavg
-    aggregator.weights=uniform aggregator.pairwise=0`.
-    """
+    """Differential privacy of clients ([page](privacy.md))."""
 
     kind: str = "none"
     """Who adds the noise: `none` (no noise, no privacy), `central` (the server, to the sum) or `distributed` (each
     client its share, before the sum)."""
     clip: float = 1.0
-    """Largest Euclidean norm of a client's update, over all parameters; longer ones are scaled down to it. With
-    `quantile`: the bound of the first round."""
+    """Longer updates, over all parameters, are scaled down to this norm. With `quantile`: the bound of the first
+    round."""
     noise: float = 0.0
-    """Noise multiplier of a round: standard deviation over sensitivity of all that is released in it together; 0: the
-    least that keeps the whole plan within `epsilon`."""
+    """Noise multiplier of a round: standard deviation over sensitivity of all that it releases; 0: the least that keeps
+    the whole plan within `epsilon`."""
     epsilon: float = 0.0
-    """Budget of the run: it stops before the round that would exceed it; 0: none, for which `noise` must be set."""
+    """Budget of the run, which stops before the round that would exceed it; 0: none (set `noise`)."""
     delta: float = 1e-5
     """The delta of (epsilon, delta), in (0, 1): well below one over the number of clients."""
     accountant: str = "pld"
     """How rounds add up: `pld` (privacy loss distributions, tight) or `rdp` (Renyi, an upper bound, quicker)."""
     honest: int = 0
-    """With `distributed`: how many clients of a round surely add their share; 0: all, and a round in which one is
-    missing ends the run."""
+    """With `distributed`: how many clients of a round surely add their share; 0: all."""
     stream: str = "seeded"
-    """Where noise comes from: `seeded` (from `run.seed`: a simulation, since who knows the seed can take the noise
-    away) or `system` (the operating system's random bytes: no run is repeated; `central` only)."""
+    """Where noise comes from: `seeded` (from `run.seed`: a simulation) or `system` (the operating system; `central`
+    only)."""
     quantile: float = 0.0
     """Adapt `clip` from round to round to this quantile of the clients' norms, in (0, 1); 0: `clip` is constant."""
     quantile_rate: float = 0.2
-    """How quickly `clip` follows the quantile, > 0: the exponent of a round in which all norms are above or below."""
+    """How quickly `clip` follows the quantile, > 0."""
 
     @property
     def on(self) -> bool:

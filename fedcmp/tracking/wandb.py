@@ -43,15 +43,15 @@ class WandbConfig:
     project: str = "fedcmp"
     """The W&B project."""
     entity: str = ""
-    """The W&B user or team that owns the project; empty: the default one of the key."""
+    """The W&B user or team; empty: the default of the key."""
     group: str = ""
     """The W&B group, for example the name of a comparison."""
     tags: list[str] = field(default_factory=list)
     """Words to find the run by, at most 64 characters each."""
     max_client_curves: int = 32
-    """Each client has curves of its own where there are at most this many clients; else their quantiles are drawn."""
+    """Most clients with curves of their own; with more, quantiles are drawn."""
     finish_seconds: float = 60.0
-    """How long the end of an online run waits for its uploads, seconds; 0: as long as they take."""
+    """Seconds that the end of an online run waits for uploads; 0: as long as they take."""
 
     def validate(self, prefix: str = "wandb") -> None:
         check_choice(f"{prefix}.mode", self.mode, MODES)

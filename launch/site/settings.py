@@ -27,8 +27,8 @@ HEAD = """\
 
 # Settings
 
-Every setting with its type, its default and what it does. The defaults train on the embedded demo. A config is a YAML
-file with the keys that differ; `key=value` on the command line overrides both:
+The defaults train on the embedded demo. A config is a YAML file with the keys that differ; `key=value` on the command
+line overrides both:
 
 ```bash
 fedcmp train configs/demo/scenes.yaml federation.rounds=4 optimizer.lr=1e-2
@@ -43,8 +43,8 @@ optimizer:
 aggregator: fedavgm
 ```
 
-`config.yaml` in a run folder has all settings of that run and is a config itself. `fedcmp validate FILE` checks a file
-without running it: an unknown key or value is named with the nearest valid one. Numbers are those of YAML 1.2.
+`config.yaml` in a run folder is a config itself. `fedcmp validate FILE` checks a file: an unknown key or value is named
+with the nearest valid one. Numbers are those of YAML 1.2.
 `${oc.env:NAME,default}` in a file reads an environment variable. On the command line a value is taken as typed, `#` and
 colons included, unless it begins with a bracket or a quote. A default of *unset* may be given as `null`.
 
@@ -52,13 +52,7 @@ colons included, unless it begins with a bracket or a quote. A default of *unset
 PARTS_HEAD = """\
 ## Options of the methods
 
-`aggregator.name` picks a row of [the table of methods](methods.md). A row has three parts; their options are keys below
-`aggregator.local`, `aggregator.fuse` and `aggregator.server`, and `kind` exchanges a part.
-
-```bash
-fedcmp train aggregator=fedadam aggregator.server.lr=0.03
-fedcmp train aggregator=krum aggregator.fuse.byzantine=2
-```
+The parts of [a method](methods.md) have options below `aggregator.local`, `aggregator.fuse` and `aggregator.server`.
 
 """
 COLUMNS = "|key|type|default|what it does|\n|---|---|---|---|\n"
@@ -85,25 +79,25 @@ def _settings(prefix: str, value: Any) -> Iterator[str]:
         if dataclasses.is_dataclass(default):
             yield from _settings(key, default)
             continue
-        words = [f"`{word}`" for word in _choices(key, hints[one.name])]
-        listed = "" if all(word in notes[one.name] for word in words) else f" One of {', '.join(words)}."
-        yield _line(key, hints[one.name], default, notes[one.name] + listed)
+        note, words = notes[one.name], [f"`{word}`" for word in _choices(key, hints[one.name])]
+        listed = all(word in note for word in words) or "](" in note  # there or on the page that it links
+        yield _line(key, hints[one.name], default, note if listed else f"{note} One of {', '.join(words)}.")
 
 
 def _options(key: str, table: Mapping[str, Any]) -> Iterator[str]:
-    """A table of the options of every part of one kind, each with the methods that use it."""
-    yield f"### aggregator.{key}\n\n"
+    """A table of the options of all parts of one kind."""
+    yield f"### aggregator.{key}\n\n|part{COLUMNS.replace('---|', '---|---|', 1)}"
     for name, part in table.items():
         rows = [_row(row, preset.options, key) for row, preset in PRESETS.items() if getattr(preset, key) is part]
+        label = ", ".join([f"`{name}`", *filter(None, rows)])
+        hints, notes = typing.get_type_hints(part), field_notes(part)
         fields = [one for one in dataclasses.fields(part) if one.init]
-        yield f"`{name}`, of {', '.join(rows)}{'' if fields else ': no options'}.\n\n"
-        if fields:
-            hints, notes = typing.get_type_hints(part), field_notes(part)
-            yield (
-                COLUMNS
-                + "".join(_line(one.name, hints[one.name], one.default, notes[one.name]) for one in fields)
-                + "\n"
-            )
+        for one in fields:
+            yield f"|{label}{_line(one.name, hints[one.name], one.default, notes[one.name])}"
+            label = ""
+        if not fields:
+            yield f"|{label}|none||||\n"
+    yield "\n"
 
 
 def _line(key: str, hint: Any, default: Any, note: str) -> str:
@@ -113,9 +107,9 @@ def _line(key: str, hint: Any, default: Any, note: str) -> str:
 
 
 def _row(row: str, options: Mapping[str, Any], key: str) -> str:
-    """A row of the table of methods, with what it sets otherwise than the defaults of its part ``key``."""
+    """What a row of the table of methods sets otherwise than the defaults of its part ``key``; empty: nothing."""
     own = [f"{one.partition('.')[2]}={shown(value)}" for one, value in options.items() if one.startswith(key)]
-    return f"`{row}`" + (f" ({', '.join(own)})" if own else "")
+    return f"in `{row}` {', '.join(own)}" if own else ""
 
 
 def field_notes(owner: type) -> dict[str, str]:

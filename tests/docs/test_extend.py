@@ -74,12 +74,6 @@ def test_the_tracker_writes_its_file(tmp_path: Path) -> None:
     assert (tmp_path / "losses.csv").read_text() == "1,8,0.5\n2,16,\n"
 
 
-def test_the_data_source_trains() -> None:
-    names: dict = {}
-    exec(OF["own_data.py"].text, names)
-    assert names["done"].rounds == 1
-
-
 def test_a_scenario_a_source_and_a_projector_kind_run(copy: Path) -> None:
     words = ["data.kind=colours", "partition.scenario=halves", "partition.clients=3", "model.projector.kind=mlp3x_gelu"]
     small = [*SMALL, "federation.rounds=1", "evaluation.captions=0", "evaluation.questions=0", "run.dir=own"]

@@ -42,12 +42,11 @@ def test_the_table_of_towers(tower_folder: Folder) -> None:
     rows = []
     for name, one in TOWERS.items():
         tower = load_tower(ModelConfig(tower=str(tower_folder(name))))
-        shape = f"{one.options.get('num_hidden_layers', '')} x {tower.width}".removeprefix(" x ")
         blocks = f"`{place_of(tower.model, tower.blocks[0])}`" if tower.blocks else "feature map"
         kind = f"`{tower.model.config.model_type}`"
-        rows.append((one.stands_for, kind, shape, blocks, tower.num_prefix, llava_selects(name)))
-    head = ("family", "`model_type`", "tiny model: layers x width", "blocks", "tokens before the patches")
-    compare("towers", (*head, "exports to transformers"), rows)
+        rows.append((one.stands_for, kind, blocks, tower.num_prefix, llava_selects(name)))
+    head = ("family", "`model_type`", "blocks", "tokens before the patches", "exports to transformers")
+    compare("towers", head, rows)
 
 
 @pytest.mark.slow
@@ -56,12 +55,10 @@ def test_the_table_of_llms(llm_folder: Folder) -> None:
     for name, one in LLMS.items():
         llm = load_llm(ModelConfig(llm=str(llm_folder(name))))
         config = llm.model.config
-        shape = f"{config.num_hidden_layers} x {config.hidden_size}"
         place, kind = f"`{place_of(llm.model, llm.layers[0])}`", f"`{config.model_type}`"
-        bos = f"opening token {one.bos}"
-        rows.append((one.stands_for, kind, shape, place, config._attn_implementation, bos, llava_holds(llm)))
-    head = ("family", "`model_type`", "tiny model: layers x width", "decoder layers", "attention")
-    compare("llms", (*head, "tokenizer of the test", "Llava of transformers computes the same"), rows)
+        rows.append((one.stands_for, kind, place, config._attn_implementation, llava_holds(llm)))
+    head = ("family", "`model_type`", "decoder layers", "attention", "Llava of transformers computes the same")
+    compare("llms", head, rows)
 
 
 def test_real_shapes_are_known_without_weights(tmp_path: Path) -> None:

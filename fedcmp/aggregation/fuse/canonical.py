@@ -122,8 +122,8 @@ class Canonical(Fuse):
     basis: str = "updates"
     """What spans the shared basis: `updates` (as above), `evidence` (leading eigenvectors of S) or `none`: no basis."""
     energy: float = 0.99
-    """Share of the trace that the basis has, in (0, 1]; 1: all directions. In layers of more than 2,048 columns the
-    basis of updates has at most an eighth of the directions."""
+    """Share of the trace that the basis has, in (0, 1]; at most an eighth of the directions in layers of more than
+    2,048 columns."""
     correlation: float = 0.9
     """The share a of G_k's off-diagonal that counts, in [0, 1]."""
     ridge: float = 0.01

@@ -41,11 +41,11 @@ class GeometricMedian(Fuse):
     """
 
     smoothing: float = 1e-6
-    """nu, the distance below which a client counts as at the point, in (0, inf), in units of a delta's norm."""
+    """nu, the distance below which a client counts as at the point, in units of a delta's norm, > 0."""
     tolerance: float = 1e-3
     """Largest move of the point, in parts of its own norm, at which the iteration stops, in [0, inf)."""
     max_iterations: int = 100
-    """Most iterations in a round, >= 1; each is an exchange. Without Byzantine clients a few are enough."""
+    """Most iterations in a round, >= 1; each is an exchange."""
 
     def __post_init__(self) -> None:
         require_number("aggregator.fuse.smoothing", self.smoothing, "(0, inf)")

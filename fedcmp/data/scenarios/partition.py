@@ -40,14 +40,14 @@ class PartitionConfig:
     """How records are assigned to clients."""
 
     scenario: str = "domain"
-    """What clients differ by, words joined by `+`: one of `iid`, `domain`, `topic` partitions the samples (none of
-    them: iid), `quality` and `quantity` may be added, for example `topic+quality`."""
+    """What clients differ by: one of `iid`, `domain`, `topic`, and with `+` `quality`, `quantity`, as in
+    `topic+quality`."""
     clients: Any = None
-    """How many, >= 1. Or, for `domain`: `domains`, a client for each domain; `given`, a client for each name in the
-    field `client` of the records; or a map of names to domains, as in `{north: [xray, ct], south: [photos]}`. Unset:
-    `domains` for `domain`, else 8."""
+    """How many, >= 1; for `domain` also `domains` (one for each), `given` (one for each name in the records' field
+    `client`), or a map of names to domains, as in `{north: [xray, ct], south: [photos]}`. Unset: `domains` for
+    `domain`, else 8."""
     mix: float = 0.0
-    """For `domain`: share of each client's samples that is exchanged at random with the others, in [0, 1]; 1 is iid."""
+    """For `domain`: share of the samples that is exchanged at random, in [0, 1]; 1 is iid."""
     topic: TopicConfig = field(default_factory=TopicConfig)
     """For `topic`."""
     quality: QualityConfig = field(default_factory=QualityConfig)

@@ -19,8 +19,8 @@ class QuantityConfig:
     """For `quantity`: how much each client has."""
 
     kind: str = "lognormal"
-    """`lognormal` (the logarithm of a share is normal with deviation `sigma`) or `zipf` (the r-th largest share is
-    proportional to r^-s)."""
+    """`lognormal` (the logarithm of a share has deviation `sigma`) or `zipf` (the r-th largest share is proportional to
+    r^-s)."""
     sigma: float = 1.0
     """For `lognormal`, in [0, 20]; 0: all alike."""
     s: float = 1.0

@@ -31,8 +31,8 @@ class TopicConfig:
     """For `topic`: what the pictures of a client show."""
 
     alpha: float = 1.0
-    """Concentration of the Dirichlet distribution over all topics together, from 1e-6 to 1e9: near 0 a client sees
-    few topics, at 100 all see the same. Where others say 0.5 for each of 10 classes, that is 5 here."""
+    """Concentration of the Dirichlet distribution over all topics together, from 1e-6 to 1e9: near 0 a client sees few
+    topics, at 100 all see the same."""
     by: str = "label"
     """`label` (of its domain), `source` (the domain itself) or `cluster` (k-means over the frozen tower's features)."""
     clusters: int = 20
