@@ -110,7 +110,9 @@ def nearest(name: str, choices: Iterable[str], listed: str | None = None) -> str
     known = sorted(choices)
     listed = listed or f"choices: {', '.join(known)}"
     by_lower = {choice.lower(): choice for choice in known}
-    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), by_lower, n=2, cutoff=0.5)
+    alike = [one for one in near if sorted(one) == sorted(name.lower())]  # two letters were exchanged
+    match = alike or near
     return f'did you mean "{by_lower[match[0]]}"? ({listed})' if match else listed
 
 

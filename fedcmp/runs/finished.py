@@ -109,6 +109,10 @@ def open_finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunFolderError(f"{path} is no finished run: it has no {folder.config.name}")
+    if not folder.summary.is_file():
+        raise RunFolderError(
+            f"{path} is no finished run: it is going on, or fedcmp train --resume {path} goes on with it"
+        )
     summary = read_object(folder.summary)
     if summary.get("exit") not in ("finished", "budget"):
         why = summary.get("error") or f"go on with: fedcmp train --resume {path}"

@@ -185,6 +185,7 @@ def open_run(
                 if sentence := describe_cut(cut, parts.encoder.max_tokens):
                     print(f"note: {sentence}", file=sys.stderr, flush=True)
                 tracker = build_tracker(config, folder, head["name"])
+                folder.summary.unlink(missing_ok=True)  # of a run that goes on: it has not ended
             yield Run(config, team, progress, folder, data, built, parts, tracker, head, clock, t0)
         except BaseException as error:
             vars(error)["folder"] = folder.path
