@@ -187,9 +187,9 @@ def test_vicuna_has_no_chat_template_and_gets_the_one_of_llava() -> None:
 
     told = prompt("lmsys/vicuna-7b-v1.5", None, [*PARTS, {"role": "user", "content": "<image>\nand this"}])
     assert told == (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: <image>\nwhat is it ASSISTANT: a dog</s> USER: <image>\nand "
-        "this ASSISTANT:"
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. "
+        "USER: <image>\nwhat is it ASSISTANT: a dog</s> USER: <image>\nand this ASSISTANT:"
     )
     assert prompt("lmsys/vicuna-7b-v1.5", CHAT, PARTS[:1]).startswith("<|im_start|>user\n<image>what")
     assert prompt("meta-llama/Llama-2-7b", None, PARTS[:1]) == "<image>what is it"
