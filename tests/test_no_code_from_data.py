@@ -24,7 +24,6 @@ EXCUSED = {
     "tests/test_python_api.py": "calls exec",  # of the examples of a page of this repository
     "tests/docs/test_commands.py": "calls exec",  # the same
     "tests/docs/test_extend.py": "calls exec",  # the same
-    "tests/export/test_export_run.py": "calls exec",  # of the model card that it has just written
     "tests/ranks.py": "torch.load without weights_only=True",  # of what its own forked ranks return
     "tests/test_far_device.py": "calls dist.broadcast_object_list",  # of a port, between its own two processes
 }

@@ -266,7 +266,7 @@ def models(config: Config, machine: Machine) -> Findings:
                 what = f"model.{key}: {name} is unknown to transformers"
                 yield Finding("warn", what, "correct its config.json and preprocessor_config.json")
             else:
-                mend = "a run fetches it; or fetch it before: hf download NAME"
+                mend = f"a run fetches it; or fetch it before: hf download {name}"
                 yield Finding("warn", f"model.{key}: {name} is not on this machine", mend)
         except ConfigError as error:
             yield Finding("fatal", str(error), f"correct model.{key}")
@@ -287,7 +287,11 @@ def data(config: Config, machine: Machine) -> Findings:
     wanted = {key: path for key, path in wanted.items() if path}
     missing = {key: path for key, path in wanted.items() if not expand(path).exists()}
     for key, path in missing.items():
-        yield Finding("fatal", f"{key}: no file or folder {path}", "correct the path, or FEDCMP_DATA")
+        yield Finding(
+            "fatal",
+            f"{key}: no file or folder {path}",
+            "correct the path, or the variable in it: FEDCMP_DATA, LLAVA_PRETRAIN",
+        )
     if missing or (one.kind == "scenes" and config.model.llm == "demo"):
         return
     try:

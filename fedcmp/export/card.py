@@ -12,7 +12,7 @@ from fedcmp.models.settings import ModelConfig
 
 
 class Licences(NamedTuple):
-    """The licences of the parts, which only the user can know."""
+    """The licences of the parts, which only the user can know, but for those that come with fedcmp."""
 
     export: str = "unknown"
     tower: str = "unknown"
@@ -20,29 +20,43 @@ class Licences(NamedTuple):
     data: str = "unknown"
 
 
-USE_HF = """\
-```python
+SHIPPED = Licences("unknown", "apache-2.0", "apache-2.0", "apache-2.0; its digits: CC BY 4.0")
+"""Of the embedded demo."""
+USE = """\
+\"""Captions pictures: python use.py PICTURE...\"""
+
+import json
+import sys
+from pathlib import Path
+
 from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-processor = AutoProcessor.from_pretrained(FOLDER, use_fast=False)
-model = LlavaForConditionalGeneration.from_pretrained(FOLDER, dtype="auto")
-inputs = processor(images=Image.open(PICTURE).convert("RGB"), text="<image>", return_tensors="pt")
-tokens = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-print(processor.batch_decode(tokens, skip_special_tokens=True)[0].strip())
-```
+folder = Path(__file__).parent
+processor = AutoProcessor.from_pretrained(folder, use_fast=False)  # the picture processing of training
+model = LlavaForConditionalGeneration.from_pretrained(folder, dtype="auto")
+for path in sys.argv[1:]:
+    inputs = processor(images=Image.open(path).convert("RGB"), text="<image>", return_tensors="pt")
+    tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+    caption = processor.decode(tokens, skip_special_tokens=True).strip()
+    print(json.dumps({"picture": path, "caption": caption}, ensure_ascii=False))
+"""
+"""The script that an export to transformers has beside its card."""
+USE_HF = """\
+`python use.py PICTURE...` prints captions; it needs transformers only.
 
 The prompt `<image>` is the one that the projector was trained with (LLaVA's `plain`): begin of sequence, image tokens,
-caption. `generate` is greedy and ends where a caption does. `use_fast=False` keeps the image processing that training
-used. The chat template is the LLM's own where it has one; nothing was trained with it, and its answers end elsewhere:
-pass `eos_token_id=processor.tokenizer.eos_token_id`.
+caption. `generate` is greedy and ends where a caption does. The chat template is the LLM's own where it has one, for
+Vicuna LLaVA-1.5's; nothing was trained with it, and its answers end elsewhere: pass
+`eos_token_id=processor.tokenizer.eos_token_id`.
 
 Training scales pictures of 16 bit to 8 and puts transparent ones on white; `convert("RGB")` does neither.
 """
 USE_LLAVA = """\
 `mm_projector.bin` and `config.json` are what the original LLaVA leaves after its first stage. Go on with its second:
-`--pretrain_mm_mlp_adapter FOLDER/mm_projector.bin --mm_projector_type {kind} --vision_tower {tower}`, or load it with
-`load_pretrained_model(FOLDER, model_base, "llava")`, `model_base` being the LLM below.
+`--pretrain_mm_mlp_adapter FOLDER/mm_projector.bin --mm_projector_type {kind} --vision_tower TOWER
+--mm_vision_select_layer {layer} --mm_vision_select_feature {feature} --mm_use_im_patch_token False`, or load it with
+`load_pretrained_model(FOLDER, LLM, "llava")`; `TOWER` and `LLM` are the two models below.
 """
 
 
@@ -87,18 +101,20 @@ def model_card(
     hub, whole = [json.dumps(name) for name in (models.tower, models.llm) if is_hub_id(name)], to == "hf"
     header = [f"license: {json.dumps(licences.export)}", *(["library_name: transformers"] if whole else [])]
     header += ["pipeline_tag: image-text-to-text", *([f"base_model: [{', '.join(hub)}]"] if hub else [])]
-    measured = "Its logits for a probe picture differed from those of the run by at most {:.1e} of the largest."
-    tower = shown(models.tower)
+    measured = "are equal to the bit to" if proof and not proof.difference else "differ by {:.1e} of the largest from"
+    use = USE_LLAVA.format(
+        kind=models.projector.kind, layer=models.layers[0], feature="cls_patch" if models.keep_cls else "patch"
+    )
     return CARD.format(
         header="\n".join([*header, "tags: [llava, federated-learning, fedcmp]"]),
         name=facts.get("name", "A projector"),
         parts="a vision tower, a projector and an LLM" if whole else "a projector from a vision tower to an LLM",
         dtype=dtype,
-        proof=f" {measured.format(proof.difference)}" if proof is not None else "",
-        use=USE_HF if whole else USE_LLAVA.format(kind=models.projector.kind, tower=tower),
+        proof=f" Its logits for a probe picture {measured.format(proof.difference)} those of the run." if proof else "",
+        use=USE_HF if whole else use,
         facts="\n".join(f"| {key} | {_cell(value)} |" for key, value in facts.items() if value is not None),
         what="projector, with the two models below" if whole else "projector",
-        tower=tower,
+        tower=shown(models.tower),
         llm=shown(models.llm),
         data=_cell(facts.get("data", "")),
         licences=Licences(*map(_cell, licences)),

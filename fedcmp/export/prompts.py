@@ -26,12 +26,34 @@ _FLATTEN = """\
 """
 PLAIN = _FLATTEN + "{%- for message in messages -%}{{ message['content'] }}{%- endfor -%}"
 """LLaVA's ``plain``: the contents one after the other, nothing between them; the tokenizer adds the BOS."""
+VICUNA = _FLATTEN.replace("<image>", r"{{ '<image>\n' }}") + (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions."
+    "{%- for message in messages -%}"
+    "{{ ' USER: ' if message['role'] == 'user' else ' ASSISTANT: ' }}{{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' }}"
+    "{%- endfor -%}"
+    "{{ ' ASSISTANT:' if add_generation_prompt }}"
+)
+"""Vicuna 1.5's chat as LLaVA-1.5 asks in it; its tokenizer comes without a template."""
+
+
+def chat_template(tokenizer: Any, name: str) -> str:
+    """The LLM's own, Vicuna's where the LLM is named so (as FastChat knows it), else LLaVA's ``plain``.
+
+    All take contents as text and as parts (image, text).
+
+    Args:
+        tokenizer: the LLM's.
+        name: the value of ``model.llm``.
+    """
+    own = tokenizer.chat_template
+    own = own.get("default") if isinstance(own, dict) else own
+    return _FLATTEN + own if own else VICUNA if "vicuna" in name.lower() else PLAIN
 
 
 def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
-    """The LLM's tokenizer with an image token, the BOS that training begins with, and padding to the left.
-
-    Its chat template is the LLM's own or LLaVA's ``plain``; both take contents as text and as parts (image, text).
+    """The LLM's tokenizer with an image token, a chat template, the BOS of training, and padding to the left.
 
     Args:
         tokenizer: a fresh one: it is changed.
@@ -61,9 +83,7 @@ def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    own = tokenizer.chat_template
-    own = own.get("default") if isinstance(own, dict) else own
-    tokenizer.chat_template = _FLATTEN + own if own else PLAIN
+    tokenizer.chat_template = chat_template(tokenizer, name)
     return tokenizer
 
 

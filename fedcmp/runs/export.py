@@ -12,7 +12,7 @@ import torch
 
 from fedcmp.config import Config, differences, load_config
 from fedcmp.errors import ConfigError, ExportError, check_choice
-from fedcmp.export.card import Licences, model_card, shown
+from fedcmp.export.card import SHIPPED, USE, Licences, model_card, shown
 from fedcmp.export.hf import write_hf
 from fedcmp.export.llava import write_llava
 from fedcmp.export.proof import Proof
@@ -103,7 +103,7 @@ def export_run(
         out: the new folder.
         overrides: of ``MAY_CHANGE`` only.
         dtype: of all weights; None: ``model.llm_dtype`` for ``hf``, float32 for ``llava``.
-        licences: for the model card.
+        licences: for the model card; those of the embedded demo are known.
 
     Raises:
         RunFolderError: no finished run, or ``out`` cannot be used.
@@ -119,11 +119,19 @@ def export_run(
         proof = None
         if to == "hf":
             proof = write_hf(partial, config.model, params, dtype, config.evaluation.max_tokens)
+            (partial / "use.py").write_text(USE, encoding="utf-8")
         else:
             write_llava(partial, config.model, params, dtype)
-        card = model_card(config.model, _facts(run), licences or Licences(), to, dtype, proof)
+        card = model_card(config.model, _facts(run), _licences(licences or Licences(), config), to, dtype, proof)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Exported(out, to, dtype, proof)
+
+
+def _licences(given: Licences, config: Config) -> Licences:
+    """With those of fedcmp's own parts where none was given."""
+    ours = (False, config.model.tower == "demo", config.model.llm == "demo", config.data.kind == "scenes")
+    parts = zip(ours, SHIPPED, given, strict=True)
+    return Licences(*(own if our and one == "unknown" else one for our, own, one in parts))
 
 
 def _facts(run: Exportable) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from fedcmp.config import load_config
 from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.export.hf import check_hf
+from fedcmp.export.prompts import PLAIN, chat_template
 from fedcmp.models.llms import load_tokenizer
 from fedcmp.runs.export import open_exportable
 
@@ -79,9 +80,9 @@ def lmms_eval_commands(
             "it ends an answer at the LLM's end of sequence, not at the newline that ends this run's captions: answers "
             "may go on behind it; runs with model.end=eos end by themselves"
         )
-    if not load_tokenizer(run.config.model).chat_template:
+    if chat_template(load_tokenizer(run.config.model), run.config.model.llm) == PLAIN:
         notes.append(
             "the LLM's tokenizer has no chat template, so questions are put as they are: a chat_template.jinja in the "
-            "export changes that (docs/llava.md)"
+            "export changes that"
         )
     return LmmsEval(tuple(commands), tuple(notes))

@@ -83,7 +83,7 @@ def _model_notes(config: Config, outline: Outline) -> Iterator[str]:
         try:
             check_hf(config.model, outline.params)
         except ConfigError as error:
-            takes = "docs/backbones.md has the models that it takes"
+            takes = "docs/export.md has what it takes"
             yield f"fedcmp export --to hf will refuse this run, fedcmp caption will not: {error}; {takes}"
 
 

@@ -14,7 +14,7 @@ import transformers
 from models.tiny import LLMS, MAPS, TOWERS, families, save_llm, save_tower
 from models.verdicts import llava_holds, llava_selects
 from safetensors.torch import load_file
-from tiny_models import make_models, params_of, pictures
+from tiny_models import CHAT, make_models, params_of, pictures
 from torch.nn import functional as F
 
 import fedcmp.export.hf
@@ -177,6 +177,22 @@ def test_without_a_chat_template_it_is_plain(exported: Callable[[str, str], Expo
     shown = [{"role": "user", "content": [{"type": "image", "image": pictures(1)[0]}]}]
     ids = processor.apply_chat_template(shown, tokenize=True, return_dict=True, return_tensors="pt")["input_ids"]
     assert ids.tolist() == processor(images=pictures(1), text="<image>", return_tensors="pt")["input_ids"].tolist()
+
+
+def test_vicuna_has_no_chat_template_and_gets_the_one_of_llava() -> None:
+    def prompt(name: str, own: str | None, chat: list[dict[str, Any]]) -> str:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "llm", chat_template=own)
+        ready = prepare_tokenizer(tokenizer, name)
+        return ready.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+
+    told = prompt("lmsys/vicuna-7b-v1.5", None, [*PARTS, {"role": "user", "content": "<image>\nand this"}])
+    assert told == (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. "
+        "USER: <image>\nwhat is it ASSISTANT: a dog</s> USER: <image>\nand this ASSISTANT:"
+    )
+    assert prompt("lmsys/vicuna-7b-v1.5", CHAT, PARTS[:1]).startswith("<|im_start|>user\n<image>what")
+    assert prompt("meta-llama/Llama-2-7b", None, PARTS[:1]) == "<image>what is it"
 
 
 def test_one_type_for_all_weights(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def leftovers(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if "out" in path.name)
 
 
-def test_the_command_exports_and_its_card_shows_how_to_use_it(
+def test_the_command_exports_with_a_card_and_a_script_that_captions(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tower: VisionTower, llm: LanguageModel
 ) -> None:
     out = tmp_path / "new" / "out"
@@ -75,13 +76,11 @@ def test_the_command_exports_and_its_card_shows_how_to_use_it(
 
     picture = Image.effect_noise((48, 40), 90).convert("RGB")
     picture.save(tmp_path / "picture.png")
-    code = card.split("```python\n")[1].split("```")[0]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        exec(code, {"FOLDER": str(out), "PICTURE": str(tmp_path / "picture.png")})
+    script = [sys.executable, str(out / "use.py"), "picture.png"]
+    told = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     module = ProjectorAlignment(tower, llm, load_projector(finished / "projector.safetensors"))
     wanted = module.captions({"pixels": tower.preprocess([picture])})[0]
-    assert capsys.readouterr().out.strip() == wanted
+    assert json.loads(told) == {"picture": "picture.png", "caption": wanted}
     assert len(wanted) > 5
 
 
@@ -171,6 +170,14 @@ def test_the_folder_appears_whole_or_not_at_all(
     assert {path.name for path in full.iterdir()} == {"mm_projector.bin", "config.json", "README.md"}
 
 
+def test_the_licences_of_the_demo_are_known(finished: Path, tmp_path: Path) -> None:
+    export_run(finished, "llava", tmp_path / "out", licences=Licences(llm="other"))
+    terms = (tmp_path / "out" / "README.md").read_text().partition("## Terms")[2]
+    assert [line.split(" | ")[-1] for line in terms.splitlines() if " | " in line][1:] == [
+        *("unknown |", "apache-2.0 |", "other |", "apache-2.0; its digits: CC BY 4.0 |")
+    ]
+
+
 def test_words_that_are_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     for to, overrides, dtype, key in (
@@ -193,8 +200,13 @@ def test_models_may_have_moved_and_those_of_the_hub_are_named(run: Path, tmp_pat
     done = export_run(run, "hf", tmp_path / "out", moved, dtype="bfloat16", licences=Licences(llm="other"))
     assert done.proof is not None
     assert 0 < done.proof.difference < 0.05
-    assert "| language model | llm (a local folder) | other |" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "| vision tower | tower (a local folder) | unknown |\n| language model | llm (a local folder) | other |" in card
+    )
+    assert "of the largest from those of the run." in card
     models = ModelConfig("openai/clip-vit-large-patch14-336", "./models/llm", projector=ProjectorConfig("linear"))
     card = model_card(models, {"name": "a"}, Licences(), "llava", "float32", None)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["openai/clip-vit-large-patch14-336"]
-    assert "--mm_projector_type linear --vision_tower openai/clip-vit-large-patch14-336" in card
+    assert "--mm_projector_type linear" in card
+    assert "--mm_vision_select_layer -2 --mm_vision_select_feature patch" in card
