@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -160,6 +160,16 @@ def images_of(data: EvalData, positions: Sequence[int]) -> Batch:
 def mean(by_domain: Mapping[str, float]) -> float:
     """The mean in which each domain counts alike."""
     return sum(by_domain.values()) / len(by_domain)
+
+
+def own_and_all(by_domain: Mapping[str, float], domains: Collection[str]) -> dict[str, float | None]:
+    """The mean loss over a client's ``domains``, those without held-out samples left out, and over all.
+
+    >>> own_and_all({"a": 1.0, "b": 3.0, "c": 5.0}, ["a", "b", "x"]), own_and_all({"a": 1.0}, ["x"])
+    ({'own': 2.0, 'all': 3.0}, {'own': None, 'all': 1.0})
+    """
+    held = [loss for domain, loss in by_domain.items() if domain in domains]
+    return {"own": sum(held) / len(held) if held else None, "all": mean(by_domain)}
 
 
 def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from fedcmp.config import Config
 from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
-from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
+from fedcmp.evaluation.losses import Evaluation, evaluate, mean, own_and_all, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
@@ -87,9 +87,9 @@ def train_local(
                 tests.append(tested)
             samples += sum(len(batch) for batch in batches)
             domains = {run.data.train[position].domain for batch in batches for position in batch}
-            held = [loss for domain, loss in end.by_domain.items() if domain in domains]
-            loss = sum(held) / max(1, len(held))
-            own[str(client)] = {"name": name, "domains": sorted(domains), "own": loss, "all": end.loss}
+            own[str(client)] = {"name": name, "domains": sorted(domains), **own_and_all(end.by_domain, domains)}
+            if tested is not None:
+                own[str(client)]["test"] = own_and_all(tested["domains"], domains)
             run.tracker.log({"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()})
         end = _mean(ends)
         tested = mean_measure(tests) if tests else None

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fedcmp.cli import main
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.settings import FAULTS
+from fedcmp.report.alone import beside_alone
 from fedcmp.report.blocks import Page, Picture
 from fedcmp.report.figures import figure_style
 from fedcmp.report.page import write_report
@@ -115,6 +117,39 @@ def test_centralized_and_local(run: Copy) -> None:
     assert {"Each client alone", "The split of the data"} <= set(page.sections)
     assert "figure-alone" in page.ids
     assert "Loss" not in page.sections, "its records are clients, not rounds"
+
+
+def test_each_client_alone_and_together_on_the_same_test_samples(
+    run: Copy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, together = run("local"), run("fedcmp")
+    summary = read(alone / "summary.json")
+    summary["clients"]["0"]["test"]["own"] = 0.0  # no federation is better than that
+    for client in range(1, 8):
+        summary["clients"][str(client)]["test"]["own"] = 100.0
+    change(alone, **summary)
+    (found,) = beside_alone([together, alone])
+    assert found.header[2:] == ["alone: own", "alone: all", "fedcmp: own", "fedcmp: all"]
+    test = read(together / "summary.json")["test"]
+    for row, one in zip(found.rows, summary["clients"].values(), strict=True):
+        assert row[2:] == [*one["test"].values(), test["domains"][one["domains"][0]], test["loss"]]
+    assert found.sentences == ["fedcmp: better than alone on its own domains for 7 of 8 clients"]
+    assert main(["table", str(together), str(alone)]) == 0
+    assert found.sentences[0] in capsys.readouterr().out
+    page = look(write_report(together, figures=False, beside=[together, alone]))
+    assert page.sections.index("Each client alone and together") + 1 == page.sections.index("Clients")
+    assert "100.000" in page.text
+    split = read(together / "split.json")
+    (together / "split.json").write_text(json.dumps({**split, "records": {**split["records"], "test": "others"}}))
+    assert beside_alone([together, alone]) == []
+    assert beside_alone([alone, run("krum")])[0].header[4] == "krum: own"
+
+
+def test_a_client_alone_is_tested_on_its_own_domains(runs: dict[str, Path]) -> None:
+    summary = read(runs["local"] / "summary.json")
+    tests = [one["test"] for one in summary["clients"].values()]
+    assert sum(one["all"] for one in tests) / len(tests) == pytest.approx(summary["test"]["loss"])
+    assert sum(one["own"] for one in tests) < sum(one["all"] for one in tests)
 
 
 def test_runs_that_did_not_finish(run: Copy) -> None:
