@@ -172,10 +172,16 @@ def own_and_all(by_domain: Mapping[str, float], domains: Collection[str]) -> dic
     return {"own": sum(held) / len(held) if held else None, "all": mean(by_domain)}
 
 
-def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, Any]:
-    """The part of the summary that says how far a run came on the validation samples; losses in nats per token."""
+def progress_made(
+    start: Evaluation, end: Evaluation, best: float, records: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The part of the summary that says how far a run came on the validation samples; losses in nats per token.
+
+    ``records`` are those of metrics.jsonl; the first with the ``best`` loss is its round (None: there is none).
+    """
+    best_round = next((one["round"] for one in records if one.get("val/loss") == best), None)
     return {
-        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
+        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss), "best_round": best_round},
         "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
     }
 

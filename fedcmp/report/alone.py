@@ -11,6 +11,9 @@ from fedcmp.evaluation.losses import own_and_all
 from fedcmp.report.files import read_object
 from fedcmp.report.formatting import listed
 
+SHARED = ("hash", "records")
+"""What split.json must have alike: the samples of each client, and all records."""
+
 
 class Beside(NamedTuple):
     """A table: test losses of each client, on its own domains and on all."""
@@ -36,10 +39,8 @@ def beside_alone(folders: Sequence[Path]) -> list[Beside]:
     splits = {path: read_object(path / "split.json") for path in tested} if locals_ else {}
     found = []
     for alone in locals_:
-        same = [
-            path for path, one in tested.items()
-            if one["method"] != "local" and all(splits[path].get(k) == splits[alone].get(k) for k in ("hash", "records"))
-        ]  # fmt: skip
+        others = [path for path, one in tested.items() if one["method"] != "local"]
+        same = [path for path in others if all(splits[path].get(key) == splits[alone].get(key) for key in SHARED)]
         if same:
             found.append(_table(alone, tested[alone], {path: tested[path] for path in same}))
     return found

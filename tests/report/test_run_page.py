@@ -20,6 +20,7 @@ from fedcmp.report.page import write_report
 from fedcmp.report.run.clients import split_section
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
+from fedcmp.report.summary import describe
 from tests.report.conftest import Seen, look
 
 Copy = Callable[..., Path]
@@ -119,9 +120,7 @@ def test_centralized_and_local(run: Copy) -> None:
     assert "Loss" not in page.sections, "its records are clients, not rounds"
 
 
-def test_each_client_alone_and_together_on_the_same_test_samples(
-    run: Copy, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     alone, together = run("local"), run("fedcmp")
     summary = read(alone / "summary.json")
     summary["clients"]["0"]["test"]["own"] = 0.0  # no federation is better than that
@@ -143,6 +142,17 @@ def test_each_client_alone_and_together_on_the_same_test_samples(
     (together / "split.json").write_text(json.dumps({**split, "records": {**split["records"], "test": "others"}}))
     assert beside_alone([together, alone]) == []
     assert beside_alone([alone, run("krum")])[0].header[4] == "krum: own"
+
+
+def test_a_validation_loss_that_grew_again_is_said(run: Copy) -> None:
+    folder = run("fedcmp")
+    losses = read(folder / "summary.json")["val/loss"]
+    rounds = [one["val/loss"] for one in read_lines(folder / "metrics.jsonl")]
+    assert rounds[losses["best_round"]] == losses["best"] == min(rounds)
+    for share, said in ((1.01, "nats per token"), (1.03, "grew again: lowest after round 1, 0.500; at the end 0.515")):
+        change(folder, **{"val/loss": {"start": 2.0, "best": 0.5, "best_round": 1, "end": share * 0.5}})
+        assert {fact.label: fact.note for fact in content(folder).facts}["Validation loss"] == said
+        assert (said in describe(read(folder / "summary.json"), "r")) == (share > 1.02)
 
 
 def test_a_client_alone_is_tested_on_its_own_domains(runs: dict[str, Path]) -> None:

@@ -14,7 +14,7 @@ from fedcmp.report.run import results
 from fedcmp.report.run.clients import clients_section, split_section
 from fedcmp.report.run.method import costs_section, interference_section, oscillation_section, reliability_section
 from fedcmp.report.run.reading import Run
-from fedcmp.report.summary import quality
+from fedcmp.report.summary import grown, quality
 
 LONGEST = 600
 """Letters of an error that are shown."""
@@ -64,7 +64,7 @@ def _facts(run: Run) -> list[Fact]:
     (_, losses), (_, spent) = run.series("val/loss"), run.series("privacy/epsilon")
     loss = losses[-1] if losses and run.kind != "local" else None
     values = {
-        "val/loss": (summary.get("val/loss", {}).get("end", loss), metric("val/loss").unit),
+        "val/loss": (summary.get("val/loss", {}).get("end", loss), grown(summary) or metric("val/loss").unit),
         **quality(run.tested),
         "privacy/epsilon": (spent[-1] if spent else None, f"of each client, delta {run.setting('privacy', 'delta')}"),
         "samples_seen": (summary.get("samples_seen", last.get("samples_seen")), ""),
