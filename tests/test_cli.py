@@ -72,6 +72,15 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
         assert named in capsys.readouterr().err
 
 
+def test_a_wrong_option_is_answered_with_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "runs/a", "--out", "WRONG"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: fedcmp report [-h] RUN | COMPARISON")
+    assert "fedcmp report: error: unrecognized arguments: --out" in said
+
+
 def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
     assert main(["validate", str(tmp_path)]) == 0

@@ -114,19 +114,22 @@ def local(parsed: argparse.Namespace) -> int:
 def report(parsed: argparse.Namespace) -> int:
     """write the page of a run or comparison
 
-    Writes one page with figures into each run folder or comparison folder and prints its path. Nothing is computed.
+    Writes one page with figures into each run folder or comparison folder and prints its path. Where a run of
+    `fedcmp local` and runs of all clients together are given, of the same data, their pages compare them client by
+    client. Nothing is computed.
 
     options:
       RUN | COMPARISON...  run folders and comparison folders
 
     examples:
-      fedcmp report runs/demo-fedcmp-1        a run
-      fedcmp report runs/compare-demo-1       a comparison
+      fedcmp report runs/together runs/alone        two runs
+      fedcmp report runs/compare-demo-1             a comparison
     """
     from fedcmp.report.page import write_report
 
-    for word in parsed.words:
-        print(write_report(Path(word)))
+    paths = [Path(word) for word in parsed.words]
+    for path in paths:
+        print(write_report(path, beside=paths))
     return 0
 
 
@@ -289,18 +292,26 @@ def export(parsed: argparse.Namespace) -> int:
 def table(parsed: argparse.Namespace) -> int:
     """show finished runs in one table
 
-    Prints a row for the summary.json of each run folder. Nothing is computed.
+    Prints a row for the summary.json of each run folder. Of a run of `fedcmp local` and runs of all clients together on
+    the same data, a second table has the test losses of each client, alone and together. Nothing is computed.
 
     options:
       RUN...  run folders
 
     examples:
-      fedcmp table runs/domain-*      all runs of a scenario
+      fedcmp table runs/domain-*                   all runs of a scenario
+      fedcmp table runs/together runs/alone        each client, too
     """
+    from fedcmp.report.alone import beside_alone
     from fedcmp.report.summary import compare_runs
+    from fedcmp.report.table import table
     from fedcmp.runs.finished import open_finished
 
-    print(compare_runs([open_finished(Path(word))[1] for word in parsed.words]))
+    paths = [Path(word) for word in parsed.words]
+    print(compare_runs([open_finished(path)[1] for path in paths]))
+    for one in beside_alone(paths):
+        print(f"\ntest loss of each client, on its own domains and on all:\n{table(one.rows, one.header)}")
+        print("\n".join(one.sentences))
     return 0
 
 

@@ -35,6 +35,7 @@ def compare(parsed: argparse.Namespace) -> int:
       --table md|csv|tex  print the tables in this form
       --retry-failed  run failed runs again
       --no-bounds  leave centralized and local out
+      --dry-run  print which runs there would be and what they would cost; nothing is run
       --keep-projectors  runs keep their projector.safetensors
 
     examples:
@@ -60,6 +61,11 @@ def compare(parsed: argparse.Namespace) -> int:
         study = again(Place(out).read(), request)
     else:
         study = ask(file, overrides, request)
+    if parsed.dry_run:
+        from fedcmp.compare.foretell import foretell
+
+        print(foretell(study, out))
+        return 0
     onward = ""
 
     def on_folder(folder: Path) -> None:

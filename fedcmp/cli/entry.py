@@ -166,11 +166,13 @@ class _Version(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Takes overrides and options in any order."""
+    """Of one command. Takes overrides and options in any order."""
 
     def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
         found, rest = super().parse_known_args(args, namespace)
         words = [word for word in rest if not word.startswith("-")]
         if words and hasattr(found, "words"):
             found.words = [*(found.words or []), *words]
-        return found, [word for word in rest if word.startswith("-")]
+        if options := [word for word in rest if word.startswith("-")]:
+            self.error(f"unrecognized arguments: {' '.join(options)}")  # here, so that usage is the command's
+        return found, []

@@ -48,7 +48,8 @@ class Jobs:
         self.settings = tuple(setting.label for setting in study.settings)
         self.methods = tuple(method.label for method in study.methods)
         self.bounds = BOUNDS if study.bounds else ()
-        self.entrants = (*self.bounds, *self.methods)
+        self.entrants = (*self.methods, *self.bounds)
+        """In the order of their runs: who stops early has compared methods first."""
         self.configs: dict[tuple[str, str], Config] = {}
         """(setting, entrant) -> its config without what the grid sets."""
         self.grids: dict[tuple[str, str], list[Options]] = {}

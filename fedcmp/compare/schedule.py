@@ -1,11 +1,12 @@
 """Which runs a comparison needs, given those that have ended. Pure: a stopped comparison goes on from its records.
 
 Tuning runs come first; when all of a method's have ended, the best options are run on the reported seeds; when all
-methods of a setting have theirs, the strongest get the extra seeds.
+methods of a setting have theirs, the strongest get the extra seeds. Of each seed, methods come before bounds.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -84,10 +85,15 @@ def favoured(jobs: Jobs, setting: str, results: Results) -> set[str]:
 
 def remaining(jobs: Jobs, results: Results) -> int:
     """How many runs are still to come, with those of which the options are not known yet."""
-    study, left = jobs.study, len(missing(jobs, results))
+    return sum(remaining_by_setting(jobs, results).values())
+
+
+def remaining_by_setting(jobs: Jobs, results: Results) -> dict[str, int]:
+    """The same for each setting; a run that two settings share is one of the first."""
+    study, left = jobs.study, Counter(job.cell.setting for job in missing(jobs, results))
     for setting in jobs.settings:
-        left += study.seeds * [tuned(jobs, setting, one, results) for one in jobs.entrants].count(Tuned())
+        left[setting] += study.seeds * [tuned(jobs, setting, one, results) for one in jobs.entrants].count(Tuned())
         if study.extra_seeds and not favoured(jobs, setting, results):
             strong = 1 + min(study.rivals, len(jobs.methods) - 1) + len(jobs.bounds)
-            left += strong * (study.extra_seeds - study.seeds)
+            left[setting] += strong * (study.extra_seeds - study.seeds)
     return left

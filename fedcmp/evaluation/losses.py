@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -162,10 +162,26 @@ def mean(by_domain: Mapping[str, float]) -> float:
     return sum(by_domain.values()) / len(by_domain)
 
 
-def progress_made(start: Evaluation, end: Evaluation, best: float) -> dict[str, Any]:
-    """The part of the summary that says how far a run came on the validation samples; losses in nats per token."""
+def own_and_all(by_domain: Mapping[str, float], domains: Collection[str]) -> dict[str, float | None]:
+    """The mean loss over a client's ``domains``, those without held-out samples left out, and over all.
+
+    >>> own_and_all({"a": 1.0, "b": 3.0, "c": 5.0}, ["a", "b", "x"]), own_and_all({"a": 1.0}, ["x"])
+    ({'own': 2.0, 'all': 3.0}, {'own': None, 'all': 1.0})
+    """
+    held = [loss for domain, loss in by_domain.items() if domain in domains]
+    return {"own": sum(held) / len(held) if held else None, "all": mean(by_domain)}
+
+
+def progress_made(
+    start: Evaluation, end: Evaluation, best: float, records: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """The part of the summary that says how far a run came on the validation samples; losses in nats per token.
+
+    ``records`` are those of metrics.jsonl; the first with the ``best`` loss is its round (None: there is none).
+    """
+    best_round = next((one["round"] for one in records if one.get("val/loss") == best), None)
     return {
-        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss)},
+        "val/loss": {"start": start.loss, "end": end.loss, "best": min(best, end.loss), "best_round": best_round},
         "val/domains": {name: {"start": start.by_domain[name], "end": end.by_domain[name]} for name in end.by_domain},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.folder import RunFolder
+from fedcmp.report.alone import beside_alone
 from fedcmp.report.blocks import Page
 from fedcmp.report.comparison.page import comparison_page
 from fedcmp.report.comparison.results import Comparison, is_comparison
@@ -18,7 +20,7 @@ from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run, is_run
 
 
-def write_report(folder: Path, *, figures: bool = True) -> Path:
+def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] = ()) -> Path:
     """Writes ``report/index.html`` into a run or comparison folder, and its figures into ``report/figures``.
 
     The page needs no network and no script. It shows what there is: also of a run that failed, was stopped, or is
@@ -27,6 +29,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
     Args:
         folder: of a run (config.yaml, metrics.jsonl or summary.json) or of a comparison (compare.json or runs.jsonl).
         figures: save each figure as PNG and PDF, too; that takes most of the time.
+        beside: run folders; of a local run and others on the same samples and clients, the page of each has both.
 
     Returns:
         The path of the page.
@@ -39,7 +42,7 @@ def write_report(folder: Path, *, figures: bool = True) -> Path:
         if is_comparison(folder):
             page = comparison_page(Comparison(folder))
         elif is_run(folder):
-            page = run_page(Run(folder))
+            page = run_page(Run(folder), beside_alone([*dict.fromkeys([folder, *beside])]))
         else:
             raise RunFolderError(
                 f"{folder} has neither a run (config.yaml, metrics.jsonl, summary.json) nor a comparison "

@@ -17,6 +17,8 @@ _COLUMNS = (
     "test/loss", "test/loss_shuffled", "test/image_use", "test/worst_domain", "test/token_accuracy", "test/cider",
     "test/probe", "test/digits_named",
 )  # fmt: skip
+GROWN = 0.02
+"""A validation loss is named as grown from this share above its lowest on."""
 QUALITY = tuple(METRICS[key].title for key in _COLUMNS)
 """The columns of ``quality_columns``."""
 
@@ -58,6 +60,20 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
     return {key: (value, note) for key, (value, note) in found.items() if is_number(value)}
 
 
+def grown(summary: Mapping[str, Any]) -> str:
+    """Where validation loss was lowest, if it is clearly higher at the end; else empty.
+
+    >>> grown({"val/loss": {"start": 2.0, "end": 0.51, "best": 0.4, "best_round": 3}})
+    'grew again: lowest after round 3, 0.400; at the end 0.510'
+    """
+    losses = summary.get("val/loss") or {}
+    if losses.get("best_round") is None or not losses["end"] > (1 + GROWN) * losses["best"]:
+        return ""
+    when = "at evaluation" if summary.get("method") == "centralized" else "after round"
+    lowest = f"lowest {when} {losses['best_round']}, {number(losses['best'])}"
+    return f"grew again: {lowest}; at the end {number(losses['end'])}"
+
+
 def describe(summary: Mapping[str, Any], folder: str) -> str:
     """The end of a run: losses by domain, quality, time."""
     seconds, spent, domains = summary["seconds"], summary.get("privacy"), summary.get("val/domains", {})
@@ -68,6 +84,8 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         [METRICS[key].title, f"{measured(key, value)} ({note})"]
         for key, (value, note) in quality(summary["test"] or {}).items()
     ]
+    if found := grown(summary):
+        facts.insert(0, [METRICS["val/loss"].title, found])
     if spent:
         facts.append(["privacy of clients", f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}"])
     if summary.get("exit") == "budget":

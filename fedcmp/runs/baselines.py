@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fedcmp.config import Config
 from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
-from fedcmp.evaluation.losses import Evaluation, evaluate, mean, progress_made
+from fedcmp.evaluation.losses import Evaluation, evaluate, mean, own_and_all, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
@@ -73,24 +74,29 @@ def train_local(
         begin, own = run.evaluate(parts.params), {}
         ends: list[Evaluation] = []
         tests: list[dict[str, Any]] = []
-        for client, name in enumerate(names):
-            batches = client_batches(run.data.plan, client)
-            if not batches:
-                continue
-            params = _fit(run, config.optimizer, batches, f"{label_client(client, names)} alone")
-            folder = run.folder.path / "clients" / str(client)
-            folder.mkdir(parents=True)
-            save_projector(folder / "projector.safetensors", params)
-            end = run.evaluate(params)
-            ends.append(end)
-            if (tested := run.measure(params)) is not None:
-                tests.append(tested)
-            samples += sum(len(batch) for batch in batches)
-            domains = {run.data.train[position].domain for batch in batches for position in batch}
-            held = [loss for domain, loss in end.by_domain.items() if domain in domains]
-            loss = sum(held) / max(1, len(held))
-            own[str(client)] = {"name": name, "domains": sorted(domains), "own": loss, "all": end.loss}
-            run.tracker.log({"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()})
+        work = {client: batches for client in range(len(names)) if (batches := client_batches(run.data.plan, client))}
+        with run.progress.bar(sum(map(len, work.values())), "clients alone, steps") as bar:
+            for client, batches in work.items():
+                step = partial(bar, 1, {"now": label_client(client, names)})
+                params = _fit(run, config.optimizer, batches, step)
+                folder = run.folder.path / "clients" / str(client)
+                folder.mkdir(parents=True)
+                save_projector(folder / "projector.safetensors", params)
+                end = run.evaluate(params)
+                ends.append(end)
+                domains = {run.data.train[position].domain for batch in batches for position in batch}
+                found: dict[str, Any] = {
+                    "name": names[client],
+                    "domains": sorted(domains),
+                    **own_and_all(end.by_domain, domains),
+                }
+                if (tested := run.measure(params)) is not None:
+                    tests.append(tested)
+                    found["test"] = own_and_all(tested["domains"], domains)
+                own[str(client)] = found
+                samples += sum(len(batch) for batch in batches)
+                record = {"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()}
+                run.tracker.log(record)
         end = _mean(ends)
         tested = mean_measure(tests) if tests else None
         content = {"rounds": 0, **progress_made(begin, end, end.loss), "test": tested, "clients": own}
@@ -124,16 +130,19 @@ def _train_all(run: Run, begin: Evaluation, size: int, lr: float) -> tuple[Param
     path = run.folder.checkpoints / f"batch-{size}-lr-{lr:g}.ckpt"
     points = min(run.config.federation.rounds, len(batches))
     what = f"centralized: batch {size}, lr {lr:g}"
-    return _fit(run, optimizer, batches, what, points=points, on_point=point, checkpoint=str(path)), records
+    with run.progress.bar(len(batches), what) as bar:
+        return _fit(run, optimizer, batches, bar, points=points, on_point=point, checkpoint=str(path)), records
 
 
-def _fit(run: Run, optimizer: OptimizerConfig, batches: list[list[int]], what: str, **options: Any) -> Params:
+def _fit(
+    run: Run, optimizer: OptimizerConfig, batches: list[list[int]], on_step: Callable[[], None], **options: Any
+) -> Params:
     """Trains a projector of its own between the frozen models of a run; ``options`` go to ``fit``."""
     frozen, fetch = run.parts.module, run.parts.fetch
     assert fetch is not None, "these parts were built for training"
     module = ProjectorAlignment(frozen.tower, frozen.llm, run.parts.params, optimizer, len(batches))
-    with run.clock("train"), run.progress.bar(len(batches), what) as bar:
-        return fit(module.to(run.team.device), batches, fetch, on_step=bar, root=str(run.folder.path), **options)
+    with run.clock("train"):
+        return fit(module.to(run.team.device), batches, fetch, on_step=on_step, root=str(run.folder.path), **options)
 
 
 def _mean(evaluations: Sequence[Evaluation]) -> Evaluation:

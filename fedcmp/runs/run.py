@@ -108,7 +108,7 @@ class Run:
             tested = {**tested, **found.scores}
         if not is_server(self.team):
             return {}
-        content = {"rounds": 0, **progress_made(begin, end, best), "test": tested}
+        content = {"rounds": 0, **progress_made(begin, end, best, self.tracker.records), "test": tested}
         return self.close({**content, "projector_sha256": params_sha256(params), **more}, samples, exit_kind, earlier)
 
     def close(

@@ -180,7 +180,7 @@ def _measure(
     save_projector(run.projector, state.params)
     known = [Evaluation.from_record(one) for one in records if "val/loss" in one]
     if known:
-        content |= progress_made(known[0], known[-1], state.best_loss)
+        content |= progress_made(known[0], known[-1], state.best_loss, records)
     right, shuffled = (of_sums(sums) if sums else None for sums in field.score(state.params, "test"))
     content["test"] = quality_of(right, shuffled) if right and shuffled else None
     return {**content, "projector_sha256": params_sha256(state.params)}

@@ -55,13 +55,25 @@ class Progress:
                 inner.update(count)
                 now, done = time.perf_counter(), done + count
                 if self.lines and count and now - self._last >= pause:
-                    left = round((now - t0) / (done - first) * (total - done))
+                    left = (now - t0) / (done - first) * (total - done)
                     said = [
                         f"{now - (t0 if pause else before):.1f} s",
                         *(f"{name} {one}" for name, one in texts.items()),
                     ]
-                    said += [f"about {tqdm.format_interval(left)} left"] if done < total else []
+                    said += [f"about {rounded(left)} left"] if done < total else []
                     self.say(f"{what} {done}/{total}: {', '.join(said)}")
                 before = now
 
             yield advance
+
+
+def rounded(seconds: float) -> str:
+    """An estimate of a time.
+
+    >>> rounded(41.7), rounded(125.0), rounded(8000.0)
+    ('42 s', '2 min', '2 h 13 min')
+    """
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

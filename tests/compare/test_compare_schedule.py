@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
+from small import SMALL
 
+from fedcmp.cli import main
 from fedcmp.compare import Request, ask
+from fedcmp.compare.foretell import foretell
 from fedcmp.compare.jobs import Job, Jobs
 from fedcmp.compare.results import evaluate
 from fedcmp.compare.schedule import Tuned, favoured, remaining, tuned, wanted
@@ -62,6 +66,12 @@ def test_all_methods_get_as_many_runs_and_the_best_options_are_reported() -> Non
     untuned = jobs_of(budget=1, bounds=False)
     found = [(job.cell.stage, job.cell.seed, job.cell.options) for job in wanted(untuned, {})]
     assert found == [("final", 1, {})] * 4 + [("final", 2, {})] * 4
+
+
+def test_who_stops_early_has_methods_side_by_side_and_bounds_later() -> None:
+    order = [(job.cell.seed, job.cell.method) for job in wanted(jobs_of(budget=1), {})]
+    assert order == [(seed, one) for seed in (1, 2) for one in (*METHODS.split(","), *BOUNDS)]
+    assert [job.cell.method for job in wanted(jobs_of(), {})[-4:]] == ["centralized"] * 2 + ["local"] * 2
 
 
 def test_nothing_is_chosen_before_all_have_been_tried_and_ties_take_the_first() -> None:
@@ -184,3 +194,24 @@ def test_the_same_numbers_in_every_form() -> None:
     best = f"{found.settings['iid'][1].mean:.3f}"
     assert rf"\textbf{{fedcmp (reference)}} & {best} &" in latex
     assert f"| **fedcmp (reference)** | {best} |" in tables["md"]
+
+
+def test_a_dry_run_counts_what_a_comparison_would_do_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "2", "--budget", "2", "--out", str(tmp_path / "new")]
+    assert main(["compare", *words, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "demo fedcmp 2 2" in said
+    assert "runs 16 to do training samples 1,024" in said, "of 2 x 8 clients x 4 samples each"
+    assert not list(tmp_path.iterdir())
+    done = tmp_path / "begun"
+    done.mkdir()
+    jobs = Jobs(ask(None, SMALL, Request(methods="fedavg,fedcmp", seeds=2, budget=2)))
+    record = line(jobs.tuning("demo", "fedavg")[0], 1.0).record | {"seconds": {"total": 60.0}}
+    ended = jobs.tuning("demo", "fedavg")[0]
+    row = {**record, "cell": ended.cell._asdict(), "folder": f"cells/{ended.id}"}
+    (done / "runs.jsonl").write_text(json.dumps(row) + "\n")
+    said = foretell(jobs.study, done)
+    assert "15 to do" in said
+    assert "15.0 min, one at a time" in said

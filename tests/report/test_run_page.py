@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from fedcmp.cli import main
 from fedcmp.errors import RunFolderError
 from fedcmp.federation.settings import FAULTS
+from fedcmp.report.alone import beside_alone
 from fedcmp.report.blocks import Page, Picture
 from fedcmp.report.figures import figure_style
 from fedcmp.report.page import write_report
 from fedcmp.report.run.clients import split_section
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
+from fedcmp.report.summary import describe
 from tests.report.conftest import Seen, look
 
 Copy = Callable[..., Path]
@@ -115,6 +118,48 @@ def test_centralized_and_local(run: Copy) -> None:
     assert {"Each client alone", "The split of the data"} <= set(page.sections)
     assert "figure-alone" in page.ids
     assert "Loss" not in page.sections, "its records are clients, not rounds"
+
+
+def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, capsys: pytest.CaptureFixture[str]) -> None:
+    alone, together = run("local"), run("fedcmp")
+    summary = read(alone / "summary.json")
+    summary["clients"]["0"]["test"]["own"] = 0.0  # no federation is better than that
+    for client in range(1, 8):
+        summary["clients"][str(client)]["test"]["own"] = 100.0
+    change(alone, **summary)
+    (found,) = beside_alone([together, alone])
+    assert found.header[2:] == ["alone: own", "alone: all", "fedcmp: own", "fedcmp: all"]
+    test = read(together / "summary.json")["test"]
+    for row, one in zip(found.rows, summary["clients"].values(), strict=True):
+        assert row[2:] == [*one["test"].values(), test["domains"][one["domains"][0]], test["loss"]]
+    assert found.sentences == ["fedcmp: better than alone on its own domains for 7 of 8 clients"]
+    assert main(["table", str(together), str(alone)]) == 0
+    assert found.sentences[0] in capsys.readouterr().out
+    page = look(write_report(together, figures=False, beside=[together, alone]))
+    assert page.sections.index("Each client alone and together") + 1 == page.sections.index("Clients")
+    assert "100.000" in page.text
+    split = read(together / "split.json")
+    (together / "split.json").write_text(json.dumps({**split, "records": {**split["records"], "test": "others"}}))
+    assert beside_alone([together, alone]) == []
+    assert beside_alone([alone, run("krum")])[0].header[4] == "krum: own"
+
+
+def test_a_validation_loss_that_grew_again_is_said(run: Copy) -> None:
+    folder = run("fedcmp")
+    losses = read(folder / "summary.json")["val/loss"]
+    rounds = [one["val/loss"] for one in read_lines(folder / "metrics.jsonl")]
+    assert rounds[losses["best_round"]] == losses["best"] == min(rounds)
+    for share, said in ((1.01, "nats per token"), (1.03, "grew again: lowest after round 1, 0.500; at the end 0.515")):
+        change(folder, **{"val/loss": {"start": 2.0, "best": 0.5, "best_round": 1, "end": share * 0.5}})
+        assert {fact.label: fact.note for fact in content(folder).facts}["Validation loss"] == said
+        assert (said in describe(read(folder / "summary.json"), "r")) == (share > 1.02)
+
+
+def test_a_client_alone_is_tested_on_its_own_domains(runs: dict[str, Path]) -> None:
+    summary = read(runs["local"] / "summary.json")
+    tests = [one["test"] for one in summary["clients"].values()]
+    assert sum(one["all"] for one in tests) / len(tests) == pytest.approx(summary["test"]["loss"])
+    assert sum(one["own"] for one in tests) < sum(one["all"] for one in tests)
 
 
 def test_runs_that_did_not_finish(run: Copy) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import metric
+from fedcmp.report.alone import Beside
 from fedcmp.report.blocks import Fact, Listing, Page, Section, facts
 from fedcmp.report.formatting import is_number, measured, method
 from fedcmp.report.run import results
 from fedcmp.report.run.clients import clients_section, split_section
 from fedcmp.report.run.method import costs_section, interference_section, oscillation_section, reliability_section
 from fedcmp.report.run.reading import Run
-from fedcmp.report.summary import quality
+from fedcmp.report.summary import grown, quality
 
 LONGEST = 600
 """Letters of an error that are shown."""
@@ -20,13 +22,15 @@ COMMANDS = {"federated": "train", "centralized": "centralized", "local": "local"
 BOUNDS = {"centralized": "an upper bound for a federation", "local": "a lower bound for a federation"}
 
 
-def run_page(run: Run) -> Page:
-    """All that a run folder has; parts that are missing are left out."""
+def run_page(run: Run, beside: Sequence[Beside] = ()) -> Page:
+    """All that a run folder has; parts that are missing are left out. ``beside``: tables that it may have a part in."""
     makers = (
         results.loss_section, results.examples_section, results.questions_section, results.alone_section,
         results.tuning_section, clients_section, split_section, interference_section, oscillation_section,
         reliability_section, costs_section, again_section,
     )  # fmt: skip
+    sections = [make(run) for make in makers]
+    sections.insert(makers.index(clients_section), results.beside_section(run, beside))
     unused = run.state in ("finished", "budget") and ignores_pictures(run.tested)
     planned = run.setting("federation", "rounds")
     did = [method(run.method), BOUNDS.get(run.kind, f"{len(run.rounds)} of {planned} rounds")]
@@ -38,7 +42,7 @@ def run_page(run: Run) -> Page:
         state="unused" if unused else run.state,
         badge=f"{run.state}, pictures not used" if unused else run.state,
         facts=_facts(run),
-        sections=[make(run) for make in makers],
+        sections=sections,
         alarm=_alarm(run, unused),
     ).cleaned()
 
@@ -60,7 +64,7 @@ def _facts(run: Run) -> list[Fact]:
     (_, losses), (_, spent) = run.series("val/loss"), run.series("privacy/epsilon")
     loss = losses[-1] if losses and run.kind != "local" else None
     values = {
-        "val/loss": (summary.get("val/loss", {}).get("end", loss), metric("val/loss").unit),
+        "val/loss": (summary.get("val/loss", {}).get("end", loss), grown(summary) or metric("val/loss").unit),
         **quality(run.tested),
         "privacy/epsilon": (spent[-1] if spent else None, f"of each client, delta {run.setting('privacy', 'delta')}"),
         "samples_seen": (summary.get("samples_seen", last.get("samples_seen")), ""),

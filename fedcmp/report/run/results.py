@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fedcmp.errors import RunFolderError
 from fedcmp.measures import NATS, metric
+from fedcmp.report.alone import Beside
 from fedcmp.report.blocks import Card, Grid, Picture, Section, curves
 from fedcmp.report.figures import INK, Line, colour, dash, draw_heat
 from fedcmp.report.formatting import count, is_number, listed, number
@@ -125,6 +127,18 @@ def alone_section(run: Run) -> Section:
         header = ["client alone", "its domains", "validation loss on them", "on all"]
         grids.append(Grid("Validation loss of each client", header, rows, text_columns=2))
     return Section("alone", "Each client alone", pictures=pictures, grids=grids)
+
+
+def beside_section(run: Run, tables: Sequence[Beside]) -> Section:
+    """Each client alone and in runs of all together, where such runs were given with this one."""
+    grids, said = [], list[str]()
+    for one in tables:
+        if run.path in one.folders:
+            rows = [[*row[:2], *map(number, row[2:])] for row in one.rows]
+            grids.append(Grid(f"Test loss of each client ({NATS})", one.header, rows, text_columns=2))
+            said += one.sentences
+    text = f"own: its own domains; all: mean of all domains. {'; '.join(said)}."
+    return Section("together", "Each client alone and together", text, grids=grids)
 
 
 def tuning_section(run: Run) -> Section:
