@@ -15,7 +15,7 @@ KEEPS = ("whole", "checkpointed")
 
 
 def tables_of(result: dict[str, Any]) -> dict[str, Table]:
-    """What is shown; where the time goes only of a GPU, for a CPU says nothing of it."""
+    """What is shown."""
     rates = [
         [name, f"{one['samples_per_second']:.1f}", f"{one['mfu']:.1%}", f"{one['to_by_hand']:.2f}",
          f"{one['round_to_by_hand']:.2f}", human(one["peak_memory"])]
@@ -24,7 +24,7 @@ def tables_of(result: dict[str, Any]) -> dict[str, Table]:
     header = ("", "samples/s", "MFU", "to by hand", "whole round", "peak memory")
     parts = {f"{name}, ms": {part: 1000 * taken for part, taken in one.items()}
              for name, one in result["parts"].items()}  # fmt: skip
-    return {"rates": Table(header, rates), **({} if result["device"] == "CPU" else {"parts": profile(parts, 0)})}
+    return {"rates": Table(header, rates), "parts": profile(parts, 0)}
 
 
 def describe(result: dict[str, Any]) -> str:
