@@ -81,8 +81,8 @@ def usually(of_sections: list[list[str]]) -> list[str]:
     ['commit b', 'CPU']
     """
     counts = Counter(fact for one in of_sections for fact in one)
-    return [fact for fact in dict.fromkeys(fact for one in of_sections for fact in one)
-            if counts[fact] > len(of_sections) / 2]  # fmt: skip
+    most = {fact for fact, count in counts.items() if count > len(of_sections) / 2}
+    return [fact for fact in max(of_sections, key=lambda one: len(most & set(one))) if fact in most]
 
 
 def sections(folder: Path = RESULTS) -> list[str]:
