@@ -2,7 +2,7 @@
 
     python benchmarks/aggregation.py                              # the methods of METHODS, 7B, K = 8; some minutes
     python benchmarks/aggregation.py --shapes 7b 13b              # both sizes; tens of minutes for the decompositions
-    python benchmarks/aggregation.py --methods fedavg median        # some; the record keeps what it has of others
+    python benchmarks/aggregation.py --methods fedavg median      # with either option, the record keeps all others
     python benchmarks/aggregation.py --device cuda
 
 ``Aggregator.aggregate`` of one process on synthetic updates (one thread on a CPU), with ``aggregator.pairwise=0``; a
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from phases import AGGREGATING, REST, watched
+from phases import AGGREGATING, watched
 from record import RESULTS, Table, read, save
 
 from fedcmp.aggregation.contribution import Contribution
@@ -37,6 +37,8 @@ SHAPES = {
 METHODS = ("fedavg", "fedavgm", "fedadam", "fedmuon", "median", "trimmed-mean", "krum", "geometric-median", "ties",
          "regmean", "fedcmp")  # fmt: skip
 """One of every kind of work."""
+GOAL = 3.0
+"""Times FedAvg's seconds."""
 
 
 def now(device: torch.device) -> float:
@@ -112,22 +114,33 @@ def measure(shape: str, method: str, count: int, device: torch.device, repeats: 
     }  # fmt: skip
 
 
-def by_part(by_method: dict[str, Any]) -> Table:
-    """A round's parts as multiples of the bound; a record from before they were measured has none."""
-    columns = [*dict.fromkeys(AGGREGATING.values()), REST]
-    rows = [
-        [method, *(f"{one['parts'].get(part, 0.0) / one['bound']:,.1f}" for part in columns),
-         f"{sum(one['parts'].values()) / one['bound']:,.0f}"]
-        for method, one in by_method.items() if "parts" in one
-    ]  # fmt: skip
-    return Table(("method", *columns, "together"), rows)
+def where(one: dict[str, Any]) -> str:
+    """The parts of a round that take a fifth of it or more, the largest first."""
+    whole = sum(one["parts"].values())
+    large = sorted(((taken / whole, part) for part, taken in one["parts"].items() if taken >= whole / 5), reverse=True)
+    return "; ".join(f"{part} {share:.0%}" for share, part in large)
+
+
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """Methods by their time, as multiples of FedAvg's; of those above the goal, where it goes."""
+    tables = {}
+    for name, by_method in found.items():
+        rows = []
+        for method, one in sorted(by_method.items(), key=lambda item: item[1]["seconds"]):
+            times = one["seconds"] / by_method["fedavg"]["seconds"] if "fedavg" in by_method else None
+            rows.append([
+                method, f"{1000 * one['seconds']:,.0f}", times and f"{times:.1f}", f"{one['up'] / 1e6:,.0f}",
+                f"{one['down'] / 1e6:,.0f}", where(one) if times and times > GOAL else None,
+            ])  # fmt: skip
+        tables[name] = Table(("method", "ms", "times FedAvg", "MB up", "down", "where it goes"), rows)
+    return tables
 
 
 def main() -> None:
     """Prints the tables and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=["7b"])
-    parser.add_argument("--methods", nargs="+", choices=list(PRESETS), default=list(METHODS))
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help="7b, if none is named")
+    parser.add_argument("--methods", nargs="+", choices=list(PRESETS), help="those of METHODS, if none is named")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -135,10 +148,10 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = torch.device(options.device)
-    there = (options.out / "aggregation.json").exists()
+    there = (options.shapes or options.methods) and (options.out / "aggregation.json").exists()
     found: dict[str, Any] = read("aggregation", options.out)["found"] if there else {}
-    for shape in options.shapes:
-        for method in options.methods:
+    for shape in options.shapes or ["7b"]:
+        for method in options.methods or METHODS:
             one = measure(shape, method, options.clients, device, options.repeats)
             found.setdefault(f"{shape}, {device.type}", {})[method] = one
             print(
@@ -152,18 +165,7 @@ def main() -> None:
 
 def keep(found: dict[str, Any], out: Path) -> None:
     """Writes the record as far as it goes."""
-    tables = {
-        name: Table(
-            ("method", "K", "ms", "bound, ms", "times the bound", "MB up, a client", "MB down", "sums only"),
-            [[method, int(one["clients"]), f"{1000 * one['seconds']:,.0f}", f"{1000 * one['bound']:,.0f}",
-              f"{one['seconds'] / one['bound']:,.0f}", f"{one['up'] / 1e6:,.0f}", f"{one['down'] / 1e6:,.0f}",
-              "yes" if one["sums_only"] else "no"]
-             for method, one in sorted(by_method.items(), key=lambda item: item[1]["seconds"] / item[1]["clients"])],
-        )
-        for name, by_method in found.items()
-    }  # fmt: skip
-    tables |= {f"{name}, by part": by_part(by_method) for name, by_method in found.items()}
-    save("aggregation", "python benchmarks/aggregation.py", found, tables, folder=out)
+    save("aggregation", "python benchmarks/aggregation.py", found, tables_of(found), folder=out)
 
 
 if __name__ == "__main__":

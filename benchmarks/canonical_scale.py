@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from aggregation import SHAPES
-from record import RESULTS, Table, save
+from record import RESULTS, save
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.evidence import evidence_blocks
@@ -175,7 +175,7 @@ def compare_bases(names: list[str], cohort: LocalCohort, warm: Params) -> dict[s
 
 
 def main() -> None:
-    """Prints the tables and writes the record."""
+    """Writes the record; its words have all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=list(SHAPES), default="7b")
     parser.add_argument("--clients", type=int, default=8)
@@ -185,19 +185,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = measure(SHAPES[options.shape], options.clients, options.decay, torch.device(options.device))
-    cold, warm = found["phases"]["cold"], found["phases"]["warm"]
-    tables = {
-        "seconds": Table(
-            ("seconds", "cold", "warm"),
-            [[what, f"{cold[what]:.2f}", f"{warm[what]:.2f}"] for what in warm if what != "exchanged"],
-        ),
-        "basis": Table(
-            ("basis", "seconds", "directions", "energy", "moves the projected mean by"),
-            [[what, f"{one['seconds']:.2f}", one["directions"], one["energy"], one.get("moves the projected mean by")]
-             for what, one in found["basis"].items()],
-        ),
-    }  # fmt: skip
-    save("canonical_scale", f"python benchmarks/canonical_scale.py --shape {options.shape}", found, tables,
+    save("canonical_scale", f"python benchmarks/canonical_scale.py --shape {options.shape}", found, {},
          folder=options.out)  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
     python benchmarks/first_step.py train                                              # as `fedcmp train`
     python benchmarks/first_step.py cell                                               # the second run of a process
+    python benchmarks/first_step.py parts                                              # as train; `tower SECONDS`, too
     fabric run --accelerator=cpu --devices=2 benchmarks/first_step.py train            # a line of each rank
 
 A line is ``first step WALL PROCESSOR``: seconds of this process, from its start or from that of the second run.
@@ -60,9 +61,27 @@ def cell(folder: str) -> None:
         train(load_config(None, words), keep=keep)
 
 
+def time_tower() -> None:
+    """Prints seconds of what the tower sees, before the first step."""
+    from fedcmp.runs import parts
+
+    real = parts.see
+
+    def see(*args: Any, **options: Any) -> Any:
+        t0 = time.monotonic()
+        seen = real(*args, **options)
+        print(f"tower {time.monotonic() - t0}", flush=True)
+        return seen
+
+    parts.see = see
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as own:
         if sys.argv[1] == "cell":
             cell(own)
+        if sys.argv[1] == "parts":
+            sys.argv[1] = "train"
+            time_tower()
         end_at_first_step(process_start(), 0.0)
         sys.exit(main([*sys.argv[1:]]))

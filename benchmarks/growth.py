@@ -49,21 +49,22 @@ PARAMETERS = 400_000
 
 
 class Axis(NamedTuple):
-    """One thing that is varied, and the slopes that theory expects of seconds and of memory."""
+    """One thing that is varied, and the slopes that theory expects of seconds and of memory, and why."""
 
     points: tuple[int, ...]
     seconds: float
     memory: float
-    why: str
 
 
 AXES = {
-    "clients": Axis((4, 8, 16, 32, 64), 1.0, 1.0, "a rank trains its clients wave by wave and holds their updates"),
-    "local steps": Axis((1, 2, 4, 8, 16), 1.0, 0.0, "steps follow one another and leave nothing behind"),
-    "ranks": Axis((1, 2, 4), -1.0, -1.0, "clients are assigned to ranks"),
-    "projector parameters": Axis(
-        (100_000, 400_000, 1_600_000, 6_400_000), 1.0, 1.0, "all that is sent, held and added grows with it"
-    ),
+    # a rank trains its clients wave by wave and holds their updates
+    "clients": Axis((4, 8, 16, 32, 64), 1.0, 1.0),
+    # steps follow one another and leave nothing behind
+    "local steps": Axis((1, 2, 4, 8, 16), 1.0, 0.0),
+    # clients are assigned to ranks
+    "ranks": Axis((1, 2, 4), -1.0, -1.0),
+    # all that is sent, held and added grows with it
+    "projector parameters": Axis((100_000, 400_000, 1_600_000, 6_400_000), 1.0, 1.0),
 }
 
 
@@ -165,21 +166,17 @@ def main() -> None:
             found[name][f"slope of {what}"] = slope(one_of(found[name]["x"]), one_of(found[name][what]))
     found["given back"] = given_back(found, options.rounds)
     draw(found, RESULTS / "growth.png")
+    save("growth", "python benchmarks/growth.py", found, tables_of(found))
+
+
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """Slopes, those that are expected and those that were found."""
     rows = [
         [name, f"{axis.seconds:g}", f"{found[name]['slope of seconds']:.2f}", f"{axis.memory:g}",
-         f"{found[name]['slope of mib']:.2f}", axis.why]
+         f"{found[name]['slope of mib']:.2f}"]
         for name, axis in AXES.items()
     ]  # fmt: skip
-    points = []
-    for name, one in ((name, found[name]) for name in AXES):
-        for place, x in enumerate(one["x"]):
-            took, added = 1000 * one["seconds"][place], one["mib"][place]
-            points.append([name, f"{x:,}", f"{took:,.0f}", f"{added:,.1f}", f"{one['aggregate'][place]:.0%}"])
-    header = ("over", "slope of seconds: expected", "found", "of memory: expected", "found", "because")
-    save("growth", "python benchmarks/growth.py", found, {
-        "slopes": Table(header, rows),
-        "points": Table(("over", "value", "ms a round", "MiB added", "share of aggregation"), points),
-    })  # fmt: skip
+    return {"slopes": Table(("over", "seconds: expected", "found", "memory: expected", "found"), rows)}
 
 
 def given_back(found: dict[str, Any], rounds: int) -> dict[str, Any]:

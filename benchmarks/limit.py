@@ -29,7 +29,8 @@ from typing import Any
 import torch
 from llava_models import SHAPES, VIT_TINY, Shape
 from llava_rounds import Built, Centralized, Federated, Setting, build, make_federation
-from record import RESULTS, Table, save, shown, spread
+from record import RESULTS, Table, middle, save
+from record import profile as profile_table
 
 SHAPES.setdefault("small", Shape(128, 344, 4, 4, 1024, VIT_TINY))
 ROWS = 16
@@ -71,7 +72,6 @@ def pair(one: Setting, built: Built) -> tuple[Federated, Centralized]:
 def rounds(one: Setting, built: Built) -> dict[str, Any]:
     """Rounds of both in turns; the first warms up, the last evaluates: neither counts."""
     federated, by_hand = pair(one, built)
-    rows = one.clients * one.steps * one.batch
     found: dict[str, list[float]] = defaultdict(list)
     for number in range(one.rounds - 1):
         ours, theirs = timed(lambda n=number: federated._round(n)), timed(lambda n=number: by_hand._round(n))
@@ -79,8 +79,6 @@ def rounds(one: Setting, built: Built) -> dict[str, Any]:
             for what, a, b in zip(("processor", "wall"), ours, theirs, strict=True):
                 found[f"{what} ratio"].append(b / a)
                 found[f"{what} seconds"].append(a)
-            found["samples a second"].append(rows / ours[1])
-            found["samples a second by hand"].append(rows / theirs[1])
     return {"clients": one.clients, "slots": one.slots, "rows": by_hand.rows, "steps": one.steps, **found}
 
 
@@ -141,6 +139,27 @@ def profile(one: Setting, built: Built) -> dict[str, float]:
     return {**{what: part / whole for what, part in parts.items()}, "the rest": 1 - sum(parts.values()) / whole}
 
 
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """Speed by clients and slots, the sweeps, and where their rounds go."""
+    cells = {(shape, one["clients"], one["slots"]): one for shape, many in found["ratios"].items() for one in many}
+    slots = sorted({key[2] for key in cells})
+    rows = [[shape, clients, *(middle(cells[shape, clients, one]["processor ratio"], 3)
+                               if (shape, clients, one) in cells else None for one in slots)]
+            for shape, clients in dict.fromkeys(key[:2] for key in cells)]  # fmt: skip
+    sweeps = [[shape, *(middle(one[f"milliseconds {what}"], 0) for what in ("alone", "together")),
+               middle(one["processor"], 1), middle(one["by hand"], 1)]
+              for shape, one in found["sweeps"].items()]  # fmt: skip
+    parts = {f"{shape}, {what}": {part: 100 * taken for part, taken in shares.items()}
+             for key, what in (("profiles", "16 slots"), ("sweep_profiles", "one stack"))
+             for shape, shares in found[key].items()}  # fmt: skip
+    shares = profile_table(parts, 0)
+    return {
+        "to by hand": Table(("LLM", "clients", *(f"{one} slot{'' if one == 1 else 's'}" for one in slots)), rows),
+        "sweep": Table(("LLM", "ms, one after another", "in one stack", "times faster", "by hand"), sweeps),
+        "profile": Table(shares.header, shares.rows[:-1]),
+    }
+
+
 def main() -> None:
     """Prints the tables and writes the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,44 +172,21 @@ def main() -> None:
     torch.set_num_threads(1)
     found: dict[str, Any] = {"goal": GOAL, "sweep_goal": SWEEP_GOAL}
     found |= {"ratios": {}, "sweeps": {}, "profiles": {}, "sweep_profiles": {}}
-    tables = {}
     for shape in options.shapes:
         cells = []
         for clients in options.clients if shape == "tiny" else options.clients[:2]:
             for slots in options.slots if shape == "tiny" else options.slots[::2]:
                 one = setting(shape, clients, slots, options.repeats)
                 cells.append(rounds(one, build(one, CPU, False)))
-                print(shape, clients, slots, shown(cells[-1]["processor ratio"], 3), flush=True)
+                print(shape, clients, slots, middle(cells[-1]["processor ratio"], 3), flush=True)
         found["ratios"][shape] = cells
-        tables[f"to by hand, {shape}"] = Table(
-            ("clients", "slots C", "rows a pass", "of its speed, by processor time", "by wall time", "samples/s"),
-            [[one["clients"], one["slots"], one["rows"], shown(one["processor ratio"], 3), shown(one["wall ratio"], 3),
-              round(spread(one["samples a second"])[0])] for one in cells],
-        )  # fmt: skip
         largest = setting(shape, max(options.clients[:2]), max(options.slots), 1)
         found["profiles"][shape] = profile(largest, build(largest, CPU, False))
         together = sweep_setting(shape, SWEPT, SWEPT, options.repeats)
         small = build(together, CPU, False)
         found["sweeps"][shape] = sweep(shape, small, SWEPT, options.repeats)
         found["sweep_profiles"][shape] = profile(together, small)
-    tables["sweep"] = Table(
-        ("LLM", "ms a round, one after another", "together", "times faster, by processor time", "by wall time"),
-        [[shape, shown(one["milliseconds alone"], 0), shown(one["milliseconds together"], 0),
-          shown(one["processor"], 1), shown(one["wall"], 1)] for shape, one in found["sweeps"].items()],
-    )  # fmt: skip
-    tables["sweep by hand"] = Table(
-        ("LLM", "ms by hand, a row a pass", f"{SWEPT} rows", "times faster", "ours to by hand, a row", f"{SWEPT} rows"),
-        [[shape, shown(one["milliseconds by hand alone"], 0), shown(one["milliseconds by hand together"], 0),
-          shown(one["by hand"], 1), shown(one["to by hand alone"]), shown(one["to by hand together"])]
-         for shape, one in found["sweeps"].items()],
-    )  # fmt: skip
-    for title in ("profile", "sweep profile"):
-        shares = found[title.replace(" ", "_") + "s"]
-        tables[title] = Table(
-            ("part of a round", *shares),
-            [[what, *(f"{one[what]:.1%}" for one in shares.values())] for what in next(iter(shares.values()))],
-        )
-    save("limit", "python benchmarks/limit.py", found, tables, folder=options.out)
+    save("limit", "python benchmarks/limit.py", found, tables_of(found), folder=options.out)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,7 @@ from typing import Any
 
 from llava_cost import decoder_of
 from llava_models import SHAPES, outline_llm
-from phases import REST, TRAINING
-from record import Table
+from record import Table, profile
 
 from fedcmp.models.cost import activation_bytes
 from fedcmp.report.formatting import human
@@ -18,22 +17,14 @@ KEEPS = ("whole", "checkpointed")
 def tables_of(result: dict[str, Any]) -> dict[str, Table]:
     """What is shown."""
     rates = [
-        [name, f"{one['samples_per_second']:.1f}", f"{one['positions_per_second']:,.0f}", f"{one['mfu']:.1%}",
-         f"{one['to_by_hand']:.2f}", f"{one['round_to_by_hand']:.2f}", human(one["peak_memory"]),
-         one["loss"]["before"], one["loss"]["after"]]
+        [name, f"{one['samples_per_second']:.1f}", f"{one['mfu']:.1%}", f"{one['to_by_hand']:.2f}",
+         f"{one['round_to_by_hand']:.2f}", human(one["peak_memory"])]
         for name, one in result["methods"].items()
     ]  # fmt: skip
-    header = ("", "samples/s", "positions/s", "MFU", "to by hand", "whole round", "peak memory", "loss before", "after")
-    parts = result["parts"]
-    order = [name for name in dict.fromkeys((*TRAINING.values(), REST)) if any(name in one for one in parts.values())]
-    by_part = [
-        [part, *(f"{1000 * one[part]:,.1f}" if part in one else None for one in parts.values())] for part in order
-    ]
-    whole = ["together", *(f"{1000 * sum(one.values()):,.1f}" for one in parts.values())]
-    return {
-        "rates": Table(header, rates),
-        "parts": Table(("ms of a round", *parts), [*by_part, whole]),
-    }
+    header = ("", "samples/s", "MFU", "to by hand", "whole round", "peak memory")
+    parts = {f"{name}, ms": {part: 1000 * taken for part, taken in one.items()}
+             for name, one in result["parts"].items()}  # fmt: skip
+    return {"rates": Table(header, rates), "parts": profile(parts, 0)}
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -19,13 +19,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from llava_rounds import Setting, build, make_federation
 from phases import peak_mib
-from record import RESULTS, Table, save, shown
+from record import RESULTS, Table, middle, save
 
 from fedcmp.federation.checkpoint import prune_checkpoints, save_checkpoint
 from fedcmp.federation.loop import run_round, start
@@ -94,15 +93,18 @@ def main() -> None:
             done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
             found.append(json.loads(done.stdout.splitlines()[-1]))
             print({key: value for key, value in found[-1].items() if key != "save_s"}, flush=True)
-    rows = [
-        [one["method"], f"{one['clients']:,}", f"{one['plan_s']:.2f}", shown(one["round_s"], 2),
-         f"{1000 * median(one['save_s']):.0f}", f"{one['plan_mib'] + one['mib']:,.0f}", f"{one['folder_mb']:,.1f}"]
-        for one in found
-    ]  # fmt: skip
-    header = ("method", "clients", "plan, s", "a round, s", "checkpoint, ms", "MiB added", "run folder, MB")
-    save(
-        "many_clients", "python benchmarks/many_clients.py", found, {"clients": Table(header, rows)}, None, options.out
-    )
+    save("many_clients", "python benchmarks/many_clients.py", found, tables_of(found), folder=options.out)
+
+
+def tables_of(found: list[dict[str, Any]]) -> dict[str, Table]:
+    """Seconds of a round and MiB that plan and rounds add, by method and number of clients."""
+    cells = {(one["method"], one["clients"]): one for one in found}
+    methods, counts = (list(dict.fromkeys(key[place] for key in cells)) for place in (0, 1))
+    rows = [[method, *(middle(cells[method, count]["round_s"]) for count in counts),
+             *(f"{cells[method, count]['plan_mib'] + cells[method, count]['mib']:,.0f}" for count in counts)]
+            for method in methods]  # fmt: skip
+    header = ("method", *(f"{what}, {count:,}" for what in ("s", "MiB") for count in counts))
+    return {"clients": Table(header, rows)}
 
 
 if __name__ == "__main__":

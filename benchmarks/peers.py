@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peers_tables import parts, rows
+from peers_tables import tables_of
 from record import RESULTS, read, save
 from safetensors.torch import load_file, save_file
 
@@ -209,11 +209,7 @@ def keep(options: argparse.Namespace, results: dict[str, Any]) -> None:
     found = {"results": results, "rounds": options.rounds, "steps": options.steps, "batch": options.batch,
              "workers": options.workers}  # fmt: skip
     peers = {DISTRIBUTIONS[name]: version_of(name, options.envs) for name in PEERS}
-    tasks = dict.fromkeys(task for by_task in results.values() for task in by_task)
-    tables = {task: rows(task, results) for task in tasks}
-    if any("parts" in one for one in results.get("fedcmp", {}).values()):
-        tables["parts"] = parts(results["fedcmp"])
-    save("peers", "python benchmarks/peers.py --envs DIR", found, tables, peers, folder=options.out)
+    save("peers", "python benchmarks/peers.py --envs DIR", found, tables_of(results), peers, folder=options.out)
 
 
 if __name__ == "__main__":

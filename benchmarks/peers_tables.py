@@ -4,62 +4,43 @@ from __future__ import annotations
 
 from typing import Any
 
-from record import Table, shown
+from record import Table, middle, profile
 
 
-def rows(task: str, results: dict[str, Any]) -> Table:
-    """A task's table."""
-    last = "loss a token" if task == "train" else "moved by, a round"
-    made: list[list[object]] = []
+def tables_of(results: dict[str, Any]) -> dict[str, Table]:
+    """Frameworks by task, and where fedcmp's round goes where nothing is trained.
+
+    Args:
+        results: by framework and task; what has an error, or was not asked for, has no figures.
+    """
+    tasks = list(dict.fromkeys(task for by_task in results.values() for task in by_task))
+    header = ["framework"]
+    for task in tasks:
+        header += ["training: s a round", "loss"] if task == "train" else [f"{counted(task)}: s a round", "MiB"]
+    rows = []
     for name, by_task in results.items():
-        one = by_task.get(task)
-        if one is None:
-            continue
-        if "error" in one:
-            made.append([name, one["error"], *[None] * 6])
-            continue
-        timed = one["seconds"][1:] or one["seconds"]
-        made.append([
-            name, shown(timed), len(timed), f"{one['wall']:.0f}",
-            f"{one['processor']:.0f}", f"{one['server_mib']:,.0f}", f"{one['all_mib']:,.0f}", f"{one['end']:.4f}"
-        ])  # fmt: skip
-    header = (
-        "framework",
-        "s a round",
-        "rounds timed",
-        "s in all",
-        "of a processor",
-        "server, MiB",
-        "all processes, MiB",
-        last,
-    )
-    return Table(header, made)
+        row: list[object] = [name]
+        for task in tasks:
+            one = by_task.get(task)
+            if one is None or "error" in one:
+                row += [None, None]
+            else:
+                last = f"{one['end']:.4f}" if task == "train" else f"{one['server_mib']:,.0f}"
+                row += [middle(one["seconds"][1:] or one["seconds"]), last]
+        rows.append(row)
+    apart = {counted(task): one["parts"] for task, one in results.get("fedcmp", {}).items() if "parts" in one}
+    tables = {"rounds": Table(header, rows)}
+    if apart:
+        seconds = {f"{what}: s": one["seconds"] for what, one in apart.items()}
+        peaks = {f"{what}: GiB": {part: mib / 1024 for part, mib in one["mib"].items()} for what, one in apart.items()}
+        tables["parts"] = profile({**seconds, **peaks})
+    return tables
 
 
-def parts(fedcmp: dict[str, Any]) -> Table:
-    """Where fedcmp's round goes where nothing is trained: seconds, and by how much each part raised the peak."""
-    tasks = {task: one["parts"] for task, one in fedcmp.items() if "parts" in one}
-    names = dict.fromkeys(part for one in tasks.values() for part in one["seconds"])
-    made: list[list[object]] = [
-        [
-            part,
-            *(
-                text
-                for one in tasks.values()
-                for text in (_shown(one["seconds"], part, 2), _shown(one["mib"], part, 0))
-            ),
-        ]
-        for part in names
-    ]
-    whole = [
-        f"{sum(one[what].values()):,.{digits}f}"
-        for one in tasks.values()
-        for what, digits in (("seconds", 2), ("mib", 0))
-    ]
-    clients = [task.partition("-")[2] for task in tasks]
-    header = ("part of a round", *(text for count in clients for text in (f"s, {count} clients", "MiB")))
-    return Table(header, [*made, ["together", *whole]])
+def counted(task: str) -> str:
+    """How many clients a task without training has.
 
-
-def _shown(values: dict[str, float], part: str, digits: int) -> str | None:
-    return f"{max(0.0, values[part]):,.{digits}f}" if part in values else None
+    >>> counted("overhead-8")
+    '8 clients'
+    """
+    return f"{task.partition('-')[2]} clients"

@@ -18,6 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from phases import REST
+
 from fedcmp.report.summary import versions
 from fedcmp.report.table import table
 
@@ -111,29 +113,30 @@ COMMIT = commit()
 """When this process began: what is edited while it measures does not change what it measures."""
 
 
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and the quartiles around it; of fewer than four values, the smallest and the largest.
+def middle(values: Sequence[float], digits: int = 2) -> str:
+    """The median as a table has it.
 
-    >>> spread([3.0, 1.0, 2.0])
-    (2.0, 1.0, 3.0)
-    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
-    (3.0, 2.0, 4.0)
+    >>> middle([1.0, 2.0, 4.0])
+    '2.00'
     """
-    ordered = sorted(values)
-    if len(ordered) < 4:
-        return statistics.median(ordered), ordered[0], ordered[-1]
-    low, middle, high = statistics.quantiles(ordered, n=4, method="inclusive")
-    return middle, low, high
+    return f"{statistics.median(values):,.{digits}f}"
 
 
-def shown(values: Sequence[float], digits: int = 2) -> str:
-    """Median and spread as a table has them.
+def profile(columns: Mapping[str, Mapping[str, float]], digits: int = 2, share: float = 0.05) -> Table:
+    """Where time or memory goes: parts that are such a share of a column, the others added up, and all together.
 
-    >>> shown([1.0, 2.0, 3.0])
-    '2.00 (1.00 to 3.00)'
+    >>> profile({"s": {"passes": 9.0, "gate": 0.1, "the rest": 0.2}, "s by hand": {"passes": 4.0}}, 1).rows
+    [['passes', '9.0', '4.0'], ['the rest', '0.3', '0.0'], ['together', '9.3', '4.0']]
     """
-    middle, low, high = spread(values)
-    return f"{middle:,.{digits}f} ({low:,.{digits}f} to {high:,.{digits}f})"
+    wholes = {name: sum(parts.values()) for name, parts in columns.items()}
+    parts = [part for part in dict.fromkeys(part for one in columns.values() for part in one) if part != REST]
+    large = [part for part in parts if any(one.get(part, 0.0) >= share * wholes[name] for name, one in columns.items())]
+    rests = {name: whole - sum(columns[name].get(part, 0.0) for part in large) for name, whole in wholes.items()}
+    rows = {**{part: [one.get(part, 0.0) for one in columns.values()] for part in large},
+            REST: list(rests.values()), "together": list(wholes.values())}  # fmt: skip
+    return Table(
+        ("", *columns), [[part, *(f"{max(0.0, one):,.{digits}f}" for one in row)] for part, row in rows.items()]
+    )
 
 
 def _processor() -> str:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from record import RESULTS, Table, save
+from record import RESULTS, save
 
 from fedcmp.config import Config, load_config
 from fedcmp.data.collate import Batches
@@ -215,22 +215,13 @@ def main() -> None:
         "cached_rows_per_second": from_cache,
         "needed_per_gpu": NEEDED,
     }
-    print(f"{options.records:,} records, {size / 1e6:.0f} MB of JSON, {options.clients} clients")
-    rows = [[name, f"{one['seconds']:.1f}", f"{one['peak_mib']:,.0f}"] for name, one in steps.items()]
-    sources = {f"decoded by {count} more processes": rate for count, rate in pictures.items()}
-    sources["features from the cache"] = from_cache
+    print(json.dumps(found, indent=1))
     save(
         "scale_data",
         f"python benchmarks/scale_data.py --records {options.records} --clients {options.clients} "
         f"--pictures {options.pictures} --workers " + " ".join(map(str, options.workers)),
         found,
-        {
-            "steps": Table(("step", "seconds", "peak memory of the process, MiB"), rows),
-            "rates": Table(
-                ("where rows come from", "rows a second", "GPUs of the published run that this feeds"),
-                [[what, f"{rate:,.0f}", f"{rate / NEEDED:,.0f}"] for what, rate in sources.items()],
-            ),
-        },
+        {},
         folder=options.out,
     )
 

@@ -20,6 +20,7 @@ import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -98,7 +99,7 @@ def one_rank(rank: int, folder: str, config: AggregatorConfig, count: int, held:
     dist.destroy_process_group()
 
 
-def measure(config: AggregatorConfig, count: int, held: int) -> dict[int, dict[str, float]]:
+def measure(config: AggregatorConfig, count: int, held: int) -> dict[str, dict[str, float]]:
     """One round of ``count`` clients in two fresh processes: what each rank took."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -111,10 +112,20 @@ def measure(config: AggregatorConfig, count: int, held: int) -> dict[int, dict[s
             process.start()
         sender.close()
         try:
-            return dict(receiver.recv() for _ in ranks)
+            return {str(rank): one for rank, one in (receiver.recv() for _ in ranks)}
         finally:
             for process in ranks:
                 process.join(timeout=60)
+
+
+def tables_of(found: dict[str, Any]) -> dict[str, Table]:
+    """MiB by method and number of clients; of the other rank, with the most."""
+    counts = list(next(iter(found["added"].values())))
+    cells = [*((count, "0") for count in counts), (counts[-1], "1")]
+    header = ("method", *(f"{'server' if rank == '0' else 'other rank'}, {count}" for count, rank in cells))
+    rows = [[method, *(f"{one[count][rank]['MiB']:,.0f}" for count, rank in cells)]
+            for method, one in found["added"].items()]  # fmt: skip
+    return {"added": Table(header, rows)}
 
 
 def main() -> None:
@@ -124,22 +135,12 @@ def main() -> None:
     parser.add_argument("--held", type=int, default=1024, help="MiB of terms that a rank may hold (cohort.HELD_BYTES)")
     options = parser.parse_args()
     found = {
-        method: {count: measure(METHODS[method], count, options.held * MIB) for count in options.clients}
+        method: {str(count): measure(METHODS[method], count, options.held * MIB) for count in options.clients}
         for method in options.methods
     }
     sizes = sum(M * (N + 1) for M, N in SHAPES.values())
-    header = ["method", *(f"K = {count}" for count in options.clients)]
-    tables = {
-        title: Table(
-            header,
-            [
-                [method, *(f"{one[rank]['MiB']:,.1f}" for one in by_count.values())]
-                for method, by_count in found.items()
-            ],
-        )
-        for rank, title in enumerate(("server", "the other rank"))
-    }
-    save("server_memory", "python benchmarks/server_memory.py", {"added": found, "parameters": sizes}, tables)
+    record = {"added": found, "parameters": sizes}
+    save("server_memory", "python benchmarks/server_memory.py", record, tables_of(record))
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from nvflare.apis.controller_spec import Task
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
-from record import Table, save, spread
+from record import Table, middle, save
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -193,10 +193,18 @@ def measure(row: Row) -> dict[str, Any]:
     return {**row._asdict(), **found, "left": len(left)}
 
 
-def shown(seconds: Sequence[float]) -> str:
-    """The median, and its spread in brackets."""
-    middle, low, high = spread(seconds)
-    return f"{middle:.2f} [{low:.2f}, {high:.2f}]"
+def tables_of(found: list[dict[str, Any]]) -> dict[str, Table]:
+    """Sites and sizes: seconds from beside NVFlare alone, where that was measured; the peak from rounds alone."""
+    rows: list[list[object]] = []
+    for sites, megabytes in dict.fromkeys((one["sites"], one["megabytes"]) for one in found):
+        own = [one for one in found if (one["sites"], one["megabytes"]) == (sites, megabytes)]
+        one, plain = own[0], own[0]["plain"]
+        ratio = median(one["round_s"]) / median(one["plain_s"]) if plain else None
+        peak = next((f"{other['peak'] / 1e6:,.0f}" for other in own if not other["plain"]), None)
+        rows.append([sites, f"{one['bytes'] / 1e6:.0f}", middle(one["plain_s"]) if plain else None,
+                     middle(one["round_s"]), ratio and f"{ratio:.2f}", peak])  # fmt: skip
+    header = ("sites", "MB down and up", "NVFlare alone, s", "a round, s", "ratio", "peak, MB")
+    return {"rounds": Table(header, rows)}
 
 
 def main() -> None:
@@ -205,25 +213,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=len(ROWS), help="how many of the rows")
     asked = parser.parse_args()
     found = [measure(row) for row in ROWS[: asked.rows]]
-    header = ["sites", "MB down and up", "NVFlare alone, s", "a round, s", "ratio", "peak, MB", "files left"]
-    rows = [
-        [
-            one["sites"],
-            f"{one['bytes'] / 1e6:.0f}",
-            shown(one["plain_s"]) if one["plain_s"] else "",
-            shown(one["round_s"]),
-            f"{median(one['round_s']) / median(one['plain_s']):.2f}" if one["plain_s"] else "",
-            f"{one['peak'] / 1e6:,.0f}",
-            one["left"],
-        ]
-        for one in found
-    ]
-    table = Table(header, rows)
+    tables = tables_of(found)
     if asked.rows < len(ROWS):
-        print(tabulate(table.rows, table.header))
+        print(tabulate(tables["rounds"].rows, tables["rounds"].header))
         return
     versions = {"nvflare": metadata.version("nvflare")}
-    save("sites_round", "python benchmarks/sites_round.py", found, {"rounds": table}, versions)
+    save("sites_round", "python benchmarks/sites_round.py", found, tables, versions)
 
 
 if __name__ == "__main__":

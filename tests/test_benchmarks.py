@@ -94,10 +94,10 @@ def test_what_a_rule_costs_is_measured_at_any_size(method: str) -> None:
     assert one["up"] >= size, "at least the update"
     assert one["seconds"] > one["bound"] > 0
     assert {"largest values", "mean of squares", "server step, its norms", "the rest"} <= one["parts"].keys()
-    made = aggregation.by_part({method: one, "of before": {"bound": 1.0}})
-    assert [row[0] for row in made.rows] == [method]
-    *parts, together = (float(str(value).replace(",", "")) for value in made.rows[0][1:])
-    assert sum(parts) == pytest.approx(together, abs=1)
+    slow = {**one, "parts": {"exact sum": 3.0, "the rest": 6.0, "mean of squares": 1.0}, "seconds": 4.0}
+    made = aggregation.tables_of({"tiny, cpu": {"fedavg": {**one, "seconds": 1.0}, method: slow}})["tiny, cpu"]
+    assert [row[0] for row in made.rows] == ["fedavg", method]
+    assert (made.rows[0][-1], made.rows[1][-1]) == (None, "the rest 60%; exact sum 30%"), "of the one above the goal"
 
 
 def test_canonical_fusion_leaves_a_record_that_its_words_can_show(

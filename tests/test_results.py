@@ -61,7 +61,16 @@ def test_ratios_between_frameworks_are_those_of_the_medians_in_the_table(tmp_pat
     (tmp_path / "peers.md.j2").write_text((write_results.RESULTS / "peers.md.j2").read_text())
     text = " ".join(write_results.section("peers", tmp_path).split())
     assert "pfl-research 2.75 times as long as fedcmp" in text, "5.5 to 2"
-    assert "it takes fedcmp 0.36 (8 clients) and 0.36 (64) times as long" in text
+    assert "fedcmp takes 0.36 (met) of pfl-research's seconds with 8 clients and 0.36 (met) with 64" in text
+
+
+def test_a_section_says_what_differs_from_the_head() -> None:
+    text, found = write_results.PAGE.read_text(encoding="utf-8"), record.read("limit")
+    head = " ".join(text.partition("\n## ")[0].split())
+    usual = write_results.usually([write_results.facts(record.read(name)) for name in write_results.sections()])
+    assert "; ".join(usual) in head
+    found["commit"] = "0123456"
+    assert set(write_results.facts(found)) - set(usual) == {f"commit 0123456, {found['date']}"}
 
 
 def test_a_record_makes_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
