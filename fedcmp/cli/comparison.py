@@ -19,7 +19,8 @@ def compare(parsed: argparse.Namespace) -> int:
     Every method, and centralized and local training as bounds, gets --budget tuning runs in every setting; its best by
     validation loss is run on --seeds seeds and reported by test loss, with paired tests against the reference. A method
     is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO_OR_FILE[:key=value]*, with commas between them. All is
-    in one folder; `fedcmp compare --out DIR` goes on, and other options add to it. See docs/compare.md.
+    in one folder; `fedcmp compare --out DIR` goes on, and other options and overrides change what is asked for there. See
+    docs/compare.md.
 
     options:
       [CONFIG | key=value...]  a config file and overrides, for everything alike
@@ -57,8 +58,8 @@ def compare(parsed: argparse.Namespace) -> int:
         **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
     )
     file, overrides = split_words(parsed.words)
-    if out is not None and not parsed.words and Place(out).is_begun():
-        study = again(Place(out).read(), request)
+    if out is not None and file is None and Place(out).is_begun():
+        study = again(Place(out).read(), request, overrides)
     else:
         study = ask(file, overrides, request)
     if parsed.dry_run:

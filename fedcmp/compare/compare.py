@@ -94,7 +94,7 @@ def compare(
             devices = max(job.config.launch.devices for job in todo)
             units = len(visible_gpus()) if cuda else num_cores()
             count = workers or min(max(1, units // devices), len(todo))
-            tell(f"{count} at once" + (f", each on {devices} ranks" if devices > 1 else ""))
+            tell(f"{count} at once{f', each on {devices} ranks' if devices > 1 else ''}; a line when a run ends")
             stopped = runner.run(start_workers(place, count, devices, cuda))
             if not stopped:
                 shutil.rmtree(place.features, ignore_errors=True)

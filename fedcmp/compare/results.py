@@ -161,9 +161,9 @@ def _shared(methods: list[Row], seeds: Iterable[int]) -> dict[str, float]:
     """Means over the same seeds for all: extra seeds of some may be easier ones.
 
     A method that failed on one of seeds 1 to N has none, and does not take the seed from the others; unless all have
-    failed on one.
+    failed on one. Where a method has no run yet, nothing is shared.
     """
-    known = [row for row in methods if row.losses]
+    known = [row for row in methods if row.losses or not row.failed]
     whole = [row for row in known if not row.failed.intersection(seeds)] or known
     common = [seed for seed in seeds if all(seed in row.losses for row in whole)]
     return {row.method: statistics.fmean(row.losses[seed] for seed in common) for row in whole} if common else {}

@@ -137,12 +137,20 @@ def ask(file: Path | None, overrides: Sequence[str], request: Request) -> Study:
     return again(dataclasses.replace(study, folders=folders(base)), request)
 
 
-def again(study: Study, request: Request) -> Study:
-    """The comparison with the options that were given now in place of its own.
+def again(study: Study, request: Request, overrides: Sequence[str] = ()) -> Study:
+    """The comparison with the options that were given now in place of its own, and overrides on top of its settings.
 
     Raises:
         ConfigError: as for ``ask``.
     """
+    if overrides:
+        _forbid(overrides, PLACES, "fedcmp compare")
+        study = dataclasses.replace(
+            study,
+            overrides=(*study.overrides, *overrides),
+            config=amend(study.config, overrides),
+            settings=tuple(one._replace(config=amend(one.config, overrides)) for one in study.settings),
+        )
     changes: dict[str, Any] = {key: value for key in OPTIONS if (value := getattr(request, key)) is not None}
     if request.methods is not None:
         changes["methods"] = parse_methods(request.methods)

@@ -43,6 +43,9 @@ class Sheet(NamedTuple):
 def make_tables(name: str, jobs: Jobs, found: Found) -> dict[str, str]:
     """All tables by kind: text, md, csv, tex, json."""
     sheets, legend = make_sheets(jobs, found), make_legend(jobs)
+    rows = [row for rows in found.settings.values() for row in rows]
+    if left := sum(row.asked - len(row.losses) - len(row.failed) for row in rows):
+        legend.insert(0, f"Unfinished: {left} of {sum(row.asked for row in rows)} reported runs are to come.")
     return {
         "text": as_text(sheets, legend),
         "md": as_markdown(f"Comparison {name}", sheets, legend),

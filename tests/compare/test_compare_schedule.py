@@ -134,6 +134,17 @@ def test_the_order_of_methods_is_by_the_seeds_that_all_have() -> None:
     assert told["fedavg"]["asked"] == 4
 
 
+def test_where_a_method_has_no_run_yet_none_is_best() -> None:
+    jobs = jobs_of(scenarios="domain,iid")
+    pending = {key: one for key, one in run(jobs, shared).items() if one.cell.method != "ties"}
+    found = evaluate(jobs, pending)
+    assert {row.shared for rows in found.settings.values() for row in rows} == {None}
+    assert {row.best for row in found.overall} == {0}
+    tables = make_tables("x", jobs, found)
+    assert "**" not in tables["md"]
+    assert "Unfinished: 4 of 24" in tables["text"]
+
+
 def test_a_method_that_failed_on_a_seed_takes_it_from_no_other_and_gains_nothing() -> None:
     jobs = jobs_of(extra_seeds=4, rivals=1)
     records = run(jobs, lambda cell: None if (cell.method, cell.seed) == ("ties", 2) else shared(cell))

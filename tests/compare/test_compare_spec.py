@@ -98,6 +98,9 @@ def test_a_file_takes_the_place_of_the_config_and_overrides_remain(tmp_path: Pat
     assert (more.seeds, more.budget, more.bounds) == (9, 4, False)
     (setting,) = more.settings
     assert (setting.config.federation.rounds, setting.config.federation.local_steps) == (3, 2)
+    ranks = again(study, Request(), ["launch.devices=2"])
+    assert [one.config.launch.devices for one in (ranks, *ranks.settings)] == [2, 2, 2]
+    assert [one.label for one in ranks.settings] == [one.label for one in study.settings]
 
 
 def test_part_options_are_of_one_method_and_the_rest_applies_to_all() -> None:

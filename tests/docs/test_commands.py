@@ -19,6 +19,7 @@ from small import SMALL
 from fedcmp.cli import build_parser, main
 from fedcmp.compare import Request, ask
 from fedcmp.config import load_config
+from fedcmp.export.card import USE
 
 DEMO = "configs/demo/scenes.yaml"
 QUICK = [*SMALL, "federation.rounds=1", "federation.local_steps=0", "partition.quantity.min_samples=4"]
@@ -34,7 +35,7 @@ def check(words: list[str]) -> None:
         Exception: it is wrong, or no known program.
     """
     program = words[0].removeprefix(".venv/bin/")
-    if "=" in program:  # a variable for one command
+    if "=" in program or program == "exec":  # a variable for one command
         return check(words[1:])
     if "--wrap" in words:
         return check(shlex.split(words[words.index("--wrap") + 1]))
@@ -74,6 +75,8 @@ def test_every_command_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for block in blocks(ROOT / "docs" / "tutorial.md"):
         if block.title:
             (tmp_path / block.title).write_text(block.text)
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "use.py").write_text(USE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     wrong = []
