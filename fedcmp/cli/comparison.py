@@ -19,8 +19,8 @@ def compare(parsed: argparse.Namespace) -> int:
     Every method, and centralized and local training as bounds, gets --budget tuning runs in every setting; its best by
     validation loss is run on --seeds seeds and reported by test loss, with paired tests against the reference. A method
     is [label=]PRESET[:key=value]*, a scenario [label=]SCENARIO_OR_FILE[:key=value]*, with commas between them. All is
-    in one folder; `fedcmp compare --out DIR` goes on, and other options and overrides change what is asked for there. See
-    docs/compare.md.
+    in one folder; `fedcmp compare --out DIR` goes on, and other options and overrides change what is asked for there.
+    See docs/compare.md.
 
     options:
       [CONFIG | key=value...]  a config file and overrides, for everything alike
