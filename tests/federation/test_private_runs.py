@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from ranks import Ranks, run_ranks
-from tiny_federation import PARAMS, begin, federation, finish, flat, poisoned, stop_and_resume, without_seconds
+from tiny_federation import PARAMS, begin, federation, fetch, finish, flat, poisoned, stop_and_resume, without_seconds
 
 import fedcmp.distributed.secure as secure_module
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -51,8 +51,13 @@ def first_round(whole: Federation) -> dict[str, torch.Tensor]:
     return run_round(whole, begin(whole), whole.plan.rounds[0])[0].params
 
 
-def test_records_and_checkpoints_hold_epsilon_and_nothing_of_single_clients(llm: LanguageModel, tmp_path: Path) -> None:
-    records = outcome(private(llm, "fedadam", checkpoints=tmp_path))["records"]
+@pytest.mark.parametrize("fetch", [fetch, poisoned])
+def test_records_and_checkpoints_hold_epsilon_and_nothing_of_single_clients(
+    llm: LanguageModel, tmp_path: Path, fetch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor of one that breaks."""
+    records = outcome(private(llm, "fedadam", checkpoints=tmp_path, fetch=fetch))["records"]
+    assert "left out" not in caplog.text
     assert [one["privacy/epsilon"] for one in records] == [epsilon_of("rdp", 2.0, t, 1e-5) for t in range(4)]
     assert {(one["privacy/noise"], one["privacy/clip"]) for one in records} == {(2.0, 0.5)}
     found = {key.split("/")[0] for one in records for key in one}
@@ -61,6 +66,7 @@ def test_records_and_checkpoints_hold_epsilon_and_nothing_of_single_clients(llm:
     assert not any("cos" in key for key in records[-1])
     kept = load_checkpoint(list_checkpoints(tmp_path)[-1])
     assert (flat(kept.local), kept.privacy) == ([], {"clip": 0.5, "noise": 2.0})
+    assert all(bool(value.isfinite().all()) for value in kept.params.values())
 
 
 def test_noise_moves_the_model_and_clipping_bounds_it(llm: LanguageModel) -> None:
@@ -89,13 +95,6 @@ def test_a_run_ends_within_its_budget(llm: LanguageModel, change: dict, rounds: 
         assert spent > 0.999 * change["epsilon"], "all of it is used"
         other = dataclasses.replace(whole.privacy, noise=99.0)  # as another version of the library might solve it
         assert other.continued(state.privacy) == whole.privacy, "a run goes on with the noise that it began with"
-
-
-def test_plans_that_cannot_be_private_are_refused(llm: LanguageModel) -> None:
-    with pytest.raises(ConfigError, match=r"privacy\.epsilon=1 .* one costs 2\."):
-        private(llm, change={"epsilon": 1.0})
-    with pytest.raises(ConfigError, match=r"privacy\.honest=4"):
-        private(llm, change={"kind": "distributed", "honest": 4})
 
 
 def test_clients_that_are_asked_less_often_cost_less() -> None:
@@ -132,14 +131,6 @@ def test_any_number_of_ranks_gives_the_same_bits(llm: LanguageModel, world_size:
         assert [{**one, "records": []} for one in alone] == other
 
 
-def test_a_client_that_breaks_is_silent_and_unnamed(llm: LanguageModel, caplog: pytest.LogCaptureFixture) -> None:
-    whole = private(llm, fetch=poisoned)
-    state = finish(whole)
-    assert all(bool(value.isfinite().all()) for value in state.params.values())
-    assert "left out" not in caplog.text
-    assert not any(key.startswith("client") for one in whole.tracker.records for key in one)
-
-
 @pytest.mark.parametrize("kind", ["central", "distributed"])
 def test_secure_aggregation_is_of_the_clipped_terms(
     llm: LanguageModel, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -174,6 +165,10 @@ def test_a_lost_client_is_a_silent_one(llm: LanguageModel, change: dict, monkeyp
 
 def test_a_sum_with_too_little_noise_is_never_opened(llm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """All three must add noise; one is lost, which secure aggregation alone would forgive."""
+    honest = {"kind": "distributed", "honest": 4}
+    for change, named in (({"epsilon": 1.0}, r"epsilon=1 .* one costs 2\."), (honest, "honest=4")):
+        with pytest.raises(ConfigError, match=rf"privacy\.{named}"):
+            private(llm, change=change)
     monkeypatch.setattr(fusing, "draw_lost", lambda *args: frozenset({1}))
     with pytest.raises(AggregationError, match="only 2 of 3 clients"):
         first_round(private(llm, change={"kind": "distributed"}, secure="masks"))
