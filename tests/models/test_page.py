@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models.tiny import LLMS, TOWERS
-from models.verdicts import llava_holds, llava_selects
+from models.tiny import LLMS, TOWERS, llava_holds, llava_selects
 
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
@@ -38,30 +37,25 @@ def place_of(model: Any, layer: Any) -> str:
 
 
 @pytest.mark.slow
-def test_the_table_of_towers(tower_folder: Folder) -> None:
-    rows = []
+def test_the_tables_are_those_of_the_models(tower_folder: Folder, llm_folder: Folder) -> None:
+    towers, llms = [], []
     for name, one in TOWERS.items():
         tower = load_tower(ModelConfig(tower=str(tower_folder(name))))
         shape = f"{one.options.get('num_hidden_layers', '')} x {tower.width}".removeprefix(" x ")
         blocks = f"`{place_of(tower.model, tower.blocks[0])}`" if tower.blocks else "feature map"
         kind = f"`{tower.model.config.model_type}`"
-        rows.append((one.stands_for, kind, shape, blocks, tower.num_prefix, llava_selects(name)))
-    head = ("family", "`model_type`", "tiny model: layers x width", "blocks", "tokens before the patches")
-    compare("towers", (*head, "exports to transformers"), rows)
-
-
-@pytest.mark.slow
-def test_the_table_of_llms(llm_folder: Folder) -> None:
-    rows = []
+        towers.append((one.stands_for, kind, shape, blocks, tower.num_prefix, llava_selects(name)))
     for name, one in LLMS.items():
         llm = load_llm(ModelConfig(llm=str(llm_folder(name))))
         config = llm.model.config
         shape = f"{config.num_hidden_layers} x {config.hidden_size}"
         place, kind = f"`{place_of(llm.model, llm.layers[0])}`", f"`{config.model_type}`"
         bos = f"opening token {one.bos}"
-        rows.append((one.stands_for, kind, shape, place, config._attn_implementation, bos, llava_holds(llm)))
-    head = ("family", "`model_type`", "tiny model: layers x width", "decoder layers", "attention")
-    compare("llms", (*head, "tokenizer of the test", "Llava of transformers computes the same"), rows)
+        llms.append((one.stands_for, kind, shape, place, config._attn_implementation, bos, llava_holds(llm)))
+    head = ("family", "`model_type`", "tiny model: layers x width")
+    compare("towers", (*head, "blocks", "tokens before the patches", "exports to transformers"), towers)
+    more = ("decoder layers", "attention", "tokenizer of the test", "Llava of transformers computes the same")
+    compare("llms", (*head, *more), llms)
 
 
 def test_real_shapes_are_known_without_weights(tmp_path: Path) -> None:
