@@ -61,20 +61,19 @@ def test_one_schedule_spans_the_run(llm: LanguageModel, monkeypatch: pytest.Monk
     assert spans == [(0.0, 12 / 32), (12 / 32, 22 / 32), (22 / 32, 1.0)]
 
 
-@pytest.mark.parametrize("method", ["scaffold", "fedyogi"])
-def test_resuming_with_half_of_the_clients_gives_the_same_bits(llm: LanguageModel, tmp_path: Path, method: str) -> None:
+def test_resuming_scaffold_with_half_of_the_clients_gives_the_same_bits(llm: LanguageModel, tmp_path: Path) -> None:
     clients = [tuple(range(8 * client, 8 * client + 8)) for client in range(4)]
-    options = {"rounds": 4, "batch_size": 2, "slots": 2, "clients_per_round": 2, "local_steps": 2}
-    config = FederationConfig(**options, keep_local_state=method == "fedyogi")
-    whole = federation(llm, method, config=config, plan=plan_run(clients, config, seed=0))
+    config = FederationConfig(rounds=4, batch_size=2, slots=2, clients_per_round=2, local_steps=2)
+    whole = federation(llm, "scaffold", config=config, plan=plan_run(clients, config, seed=0))
     assert len({task.client_id for one in whole.plan.rounds[:2] for task in one.tasks}) > 2, "states of several rounds"
     expected, resumed = finish(whole), stop_and_resume(whole, tmp_path)
-    assert params_sha256(resumed.params) == params_sha256(expected.params)
-    assert flat([resumed.aggregator, resumed.local]) == flat([expected.aggregator, expected.local])
+    assert flat([resumed.params, resumed.aggregator, resumed.local]) == flat(
+        [expected.params, expected.aggregator, expected.local]
+    )
     assert expected.local.keys() == {0, 1, 2, 3}
-    for name, value in (expected.aggregator["local"] or {}).get("control", {}).items():
+    for name, value in expected.aggregator["local"]["control"].items():  # c stays the mean of all c_k, round for round
         mean = sum(kept["step"]["control"][name] for kept in expected.local.values()) / 4
-        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-7)  # c stays the mean of all c_k, round for round
+        torch.testing.assert_close(value, mean, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("method", ["scaffold", "fedcm", "fednova", "fedprox", "fedcmp"])
