@@ -60,6 +60,9 @@ def test_16_bit_are_scaled_and_8_bit_are_as_pillow_has_them() -> None:
     assert row(inverted) == NARROW, "where a TIFF says that white is 0, Pillow sees to 8 bit"
     source = GivenSource({"train": {"mine": [(Image.fromarray(WIDE), "a scan")]}})
     assert np.asarray(source.image(source.samples("train")[0]))[0, :, 0].tolist() == NARROW
+    floats = Image.fromarray(np.zeros((4, 4), np.float32))
+    with pytest.raises(DataError, match=r"'mine', item 1"):
+        GivenSource({"train": {"mine": [(Image.fromarray(WIDE), "a"), (floats, "b")]}})
     for mode in ("1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV"):
         made = Image.linear_gradient("L").convert("RGB").convert("P" if mode in ("P", "PA") else "RGB").convert(mode)
         assert np.array_equal(to_rgb(made), made.convert("RGB"))
@@ -88,6 +91,16 @@ def test_what_cannot_be_read_rightly_is_refused_by_name(content: bytes, tmp_path
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png"):
         read_picture(find_pictures([tmp_path])[0])
+    with pytest.raises(DataError, match=r"pictures\[3\]"):
+        read_picture(Image.fromarray(np.zeros((4, 4), np.float32)), 3)
+
+
+def test_loose_pictures_are_found(tmp_path: Path) -> None:
+    home = foldered(tmp_path / "home", {"b/1.PNG": picture(1, "PNG"), "a.jpg": picture(2), "notes.txt": b""})
+    assert find_pictures([home, Path("x.png")]) == [home / "a.jpg", home / "b" / "1.PNG", Path("x.png")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        find_pictures([tmp_path / "empty"])
 
 
 @pytest.mark.parametrize(("kind", "mode"), [("PNG", "LA"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGBA")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,6 @@ def test_a_model_in_many_files_is_read_by_its_index(tmp_path: Path) -> None:
     file = tmp_path / "model.safetensors.index.json"
     file.write_text(json.dumps({"weight_map": index}))
     assert same(read_projector(tmp_path), {name: value.bfloat16().float() for name, value in params.items()})
-    (tmp_path / "empty").mkdir()
-    for path in (tmp_path / "nowhere", tmp_path / "empty"):
-        with pytest.raises(CheckpointError, match=f"cannot read the projector {path}"):
-            read_projector(path)
 
 
 P = "model.mm_projector."
@@ -157,3 +154,22 @@ def test_what_is_no_projector_is_refused(content: Params, named: str, tmp_path: 
     torch.save(content, tmp_path / "mm_projector.bin")
     with pytest.raises(CheckpointError, match=rf"mm_projector\.bin.*{named}"):
         read_projector(tmp_path / "mm_projector.bin")
+
+
+class Harm:
+    def __reduce__(self) -> tuple:
+        return os.system, ("touch harmed",)
+
+
+def test_a_path_without_a_projector_and_a_pickle_that_holds_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(CheckpointError, match=f"cannot read the projector {path}"):
+            read_projector(path)
+    for content in ({"mm_projector.weight": Harm()}, [torch.ones(1)]):
+        torch.save(content, tmp_path / "mm_projector.bin")
+        with pytest.raises(CheckpointError, match=r"cannot read the projector .*mm_projector\.bin"):
+            read_projector(tmp_path)
+    assert not (tmp_path / "harmed").exists()
