@@ -78,9 +78,7 @@ def test_the_others_of_a_wave_lose_nothing(llm: LanguageModel) -> None:
 
 
 def test_too_few_that_are_left_end_the_run(llm: LanguageModel) -> None:
-    with pytest.raises(
-        AggregationError, match=r"only 2 of 3.*federation\.min_clients=3.*client 1: it failed: OSError"
-    ):
+    with pytest.raises(AggregationError, match=r"only 2 of 3.*federation\.min_clients=3.*client 1: it failed: OSError"):
         finish(build(llm, "skip", error=OSError("gone"), min_clients=3))
     with pytest.raises(ConfigError, match=r"federation\.on_client_error=skip needs launch\.group_size=1"):
         read_data(load_config(None, ["federation.on_client_error=skip", "launch.group_size=2", "launch.devices=2"]))
