@@ -21,8 +21,9 @@ def read(name: str, path: Path, **options: str) -> list[Any]:
     return [one for file in find_files([str(path)], layout) for one in layout.read(file, Options(**options))]
 
 
-def good(found: list[Any]) -> list[Item]:
-    assert all(isinstance(one, Item) for one in found), [str(one) for one in found if isinstance(one, DataError)]
+def good(found: list[Any], count: int) -> list[Item]:
+    assert [str(one) for one in found if not isinstance(one, Item)] == []
+    assert len(found) == count
     return found
 
 
@@ -30,37 +31,27 @@ def bad(found: list[Any]) -> list[str]:
     return [str(one) for one in found if isinstance(one, DataError)]
 
 
-def test_conversations(tmp_path: Path) -> None:
-    items = good(read("llava", published.llava(tmp_path)))
-    assert len(items) == 40
+def test_records_of_json(tmp_path: Path) -> None:
+    items = good(read("llava", published.llava(tmp_path / "llava")), 40)
     assert items[4][:3] == ("000000004", ("00001/000000004.jpg",), ("a photo of thing 4",))
     assert items[4].origin.endswith("blip_laion_cc_sbu_558k.json: record 4")
     assert items[4][4:] == (None, None, None, None, None, ())
-    med = good(read("llava-med", published.llava_med(tmp_path / "med")))
+    med = good(read("llava-med", published.llava_med(tmp_path / "med")), 24)
     assert med[3][:3] == ("3_Fig", ("3_Fig.jpg",), ("Axial view of case 3.",))
     chats = read("messages", published.chat(tmp_path / "chat"))
-    assert chats[2][:3] == ("chat.json:2", ("photos/2.jpg",), ("text 2",))
-    assert chats[2].further == ("more 2",)
+    assert (*chats[2][:3], chats[2].further) == ("chat.json:2", ("photos/2.jpg",), ("text 2",), ("more 2",))
     assert [one.kind for one in chats[30:]] == ["records without a picture", "records with several pictures"]
-
-
-def test_satellite_sets(tmp_path: Path) -> None:
-    items = good(read("rsicd", published.rsicd(tmp_path / "rsicd")))
-    assert [items[0].label, items[8].label, items[16].label] == ["airport", "port", "desert"]
+    items = good(read("rsicd", published.rsicd(tmp_path / "rsicd")), 17)
+    assert [items[place].label for place in (0, 8, 16)] == ["airport", "port", "desert"]
     assert items[0].captions == tuple(f"sentence {place} of airport_1.jpg ." for place in range(5))
     assert [one.split for one in items[4:8]] == ["train", "val", "test", "train"]
-    items = good(read("nwpu", published.nwpu(tmp_path)))
-    assert len(items) == 20
+    items = good(read("nwpu", published.nwpu(tmp_path / "nwpu")), 20)
     assert (items[13].places, items[13].label) == (("bridge/bridge_003.jpg", "bridge_003.jpg"), "bridge")
     assert items[13].captions == ("the first of bridge 3 .", *(f"number {more} of bridge 3 ." for more in range(1, 5)))
     assert items[13].origin.endswith("dataset_nwpu.json: bridge[3]")
     assert [one.split for one in items[7:10]] == ["train", "val", "test"]
-
-
-def test_coco(tmp_path: Path) -> None:
-    published.coco(tmp_path)
-    items = good(read("coco", published.coco(tmp_path, 6, "val2017", 500)))
-    assert len(items) == 30
+    published.coco(tmp_path / "coco")
+    items = good(read("coco", published.coco(tmp_path / "coco", 6, "val2017", 500)), 30)
     assert items[2][:2] == ("2", ("train2017/000000000002.jpg", "000000000002.jpg"))
     assert items[2].captions == tuple(f"{place}: picture 2" for place in range(5))
     assert [one.split for one in items] == [None] * 24 + ["val"] * 6
@@ -68,7 +59,7 @@ def test_coco(tmp_path: Path) -> None:
 
 def test_roco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pa = pytest.importorskip("pyarrow")
-    items = good(read("roco", published.roco(tmp_path / "set")))
+    items = good(read("roco", published.roco(tmp_path / "set")), 19)
     # files are read in the order of their names: test, train, validation
     assert [one.split for one in items] == ["test"] * 5 + ["train"] * 10 + ["val"] * 4
     assert [one.content for one in items[5:15]] == [published.picture(row, "PNG") for row in range(10)]
@@ -90,31 +81,28 @@ def test_roco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shards(tmp_path: Path) -> None:
-    items = good(read("webdataset", published.shards(tmp_path)))
-    assert len(items) == 24
+    items = good(read("webdataset", published.shards(tmp_path)), 24)
     assert items[9][:3] == ("00001/000010001", ("00001/000010001",), ("shard 1, sample 1",))
     assert items[9].origin.endswith("00001.tar: sample 000010001")
     assert [one.content for one in items] == [published.picture(number) for number in range(24)]
-    assert good(read("webdataset", tmp_path, caption_key="caption"))[9].captions == ("shard 1, sample 1 (json)",)
+    assert good(read("webdataset", tmp_path, caption_key="caption"), 24)[9].captions == ("shard 1, sample 1 (json)",)
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as archive:
         archive.addfile(directory := tarfile.TarInfo("sub"))
         directory.type = tarfile.DIRTYPE
         published.member(archive, "sub/0.PNG", published.picture(2, "PNG"))
         published.member(archive, "sub/0.seg.png", b"a mask is not the picture")
         published.member(archive, "sub/0.json", b'{"caption": ["one", "two"]}')
-    (item,) = good(read("webdataset", tmp_path / "a.tar.gz"))
+    (item,) = good(read("webdataset", tmp_path / "a.tar.gz"), 1)
     assert (item.id, item.captions, item.content) == ("a/sub/0", ("one", "two"), published.picture(2, "PNG"))
 
 
 def test_tables(tmp_path: Path) -> None:
     rows = [{"image": f"{n // 2}.png", "caption": f"text {n}, it is", "organ": "lung" if n else ""} for n in range(4)]
     for delimiter in (",", ";", "\t"):
-        items = good(read("csv", published.table(tmp_path / "t.csv", rows, delimiter), label_column="organ"))
+        items = good(read("csv", published.table(tmp_path / "t.csv", rows, delimiter), label_column="organ"), 4)
         assert [one.id for one in items] == ["0.png", "0.png#2", "1.png", "1.png#2"]
-        assert [(one.captions, one.label) for one in items[:2]] == [
-            (("text 0, it is",), None),
-            (("text 1, it is",), "lung"),
-        ]
+        assert items[1].captions == ("text 1, it is",)
+        assert [one.label for one in items] == [None, "lung", "lung", "lung"]
     with (tmp_path / "t.csv").open("a") as file:
         file.write("9.png\ttoo\tmany\tcells\n0.png\ttext 0, it is\t\n9.png\n")
     found = read("csv", tmp_path / "t.csv", label_column="organ")
@@ -175,18 +163,6 @@ def test_bad_samples_of_a_shard_lead_nowhere(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("fedcmp.data.readers.LARGEST_FILE", 10)
     assert not [one for one in read("webdataset", tmp_path) if isinstance(one, Item)], "they are too large"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.tar", "00001.tar", "00002.tar"]
-
-
-@pytest.mark.parametrize("cut", ["header", "picture"])
-def test_corrupted_shards_are_named(tmp_path: Path, cut: str) -> None:
-    path = published.shards(tmp_path, 1) / "00000.tar"
-    whole = path.read_bytes()
-    with tarfile.open(path) as archive:
-        third = archive.getmembers()[3]
-    header = whole[: third.offset] + b"\x01" * 512 + whole[third.offset + 512 :]
-    path.write_bytes(header if cut == "header" else whole[: third.offset_data + 10])
-    with pytest.raises(DataError, match=r"00000\.tar"):
-        read("webdataset", path)
 
 
 def test_sources_are_files_folders_globs_and_brace_lists(tmp_path: Path) -> None:

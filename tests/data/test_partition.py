@@ -1,9 +1,10 @@
-"""Partitions: pure, complete, disjoint, what their scenario says, and written down right."""
+"""Partitions: pure, complete, disjoint, what their scenario says, and written down right; corrupted captions."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.manifest import mean_overlap, overlap_matrix, records_hash, split_hash
 from fedcmp.data.scenarios.partition import SCENARIOS, parse_scenario
-from fedcmp.data.scenarios.quality import QualityConfig
+from fedcmp.data.scenarios.quality import CORRUPTIONS, TEMPLATE, QualityConfig
 from fedcmp.data.scenarios.quantity import QuantityConfig, client_shares, sizes_from
 from fedcmp.data.scenarios.topic import TopicConfig
 from fedcmp.errors import ConfigError, DataError
@@ -49,21 +50,18 @@ def test_a_seed_assigns_tomorrow_what_it_assigned_yesterday(config: PartitionCon
     assert ids(partition(SAMPLES, config, 4)) != ids(partition(SAMPLES, config, 3))
 
 
-def test_domains_mix_as_asked() -> None:
+def test_domains_mix_as_asked_and_the_only_owner_of_one_keeps_its_share_of_it() -> None:
     assert domains(PartitionConfig("domain", 4)) == [{"a"}, {"b"}, {"c"}, {"d"}]
     assert domains(PartitionConfig("domain", 8)) == [{"a"}, {"b"}, {"c"}, {"d"}] * 2
     half = partition(SAMPLES, PartitionConfig("domain", 4, mix=0.5), 0).clients
     kept = [sum(SAMPLES[p].domain == name for p in client) for name, client in zip("abcd", half, strict=True)]
     assert all(10 <= count < 20 for count in kept)
     assert all(len(client) == 20 for client in half)
-
-
-def test_the_only_owner_of_a_domain_keeps_its_share_of_it() -> None:
     config = PartitionConfig("domain+quantity", 4, quantity=QuantityConfig("zipf", s=1.0, min_samples=6))
-    assert domains(config, 5) == [{"a"}, {"b"}, {"c"}, {"d"}]
-    assert sorted(map(len, partition(SAMPLES, config, 5).clients)) == [6, 7, 10, 20]  # 20 / r, rounded up; the last: 5
     even = replace(config, quantity=QuantityConfig(sigma=0.0, min_samples=1))
-    assert list(map(len, partition(SAMPLES, even, 5).clients)) == [20] * 4
+    for one, sizes in ((config, [6, 7, 10, 20]), (even, [20] * 4)):  # 20 / r, rounded up; the last: 5
+        assert domains(one, 5) == [{"a"}, {"b"}, {"c"}, {"d"}]
+        assert sorted(map(len, partition(SAMPLES, one, 5).clients)) == sizes
     two = PartitionConfig("domain+quantity", 2, quantity=QuantityConfig("zipf", min_samples=1))
     assert domains(two, 5) == [{"a", "c"}, {"b", "d"}]
 
@@ -100,29 +98,16 @@ def test_zipf_and_lognormal() -> None:
 
 
 def test_words_of_a_scenario_and_the_knobs_that_act() -> None:
-    assert parse_scenario("quality+quantity") == ("iid", True, True)
     assert parse_scenario("domain+quality") == parse_scenario("quality+domain") == ("domain", True, False)
     options = {name: row.options for name, row in SCENARIOS.items() if row.options}
     assert all(isinstance(getattr(PartitionConfig(), name), kind) for name, kind in options.items())
-    assert PartitionConfig("iid", 3).knobs() == {"clients": 3}
-    assert PartitionConfig("domain", 3, mix=0.1).knobs() == {"clients": 3, "mix": 0.1}
-    assert PartitionConfig("topic", 3).knobs() == {"clients": 3, "topic": {"alpha": 1.0, "by": "label"}}
-    both = PartitionConfig("quality+quantity", 3, quantity=QuantityConfig("zipf", s=2.0)).knobs()
-    assert both["quality"] == {"clients": 0.5, "captions": 1.0, "kind": "shuffled"}
-    assert both["quantity"] == {"kind": "zipf", "s": 2.0, "min_samples": 32}
-
-
-@pytest.mark.parametrize(("key", "value"), [
-    ("scenario", "domian"), ("scenario", "topic+domain"), ("scenario", "quality+quality"), ("scenario", "topic+"),
-    ("mix", "1.5"), ("clients", "0"), ("topic.alpha", "0"), ("topic.by", "lable"), ("topic.clusters", "1"),
-    ("quality.clients", "1.1"), ("quality.captions", "-1"), ("quality.kind", "shufled"),
-    ("quantity.kind", "zip"), ("quantity.sigma", "-1"), ("quantity.min_samples", "0"),
-    ("clients", "eight"), ("clients", "2.5"), ("clients", "true"), ("clients", "{north: xray}"), ("clients", "{}"),
-    ("clients", "{north: []}"), ("clients", "{north: [xray], '': [ct]}"), ("clients", "{north: [x], south: [x]}"),
-])  # fmt: skip
-def test_bad_knobs_are_named(key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=rf"partition\.{key}"):
-        load_config(None, [f"partition.{key}={value}"])
+    quality = {"clients": 0.5, "captions": 1.0, "kind": "shuffled"}
+    for scenario, more in (
+        ("iid", {}), ("domain", {"mix": 0.1}), ("topic", {"topic": {"alpha": 1.0, "by": "label"}}),
+        ("quality+quantity", {"quality": quality, "quantity": {"kind": "zipf", "s": 2.0, "min_samples": 32}}),
+    ):  # fmt: skip
+        config = PartitionConfig(scenario, 3, mix=0.1, quantity=QuantityConfig("zipf", s=2.0))
+        assert config.knobs() == {"clients": 3, **more}
 
 
 def test_impossible_partitions() -> None:
@@ -185,13 +170,22 @@ SPLITS = {"train": SAMPLES, "val": SAMPLES[:3], "test": SAMPLES[:4]}
 
 
 def test_the_manifest_says_what_the_split_is() -> None:
-    config = PartitionConfig("domain", 4)
+    config = PartitionConfig("quality", 4, quality=QualityConfig(0.5, 0.25))
     split = partition(SAMPLES, config, 0)
-    content = manifest(split, SPLITS, config)
+    plain = manifest(split, SPLITS, config)
+    content = manifest(
+        split._replace(corrupted=corrupt(SAMPLES, split.clients, config.quality, 0).positions), SPLITS, config
+    )
+    assert content["hash"] == plain["hash"] == split_hash({str(k): sorted(one) for k, one in enumerate(ids(split))})
+    assert len(content["corrupted"]) == 2
+    for client, named in content["corrupted"].items():
+        assert len(set(named) & set(content["clients"][client])) == len(named) == 5
+    config = PartitionConfig("domain", 4)
+    content = manifest(partition(SAMPLES, config, 0), SPLITS, config)
     assert json.loads(json.dumps(content)) == content
     assert content.pop("clients")["1"] == [f"b-{n:02}" for n in range(20)]
-    assert content.pop("hash") == split_hash({str(k): sorted(one) for k, one in enumerate(ids(split))})
     assert content.pop("composition")["0"] == {"domains": {"a": 20}, "labels": {"a/other": 20}}
+    assert content.pop("hash") != plain["hash"]
     assert content == {
         "seed": 0,
         "records": {name: records_hash(samples) for name, samples in SPLITS.items()},
@@ -203,24 +197,19 @@ def test_the_manifest_says_what_the_split_is() -> None:
         "overlap": 0.0,
         "splits": {"train": 80, "val": 3, "test": 4},
     }
-
-
-def test_the_manifest_lists_corrupted_captions_and_counts_clusters() -> None:
-    config = PartitionConfig("quality", 4, quality=QualityConfig(0.5, 0.25))
-    split = partition(SAMPLES, config, 0)
-    corrupted = corrupt(SAMPLES, split.clients, config.quality, 0).positions
-    content = manifest(split._replace(corrupted=corrupted), SPLITS, config)
-    assert content["hash"] == manifest(split, SPLITS, config)["hash"], "it is of the owners alone"
-    assert len(content["corrupted"]) == 2
-    for client, named in content["corrupted"].items():
-        assert len(named) == 5
-        assert set(named) <= set(content["clients"][client])
-    config = PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster"))
-    content = manifest(partition(SAMPLES, config, 0, [f"cluster {n % 2:02}" for n in range(80)]), SPLITS, config)
+    config, topics = (
+        PartitionConfig("topic", 2, topic=TopicConfig(1e-3, "cluster")),
+        [f"cluster {n % 2:02}" for n in range(80)],
+    )
+    split = partition(SAMPLES, config, 0, topics)
+    content = manifest(split, SPLITS, config)
     found = sorted((one["topics"] for one in content["composition"].values()), key=str)
     assert found == [{"cluster 00": 40}, {"cluster 01": 40}]
     assert content["overlap"] == 0.0, "of topics, not of domains"
     assert content["knobs"]["topic"] == {"alpha": 1e-3, "by": "cluster", "clusters": 20}
+    assert split.topics == tuple(topics)
+    with pytest.raises(ValueError, match="clusters"):
+        partition(SAMPLES, config, 0)
 
 
 def test_the_hash_of_records_is_of_all_that_they_say() -> None:
@@ -245,3 +234,69 @@ def test_overlap_against_the_definition() -> None:
             assert found[k, j] == pytest.approx(1 - sum(to_half) / 2)
     assert mean_overlap(counts) == pytest.approx((found.sum() - 5) / 20)
     assert mean_overlap(counts[:1]) == 1.0
+
+
+NINE_WORDS = [
+    Sample(f"{domain}-{n:02}", f"{n}.png", f"this is the caption with number {n} in {domain}", domain)
+    for domain in ("a", "b", "c", "d", "e")
+    for n in range(30)
+]
+OWNERS = partition(NINE_WORDS, PartitionConfig("domain", 5), 0)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize(("clients", "captions"), [(0.4, 1.0), (1.0, 0.5), (0.05, 0.1), (0.0, 1.0), (0.6, 0.0)])
+def test_as_many_as_asked(kind: str, clients: float, captions: float) -> None:
+    config = QualityConfig(clients, captions, kind)
+    found = corrupt(NINE_WORDS, OWNERS.clients, config, 1)
+    hurt = [positions for positions in found.positions if positions]
+    assert len(hurt) == (0 if not clients * captions else max(1, round(5 * clients)))
+    assert all(len(positions) == round(30 * captions) for positions in hurt)
+    chosen = {position for positions in hurt for position in positions}
+    for client, positions in zip(OWNERS.clients, found.positions, strict=True):
+        assert set(positions) <= set(client)
+    for position, (before, after) in enumerate(zip(NINE_WORDS, found.samples, strict=True)):
+        assert (after.caption != before.caption) == (position in chosen)
+        assert (after.id, after.image, after.domain) == (before.id, before.image, before.domain)
+    turned = NINE_WORDS[::-1]
+    other = corrupt(turned, partition(turned, PartitionConfig("domain", 5), 0).clients, config, 1)
+    assert other.samples[::-1] == found.samples, "the order of samples does not matter"
+    assert not chosen or found.positions != corrupt(NINE_WORDS, OWNERS.clients, config, 2).positions or captions == 1.0
+
+
+def test_kinds_do_what_they_say() -> None:
+    everything, after = {sample.caption for sample in NINE_WORDS}, {}
+    for kind in CORRUPTIONS:
+        found = corrupt(NINE_WORDS, OWNERS.clients, QualityConfig(1.0, 1.0, kind), 0).samples
+        after[kind] = [[found[place].caption for place in client] for client in OWNERS.clients]
+    assert after["template"] == [[TEMPLATE] * 30] * 5
+    assert after["truncated"] == [["this is the"] * 30] * 5, "three of nine words"
+    for client, shuffled, foreign in zip(OWNERS.clients, after["shuffled"], after["foreign"], strict=True):
+        before = {NINE_WORDS[place].caption for place in client}
+        assert set(shuffled) == before
+        assert set(foreign) <= everything - before
+        assert len(set(shuffled)) == len(set(foreign)) == 30, "each but once while there are enough"
+    short = [Sample(str(n), "x.png", "cat dog"[: 3 + 4 * n], "d") for n in range(2)]
+    found = corrupt(short, [(0, 1)], QualityConfig(1.0, 1.0, "truncated"), 0).samples
+    assert [one.caption for one in found] == ["cat", "cat"], "one word is left"
+
+
+@pytest.mark.parametrize(("texts", "kept"), [("aabbc", 0), ("aaab", 2), ("aaaa", 4), ("aabb", 0), ("a", 1)])
+def test_shuffled_captions_change_their_text_where_that_can_be(texts: str, kept: int) -> None:
+    samples = [Sample(f"{n}", "x.png", text, "d") for n, text in enumerate(texts)]
+    for seed in range(10):
+        found = corrupt(samples, [range(len(texts))], QualityConfig(1.0, 1.0, "shuffled"), seed)
+        after = [sample.caption for sample in found.samples]
+        assert sum(one == two for one, two in zip(texts, after, strict=True)) == kept
+        assert Counter(after) == Counter(texts)
+
+
+def test_foreign_captions_come_from_other_clients() -> None:
+    samples = [Sample(f"{n:02}", "x.png", "same" if n % 2 else f"own {n}", "d") for n in range(20)]
+    clients = [tuple(range(18)), (18, 19)]
+    for seed in range(5):  # even if they are few
+        found = corrupt(samples, clients, QualityConfig(1.0, 1.0, "foreign"), seed)
+        assert {found.samples[p].caption for p in clients[0]} <= {"own 18", "same"}
+        assert all(found.samples[p].caption != samples[p].caption for p in range(20))
+    found = corrupt(NINE_WORDS, [(0, 1), (2, 3)], QualityConfig(1.0, 1.0, "foreign"), 0)
+    assert found.samples[4:] == NINE_WORDS[4:], "samples of no client are left alone"

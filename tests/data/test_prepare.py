@@ -50,21 +50,6 @@ def sides(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return {side: read_lines(folder / f"{side}.jsonl") for side in SIDES}
 
 
-def test_a_domain_links_its_pictures_and_says_where_it_is_from(tmp_path: Path) -> None:
-    home, out = published.llava(tmp_path / "LLaVA-Pretrain"), tmp_path / "root" / "web"
-    facts = make("llava", home, out, licence="see its card", val=5, test=5)
-    assert facts["counts"] == {"train": 30, "val": 5, "test": 5}
-    assert (out / "images.zip").is_symlink()
-    assert (out / "images.zip").resolve() == (home / "images.zip").resolve()
-    assert set(tree(out)) == {"SOURCE.md", "images.zip", "source.json", *(f"{side}.jsonl" for side in SIDES)}
-    assert list(out.parent.iterdir()) == [out]
-    assert facts == json.loads((out / "source.json").read_text())
-    assert facts["sha256"] == {name: digest for name, digest in tree(out).items() if name.endswith(".jsonl")}
-    assert "see its card" in (out / "SOURCE.md").read_text()
-    (row,) = [row for rows in sides(out).values() for row in rows if row["id"] == "web-000000004"]
-    assert row == published.record("web-000000004", "00001/000000004.jpg", "a photo of thing 4", domain="web")
-
-
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> None:
     if layout == "roco":
@@ -88,36 +73,53 @@ def test_every_layout_gives_a_domain_that_loads(tmp_path: Path, layout: str) -> 
     assert tree(tmp_path / "again" / layout) == tree(out)
 
 
-def test_messages_keep_all_their_answers(tmp_path: Path) -> None:
-    path, root = published.chat(tmp_path / "set"), tmp_path / "root"
-    with pytest.raises(DataError, match=r"chat\.json: record 30: field `image`"):
-        make("messages", path, root / "chat")
-    facts = make("messages", path, root / "chat", skip_bad=True)
-    assert facts["left_out"]["bad_by_kind"] == {"records without a picture": 1, "records with several pictures": 1}
-    assert facts["further_answers"] == 30
-    first, whole = (load(root, turns=turns).samples("train") for turns in ("first", "all"))
-    captions = {sample.id: sample.caption for sample in whole}
-    assert len(captions) == 56
-    assert all(captions[f"{one.id}#2"] == one.caption.replace("text", "more") for one in first)
-
-
-def test_the_caption_depends_on_the_seed_and_train_and_val_of_coco_are_one_domain(tmp_path: Path) -> None:
+def test_captions_and_limits_are_drawn_and_train_and_val_of_coco_are_one_domain(tmp_path: Path) -> None:
     home = published.coco(tmp_path / "coco", 200)
 
-    def captions(name: str, seed: int) -> dict[str, str]:
-        make("coco", home, tmp_path / name, seed=seed, domain="d")
+    def captions(name: str, **more: int) -> dict[str, str]:
+        make("coco", home, tmp_path / name, domain="d", **more)
         rows = [row for own in sides(tmp_path / name).values() for row in own]
         assert all(row["conversations"][1]["value"] in row["captions"] for row in rows)
         return {row["id"]: row["conversations"][1]["value"] for row in rows}
 
-    first = captions("a", 0)
-    assert captions("b", 0) == first != captions("c", 1)
+    first = captions("a")
+    assert captions("b", seed=0) == first != captions("c", seed=1)
     assert min(Counter(caption[0] for caption in first.values()).values()) > 20  # of 200, five captions each
+    few, other = captions("d", limit=12), captions("e", limit=12, seed=1)
+    assert len(few) == len(other) == 12
+    assert few.keys() != other.keys()
+    assert few.items() < first.items()
     published.coco(home, 6, "val2017", 500)
     facts = make("coco", home, tmp_path / "root" / "photos")
     assert facts["counts"] == {"train": 200, "val": 6, "test": 0}  # half of val is the test set at run time
     assert not (tmp_path / "root" / "photos" / "test.jsonl").exists()
-    assert read_lines(tmp_path / "root" / "photos" / "val.jsonl")[0]["image"].startswith("val2017/")
+    make("webdataset", published.shards(tmp_path / "shards"), tmp_path / "f", limit=9)
+    with zipfile.ZipFile(tmp_path / "f" / "images.zip") as archive:
+        assert len(archive.namelist()) == 9
+
+
+def test_messages_keep_all_their_answers(tmp_path: Path) -> None:
+    chat = published.chat(tmp_path / "set")
+    with pytest.raises(DataError, match=r"chat\.json: record 30: field `image`"):
+        make("messages", chat, tmp_path / "talk" / "chat")
+    facts = make("messages", chat, tmp_path / "talk" / "chat", skip_bad=True)
+    assert facts["left_out"]["bad_by_kind"] == {"records without a picture": 1, "records with several pictures": 1}
+    assert facts["further_answers"] == 30
+    one, whole = (load(tmp_path / "talk", turns=turns).samples("train") for turns in ("first", "all"))
+    texts = {sample.id: sample.caption for sample in whole}
+    assert len(texts) == 56
+    assert all(texts[f"{sample.id}#2"] == sample.caption.replace("text", "more") for sample in one)
+
+
+def test_pictures_of_one_patient_stay_on_one_side(tmp_path: Path) -> None:
+    clinic = published.clinic(tmp_path / "clinic", 60, patient=lambda n: f"p{n % 12}")
+    options = CLINIC._replace(group_column="patient")
+    make("csv", clinic, tmp_path / "out", val=8, test=8, options=options)
+    held = [{int(row["image"][5:8]) % 12 for row in own} for own in sides(tmp_path / "out").values()]
+    assert [len(found) for found in held] == [8, 2, 2]
+    assert len(set.union(*held)) == 12
+    with pytest.raises(ConfigError, match="--group-column"):
+        make("csv", clinic, tmp_path / "none", val=8, test=0, options=options)
 
 
 def test_equal_pictures_are_never_on_both_sides(tmp_path: Path) -> None:
@@ -135,17 +137,6 @@ def test_equal_pictures_are_never_on_both_sides(tmp_path: Path) -> None:
         held = [{int(row["image"][:-4]) % 20 for row in own} for own in found[name].values()]
         assert sum(map(len, held)) == 20
     assert found["folder"] == found["zip"] == found["copy"]
-
-
-def test_pictures_of_one_patient_stay_on_one_side(tmp_path: Path) -> None:
-    path = published.clinic(tmp_path / "clinic", 60, patient=lambda n: f"p{n % 12}")
-    options = CLINIC._replace(group_column="patient")
-    make("csv", path, tmp_path / "out", val=8, test=8, options=options)
-    held = [{int(row["image"][5:8]) % 12 for row in own} for own in sides(tmp_path / "out").values()]
-    assert [len(found) for found in held] == [8, 2, 2]
-    assert len(set.union(*held)) == 12
-    with pytest.raises(ConfigError, match="--group-column"):
-        make("csv", path, tmp_path / "none", val=8, test=0, options=options)
 
 
 def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
@@ -172,26 +163,21 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
         prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
 
 
-def test_a_limit_draws_from_all_of_the_set(tmp_path: Path) -> None:
-    home = published.nwpu(tmp_path / "nwpu")
-    rows = {}
-    for name, seed in (("a", 0), ("c", 1)):
-        facts = make("nwpu", home, tmp_path / name, limit=12, val=1, test=1, domain="a", seed=seed)
-        assert sum(facts["counts"].values()) == 12
-        rows[name] = read_lines(tmp_path / name / "train.jsonl")
-    assert {row["label"] for row in rows["a"]} == {"airplane", "bridge"}
-    assert rows["a"] != rows["c"]
-    make("webdataset", published.shards(tmp_path / "shards"), tmp_path / "d", limit=9)
-    with zipfile.ZipFile(tmp_path / "d" / "images.zip") as archive:
-        assert len(archive.namelist()) == 9
-
-
 def test_a_domain_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, out = published.llava(tmp_path / "set"), tmp_path / "root" / "web"
+    home, out = published.llava(tmp_path / "LLaVA-Pretrain"), tmp_path / "root" / "web"
     monkeypatch.setattr("fedcmp.data.prepare.PROGRESS_EVERY", 20)
     told: list[str] = []
-    prepare(Recipe("llava", (str(home),), out), told.append)
+    facts = prepare(Recipe("llava", (str(home),), out, licence="see its card", val=5, test=5), told.append)
     assert told == ["20 records", "40 records"]
+    assert facts["counts"] == {"train": 30, "val": 5, "test": 5}
+    assert (out / "images.zip").is_symlink()
+    assert (out / "images.zip").resolve() == (home / "images.zip").resolve()
+    assert set(tree(out)) == {"SOURCE.md", "images.zip", "source.json", *(f"{side}.jsonl" for side in SIDES)}
+    assert facts == json.loads((out / "source.json").read_text())
+    assert facts["sha256"] == {name: digest for name, digest in tree(out).items() if name.endswith(".jsonl")}
+    assert "see its card" in (out / "SOURCE.md").read_text()
+    (row,) = [row for rows in sides(out).values() for row in rows if row["id"] == "web-000000004"]
+    assert row == published.record("web-000000004", "00001/000000004.jpg", "a photo of thing 4", domain="web")
     with pytest.raises(RunFolderError, match=r"--out .*web"):
         make("llava", home, out)
 
@@ -273,22 +259,12 @@ def test_every_step_for_ones_own_data_works_as_written(
     assert all(f"client {place} (ward {place + 1})" in out for place in range(3))
 
 
-@pytest.mark.parametrize("more", [[], ["--val", "2", "--test", "0"]], ids=str)
-def test_what_is_printed_as_next_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str]) -> None:
-    table = published.clinic(tmp_path / "set", 12)
-    assert main(["prepare", "csv", str(table), *COLUMNS, *more, "--out", str(tmp_path / "my root" / "all")]) == 0
-    program, *words = shlex.split(re.findall(r"^next: (.*)$", capsys.readouterr().out, re.M)[-1])
-    assert program == "fedcmp"
-    assert main(words) == 0
-    assert "client 0 (all)" in capsys.readouterr().out
-
-
 def test_what_is_left_out_is_told_and_rows_have_owners(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = published.clinic(tmp_path / "set", 12, clinic=ward)
     row = table.read_text().splitlines()[4]
     again = (row, row, row.replace("finding", "mass"), row.replace("ward 1", "ward 2"), row.replace("ward 1", " "))
     table.write_text("\n".join([*table.read_text().splitlines(), *again]) + "\n")
-    out = tmp_path / "root" / "all"
+    out = tmp_path / "my root" / "all"
     words = ["prepare", "csv", str(table), *COLUMNS, "--client-column", "clinic", "--out", str(out)]
     assert main(words) == 2
     assert "notes.csv:18: field `client`" in capsys.readouterr().err

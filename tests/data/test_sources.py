@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from published import domain, lines, picture, read_lines, record
 
+from fedcmp.data.scenes import CAMERAS, CELL, COLOURS, POOLS, make_scene, named_digits, render
 from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import RecordSource, Source, build_source, name_pictures
 from fedcmp.errors import ConfigError, DataError
@@ -50,10 +53,12 @@ def test_zip_and_folder_give_the_same_kind_of_pictures(root: Path, monkeypatch: 
         assert read.count(name) == 1, "a picture is hashed once"
         assert source.image(samples[name]).size == (16, 12)
     assert ids(pairs(root, "blue"), "train") == ["blue-train-1"]
-    with pytest.raises(ConfigError, match=r'data\.domains.*did you mean "red"'):
-        pairs(root, "rde")
-    with pytest.raises(DataError, match=r"data\.root"):
-        pairs(root / "nowhere")
+    for folder, word, error in (
+        (root, 'data\\.domains.*did you mean "red"', ConfigError),
+        (root / "no", "root", DataError),
+    ):
+        with pytest.raises(error, match=word):
+            pairs(folder, "rde")
 
 
 def test_held_out_pictures_are_on_one_side_and_leave_training(root: Path) -> None:
@@ -140,10 +145,27 @@ def test_scenes_are_a_source() -> None:
         build_source(DataConfig(domains=["plane"]))
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("kind", "pars"), ("on_bad_record", "skp"), ("turns", "none"), ("on_overlap", "x"), ("workers", -1),
-    ("max_train_per_domain", -1), ("held_out_per_domain", 1), ("max_caption_tokens", 1),
-])  # fmt: skip
-def test_bad_settings_are_named(key: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=rf"data\.{key}.*{value}"):
-        DataConfig(**{key: value}).validate()  # type: ignore[arg-type]
+def test_a_scene_is_a_pure_function_and_pools_share_no_digit() -> None:
+    spans = sorted(POOLS.values())
+    assert (spans[0][0], spans[-1][1]) == (0, 1797)
+    assert all(left[1] == right[0] for left, right in itertools.pairwise(spans))
+    for pool, (first, last) in POOLS.items():
+        assert all(first <= s < last for i in range(50) for s in make_scene(pool, "plain", i).sprites if s >= 0)
+    for camera in CAMERAS:
+        one, two, next_one = (make_scene("val", camera, number, seed=1) for number in (3, 3, 4))
+        assert one == two != make_scene("val", camera, 3, seed=2)
+        assert render(one).tobytes() == render(two).tobytes() != render(next_one).tobytes()
+
+
+def test_captions_say_what_is_where_and_in_which_colour() -> None:
+    for index in range(30):
+        scene = make_scene("train", "plain", index)
+        assert sorted(named_digits(scene.caption).values()) == sorted(digit for digit in scene.digits if digit >= 0)
+        pixels = np.asarray(render(scene), np.float32)
+        for place, colour in enumerate(scene.colours):
+            row, column = divmod(place, 2)
+            cell = pixels[row * CELL : (row + 1) * CELL, column * CELL : (column + 1) * CELL]
+            assert bool(cell.max() > 60) == bool(colour)
+            if colour:
+                brightest = cell.reshape(-1, 3)[cell.sum(-1).argmax()]
+                assert min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - brightest).sum()) == colour

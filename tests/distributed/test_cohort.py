@@ -1,19 +1,24 @@
-"""A cohort in one process: near the exact sums, weighted, with a bounded number of terms in memory."""
+"""A cohort in one process: near the exact sums, weighted, a bounded number of terms in memory; and one under masks."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from samples_of_clients import contributions
+from samples_of_clients import NUM_CLIENTS, contributions, random_params
 
 from fedcmp.aggregation.contribution import Contribution, MappedCohort, delta_of
+from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.distributed.secure import SecureCohort
+from fedcmp.distributed.secure import ClientsLost, SecureCohort, Sizes
 from fedcmp.errors import AggregationError
+from fedcmp.secure.parties import Advertisement, Answer, Masked, Shares, num_bytes
+from fedcmp.secure.protocol import Losses
 from fedcmp.types import Params
 
 
@@ -82,3 +87,72 @@ def test_terms_that_cannot_be_added_are_named(kind: type[LocalCohort], value: to
 def test_impossible_cohorts_are_refused(clients: list[Contribution]) -> None:
     with pytest.raises(AggregationError):
         LocalCohort(clients)
+
+
+@pytest.mark.parametrize(("scale", "held"), [(0.0, 2**40), (5e-324, 0), (1.0, 0), (3e305, 2**40)])
+def test_secure_sums_of_any_size_have_the_bits_of_plain_ones(scale: float, held: int, monkeypatch) -> None:
+    monkeypatch.setattr(cohorts, "HELD_BYTES", held)
+
+    def term(one: Contribution) -> Params:
+        parts = {"w": scale * one.delta["linear_1.weight"].double(), "b": one.delta["linear_1.bias"]}
+        return {
+            **parts,
+            "one": torch.tensor(float(one.client_id)),
+            "none": torch.zeros(0, 3),
+            "yes": torch.tensor([True]),
+        }
+
+    plain, secure = LocalCohort(contributions()), SecureCohort(contributions())
+    torch.testing.assert_close(secure.sum(term), plain.sum(term), rtol=0, atol=0)
+    assert secure.traffic == plain.traffic
+    assert secure.sum(lambda one: {}) == {}
+
+
+def test_the_server_gets_messages_of_the_protocol_and_no_term() -> None:
+    seen: list = []
+    clients = contributions()
+    cohort = SecureCohort(clients, watch=seen.append)
+    cohort.sum(delta_of)
+    assert Counter(map(type, seen)) == dict.fromkeys((Sizes, Advertisement, Shares, Masked, Answer), NUM_CLIENTS)
+    assert cohort.costs.up == sum(map(num_bytes, seen))
+    by_id = {client.client_id: client.delta.values() for client in clients}
+    exponents = np.max([one.exponents for one in seen if isinstance(one, Sizes)], axis=0)
+    for one in seen:
+        if isinstance(one, Masked):
+            flat = np.concatenate([
+                np.round(np.ldexp(value.double().numpy(), 62 - 3 - exponent)).astype(np.int64).ravel()
+                for value, exponent in zip(by_id[one.client], exponents, strict=True)
+            ])  # fmt: skip
+            assert one.words.shape == flat.shape
+            assert not np.isin(one.words.view(np.int64), flat).any()
+
+
+@pytest.mark.parametrize(("name", "pairwise"), [("krum", 0), ("median", 0), ("fedavg", 64)])
+def test_what_looks_at_single_clients_is_refused(name: str, pairwise: int) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=pairwise)), random_params(1)
+    cohort = SecureCohort(contributions(), method=type(aggregator.fuse).__name__)
+    with pytest.raises(AggregationError, match=r"aggregator\.pairwise=0"):
+        aggregator.aggregate(cohort, params, aggregator.init(params))
+
+
+def test_a_loss_leaves_a_cohort_of_the_others_in_the_first_sum_and_ends_the_round_in_a_later_one() -> None:
+    def lossy(number: int, *clients: int) -> SecureCohort:
+        """``clients`` send no words in this sum."""
+        some = Losses(words=frozenset(clients))
+        return SecureCohort(contributions(), losses=lambda now: some if now == number else Losses())
+
+    cohort = lossy(0, 2, 5)
+    with pytest.raises(ClientsLost) as found:
+        cohort.sum(delta_of)
+    assert (found.value.survivors, found.value.lost) == ((0, 1, 3, 4, 6), (2, 5))
+    assert cohort.costs.up > 0
+    with pytest.raises(AggregationError, match="only 4 of 7 clients"):
+        lossy(0, 1, 2, 3).sum(delta_of)
+    cohort = lossy(1, 3)
+    cohort.sum(delta_of)
+    with pytest.raises(AggregationError, match=r"\[3\]") as later:
+        cohort.sum(delta_of)
+    assert not isinstance(later.value, ClientsLost)
+    silent = SecureCohort(contributions(), losses=lambda number: Losses(answer=frozenset({0, 6})))
+    expected = LocalCohort(contributions()).sum(delta_of)  # clients lost after their words arrived count
+    torch.testing.assert_close(silent.sum(delta_of), expected, rtol=0, atol=0)

@@ -13,6 +13,7 @@ import small
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 
 import fedcmp.runs.export
 from fedcmp.cli import main
@@ -31,17 +32,10 @@ from fedcmp.seeding import torch_rng
 SMALL = [*small.SMALL, "evaluation.captions=0", "evaluation.examples=0", "evaluation.max_tokens=64"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "a run"
-    train(load_config(None, [*SMALL, f"run.dir={folder}"]))
-    return folder
-
-
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
+def run(tiny_run: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def rewrite(run: Path, **changes: object) -> None:
@@ -54,17 +48,17 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_the_command_exports_with_a_card_and_a_script_that_captions(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tower: VisionTower, llm: LanguageModel
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tower: VisionTower, llm: LanguageModel
 ) -> None:
     out = tmp_path / "new" / "out"
     words = "--license apache-2.0 --data-license CC-BY-4.0 --tower-license mit --llm-license llama2"
-    assert main(["export", str(finished), "--to", "hf", "--out", str(out), *words.split()]) == 0
+    assert main(["export", str(tiny_run), "--to", "hf", "--out", str(out), *words.split()]) == 0
     assert "equal to the bit" in capsys.readouterr().out
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     card = (out / "README.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
     assert (header["license"], header["library_name"]) == ("apache-2.0", "transformers")
-    summary = json.loads((finished / "summary.json").read_text())
+    summary = json.loads((tiny_run / "summary.json").read_text())
     for row in (
         "| method | fedcmp |", "| training pairs | 64 |", "| clients | 8 |",
         f"| validation loss a token, end | {summary['val/loss']['end']:.4f} |",
@@ -72,22 +66,22 @@ def test_the_command_exports_with_a_card_and_a_script_that_captions(
         "| language model | fedcmp's embedded demo | llama2 |", "| training data | scenes | CC-BY-4.0 |",
     ):  # fmt: skip
         assert row in card, row
-    assert str(finished.parent) not in card
+    assert str(tiny_run.parent) not in card
 
     picture = Image.effect_noise((48, 40), 90).convert("RGB")
     picture.save(tmp_path / "picture.png")
     script = [sys.executable, str(out / "use.py"), "picture.png"]
     told = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    module = ProjectorAlignment(tower, llm, load_projector(finished / "projector.safetensors"))
-    wanted = module.captions({"pixels": tower.preprocess([picture])})[0]
+    module = ProjectorAlignment(tower, llm, load_projector(tiny_run / "projector.safetensors"))
+    wanted = module.captions({"pixels": tower.preprocess([picture])}, 12)[0]
     assert json.loads(told) == {"picture": "picture.png", "caption": wanted}
     assert len(wanted) > 5
 
 
-def test_a_run_goes_on_from_either_export(finished: Path, tmp_path: Path) -> None:
-    end = json.loads((finished / "summary.json").read_text())["val/loss"]["end"]
+def test_a_run_goes_on_from_either_export(tiny_run: Path, tmp_path: Path) -> None:
+    end = json.loads((tiny_run / "summary.json").read_text())["val/loss"]["end"]
     for to in ("hf", "llava"):
-        export_run(finished, to, tmp_path / to)
+        export_run(tiny_run, to, tmp_path / to)
         start = [f"run.dir={tmp_path / 'more' / to}", f"model.projector.init={tmp_path / to}"]
         more = [*SMALL, "federation.rounds=1", *start]
         assert train(load_config(None, more))["val/loss"]["start"] == pytest.approx(end, rel=1e-5)
@@ -137,14 +131,14 @@ def test_only_projectors_that_training_changed(run: Path, tmp_path: Path, caplog
 
 
 def test_the_folder_appears_whole_or_not_at_all(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = tmp_path / "out"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     for path in (full, full / "mine.txt", full / "mine.txt" / "below"):
         with pytest.raises(RunFolderError, match=f"--out {path}"):
-            export_run(finished, "llava", path)
+            export_run(tiny_run, "llava", path)
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     (full / "mine.txt").unlink()
 
@@ -158,27 +152,27 @@ def test_the_folder_appears_whole_or_not_at_all(
     with monkeypatch.context() as patch:
         patch.setattr(fedcmp.runs.export, "write_llava", dies)
         with pytest.raises(KeyboardInterrupt):
-            export_run(finished, "llava", full)
+            export_run(tiny_run, "llava", full)
     usage = shutil.disk_usage(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=2**20))
         with pytest.raises(RunFolderError, match="MiB"):
-            export_run(finished, "hf", full)
+            export_run(tiny_run, "hf", full)
     assert list(full.iterdir()) == []
     assert leftovers(tmp_path) == ["out"]
-    export_run(finished, "llava", full)
+    export_run(tiny_run, "llava", full)
     assert {path.name for path in full.iterdir()} == {"mm_projector.bin", "config.json", "README.md"}
 
 
-def test_the_licences_of_the_demo_are_known(finished: Path, tmp_path: Path) -> None:
-    export_run(finished, "llava", tmp_path / "out", licences=Licences(llm="other"))
+def test_the_licences_of_the_demo_are_known(tiny_run: Path, tmp_path: Path) -> None:
+    export_run(tiny_run, "llava", tmp_path / "out", licences=Licences(llm="other"))
     terms = (tmp_path / "out" / "README.md").read_text().partition("## Terms")[2]
     assert [line.split(" | ")[-1] for line in terms.splitlines() if " | " in line][1:] == [
         *("unknown |", "apache-2.0 |", "other |", "apache-2.0; its digits: CC BY 4.0 |")
     ]
 
 
-def test_words_that_are_wrong(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_are_wrong(tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     for to, overrides, dtype, key in (
         ("lava", [], None, "--to"),
@@ -187,8 +181,8 @@ def test_words_that_are_wrong(finished: Path, tmp_path: Path, capsys: pytest.Cap
         ("hf", ["model.llm=./moved"], None, r"model\.llm"),
     ):
         with pytest.raises(ConfigError, match=key):
-            export_run(finished, to, out, overrides, dtype=dtype)
-    assert main(["export", str(finished), "another", "--to", "hf", "--out", str(out)]) == 2
+            export_run(tiny_run, to, out, overrides, dtype=dtype)
+    assert main(["export", str(tiny_run), "another", "--to", "hf", "--out", str(out)]) == 2
     assert "one run folder" in capsys.readouterr().err
     assert leftovers(tmp_path) == []
 
@@ -205,6 +199,10 @@ def test_models_may_have_moved_and_those_of_the_hub_are_named(run: Path, tmp_pat
         "| vision tower | tower (a local folder) | unknown |\n| language model | llm (a local folder) | other |" in card
     )
     assert "of the largest from those of the run." in card
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+    trained = load_projector(run / "projector.safetensors")["linear_1.weight"]
+    assert torch.equal(weights["multi_modal_projector.linear_1.weight"], trained.to(torch.bfloat16))
     models = ModelConfig("openai/clip-vit-large-patch14-336", "./models/llm", projector=ProjectorConfig("linear"))
     card = model_card(models, {"name": "a"}, Licences(), "llava", "float32", None)
     assert yaml.safe_load(card.split("---")[1])["base_model"] == ["openai/clip-vit-large-patch14-336"]

@@ -105,7 +105,7 @@ def test_a_client_follows_a_plain_loop(module) -> None:
     task = task._replace(batches=task.batches * 3)
     weights = {name: value.clone().requires_grad_() for name, value in PARAMS.items()}
     reference = torch.optim.AdamW(weights.values(), weight_decay=0.0)
-    losses = []
+    losses, path = [], []
     for step, positions in enumerate(task.batches):
         nll, tokens = module.nll(uneven(positions), weights)
         losses.append((nll.sum() / tokens.sum()).item())
@@ -114,10 +114,11 @@ def test_a_client_follows_a_plain_loop(module) -> None:
         reference.param_groups[0]["lr"] = 1e-2 * lr_factor((step + 0.5) / 3, optimizer)
         reference.step()
         reference.zero_grad()
-    (found,) = train(module, [task], optimizer, fetch=uneven).contributions
+        path.append({name: value.detach() - PARAMS[name] for name, value in weights.items()})
+    (found,) = train(module, [task], optimizer, fetch=uneven, needs=frozenset({"halfway"})).contributions
+    for part, expected in ((found.halfway, path[1]), (found.delta, path[2])):
+        torch.testing.assert_close(part, expected, rtol=1e-4, atol=1e-6)
     assert [found.scalars["loss_first"], found.scalars["loss_last"]] == pytest.approx([losses[0], losses[2]], rel=1e-4)
-    for name in PARAMS:
-        torch.testing.assert_close(found.delta[name], weights[name].detach() - PARAMS[name], rtol=1e-4, atol=1e-6)
 
 
 def gradients(module, weights, batch, limit: float = 0.0) -> dict[str, torch.Tensor]:
@@ -153,34 +154,28 @@ def test_evidence_is_the_second_moment_of_what_the_layers_saw(module) -> None:
         assert without.evidence is None
 
 
-def test_scaffold_renews_its_control_variates_as_in_the_paper(module) -> None:
-    """Option II: c_k - c + (x - y) / (K lr), for SGD at a constant rate."""
-    method, todo, before = METHODS["scaffold-2"], tasks()[:3], memory(METHODS["scaffold-2"])
-    result = train(module, todo, local=method, **before)
-    for task, found in zip(todo, result.contributions, strict=True):
-        own = before["states"][task.client_id]["step"]["control"]
-        for name, c in before["shared"]["control"].items():
-            quotient = own[name] - c - found.delta[name] / (len(task.batches) * SGD.lr)
-            renewed = result.states[task.client_id]["step"]["control"][name]
-            torch.testing.assert_close(renewed, quotient, rtol=1e-4, atol=2e-6)
-            torch.testing.assert_close(found.message[name], renewed - own[name])
-
-
-def test_the_first_option_of_scaffold_looks_at_the_same_batches_from_the_start(module) -> None:
-    limit, task = 0.05, tasks()[3]
-    result = train(module, [task], OptimizerConfig(lr=1e-2, clip_norm=limit), local=METHODS["scaffold-1"])
-    each = [gradients(module, PARAMS, fetch(positions), limit) for positions in task.batches]
-    for name in PARAMS:
-        expected = sum(one[name] for one in each) / len(each)
-        torch.testing.assert_close(result.states[3]["step"]["control"][name], expected, rtol=1e-3, atol=1e-6)
-
-
-def test_fedcm_sends_the_mean_step_and_fedprox_adds_its_gradient(module) -> None:
-    todo, before = tasks()[:2], memory(METHODS["fedcm"])
-    for task, found in zip(todo, train(module, todo, local=METHODS["fedcm"], **before).contributions, strict=True):
-        for name in PARAMS:
-            quotient = -found.delta[name] / (len(task.batches) * SGD.lr)
-            torch.testing.assert_close(found.message[name], quotient, rtol=1e-4, atol=2e-6)
+def test_messages_and_corrections_are_those_of_the_papers(module) -> None:
+    """With SGD at a constant rate, scaffold, option II: c_k - c + (x - y) / (K lr); FedCM: (x - y) / (K lr). Option I:
+    the mean gradient, clipped, of the same batches at the start. FedProx: its gradient is added."""
+    todo = tasks()[1:4]
+    for name in ("scaffold-1", "scaffold-2", "fedcm"):
+        before, limit = memory(METHODS[name]), 0.05 if name == "scaffold-1" else 0.0
+        optimizer = OptimizerConfig(lr=1e-2, clip_norm=limit) if limit else SGD
+        result = train(module, todo, optimizer, local=METHODS[name], **before)
+        for task, found in zip(todo, result.contributions, strict=True):
+            each = [gradients(module, PARAMS, fetch(positions), limit) for positions in task.batches if limit]
+            for key in PARAMS:
+                expected = -found.delta[key] / (len(task.batches) * SGD.lr)
+                if name == "fedcm":
+                    torch.testing.assert_close(found.message[key], expected, rtol=1e-4, atol=2e-6)
+                    continue
+                own = before["states"][task.client_id]["step"]["control"][key]
+                expected += own - before["shared"]["control"][key]
+                if limit:
+                    expected = sum(one[key] for one in each) / len(each)
+                renewed = result.states[task.client_id]["step"]["control"][key]
+                torch.testing.assert_close(renewed, expected, rtol=1e-3 if limit else 1e-4, atol=2e-6)
+                torch.testing.assert_close(found.message[key], renewed - own)
     weights = dict(PARAMS)
     for positions in todo[0].batches:
         step = gradients(module, weights, fetch(positions))

@@ -78,29 +78,18 @@ def test_the_others_of_a_wave_lose_nothing(llm: LanguageModel) -> None:
 
 
 def test_too_few_that_are_left_end_the_run(llm: LanguageModel) -> None:
-    with pytest.raises(AggregationError, match=r"only 2 of 3 clients.*client 1: it failed: OSError: gone"):
+    with pytest.raises(AggregationError, match=r"only 2 of 3.*federation\.min_clients=3.*client 1: it failed: OSError"):
         finish(build(llm, "skip", error=OSError("gone"), min_clients=3))
+    with pytest.raises(ConfigError, match=r"federation\.on_client_error=skip needs launch\.group_size=1"):
+        read_data(load_config(None, ["federation.on_client_error=skip", "launch.group_size=2", "launch.devices=2"]))
 
 
 @pytest.mark.parametrize("method", ["fedcmp", "median"])
-def test_ranks_agree_on_who_is_left_out(llm: LanguageModel, method: str) -> None:
-    def sha(**team: Any) -> str:
-        return params_sha256(finish(build(llm, "skip", error=OSError("gone"), method=method, **team)).params)
+def test_ranks_agree_on_who_is_left_out_and_end_together(llm: LanguageModel, method: str) -> None:
+    def found(**team: Any) -> tuple[str, str]:
+        state = finish(build(llm, "skip", error=OSError("gone"), method=method, **team))
+        with pytest.raises(ClientError, match=r"^client 1 failed in train, round 1: OSError: gone") as caught:
+            finish(build(llm, "raise", error=OSError("gone"), **team))
+        return params_sha256(state.params), str(caught.value.client_id)
 
-    assert run_ranks(lambda: sha(team=Ranks(1)), 2) == [sha()] * 2
-
-
-def test_a_failing_client_ends_the_run_on_every_rank(llm: LanguageModel) -> None:
-    def on_this_rank() -> str:
-        with pytest.raises(ClientError) as caught:
-            finish(build(llm, "raise", error=OSError("gone"), team=Ranks(1)))
-        return f"{caught.value.client_id}: {caught.value}"
-
-    for told in run_ranks(on_this_rank, 2):
-        assert told.startswith("1: client 1 failed in train, round 1: OSError: gone")
-
-
-def test_ranks_that_share_a_client_cannot_leave_it_out() -> None:
-    words = ["federation.on_client_error=skip", "launch.group_size=2", "launch.devices=2"]
-    with pytest.raises(ConfigError, match=r"federation\.on_client_error=skip needs launch\.group_size=1"):
-        read_data(load_config(None, words))
+    assert run_ranks(lambda: found(team=Ranks(1)), 2) == [found()] * 2

@@ -14,12 +14,14 @@ from fedcmp.federation.checkpoint import FederationState, list_checkpoints, load
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.here import Here
 from fedcmp.federation.loop import run, start
+from fedcmp.federation.privacy import make_protection
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig
+from fedcmp.privacy.settings import PrivacyConfig
 from fedcmp.tracking.progress import Progress
 
 CLIENTS = [tuple(range(8)), tuple(range(8, 20)), tuple(range(20, 32))]
@@ -72,6 +74,19 @@ def federation(
         progress=Progress(enabled=False),
     )
     return dataclasses.replace(whole, **changes)
+
+
+CENTRAL = PrivacyConfig(kind="central", noise=2.0, clip=0.5, accountant="rdp")
+
+
+def private(llm: LanguageModel, method: str = "fedavg", change: dict | None = None, secure: str = "none",
+            **changes: Any) -> Federation:  # fmt: skip
+    """A federation under privacy; ``change`` is of CENTRAL."""
+    aggregator = build_aggregator(AggregatorConfig(method, weights="uniform", pairwise=0))
+    aggregator = dataclasses.replace(aggregator, measures=False)
+    whole = federation(llm, settings={"secure": secure, "slots": 1}, aggregator=aggregator, **changes)
+    config = dataclasses.replace(CENTRAL, **(change or {}))
+    return dataclasses.replace(whole, privacy=make_protection(config, whole.plan, 0))
 
 
 def finish(whole: Federation) -> FederationState:

@@ -37,7 +37,7 @@ def language_model(name: str) -> LanguageModel:
 @pytest.mark.parametrize(("tower", "llm"), [("clip", "llama"), ("siglip", "qwen2"), ("dinov2", "opt"), ("vit", "gpt2")])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_operations_of_a_step_are_those_that_torch_counts(tower: str, llm: str, checkpointing: bool) -> None:
-    config = TOWERS[tower].config(**TOWERS[tower].options | {"hidden_size": 64})
+    config = TOWERS[tower]._replace(options=TOWERS[tower].options | {"hidden_size": 64}).config
     eyes, mouth = VisionTower(vision_model(config), make_processor(tower)), language_model(llm)
     if checkpointing:
         checkpoint_layers(mouth.layers)

@@ -37,12 +37,8 @@ def captions(llm: LanguageModel) -> list[torch.Tensor]:
 
 
 def batch(llm: LanguageModel) -> tuple[torch.Tensor, torch.Tensor]:
-    pad = torch.nn.utils.rnn.pad_sequence
-    tokens = captions(llm)
-    return (
-        pad(tokens, batch_first=True, padding_value=llm.pad_id),
-        pad(tokens, batch_first=True, padding_value=IGNORE),
-    )
+    pad, tokens = torch.nn.utils.rnn.pad_sequence, captions(llm)
+    return pad(tokens, batch_first=True, padding_value=llm.pad_id), pad(tokens, batch_first=True, padding_value=IGNORE)
 
 
 def pictures(width: int) -> torch.Tensor:
@@ -109,10 +105,6 @@ def test_the_gradient_reaches_the_projector_only_and_the_outline_is_right(
     assert describe_llm(llm.model)[:4] == (llm.width, num_bytes(llm.model), num_bytes(llm.layers), llm.num_embeddings)
 
 
-def test_every_listed_family_is_tested() -> None:
-    assert {llm_config(name).model_type for name in LLMS} == set(TESTED)
-
-
 OPTIONS: dict[str, Any] = {
     "vocab_size": len(make_tokenizer()), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 2, "pad_token_id": 0,
@@ -129,28 +121,23 @@ def save(folder: Path, config: Any, tokenizer: Any = None) -> ModelConfig:
     return ModelConfig(llm=str(folder))
 
 
-def gemma3_with_a_tower() -> Any:
-    """Gemma 3 from 4B up: an LLM and a tower in one."""
-    return transformers.Gemma3Config(
-        text_config={**LLMS["gemma3"].options, "vocab_size": OPTIONS["vocab_size"] + 1},
-        vision_config={**TOWERS["siglip"].options},
-        mm_tokens_per_image=4,
-        image_token_index=OPTIONS["vocab_size"],
-        pad_token_id=0,
-    )
-
-
 def test_an_untested_family_is_tried_when_it_loads(tmp_path: Path) -> None:
+    assert {llm_config(name).model_type for name in LLMS} == set(TESTED)
     llm = load_llm(save(tmp_path / "olmo", transformers.OlmoConfig(**OPTIONS)))
     assert len(llm.layers) == 2
     assert llm.model.generation_config == transformers.GenerationConfig(), "captions are greedy"
     experts = {"head_dim": 8, "intermediate_size_mlp": 16, "num_local_experts": 2}
     widths = {"input_embedding_size": 8, "output_embedding_size": 8, "is_decoder": True, "max_position_embeddings": 64}
+    words = OPTIONS["vocab_size"]
+    gemma3 = transformers.Gemma3Config(  # from 4B up: an LLM and a tower in one
+        text_config={**LLMS["gemma3"].options, "vocab_size": words + 1}, vision_config=dict(TOWERS["siglip"].options),
+        mm_tokens_per_image=4, image_token_index=words, pad_token_id=0,
+    )  # fmt: skip
     for config in (
         transformers.GraniteConfig(**OPTIONS, logits_scaling=1e-3),  # other logits than its head's
         transformers.Llama4TextConfig(**OPTIONS, **experts),
         transformers.RemBertConfig(**{**OPTIONS, **widths}),
-        gemma3_with_a_tower(),  # generates nothing behind embeddings
+        gemma3,  # generates nothing behind embeddings
     ):
         with pytest.raises(ConfigError, match=rf"model\.llm: .* is of type {config.model_type}, .*tested: .*llama"):
             load_llm(save(tmp_path / config.model_type, config))
@@ -174,17 +161,14 @@ def test_a_tokenizer_without_the_end_is_named_before_weights_are_read(tmp_path: 
         LanguageModel.wrap(None, plain, "stop")
 
 
-def test_positions_of_families(llm_folder: Folder) -> None:
-    """A table where there is one; neither a vocabulary of the same size, nor a config without positions, is one."""
+def test_a_table_of_positions_bounds_captions_and_rotary_ones_warn(llm_folder: Folder) -> None:
+    """Neither a vocabulary of the same size, nor a config without positions, is a table."""
     for name, expected in (("gpt2", (64, True)), ("opt-350m", (64, True)), ("llama", (2048, False))):
         assert find_positions(load(llm_folder, name).model) == expected
     bloom = transformers.BloomConfig(vocab_size=40, hidden_size=8, n_layer=1, n_head=2)
     llama = transformers.LlamaConfig(**{**OPTIONS, "vocab_size": 40}, max_position_embeddings=40)
     assert find_positions(transformers.BloomForCausalLM(bloom)) == (None, False)
     assert find_positions(transformers.LlamaForCausalLM(llama)) == (40, False)
-
-
-def test_a_table_bounds_captions_and_rotary_positions_warn() -> None:
     table, rotary = Positions(100, learned=True), Positions(100, learned=False)
     assert caption_room(table, 36, None, 64, "it") == (64, "")
     assert caption_room(Positions(4096, learned=False), 577, None, 64, "it") == (1024, "")

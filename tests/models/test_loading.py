@@ -51,6 +51,7 @@ def widened(weights: Weights) -> None:
     ("tower", without("layers.1.mlp.fc1.bias"), "encoder.layers.1.mlp.fc1.bias"),
     ("tower", without("position_embedding"), "embeddings.position_embedding.weight"),
     ("tower", widened, "encoder.layers.1.mlp.fc1.weight"),
+    ("mobilenet", without("conv_stem.first_conv.normalization.running_var"), "conv_stem.first_conv.normalization"),
     ("llm", without("layers.1.mlp.up_proj"), "model.layers.1.mlp.up_proj"),
     ("llm", without("embed_tokens"), "model.embed_tokens.weight"),
     ("llm", widened, "model.layers.1.mlp.down_proj.weight"),
@@ -58,16 +59,10 @@ def widened(weights: Weights) -> None:
 def test_weights_that_are_used_are_needed(
     kind: str, change: Callable[[Weights], object], named: str, tmp_path: Path
 ) -> None:
-    config = ModelConfig(**{kind: changed(DEMO / kind, tmp_path / kind, change)})
-    with pytest.raises(ConfigError, match=rf"^model\.{kind}: {tmp_path / kind} .*{named}"):
-        (load_tower if kind == "tower" else load_llm)(config)
-
-
-def test_statistics_of_a_feature_map_are_needed(tmp_path: Path) -> None:
-    save_tower("mobilenet", tmp_path / "whole")
-    folder = changed(tmp_path / "whole", tmp_path / "tower", without("conv_stem.first_conv.normalization.running_var"))
-    with pytest.raises(ConfigError, match=r"conv_stem\.first_conv\.normalization\.running_var"):
-        load_tower(ModelConfig(tower=folder))
+    whole = save_tower(kind, tmp_path / "whole") if kind == "mobilenet" else DEMO / kind
+    key, load = ("llm", load_llm) if kind == "llm" else ("tower", load_tower)
+    with pytest.raises(ConfigError, match=rf"^model\.{key}: {tmp_path / kind} .*{named}"):
+        load(ModelConfig(**{key: changed(whole, tmp_path / kind, change)}))
 
 
 def test_what_no_feature_depends_on_may_be_absent(tmp_path: Path) -> None:

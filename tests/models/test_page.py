@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from models.tiny import LLMS, TOWERS
-from models.verdicts import llava_holds, llava_selects
+from models.tiny import LLMS, TOWERS, llava_holds, llava_selects
 
 from fedcmp.models.backbones import ModelConfig, load_llm, load_tower
 from fedcmp.models.outline import outline_llm, outline_tower
@@ -38,27 +37,21 @@ def place_of(model: Any, layer: Any) -> str:
 
 
 @pytest.mark.slow
-def test_the_table_of_towers(tower_folder: Folder) -> None:
-    rows = []
+def test_the_tables_are_those_of_the_models(tower_folder: Folder, llm_folder: Folder) -> None:
+    towers, llms = [], []
     for name, one in TOWERS.items():
         tower = load_tower(ModelConfig(tower=str(tower_folder(name))))
         blocks = f"`{place_of(tower.model, tower.blocks[0])}`" if tower.blocks else "feature map"
         kind = f"`{tower.model.config.model_type}`"
-        rows.append((one.stands_for, kind, blocks, tower.num_prefix, llava_selects(name)))
-    head = ("family", "`model_type`", "blocks", "tokens before the patches", "exports to transformers")
-    compare("towers", head, rows)
-
-
-@pytest.mark.slow
-def test_the_table_of_llms(llm_folder: Folder) -> None:
-    rows = []
+        towers.append((one.stands_for, kind, blocks, tower.num_prefix, llava_selects(name)))
     for name, one in LLMS.items():
         llm = load_llm(ModelConfig(llm=str(llm_folder(name))))
         config = llm.model.config
         place, kind = f"`{place_of(llm.model, llm.layers[0])}`", f"`{config.model_type}`"
-        rows.append((one.stands_for, kind, place, config._attn_implementation, llava_holds(llm)))
-    head = ("family", "`model_type`", "decoder layers", "attention", "Llava of transformers computes the same")
-    compare("llms", head, rows)
+        llms.append((one.stands_for, kind, place, config._attn_implementation, llava_holds(llm)))
+    head = ("family", "`model_type`")
+    compare("towers", (*head, "blocks", "tokens before the patches", "exports to transformers"), towers)
+    compare("llms", (*head, "decoder layers", "attention", "Llava of transformers computes the same"), llms)
 
 
 def test_real_shapes_are_known_without_weights(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every family of towers: the hidden states that transformers itself gives, and those that Llava selects."""
+"""Every family of towers: the hidden states that transformers itself gives, those that Llava selects, fewer tokens."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import pytest
 import torch
 import transformers
 from models.tiny import MAPS, TOWERS, families, make_processor, vision_model
-from models.verdicts import PREFIX
 from PIL import Image
 
 from fedcmp.errors import ConfigError
 from fedcmp.models.backbones import ModelConfig, VisionTower, load_tower
 from fedcmp.models.outline import describe_tower, outline_tower
-from fedcmp.models.towers import average, pixel_shuffle
+from fedcmp.models.towers import average, check_grid, pixel_shuffle
 
 Folder = Callable[[str], Path]
 PIXELS = np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
@@ -32,7 +31,7 @@ def load(folder: Folder, name: str, **options: Any) -> VisionTower:
 
 
 def whole_model(folder: Folder, name: str) -> Any:
-    return type(vision_model(TOWERS[name].config(**TOWERS[name].options))).from_pretrained(folder(name)).eval()
+    return type(vision_model(TOWERS[name].config)).from_pretrained(folder(name)).eval()
 
 
 def own_states(model: Any, pixels: torch.Tensor, name: str) -> Any:
@@ -51,7 +50,7 @@ def test_hidden_states_are_those_of_the_whole_model(name: str, tower_folder: Fol
         tower, kept = load_tower(config), load(tower_folder, name, feature_layer=layer, keep_cls=True)
         pixels = tower.preprocess(PICTURES)
         states = own_states(whole_model(tower_folder, name), pixels, name).hidden_states
-        wanted, skip = config.layers, PREFIX.get(name, 0)
+        wanted, skip = config.layers, TOWERS[name].prefix
         expected = torch.cat([states[one] for one in wanted], -1)
         with torch.inference_mode():
             torch.testing.assert_close(tower.encode(pixels), expected[:, skip:])
@@ -90,7 +89,7 @@ def test_full_checkpoints_give_their_vision_part(name: str, full: str, tmp_path:
     pixels = tower.preprocess(PICTURES)
     states = own_states(both.vision_model, pixels, name).hidden_states[-2]
     with torch.inference_mode():
-        torch.testing.assert_close(tower.encode(pixels), states[:, PREFIX.get(name, 0) :])
+        torch.testing.assert_close(tower.encode(pixels), states[:, TOWERS[name].prefix :])
     assert outline_tower(ModelConfig(tower=str(tmp_path))) == describe_tower(tower)
 
 
@@ -101,14 +100,6 @@ def test_naflex_towers_get_every_picture_as_a_square(tower_folder: Folder) -> No
     assert theirs["spatial_shapes"].tolist() == [[6, 6]]
     torch.testing.assert_close(tower.preprocess(PICTURES[:1]), theirs["pixel_values"])
     assert tower.preprocess([Image.fromarray(PIXELS[0][:20]), PICTURES[0]]).shape == (2, 36, 4 * 4 * 3)
-
-
-def test_towers_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    config = transformers.ViTMAEConfig(**TOWERS["vit"].options, mask_ratio=0.5)  # it hides patches
-    transformers.ViTMAEModel(config).save_pretrained(tmp_path / "mae")
-    make_processor("vit").save_pretrained(tmp_path / "mae")
-    with pytest.raises(ConfigError, match=r"model\.tower: a vit_mae gives 18 tokens"):
-        load_tower(ModelConfig(tower=str(tmp_path / "mae")))
 
 
 @pytest.mark.parametrize("options", [
@@ -125,23 +116,23 @@ def test_what_does_not_fit_is_said_before_weights_are_read(
         load_tower(ModelConfig(tower=str(tmp_path)))
 
 
-class Wide:
-    """A processor that keeps the shape of its pictures, 36 by 16 here."""
+def test_tokens_of_a_wide_picture_are_no_square_grid_and_hidden_patches_are_refused(tmp_path: Path) -> None:
+    def wide(**more: Any) -> VisionTower:
+        """Its processor keeps the shape of its pictures, 36 by 16 here."""
+        model = transformers.CLIPVisionModel(TOWERS["clip"].config)
+        forward = model.forward
+        model.forward = lambda **kwargs: forward(interpolate_pos_encoding=True, **kwargs)
+        return VisionTower(model, lambda images, **_: {"pixel_values": torch.zeros(len(images), 3, 36, 16)}, **more)
 
-    def __call__(self, **kwargs: Any) -> Any:
-        return {"pixel_values": torch.zeros(len(kwargs["images"]), 3, 36, 16)}
-
-
-def test_tokens_of_a_wide_picture_are_no_square_grid() -> None:
-    def model() -> Any:
-        found = transformers.CLIPVisionModel(TOWERS["clip"].config(**TOWERS["clip"].options))
-        forward = found.forward
-        found.forward = lambda **kwargs: forward(interpolate_pos_encoding=True, **kwargs)
-        return found
-
-    assert VisionTower(model(), Wide()).grid == (9, 4)
+    assert wide().grid == (9, 4)
     with pytest.raises(ConfigError, match=r"model\.pixel_shuffle=2 .* 9 x 4"):
-        VisionTower(model(), Wide(), pixel_shuffle=2)  # as many tokens as a grid of 6 x 6
+        wide(pixel_shuffle=2)  # as many tokens as a grid of 6 x 6
+    transformers.ViTMAEModel(transformers.ViTMAEConfig(**TOWERS["vit"].options, mask_ratio=0.5)).save_pretrained(
+        tmp_path
+    )
+    make_processor("vit").save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"model\.tower: a vit_mae gives 18 tokens"):
+        load_tower(ModelConfig(tower=str(tmp_path)))
 
 
 @families(["clip", "mobilenet", "siglip2-naflex"])
@@ -172,3 +163,36 @@ def test_the_cache_key_changes_with_every_option(tower_folder: Folder) -> None:
     tower = load(tower_folder, "clip").train()
     assert not any(module.training for module in tower.modules())
     assert not any(parameter.requires_grad for parameter in tower.parameters())
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle_is_that_of_idefics3_and_internvl(factor: int) -> None:
+    from transformers.models.idefics3.modeling_idefics3 import Idefics3Connector
+    from transformers.models.internvl.modeling_internvl import InternVLModel
+
+    x = torch.randn(2, 36, factor * 2, generator=torch.Generator().manual_seed(0))
+    ours = pixel_shuffle(x, (6, 6), factor)
+    assert ours.shape == (2, 36 // factor**2, x.shape[2] * factor**2)
+    assert torch.equal(ours, Idefics3Connector.pixel_shuffle(None, x, factor))
+    if factor == 2:  # 6 % (1 / 3) is not 0 in floating point
+        theirs = InternVLModel.pixel_shuffle(None, x.unflatten(1, (6, 6)), 1 / factor)
+        assert torch.equal(ours, theirs.flatten(1, 2))
+
+
+def test_averages_are_means_of_the_shuffled_neighbours() -> None:
+    x = torch.randn(2, 36, 5, generator=torch.Generator().manual_seed(0))
+    folded = pixel_shuffle(x, (6, 6), 3).unflatten(2, (9, 5)).mean(2)
+    torch.testing.assert_close(average(x, (6, 6), 2), folded)
+    corner = x.unflatten(1, (6, 6))[:, :3, 3:].mean((1, 2))  # the quarter at the top right
+    torch.testing.assert_close(average(x, (6, 6), 2)[:, 1], corner)
+
+
+def test_grids_that_do_not_fit() -> None:
+    for grid, token_grid, shuffle, key in (
+        ((6, 6), 7, 1, "token_grid=7"), ((6, 6), 0, 4, "pixel_shuffle=4"), ((6, 6), 4, 3, "pixel_shuffle=3"),
+        ((4, 9), 2, 1, "token_grid=2"), ((4, 9), 0, 2, "pixel_shuffle=2"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=rf"model\.{key} .* {grid[0]} x {grid[1]} tokens"):
+            check_grid(grid, token_grid, shuffle)
+        check_grid(grid, 0, 1)
+    check_grid((6, 6), 6, 2)

@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from fedcmp.models.backbones import LanguageModel
 from fedcmp.models.loading import quiet_transformers
 
 WORDS = ("a", "the", "red", "blue", "one", "two", "and", "of", "picture", "on", "left", "right")
@@ -28,20 +29,12 @@ class TinyLlm(NamedTuple):
     """`added` by the tokenizer, as Llama's and Gemma's do; `named` only, as GPT-2's; `none`, as Qwen's."""
 
 
-class TinyTower(NamedTuple):
-    """How a family's tiny tower is built."""
-
-    stands_for: str
-    config: Callable[..., Any]
-    options: dict[str, Any]
-    processor: str
-
-
 NARROW = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 GROUPED = {**NARROW, "num_key_value_heads": 2}
 GEMMA = {**GROUPED, "head_dim": 8}
 OPT = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 OPT["max_position_embeddings"] = 64
+OPT350 = OPT | {"word_embed_proj_dim": 16}
 WINDOW, TIED = {"sliding_window": 4}, {"tie_word_embeddings": True}
 BOUNDS = {"final_logit_softcapping": 2.0, "attn_logit_softcapping": 0.5}
 LLMS = {
@@ -56,9 +49,7 @@ LLMS = {
     "phi3": TinyLlm("Phi 3, Phi 3.5 mini", hf.Phi3Config, NARROW | WINDOW, "added"),
     "phi4-mini": TinyLlm("Phi 4 mini", hf.Phi3Config, {**GROUPED, **TIED, "partial_rotary_factor": 0.75}, "named"),
     "opt": TinyLlm("OPT", hf.OPTConfig, OPT, "added"),
-    "opt-350m": TinyLlm(
-        "OPT 350M, whose embeddings are narrower", hf.OPTConfig, OPT | {"word_embed_proj_dim": 16}, "added"
-    ),
+    "opt-350m": TinyLlm("OPT 350M, whose embeddings are narrower", hf.OPTConfig, OPT350, "added"),
     "gpt2": TinyLlm("GPT-2", hf.GPT2Config, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}, "named"),
     "gpt-neox": TinyLlm("GPT-NeoX, Pythia", hf.GPTNeoXConfig, NARROW, "named"),
 }
@@ -70,24 +61,37 @@ DINO = {**{key: value for key, value in BLOCKS.items() if key != "intermediate_s
 NAFLEX = {**{key: value for key, value in BLOCKS.items() if key != "image_size"}, "num_patches": 16}
 REGISTERS, STAGES = {**DINO, "num_register_tokens": 3}, {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 3, "image_size": 24, "patch_size": 2}
-_TOWERS: dict[str, tuple[str, str, dict[str, Any], str]] = {
-    "clip": ("CLIP (OpenAI, LAION, ...)", "CLIPVision", BLOCKS, "CLIP"),
-    "siglip": ("SigLIP, and SigLIP2 of one resolution", "SiglipVision", BLOCKS, "Siglip"),
-    "siglip2-naflex": ("SigLIP2 NaFlex, on square pictures", "Siglip2Vision", NAFLEX, "Siglip2"),
-    "dinov2": ("DINOv2", "Dinov2", DINO, "Bit"),
-    "dinov2-registers": ("DINOv2 with registers", "Dinov2WithRegisters", REGISTERS, "Bit"),
-    "dinov3": ("DINOv3 (ViT)", "DINOv3ViT", {**BLOCKS, "num_register_tokens": 4}, "ViT"),
-    "vit": ("ViT", "ViT", BLOCKS, "ViT"),
-    "deit": ("DeiT", "DeiT", BLOCKS, "DeiT"),
-    "beit": ("BEiT", "Beit", {**BLOCKS, "use_relative_position_bias": True}, "Beit"),
-    "mobilenet": ("MobileNetV2", "MobileNetV2", {"depth_multiplier": 0.25, "image_size": 96}, "MobileNetV2"),
-    "convnext": ("ConvNeXt", "ConvNext", {**STAGES, "image_size": 96}, "ConvNext"),
-    "resnet": ("ResNet", "ResNet", {**STAGES, "embedding_size": 8}, "ConvNext"),
-    "swin": ("Swin", "Swin", SWIN, "ViT"),
-}
+
+
+class TinyTower(NamedTuple):
+    """How a family's tiny tower is built."""
+
+    stands_for: str
+    kind: str
+    options: dict[str, Any]
+    processor_kind: str
+    prefix: int = 0
+    """Tokens before the patches."""
+
+    @property
+    def config(self) -> Any:
+        return getattr(hf, f"{self.kind}Config")(**self.options)
+
+
 TOWERS = {
-    name: TinyTower(title, getattr(hf, f"{kind}Config"), options, f"{processor}ImageProcessorPil")
-    for name, (title, kind, options, processor) in _TOWERS.items()
+    "clip": TinyTower("CLIP (OpenAI, LAION, ...)", "CLIPVision", BLOCKS, "CLIP", 1),
+    "siglip": TinyTower("SigLIP, and SigLIP2 of one resolution", "SiglipVision", BLOCKS, "Siglip"),
+    "siglip2-naflex": TinyTower("SigLIP2 NaFlex, on square pictures", "Siglip2Vision", NAFLEX, "Siglip2"),
+    "dinov2": TinyTower("DINOv2", "Dinov2", DINO, "Bit", 1),
+    "dinov2-registers": TinyTower("DINOv2 with registers", "Dinov2WithRegisters", REGISTERS, "Bit", 4),
+    "dinov3": TinyTower("DINOv3 (ViT)", "DINOv3ViT", {**BLOCKS, "num_register_tokens": 4}, "ViT", 5),
+    "vit": TinyTower("ViT", "ViT", BLOCKS, "ViT", 1),
+    "deit": TinyTower("DeiT", "DeiT", BLOCKS, "DeiT", 2),
+    "beit": TinyTower("BEiT", "Beit", {**BLOCKS, "use_relative_position_bias": True}, "Beit", 1),
+    "mobilenet": TinyTower("MobileNetV2", "MobileNetV2", {"depth_multiplier": 0.25, "image_size": 96}, "MobileNetV2"),
+    "convnext": TinyTower("ConvNeXt", "ConvNext", {**STAGES, "image_size": 96}, "ConvNext"),
+    "resnet": TinyTower("ResNet", "ResNet", {**STAGES, "embedding_size": 8}, "ConvNext"),
+    "swin": TinyTower("Swin", "Swin", SWIN, "ViT"),
 }
 """By a short name."""
 MAPS = {"mobilenet", "convnext", "resnet", "swin"}
@@ -154,7 +158,7 @@ def save_llm(name: str, folder: Path) -> Path:
 
 def make_processor(name: str) -> Any:
     """The image processor of a tiny tower."""
-    kind = getattr(hf, TOWERS[name].processor)
+    kind = getattr(hf, f"{TOWERS[name].processor_kind}ImageProcessorPil")
     if name == "siglip2-naflex":
         return kind(patch_size=PATCH, max_num_patches=38)  # 6 x 6 and two to spare
     side = TOWERS[name].options.get("image_size", 96)
@@ -170,8 +174,7 @@ def save_tower(name: str, folder: Path) -> Path:
     """A random tower of the family ``name`` and its image processor in Hugging Face form; the same bits every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        config = TOWERS[name].config(**TOWERS[name].options)
-        model = vision_model(config)
+        model = vision_model(TOWERS[name].config)
         for parameter in model.parameters():  # zeros such as class tokens would hide which token is read
             parameter.data.add_(torch.randn_like(parameter) * 0.1)
     with quiet_transformers():
@@ -183,3 +186,28 @@ def save_tower(name: str, folder: Path) -> Path:
 def vision_model(config: Any) -> Any:
     """The vision model of a config, with the class that its family has for vision alone."""
     return hf.AutoModel.from_config(config).eval()
+
+
+def llava_selects(name: str) -> str:
+    """Whether ``LlavaModel.get_image_features`` selects what we read of a tiny tower."""
+    if name in MAPS:
+        return "no: it reads hidden states"
+    if name == "siglip2-naflex":
+        return "no: it passes no shapes"
+    if TOWERS[name].prefix > 1:
+        return f"with `keep_cls` only: it drops 1 of {TOWERS[name].prefix}"
+    return "yes"
+
+
+def llava_holds(llm: LanguageModel) -> str:
+    """Whether ``LlavaForConditionalGeneration`` computes our loss from this LLM's weights."""
+    config = llm.model.config
+    if llm.width != config.hidden_size:
+        return "no: it projects to the width of the layers, not of the words"
+    if llm.model.get_output_embeddings().bias is not None:
+        return "no: it has no place for the head's bias"
+    if getattr(config, "final_logit_softcapping", None) is not None:
+        return "but for the bound on the logits"
+    if config.tie_word_embeddings and not hasattr(llm.model.base_model, "embed_tokens"):
+        return "yes, with head and embedding untied"
+    return "yes"
