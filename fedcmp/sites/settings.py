@@ -15,6 +15,8 @@ from fedcmp.errors import ConfigError, check_choice
 from fedcmp.plain_yaml import check_texts
 
 FILE = "site.yaml"
+LISTED = "sites.json"
+"""In the coordinator's kit: ``sites``, the names of all sites."""
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 """Of a federation or a site: part of a name of hosts and of certificates."""
 PRIVACY = ("none", "central", "distributed")
