@@ -42,7 +42,7 @@ class Policy:
     attempts: int = 3
     """Over how many sets of sites a round may be aggregated: it begins again where other sites were lost."""
     losses: bool = True
-    """Whether losses on the site's held-out samples, one sum for each of its domains, may leave it."""
+    """Whether training losses, and losses on held-out samples (a sum for each domain), may leave the site."""
     privacy: str = "none"
     """The least protection: `none`, `central` (the coordinator adds noise), `distributed` (each site its own)."""
     secure: str = "none"
