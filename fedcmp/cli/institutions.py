@@ -118,7 +118,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
         folder, asked = _go_on(parsed)
         if folder.summary.is_file() and (done := read_object(folder.summary))["exit"] in ("finished", "budget"):
             return print_summary({**done, "folder": str(folder.path)})
-    kit = find_kit(kits)
+    kit = find_kit(kits, asked["sites"])
     folder.summary.unlink(missing_ok=True)  # of where it stopped before
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
@@ -148,7 +148,7 @@ def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str,
         raise ConfigError(f"--sites: expected different names with commas between them, got {parsed.sites!r}")
     path, overrides = split_words(parsed.words)
     config = coordinator_config(read_config(path) if path else "", str(path or "overrides"), overrides)
-    find_kit(kits)  # before a folder is made
+    find_kit(kits, names)  # before a folder is made
     if len(names) == 2 and config.federation.secure == "masks":
         print(f"note: {TWO}", file=sys.stderr, flush=True)
     where = Path(config.run.dir).expanduser() if config.run.dir else None

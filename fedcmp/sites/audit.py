@@ -20,7 +20,7 @@ class Audit:
     def write(self, what: str, **fields: Any) -> None:
         """Appends a line."""
         line = {"time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"), "what": what, **fields}
-        with self.path.open("a", encoding="utf-8") as file:
+        with open(os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

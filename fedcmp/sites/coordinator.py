@@ -32,7 +32,7 @@ from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
 from fedcmp.sites.engine import STOP, TOLD
 from fedcmp.sites.field import RETURN, Sites
-from fedcmp.sites.protection import protection
+from fedcmp.sites.protection import kept_losses, protection
 from fedcmp.sites.statement import plan_sites, state_config
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
@@ -105,6 +105,10 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
         try:
             federation, state = open_federation(config, field, run, tracker, lambda: stop() or (folder / STOP).exists())
             earlier = sum(phase_seconds(tracker.records).values())
+            noted = {name: one.noted for name, one in field.statements.items()}
+            if not config.privacy.on and (kept := kept_losses(noted)):
+                head["protection"]["losses"] = kept
+                tell(f"losses are {kept}")
             state = run_rounds(federation, state)
             content = _measure(field, federation, state, tracker.records, run)
             exit_kind = _exit_kind(federation, state)

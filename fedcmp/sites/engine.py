@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, check_choice
 from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import stop_on_signal
+from fedcmp.report.files import read_object
 from fedcmp.sites.feedback import Tail
+from fedcmp.sites.settings import LISTED
 
 WAIT = 120.0
 """Seconds in which sites may still connect before a run."""
@@ -35,14 +37,17 @@ def engine() -> ModuleType:
     return nvflare
 
 
-def find_kit(kits: Path) -> Path:
-    """The coordinator's own kit, in the folder that ``fedcmp sites kits`` has made.
+def find_kit(kits: Path, sites: Sequence[str]) -> Path:
+    """The coordinator's own kit, in the folder that ``fedcmp sites kits`` has made for these ``sites``, or for more.
 
     Raises:
-        ConfigError: it is not there, or NVFlare is not installed.
+        ConfigError: it is not there, or made for others, or NVFlare is not installed.
     """
     if not (kits / "admin").is_dir():
         raise ConfigError(f"--kits: there is no {kits / 'admin'}; `fedcmp sites kits` makes it")
+    known = read_object(kits / "admin" / LISTED).get("sites", sites)
+    for site in sites:
+        check_choice("--sites", site, known)
     engine()
     return kits / "admin"
 

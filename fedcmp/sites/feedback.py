@@ -53,7 +53,10 @@ class SiteNews:
             return [f"refused {kind}: {line['reason']}"]
         if what == "opened":
             self._round, self._rounds, self._sent = "", int(str(line["rounds"])), 0
-            return [f"run {line['run']} began"]
+            return [f"run {line['run']}: stating what this site has"]
+        if kind == "Agree":
+            done = line["rounds_done"]
+            return [f"run {line['run']} " + (f"goes on after round {done}" if done else "began")]
         found = []
         if kind in ("Train", "Score", "Close") and self._round:  # what a round takes from a site is complete
             found = [f"round {self._round} of {self._rounds}: sent {self._sent / 1e6:.2f} MB"]

@@ -158,7 +158,7 @@ class Sites(Field):
         reports, faults = heard.then(self.hear(back, say.Report, read=read))
         self._raise_failure(federation, faults, plan)
         for client, fault in faults.items():
-            reports[client] = Report(client, 0.0, 0, 0, 0, fault.reason, fault.counted)
+            reports[client] = Report(client, math.nan, 0, 0, 0, fault.reason, fault.counted)
         judged = compare_norms([reports[client] for client in asked], federation.config)
         gate(judged, federation.config, federation.plan.names)
         return TrainedAtSites(self, federation, state, plan, judged)

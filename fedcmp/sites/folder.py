@@ -20,7 +20,7 @@ KIT = "kit"
 
 
 def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], overrides: list[str]) -> Path:
-    """Unpacks a kit into a new folder with a site.yaml.
+    """Unpacks a kit into a new folder with a site.yaml; all that will be in it is for its owner alone.
 
     Args:
         kit: the .zip of the site.
@@ -47,13 +47,14 @@ def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], over
     parse_site(text, FILE)
     folder = out or Path(kit.stem)
     with staged(folder) as partial:
+        partial.chmod(0o700)
         unpack(kit, partial / KIT)
         (partial / FILE).write_text(text, encoding="utf-8")
     return folder
 
 
 def unpack(kit: Path, target: Path) -> None:
-    """Unpacks a kit into a new folder; what is in it is for its owner alone.
+    """Unpacks a kit into a new folder for its owner alone.
 
     Raises:
         ConfigError: it is no kit.

@@ -25,9 +25,9 @@ from fedcmp.sites.settings import SiteSettings
 from fedcmp.sites.site import Site
 from fedcmp.types import Params
 
-REPORT = ("mean training loss", "samples", "tokens", "steps", "norm of the update", "size of the evidence", "faults")
 SITES = 3
 """Among which secure aggregation is rehearsed."""
+TWO = "with two sites each learns the other's term; policy.least_clients=3 refuses to aggregate over two"
 PROTOCOL = {"Keys": "Speak", "Letters": "Roster", "Words": "Mask", "Opened": "Open"}
 """Under masks, answers in their order, and the questions to which they answer."""
 
@@ -54,7 +54,9 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
         ConfigError: the config cannot be read, or is none for sites.
     """
     asked = coordinator_config(read_config(path), str(path))
+    masked, private, losses = asked.federation.secure == "masks", asked.privacy.on, settings.policy.losses
     seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked)['seen']}"]
+    seen += [f"  {TWO}"] if masked and settings.policy.least_clients < 3 else []
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
@@ -63,15 +65,17 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     lines = ["before round 1 (Hello, answered by Statement)"]
     lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
     lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
-    lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(REPORT)]
-    if settings.policy.losses and not asked.privacy.on:
+    aggregator = build_aggregator(asked.aggregator)
+    told = ["samples", "steps", *([] if private else ["tokens", "norm of the update", "faults"])]
+    told += ["size of the evidence"] if "evidence" in aggregator.needs and not private else []
+    told += ["mean training loss"] if losses and not private else []
+    lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(told)]
+    if losses and not private:
         lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
         lines.append("  losses and tokens, one sum for each domain, with its name")
-    aggregator = build_aggregator(asked.aggregator)
     in_width, out_width = answer.widths
     params = init_params(in_width, out_width, asked.model.projector, torch_rng(0, "shapes"))
     exchanges = count(aggregator, params, SITES).exchanges
-    masked = asked.federation.secure == "masks"
     said = "Mask, answered by Words: masked, 8 bytes for each number" if masked else "Speak, answered by Said"
     lines += [
         "",
@@ -79,7 +83,7 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
         describe_terms(exchanges, masked),
     ]
     if masked:
-        lines += ["", f"in each round, at most: all messages of secure aggregation, among {SITES} sites"]
+        lines += ["", f"in each round, at most: all messages of secure aggregation, if there are {SITES} sites"]
         lines.append(describe_protocol(exchanges, certificate))
     return Rehearsed([*seen, "  this site would take part"], lines, True)
 
@@ -87,13 +91,14 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
 def describe_terms(exchanges: Sequence[Sequence[Params]], masked: bool) -> str:
     """A table of the tensors that a site sends in a round."""
     rows, total = [], 0
-    for number, term in enumerate((term for terms in exchanges for term in terms), 1):
+    placed = [(place, term) for place, terms in enumerate(exchanges, 1) for term in terms]
+    for number, (place, term) in enumerate(placed, 1):
         for name, value in term.items():
             size = value.numel() * (8 if masked else value.element_size())
             total += size
-            rows.append([str(number), name, str(list(value.shape)), f"{size / 2**20:.2f}"])
-    rows.append(["", "all", "", f"{total / 2**20:.2f}"])
-    return table(rows, ["sum", "tensor", "shape, at most", "MiB"])
+            rows.append([str(place), str(number), name, str(list(value.shape)), f"{size / 2**20:.2f}"])
+    rows.append(["", "", "all", "", f"{total / 2**20:.2f}"])
+    return table(rows, ["exchange", "sum", "tensor", "shape, at most", "MiB"])
 
 
 def describe_protocol(exchanges: Sequence[Sequence[Params]], certificate: str) -> str:

@@ -47,7 +47,7 @@ class Statement(NamedTuple):
     fields: dict[str, str]
     """What is compared, by name."""
     noted: dict[str, str]
-    """What may differ, by name: a difference is a warning."""
+    """What may differ, by name: torch, device, and whether losses ``leave`` or ``stay``."""
     counts: dict[str, int]
     """Samples by split."""
     widths: tuple[int, int]

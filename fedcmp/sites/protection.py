@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedcmp.config import Config
 
 SEEN = {
     ("plain", "none"): "each term of a site, and so its update",
     ("plain", "central"): "each term of a site, clipped; noise protects what is published only",
     ("plain", "distributed"): "each term of a site, clipped, with noise of its own",
-    ("masks", "none"): "sums over all sites only, and the powers of two above a site's largest entries",
+    ("masks", "none"): (
+        "sums over all sites; of a site no term, but the norm of its update, the size of its evidence, "
+        "and the powers of two above its largest entries"
+    ),
     ("masks", "central"): "sums of clipped terms over all sites only; noise protects what is published",
     ("masks", "distributed"): "sums over all sites only, with noise of each of them",
 }
@@ -18,3 +23,17 @@ def protection(config: Config) -> dict[str, str]:
     """``sums`` (``masks`` or ``plain``), ``noise`` (``privacy.kind``), and what the coordinator has ``seen`` then."""
     sums, noise = "masks" if config.federation.secure == "masks" else "plain", config.privacy.kind
     return {"sums": sums, "noise": noise, "seen": SEEN[sums, noise]}
+
+
+def kept_losses(noted: Mapping[str, Mapping[str, str]]) -> str:
+    """Of how many sites the losses of a run are, and whose stay; empty: they are of all.
+
+    Args:
+        noted: by site, as in its ``Statement``.
+
+    >>> kept_losses({"hospital-a": {"losses": "stay"}, "hospital-b": {"losses": "leave"}})
+    'of 1 of 2 sites; those of hospital-a stay there (policy.losses=false)'
+    """
+    kept = [site for site, one in noted.items() if one["losses"] == "stay"]
+    others = f"of {len(noted) - len(kept)} of {len(noted)} sites"
+    return f"{others}; those of {', '.join(kept)} stay there (policy.losses=false)" if kept else ""

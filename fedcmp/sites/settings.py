@@ -15,6 +15,8 @@ from fedcmp.errors import ConfigError, check_choice
 from fedcmp.plain_yaml import check_texts
 
 FILE = "site.yaml"
+LISTED = "sites.json"
+"""In the coordinator's kit: ``sites``, the names of all sites."""
 NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 """Of a federation or a site: part of a name of hosts and of certificates."""
 PRIVACY = ("none", "central", "distributed")
@@ -40,7 +42,7 @@ class Policy:
     attempts: int = 3
     """Over how many sets of sites a round may be aggregated: it begins again where other sites were lost."""
     losses: bool = True
-    """Whether losses on the site's held-out samples, one sum for each of its domains, may leave it."""
+    """Whether training losses, and losses on held-out samples (a sum for each domain), may leave the site."""
     privacy: str = "none"
     """The least protection: `none`, `central` (the coordinator adds noise), `distributed` (each site its own)."""
     secure: str = "none"

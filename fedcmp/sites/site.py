@@ -54,10 +54,13 @@ class Site:
         question = hashlib.sha256(request).hexdigest()
         if question == self._last[0]:
             return self._last[1]
-        line = {"run": self._session.hello.run if self._session else "", "kind": "unreadable", "question": question}
+        run = self._session.hello.run if self._session else ""
+        line: dict[str, Any] = {"run": run, "kind": "unreadable", "question": question}
         try:
             message = say.decode(request)
             line["kind"] = type(message).__name__
+            if isinstance(message, say.Agree):
+                line["rounds_done"] = message.rounds_done
             session = None if isinstance(message, say.Hello) else self._open_session()
             exchange = session.exchange(message) if session else ""
             line["exchange"] = exchange
@@ -124,7 +127,8 @@ class Site:
             self.settings.name, hello, config, self.settings.policy, data, asked, folder, self._keep, self._who
         )
         counts = {name: len(part) for name, part in zip(("train", "val", "test"), data[1:], strict=True)}
-        return say.Statement(state_models(config, tower, llm), noted(device), counts, (tower.width, llm.width))
+        about = noted(device, self.settings.policy.losses)
+        return say.Statement(state_models(config, tower, llm), about, counts, (tower.width, llm.width))
 
     def _who(self) -> Identity:
         if self._identity is None:

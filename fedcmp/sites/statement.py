@@ -62,9 +62,9 @@ def state_models(config: Config, tower: VisionTower, llm: LanguageModel) -> dict
     }
 
 
-def noted(device: torch.device) -> dict[str, str]:
-    """What may differ between sites, at the cost of the last bits."""
-    return {"torch": torch.__version__, "device": device.type}
+def noted(device: torch.device, losses: bool) -> dict[str, str]:
+    """What may differ between sites: torch and device at the cost of the last bits, and whether ``losses`` leave."""
+    return {"torch": torch.__version__, "device": device.type, "losses": "leave" if losses else "stay"}
 
 
 def compare(statements: Mapping[str, Statement | Agreed], expected: Mapping[str, str] | None = None) -> list[str]:

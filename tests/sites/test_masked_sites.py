@@ -98,6 +98,8 @@ def test_what_is_sent_is_written_down_and_was_foretold(tmp_path: Path) -> None:
     sent = {kind: [one for one in lines if one["kind"] == kind and one["what"] == "answered"] for kind in KINDS}
     assert "linear_1/mean [96, 97], masked" in sent["Mask"][0]["sent"]
     assert not any(one["sent"] for kind in ("Speak", "Roster", "Open") for one in sent[kind])
+    assert "policy.least_clients=3" in foretold
+    assert "norm of its update" in foretold
     for kind in KINDS[1:]:  # the first has the site's certificate
         assert f"{sent[kind][0]['bytes_out']:,}" in foretold
     assert (summary["protection"]["sums"], summary["protection"]["noise"]) == ("masks", "none")

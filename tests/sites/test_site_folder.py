@@ -45,7 +45,7 @@ def test_init_makes_a_folder_that_is_its_owners_alone(kit: Path, tmp_path: Path)
     found = read_site(folder)
     assert (found.name, found.device, found.policy.losses) == ("hospital-a", "cpu", False)
     assert (found.data.root, found.data.domains) == (str(domain.parent), ["xray"])
-    assert stat.S_IMODE((folder / "kit").stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "kit" / "startup" / "client.key").stat().st_mode) == 0o600
 
 
@@ -84,8 +84,17 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
     run.write_text(TEXT)
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1, "there is no kit"
     said = capsys.readouterr().out
-    for word in ("policy", "there is no kit", "tower:", "48 train", "linear_1/evidence", "norm of the update"):
+    for word in (
+        "policy",
+        "there is no kit",
+        "tower:",
+        "48 train",
+        "exchange",
+        "linear_1/evidence",
+        "norm of the update",
+    ):
         assert word in said
+    assert "mean training loss" in said
     assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
     (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [noisy]}\npolicy: {methods: [fedavg]}\n")
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
@@ -97,15 +106,20 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run.yaml"
     run.write_text(TEXT)
+    (tmp_path / "kits" / "admin").mkdir(parents=True)
+    (tmp_path / "kits" / "admin" / "sites.json").write_text('{"sites": ["hospital-a", "hospital-b"]}')
+    new = ["--kits", str(tmp_path / "kits"), f"run.dir={tmp_path}/r"]
     for words, key in (
         (["site", "start", "--folder", str(tmp_path)], "site.yaml"),
         (["site", "stop"], "start"),
         (["site", "check", "policy.rounds=3"], "policy.rounds=3"),
         (["sites", "kits", str(tmp_path / "no.yaml")], "no.yaml"),
         (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits"),
+        (["train", str(run), "--sites", "hospital-a,hospital-x", *new], 'did you mean "hospital-'),
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
 
 
 def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from fedcmp.cli import main
 from fedcmp.config import from_yaml
 from fedcmp.errors import AggregationError, CheckpointError, ClientError, ConfigError
 from fedcmp.federation.checkpoint import params_sha256
+from fedcmp.report.run.page import run_page
+from fedcmp.report.run.reading import Run
 from fedcmp.runs.export import export_run
 from fedcmp.runs.train import train
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.courier import LoopCourier
 from fedcmp.sites.feedback import SiteNews
+from fedcmp.sites.folder import check_site
 from fedcmp.sites.site import Site
 
 PRIVATE = [
@@ -104,7 +108,8 @@ def test_people_read_what_happens(lab: Lab) -> None:
     told = (lab.run / "sites.log").read_text().splitlines()
     stated = [f"{name} has stated what it has" for name in NAMES[:2]]
     assert told[1:] == [*stated, "all 2 sites agree"]
-    first, one, two, last = news.lines()
+    asked, first, one, two, last = news.lines()
+    assert asked == "run run-1: stating what this site has"
     assert (first, last) == ("run run-1 began", "run run-1 ended; its projector is in runs/run-1")
     for number, line in enumerate((one, two), 1):
         up = records(lab)[number][f"site/{NAMES[0]}/up"]
@@ -131,6 +136,7 @@ def test_a_lost_site_is_left_out_and_comes_back(tmp_path: Path, simulate: Simula
     found = records(lab)
     assert [one.get("client/1/accepted") for one in found] == [None, True, False, True, True]
     assert found[2]["client/1/left_out"] == "lost"
+    assert ("client/1/loss" in found[2]) == (kind == "Speak"), "it was not told in the other case"
     assert summary["left_out"] == {"lost": 1}
     assert summary["projector_sha256"] != simulate(count=3)["projector_sha256"]
     assert [one.get("sites/restarts") for one in found] == [None, None, 1 if kind == "Speak" else None, None, None]
@@ -175,7 +181,10 @@ def test_a_killed_coordinator_goes_on_to_the_same_bits(lab: Lab, simulate: Simul
 
     with pytest.raises(Killed):
         lab.train(courier=lab.courier(killing))
+    news = SiteNews(lab.folders[0])
     assert lab.go_on()["projector_sha256"] == simulate()["projector_sha256"]
+    goes_on = {"Train": "goes on after round 2", "Speak": "began", "Score": "goes on after round 1"}
+    assert news.lines()[1] == f"run run-1 {goes_on[kind]}"
 
 
 @pytest.mark.parametrize(
@@ -316,6 +325,24 @@ def test_sites_keep_their_losses_if_they_say_so(tmp_path: Path, simulate: Simula
     assert not any("loss" in key for one in records(lab) for key in one)
     assert main(["table", str(lab.run)]) == 0
     assert main(["report", str(lab.run)]) == 0
+
+
+def test_a_site_that_keeps_its_losses_is_named(tmp_path: Path) -> None:
+    keeping = hospital(tmp_path, 0, "policy: {losses: false}")
+    lab = Lab(tmp_path, folders=[keeping, hospital(tmp_path, 1)])
+    whose, stays = "of 1 of 2 sites", "those of hospital-a stay there (policy.losses=false)"
+    assert lab.train()["protection"]["losses"] == f"{whose}; {stays}"
+    assert (lab.run / "sites.log").read_text().count(stays) == 1
+    page = run_page(Run(lab.run))
+    assert ("Losses", whose, stays) in page.facts
+    assert page.sections[0].text == f"Losses are {whose}; {stays}."
+    shown = {row[0]: row[1] for section in page.sections for grid in section.grids for row in grid.rows}
+    assert shown["most in a round"] == "2"
+    said = "\n".join(check_site(keeping, lab.run / "config.yaml")[0])
+    assert "losses: stay" in said
+    assert "mean training loss" not in said
+    assert "Scored" not in said
+    assert stat.S_IMODE((keeping / "audit.jsonl").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize(

@@ -35,10 +35,10 @@ def clients_section(run: Run) -> Section:
         for client in run.clients
         if one.get(f"client/{client}/accepted") is False
     ]
-    sizes = [sum(f"client/{client}/loss" in one for client in run.clients) for one in run.rounds]
+    took = [{client for client in run.clients if one.get(f"client/{client}/samples")} for one in run.rounds]
     numbers = {
-        "clients that took part": len(run.clients),
-        "most in a round": max(sizes, default=0),
+        "clients that took part": len(set[int]().union(*took)),
+        "most in a round": max(map(len, took), default=0),
         "dropped out, in all rounds": sum(run.series("clients_dropped")[1]),
         "failed and trained again": sum(run.series("clients_retried")[1]),
         "updates left out": len(left_out),

@@ -73,8 +73,11 @@ def _facts(run: Run) -> list[Fact]:
     found = [
         Fact(metric(key).heading, measured(key, one), note) for key, (one, note) in values.items() if is_number(one)
     ]
-    protection = summary.get("protection")  # of a run over sites
-    return [*found, Fact("Sums", protection["sums"], protection["seen"])] if protection else found
+    if run.protection:
+        found.append(Fact("Sums", run.protection["sums"], run.protection["seen"]))
+        whose, _, kept = run.protection.get("losses", "").partition("; ")
+        found += [Fact("Losses", whose, kept)] if kept else []
+    return found
 
 
 def again_section(run: Run) -> Section:

@@ -76,6 +76,11 @@ class Run:
         """The measures on the test samples at the end; may be empty."""
         return self.summary.get("test") or {}
 
+    @property
+    def protection(self) -> Mapping[str, str]:
+        """Of a run over sites, what its coordinator sees of a site; may be empty."""
+        return self.summary.get("protection") or {}
+
     def setting(self, *keys: str) -> Any:
         """A setting, or None: ``run.setting("federation", "rounds")``."""
         value: Any = self.settings

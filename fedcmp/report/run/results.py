@@ -50,7 +50,9 @@ def loss_section(run: Run) -> Section:
     rows = [[name, number(val.get("start")), number(val.get("end")), number(test)] for name, val, test in every]
     header = ["domain", "validation, start", "validation, end", "test"]
     grid = Grid("Loss per token by domain", header, rows, summed=True).without_empty()
-    return Section("loss", "Loss", pictures=pictures, grids=[grid] if len(rows) > 1 else [])
+    kept = run.protection.get("losses")
+    text = f"Losses are {kept}." if kept else ""
+    return Section("loss", "Loss", text, pictures=pictures, grids=[grid] if len(rows) > 1 else [])
 
 
 def examples_section(run: Run) -> Section:

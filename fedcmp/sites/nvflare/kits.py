@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import logging
 import shutil
-import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from nvflare.lighter.provisioner import Provisioner
 from nvflare.lighter.utils import sign_folders, verify_folder_signature
 
 from fedcmp.errors import FedcmpError
-from fedcmp.sites.settings import FederationFile
+from fedcmp.sites.settings import LISTED, FederationFile
 
 SCHEME = "grpc"
 ROOM, _COMMON = "fedcmp.sites.nvflare", "nvflare.app_common"
@@ -59,8 +58,8 @@ def make_kits(federation: FederationFile, out: Path, classes: Classes = CLASSES)
     project.add_admin(ADMIN, "coordinator", {"role": "project_admin"})
     files = StaticFileBuilder(config_folder="config", scheme=SCHEME, require_signed_jobs=True)
     builders = [WorkspaceBuilder(), files, CertBuilder()]
-    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
-        ctx = Provisioner(scratch, builders).provision(project)
+    with tempfile.TemporaryDirectory() as scratch:
+        ctx = Provisioner(scratch, builders).provision(project, logger=logging.getLogger("nvflare"))
         if ctx.get(CtxKey.BUILD_ERROR):
             raise FedcmpError(f"NVFlare could not make the kits: {'; '.join(ctx.get_errors())}")
         made = Path(ctx[CtxKey.CURRENT_PROD_DIR])
@@ -72,6 +71,7 @@ def make_kits(federation: FederationFile, out: Path, classes: Classes = CLASSES)
             for folder in ("startup", "local"):
                 sign_folders(str(kit / folder), ctx[CtxKey.ROOT_PRI_KEY], signature_file=_SIGNATURE)
             kits.append(_pack(kit, out / f"{name}.zip") if name in federation.sites else _copy(kit, out / name))
+    write_json(out / "admin" / LISTED, {"sites": federation.sites})
     return kits
 
 
