@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -128,7 +130,7 @@ def federate(
         rounds: aggregations, at least 1.
         seed: all random streams derive from it.
         settings: other settings, by the names that config files have, for example ``{"optimizer.lr": 1e-2}``.
-        on_round: called after every round; True ends the run.
+        on_round: called with one ``Round`` after every round; True ends the run.
         progress: bars on standard error; None: lines where that is no terminal; False: nothing.
 
     Raises:
@@ -144,6 +146,8 @@ def federate(
     """
     method, name = _method(aggregator)
     config = _config(settings or {}, rounds, seed, name)
+    if on_round is not None:
+        _check_callback(on_round)
     held_out = val if isinstance(val, Mapping) else {"val": val}
     named = _named(clients)
     source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
@@ -165,6 +169,14 @@ def federate(
         federation = build_federation(config, data, built, parts, tracker, bars, team, on_round=call)
         state = run(federation, start(parts.params, federation.aggregator))
     return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
+
+
+def _check_callback(on_round: OnRound) -> None:
+    with suppress(ValueError):  # a callable without a signature
+        try:
+            inspect.signature(on_round).bind(None)
+        except TypeError as error:
+            raise ConfigError(f"on_round must take one fedcmp.Round: {error}") from None
 
 
 def _method(aggregator: str | Aggregator | Fuse | Method) -> tuple[Aggregator | None, str]:

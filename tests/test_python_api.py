@@ -114,6 +114,8 @@ def test_a_callback_sees_every_round_and_may_end_it(clients: Mapping[str, list[P
 
     with pytest.raises(ZeroDivisionError, match="a mistake of the script's"):
         fedcmp.federate(clients, val, rounds=1, settings=QUICK, on_round=broken)
+    with pytest.raises(ConfigError, match="on_round"):
+        fedcmp.federate(clients, val, rounds=1, settings=QUICK, on_round=lambda number, loss: None)  # type: ignore
 
 
 def test_a_rule_may_be_a_name_a_function_or_put_together(clients: Mapping[str, list[Pair]], val: list[Pair]) -> None:

@@ -101,13 +101,17 @@ def local(parsed: argparse.Namespace) -> int:
     examples:
       fedcmp local      the demo's eight clients, each alone
     """
+    from fedcmp.report.summary import OWN_USE, own_use
     from fedcmp.report.table import table
     from fedcmp.runs.baselines import train_local
 
     summary = train_local(*_config(parsed.words))
-    rows = [[one["name"], ", ".join(one["domains"]), one["own"], one["all"]] for one in summary["clients"].values()]
-    print(table(rows, ["client alone", "its domains", "validation loss on them", "on all"]) + "\n")
-    print("means over the clients' projectors:")
+    rows = [
+        [one["name"], ", ".join(one["domains"]), one["own"], one["all"], own_use(one)]
+        for one in summary["clients"].values()
+    ]
+    print(table(rows, ["client alone", "its domains", "validation loss on them", "on all", OWN_USE]) + "\n")
+    print("means over the clients' projectors, each on the pictures of all:")
     return print_summary(summary)
 
 

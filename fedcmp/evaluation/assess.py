@@ -12,7 +12,7 @@ from fedcmp.data.records import Sample
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.cider import cider_d
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import HeldOut, quality, score_samples
+from fedcmp.evaluation.losses import HeldOut, Scored, quality, score_samples
 from fedcmp.evaluation.probe import probe
 from fedcmp.evaluation.settings import EvaluationConfig
 from fedcmp.evaluation.sharing import spread, write_rows
@@ -38,16 +38,21 @@ class Captions(NamedTuple):
 
 def measure(
     module: ProjectorAlignment, params: Params, held_out: HeldOut, settings: EvaluationConfig, team: Team | None = None
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Scored]:
     """Losses with right and with shuffled pictures, token accuracy, and answers about objects; all but captions.
 
     Returns:
-        The keys of ``quality``, ``cider`` (None: see ``caption_pictures``) and ``probe`` (None where nothing is asked).
+        The keys of ``quality``, ``cider`` (None: see ``caption_pictures``) and ``probe`` (None where nothing is asked);
+        and the losses of each sample.
     """
-    right = score_samples(module, params, held_out.data, team=team)
-    shuffled = score_samples(module, params, held_out.data, shuffle_pictures=True, team=team)
+    data = held_out.data
+    right = score_samples(module, params, data, team=team)
+    shuffled = score_samples(module, params, data, shuffle_pictures=True, team=team)
     answers = probe(module, params, held_out, settings, team) if settings.probe != "off" else None
-    return {**quality(right, shuffled, held_out.data), "cider": None, "probe": answers}
+    pictures = {position: number for number, group in enumerate(data.shared) for position in group}
+    places = [pictures[position] for position in range(len(data.domains))]
+    scored = Scored(list(data.domains), places, right[1].tolist(), right[0].tolist(), shuffled[0].tolist())
+    return {**quality(right, shuffled, data), "cider": None, "probe": answers}, scored
 
 
 def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -55,7 +60,9 @@ def mean_measure(measures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means: dict[str, Any] = _mean(measures)
     name, loss = max(means["domains"].items(), key=lambda item: item[1])
     found = {**means, "worst_domain": {"name": name, "loss": loss}}
-    return {**found, "ignores_pictures": ignores_pictures(found)} if "ignores_pictures" in found else found
+    if found.pop("ignores_pictures", None) is None:
+        return found
+    return {**found, "ignores_pictures": ignores_pictures(found)}
 
 
 def _mean(values: Sequence[Any]) -> Any:

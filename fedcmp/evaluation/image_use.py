@@ -51,11 +51,14 @@ def ignores_pictures(test: Mapping[str, Any]) -> bool:
     """Whether image use is about zero: below 2 % of the loss, or below its standard error. False: not, or not known.
 
     Args:
-        test: ``image_use``, ``loss`` and, where it is known, ``image_use_se``, nats per token.
+        test: ``image_use``, ``loss`` and, where it is known, ``image_use_se``, nats per token; or ``ignores_pictures``,
+            where that was found otherwise.
 
     >>> ignores_pictures({"loss": 2.0, "image_use": 0.03}), ignores_pictures({"loss": 2.0, "image_use": 0.5})
     (True, False)
     """
+    if (known := test.get("ignores_pictures")) is not None:
+        return bool(known)
     use, loss, error = (test.get(key) for key in ("image_use", "loss", "image_use_se"))
     if use is None or loss is None:
         return False

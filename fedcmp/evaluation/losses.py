@@ -59,6 +59,34 @@ class HeldOut:
     """Longer captions are cut."""
 
 
+class Scored(NamedTuple):
+    """Losses of each held-out sample, by which two projectors are compared on the same samples."""
+
+    domain: list[str]
+    picture: list[int]
+    """Samples of a domain with one number show one picture."""
+    tokens: list[float]
+    loss: list[float]
+    """Summed over the tokens, nats."""
+    shuffled: list[float]
+    """The same with another picture of the domain."""
+
+    def per_token(self, nats: Sequence[float], domains: Collection[str]) -> tuple[float | None, float | None]:
+        """The mean over ``domains`` of ``nats`` of each sample per token, and its standard error over pictures.
+
+        None: there are no samples, or a domain has a single picture.
+        """
+        kept = [place for place, name in enumerate(self.domain) if name in domains]
+        if not kept:
+            return None, None
+        rises, tokens = [nats[place] for place in kept], [self.tokens[place] for place in kept]
+        names, pictures = [self.domain[place] for place in kept], defaultdict[tuple[str, int], list[int]](list)
+        for number, place in enumerate(kept):
+            pictures[self.domain[place], self.picture[place]].append(number)
+        sums = sums_by_domain(torch.tensor([rises, tokens, tokens], dtype=torch.float64), names)
+        return of_sums(sums).loss, standard_error(rises, tokens, list(pictures.values()), names)
+
+
 class Evaluation(NamedTuple):
     """Losses in nats per token, and token accuracy."""
 

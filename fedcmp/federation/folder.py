@@ -13,6 +13,8 @@ from fedcmp.errors import RunFolderError
 from fedcmp.locking import LOCK
 from fedcmp.staging import whole_file
 
+TEST_LOSSES = "test_losses.json"
+"""In a run folder, or that of a client alone: losses of each test sample."""
 LEAST_FREE = 64 * 2**20
 """Bytes that must be free before a run starts."""
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fedcmp.evaluation.losses import own_and_all
+from fedcmp.evaluation.losses import Scored, own_and_all
+from fedcmp.federation.folder import TEST_LOSSES
 from fedcmp.report.files import read_object
 from fedcmp.report.formatting import listed
 
@@ -22,19 +23,19 @@ class Beside(NamedTuple):
     """The local run, then the others."""
     header: list[str]
     rows: list[list[Any]]
-    """Two words, then losses in nats per token."""
+    """Two words, then losses in nats per token, and how much lower than alone, with its paired standard error."""
     sentences: list[str]
-    """Of each run of all clients together: for how many clients it is better than they are alone."""
+    """Of each run of all clients together: for how many clients it is better and worse than they are alone."""
 
 
 def beside_alone(folders: Sequence[Path]) -> list[Beside]:
-    """A table for each local run that was tested and has other runs of the same samples and clients beside it.
+    """A table for each local run that has other runs of the same samples and clients beside it; all must be tested.
 
     Raises:
         RunFolderError: a file cannot be read.
     """
     runs = {path: read_object(path / "summary.json") for path in folders}
-    tested = {path: one for path, one in runs.items() if one.get("test")}
+    tested = {path: one for path, one in runs.items() if one.get("test") and _has_losses(path, one)}
     locals_ = [path for path, one in tested.items() if _alone(one)]
     splits = {path: read_object(path / "split.json") for path in tested} if locals_ else {}
     found = []
@@ -47,23 +48,45 @@ def beside_alone(folders: Sequence[Path]) -> list[Beside]:
 
 
 def _alone(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Its clients, if it is a local run that recorded the test losses of each."""
-    clients: dict[str, Any] = summary["clients"] if summary.get("method") == "local" else {}
-    return clients if all("test" in one for one in clients.values()) else {}
+    """Its clients, if it is a local run."""
+    return dict(summary["clients"]) if summary.get("method") == "local" else {}
+
+
+def _has_losses(path: Path, summary: Mapping[str, Any]) -> bool:
+    folders = [path / "clients" / client for client in _alone(summary)] or [path]
+    return all((folder / TEST_LOSSES).is_file() for folder in folders)
 
 
 def _table(alone: Path, summary: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Beside:
-    clients = _alone(summary).values()
+    clients = _alone(summary)
     methods = Counter(one["method"] for one in others.values())
     names = [one["method"] if methods[one["method"]] == 1 else one["name"] for one in others.values()]
-    rows = [[one["name"], listed(one["domains"], most=3), *one["test"].values()] for one in clients]
+    rows = [[one["name"], listed(one["domains"], most=3), *one["test"].values()] for one in clients.values()]
     sentences = []
-    for name, other in zip(names, others.values(), strict=True):
-        better = 0
-        for row, one in zip(rows, clients, strict=True):
-            found = own_and_all(other["test"]["domains"], one["domains"])
-            better += found["own"] is not None and found["own"] < one["test"]["own"]
-            row += found.values()
-        sentences.append(f"{name}: better than alone on its own domains for {better} of {len(rows)} clients")
-    header = ["client", "its domains", *(f"{name}: {what}" for name in ("alone", *names) for what in ("own", "all"))]
+    for name, (path, other) in zip(names, others.items(), strict=True):
+        verdicts, together = Counter[str](), _scored(path)
+        for row, (client, one) in zip(rows, clients.items(), strict=True):
+            by_itself = _scored(alone / "clients" / client)
+            rises = [theirs - ours for theirs, ours in zip(by_itself.loss, together.loss, strict=True)]
+            gain, error = together.per_token(rises, one["domains"])
+            row += own_and_all(other["test"]["domains"], one["domains"]).values()
+            row.append(None if gain is None else f"{gain:+.3f}" + (f" ± {error:.3f}" if error is not None else ""))
+            clear = gain is not None and error is not None and abs(gain) > 2 * error
+            verdicts["undecided" if not clear else "better" if gain and gain > 0 else "worse"] += 1
+        counts = ", ".join(f"{verdict} for {verdicts[verdict]}" for verdict in ("better", "worse", "undecided"))
+        sentences.append(
+            f"{name}, each client on its own domains, beside alone: {counts} (two standard errors of gain)"
+        )
+    parts = ("own", "all", "gain on own")
+    header = [
+        "client",
+        "its domains",
+        "alone: own",
+        "alone: all",
+        *(f"{name}: {one}" for name in names for one in parts),
+    ]
     return Beside((alone, *others), header, rows, sentences)
+
+
+def _scored(folder: Path) -> Scored:
+    return Scored(**read_object(folder / TEST_LOSSES))

@@ -17,6 +17,8 @@ _COLUMNS = (
     "test/loss", "test/loss_shuffled", "test/image_use", "test/worst_domain", "test/token_accuracy", "test/cider",
     "test/probe", "test/digits_named",
 )  # fmt: skip
+OWN_USE = "image use on their test pictures"
+"""The heading of ``own_use``."""
 GROWN = 0.02
 """A validation loss is named as grown from this share above its lowest on."""
 QUALITY = tuple(METRICS[key].title for key in _COLUMNS)
@@ -58,6 +60,19 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
         ),
     }  # fmt: skip
     return {key: (value, note) for key, (value, note) in found.items() if is_number(value)}
+
+
+def own_use(client: Mapping[str, Any]) -> str:
+    """Image use of a client's own projector on its own test pictures, from an entry of a local run's summary.
+
+    >>> own_use({"image_use": {"own": 0.2, "own_se": 0.01}}), own_use({"image_use": {"own": 0.2, "own_se": 0.2}})
+    ('0.200 ± 0.010', '0.200 ± 0.200, uncertain')
+    """
+    use, error = (client.get("image_use", {}).get(key) for key in ("own", "own_se"))
+    if not is_number(use):
+        return "-"
+    spread = f" ± {number(error)}" if is_number(error) else ""
+    return number(use) + spread + (", uncertain" if is_number(error) and use < 2 * error else "")
 
 
 def grown(summary: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from fedcmp.config import Config
 from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
+from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.evaluation.losses import Evaluation, evaluate, mean, own_and_all, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.module import ProjectorAlignment
@@ -90,16 +91,23 @@ def train_local(
                     "domains": sorted(domains),
                     **own_and_all(end.by_domain, domains),
                 }
-                if (tested := run.measure(params)) is not None:
+                if (measured := run.measure(params, folder)) is not None:
+                    tested, scored = measured
+                    rises = [other - loss for other, loss in zip(scored.shuffled, scored.loss, strict=True)]
+                    use, error = scored.per_token(rises, domains)
                     tests.append(tested)
                     found["test"] = own_and_all(tested["domains"], domains)
+                    found["image_use"] = {"own": use, "own_se": error}
                 own[str(client)] = found
                 samples += sum(len(batch) for batch in batches)
                 record = {"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()}
                 run.tracker.log(record)
         end = _mean(ends)
-        tested = mean_measure(tests) if tests else None
-        content = {"rounds": 0, **progress_made(begin, end, end.loss), "test": tested, "clients": own}
+        whole = mean_measure(tests) if tests else None
+        if whole:  # of their own pictures: what they do with strange ones says nothing
+            uses = [{"loss": one["test"]["own"], "image_use": one["image_use"]["own"]} for one in own.values()]
+            whole["ignores_pictures"] = all(map(ignores_pictures, uses))
+        content = {"rounds": 0, **progress_made(begin, end, end.loss), "test": whole, "clients": own}
         summary = run.close(content, samples)
     return {**summary, "folder": str(run.folder.path)}
 

@@ -152,7 +152,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = (), progress: Progress |
     data = read_data(config)
     parts = build_parts(config, data, progress or Progress(), training=False)
     held_out, settings = build_held_out(config, data, parts), config.evaluation
-    measured = measure(parts.module, parts.params, held_out, settings)
+    measured, _ = measure(parts.module, parts.params, held_out, settings)
     result = {
         "val/loss": evaluate(parts.module, parts.params, parts.val_data).loss,
         "test": {**measured, **caption_pictures(parts.module, parts.params, held_out, settings).scores},

@@ -20,9 +20,9 @@ from fedcmp.data.scenarios import manifest
 from fedcmp.distributed.team import Solo, Team, is_server, together
 from fedcmp.errors import CheckpointError
 from fedcmp.evaluation.assess import Captioned, caption_pictures, measure
-from fedcmp.evaluation.losses import Evaluation, evaluate, progress_made
+from fedcmp.evaluation.losses import Evaluation, Scored, evaluate, progress_made
 from fedcmp.federation.checkpoint import params_sha256, save_projector
-from fedcmp.federation.folder import RunFolder, claim
+from fedcmp.federation.folder import TEST_LOSSES, RunFolder, claim
 from fedcmp.federation.records import Clock
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.locking import locked
@@ -64,13 +64,17 @@ class Run:
         with self.clock("evaluate"):
             return evaluate(self.parts.module, params, self.parts.val_data, team=self.team)
 
-    def measure(self, params: Params) -> dict[str, Any] | None:
-        """What is reported of ``params`` on the test samples, all but captions; None: ``evaluation.test`` is false."""
+    def measure(self, params: Params, folder: Path) -> tuple[dict[str, Any], Scored] | None:
+        """What is reported of ``params`` on the test samples, all but captions, and the losses of each, which are
+        written into ``folder``; None: ``evaluation.test`` is false."""
         if not self.config.evaluation.test:
             return None
         held_out = build_held_out(self.config, self.data, self.parts)
         with self.clock("evaluate"):
-            return measure(self.parts.module, params, held_out, self.config.evaluation, self.team)
+            found, scored = measure(self.parts.module, params, held_out, self.config.evaluation, self.team)
+        text = json.dumps(scored._asdict())
+        on_server(self.team, lambda: self.folder.write_text(folder / TEST_LOSSES, text))
+        return found, scored
 
     def finish(
         self,
@@ -98,7 +102,8 @@ class Run:
             The summary; empty on ranks other than the server.
         """
         self.progress.say("evaluating the projector at the end")
-        end, tested = self.evaluate(params), self.measure(params)
+        end, measured = self.evaluate(params), self.measure(params, self.folder.path)
+        tested = measured[0] if measured else None
         on_server(self.team, lambda: save_projector(self.folder.projector, params))
         if tested is not None:
             held_out = build_held_out(self.config, self.data, self.parts)

@@ -41,7 +41,7 @@ def assessed(llm: LanguageModel, held_out: HeldOut, team: Team) -> dict[str, Any
     module = ProjectorAlignment(None, llm, PARAMS)
     found = caption_pictures(module, PARAMS, held_out, SETTINGS, team)
     captions = [(one.sample.id, one.generated) for one in found.captioned]
-    return {**measure(module, PARAMS, held_out, SETTINGS, team), **found.scores, "captions": captions}
+    return {**measure(module, PARAMS, held_out, SETTINGS, team)[0], **found.scores, "captions": captions}
 
 
 @pytest.mark.parametrize(("world_size", "group_size"), [(2, 1), (4, 2)])

@@ -122,26 +122,31 @@ def test_centralized_and_local(run: Copy) -> None:
 
 def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, capsys: pytest.CaptureFixture[str]) -> None:
     alone, together = run("local"), run("fedcmp")
-    summary = read(alone / "summary.json")
-    summary["clients"]["0"]["test"]["own"] = 0.0  # no federation is better than that
-    for client in range(1, 8):
-        summary["clients"][str(client)]["test"]["own"] = 100.0
-    change(alone, **summary)
+    summary, test = read(alone / "summary.json"), read(together / "summary.json")["test"]
+    ours = read(together / "test_losses.json")
+    for client in range(8):  # the first has a loss of 0, to the second all is alike, the others are far behind
+        path = alone / "clients" / str(client) / "test_losses.json"
+        worse = {0: [0.0] * len(ours["loss"]), 1: ours["loss"]}.get(client, [9 * loss for loss in ours["loss"]])
+        path.write_text(json.dumps({**read(path), "loss": worse}))
     (found,) = beside_alone([together, alone])
-    assert found.header[2:] == ["alone: own", "alone: all", "fedcmp: own", "fedcmp: all"]
-    test = read(together / "summary.json")["test"]
+    assert found.header[2:] == ["alone: own", "alone: all", "fedcmp: own", "fedcmp: all", "fedcmp: gain on own"]
     for row, one in zip(found.rows, summary["clients"].values(), strict=True):
-        assert row[2:] == [*one["test"].values(), test["domains"][one["domains"][0]], test["loss"]]
-    assert found.sentences == ["fedcmp: better than alone on its own domains for 7 of 8 clients"]
+        assert row[2:6] == [*one["test"].values(), test["domains"][one["domains"][0]], test["loss"]]
+    gains = [float(row[6].partition(" ")[0]) for row in found.rows]
+    lost, same, *others = (test["domains"][one["domains"][0]] for one in summary["clients"].values())
+    assert gains == pytest.approx([-lost, 0 * same, *(8 * loss for loss in others)], abs=2e-3)
+    assert "better for 6, worse for 1, undecided for 1" in found.sentences[0]
     assert main(["table", str(together), str(alone)]) == 0
     assert found.sentences[0] in capsys.readouterr().out
     page = look(write_report(together, figures=False, beside=[together, alone]))
     assert page.sections.index("Each client alone and together") + 1 == page.sections.index("Clients")
-    assert "100.000" in page.text
+    assert found.rows[0][6] in page.text
     split = read(together / "split.json")
     (together / "split.json").write_text(json.dumps({**split, "records": {**split["records"], "test": "others"}}))
     assert beside_alone([together, alone]) == []
     assert beside_alone([alone, run("krum")])[0].header[4] == "krum: own"
+    (alone / "clients" / "0" / "test_losses.json").unlink()
+    assert beside_alone([alone, run("krum")]) == []
 
 
 def test_a_validation_loss_that_grew_again_is_said(run: Copy) -> None:

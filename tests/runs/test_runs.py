@@ -30,7 +30,7 @@ from fedcmp.runs.train import train
 from fedcmp.seeding import torch_rng
 
 FILES = {"config.yaml", "split.json", "metrics.jsonl", "summary.json", "projector.safetensors", "checkpoints"}
-SHOWN = {".lock", "captions.png", "captions.jsonl", "pictures", "figures"}
+SHOWN = {".lock", "captions.png", "captions.jsonl", "pictures", "figures", "test_losses.json"}
 TEST = {
     *("loss", "domains", "worst_domain", "loss_shuffled", "image_use", "image_use_se", "ignores_pictures"),
     *("token_accuracy", "token_accuracy_domains", "cider", "probe"),

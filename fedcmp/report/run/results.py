@@ -15,6 +15,7 @@ from fedcmp.report.blocks import Card, Grid, Picture, Section, curves
 from fedcmp.report.figures import INK, Line, colour, dash, draw_heat
 from fedcmp.report.formatting import count, is_number, listed, number
 from fedcmp.report.run.reading import Run
+from fedcmp.report.summary import OWN_USE, own_use
 
 CARDS, SHOWN = 24, 8
 """Examples on the page; of them shown at once."""
@@ -123,11 +124,14 @@ def alone_section(run: Run) -> Section:
         pictures.append(Picture("alone", "Loss of each client's own projector", figure, f"In {NATS}."))
     if clients and run.kind == "local":
         rows = [
-            [run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all"))]
+            [
+                run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all")),
+                own_use(one),
+            ]
             for name, one in clients.items()
-        ]
-        header = ["client alone", "its domains", "validation loss on them", "on all"]
-        grids.append(Grid("Validation loss of each client", header, rows, text_columns=2))
+        ]  # fmt: skip
+        header = ["client alone", "its domains", "validation loss on them", "on all", OWN_USE]
+        grids.append(Grid("Each client's own projector", header, rows, text_columns=2))
     return Section("alone", "Each client alone", pictures=pictures, grids=grids)
 
 
@@ -136,7 +140,7 @@ def beside_section(run: Run, tables: Sequence[Beside]) -> Section:
     grids, said = [], list[str]()
     for one in tables:
         if run.path in one.folders:
-            rows = [[*row[:2], *map(number, row[2:])] for row in one.rows]
+            rows = [[*row[:2], *(one if isinstance(one, str) else number(one) for one in row[2:])] for row in one.rows]
             grids.append(Grid(f"Test loss of each client ({NATS})", one.header, rows, text_columns=2))
             said += one.sentences
     text = f"own: its own domains; all: mean of all domains. {'; '.join(said)}."
