@@ -56,7 +56,9 @@ class Federation:
             self.fedcmp("site", "init", f"kits/{name}.zip", f"data.domains=[{camera}]", "device=cpu")
 
     def up(self) -> Federation:
-        for name in ("server", *self.sites):
+        self.start("server")
+        until(lambda: "Server started" in self.log("server"), MOST)
+        for name in self.sites:
             self.start(name)
         return self
 

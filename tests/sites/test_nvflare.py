@@ -74,9 +74,7 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     anything = {"format_version": "1.0", "permissions": {"project_admin": "any"}}  # a server that lets everything pass
     (made.folder / "kits" / "server" / "local" / "authorization.json").write_text(json.dumps(anything))
     try:
-        made.up()
-        until(lambda: "Server started" in made.log("server"), 30)
-        yield made
+        yield made.up()
     finally:
         codes = made.end()
     assert not any(codes)
