@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -172,11 +171,10 @@ def federate(
 
 
 def _check_callback(on_round: OnRound) -> None:
-    with suppress(ValueError):  # a callable without a signature
-        try:
-            inspect.signature(on_round).bind(None)
-        except TypeError as error:
-            raise ConfigError(f"on_round must take one fedcmp.Round: {error}") from None
+    try:
+        inspect.signature(on_round).bind(None)
+    except TypeError as error:
+        raise ConfigError(f"on_round must take one fedcmp.Round: {error}") from None
 
 
 def _method(aggregator: str | Aggregator | Fuse | Method) -> tuple[Aggregator | None, str]:

@@ -13,7 +13,9 @@ import fedcmp.aggregation.evidence as evidence_room
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.fuse.canonical import Canonical
+from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
+from fedcmp.aggregation.parts import Fuse
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.aggregation.symmetric import moments_product
 from fedcmp.distributed.cohort import LocalCohort
@@ -24,34 +26,38 @@ PARAMS = {f"{name}.weight": torch.zeros(shape) for name, shape in SHAPES.items()
 PARAMS |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in SHAPES.items()}
 
 
-def client(number: int, seed: int = 0, samples: int = 0, noise: float = 0.3) -> Contribution:
+def client(number: int, seed: int = 0, shapes: dict[str, tuple[int, int]] = SHAPES) -> Contribution:
     """A client with its own data; its halves agree in part."""
     rng = torch.Generator().manual_seed(1000 * seed + number)
-
-    def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=rng)
-
     delta, halfway, evidence = {}, {}, {}
-    for name, (M, N) in SHAPES.items():
+    for name, (M, N) in shapes.items():
         for leaf, shape in (("weight", (M, N)), ("bias", (M,))):
-            delta[f"{name}.{leaf}"] = 0.1 * randn(*shape)
-            halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.1 * noise * randn(*shape)
-        rows = torch.cat([randn(30, N) * torch.logspace(0, -number % 3, N), torch.ones(30, 1)], dim=1)
+            delta[f"{name}.{leaf}"] = 0.1 * torch.randn(*shape, generator=rng)
+            halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.03 * torch.randn(*shape, generator=rng)
+        inputs = torch.randn(30, N, generator=rng) * torch.logspace(0, -number % 3, N)
+        rows = torch.cat([inputs, torch.ones(30, 1)], dim=1)
         evidence[name] = rows.T @ rows / 30
-    return Contribution(number, delta, halfway, evidence, num_samples=samples or 5 + 3 * number, num_steps=8)
+    return Contribution(number, delta, halfway, evidence, num_samples=5 + 3 * number, num_steps=8)
 
 
 def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
     return [client(number, seed) for number in range(num)]
 
 
-def fuse(method: Canonical, cohort: list[Contribution], state=None) -> dict[str, np.ndarray]:
+def fuse(method: Fuse, cohort: list[Contribution], state=None) -> dict[str, np.ndarray]:
     result = method.fuse(LocalCohort(cohort), PARAMS, state or method.init(PARAMS))
     return {name: join_affine(result.delta, name).double().numpy() for name in SHAPES}
 
 
-def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=None) -> dict[str, np.ndarray]:  # noqa: E741
-    """The equations of docs/method.md, entry by entry."""
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], **within: float) -> None:
+    for name in SHAPES:
+        np.testing.assert_allclose(found[name], expected[name], **within)
+
+
+def reference(
+    cohort: list[Contribution], *, correlation=0.9, ridge=0.01, energy=0.99, tau=None, tau_from="first", evidence=True
+):
+    """The equations of docs/method.md, entry by entry: by layer, the delta."""
     total = sum(one.num_samples for one in cohort)
     p = [one.num_samples / total for one in cohort]
     K, found, taus = len(cohort), {}, []
@@ -66,12 +72,14 @@ def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=Non
             one = np.zeros((n, n))
             for i in range(n):
                 for j in range(n):
-                    one[i, j] = a * G[k][i, j] + ((1 - a) * G[k][i, i] + l * g if i == j else 0.0)
+                    one[i, j] = correlation * G[k][i, j] + (
+                        (1 - correlation) * G[k][i, i] + ridge * g if i == j else 0.0
+                    )
             A.append(one)
         S = sum(p[k] * A[k] for k in range(K))
         R = [p[k] * A[k] @ np.linalg.inv(S) for k in range(K)]
         np.testing.assert_allclose(sum(R), np.eye(n), atol=1e-9)
-        evi = sum(D[k] @ R[k] for k in range(K))
+        evi = sum(D[k] @ (R[k] if evidence else p[k] * np.eye(n)) for k in range(K))
         B = sum(p[k] * D[k].T @ D[k] / (D[k] ** 2).sum() for k in range(K))
         values, vectors = np.linalg.eigh(B)
         r, held = 0, 0.0
@@ -100,66 +108,29 @@ def reference(cohort: list[Contribution], *, a=0.9, l=0.01, energy=0.99, tau=Non
             ((Gs**2).sum() - sum(p[k] ** 2 * (G[k] ** 2).sum() for k in range(K)))
             / ((1 - p2) * sum(p[k] * (G[k] ** 2).sum() for k in range(K)))
         )
-        share = taus[0] if tau is None else tau
+        share = taus[0 if tau_from == "first" else -1] if tau is None else tau
         found[name] = (1 - share) * evi + share * rep
     return found
 
 
 @pytest.mark.parametrize("options", [
     {}, {"tau": 0.0}, {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
+    {"tau_from": "each"}, {"evidence": False},
 ], ids=str)  # fmt: skip
 def test_it_is_the_definition(options: dict) -> None:
-    short = {"correlation": "a", "ridge": "l", "tau": "tau", "energy": "energy"}
-    expected = reference(clients(), **{short[key]: value for key, value in options.items()})
-    found = fuse(Canonical(**options), clients())
-    for name in SHAPES:
-        np.testing.assert_allclose(found[name], expected[name], rtol=2e-5, atol=2e-6)
+    same(fuse(Canonical(**options), clients()), reference(clients(), **options), rtol=2e-5, atol=2e-6)
 
 
-def test_a_case_by_hand() -> None:
-    """Two clients that each know one input: each decides on its own, and neither is halved."""
-    params = {"linear.weight": torch.zeros(1, 2), "linear.bias": torch.zeros(1)}
-
-    def one(number: int, weight: list[float], diagonal: list[float]) -> Contribution:
-        delta = {"linear.weight": torch.tensor([weight]), "linear.bias": torch.tensor([0.0])}
-        half = {name: value / 2 for name, value in delta.items()}
-        return Contribution(number, delta, half, {"linear": torch.diag(torch.tensor(diagonal))})
-
-    cohort = LocalCohort([one(0, [2.0, 0.0], [1.0, 0.0, 1.0]), one(1, [0.0, 4.0], [0.0, 1.0, 1.0])])
-    by_evidence = Canonical(tau=0.0, ridge=0.0, basis="none").fuse(cohort, params, {}).delta
-    assert by_evidence["linear.weight"].tolist() == [[2.0, 4.0]]
-    # tau: <G_1, G_2> = 1 (the constant input), |G_k|^2 = 2; pairs beside squares: (1/4 * 6 - 1/4 * 4) / (1/2 * 2) = 1/2
-    result = Canonical(evidence=False).fuse(cohort, params, {})
-    assert result.metrics["aggregator/tau/linear"] == pytest.approx(0.5)
-    # the mean is (1, 2); rho is 1/2 in both directions, so that D_rep = (2, 4) and D = (D_evi + D_rep) / 2
-    assert result.delta["linear.weight"].tolist() == [pytest.approx([1.5, 3.0])]
-    assert result.metrics["aggregator/overlap/linear"] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("a", [1.0, 0.9])
-def test_without_its_ridge_regmean_is_the_papers_formula(a: float) -> None:
+@pytest.mark.parametrize("correlation", [1.0, 0.9])
+def test_without_its_ridge_regmean_is_the_papers_formula(correlation: float) -> None:
     """``sum_k n_k W_k A_k (sum_k n_k A_k)^-1``, ``A_k = a G_k + (1 - a) diag G_k``; the preset's ridge moves it."""
-    cohort = clients()
-    given = {"ridge": 0.0, "correlation": a}
-    found, preset = (
-        fuse(build_aggregator(AggregatorConfig("regmean", fuse=options)).fuse, cohort)
-        for options in (given, {**given, "ridge": 0.01})
+    options = {"ridge": 0.0, "correlation": correlation}
+    regmean, ridged = (
+        build_aggregator(AggregatorConfig("regmean", fuse={**options, **more})).fuse for more in ({}, {"ridge": 0.01})
     )
-    for name in SHAPES:
-        G = [one.num_samples * one.evidence[name].double().numpy() for one in cohort]
-        A = [a * one + (1 - a) * np.diag(np.diag(one)) for one in G]
-        said = sum(join_affine(one.delta, name).double().numpy() @ m for one, m in zip(cohort, A, strict=True))
-        expected = said @ np.linalg.inv(sum(A))
-        np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-6)
-        assert np.abs(preset[name] - expected).max() > 1e-3 * np.abs(expected).max()
-
-
-def fedavg(cohort: list[Contribution]) -> dict[str, np.ndarray]:
-    total = sum(one.num_samples for one in cohort)
-    return {
-        name: sum(one.num_samples / total * join_affine(one.delta, name).double().numpy() for one in cohort)
-        for name in SHAPES
-    }
+    same(fuse(regmean, clients()), expected := reference(clients(), tau=0.0, **options), rtol=1e-4, atol=1e-6)
+    assert all(np.abs(fuse(ridged, clients())[n] - value).max() > 1e-3 * np.abs(value).max()
+               for n, value in expected.items())  # fmt: skip
 
 
 @pytest.mark.parametrize("options", [
@@ -168,9 +139,7 @@ def fedavg(cohort: list[Contribution]) -> dict[str, np.ndarray]:
     {"tau": 1.0, "basis": "none"},
 ], ids=str)  # fmt: skip
 def test_fedavg_is_the_limit(options: dict) -> None:
-    found, expected = fuse(Canonical(**options), clients()), fedavg(clients())
-    for name in SHAPES:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-8)
+    same(fuse(Canonical(**options), clients()), fuse(Mean(), clients()), rtol=1e-5, atol=1e-8)
 
 
 def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
@@ -180,39 +149,13 @@ def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
         Canonical(tau=0.0).fuse(cohort, PARAMS, {})
 
 
-def halves(one: Contribution, number: int, share: float) -> Contribution:
-    """The same update as client ``number``, of which ``share`` was there after half of the steps."""
-    return replace(one, client_id=number, halfway={name: share * value for name, value in one.delta.items()})
-
-
-def test_more_than_the_mean_only_as_far_as_halves_repeat() -> None:
-    """Two orthogonal clients, overlap 1/2: twice the mean if their halves repeat, the mean if w is 1/2 or less."""
-    params = {"linear.weight": torch.zeros(2, 1), "linear.bias": torch.zeros(2)}
-
-    def one(number: int, share: float) -> Contribution:
-        weight = torch.zeros(2, 1)
-        weight[number] = 1.0
-        delta = {"linear.weight": weight, "linear.bias": torch.zeros(2)}
-        return halves(Contribution(number, delta, None, None, num_samples=1, num_steps=2), number, share)
-
-    method = Canonical(tau=1.0)
-    # w of halves a and 1 - a of one direction: a (1 - a) / (a (1 - a) + (2 a - 1)^2 / 4)
-    for share, w in ((0.5, 1.0), (0.25, 0.75), (0.1, 0.36), (0.0, 0.0)):
-        cohort = LocalCohort([one(0, share), one(1, share)])
-        found = method.fuse(cohort, params, {}).delta["linear.weight"]
-        assert found.flatten().tolist() == [pytest.approx(0.5 * max(1.0, 2 * w))] * 2
-
-
 def test_a_single_step_has_no_halves_to_compare() -> None:
     """Its halfway says nothing about noise: whatever it holds, the update counts in full."""
     once = [replace(one, num_steps=1) for one in clients()]
     nothing = [replace(one, halfway={n: torch.zeros_like(v) for n, v in one.delta.items()}) for one in once]
     method = Canonical(tau=1.0)
-    for name in SHAPES:
-        np.testing.assert_array_equal(fuse(method, once)[name], fuse(method, nothing)[name])
-        np.testing.assert_array_equal(
-            fuse(method, once)[name], fuse(Canonical(tau=1.0, repeatability=False), once)[name]
-        )
+    same(fuse(method, once), fuse(method, nothing), rtol=0)
+    same(fuse(method, once), fuse(Canonical(tau=1.0, repeatability=False), once), rtol=0)
 
 
 @pytest.mark.parametrize(("options", "needs"), [
@@ -231,14 +174,6 @@ def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     unused = dict.fromkeys({"evidence", "halfway"} - set(needs.split()))
     bare = [replace(one, **unused) for one in clients()]
     assert all(np.isfinite(value).all() for value in fuse(method, bare).values())
-
-
-def test_tau_may_be_each_layers_own() -> None:
-    result = Canonical(tau_from="each").fuse(LocalCohort(clients()), PARAMS, {})
-    taus = [result.metrics[f"aggregator/tau/{name}"] for name in SHAPES]
-    one, two = (fuse(Canonical(tau=tau), clients()) for tau in taus)
-    np.testing.assert_allclose(join_affine(result.delta, "linear_1").numpy(), one["linear_1"], rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(join_affine(result.delta, "linear_2").numpy(), two["linear_2"], rtol=1e-4, atol=1e-7)
 
 
 def test_the_basis_is_this_rounds_and_turns_by_nothing_if_nothing_changes() -> None:
@@ -336,9 +271,7 @@ def test_late_in_a_run_the_outcome_decides(wanted: str) -> None:
     assert last.metrics[f"aggregator/chosen/{wanted}"] == 1.0
     early = [replace(one, progress=0.1, rounds_left=20) for one in late]
     for cohort, state, method in ((silent, {}, Canonical(tau=0.0)), (early, found.state, Canonical(explore=1.0))):
-        expected = fuse(method, clients())
-        for name, value in fuse(Canonical(), cohort, state).items():
-            np.testing.assert_allclose(value, expected[name], rtol=1e-6)
+        same(fuse(Canonical(), cohort, state), fuse(method, clients()), rtol=1e-6)
 
 
 def test_few_rounds_are_all_late_and_clients_without_a_next_batch_do_not_vote() -> None:
@@ -372,36 +305,27 @@ def test_a_byzantine_client_moves_the_choice_by_its_weight_at_most() -> None:
             assert abs(voted * found[key] - base[key]) <= weight + 1e-9
 
 
-def wide(number: int, shapes: dict[str, tuple[int, int]]) -> Contribution:
-    rng = torch.Generator().manual_seed(number)
-    delta, halfway, evidence = {}, {}, {}
-    for name, (M, N) in shapes.items():
-        for leaf, shape in (("weight", (M, N)), ("bias", (M,))):
-            delta[f"{name}.{leaf}"] = torch.randn(*shape, generator=rng)
-            halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.1 * torch.randn(*shape, generator=rng)
-        rows = torch.cat([torch.randn(40, N, generator=rng), torch.ones(40, 1)], dim=1)
-        evidence[name] = rows.T @ rows / 40
-    return Contribution(number, delta, halfway, evidence, num_samples=3 + number, num_steps=4)
-
-
 def test_a_wide_layers_evidence_is_block_diagonal_and_its_basis_is_found_by_a_sketch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     shapes = {"narrow": (5, 6), "wide": (6, 47)}
     params = {f"{name}.{leaf}": torch.zeros(shape if leaf == "weight" else shape[0])
               for name, shape in shapes.items() for leaf in ("weight", "bias")}  # fmt: skip
-    cohort = [wide(number, shapes) for number in range(4)]
+    cohort = [client(number, shapes=shapes) for number in range(4)]
     monkeypatch.setattr(evidence_room, "WIDE", 20)
     monkeypatch.setattr(evidence_room, "BLOCK", 16)
     blocks = evidence_blocks(params)
     assert [(block.first, block.end) for block in blocks["wide"]] == [(0, 16), (16, 32), (32, 48)]
-    cut = [
-        replace(one, evidence={"narrow": one.evidence["narrow"]} | {
-            block.name: one.evidence["wide"][block.first : block.end, block.first : block.end]
-            for block in blocks["wide"]
-        })
-        for one in cohort
-    ]  # fmt: skip
+
+    def given(one: Contribution, whole: bool) -> Contribution:
+        """The evidence of the wide layer in blocks, or as a matrix that is zero outside of them."""
+        parts = {
+            part.name: one.evidence["wide"][part.first : part.end, part.first : part.end] for part in blocks["wide"]
+        }
+        wide = {"wide": torch.block_diag(*parts.values())} if whole else parts
+        return replace(one, evidence={"narrow": one.evidence["narrow"]} | wide)
+
+    cut = [given(one, whole=False) for one in cohort]
     method = Canonical(tau=0.4)
     found = method.fuse(LocalCohort(cut), params, {})
     basis = found.basis["wide"]
@@ -418,14 +342,8 @@ def test_a_wide_layers_evidence_is_block_diagonal_and_its_basis_is_found_by_a_sk
     assert held[1] > 0.75 * best
     # the part by evidence is that of block-diagonal evidence in one piece
     monkeypatch.setattr(evidence_room, "WIDE", 2048)
-    whole = [
-        replace(one, evidence={"narrow": one.evidence["narrow"], "wide": torch.block_diag(
-            *(one.evidence["wide"][block.first : block.end, block.first : block.end] for block in blocks["wide"])
-        )})
-        for one in cohort
-    ]  # fmt: skip
     by_evidence = Canonical(tau=0.0)
-    expected = by_evidence.fuse(LocalCohort(whole), params, {}).delta
+    expected = by_evidence.fuse(LocalCohort([given(one, whole=True) for one in cohort]), params, {}).delta
     monkeypatch.setattr(evidence_room, "WIDE", 20)
     for name, value in by_evidence.fuse(LocalCohort(cut), params, {}).delta.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)

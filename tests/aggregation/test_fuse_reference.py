@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from vectors import PARAMS, SHAPES, clients, flat, points
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median
@@ -17,28 +18,8 @@ from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
-SHAPES = {"linear.weight": (3, 4), "linear.bias": (3,), "norm.weight": (5,)}
-PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
-SAMPLES = [3, 1, 4, 2]
-P = [samples / sum(SAMPLES) for samples in SAMPLES]
-
-
-def clients(seed: int = 0, scale: float = 1.0) -> list[Contribution]:
-    rng = torch.Generator().manual_seed(seed)
-    return [
-        Contribution(
-            k, {name: scale * torch.randn(shape, generator=rng) for name, shape in SHAPES.items()}, num_samples=samples
-        )
-        for k, samples in enumerate(SAMPLES)
-    ]
-
-
-def one_vector(*rows: list[float]) -> LocalCohort:
-    return LocalCohort([Contribution(k, {"w": torch.tensor(row)}) for k, row in enumerate(rows)])
-
-
-def flat(delta: dict[str, torch.Tensor], names: list[str]) -> list[float]:
-    return [float(x) for name in names for x in delta[name].flatten()]
+P = [k / 10 for k in (1, 2, 3, 4)]
+"""The weights of four clients."""
 
 
 def ties(vectors: list[list[float]], weights: list[float], density: float) -> list[float]:
@@ -68,22 +49,22 @@ def knots(one: list[Contribution], density: float, scaled: bool) -> list[float]:
 
 @pytest.mark.parametrize("density", [0.05, 0.2, 0.5, 1.0])
 def test_ties_is_its_algorithm(density: float) -> None:
-    one = clients()
-    fused, names = Ties(density).fuse(LocalCohort(one), PARAMS, {}), list(SHAPES)
-    expected = ties([flat(c.delta, names) for c in one], P, density)
-    assert flat(fused.delta, names) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+    one = clients(4)
+    fused = Ties(density).fuse(LocalCohort(one), PARAMS, {})
+    expected = ties([flat(c.delta) for c in one], P, density)
+    assert flat(fused.delta) == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert fused.metrics["aggregator/density"] == sum(x != 0 for x in expected) / len(expected)
 
 
 def test_ties_keeps_equal_sizes_together_and_lets_exact_ties_of_signs_be_zero() -> None:
-    assert Ties(0.25).fuse(one_vector([2.0, -2.0, 1.0, 0.0]), {}, {}).delta["w"].tolist() == [2.0, -2.0, 0.0, 0.0]
-    assert Ties(1.0).fuse(one_vector([1.0, 0.0], [-1.0, 0.0]), {}, {}).delta["w"].tolist() == [0.0, 0.0]
+    assert Ties(0.25).fuse(*points([2.0, -2.0, 1.0, 0.0]), {}).delta["w"].tolist() == [2.0, -2.0, 0.0, 0.0]
+    assert Ties(1.0).fuse(*points([1.0, 0.0], [-1.0, 0.0]), {}).delta["w"].tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("density", [0.2, 0.6])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_knots_is_ties_in_the_common_space(density: float, scaled: bool) -> None:
-    one = clients(1)
+    one = clients(4, 1)
     fused = UpdateSvd("ties", density, scaled).fuse(LocalCohort(one), PARAMS, {})
     found = torch.cat([fused.delta["linear.weight"], fused.delta["linear.bias"][:, None]], dim=1)
     assert found.flatten().tolist() == pytest.approx(knots(one, density, scaled), rel=1e-5, abs=1e-6)
@@ -95,7 +76,7 @@ def test_knots_is_ties_in_the_common_space(density: float, scaled: bool) -> None
 
 @pytest.mark.parametrize("scale", [1.0, 1e-4])
 def test_knots_with_the_mean_is_the_mean(scale: float) -> None:
-    fused = UpdateSvd("mean").fuse(LocalCohort(clients(2, scale)), PARAMS, {})
+    fused = UpdateSvd("mean").fuse(LocalCohort(clients(4, 2, scale)), PARAMS, {})
     for name in SHAPES:
         torch.testing.assert_close(fused.delta[name], fused.mean[name].float(), rtol=1e-5, atol=1e-6 * scale)
 
@@ -132,13 +113,13 @@ def test_clipping_is_a_setting_of_every_method() -> None:
         method = build_aggregator(AggregatorConfig("fedexp", clip_norm=norm))
         return method.aggregate(LocalCohort(one), PARAMS, method.init(PARAMS))
 
-    one = clients(5)
+    one = clients(4, 5)
     plain, same = aggregated(one, 0.0), aggregated(one, 1e3)
     assert same.metrics.pop("aggregator/clipped") == 0.0
     for name in plain.metrics.keys() - {"bytes/up"}:  # whether it was clipped is one more thing that a client says
         assert plain.metrics[name] == pytest.approx(same.metrics[name]), name
     assert all(torch.equal(plain.params[name], same.params[name]) for name in SHAPES)
-    bounded = aggregated([clients(6)[0].scaled(1e6), *one[1:]], 1e3).metrics
+    bounded = aggregated([clients(4, 6)[0].scaled(1e6), *one[1:]], 1e3).metrics
     assert bounded["aggregator/server_lr"] < 10  # from the clipped deltas: those sent would give millions
     assert 0 < bounded["aggregator/energy_kept"] <= 1
 

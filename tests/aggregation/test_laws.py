@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 
-NAMES = sorted(PRESETS)
+by_name = pytest.mark.parametrize("name", sorted(PRESETS))
 
 
 def contributions(round_: int = 0, num: int = 6) -> list[Contribution]:
@@ -35,20 +36,10 @@ def rounds(name: str, num: int, state=None, params=None, first: int = 0, order=l
     return result
 
 
-def flat(value, prefix: str = "") -> dict[str, torch.Tensor]:
-    if isinstance(value, dict):
-        return {k: v for key, one in value.items() for k, v in flat(one, f"{prefix}/{key}").items()}
-    return {prefix: torch.as_tensor(value)}
+assert_same_bits = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
-def assert_same_bits(one, two) -> None:
-    left, right = flat(one), flat(two)
-    assert left.keys() == right.keys()
-    for key in left:
-        assert torch.equal(left[key], right[key]), key
-
-
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_inputs_are_untouched(name: str) -> None:
     aggregator = build_aggregator(AggregatorConfig(name))
     params = random_params(1)
@@ -63,7 +54,7 @@ def test_inputs_are_untouched(name: str) -> None:
             assert_same_bits(getattr(old, part), getattr(new, part))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_it_repeats_bit_by_bit_in_any_order_of_clients(name: str) -> None:
     once, again = rounds(name, 3), rounds(name, 3)
     turned = rounds(name, 3, order=lambda clients: clients[::-1])
@@ -77,17 +68,16 @@ def test_it_repeats_bit_by_bit_in_any_order_of_clients(name: str) -> None:
     assert 0 <= once.metrics["aggregator/energy_kept"] <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(name: str) -> None:
     half = rounds(name, 2)
-    file = io.BytesIO()
-    torch.save({"params": half.params, "state": half.state}, file)
+    torch.save({"params": half.params, "state": half.state}, file := io.BytesIO())
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
     assert_same_bits(rounds(name, 4).params, rounds(name, 2, loaded["state"], loaded["params"], first=2).params)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_clients_that_say_the_same_count_as_one(name: str) -> None:
     """The second half of the steps repeats the first, so that nothing looks like noise."""
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
@@ -102,7 +92,7 @@ def test_clients_that_say_the_same_count_as_one(name: str) -> None:
     assert together.metrics["aggregator/energy_kept"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_no_update_moves_nothing_at_first(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
     zeros = {key: torch.zeros(shape) for key, shape in SHAPES.items()}
@@ -189,7 +179,7 @@ class Follower(Recorded):
         return self.shared.pop(0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_other_ranks_follow_without_knowing_the_sums(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name, clip_norm=0.3)), random_params(1)
     state = aggregator.init(params)
@@ -204,7 +194,7 @@ def test_other_ranks_follow_without_knowing_the_sums(name: str) -> None:
     assert first.metrics == second.metrics
 
 
-@pytest.mark.parametrize("name", NAMES)
+@by_name
 def test_methods_that_say_sums_only_gather_nothing(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name, pairwise=0)), random_params(1)
     cohort = Recorded(LocalCohort(contributions()))

@@ -42,12 +42,16 @@ def test_rows_name_their_paper_and_build(name: str) -> None:
     assert getattr(parts[part], option) == tuned[1][0], "the default comes first"
 
 
-def test_updates_are_normalised_inside_the_clipping_and_for_the_clients_momentum() -> None:
+def test_options_reach_their_part_and_updates_are_normalised_inside_the_clipping() -> None:
     fuse = build_aggregator(AggregatorConfig("fednova", clip_norm=2.0), momentum=0.5).fuse
     assert isinstance(fuse, Clipped)
     assert fuse.inner == Normalised(FUSES["mean"](), momentum=0.5)
     assert not isinstance(build_aggregator(AggregatorConfig("fednova", normalise=False)).fuse, Normalised)
     assert isinstance(build_aggregator(AggregatorConfig("ties", normalise=True)).fuse, Normalised)
+    assert build_aggregator(AggregatorConfig("fedyogi", server={"lr": 0.5})).server.lr == 0.5
+    exchanged = AggregatorConfig("fedavg", server={"kind": "opm", "projected": False})
+    assert build_aggregator(exchanged).server == Opm(projected=False)
+    assert not build_aggregator(AggregatorConfig("fedcmp", guard=True)).sums_only
 
 
 @pytest.mark.parametrize(("name", "key", "value", "word"), [
@@ -90,10 +94,3 @@ def test_errors_name_the_key(name: str, key: str, value: Any, word: str) -> None
 def test_momentum_by_a_basis_needs_a_fuse_that_finds_one(config: AggregatorConfig, fuse: str) -> None:
     with pytest.raises(ConfigError, match=rf"aggregator\.server\.kind=opm .*aggregator\.fuse\.kind={fuse}"):
         config.validate()
-
-
-def test_options_reach_their_part() -> None:
-    assert build_aggregator(AggregatorConfig("fedyogi", server={"lr": 0.5})).server.lr == 0.5
-    exchanged = AggregatorConfig("fedavg", server={"kind": "opm", "projected": False})
-    assert build_aggregator(exchanged).server == Opm(projected=False)
-    assert not build_aggregator(AggregatorConfig("fedcmp", guard=True)).sums_only

@@ -9,33 +9,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from vectors import PARAMS, SIZE, clients, flat, points
 
-from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.fuse.coordinate_wise import Median, TrimmedMean, ordered
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.krum import Krum
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
-
-SHAPES = {"linear.weight": (3, 4), "linear.bias": (3,)}
-PARAMS = {name: torch.zeros(shape) for name, shape in SHAPES.items()}
-NAMES = list(SHAPES)
-
-
-def clients(num: int, seed: int = 0) -> list[Contribution]:
-    rng = torch.Generator().manual_seed(seed)
-    deltas = [{name: torch.randn(shape, generator=rng) for name, shape in SHAPES.items()} for _ in range(num)]
-    return [Contribution(3 * k, delta, num_samples=1 + k) for k, delta in enumerate(deltas)]
-
-
-def points(*rows: list[float]) -> tuple[LocalCohort, dict[str, torch.Tensor]]:
-    found = [Contribution(k, {"w": torch.tensor(row)}) for k, row in enumerate(rows)]
-    return LocalCohort(found), {"w": torch.zeros(len(rows[0]))}
-
-
-def flat(delta: dict[str, torch.Tensor]) -> list[float]:
-    return [float(x) for name in NAMES for x in delta[name].flatten()]
 
 
 def distance(one: list[float], other: list[float]) -> float:
@@ -95,30 +76,24 @@ def test_krum_is_brute_force(num: int, f: int, keep: int) -> None:
         chosen = sorted(sorted(scores, key=lambda k: scores[k])[: keep or num - f])
         fused = Krum(f, keep).fuse(LocalCohort(one), PARAMS, {})
         assert fused.metrics == {"aggregator/chosen": chosen}
-        expected = [sum(vectors[k][i] for k in chosen) / len(chosen) for i in range(15)]
+        expected = [sum(vectors[k][i] for k in chosen) / len(chosen) for i in range(SIZE)]
         assert flat(fused.delta) == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
-def test_krum_by_hand() -> None:
-    """0 1 2 4 50 on a line, f = 1, two neighbours: scores 5 2 5 13 ...; ids decide between 0 and 2."""
-    cohort, params = points([0.0], [1.0], [2.0], [4.0], [50.0])
-    assert Krum().fuse(cohort, params, {}).metrics["aggregator/chosen"] == [1]
-    assert Krum(keep=2).fuse(cohort, params, {}).metrics["aggregator/chosen"] == [0, 1]
-    fused = Krum(keep=0).fuse(cohort, params, {})
-    assert fused.metrics["aggregator/chosen"] == [0, 1, 2, 3]
-    assert fused.delta["w"].item() == 1.75
-    assert fused.mean["w"].item() == pytest.approx(57 / 5)
+LINE = [[0.0], [1.0], [2.0], [4.0], [50.0]]
 
 
-@pytest.mark.parametrize(("rows", "chosen"), [
+@pytest.mark.parametrize(("rows", "keep", "chosen"), [
+    # f = 1, two neighbours: scores 5 2 5 13 ...; ids decide between 0 and 2
+    (LINE, 1, [1]), (LINE, 2, [0, 1]), (LINE, 0, [0, 1, 2, 3]),
     # expanded in float32, |a|^2 - 2 a b + |b|^2 of these deltas is noise that may be negative
-    ([[4096.0 + x / 1024, -4096.0] for x in (0, 3, 4, 5, 9)], 2),
-    ([[1e20 * x] for x in (0.0, 1.0, 2.0, 4.0, 50.0)], 1),  # squares beyond float32
+    ([[4096.0 + x / 1024, -4096.0] for x in (0, 3, 4, 5, 9)], 1, [2]),
+    ([[1e20 * x] for x, in LINE], 1, [1]),  # squares beyond float32
     # one far client: products of the deltas, or of what they differ from it, lose the others' distances in float64, too
-    ([[1e20, 1e20]] + [[1.0 + x / 2**20, -1.0] for x in (0, 3, 4, 5, 9)], 2),
+    ([[1e20, 1e20]] + [[1.0 + x / 2**20, -1.0] for x in (0, 3, 4, 5, 9)], 1, [2]),
 ])  # fmt: skip
-def test_krum_measures_small_distances_far_from_zero(rows: list, chosen: int) -> None:
-    assert Krum().fuse(*points(*rows), {}).metrics["aggregator/chosen"] == [chosen]
+def test_krum_by_hand_and_far_from_zero(rows: list, keep: int, chosen: list[int]) -> None:
+    assert Krum(keep=keep).fuse(*points(*rows), {}).metrics["aggregator/chosen"] == chosen
 
 
 def test_krum_needs_two_f_and_three() -> None:
@@ -134,13 +109,13 @@ def test_the_geometric_median_is_weiszfelds(iterations: int) -> None:
     one, nu, objective = clients(5), 3.5, 0.0
     p = [c.num_samples / 15 for c in one]
     vectors = [flat(c.delta) for c in one]
-    v = [0.0] * 15
+    v = [0.0] * SIZE
     for _ in range(iterations):
         far = [distance(v, w) for w in vectors]
         held = sum(q for q, d in zip(p, far, strict=True) if d < nu)
         beta = [q / d if d >= nu else 0.0 for q, d in zip(p, far, strict=True)]
         objective = sum(q * (d if d > nu else d * d / (2 * nu) + nu / 2) for q, d in zip(p, far, strict=True))
-        goal = [sum(b * w[i] for b, w in zip(beta, vectors, strict=True)) / sum(beta) for i in range(15)]
+        goal = [sum(b * w[i] for b, w in zip(beta, vectors, strict=True)) / sum(beta) for i in range(SIZE)]
         pull = distance(goal, v) * sum(beta)
         assert 0 < held < pull
         v = [to + held / pull * (at - to) for at, to in zip(v, goal, strict=True)]
@@ -160,7 +135,7 @@ def test_the_geometric_median_is_a_minimum_and_outliers_hardly_move_it() -> None
         return sum(q * distance(v, w) for q, w in zip(p, vectors, strict=True))
 
     found = flat(fused.delta)
-    for i, step in itertools.product(range(15), (-0.05, 0.05)):
+    for i, step in itertools.product(range(SIZE), (-0.05, 0.05)):
         assert objective([x + step * (i == j) for j, x in enumerate(found)]) > objective(found)
     assert math.hypot(*found) < 10 < 1000 < math.hypot(*flat(fused.mean))
 

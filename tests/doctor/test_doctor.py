@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from fedcmp.seeding import torch_rng
 
 SECRET = "0123456789abcdef0123456789abcdef01234567"
 BARE = Machine({"HOME": "/nowhere"}, 4, (), None, None, "")
+CUDA, OMP = {"build": "13.0"}, "OMP_NUM_THREADS"
 BUSY, FREE = (("H", free * 10**9, 80 * 10**9) for free in (30, 79))
 
 
@@ -137,15 +139,9 @@ def test_ranks_that_are_late_are_ended() -> None:
     result = meet("gloo", 2, timeout=1)
     assert not result.met
     assert result.seconds < 15
-    lines = [_read(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not any(b"fedcmp.distributed.probe\0gloo\x001\0" in line for line in lines)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:  # it has just ended
-        return b""
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            assert b"fedcmp.distributed.probe\0gloo\x001\0" not in path.read_bytes()
 
 
 def test_versions_in_and_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,20 +159,26 @@ def test_versions_in_and_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
     assert bad == {"Python": "fatal", "torch": "warn", "safetensors": "fatal"}
 
 
-@pytest.mark.parametrize(("machine", "wanted", "status", "named"), [
-    ({}, "auto", "ok", "CPU build"),
-    ({}, "cuda", "fatal", "run.device"),
-    ({"driver": "580.1"}, "auto", "warn", "CPU build, driver 580.1"),
-    ({"driver": "580.1"}, "cuda", "fatal", "580.1"),
-    ({"build": "13.0", "driver": "470.2", "remark": "driver too old"}, "cuda", "fatal", "470.2: driver too old"),
-    ({"build": "13.0", "driver": "580.1", "gpus": (FREE,)}, "cuda", "ok", "cuda:0 H, 79.0 of 80.0 GB free"),
-    ({"build": "13.0", "gpus": (BUSY,)}, "cuda", "warn", "30.0 of 80.0 GB free"),
-    ({"build": "13.0", "gpus": (FREE,), "remark": "too new"}, "cuda", "ok warn", "79.0"),
-])  # fmt: skip
-def test_gpus_builds_and_drivers(machine: dict[str, Any], wanted: str, status: str, named: str) -> None:
-    findings = found(checks.devices, f"run.device={wanted}", **machine)
+@pytest.mark.parametrize(("check", "word", "machine", "status", "named"), [
+    (checks.devices, "run.device=auto", {}, "ok", "CPU build"),
+    (checks.devices, "run.device=cuda", {}, "fatal", "run.device"),
+    (checks.devices, "run.device=auto", {"driver": "580.1"}, "warn", "CPU build, driver 580.1"),
+    (checks.devices, "run.device=cuda", {"driver": "580.1"}, "fatal", "580.1"),
+    (checks.devices, "run.device=cuda", CUDA | {"driver": "470.2", "remark": "too old"}, "fatal", "470.2: too old"),
+    (checks.devices, "run.device=cuda", CUDA | {"driver": "580.1", "gpus": (FREE,)}, "ok", "cuda:0 H, 79.0 of 80.0 GB"),
+    (checks.devices, "run.device=cuda", CUDA | {"gpus": (BUSY,)}, "warn", "30.0 of 80.0 GB free"),
+    (checks.devices, "run.device=cuda", CUDA | {"gpus": (FREE,), "remark": "too new"}, "ok warn", "79.0"),
+    (checks.threads, "launch.devices=1", {"environment": {}}, "ok", "4 cores"),
+    (checks.threads, "launch.devices=4", {"environment": {}}, "ok", "4 x 1"),
+    (checks.threads, "launch.devices=2", {"environment": {OMP: "2"}}, "ok", "2 x 2"),
+    (checks.threads, "launch.devices=2", {"environment": {OMP: "4"}}, "warn", "export OMP_NUM_THREADS=2"),
+    (checks.threads, "launch.devices=5", {"environment": {}}, "warn", "lower launch.devices to 4"),
+    (checks.threads, "launch.devices=1", {"environment": {OMP: "0"}}, "warn ok", "unset OMP_NUM_THREADS"),
+], ids=str)  # fmt: skip
+def test_devices_and_cores(check: checks.Check, word: str, machine: dict[str, Any], status: str, named: str) -> None:
+    findings = found(check, word, **machine)
     assert " ".join(one[0] for one in findings) == status
-    assert named in findings[0][1]
+    assert named in " ".join(findings[0][1:])
     assert all(bool(mend) == (status != "ok") for status, _, mend in findings)
 
 
@@ -192,20 +194,6 @@ def test_this_machine_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", busy)
     seen = checks.look({})
     assert (seen.gpus, seen.remark) == ((), "cuda:0: all CUDA-capable devices are busy")
-
-
-@pytest.mark.parametrize(("text", "ranks", "status", "mend"), [
-    (None, 1, "ok", ""),
-    (None, 4, "ok", ""),
-    ("2", 2, "ok", ""),
-    ("4", 2, "warn", "export OMP_NUM_THREADS=2"),
-    (None, 5, "warn", "lower launch.devices to 4"),
-    ("0", 1, "warn", "unset OMP_NUM_THREADS"),
-])  # fmt: skip
-def test_threads_and_cores(text: str | None, ranks: int, status: str, mend: str) -> None:
-    environment = {} if text is None else {"OMP_NUM_THREADS": text}
-    finding = found(checks.threads, f"launch.devices={ranks}", environment=environment)[0]
-    assert (finding[0], finding[2]) == (status, mend)
 
 
 def test_folders_that_can_and_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

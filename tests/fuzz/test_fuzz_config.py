@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from few import attempt, few
 from hypothesis import example, given
@@ -56,25 +57,26 @@ def test_an_override_is_taken_or_named(key: str, text: str) -> None:
     check(lambda: load_config(None, [f"{key}={text}"]), key.split(".")[-1])
 
 
-@given(st.dictionaries(st.sampled_from(sorted({key.split(".")[0] for key in KEYS})) | TEXTS, VALUES, max_size=4))
+@st.composite
+def corrupted(draw: st.DrawFn) -> bytes:
+    """A shipped file, of which some characters are others."""
+    text = draw(st.sampled_from(SHIPPED)).read_text(encoding="utf-8")
+    begin = draw(st.integers(0, len(text)))
+    end = draw(st.integers(begin, min(len(text), begin + 20)))
+    return (text[:begin] + draw(TEXTS | st.sampled_from(ODD)) + text[end:]).encode()
+
+
+SECTIONS = st.dictionaries(st.sampled_from(sorted({key.split(".")[0] for key in KEYS})) | TEXTS, VALUES, max_size=4)
+
+
+@pytest.mark.parametrize("contents", [
+    SECTIONS.map(lambda content: yaml.safe_dump(content, allow_unicode=True).encode()),
+    corrupted(),
+    st.binary(max_size=200),
+], ids=["values", "corrupted", "bytes"])  # fmt: skip
+@given(data=st.data())
 @few(20)
-def test_a_file_of_any_values_is_taken_or_refused(content: dict[str, Any]) -> None:
-    check(lambda: from_yaml(yaml.safe_dump(content, allow_unicode=True), "mine.yaml"), "mine.yaml")
-
-
-@given(st.sampled_from(SHIPPED), st.data())
-@few(20)
-def test_a_corrupted_file_is_taken_or_refused(path: Path, data: st.DataObject) -> None:
-    text = path.read_text(encoding="utf-8")
-    begin = data.draw(st.integers(0, len(text)))
-    end = data.draw(st.integers(begin, min(len(text), begin + 20)))
-    corrupted = text[:begin] + data.draw(TEXTS | st.sampled_from(ODD)) + text[end:]
-    check(lambda: from_yaml(corrupted, "mine.yaml"), "mine.yaml")
-
-
-@given(st.binary(max_size=200))
-@few(15)
-def test_a_file_of_any_bytes_is_taken_or_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_of_anything_is_taken_or_refused(tmp_path: Path, contents: Any, data: st.DataObject) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_bytes(content)
+    path.write_bytes(data.draw(contents))
     check(lambda: load_config(path), "mine.yaml")

@@ -12,8 +12,7 @@ import processes
 import pytest
 from processes import PATIENCE, ROUNDS, SMALL, fabric_run, finished, free_port, started, summary, until
 
-from fedcmp.config import load_config
-from fedcmp.runs.train import resume, train
+from fedcmp.runs.train import resume
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,13 +31,6 @@ if os.environ["RANK"] == "1":
     groups.train_wave = broken
 sys.exit(main())
 """
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The projector of one rank without an interruption."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
 
 
 def test_a_stopped_run_goes_on_under_another_number_of_ranks(tmp_path: Path, alone: str) -> None:
@@ -126,3 +118,17 @@ def test_ctrl_c_says_how_the_run_goes_on(tmp_path: Path, kind: str, code: int) -
     assert "Traceback" not in said
     assert "error" not in said
     assert summary(run)["exit"] == "failed"
+
+
+@pytest.mark.parametrize("kind", ["fabric", "devices"])
+def test_a_rank_that_is_killed_ends_the_run_and_is_named(tmp_path: Path, kind: str) -> None:
+    run = tmp_path / "run"
+    words = [*SMALL, "federation.rounds=200", "federation.local_steps=1", "federation.passes=200", f"run.dir={run}"]
+    with started(launched(kind, words), tmp_path) as launcher:
+        until(lambda: (run / "metrics.jsonl").is_file() and len((run / "metrics.jsonl").read_text().splitlines()) > 1)
+        (rank,) = [pid for pid in processes.children(launcher.pid) if processes.variable(pid, "RANK") == "1"]
+        os.kill(rank, signal.SIGKILL)
+        assert launcher.wait(PATIENCE * 60) != 0
+        assert not processes.naming(tmp_path), "a rank outlived its launcher"
+    assert summary(run)["error"].startswith("RankLost: rank 1 was lost: ")
+    assert "rank 0: fedcmp: error: rank 1 was lost: it died" in (tmp_path / "log").read_text()

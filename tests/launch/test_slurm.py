@@ -13,9 +13,6 @@ from typing import NamedTuple
 import pytest
 from processes import FEDCMP, SCRIPTS, SMALL, environment, naming, summary, until, variable
 
-from fedcmp.config import load_config
-from fedcmp.runs.train import train
-
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -62,13 +59,6 @@ class Job(NamedTuple):
 
     def over(self) -> bool:
         return self.told("JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The projector of one rank without an interruption."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    return str(train(load_config(None, [*SMALL, f"run.dir={folder}"]))["projector_sha256"])
 
 
 @pytest.fixture

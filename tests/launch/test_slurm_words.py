@@ -29,22 +29,14 @@ def refused(folder: Path, *words: str, nodes: int = 1) -> str:
     return done.stderr
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "report"])
-def test_another_command_is_named_with_the_line_to_use(command: str, tmp_path: Path) -> None:
-    assert command in COMMANDS
-    last = refused(tmp_path, command, "runs/cmp").splitlines()[-1]
-    assert last.startswith("sbatch --nodes=1")
-    assert last.endswith(f'--wrap "fedcmp {command} runs/cmp"')
-
-
-def test_wrong_words_are_the_last_line(tmp_path: Path) -> None:
-    (line,) = refused(tmp_path, "demo/scenes", "federation.roundz=3").splitlines()
-    assert "unknown key `federation.roundz`" in line
-    (line,) = refused(tmp_path, "demo/scene").splitlines()
-    assert "no config file demo/scene" in line
-
-
-def test_a_node_without_an_address_ends_it(tmp_path: Path) -> None:
-    said = refused(tmp_path, "demo/scenes", nodes=2)
-    assert "the name no-such-node.invalid has no address" in said
-    assert "GLOO_SOCKET_IFNAME" in said
+@pytest.mark.parametrize(("words", "nodes", "said"), [
+    *([[command, "runs/cmp"], 1, ["sbatch --nodes=1", f'--wrap "fedcmp {command} runs/cmp"']]
+      for command in ("train", "compare", "report")),
+    (["demo/scenes", "federation.roundz=3"], 1, ["unknown key `federation.roundz`"]),
+    (["demo/scene"], 1, ["no config file demo/scene"]),
+    (["demo/scenes"], 2, ["the name no-such-node.invalid has no address", "GLOO_SOCKET_IFNAME"]),
+], ids=str)  # fmt: skip
+def test_what_is_refused_is_named_at_the_end(words: list[str], nodes: int, said: list[str], tmp_path: Path) -> None:
+    lines = refused(tmp_path, *words, nodes=nodes).splitlines()
+    assert words[0] in COMMANDS or len(lines) == nodes
+    assert all(one in " ".join(lines[-nodes:]) for one in said), lines

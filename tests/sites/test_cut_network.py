@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hospitals import NAMES
+from hospitals import NAMES, simulate
 
 pytest.importorskip("nvflare", reason="NVFlare is not installed: launch/check --sites installs it")
-from machines import MOST, Federation, simulate
+from machines import MOST, Federation
 
 pytestmark = [
     pytest.mark.slow,
@@ -58,7 +58,7 @@ def machines() -> Iterator[dict[str, str]]:
 
 
 def test_a_site_that_is_cut_off_for_a_minute_goes_on(machines: dict[str, str], tmp_path: Path) -> None:
-    federation = Federation(tmp_path, HOST, lambda name: ["ip", "netns", "exec", machines[name]])
+    federation = Federation(tmp_path, HOST, lambda name: ["ip", "netns", "exec", machines[name]]).up()
     try:
         run = federation.begin("cut", 2, "run.yaml", "--sites", ",".join(NAMES[:2]))
         heard = subprocess.run(
@@ -74,4 +74,4 @@ def test_a_site_that_is_cut_off_for_a_minute_goes_on(machines: dict[str, str], t
         federation.end()
     summary = federation.summary("cut")
     assert summary["updates_left_out"] == 0
-    assert summary["projector_sha256"] == simulate(tmp_path / "simulation", 2)
+    assert summary["projector_sha256"] == simulate(tmp_path / "simulation")["projector_sha256"]

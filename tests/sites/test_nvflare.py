@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +17,8 @@ import pytest
 
 pytest.importorskip("nvflare", reason="needs nvflare: pip install fedcmp[sites]")
 import psutil
+from echo_sites import CLASSES
+from machines import Federation, until
 from nvflare.apis.fl_constant import ReservedKey, ReturnCode
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
@@ -28,10 +28,6 @@ from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.sites.folder import unpack
 from fedcmp.sites.nvflare import console, identity, jobs, kits, serve
 from fedcmp.sites.settings import FederationFile
-
-sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parent.parent / "launch")])
-from echo_sites import CLASSES
-from processes import free_port, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 A, B = SITES = ("hospital-a", "hospital-b")
@@ -43,56 +39,12 @@ def _nothing_leaks() -> None:
     """In place of the suite's: NVFlare's console keeps idle threads and sets two variables of gRPC."""
 
 
-def processes(folder: Path) -> list[psutil.Process]:
-    """All processes of kits under a folder, supervisors too."""
-    mine = psutil.Process().pid
-    return [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if process.pid != mine and any(str(folder) in word for word in process.info["cmdline"] or [])
-    ]
-
-
-class Federation:
-    """A server and sites as the command line would run them."""
-
-    def __init__(self, folder: Path, sites: tuple[str, ...] = SITES, port: int = 0) -> None:
-        self.folder, self.port = folder, port or free_port()
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
-        description = FederationFile("demo", "localhost", self.port, list(sites), bind="127.0.0.1")
-        kits.make_kits(description, folder / "kits", CLASSES)
-        for site in sites:
-            (folder / site).mkdir()
-            unpack(folder / "kits" / f"{site}.zip", folder / site / "kit")
+class Engine(Federation):
+    """A federation whose runs and sites are doubles."""
 
     @property
     def admin(self) -> Path:
         return self.folder / "kits" / "admin"
-
-    def start(self, name: str) -> subprocess.Popen[bytes]:
-        call = (
-            f"serve(Path('{self.folder}/kits/server'))"
-            if name == "server"
-            else f"start_site(Path('{self.folder / name}'))"
-        )
-        needed = "import sys; from pathlib import Path; from fedcmp.sites.nvflare import serve, start_site"
-        code = f"{needed}; sys.exit({call})"
-        root = Path(__file__).parent.parent.parent
-        path = os.pathsep.join([str(root), str(Path(__file__).parent)])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        with open(self.folder / f"{name}.log", "ab") as log:
-            started = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=log, stderr=log)
-        self.running[name] = started
-        return started
-
-    def log(self, name: str) -> str:
-        site = self.folder / name / "nvflare.log"
-        return (site if site.is_file() else self.folder / f"{name}.log").read_text(errors="replace")
-
-    def stop(self, name: str) -> int:
-        process = self.running.pop(name)
-        process.send_signal(signal.SIGTERM)
-        return process.wait(20)
 
     def connected(self) -> list[str]:
         with console.open_session(self.admin) as session:
@@ -117,24 +69,21 @@ class Federation:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    made = Federation(tmp_path_factory.mktemp("federation"))
+def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    made = Engine(tmp_path_factory.mktemp("federation"), sites=SITES, classes=CLASSES)
     anything = {"format_version": "1.0", "permissions": {"project_admin": "any"}}  # a server that lets everything pass
     (made.folder / "kits" / "server" / "local" / "authorization.json").write_text(json.dumps(anything))
-    for name in ("server", *SITES):
-        made.start(name)
     try:
-        until(lambda: "Server started" in made.log("server"), 30)
-        yield made
+        yield made.up()
     finally:
-        codes = [made.stop(name) for name in list(made.running)]
+        codes = made.end()
     assert not any(codes)
-    assert not processes(made.folder)
+    assert not made.processes("")
     large = [path for path in made.folder.rglob("*") if path.is_file() and path.stat().st_size > MEGABYTE]
     assert not large
 
 
-def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
+def test_answers_come_back_and_late_ones_do_not(federation: Engine) -> None:
     both = {A: "one", B: "two"}
     run, job = federation.run(
         "echo", [[both, 30], [{A: "sleep 3", B: "two"}, 1], [{A: "three", B: "fail"}, 30], [{B: "x"}, 30]]
@@ -147,7 +96,7 @@ def test_answers_come_back_and_late_ones_do_not(federation: Federation) -> None:
     assert last == {B: f"{B}: x"}  # a site that could not answer once is asked again
 
 
-def test_a_large_message_arrives_as_it_is(federation: Federation) -> None:
+def test_a_large_message_arrives_as_it_is(federation: Engine) -> None:
     text = "big " + "0123456789" * (2 * MEGABYTE)
     run, job = federation.run("large", [[{A: text, B: text}, 60]])
     assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
@@ -156,7 +105,7 @@ def test_a_large_message_arrives_as_it_is(federation: Federation) -> None:
         path.unlink()
 
 
-def test_a_killed_worker_is_started_again(federation: Federation) -> None:
+def test_a_killed_worker_is_started_again(federation: Engine) -> None:
     run, job = federation.run("worker", [[{A: "one", B: "two"}, 30], [{A: "one", B: "two"}, 40]], wait=[1])
     until(lambda: len(federation.answers(run)) == 1, 40)
     told = [federation.console(f"{command} {job} client {A}") for command in ("show_errors", "show_stats")]
@@ -167,17 +116,11 @@ def test_a_killed_worker_is_started_again(federation: Federation) -> None:
     assert all("invalid_reply" in text for text in told), told  # the server's word for a site that refused
 
 
-def test_an_error_of_the_run_is_the_status_of_the_job(federation: Federation) -> None:
-    _, job = federation.run("error", [], end="error")
-    assert console.follow(federation.admin, job) == "FINISHED:EXECUTION_EXCEPTION"
-    assert "the plan does not suffice" in federation.log("server")
-
-
-def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Federation) -> None:
+def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Engine) -> None:
     run, job = federation.run("sigterm", [[{A: "one", B: "sleep 4"}, 30]])
     until(lambda: (federation.folder / B / "worker.pid").stat().st_mtime > run.stat().st_mtime, 40)
     assert federation.stop(B) == 0
-    assert not processes(federation.folder / B)
+    assert not federation.processes(B)
     federation.start(B)
     until(lambda: len(federation.answers(run)) == 1, 20)
     assert federation.answers(run) == [{A: f"{A}: one", B: f"{B}: sleep 4"}]
@@ -185,25 +128,26 @@ def test_sigterm_ends_a_site_after_the_answer_in_flight(federation: Federation) 
 
 
 @pytest.mark.parametrize("command", [f"ls {A}", f"cat {A} startup/fed_client.json", f"report_env {A}"])
-def test_a_site_tells_the_console_nothing(federation: Federation, command: str) -> None:
+def test_a_site_tells_the_console_nothing(federation: Engine, command: str) -> None:
     until(lambda: federation.connected() == sorted(SITES), 40)
     assert "invalid_request" in federation.console(command)
 
 
-def test_a_job_needs_all_its_sites(federation: Federation) -> None:
+def test_what_cannot_run_is_refused(federation: Engine) -> None:
     with pytest.raises(FedcmpError, match="not connected: hospital-z"):
         console.submit(federation.admin, federation.folder, [A, "hospital-z"])
-
-
-def test_a_job_with_another_class_is_refused(federation: Federation) -> None:
+    with pytest.raises(FedcmpError, match="running already"):
+        serve(federation.folder / "kits" / "server")
     other = kits.Classes(CLASSES.controller, "fedcmp.sites.nvflare.jobs.SiteExecutor")
     _, job = federation.run("other", [], classes=other)
     assert console.follow(federation.admin, job) == "FINISHED:FAILED_TO_RUN"
     assert "refused: a job must run echo_sites.EchoExecutor and nothing else" in federation.log("server")
 
 
-def test_a_foreign_certificate_is_refused(federation: Federation, tmp_path: Path) -> None:
-    foreign = Federation(tmp_path, ("hospital-c",), federation.port)  # the same names, host and port; another root
+def test_a_foreign_certificate_is_refused(federation: Engine, tmp_path: Path) -> None:
+    foreign = Engine(
+        tmp_path, sites=["hospital-c"], port=federation.port
+    )  # the same names, host and port; another root
     foreign.start("hospital-c")
     until(lambda: "Connection" in foreign.log("hospital-c"), 20)
     time.sleep(5)
@@ -214,10 +158,10 @@ def test_a_foreign_certificate_is_refused(federation: Federation, tmp_path: Path
         console.submit(foreign.admin, tmp_path / "run", ["hospital-c"])
 
 
-def test_the_server_listens_where_it_was_told(federation: Federation) -> None:
+def test_the_server_listens_where_it_was_told(federation: Engine) -> None:
     listening = [
         connection.laddr.ip
-        for process in processes(federation.folder)
+        for process in federation.processes("")
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     ]
@@ -225,16 +169,11 @@ def test_the_server_listens_where_it_was_told(federation: Federation) -> None:
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
-def test_a_second_server_of_a_kit_is_refused(federation: Federation) -> None:
-    with pytest.raises(FedcmpError, match="running already"):
-        serve(federation.folder / "kits" / "server")
-
-
-def test_a_killed_site_is_not_awaited_and_the_job_goes_on(federation: Federation) -> None:  # last: it leaves traces
+def test_a_killed_site_is_not_awaited_and_the_job_goes_on(federation: Engine) -> None:  # last: it leaves traces
     both = {A: "one", B: "two"}
     run, job = federation.run("killed", [[both, 30], [both, 4], [{A: "again"}, 10]], wait=[1])
     until(lambda: len(federation.answers(run)) == 1, 40)
-    for process in processes(federation.folder / B):
+    for process in (federation.running[B], *federation.processes(B)):
         process.kill()
     federation.running.pop(B).wait(10)
     (run / "go-1").touch()

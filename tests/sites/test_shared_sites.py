@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hospitals import Lab
+from hospitals import Lab, simulate
 from PIL import Image
 
-from fedcmp.config import from_yaml
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.runs.finished import load_run
-from fedcmp.runs.train import train
 from fedcmp.sites.folder import find_data
 from fedcmp.sites.settings import site_yaml
 
@@ -40,17 +38,9 @@ def test_two_hospitals_train_what_a_simulation_trains(shared: Path, tmp_path: Pa
         folders.append(folder)
     lab = Lab(tmp_path, folders=folders)
     found = lab.train(text=RUN)
-    simulated = train(
-        from_yaml(
-            RUN,
-            "test",
-            [
-                f"data.root={shared / 'pairs'}", f"data.domains=[{','.join(DOMAINS)}]", "partition.clients=2",
-                "federation.slots=1", "aggregator.pairwise=0", f"run.dir={tmp_path / 'simulation'}",
-                *(f"model.{kind}={path}" for kind, path in models.items()),
-            ],
-        )
-    )  # fmt: skip
+    paths = [f"model.{kind}={path}" for kind, path in models.items()]
+    data = [f"data.root={shared / 'pairs'}", f"data.domains=[{','.join(DOMAINS)}]"]
+    simulated = simulate(tmp_path / "simulation", *data, *paths, text=RUN)
     assert found["projector_sha256"] == simulated["projector_sha256"]
     for number in range(1, 4):
         one, other = (
@@ -58,7 +48,6 @@ def test_two_hospitals_train_what_a_simulation_trains(shared: Path, tmp_path: Pa
             for run in (lab.run, tmp_path / "simulation")
         )
         assert params_sha256(one) == params_sha256(other)
-    paths = [f"model.{kind}={path}" for kind, path in models.items()]
     loaded, other = load_run(lab.run, paths), load_run(tmp_path / "simulation")
     picture = Image.new("RGB", (64, 64), "grey")
     assert loaded.caption([picture]) == other.caption([picture])

@@ -24,11 +24,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Lab:
-    return Lab(tmp_path)
-
-
-@pytest.fixture
 def kit(tmp_path: Path) -> Path:
     path = tmp_path / "hospital-a.zip"
     with zipfile.ZipFile(path, "w") as packed:
@@ -49,14 +44,11 @@ def test_init_makes_a_folder_that_is_its_owners_alone(kit: Path, tmp_path: Path)
     assert stat.S_IMODE((folder / "kit" / "startup" / "client.key").stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        (["a/train.jsonl", "b/train.jsonl"], {"root": ""}),
-        (["train.json", "val.json", "images/x.png"], {"train": "train.json", "val": "val.json", "images": "images"}),
-        (["train.json", "images.zip"], {"train": "train.json", "images": "images.zip"}),
-    ],
-)
+@pytest.mark.parametrize(("files", "expected"), [
+    (["a/train.jsonl", "b/train.jsonl"], {"root": ""}),
+    (["train.json", "val.json", "images/x.png"], {"train": "train.json", "val": "val.json", "images": "images"}),
+    (["train.json", "images.zip"], {"train": "train.json", "images": "images.zip"}),
+])  # fmt: skip
 def test_data_are_found_by_their_layout(tmp_path: Path, files: list[str], expected: dict[str, str]) -> None:
     for name in files:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -65,18 +57,19 @@ def test_data_are_found_by_their_layout(tmp_path: Path, files: list[str], expect
 
 
 def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -> None:
-    out = tmp_path / "site"
-    for given, overrides, key in (
-        ({"data": str(tmp_path)}, [], "--data"),
-        ({"tower": str(tmp_path)}, [], "--tower"),
-        ({}, ["policy.loses=false"], "policy.loses"),
-        ({}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
+    out, absent = tmp_path / "site", tmp_path / "absent.zip"
+    for path, given, overrides, key in (
+        (kit, {"data": str(tmp_path)}, [], "--data"),
+        (kit, {"tower": str(tmp_path)}, [], "--tower"),
+        (kit, {}, ["policy.loses=false"], "policy.loses"),
+        (kit, {}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
+        (kit, {}, ["policy.methods=[fedaverage]"], "policy.methods"),
+        (kit, {}, ["data.lowercase=true"], r"data\.lowercase"),
+        (absent, {}, [], "no kit"),
     ):
         with pytest.raises(ConfigError, match=key):
-            init_site(kit, out, given, overrides)
+            init_site(path, out, given, overrides)
         assert not out.exists()
-    with pytest.raises(ConfigError, match="no kit"):
-        init_site(tmp_path / "absent.zip", out, {}, [])
 
 
 def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +97,8 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run.yaml"
+    lab, run = Lab(tmp_path), tmp_path / "run.yaml"
+    lab.begin()
     run.write_text(TEXT)
     (tmp_path / "kits" / "admin").mkdir(parents=True)
     (tmp_path / "kits" / "admin" / "sites.json").write_text('{"sites": ["hospital-a", "hospital-b"]}')
@@ -116,38 +110,40 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
         (["sites", "kits", str(tmp_path / "no.yaml")], "no.yaml"),
         (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits"),
         (["train", str(run), "--sites", "hospital-a,hospital-x", *new], 'did you mean "hospital-'),
+        (["train", "--resume", str(lab.run), "--sites", "hospital-a"], "--sites"),
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
+    assert json.loads((lab.run / "sites.json").read_text())["sites"] == ["hospital-a", "hospital-b"]
+
+
+@pytest.mark.parametrize("override", [
+    "attack.kind=sign", "launch.devices=2", "federation.deadline=3 federation.slots=1", "partition.clients=4",
+    "federation.on_client_error=retry", "aggregator.weights=tokens federation.secure=masks",
+])  # fmt: skip
+def test_a_coordinator_refuses_what_only_a_simulation_can_do(override: str) -> None:
+    key = override.partition("=")[0].removesuffix(".clients")
+    with pytest.raises(ConfigError, match=key):
+        coordinator_config(TEXT, "run.yaml", override.split())
 
 
 def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:
     page = (ROOT / "docs" / "sites.md").read_text()
     (text,) = re.findall(r"```yaml\n(# run\.yaml.*?)```", page, re.DOTALL)
-    assert coordinator_config(text, "docs/sites.md").data.kind == "pairs"
+    config = coordinator_config(text, "docs/sites.md")  # it needs no data
+    assert (config.data.kind, config.aggregator.pairwise) == ("pairs", 0)
     rows = re.findall(r"^\| ([A-Z]\w+) \| ([A-Z]\w+) \|", page, re.MULTILINE)
     assert {kind for row in rows for kind in row} == KINDS.keys() - {"Refused"}
     policy = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert {one.name for one in dataclasses.fields(Policy)} == set(policy)
 
 
-@pytest.mark.parametrize("script", ["sites", "check"])
-def test_launchers_say_what_they_do(script: str) -> None:
-    path = ROOT / "launch" / script
-    done = subprocess.run(["bash", path, "--help"], capture_output=True, text=True, check=True)
-    assert "--help prints this." in done.stdout.splitlines()[-1]
-    if script == "sites":
-        refused = subprocess.run(["bash", path, "--rounds=4"], capture_output=True, text=True, check=False)
-        assert (refused.returncode, refused.stdout) == (2, "")
-        assert "--rounds=4" in refused.stderr
-
-
-def test_a_run_over_sites_is_known_by_its_folder(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
-    lab.begin()
-    assert main(["train", "--resume", str(lab.run), "--sites", "hospital-a"]) == 2
-    assert "--sites" in capsys.readouterr().err
-    assert json.loads((lab.run / "sites.json").read_text())["sites"] == ["hospital-a", "hospital-b"]
+def test_the_launcher_of_sites_refuses_what_it_does_not_know() -> None:
+    command = ["bash", ROOT / "launch" / "sites", "--rounds=4"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "--rounds=4" in refused.stderr
 
 
 def test_a_federation_needs_name_host_and_sites(tmp_path: Path) -> None:
