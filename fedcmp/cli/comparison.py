@@ -58,7 +58,10 @@ def compare(parsed: argparse.Namespace) -> int:
         **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
     )
     file, overrides = split_words(parsed.words)
-    if out is not None and file is None and Place(out).is_begun():
+    begun = out is not None and Place(out).is_begun()
+    if out is not None and not begun and not parsed.words and not any(request):
+        raise ConfigError(f"--out: no comparison was begun in {out}; CONFIG, --methods or another option begins one")
+    if out is not None and begun and file is None:
         study = again(Place(out).read(), request, overrides)
     else:
         study = ask(file, overrides, request)
@@ -72,7 +75,7 @@ def compare(parsed: argparse.Namespace) -> int:
     def on_folder(folder: Path) -> None:
         nonlocal onward
         onward = shlex.join(["fedcmp", "compare", "--out", str(folder)])
-        _tell(f"comparison folder: {folder}; whatever ends this, it goes on with: {onward}")
+        _tell(f"{'begun' if begun else 'new'} comparison: {folder}; whatever ends this, it goes on with: {onward}")
 
     try:
         done = compare(
