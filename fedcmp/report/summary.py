@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from typing import Any
@@ -112,6 +113,7 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         ["seconds", f"{seconds['total']:.1f} ({parts})"],
         ["samples", f"{summary['samples_seen']:,} seen, {summary['samples_per_second']:.0f} a second in training"],
         ["run folder", folder],
+        ["its page", f"fedcmp report {shlex.quote(folder)}"],
     ]
     shown = [table(rows, header=["validation loss per token", "start", "end"])] if rows else []
     return "\n\n".join([*shown, table(facts)])
