@@ -67,6 +67,9 @@ class TrainedAtSites(Trained):
                     fused = FusedRound(nobody, stays, {"sites/ended": 1}, self.state.privacy)
                     break
         warn(self.reports, self.plan, names)
+        for one in self.reports:
+            if one.rejected and one.fault != "ended":
+                self.field.tell(f"round {self.plan.round + 1}: {names[one.client_id]} left out: {one.rejected}")
         record: dict[str, Any] = {"sites/restarts": restarts} if restarts else {}
         if federation.config.secure == "masks":
             spent = {"bytes/secure_up": self.masked_up, "bytes/secure_down": self.masked_down}

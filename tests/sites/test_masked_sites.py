@@ -106,7 +106,9 @@ def test_a_site_lost_after_a_sum_was_opened_ends_the_round(tmp_path: Path) -> No
         assert about == {"weight": 0.0, "accepted": False, "left_out": why}
     assert found[2]["clients_left_out"] == 3
     assert summary["left_out"] == {"lost": 1, "ended": 2}
-    shown = {row[0]: row[1] for section in run_page(Run(lab.run)).sections for grid in section.grids for row in grid.rows}
+    shown = {
+        row[0]: row[1] for section in run_page(Run(lab.run)).sections for grid in section.grids for row in grid.rows
+    }
     assert shown["updates left out"] == "3"
     assert found[2]["val/loss/noisy"] == found[1]["val/loss/noisy"], "the parameters of the round before stay"
     assert found[4]["val/loss"] < found[1]["val/loss"]
