@@ -148,6 +148,8 @@ def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str,
         raise ConfigError(f"--sites: expected different names with commas between them, got {parsed.sites!r}")
     path, overrides = split_words(parsed.words)
     config = coordinator_config(read_config(path) if path else "", str(path or "overrides"), overrides)
+    if len(names) < 2 and config.federation.secure == "masks":
+        raise ConfigError("--sites: federation.secure=masks hides one site among others: name three or more")
     find_kit(kits, names)  # before a folder is made
     if len(names) == 2 and config.federation.secure == "masks":
         print(f"note: {TWO}", file=sys.stderr, flush=True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
-from fedcmp.evaluation.losses import Evaluation
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.client import LocalStates
 from fedcmp.federation.fusing import FusedRound
 from fedcmp.federation.sampling import RoundPlan
-from fedcmp.types import Params
+from fedcmp.types import Params, Scalars
 
 if TYPE_CHECKING:
     from fedcmp.federation.federation import Federation
@@ -44,5 +43,5 @@ class Field(Protocol):
             AggregationError: fewer than ``federation.min_clients`` are accepted.
         """
 
-    def evaluate(self, federation: Federation, params: Params) -> Evaluation | None:
-        """Losses on the validation samples, the same on every rank; None: no client may say."""
+    def evaluate(self, federation: Federation, params: Params) -> Scalars:
+        """The record of losses on the validation samples, the same on every rank; empty: no client may say."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fedcmp.aggregation.contribution import Contribution
 from fedcmp.data.stream import announce
-from fedcmp.evaluation.losses import EvalData, Evaluation, evaluate
+from fedcmp.evaluation.losses import EvalData, evaluate
 from fedcmp.federation.byzantine import Attack
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.client import LocalStates
@@ -17,7 +17,7 @@ from fedcmp.federation.fusing import FusedRound, fuse_round
 from fedcmp.federation.gate import Report, judge
 from fedcmp.federation.groups import bring_back, coming_batches, train_round
 from fedcmp.federation.sampling import RoundPlan
-from fedcmp.types import Fetch, Params
+from fedcmp.types import Fetch, Params, Scalars
 
 if TYPE_CHECKING:
     from fedcmp.federation.federation import Federation
@@ -43,8 +43,8 @@ class Here(Field):
         reports, accepted = judge(federation, trained, state.params, plan)
         return TrainedHere(federation, state, plan, reports, accepted, trained.states)
 
-    def evaluate(self, federation: Federation, params: Params) -> Evaluation:
-        return evaluate(self.module, params, self.eval_data, team=federation.team)
+    def evaluate(self, federation: Federation, params: Params) -> Scalars:
+        return evaluate(self.module, params, self.eval_data, team=federation.team).scalars()
 
 
 @dataclass(frozen=True)

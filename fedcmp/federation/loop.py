@@ -36,7 +36,7 @@ def run(federation: Federation, state: FederationState) -> FederationState:
         with clock("evaluate"):
             scores = federation.field.evaluate(federation, state.params)
         begin |= federation.privacy.record(0, state.privacy["clip"]) if federation.privacy else {}
-        _save(federation, {**begin, **(scores.scalars() if scores else {}), **clock.scalars()})
+        _save(federation, {**begin, **scores, **clock.scalars()})
     with federation.progress.bar(len(federation.rounds), "round", done=state.rounds_done, pause=0) as bar:
         for plan in federation.rounds[state.rounds_done :]:
             state, record = run_round(federation, state, plan)
@@ -58,8 +58,7 @@ def run_round(federation: Federation, state: FederationState, plan: RoundPlan) -
     record = describe_round(federation, state, plan, fused)
     if done == len(federation.rounds) or done % federation.config.evaluate_every == 0:
         with clock("evaluate"):
-            scores = federation.field.evaluate(federation, fused.aggregated.params)
-        record |= scores.scalars() if scores else {}
+            record |= federation.field.evaluate(federation, fused.aggregated.params)
     state = replace(
         state,
         params=fused.aggregated.params,

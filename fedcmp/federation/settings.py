@@ -16,8 +16,9 @@ FAULTS = {
     "evidence": "its evidence is no second moment",
     "norm": "its update, or its evidence, is too large",
     "slow": "it trained for longer than federation.deadline",
-    "lost": "its site did not answer in time",
+    "lost": "its site was lost, or did not answer in time",
     "refused": "its site refused",
+    "ended": "another site was lost after a sum was opened: the round ended without a change",
 }
 """Why a client may be left out of a round, in one word and in more."""
 

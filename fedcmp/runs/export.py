@@ -138,7 +138,7 @@ def _facts(run: Exportable) -> dict[str, Any]:
     """What the model card says of a run."""
     folder, summary, config, params = run
     split = json.loads(folder.split.read_text(encoding="utf-8")) if folder.split.is_file() else {}
-    losses, test = summary["val/loss"], summary.get("test") or {}
+    losses, test = summary.get("val/loss") or {}, summary.get("test") or {}  # sites may have none
     worst, clients, optimizer, data = test.get("worst_domain"), split.get("clients", {}), config.optimizer, config.data
     records = {"file": data.train, "pairs": data.root}.get(data.kind) or data.kind
     domains = f" ({', '.join(data.domains)})" if data.domains else ""
@@ -154,8 +154,8 @@ def _facts(run: Exportable) -> dict[str, Any]:
         "samples seen": summary["samples_seen"],
         "optimizer": f"{optimizer.name}, learning rate {optimizer.lr:g}",
         "seed": summary["seed"],
-        "validation loss a token, start": losses["start"],
-        "validation loss a token, end": losses["end"],
+        "validation loss a token, start": losses.get("start"),
+        "validation loss a token, end": losses.get("end"),
         "test loss a token": test.get("loss"),
         "test loss with shuffled pictures": test.get("loss_shuffled"),
         "worst test domain": f"{worst['name']}, {worst['loss']:.4f}" if worst else None,

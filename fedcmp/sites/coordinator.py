@@ -30,7 +30,7 @@ from fedcmp.runs.run import build_tracker, describe_run, write_failure, write_su
 from fedcmp.runs.train import count_faults, phase_seconds
 from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
-from fedcmp.sites.engine import STOP, TOLD
+from fedcmp.sites.engine import STOP, TOLD, name_losses
 from fedcmp.sites.field import RETURN, Sites
 from fedcmp.sites.protection import kept_losses, protection
 from fedcmp.sites.statement import plan_sites, state_config
@@ -182,11 +182,16 @@ def _measure(
     if state.rounds_done < len(federation.rounds):
         return content
     save_projector(run.projector, state.params)
-    known = [Evaluation.from_record(one) for one in records if "val/loss" in one]
-    if known:
-        content |= progress_made(known[0], known[-1], state.best_loss, records)
-    right, shuffled = (of_sums(sums) if sums else None for sums in field.score(state.params, "test"))
-    content["test"] = quality_of(right, shuffled) if right and shuffled else None
+    first, last = records[0], records[-1]
+    if "val/loss" in first and "val/loss" in last:
+        ends = Evaluation.from_record(first), Evaluation.from_record(last)
+        content |= progress_made(*ends, state.best_loss, records)
+    right, shuffled, missing = field.score(state.params, "test")
+    whole = bool(right and shuffled and not missing)
+    content["test"] = quality_of(of_sums(right), of_sums(shuffled)) if whole else None
+    if right and missing:
+        losses = name_losses(of_sums(right).by_domain)
+        field.tell(f"test loss of {losses} only: {', '.join(missing)} did not answer, and the summary has none")
     return {**content, "projector_sha256": params_sha256(state.params)}
 
 

@@ -12,6 +12,8 @@ LOG = "nvflare.log"
 CONNECTED = "Successfully registered client"
 """A line of the engine has this once the site is connected."""
 
+NOT_IN = "without this site's update: it was left out, or the round ended without a change"
+
 
 class Tail:
     """The whole lines that a file gets from now on; it need not be there yet."""
@@ -41,6 +43,7 @@ class SiteNews:
     def __init__(self, folder: Path) -> None:
         self._audit, self._log = Tail(folder / FILE), Tail(folder / LOG)
         self._round, self._rounds, self._sent = "", 0, 0
+        self._trained, self._done = 0, 0  # the round that was trained last since the start, and over all starts
 
     def lines(self) -> list[str]:
         """Those since the last look."""
@@ -52,18 +55,23 @@ class SiteNews:
         if what == "refused":
             return [f"refused {kind}: {line['reason']}"]
         if what == "opened":
-            self._round, self._rounds, self._sent = "", int(str(line["rounds"])), 0
+            self._round, self._rounds, self._sent, self._trained = "", int(str(line["rounds"])), 0, 0
             return [f"run {line['run']}: stating what this site has"]
         if kind == "Agree":
-            done = line["rounds_done"]
+            done = self._done = int(str(line["rounds_done"]))
             return [f"run {line['run']} " + (f"goes on after round {done}" if done else "began")]
         found = []
         if kind in ("Train", "Score", "Close") and self._round:  # what a round takes from a site is complete
             found = [f"round {self._round} of {self._rounds}: sent {self._sent / 1e6:.2f} MB"]
             self._round, self._sent = "", 0
         if kind == "Train":
-            self._round = str(int(str(line["exchange"]).removeprefix("train ")) + 1)
+            number = int(str(line["exchange"]).removeprefix("train ")) + 1
+            if 0 < self._trained < number and int(str(line["kept"])) + 1 < self._trained:
+                found.append(f"round {self._trained} of {self._rounds}: {NOT_IN}")
+            self._round, self._trained, self._done = str(number), number, number
         self._sent += int(str(line["bytes_out"])) if self._round else 0
-        return (
-            [*found, f"run {line['run']} ended; its projector is in runs/{line['run']}"] if kind == "Close" else found
-        )
+        if kind == "Close":
+            stopped = f"was stopped, here after round {self._done} of {self._rounds}"
+            ended = stopped if line["exit"] == "stopped" else "ended"
+            found.append(f"run {line['run']} {ended}; its projector is in runs/{line['run']}")
+        return found

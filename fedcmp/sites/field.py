@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.aggregation.contribution import Traffic
 from fedcmp.errors import AggregationError, ClientError, ConfigError, label_client
-from fedcmp.evaluation.losses import Evaluation, of_sums
+from fedcmp.evaluation.losses import of_sums
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.federation import Federation
 from fedcmp.federation.field import Field, Trained
@@ -25,7 +25,7 @@ from fedcmp.sites.courier import Courier
 from fedcmp.sites.hub import Fault
 from fedcmp.sites.statement import compare
 from fedcmp.sites.trained import TrainedAtSites
-from fedcmp.types import Params
+from fedcmp.types import Params, Scalars
 
 log = logging.getLogger(__name__)
 M = TypeVar("M")
@@ -88,6 +88,8 @@ class Sites(Field):
     """What the sites were told about all of them, and what each of them must find."""
     lost: set[int] = field(default_factory=set)
     """Clients whose last question was not answered: they are waited for no longer than ``RETURN`` seconds."""
+    held: dict[int, set[str]] = field(default_factory=dict)
+    """Of each client that was heard, the domains of its held-out samples."""
     bills: dict[str, Bill] = field(default_factory=lambda: defaultdict(Bill))
     """Of the round that runs."""
 
@@ -163,12 +165,15 @@ class Sites(Field):
         gate(judged, federation.config, federation.plan.names)
         return TrainedAtSites(self, federation, state, plan, judged)
 
-    def evaluate(self, federation: Federation, params: Params) -> Evaluation | None:
-        sums, _ = self.score(params, "val")
-        return of_sums(sums) if sums else None
+    def evaluate(self, federation: Federation, params: Params) -> Scalars:
+        """As ``Field.evaluate``; while a site is lost there is no mean, which would be one over other domains."""
+        sums, _, missing = self.score(params, "val")
+        found = of_sums(sums).scalars() if sums else {}
+        return {key: value for key, value in found.items() if not missing or key.startswith("val/loss/")}
 
-    def score(self, params: Params, split: str) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-        """Sums of losses by domain over all sites that are there and may say; and with exchanged pictures.
+    def score(self, params: Params, split: str) -> tuple[dict[str, list[float]], dict[str, list[float]], list[str]]:
+        """Sums of losses by domain over all sites that are there and may say; the same with exchanged pictures; and the
+        sites that may say and are lost. Domains of which these have samples are left out.
 
         Args:
             params: the projector.
@@ -178,10 +183,19 @@ class Sites(Field):
         there = [client for client in range(len(self.hello.sites)) if client not in self.lost]
         answers, _ = self.hear(dict.fromkeys(there, say.Score(params, split)), say.Scored, read=read_scored)
         for client in sorted(answers):
+            self.held[client] = set(answers[client][0])
             for totals, part in zip(found, answers[client], strict=True):
                 for domain, sums in part.items():
                     totals[domain] = [a + b for a, b in zip(totals.get(domain, [0.0] * 3), sums, strict=True)]
-        return found[0], found[1]
+        leaving = [
+            client for client, name in enumerate(self.hello.sites) if self.statements[name].noted["losses"] == "leave"
+        ]
+        missing = [client for client in leaving if client not in answers]
+        for client in missing:
+            for totals in found:
+                for domain in self.held.get(client, set(totals)) & totals.keys():
+                    del totals[domain]
+        return found[0], found[1], [self.hello.sites[client] for client in missing]
 
     def hear(
         self,
@@ -198,7 +212,7 @@ class Sites(Field):
             patience: seconds; 0: those of the run.
             read: client and answer to what is wanted of it, called as answers come; what it raises is a fault.
         """
-        patience = patience or self.patience
+        patience, before, begun = patience or self.patience, set(self.lost), time.perf_counter()
         heard = Heard({}, {})
         for client, data in self._ask(messages, patience):
             try:
@@ -209,8 +223,15 @@ class Sites(Field):
                     heard.answers[client] = read(client, answer)
             except UNREADABLE as error:
                 heard.faults[client] = Fault("malformed", f"its {kind.__name__} cannot be read: {error}")
+        waited = time.perf_counter() - begun
         for client in messages.keys() - heard.answers.keys() - heard.faults.keys():
-            heard.faults[client] = Fault("lost", f"its site did not answer within {patience:g} s")
+            if waited < patience:  # the courier knows more
+                reason = f"its site was reported lost after {waited:.0f} s"
+            elif client in before:
+                reason = f"its site, lost in an earlier exchange, did not come back within {patience:g} s"
+            else:
+                reason = f"its site did not answer within {patience:g} s"
+            heard.faults[client] = Fault("lost", reason)
         return heard
 
     def _ask(self, messages: Mapping[int, Any], patience: float) -> Iterator[tuple[int, Any]]:

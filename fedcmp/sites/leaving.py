@@ -59,7 +59,9 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     seen += [f"  {TWO}"] if masked and settings.policy.least_clients < 3 else []
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
-        answer = say.decode(one.handle(say.encode(say.Hello("check", to_yaml(asked), (settings.name,)))))
+        others = [f"other-{place}" for place in range(1, settings.policy.least_clients)]  # so many as it asks for
+        hello = say.Hello("check", to_yaml(asked), (settings.name, *others))
+        answer = say.decode(one.handle(say.encode(hello)))
     if isinstance(answer, say.Refused):
         return Rehearsed([*seen, f"  this site would refuse: {answer.reason}"], [], False)
     lines = ["before round 1 (Hello, answered by Statement)"]
@@ -72,7 +74,8 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(told)]
     if losses and not private:
         lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
-        lines.append("  losses and tokens, one sum for each domain, with its name")
+        lines.append("  losses, tokens and tokens guessed right, one sum for each domain, with its name;")
+        lines.append("  at the end also with exchanged pictures")
     in_width, out_width = answer.widths
     params = init_params(in_width, out_width, asked.model.projector, torch_rng(0, "shapes"))
     exchanges = count(aggregator, params, SITES).exchanges

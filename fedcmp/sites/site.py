@@ -61,6 +61,10 @@ class Site:
             line["kind"] = type(message).__name__
             if isinstance(message, say.Agree):
                 line["rounds_done"] = message.rounds_done
+            if isinstance(message, say.Train):
+                line["kept"] = message.kept
+            if isinstance(message, say.Close):
+                line["exit"] = message.reason
             session = None if isinstance(message, say.Hello) else self._open_session()
             exchange = session.exchange(message) if session else ""
             line["exchange"] = exchange
@@ -142,12 +146,17 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     Raises:
         PolicyError: with the setting of the policy, or of the run, that says no.
     """
-    masks = config.federation.secure == "masks"
+    masks, population = config.federation.secure == "masks", len(hello.sites)
+    cohort = min(population, config.federation.clients_per_round or population)
     for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
         (config.aggregator.name not in policy.methods, f"policy.methods does not name {config.aggregator.name}"),
         (config.aggregator.pairwise and not policy.pairwise, "policy.pairwise=false needs aggregator.pairwise=0"),
+        (
+            cohort < policy.least_clients,
+            f"policy.least_clients={policy.least_clients} is more than {cohort} in a round",
+        ),
         (config.federation.rounds > policy.rounds, f"policy.rounds={policy.rounds} is fewer than federation.rounds"),
         (
             PRIVACY.index(config.privacy.kind) < PRIVACY.index(policy.privacy),

@@ -18,9 +18,10 @@ from fedcmp.federation.field import Trained
 from fedcmp.federation.fusing import FusedRound, fuse_cohort
 from fedcmp.federation.gate import Report, gate, warn
 from fedcmp.federation.sampling import RoundPlan
+from fedcmp.federation.settings import FAULTS
 from fedcmp.secure.parties import Answer, Shares
 from fedcmp.sites import messages as say
-from fedcmp.sites.hub import HubCohort, LeftOut, MaskedHubCohort, RoundEnded
+from fedcmp.sites.hub import Fault, HubCohort, LeftOut, MaskedHubCohort, RoundEnded
 from fedcmp.sites.masks import HubMasks, Largest, Signed
 from fedcmp.types import Params
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from fedcmp.sites.field import Sites
 
 T = TypeVar("T")
+OF_THE_ENDED = Fault("ended", FAULTS["ended"])
 
 
 @dataclass
@@ -45,8 +47,6 @@ class TrainedAtSites(Trained):
     """Bytes of secure aggregation, all sites together, without the questions that bring what the server shares."""
     num_sums: int = 0
     """So many were opened."""
-    ended: bool = False
-    """Under secure aggregation: a site was lost after a sum was opened, so that nothing of the round counts."""
 
     def fuse(self) -> FusedRound:
         """As ``Trained.fuse``; where sites are lost, the aggregation begins again without them."""
@@ -58,19 +58,18 @@ class TrainedAtSites(Trained):
                 fused = fuse_cohort(federation, cohort, self.plan, self.state)
                 break
             except LeftOut as error:
-                restarts, faults = restarts + 1, error.faults
-                self.reports = [
-                    one._replace(rejected=faults[one.client_id].reason, fault=faults[one.client_id].counted)
-                    if one.client_id in faults
-                    else one
-                    for one in self.reports
-                ]
+                restarts += 1
+                self._leave_out(error.faults)
                 if isinstance(error, RoundEnded):  # the parameters stay, and the next round begins
-                    self.ended = True
+                    self._leave_out(dict.fromkeys(set(cohort.clients) - error.faults.keys(), OF_THE_ENDED))
+                    nobody = HubCohort((), cohort.weights[:0], cohort.population, lambda shared, heard: {})
                     stays = Aggregated(self.state.params, self.state.aggregator, {})
-                    fused = FusedRound(cohort, stays, {"sites/ended": 1}, self.state.privacy)
+                    fused = FusedRound(nobody, stays, {"sites/ended": 1}, self.state.privacy)
                     break
         warn(self.reports, self.plan, names)
+        for one in self.reports:
+            if one.rejected and one.fault != "ended":
+                self.field.tell(f"round {self.plan.round + 1}: {names[one.client_id]} left out: {one.rejected}")
         record: dict[str, Any] = {"sites/restarts": restarts} if restarts else {}
         if federation.config.secure == "masks":
             spent = {"bytes/secure_up": self.masked_up, "bytes/secure_down": self.masked_down}
@@ -81,7 +80,12 @@ class TrainedAtSites(Trained):
 
     def keep(self, clients: Iterable[int]) -> LocalStates:
         """What clients keep stays at their sites: the server keeps in which round it was."""
-        return {} if self.ended else {client: {"round": self.plan.round} for client in clients}
+        return {client: {"round": self.plan.round} for client in clients}
+
+    def _leave_out(self, faults: Mapping[int, Fault]) -> None:
+        for place, one in enumerate(self.reports):
+            if fault := faults.get(one.client_id):
+                self.reports[place] = one._replace(rejected=fault.reason, fault=fault.counted)
 
     def _cohort(self, accepted: frozenset[int]) -> HubCohort:
         count = WEIGHTINGS[self.federation.aggregator.weighting]

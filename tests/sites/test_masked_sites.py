@@ -98,9 +98,18 @@ def test_a_site_lost_after_a_sum_was_opened_ends_the_round(tmp_path: Path) -> No
         opened.extend([name] if asked == "Open" else [])
         return asked == "Speak" and name == NAMES[1] and NAMES[1] in opened
 
-    lab.train(MASKS, lost=lost)
+    summary = lab.train(MASKS, lost=lost)
     found = lab.records
     assert [one.get("sites/ended") for one in found] == [None, None, 1, None, None]
+    for client, why in enumerate(("ended", "lost", "ended")):  # nobody's update is in it
+        about = {key: found[2][f"client/{client}/{key}"] for key in ("weight", "accepted", "left_out")}
+        assert about == {"weight": 0.0, "accepted": False, "left_out": why}
+    assert found[2]["clients_left_out"] == 3
+    assert summary["left_out"] == {"lost": 1, "ended": 2}
+    shown = {
+        row[0]: row[1] for section in run_page(Run(lab.run)).sections for grid in section.grids for row in grid.rows
+    }
+    assert shown["updates left out"] == "3"
     assert found[2]["val/loss/noisy"] == found[1]["val/loss/noisy"], "the parameters of the round before stay"
     assert found[4]["val/loss"] < found[1]["val/loss"]
 

@@ -85,6 +85,7 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
         "exchange",
         "linear_1/evidence",
         "norm of the update",
+        "tokens guessed right",
     ):
         assert word in said
     assert "mean training loss" in said
@@ -110,6 +111,7 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
         (["sites", "kits", str(tmp_path / "no.yaml")], "no.yaml"),
         (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits"),
         (["train", str(run), "--sites", "hospital-a,hospital-x", *new], 'did you mean "hospital-'),
+        (["train", str(run), "--sites", "hospital-a", "federation.secure=masks", *new], "three or more"),
         (["train", "--resume", str(lab.run), "--sites", "hospital-a"], "--sites"),
     ):
         assert main(words) in (1, 2)

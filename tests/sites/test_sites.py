@@ -22,6 +22,7 @@ from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.runs.export import export_run
 from fedcmp.sites import messages as say
+from fedcmp.sites.engine import STOP, describe
 from fedcmp.sites.feedback import SiteNews
 from fedcmp.sites.folder import check_site
 
@@ -104,6 +105,7 @@ def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("kind", "number"), [("Train", 1), ("Speak", 3)])
 def test_a_lost_site_is_left_out_and_comes_back(tmp_path: Path, simulated: Simulate, kind: str, number: int) -> None:
     lab = Lab(tmp_path, count=3)
+    news = SiteNews(lab.folders[1])
     summary = lab.train(lost=lambda *question: question == (NAMES[1], kind, number))
     assert [one.get("client/1/accepted") for one in lab.records] == [None, True, False, True, True]
     assert lab.records[2]["client/1/left_out"] == "lost"
@@ -112,6 +114,32 @@ def test_a_lost_site_is_left_out_and_comes_back(tmp_path: Path, simulated: Simul
     assert summary["projector_sha256"] != simulated(count=3)["projector_sha256"]
     restarts = [one.get("sites/restarts") for one in lab.records]
     assert restarts == [None, None, 1 if kind == "Speak" else None, None, None]
+    assert "val/loss" not in lab.records[2], "a mean over the other domains is another number"
+    domains = {key for key in lab.records[2] if key.startswith("val/")}
+    assert domains == {"val/loss/noisy", "val/loss/striped"}
+    line = describe(lab.records[2], NAMES)
+    assert "validation loss of noisy " in line
+    assert line.endswith(" only, hospital-b left out: lost")
+    assert "round 2: hospital-b left out: its site was reported lost after 0 s" in (lab.run / "sites.log").read_text()
+    without = [one for one in news.lines() if "without this site's update" in one]
+    assert [one[:13] for one in without] == ["round 2 of 4:"] * (kind == "Speak"), (
+        "it never saw the round in the other case"
+    )
+
+
+def test_a_mean_over_other_domains_is_no_result(lab: Lab) -> None:
+    summary = lab.train(lost=lambda name, kind, number: (name, kind) == (NAMES[1], "Score") and number > 2)
+    assert [("val/loss" in one, "val/loss/noisy" in one) for one in lab.records] == [(True, True)] * 3 + [
+        (False, True)
+    ] * 2
+    assert summary["test"] is None
+    assert "val/loss" not in summary
+    assert "paper" not in (told := (lab.run / "sites.log").read_text().splitlines()[-1])
+    assert told.startswith("test loss of noisy ")
+    assert told.endswith("only: hospital-b did not answer, and the summary has none")
+    export_run(lab.run, "hf", lab.folder / "exported")
+    assert main(["table", str(lab.run)]) == 0
+    assert main(["report", str(lab.run)]) == 0
 
 
 def test_a_site_that_starts_anew_says_hello_again(lab: Lab, simulated: Simulate) -> None:
@@ -125,6 +153,14 @@ def test_a_site_that_starts_anew_says_hello_again(lab: Lab, simulated: Simulate)
     summary = lab.train("federation.keep_local_state=true", act=restarted)
     assert summary["projector_sha256"] == simulated("federation.keep_local_state=true")["projector_sha256"]
     assert summary["updates_left_out"] == 0
+
+
+def test_a_site_reads_that_the_run_was_stopped(lab: Lab) -> None:
+    news = SiteNews(lab.folders[0])
+    lab.begin()
+    (lab.run / STOP).touch()
+    assert lab.go_on()["exit"] == "stopped"
+    assert news.lines()[-1] == "run run-1 was stopped, here after round 1 of 4; its projector is in runs/run-1"
 
 
 class Killed(BaseException):
@@ -205,6 +241,8 @@ def test_training_that_fails_at_a_site_ends_a_run_that_skips_no_client(lab: Lab)
 @pytest.mark.parametrize(("policy", "overrides", "key"), [
     ("methods: [fedavg]", [], "policy.methods"),
     ("rounds: 3", [], "policy.rounds"),
+    ("least_clients: 3", [], "policy.least_clients"),
+    ("", ["federation.clients_per_round=1"], "policy.least_clients"),
     ("privacy: central", [], "policy.privacy"),
     ("secure: masks", [], "policy.secure"),
     ("", ["aggregator.pairwise=4"], "policy.pairwise"),
