@@ -62,9 +62,9 @@ class TrainedAtSites(Trained):
                 self._leave_out(error.faults)
                 if isinstance(error, RoundEnded):  # the parameters stay, and the next round begins
                     self._leave_out(dict.fromkeys(set(cohort.clients) - error.faults.keys(), OF_THE_ENDED))
-                    nobody = HubCohort((), cohort.weights[:0], cohort.population, lambda shared, heard: {})
+                    empty = HubCohort((), cohort.weights[:0], cohort.population, lambda shared, heard: {})
                     stays = Aggregated(self.state.params, self.state.aggregator, {})
-                    fused = FusedRound(nobody, stays, {"sites/ended": 1}, self.state.privacy)
+                    fused = FusedRound(empty, stays, {"sites/ended": 1}, self.state.privacy)
                     break
         warn(self.reports, self.plan, names)
         for one in self.reports:

@@ -174,7 +174,7 @@ def test_versions_in_and_out_of_range(monkeypatch: pytest.MonkeyPatch) -> None:
     (checks.threads, "launch.devices=2", {"environment": {OMP: "4"}}, "warn", "export OMP_NUM_THREADS=2"),
     (checks.threads, "launch.devices=5", {"environment": {}}, "warn", "lower launch.devices to 4"),
     (checks.threads, "launch.devices=1", {"environment": {OMP: "0"}}, "warn ok", "unset OMP_NUM_THREADS"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_devices_and_cores(check: checks.Check, word: str, machine: dict[str, Any], status: str, named: str) -> None:
     findings = found(check, word, **machine)
     assert " ".join(one[0] for one in findings) == status
