@@ -143,7 +143,8 @@ def beside_section(run: Run, tables: Sequence[Beside]) -> Section:
             rows = [[*row[:2], *(one if isinstance(one, str) else number(one) for one in row[2:])] for row in one.rows]
             grids.append(Grid(f"Test loss of each client ({NATS})", one.header, rows, text_columns=2))
             said += one.sentences
-    text = f"own: its own domains; all: mean of all domains. {'; '.join(said)}."
+    gain = "gain: how much lower than alone, and its standard error over the same pictures"
+    text = f"own: its own domains; all: mean of all domains; {gain}. {'; '.join(said)}."
     return Section("together", "Each client alone and together", text, grids=grids)
 
 
