@@ -278,6 +278,4 @@ def test_what_is_left_out_is_told_and_rows_have_owners(tmp_path: Path, capsys: p
 
 
 def test_the_documentation_has_every_layout() -> None:
-    shown = [words[1] for words in commands("data.md")[3:] if words[0] == "prepare" and words[1] in LAYOUTS]
-    assert shown == list(LAYOUTS)
     assert all(f"| `{name}` |" in (DOCS / "data.md").read_text(encoding="utf-8") for name in LAYOUTS)
