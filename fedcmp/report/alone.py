@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,26 +66,24 @@ def _table(alone: Path, summary: Mapping[str, Any], others: Mapping[Path, Mappin
     for name, (path, other) in zip(names, others.items(), strict=True):
         verdicts, together = Counter[str](), _scored(path)
         for row, (client, one) in zip(rows, clients.items(), strict=True):
-            by_itself = _scored(alone / "clients" / client)
-            rises = [theirs - ours for theirs, ours in zip(by_itself.loss, together.loss, strict=True)]
-            gain, error = together.per_token(rises, one["domains"])
-            row += own_and_all(other["test"]["domains"], one["domains"]).values()
-            row.append(None if gain is None else f"{gain:+.3f}" + (f" ± {error:.3f}" if error is not None else ""))
-            clear = gain is not None and error is not None and abs(gain) > 2 * error
-            verdicts["undecided" if not clear else "better" if gain and gain > 0 else "worse"] += 1
+            gain, verdict = _gain(_scored(alone / "clients" / client), together, one["domains"])
+            row += [*own_and_all(other["test"]["domains"], one["domains"]).values(), gain]
+            verdicts[verdict] += 1
         counts = ", ".join(f"{verdict} for {verdicts[verdict]}" for verdict in ("better", "worse", "undecided"))
-        sentences.append(
-            f"{name}, each client on its own domains, beside alone: {counts} (two standard errors of gain)"
-        )
-    parts = ("own", "all", "gain on own")
-    header = [
-        "client",
-        "its domains",
-        "alone: own",
-        "alone: all",
-        *(f"{name}: {one}" for name in names for one in parts),
-    ]
+        sentences.append(f"{name}, each client on its own domains, beside alone: {counts} (two standard errors)")
+    columns = [f"{name}: {part}" for name in names for part in ("own", "all", "gain on own")]
+    header = ["client", "its domains", "alone: own", "alone: all", *columns]
     return Beside((alone, *others), header, rows, sentences)
+
+
+def _gain(alone: Scored, together: Scored, domains: Collection[str]) -> tuple[str | None, str]:
+    """How much lower the loss is together, with its standard error over the same pictures; and what that means."""
+    rises = [theirs - ours for theirs, ours in zip(alone.loss, together.loss, strict=True)]
+    gain, error = together.per_token(rises, domains)
+    if gain is None or error is None:
+        return None if gain is None else f"{gain:+.3f}", "undecided"
+    verdict = "undecided" if abs(gain) <= 2 * error else "better" if gain > 0 else "worse"
+    return f"{gain:+.3f} ± {error:.3f}", verdict
 
 
 def _scored(folder: Path) -> Scored:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from fedcmp.config import Config
 from fedcmp.errors import ConfigError, label_client
 from fedcmp.evaluation.assess import mean_measure
 from fedcmp.evaluation.image_use import ignores_pictures
-from fedcmp.evaluation.losses import Evaluation, evaluate, mean, own_and_all, progress_made
+from fedcmp.evaluation.losses import Evaluation, Scored, evaluate, mean, own_and_all, progress_made
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.module import ProjectorAlignment
 from fedcmp.optimizer import OptimizerConfig, lr_factor
@@ -72,7 +72,7 @@ def train_local(
     _refuse_privacy(config, "local")
     with open_run(config, "local", label, progress, keep=keep) as run:
         parts, names, samples = run.parts, run.data.plan.names, 0
-        begin, own = run.evaluate(parts.params), {}
+        begin, own = run.evaluate(parts.params), dict[str, dict[str, Any]]()
         ends: list[Evaluation] = []
         tests: list[dict[str, Any]] = []
         work = {client: batches for client in range(len(names)) if (batches := client_batches(run.data.plan, client))}
@@ -86,30 +86,30 @@ def train_local(
                 end = run.evaluate(params)
                 ends.append(end)
                 domains = {run.data.train[position].domain for batch in batches for position in batch}
-                found: dict[str, Any] = {
-                    "name": names[client],
-                    "domains": sorted(domains),
-                    **own_and_all(end.by_domain, domains),
-                }
+                own[str(client)] = {"name": names[client], "domains": sorted(domains)}
+                own[str(client)] |= own_and_all(end.by_domain, domains)
                 if (measured := run.measure(params, folder)) is not None:
-                    tested, scored = measured
-                    rises = [other - loss for other, loss in zip(scored.shuffled, scored.loss, strict=True)]
-                    use, error = scored.per_token(rises, domains)
-                    tests.append(tested)
-                    found["test"] = own_and_all(tested["domains"], domains)
-                    found["image_use"] = {"own": use, "own_se": error}
-                own[str(client)] = found
+                    tests.append(measured[0])
+                    own[str(client)] |= _on_test(*measured, domains)
                 samples += sum(len(batch) for batch in batches)
                 record = {"round": client + 1, "samples_seen": samples, "client": client, **end.scalars()}
                 run.tracker.log(record)
         end = _mean(ends)
         whole = mean_measure(tests) if tests else None
         if whole:  # of their own pictures: what they do with strange ones says nothing
-            uses = [{"loss": one["test"]["own"], "image_use": one["image_use"]["own"]} for one in own.values()]
-            whole["ignores_pictures"] = all(map(ignores_pictures, uses))
+            uses = [(one["test"]["own"], *one["image_use"].values()) for one in own.values()]
+            keys = ("loss", "image_use", "image_use_se")
+            whole["ignores_pictures"] = all(ignores_pictures(dict(zip(keys, use, strict=True))) for use in uses)
         content = {"rounds": 0, **progress_made(begin, end, end.loss), "test": whole, "clients": own}
         summary = run.close(content, samples)
     return {**summary, "folder": str(run.folder.path)}
+
+
+def _on_test(tested: Mapping[str, Any], scored: Scored, domains: Collection[str]) -> dict[str, Any]:
+    """What the summary says of a client alone on the test samples: losses, and image use on its own domains."""
+    rises = [other - loss for other, loss in zip(scored.shuffled, scored.loss, strict=True)]
+    use, error = scored.per_token(rises, domains)
+    return {"test": own_and_all(tested["domains"], domains), "image_use": {"own": use, "own_se": error}}
 
 
 def _train_all(run: Run, begin: Evaluation, size: int, lr: float) -> tuple[Params, list[dict[str, Any]]]:
