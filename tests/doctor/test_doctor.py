@@ -138,7 +138,6 @@ def test_ranks_meet_here_and_not_over_a_network_that_is_not_there(monkeypatch: p
 def test_ranks_that_are_late_are_ended() -> None:
     result = meet("gloo", 2, timeout=1)
     assert not result.met
-    assert result.seconds < 15
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
             assert b"fedcmp.distributed.probe\0gloo\x001\0" not in path.read_bytes()
