@@ -174,7 +174,9 @@ class WandbTracker:
         for record in read_records(folder / "metrics.jsonl"):
             self.log(record)
         # a history that was not written again in full is left where it is
-        for part in [] if self.failed else (folder / "wandb").glob(f"offline-run-*-{self.run.id}"):
+        for part in (
+            [] if self.failed else (folder / "wandb").glob(f"offline-run-*-{self.run.id}*")
+        ):  # -1: of the same second
             if part.resolve() != Path(self.run.dir).parent.resolve():
                 shutil.rmtree(part)
 
