@@ -173,10 +173,8 @@ class WandbTracker:
         self.last_step: int = self.run.starting_step - 1
         for record in read_records(folder / "metrics.jsonl"):
             self.log(record)
-        # a history that was not written again in full is left where it is
-        for part in (
-            [] if self.failed else (folder / "wandb").glob(f"offline-run-*-{self.run.id}*")
-        ):  # -1: of the same second
+        # a history that was not written again in full is left where it is; one of the same second ends with -1
+        for part in [] if self.failed else (folder / "wandb").glob(f"offline-run-*-{self.run.id}*"):
             if part.resolve() != Path(self.run.dir).parent.resolve():
                 shutil.rmtree(part)
 
