@@ -33,18 +33,12 @@ WORDS = {
     "fedcmp plan": ["-m", "fedcmp", "plan"],
 }
 """What is shown, and what Python is given."""
+FABRIC = ("lightning.fabric.cli", "--accelerator=cpu", "--devices=2")
 STEP = str(Path(__file__).with_name("first_step.py"))
 STEPS = {
     "fedcmp train, first step": [STEP, "train"],
     "the next run of a comparison, first step": [STEP, "cell"],
-    "fabric run --devices=2, first step": [
-        "-m",
-        "lightning.fabric.cli",
-        "--accelerator=cpu",
-        "--devices=2",
-        STEP,
-        "train",
-    ],
+    "fabric run --devices=2, first step": ["-m", *FABRIC, STEP, "train"],
 }
 """Runs that end with their first training step."""
 WHOLE = "launch/quickstart, installed"

@@ -59,7 +59,7 @@ def compare(parsed: argparse.Namespace) -> int:
     )
     file, overrides = split_words(parsed.words)
     begun = out is not None and Place(out).is_begun()
-    if out is not None and not begun and not parsed.words and not any(request):
+    if out is not None and not begun and not parsed.words and set(request) == {None}:
         raise ConfigError(f"--out: no comparison was begun in {out}; CONFIG, --methods or another option begins one")
     if out is not None and begun and file is None:
         study = again(Place(out).read(), request, overrides)

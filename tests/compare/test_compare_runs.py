@@ -161,6 +161,7 @@ def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     krum = ["--methods", "fedavg,krum", "partition.clients=4", "--no-bounds"]
     for words in (["--methods", "fedavgg"], ["--workers", "0"], krum):
         assert compare(*SMALL, *words, "--out", folder) == 2
+    assert compare("--out", tmp_path / "mistyped", "--no-bounds", "--dry-run") == 0, "an option begins one"
     assert compare("--out", tmp_path / "mistyped") == 2
     told = capsys.readouterr().err
     assert "setting demo, method krum: aggregator.name=krum" in told
