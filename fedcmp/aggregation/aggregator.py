@@ -45,7 +45,8 @@ class Aggregator:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway", "outcome", "gradient", "start_gradient"}."""
+        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "gradient",
+        "start_gradient"}."""
         return self.fuse.needs | self.local.needs
 
     @property

@@ -46,6 +46,11 @@ class Contribution:
     outcome: Outcome | None = None
     """Losses per token of projectors on the client's next batch, which has not been trained on, nan if there is none;
     None: the method does not need ``"outcome"``."""
+    explained: float | None = None
+    """Share of the loss on a batch of the client, before it is trained on, that its pictures explain: ``1 - L / L'``
+    with L' the loss with other pictures of the batch; nan if it has too few rows. None: the method does not need it."""
+    factor: float = 1.0
+    """By what a fuse multiplies the client's weight p_k, at least 0."""
     progress: float = 0.0
     """The share of the run that is done with this round, in [0, 1]."""
     rounds_left: int | None = None

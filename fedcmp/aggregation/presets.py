@@ -15,6 +15,7 @@ from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean, Median, TrimmedMean
 from fedcmp.aggregation.fuse.geometric_median import GeometricMedian
 from fedcmp.aggregation.fuse.guarded import Guarded
+from fedcmp.aggregation.fuse.image_use import ImageUse
 from fedcmp.aggregation.fuse.krum import Krum
 from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.fuse.update_svd import UpdateSvd
@@ -46,6 +47,8 @@ class Preset(NamedTuple):
     """Options that differ from a part's defaults, as ``fuse.tau``."""
     normalise: bool = False
     """Fuse updates per local step (FedNova)."""
+    image_use: bool = False
+    """Weigh clients by image use."""
     optimizer: str | None = None
     """The local optimizer (`optimizer.name`) that is part of the method; None: any."""
     tuned: tuple[str, tuple[float, ...]] | None = None
@@ -65,7 +68,9 @@ _REDDI, _YIN, _KRUM = (
     "Blanchard et al., NeurIPS 2017, arXiv 1703.02757",
 )
 PRESETS: dict[str, Preset] = {
-    "fedcmp": Preset("Fed-CMP", "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)", Canonical, Opm),
+    "fedcmp": Preset(
+        "Fed-CMP", "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)", Canonical, Opm, image_use=True
+    ),
     "regmean": Preset(
         "RegMean",
         "Jin et al., ICLR 2023, arXiv 2212.09849",
@@ -127,6 +132,9 @@ class AggregatorConfig:
     """Longer updates of clients, over all parameters, are scaled down to this norm; 0: no limit."""
     guard: bool = False
     """Weigh clients by how far most others agree with them, and bound norms and evidence by medians (`Guarded`)."""
+    image_use: bool | None = None
+    """Weigh clients by how far their captions depend on their pictures (`ImageUse`), for *sums only* methods; unset: as
+    the row, which is true for `fedcmp`."""
     normalise: bool | None = None
     """Fuse updates per local step (FedNova); unset: as the row."""
     fuse: dict[str, Any] = field(default_factory=dict)
@@ -171,6 +179,10 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
         raise ConfigError(f"{prefix}.guard weighs clients, and {fuse_kind} counts them alike")
     if config.guard and not isinstance(local, Plain | Proximal):
         raise ConfigError(f"{prefix}.guard does not cover what clients of {local_kind} send beside their update")
+    if row.image_use if config.image_use is None else config.image_use:
+        if not fuse.sums_only:
+            raise ConfigError(f"{prefix}.image_use weighs terms of sums, and {fuse_kind} compares single updates")
+        fuse = ImageUse(fuse)
     if row.normalise if config.normalise is None else config.normalise:
         fuse = Normalised(fuse, momentum)
     if config.clip_norm:

@@ -52,11 +52,12 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
     >>> identity("", here, {"MODELS": "/a"}) == identity("", there, {"MODELS": "/b"})
     True
     """
-    asks = "outcome" in build_aggregator(config.aggregator).needs
-    if not asks:  # before there were outcomes, no method asked
-        fuse = {option: value for option, value in config.aggregator.fuse.items() if option != "explore"}
-        config = replace(config, aggregator=replace(config.aggregator, fuse=fuse))
-    content = {"it asks for outcomes"} if asks else set()
+    needs, fuse = build_aggregator(config.aggregator).needs, config.aggregator.fuse
+    if "outcome" not in needs:  # before there were outcomes, no method asked; nor was image use looked at
+        fuse = {option: value for option, value in fuse.items() if option != "explore"}
+    config = replace(config, aggregator=replace(config.aggregator, fuse=fuse, image_use=None))
+    content = {"it asks for outcomes"} if "outcome" in needs else set[str]()
+    content |= {"it weighs by image use"} if "image_use" in needs else set()
     content |= {
         _named(change, places or {}) for change in differences(amend(Config(), FORMER), config)
         if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)

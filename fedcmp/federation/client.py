@@ -64,7 +64,7 @@ class LocalRound:
     progress: Callable[[float], float]
     """The share of a client's round that is done, in [0, 1], to the share of the run that is done."""
     needs: frozenset[str] = frozenset()
-    """What the fuse wants recorded: a subset of {"halfway", "evidence", "outcome"}; what ``local`` needs is added."""
+    """What the fuse wants recorded, as in ``Fuse.needs``; what ``local`` needs is added."""
     local: LocalStep = field(default_factory=Plain)
     """What the clients do differently in their steps."""
     shared: State | None = None
@@ -114,8 +114,10 @@ def train_wave(
     sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
     corrects = type(local).correct is not LocalStep.correct  # else no gradient is looked at client by client
     halfway: dict[int, Params] = {}
+    explained: dict[int, float] = {}
     notes: list[_Note] = []
     totals = [len(task.batches) for task in tasks]
+    asked = [_last_full(task) if "image_use" in needs else -1 for task in tasks]
     for step in range(max(totals)):
         active = [slot for slot, total in enumerate(totals) if step < total]
         batch = module.seen(fetch(wave_rows(tasks, step, place, size)))
@@ -125,6 +127,11 @@ def train_wave(
             _add("start_gradient", sums, active, stacked)
         observe = evidence.observer(active) if evidence else None
         loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, observe)
+        if any(asked[slot] == step for slot in active):
+            shares = 1 - loss / _loss_exchanged(module, batch, stack.leaves(active), team)
+            for slot, share in zip(active, shares.tolist(), strict=True):
+                if asked[slot] == step:
+                    explained[slot] = share if len(tasks[slot].batches[step]) >= 2 * size else math.nan
         notes.append(_Note(active, loss, count, clip(stacked, optimizer.clip_norm)))
         with torch.no_grad():
             _add("gradient", sums, active, stacked)
@@ -159,6 +166,7 @@ def train_wave(
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
+                explained=explained.get(slot),
                 outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
                 rounds_left=len(common.later),
@@ -197,6 +205,23 @@ def wave_rows(tasks: Sequence[ClientTask], step: int, place: int, size: int) -> 
     """The samples of one step of a wave, client by client: every ``size``-th row of each, from row ``place`` on."""
     due = (task.batches[step] for task in tasks if step < len(task.batches))
     return [index for batch in due for index in batch[place::size]]
+
+
+def _last_full(task: ClientTask) -> int:
+    """The last step of a client whose batch is as large as its first."""
+    return max(step for step, batch in enumerate(task.batches) if len(batch) == len(task.batches[0]))
+
+
+@torch.no_grad()
+def _loss_exchanged(module: ProjectorAlignment, batch: Batch, stack: Params, team: Team) -> Tensor:
+    """Loss per token with the pictures of each client's rows exchanged among them, ``[n]``."""
+    num = len(next(iter(stack.values())))
+    features = batch["features"].view(num, -1, *batch["features"].shape[1:])
+    exchanged = {**batch, "features": features.roll(1, dims=1).flatten(0, 1)}
+    nll, count = (part.view(num, -1).sum(1) for part in module.nll(exchanged, stack))
+    if team.topology.group_size > 1:
+        nll, count = team.sum_in_group(torch.cat([nll.float(), count.float()])).split(num)
+    return nll / count
 
 
 class _Note(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from fedcmp.aggregation.fuse.image_use import ImageUse
 from fedcmp.aggregation.fuse.wrappers import Clipped, Normalised, Wrapper
 from fedcmp.aggregation.own import Own
 from fedcmp.aggregation.parts import Fuse, LocalStep, ServerStep
@@ -30,8 +31,11 @@ def test_rows_name_their_paper_and_build(name: str) -> None:
     row, aggregator = PRESETS[name], build_aggregator(AggregatorConfig(name))
     assert row.title
     assert row.paper
-    fuse = aggregator.fuse.inner if row.normalise else aggregator.fuse
-    assert isinstance(aggregator.fuse, Normalised) == row.normalise
+    wrapped = [kind for kind, wanted in ((Normalised, row.normalise), (ImageUse, row.image_use)) if wanted]
+    fuse = aggregator.fuse
+    for kind in wrapped:
+        assert type(fuse) is kind
+        fuse = fuse.inner
     assert [type(part) for part in (fuse, aggregator.server, aggregator.local)] == [row.fuse, row.server, row.local]
     parts = {"fuse": fuse, "server": aggregator.server, "local": aggregator.local}
     for key, value in row.options.items():

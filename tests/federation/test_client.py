@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -219,3 +220,27 @@ def test_an_outcome_is_the_loss_on_the_next_batch_and_nan_where_there_is_none(mo
         assert said or losses[1] != losses[0]
         assert all(map(math.isnan, found[1].outcome([PARAMS])))
     assert train(module, now).contributions[0].outcome is None
+
+
+def test_image_use_is_measured_before_the_last_whole_batch_is_trained(module) -> None:
+    """The share of its loss that is due to the right pictures, by hand; the client's training is not changed."""
+    short, whole = ((0, 1, 2), (3, 4, 5), (6, 7)), ((100, 101, 102),)
+    todo = [ClientTask(0, 0, 7, short), ClientTask(0, 1, 8, whole), ClientTask(0, 2, 9, ((200,), (201,)))]
+    todo = [*todo[:2]], [todo[2]]
+    (first, second), (alone,) = (
+        train(module, some, ADAMW, needs=frozenset({"image_use"})).contributions for some in todo
+    )
+    before = train(module, [ClientTask(0, 0, 7, short[:1])], replace(ADAMW, schedule="constant", warmup=0.0))
+    plain, constant = train(module, todo[0], ADAMW).contributions, replace(ADAMW, schedule="constant", warmup=0.0)
+    torch.testing.assert_close([first.delta, second.delta], [one.delta for one in plain], rtol=0, atol=0)
+    steady = train(module, [todo[0][0]], constant, needs=frozenset({"image_use"})).contributions[0]
+    stepped = {name: value + before.contributions[0].delta[name] for name, value in PARAMS.items()}
+    for one, params, rows in ((steady, stepped, short[1]), (second, PARAMS, whole[0])):
+        batch = fetch(list(rows))
+        exchanged = {**batch, "features": batch["features"][[2, 0, 1]]}
+        with torch.no_grad():
+            right, wrong = (float(module.nll(seen, params)[0].sum()) for seen in (batch, exchanged))
+        assert one.explained == pytest.approx(1 - right / wrong, rel=1e-3, abs=1e-5)
+        assert one.explained != 0.0
+    assert math.isnan(alone.explained), "one row has no other picture"
+    assert plain[0].explained is None

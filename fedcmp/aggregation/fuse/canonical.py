@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
-from fedcmp.aggregation.diagnostics import effective_clients, histogram
+from fedcmp.aggregation.diagnostics import histogram
 from fedcmp.aggregation.evidence import Block, evidence_blocks
 from fedcmp.aggregation.fuse.outcome import choose, is_late, vote
 from fedcmp.aggregation.linalg import (
@@ -173,12 +173,12 @@ class Canonical(Fuse):
             probes = cohort.share(cohort.on_server(_probes, blocks, before) or {})
         share = shares(cohort)
         first = cohort.sum(partial(self._first_terms, blocks, share, probes), cohort.weights)
-        known = cohort.on_server(self._first_server, blocks, first, probes, cohort.weights, before)
+        known = cohort.on_server(self._first_server, blocks, first, probes, before)
         second: Params = {}
         if self.tau != 0 and len(cohort.clients) > 1:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
             second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
-        found = cohort.on_server(self._candidates, list(blocks), first, known, second, cohort.weights, before)
+        found = cohort.on_server(self._candidates, list(blocks), first, known, second, before)
         votes: Params = {}
         if self._asks and len(cohort.clients) > 1:
             asked = cohort.share(found.asked if found else {})
@@ -191,7 +191,8 @@ class Canonical(Fuse):
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
-        terms["/late"] = contribution.numbers(float(is_late(contribution, self.explore)))
+        weight = share[contribution.client_id] * contribution.factor
+        terms["/facts"] = contribution.numbers(float(is_late(contribution, self.explore)), weight)
         for name, parts in blocks.items():
             delta = join_affine(contribution.delta, name)
             terms[f"{name}/mean"] = delta
@@ -207,7 +208,7 @@ class Canonical(Fuse):
             assert contribution.evidence is not None, "the client was asked for evidence"
             moments = {part.name: contribution.evidence[part.name] for part in parts}
             norm = squared_norm(moments)
-            terms[f"{name}/norms"] = contribution.numbers(norm, share[contribution.client_id] * norm)
+            terms[f"{name}/norms"] = contribution.numbers(norm, weight * norm)
             terms |= {f"{block}/evidence": pack_symmetric(own) for block, own in moments.items()}
             if self._weighs_evidence:
                 weighed = [
@@ -222,27 +223,24 @@ class Canonical(Fuse):
         mixed.diagonal().copy_(moments.diagonal())
         return mixed
 
-    def _first_server(
-        self, blocks: Blocks, first: Params, probes: Params, weights: Tensor, before: Params
-    ) -> dict[str, _Layer]:
+    def _first_server(self, blocks: Blocks, first: Params, probes: Params, before: Params) -> dict[str, _Layer]:
         return {
-            name: self._layer(name, parts, first, probes.get(name), weights, before.get(name))
-            for name, parts in blocks.items()
+            name: self._layer(name, parts, first, probes.get(name), before.get(name)) for name, parts in blocks.items()
         }
 
     def _layer(
-        self, name: str, parts: list[Block], first: Params, probe: Tensor | None, weights: Tensor, before: Tensor | None
+        self, name: str, parts: list[Block], first: Params, probe: Tensor | None, before: Tensor | None
     ) -> _Layer:
         mean = by_evidence = first[f"{name}/mean"]
-        tau, totals = float("nan"), []
+        tau, totals, square_weights = float("nan"), [], float(first["/facts"][1])
         if self._reads_evidence:
             moments = [unpack_symmetric(first[f"{part.name}/evidence"]) for part in parts]
-            tau = _similarity(moments, first[f"{name}/norms"], float(weights.square().sum()))
+            tau = _similarity(moments, first[f"{name}/norms"], square_weights)
             scale = self.ridge * float(torch.cat([part.diagonal() for part in moments]).mean())
             totals = [self._mixed(part) for part in moments]
             for total in totals:
                 total.diagonal().add_(scale)
-            if self._weighs_evidence and len(weights) > 1:
+            if self._weighs_evidence and square_weights < 1:
                 what = f"the evidence of layer {name} (aggregator.fuse.ridge={self.ridge:g})"
                 weighed = first[f"{name}/weighed"] + scale * mean
                 solved = [
@@ -279,11 +277,10 @@ class Canonical(Fuse):
         first: Params,
         known: dict[str, _Layer],
         second: Params,
-        weights: Tensor,
         before: Params,
     ) -> _Found:
         outside = single({name: value for name, value in first.items() if "/" not in name})
-        explores = not self._asks or float(first["/late"]) <= 0.5  # on shapes, which have no numbers, it asks
+        explores = not self._asks or float(first["/facts"][0]) <= 0.5  # on shapes, which have no numbers, it asks
         deltas = {what: dict(outside) for what in (("mean", "mixture") if explores else CANDIDATES)}
         metrics: Metrics = {}
         for name in layers:
@@ -294,7 +291,7 @@ class Canonical(Fuse):
             tau, by_repeats = 0.0, layer.mean
             if second:
                 tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
-                by_repeats, overlap = self._by_repeats(name, layer, second, weights)
+                by_repeats, overlap = self._by_repeats(name, layer, second, float(first["/facts"][1]))
                 for what, values in (("overlap", overlap), ("repeatability", second[f"{name}/repeatable"])):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
@@ -315,7 +312,7 @@ class Canonical(Fuse):
             metrics = metrics | regrets
         return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
 
-    def _by_repeats(self, name: str, layer: _Layer, second: Params, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def _by_repeats(self, name: str, layer: _Layer, second: Params, square_weights: float) -> tuple[Tensor, Tensor]:
         vectors, repeatable = layer.basis.vectors, second[f"{name}/repeatable"]
         mean, heard = (layer.mean.float() @ vectors).double(), repeatable > 0  # as exact as the clients' products
         total = repeatable.where(heard, 1.0)
@@ -323,7 +320,7 @@ class Canonical(Fuse):
         overlap = torch.ones_like(squares)
         if self.overlap:
             ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
-            overlap = ratio.where(squares > 0, 1.0).clamp(1.0 / effective_clients(weights), 1.0)
+            overlap = ratio.where(squares > 0, 1.0).clamp(square_weights, 1.0)
         # never less than the mean: halves that differ weaken a direction, they do not remove it
         inside = m * (repeatable / overlap).clamp(min=1.0) - mean
         return layer.mean + inside.float() @ vectors.T, overlap
