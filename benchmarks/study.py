@@ -139,15 +139,32 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16))
+LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16), ("quality", 4))
 """Scenarios and rounds whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
     f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
     for scenario, rounds in LONG_NOW
 )
+WEIGHED = (
+    "fedcmp,'without image use'=fedcmp:aggregator.image_use=false,fedavg,"
+    "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
+)
+CORRUPTED = ",".join(
+    f"{label}=quality:{options}".rstrip(":")
+    for label, options in {
+        "shuffled": "",
+        "'of another client'": "partition.quality.kind=foreign",
+        "'one sentence'": "partition.quality.kind=template",
+        "'first third'": "partition.quality.kind=truncated",
+        "'6 of 8 clients'": "partition.quality.clients=0.75",
+        "'half of their captions'": "partition.quality.captions=0.5",
+    }.items()
+)
+"""How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
     " --seeds 3 --budget 2 --extra-seeds 5",
+    "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
