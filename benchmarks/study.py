@@ -116,6 +116,7 @@ ROBUST = (
 )
 MEANT = {"attacks": {(f"malformed, {byzantine} of 8", "multi-krum") for byzantine in (2, 3)}}
 """Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
+PLAIN = "aggregator.image_use=false"
 MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
 ONE = "--seeds 1 --budget 1 --no-bounds"
 
@@ -128,9 +129,11 @@ def variants(words: dict[str, str]) -> str:
 
 LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}" for rounds in (16, 8, 4, 1))
 CHOICES = (
-    "fedcmp,'tau always'=fedcmp:aggregator.fuse.explore=1,'outcome always'=fedcmp:aggregator.fuse.explore=0,"
-    f"'momentum 0.3'=fedcmp:{MOMENTUM}=0.3,regmean,fedavg"
+    f"fedcmp=fedcmp:{PLAIN},'tau always'=fedcmp:{PLAIN}:aggregator.fuse.explore=1,"
+    f"'outcome always'=fedcmp:{PLAIN}:aggregator.fuse.explore=0,"
+    f"'momentum 0.3'=fedcmp:{PLAIN}:{MOMENTUM}=0.3,regmean,fedavg"
 )
+"""As they were run: without weights by image use."""
 LONG_SCENARIOS = {
     "domain": "",
     "topic": "",
@@ -146,7 +149,7 @@ LONG_SETTINGS = ",".join(
     for scenario, rounds in LONG_NOW
 )
 WEIGHED = (
-    "fedcmp,'without image use'=fedcmp:aggregator.image_use=false,fedavg,"
+    f"fedcmp,'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
 )
 CORRUPTED = ",".join(
@@ -164,7 +167,7 @@ CORRUPTED = ",".join(
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
     " --seeds 3 --budget 2 --extra-seeds 5",
-    "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 2 --budget 1 --no-bounds',
+    "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""

@@ -111,19 +111,3 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
     table.write_text(whole)
     code = 130
     assert study.run("attacks", None) == 130
-
-
-def test_the_page_on_byzantine_clients_tells_what_was_measured() -> None:
-    page = (study.HERE.parent / "docs" / "faults.md").read_text(encoding="utf-8")
-    _, _, told = page.partition("| of 8 clients |")
-    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in told.splitlines()[2:7]]
-    settings = {"none byzantine": "clean", "3 send the opposite": "sign, 3 of 8",
-                "2 forge huge evidence": "evidence_huge, 2 of 8", "2 replay their first update": "replay, 2 of 8",
-                "3 are left out": "malformed, 3 of 8"}  # fmt: skip
-    rows = [line.strip("| ").split(" | ") for line in study.table("attacks", "losses").splitlines()]
-    measured = {row[0]: dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
-    assert len(shown) == len(settings)
-    for words, *losses in shown:
-        of = measured[settings[words]]
-        wanted = [of[method] for method in ("fedcmp", "guarded", "fedavg", "median", "multi-krum")]
-        assert losses == [loss.replace("failed", "-") for loss in wanted]

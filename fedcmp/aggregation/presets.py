@@ -133,8 +133,7 @@ class AggregatorConfig:
     guard: bool = False
     """Weigh clients by how far most others agree with them, and bound norms and evidence by medians (`Guarded`)."""
     image_use: bool | None = None
-    """Weigh clients by how far their captions depend on their pictures (`ImageUse`), for *sums only* methods; unset: as
-    the row, which is true for `fedcmp`."""
+    """Weigh clients by [image use](method.md#reliability-by-image-use), for *sums only* methods; unset: as the row."""
     normalise: bool | None = None
     """Fuse updates per local step (FedNova); unset: as the row."""
     fuse: dict[str, Any] = field(default_factory=dict)
