@@ -67,6 +67,8 @@ _TABLE = (
     Metric("aggregator/trimmed", "clients trimmed at each end"),
     Metric("aggregator/clipped", "share of clients clipped", "share"),
     Metric("aggregator/density", "share of entries kept", "share"),
+    Metric("aggregator/image_use", "share of the loss that pictures explain", "share"),
+    Metric("aggregator/counted", "weight of the clients, by image use", "share"),
     Metric("aggregator/regret", "regret of the candidates", "share"),
     Metric("aggregator/rank", "directions in the shared basis"),
 )
