@@ -168,6 +168,8 @@ PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
     " --seeds 3 --budget 2 --extra-seeds 5",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
+    "image-use-reader": f"{READER} --methods \"fedcmp,'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
+    " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
