@@ -116,6 +116,10 @@ class Cohort(Protocol):
         """Clients of the whole federation, present or not; at least K."""
 
     @property
+    def counted(self) -> float:
+        """``sum_k p_k factor_k``, by which weighted sums are divided; known at the server after the first of them."""
+
+    @property
     def traffic(self) -> Traffic:
         """What each client has sent into ``sum`` and ``gather`` and got from ``share`` so far."""
 
@@ -153,7 +157,7 @@ class MappedCohort:
         self, inner: Cohort, change: Callable[[Contribution], Contribution], weights: Tensor | None = None
     ) -> None:
         self.inner, self.change = inner, change
-        self.clients, self.population = inner.clients, inner.population
+        self.clients, self.population, self.counted = inner.clients, inner.population, inner.counted
         self.weights = inner.weights if weights is None else weights
 
     @property

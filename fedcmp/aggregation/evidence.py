@@ -122,3 +122,18 @@ class Evidence:
                     mean[width, width] = 1.0
                 found[block.name] = mean
         return found
+
+
+def similarity(means: list[Tensor], weighted: float, squared: float, square_weights: float) -> float:
+    """tau: the mean of ``<G_j, G_k>`` over pairs of clients beside the mean of ``|G_k|^2``, in [0, 1].
+
+    Args:
+        means: the blocks of ``sum_k p_k G_k``.
+        weighted: ``sum_k p_k |G_k|^2``.
+        squared: ``sum_k p_k^2 |G_k|^2``.
+        square_weights: ``sum_k p_k^2``.
+    """
+    scale = (1.0 - square_weights) * weighted
+    if scale <= 1e-12 * weighted or weighted == 0.0:
+        return 0.0
+    return min(1.0, max(0.0, (sum(float(mean.square().sum()) for mean in means) - squared) / scale))

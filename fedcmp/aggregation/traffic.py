@@ -82,7 +82,7 @@ class _ShapesCohort:
         self.clients = tuple(range(num_clients))
         self.weights = torch.full((num_clients,), 1 / num_clients, dtype=torch.float64)
         self.population = num_clients
-        self.traffic = Traffic()
+        self.traffic, self.counted = Traffic(), 1.0
         self.widest = 0
         self.exchanges: list[list[Params]] = [[]]
 

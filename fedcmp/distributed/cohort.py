@@ -54,7 +54,7 @@ class GroupCohort:
         self._home = {client: rank for rank, (brought, _) in enumerate(found) for client, _ in brought}
         self.clients, self.weights = roster([entry for brought, _ in found for entry in brought])
         self.population = len(self.clients) if found[0][1] is None else found[0][1]
-        self.traffic = Traffic()
+        self.traffic, self.counted = Traffic(), 1.0
 
     def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         """Adds exactly (``exact.py``), at the server; elsewhere the result is empty. ``fn`` may be called twice.

@@ -41,7 +41,7 @@ class PrivateCohort:
         self.clients, self.population = inner.clients, inner.population
         self.weights = torch.full((count,), 1.0 / mechanism.invited, dtype=torch.float64)
         """``1 / n`` each, ``[K]``; they sum to less than 1 if some of the n invited clients do not report."""
-        self.on_server, self.share = inner.on_server, inner.share
+        self.on_server, self.share, self.counted = inner.on_server, inner.share, inner.counted
         self._asked = False
         self.below: float | None = None
         """The noisy share of clients whose norm is within the clip, after the sum; the same on every rank."""

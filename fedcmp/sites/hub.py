@@ -65,7 +65,7 @@ class HubCohort:
 
     def __init__(self, clients: Sequence[int], weights: Tensor, population: int, ask: Ask) -> None:
         self.clients, self.weights, self.population = tuple(clients), weights, population
-        self.traffic = Traffic()
+        self.traffic, self.counted = Traffic(), 1.0
         self.exchanges = 0
         """How often the sites were asked."""
         self._ask = ask

@@ -27,7 +27,7 @@ class SiteCohort:
         heard: how many terms of this site the server has; they are not computed again.
     """
 
-    traffic = Traffic()
+    traffic, counted = Traffic(), 1.0
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ from fedcmp.distributed.secure import SecureCohort
 from fedcmp.errors import ConfigError
 
 SAID = (0.3, 0.01, -0.2, 0.1, math.nan)
-COUNTS = torch.tensor([1.0, 0.1, 0.0, 1.0, 1.0], dtype=torch.float64)
+COUNTS = torch.tensor([1.0, 0.1, 0.01, 1.0, 1.0], dtype=torch.float64)
 """r_k of SAID after a round with image use 0.2."""
 BEFORE = {"image_use": 0.2}
 
@@ -66,14 +66,15 @@ def test_the_next_round_knows_this_ones_image_use() -> None:
 
 @pytest.mark.parametrize(
     ("shares", "usual"),
-    [(SAID, 0.0), (SAID, 0.049), ((0.0,) * 5, 0.2), ((math.nan,) * 5, 0.2), ((0.9, 0.5, 0.1, 0.2, 0.3), 0.2)],
+    [(SAID, 0.0), (SAID, 0.049), ((math.nan,) * 5, 0.2), ((0.9, 0.5, 0.1, 0.2, 0.3), 0.2)],
 )
 def test_all_count_alike_where_there_is_nothing_to_compare(shares: tuple[float, ...], usual: float) -> None:
-    """In the first round, where pictures explain little, where none is used, and where all are: to the bit."""
+    """In the first round, where pictures explain little, where none can be exchanged, where all matter: to the bit."""
     expected = Canonical().fuse(LocalCohort(clients()), PARAMS, {})
     found = fuse(ImageUse(Canonical()), LocalCohort(said(shares)), usual)
     for name, value in expected.delta.items():
         assert torch.equal(found.delta[name], value)
+    close(fuse(ImageUse(Canonical()), LocalCohort(said((0.0,) * 5))), expected)
 
 
 def test_a_lie_weighs_no_more_than_its_client() -> None:

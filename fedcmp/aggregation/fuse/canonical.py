@@ -12,8 +12,10 @@ from torch import Tensor
 from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import histogram
-from fedcmp.aggregation.evidence import Block, evidence_blocks
+from fedcmp.aggregation.evidence import Block, evidence_blocks, similarity
 from fedcmp.aggregation.fuse.outcome import choose, is_late, vote
+from fedcmp.aggregation.fuse.repeatability import fuse_repeated, repeatable_share
+from fedcmp.aggregation.fuse.shared_basis import is_wide, probes_of, turn
 from fedcmp.aggregation.linalg import (
     Leading,
     affine_product,
@@ -23,8 +25,6 @@ from fedcmp.aggregation.linalg import (
     solve_right,
     split_affine,
     squared_norm,
-    subspace_cosines,
-    widen,
 )
 from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.aggregation.symmetric import moments_product, pack_symmetric, symmetric_product, unpack_symmetric
@@ -93,9 +93,9 @@ class Canonical(Fuse):
     A client moves the choice by its weight at most. Where no client has a next batch, the last choice stays; without
     one D is D_evi. Early losses are not asked for: a longer step costs some now, and training makes up for it later.
 
-    The cohort's weights p_k may hold a guard's trust; they sum to 1. Parameters outside affine layers are averaged. A
-    single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums, one where
-    tau is fixed at 0, and late in a run one more of four numbers.
+    The weights p_k may hold a guard's trust and image use; they sum to 1. Parameters outside affine layers are
+    averaged. A single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums,
+    one where tau is fixed at 0, and late in a run one more of four numbers.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
     RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is; max(1, w / rho) is
@@ -169,11 +169,11 @@ class Canonical(Fuse):
         """The delta of this round, its basis, and measures of overlap and repeatability."""
         blocks, before = evidence_blocks(params), state.get("basis", {})
         probes: Params = {}
-        if self.basis == "updates" and any(_is_wide(parts) for parts in blocks.values()):
-            probes = cohort.share(cohort.on_server(_probes, blocks, before) or {})
+        if self.basis == "updates" and any(is_wide(parts) for parts in blocks.values()):
+            probes = cohort.share(cohort.on_server(probes_of, blocks, before) or {})
         share = shares(cohort)
         first = cohort.sum(partial(self._first_terms, blocks, share, probes), cohort.weights)
-        known = cohort.on_server(self._first_server, blocks, first, probes, before)
+        known = cohort.on_server(self._first_server, blocks, first, probes, cohort.counted, before)
         second: Params = {}
         if self.tau != 0 and len(cohort.clients) > 1:
             basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
@@ -223,7 +223,11 @@ class Canonical(Fuse):
         mixed.diagonal().copy_(moments.diagonal())
         return mixed
 
-    def _first_server(self, blocks: Blocks, first: Params, probes: Params, before: Params) -> dict[str, _Layer]:
+    def _first_server(
+        self, blocks: Blocks, first: Params, probes: Params, counted: float, before: Params
+    ) -> dict[str, _Layer]:
+        for name in ("/facts", *(f"{name}/norms" for name in blocks if self._reads_evidence)):
+            first[name][1] /= counted  # it has a factor of weights twice
         return {
             name: self._layer(name, parts, first, probes.get(name), before.get(name)) for name, parts in blocks.items()
         }
@@ -235,7 +239,8 @@ class Canonical(Fuse):
         tau, totals, square_weights = float("nan"), [], float(first["/facts"][1])
         if self._reads_evidence:
             moments = [unpack_symmetric(first[f"{part.name}/evidence"]) for part in parts]
-            tau = _similarity(moments, first[f"{name}/norms"], square_weights)
+            weighted, squared = first[f"{name}/norms"].tolist()
+            tau = similarity(moments, weighted, squared, square_weights)
             scale = self.ridge * float(torch.cat([part.diagonal() for part in moments]).mean())
             totals = [self._mixed(part) for part in moments]
             for total in totals:
@@ -285,14 +290,16 @@ class Canonical(Fuse):
         metrics: Metrics = {}
         for name in layers:
             layer, vectors = known[name], known[name].basis.vectors
-            metrics |= {f"aggregator/rank/{name}": vectors.shape[1]} | _turn(name, before.get(name), vectors)
+            metrics |= {f"aggregator/rank/{name}": vectors.shape[1]} | turn(name, before.get(name), vectors)
             if layer.tau == layer.tau:
                 metrics[f"aggregator/tau/{name}"] = layer.tau
             tau, by_repeats = 0.0, layer.mean
             if second:
                 tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
-                by_repeats, overlap = self._by_repeats(name, layer, second, float(first["/facts"][1]))
-                for what, values in (("overlap", overlap), ("repeatability", second[f"{name}/repeatable"])):
+                m, squares, repeatable = (second[f"{name}/{what}"] for what in ("m", "squares", "repeatable"))
+                least = float(first["/facts"][1]) if self.overlap else None
+                by_repeats, overlap = fuse_repeated(layer.mean, vectors, m, squares, repeatable, least)
+                for what, values in (("overlap", overlap), ("repeatability", repeatable)):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
             found = {"mean": layer.mean, "evidence": layer.by_evidence, "repeatability": by_repeats}
@@ -311,68 +318,3 @@ class Canonical(Fuse):
             chosen, regrets = choose(CANDIDATES, kept["votes"].tolist())
             metrics = metrics | regrets
         return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
-
-    def _by_repeats(self, name: str, layer: _Layer, second: Params, square_weights: float) -> tuple[Tensor, Tensor]:
-        vectors, repeatable = layer.basis.vectors, second[f"{name}/repeatable"]
-        mean, heard = (layer.mean.float() @ vectors).double(), repeatable > 0  # as exact as the clients' products
-        total = repeatable.where(heard, 1.0)
-        m, squares = (second[f"{name}/m"] / total).where(heard, mean), second[f"{name}/squares"] / total
-        overlap = torch.ones_like(squares)
-        if self.overlap:
-            ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
-            overlap = ratio.where(squares > 0, 1.0).clamp(square_weights, 1.0)
-        # never less than the mean: halves that differ weaken a direction, they do not remove it
-        inside = m * (repeatable / overlap).clamp(min=1.0) - mean
-        return layer.mean + inside.float() @ vectors.T, overlap
-
-
-def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
-    """``w = s / (s + z)`` of each column: how far the second half of the steps repeats the first, in [0, 1].
-
-    Args:
-        half: ``[M, r]`` coefficients after half of the steps.
-        whole: ``[M, r]`` coefficients after all of them.
-
-    >>> repeatable_share(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([[2.0, 1.0, 0.5]])).tolist()
-    [1.0, 0.0, 0.0]
-    """
-    signal = (half * (whole - half)).sum(0).clamp(min=0.0)
-    noise = (2 * half - whole).square().sum(0) / 4
-    total = signal + noise
-    return torch.where(total > 0, signal / total.where(total > 0, 1.0), 0.0)
-
-
-def _is_wide(parts: list[Block]) -> bool:
-    return len(parts) > 1
-
-
-def _probes(blocks: Blocks, before: Params) -> Params:
-    """Of each wide layer, the block whose image under the Gram matrix is asked for: the last basis, a little wider."""
-    found = {}
-    for name, parts in blocks.items():
-        if _is_wide(parts):
-            size, start = parts[-1].end, before.get(name)
-            most = size // 8
-            width = most if start is None else min(most, start.shape[1] + start.shape[1] // 8 + 16)
-            found[name] = widen(start, size, width)
-    return found
-
-
-def _similarity(means: list[Tensor], norms: Tensor, square_weights: float) -> float:
-    """tau: the mean of ``<G_j, G_k>`` over pairs of clients beside the mean of ``|G_k|^2``, in [0, 1]."""
-    weighted, squared = norms.tolist()
-    scale = (1.0 - square_weights) * weighted
-    if scale <= 1e-12 * weighted or weighted == 0.0:
-        return 0.0
-    return min(1.0, max(0.0, (sum(float(mean.square().sum()) for mean in means) - squared) / scale))
-
-
-def _turn(name: str, before: Tensor | None, now: Tensor) -> Metrics:
-    """How far the basis turned since the last round: the mean and the largest principal angle, in degrees."""
-    if before is None or not before.shape[1] or not now.shape[1]:
-        return {}
-    angles = torch.rad2deg(torch.acos(subspace_cosines(before, now)))
-    return {
-        f"aggregator/basis_turn/{name}": float(angles.mean()),
-        f"aggregator/basis_turn_max/{name}": float(angles.max()),
-    }
