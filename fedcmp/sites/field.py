@@ -133,7 +133,9 @@ class Sites(Field):
             raise ConfigError(f"{names[client]} does not take part: {fault.reason}")
         if faults:
             silent = ", ".join(names[client] for client in faults)
-            raise AggregationError(f"{silent} did not answer; nothing was trained")
+            raise AggregationError(
+                f"{silent} did not answer, and no round was begun: start it again (`fedcmp site start`)"
+            )
         return {names[client]: answers[client] for client in sorted(answers)}
 
     def begin(self, federation: Federation, rounds_done: int) -> None:
