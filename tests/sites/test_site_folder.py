@@ -114,6 +114,7 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
         (["train", str(run), "--sites", "hospital-a,hospital-x", *new], 'did you mean "hospital-'),
         (["train", str(run), "--sites", "hospital-a", "federation.secure=masks", *new], "three or more"),
         (["train", "--resume", str(lab.run), "--sites", "hospital-a"], "--sites"),
+        (["train", "--resume", str(lab.run)], "there is no /keys/k 1/admin: "),
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err
