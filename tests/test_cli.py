@@ -40,8 +40,10 @@ def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(word in out for word in ("image use", "test loss", "digits named right", str(folder)))
     assert main(["evaluate", str(folder)]) == 0
     assert "image use" in capsys.readouterr().out
-    assert main(["table", str(folder)]) == 0
-    assert "fedavgm" in capsys.readouterr().out
+    for words, code in (([str(folder)], 0), ([str(folder), str(tmp_path / "none")], 1)):
+        assert main(["table", *words]) == code
+        said = capsys.readouterr()
+        assert ("fedavgm" in said.out, "none is no finished run" in said.err) == (True, bool(code))
 
 
 def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

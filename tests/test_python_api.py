@@ -192,6 +192,7 @@ BIG = Image.new("RGB", (64, 64))
     ({"aggregator": "fedavgg"}, ConfigError, r"aggregator\.name"),
     ({"aggregator": "krum"}, ConfigError, r"aggregator\.name=krum"),
     ({"aggregator": 3}, ConfigError, "aggregator"),
+    ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* set on it"),
     ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),

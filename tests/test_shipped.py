@@ -43,6 +43,7 @@ def test_a_shipped_config_has_a_name_in_any_folder_where_no_file_has_it(elsewher
 def test_what_is_no_config_is_named_as_typed(elsewhere: Path) -> None:
     for word, message in (
         ("configs/demo/topics.yaml", r'no config file configs/demo/topics\.yaml, .* did you mean "demo/topic"'),
+        ("configs/demo/nope.yaml", r"none of that name; `fedcmp configs` lists those"),
         ("/nowhere/mine.yaml", r"no config file /nowhere/mine\.yaml, .*`fedcmp configs`"),
         (".", r"\. cannot be read as YAML"),
     ):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedcmp.credentials import mask
 from fedcmp.distributed.launch import started_by
-from fedcmp.errors import ConfigError, DataError, FedcmpError
+from fedcmp.errors import ConfigError, DataError, FedcmpError, RunFolderError
 from fedcmp.locking import check_free
 
 if TYPE_CHECKING:
@@ -297,7 +297,8 @@ def table(parsed: argparse.Namespace) -> int:
     """show finished runs in one table
 
     Prints a row for the summary.json of each run folder. Of a run of `fedcmp local` and runs of all clients together on
-    the same data, a second table has the test losses of each client, alone and together. Nothing is computed.
+    the same data, a second table has the test losses of each client, alone and together. Nothing is computed. Runs that
+    have not finished are named on standard error, and the exit code is 1 then.
 
     options:
       RUN...  run folders
@@ -311,12 +312,18 @@ def table(parsed: argparse.Namespace) -> int:
     from fedcmp.report.table import table
     from fedcmp.runs.finished import open_finished
 
-    paths = [Path(word) for word in parsed.words]
-    print(compare_runs([open_finished(path)[1] for path in paths]))
-    for one in beside_alone(paths):
+    finished: dict[Path, dict[str, Any]] = {}
+    for path in map(Path, parsed.words):
+        try:
+            finished[path] = open_finished(path)[1]
+        except RunFolderError as error:
+            print(f"fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
+    if finished:
+        print(compare_runs(list(finished.values())))
+    for one in beside_alone(list(finished)):
         print(f"\ntest loss of each client, on its own domains and on all:\n{table(one.rows, one.header)}")
         print("\n".join(one.sentences))
-    return 0
+    return int(len(finished) < len(parsed.words))
 
 
 def methods(parsed: argparse.Namespace) -> int:

@@ -111,14 +111,14 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     from fedcmp.sites.coordinator import SITES
     from fedcmp.sites.engine import find_kit, follow
 
-    kits = Path(parsed.kits or "kits")
     if parsed.resume is None:
-        folder, asked = _begin(parsed, kits)
+        folder, asked = _begin(parsed)
     else:
         folder, asked = _go_on(parsed)
         if folder.summary.is_file() and (done := read_object(folder.summary))["exit"] in ("finished", "budget"):
             return print_summary({**done, "folder": str(folder.path)})
-    kit = find_kit(kits, asked["sites"])
+    asked["kits"] = str(Path(parsed.kits or asked.get("kits", "kits")).resolve())
+    kit = find_kit(Path(asked["kits"]), asked["sites"])
     folder.summary.unlink(missing_ok=True)  # of where it stopped before
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
@@ -130,12 +130,13 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     summary = read_object(folder.summary)
     if summary["exit"] == "failed":
         kind, _, text = summary["error"].partition(": ")
-        print(f"fedcmp: error: {text if hasattr(errors, kind) else summary['error']}", file=sys.stderr)
+        onward = f"; the run goes on with: fedcmp train --resume {folder.path}" * (kind == "AggregationError")
+        print(f"fedcmp: error: {text if hasattr(errors, kind) else summary['error']}{onward}", file=sys.stderr)
         return 1
     return print_summary({**summary, "folder": str(folder.path)})
 
 
-def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str, Any]]:
+def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     """The folder of a new run, and what its sites.json has."""
     from fedcmp.cli.commands import split_words
     from fedcmp.config import read_config, to_yaml
@@ -150,7 +151,7 @@ def _begin(parsed: argparse.Namespace, kits: Path) -> tuple[RunFolder, dict[str,
     config = coordinator_config(read_config(path) if path else "", str(path or "overrides"), overrides)
     if len(names) < 2 and config.federation.secure == "masks":
         raise ConfigError("--sites: federation.secure=masks hides one site among others: name three or more")
-    find_kit(kits, names)  # before a folder is made
+    find_kit(Path(parsed.kits or "kits"), names)  # before a folder is made
     if len(names) == 2 and config.federation.secure == "masks":
         print(f"note: {TWO}", file=sys.stderr, flush=True)
     where = Path(config.run.dir).expanduser() if config.run.dir else None

@@ -85,25 +85,25 @@ def dash(place: int) -> Any:
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """Inside, matplotlib draws in our style; outside, its settings are unchanged."""
+    """Inside, matplotlib draws in our style; outside, its settings are unchanged. Letters that the font lacks cause no
+    warning: names come from the user's data."""
     from matplotlib import rc_context
 
-    with rc_context(STYLE):
+    with rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
         yield
 
 
 def save_figure(figure: Figure, target: Any, **options: Any) -> None:
-    """Saves a figure. Letters that the font lacks cause no warning: names come from the user's data.
+    """Saves a figure.
 
     Raises:
         RunFolderError: the file cannot be written.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"Glyph \d+ .* missing from font")
-        try:
-            figure.savefig(target, **options)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
+    try:
+        figure.savefig(target, **options)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     figure.set_layout_engine("none")  # solved once: the next file has the same layout, several times as fast
 
 
@@ -306,5 +306,8 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _add_legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, [shorten(name) for name in names], loc="outside lower left", ncols=3)
+    for columns in (3, 2, 1) if handles else ():
+        legend = figure.legend(handles, [shorten(name) for name in names], loc="outside lower left", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()

@@ -33,7 +33,8 @@ def engine() -> ModuleType:
     try:
         from fedcmp.sites import nvflare
     except ImportError as error:
-        raise ConfigError(f"sites need NVFlare ({error}): pip install 'fedcmp[sites]'") from error
+        how = "pip install 'fedcmp[sites]', in a checkout pip install -c constraints.txt -e '.[sites]'"
+        raise ConfigError(f"sites need NVFlare ({error}): {how}") from error
     return nvflare
 
 
@@ -44,7 +45,9 @@ def find_kit(kits: Path, sites: Sequence[str]) -> Path:
         ConfigError: it is not there, or made for others, or NVFlare is not installed.
     """
     if not (kits / "admin").is_dir():
-        raise ConfigError(f"--kits: there is no {kits / 'admin'}; `fedcmp sites kits` makes it")
+        raise ConfigError(
+            f"there is no {kits / 'admin'}: name the folder that `fedcmp sites kits` wrote with --kits DIR"
+        )
     known = read_object(kits / "admin" / LISTED).get("sites", sites)
     for site in sites:
         check_choice("--sites", site, known)

@@ -128,12 +128,15 @@ class Sites(Field):
     ) -> dict[str, M]:
         names = self.hello.sites
         answers, faults = self.hear(dict.fromkeys(range(len(names)), message), kind, max(OPENING, self.patience), read)
-        refused = {client: fault for client, fault in faults.items() if fault.kind != "lost"}
-        for client, fault in refused.items():
-            raise ConfigError(f"{names[client]} does not take part: {fault.reason}")
+        refused = {client: faults[client] for client in sorted(faults) if faults[client].kind != "lost"}
+        if refused:
+            reasons = [f"{names[client]} does not take part: {fault.reason}" for client, fault in refused.items()]
+            raise ConfigError("; ".join(reasons))
         if faults:
-            silent = ", ".join(names[client] for client in faults)
-            raise AggregationError(f"{silent} did not answer; nothing was trained")
+            silent = ", ".join(names[client] for client in sorted(faults))
+            raise AggregationError(
+                f"{silent} did not answer, and no round was begun: start it again (`fedcmp site start`)"
+            )
         return {names[client]: answers[client] for client in sorted(answers)}
 
     def begin(self, federation: Federation, rounds_done: int) -> None:

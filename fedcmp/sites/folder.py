@@ -9,6 +9,8 @@ from typing import Any
 
 from fedcmp.config import read_fields, to_yaml
 from fedcmp.errors import ConfigError
+from fedcmp.federation.checkpoint import load_projector, params_sha256
+from fedcmp.federation.folder import RunFolder
 from fedcmp.plain_yaml import parse_yaml, resolve
 from fedcmp.sites.engine import engine
 from fedcmp.sites.leaving import rehearse
@@ -115,6 +117,11 @@ def check_site(folder: Path, config: Path | None) -> tuple[list[str], bool]:
     else:
         lines += ["", f"there is no kit in {folder / KIT}"]
         fine = False
+    if runs := [
+        found for path in sorted((folder / "runs").glob("*")) if (found := RunFolder(path)).projector.is_file()
+    ]:
+        lines += ["", "runs, with projector_sha256 of what their projector.safetensors has now"]
+        lines += [f"  {run.path.name}: {params_sha256(load_projector(run.projector))}" for run in runs]
     return [*lines, *([""] if leaves else []), *leaves], fine
 
 

@@ -75,7 +75,7 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     if losses and not private:
         lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
         lines.append("  losses, tokens and tokens guessed right, one sum for each domain, with its name;")
-        lines.append("  at the end also with exchanged pictures")
+        lines.append("  at the end also with its own pictures shuffled among its captions; no picture leaves")
     in_width, out_width = answer.widths
     params = init_params(in_width, out_width, asked.model.projector, torch_rng(0, "shapes"))
     exchanges = count(aggregator, params, SITES).exchanges

@@ -144,11 +144,11 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     """Whether a site takes part in a run.
 
     Raises:
-        PolicyError: with the setting of the policy, or of the run, that says no.
+        PolicyError: with all settings of the policy, or of the run, that say no.
     """
     masks, population = config.federation.secure == "masks", len(hello.sites)
     cohort = min(population, config.federation.clients_per_round or population)
-    for wrong, reason in (
+    reasons = [reason for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
         (config.aggregator.name not in policy.methods, f"policy.methods does not name {config.aggregator.name}"),
@@ -166,9 +166,9 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
         (masks and config.aggregator.weights == "tokens", "aggregator.weights=tokens cannot be checked under masks"),
         (config.attack.kind != "none", "attack.kind must be none"),
         (config.launch.devices > 1, "launch.devices must be 1"),
-    ):
-        if wrong:
-            raise PolicyError(reason)
+    ) if wrong]  # fmt: skip
+    if reasons:
+        raise PolicyError("; ".join(reasons))
 
 
 def _refusal(error: Exception) -> tuple[str, str]:

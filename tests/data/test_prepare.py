@@ -159,7 +159,7 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"notes\.csv:2: .*scan_000\.png .*--max-pixels"):
         prepare(replace(recipe, check=True, max_pixels=99, out=tmp_path / "small"))
     path.write_text("file,report,organ,case\nnowhere.png,text,lung,c1\n")
-    with pytest.raises(DataError, match=r"no record of .*notes\.csv .*nowhere\.png"):
+    with pytest.raises(DataError, match=r"no record of .*notes\.csv:2: no file .*pictures/nowhere\.png"):
         prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
 
 

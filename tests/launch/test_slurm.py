@@ -91,18 +91,26 @@ def test_a_job_goes_on_after_its_time_limit_and_a_job_that_fails_does_not(
 ) -> None:
     job = sbatch(submit, checkout, ["--nodes=2", "--job-name=bash"], SMALL)
     run = checkout / "runs" / f"slurm-{job.id}"
-    until((run / "config.yaml").exists)
-    slurm("scancel", "--signal=USR1", job.id)  # as SLURM does before a time limit, the least of which is a minute
+    until(lambda: any(variable(pid, "SLURM_STEP_ID") for pid in naming(Path(f"run.dir=runs/slurm-{job.id}"))))
+    slurm("scancel", "--signal=USR1", job.id)  # before there are ranks; SLURM does so before a time limit
     wrong = sbatch(submit, checkout, ["--nodes=1", "--time=5"], ["nonsense=1", "run.dir=my run"])
     until(wrong.over)
     assert (wrong.told("JobState"), wrong.told("Restarts")) == ("FAILED", "0"), wrong.log
     assert "unknown key `nonsense`" in wrong.log
     until(job.over)
     assert (job.told("JobState"), job.told("Restarts")) == ("COMPLETED", "1"), job.log
+    assert "stopped after round 1;" in job.log
     assert "stopped before its end: back into the queue" in job.log
     assert summary(run)["exit"] == "finished"
     assert summary(run)["device"].startswith("2 x cpu")
     assert summary(run)["projector_sha256"] == alone
+
+
+def test_a_job_that_hears_of_its_limit_too_late_goes_on(checkout: Path, submit: list[Job]) -> None:
+    words = [*SMALL, "federation.passes=400", "federation.rounds=2000"]
+    job = sbatch(submit, checkout, ["--nodes=1", "--time=1", "--signal=URG@1"], words)  # SIGTERM is all that it gets
+    until(lambda: job.told("Restarts") == "1" or job.over(), 240)
+    assert (job.over(), "stopped before its end: back into the queue" in job.log) == (False, True), job.log
 
 
 def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout: Path, submit: list[Job]) -> None:

@@ -88,7 +88,15 @@ def test_the_last_line_of_a_cell_and_the_seeds_of_the_table_count(comparison: Pa
         row["asked"] = 2 if row["method"] == "krum" else 4
     (comparison / "table.json").write_text(json.dumps(table))
     assert (seeds("fedcmp"), seeds("krum")) == ({1, 2, 3, 4}, {1, 2}), "it is no strong rival any more"
+    assert "Recovered: " in look(write_report(comparison, figures=False)).text
     (comparison / "compare.json").write_text(json.dumps({**asked, "bounds": False}))
+    table["settings"] = {
+        setting: [{**row, "recovered": None} for row in rows if row["method"] not in ("centralized", "local")]
+        for setting, rows in table["settings"].items()
+    }
+    (comparison / "table.json").write_text(json.dumps(table))
+    text = look(write_report(comparison, figures=False)).text
+    assert not any(word in text for word in ("Recovered: ", "Dashed: "))
     assert not {"centralized", "local"} & {one.cell.method for one in Comparison(comparison).results}
 
 

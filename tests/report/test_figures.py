@@ -88,6 +88,14 @@ def test_figures_have_their_values_and_names() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
+def test_names_of_any_length_are_within_the_figure() -> None:
+    for names in (["up", "down"], ["clients to server, under masks"] * 3, ["W" * 40, "a"]):
+        with figure_style():
+            figure = draw_stack([1, 2], {f"{name}{place}": [1.0, 2.0] for place, name in enumerate(names)}, "MB")
+            (legend,) = figure.legends
+            assert legend.get_window_extent().width <= figure.bbox.width
+
+
 @pytest.mark.parametrize(("rows", "columns", "about_zero"), [(1, 30, False), (30, 3, True), (60, 100, True)])
 def test_heat_maps_of_any_size(rows: int, columns: int, about_zero: bool) -> None:
     values: list[list[float | None]] = [[(3 * row + at) % 5 - 2.0 for at in range(columns)] for row in range(rows)]

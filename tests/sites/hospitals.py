@@ -117,7 +117,9 @@ class Lab:
         self.run.mkdir()
         (self.run / "config.yaml").write_text(to_yaml(coordinator_config(text, "test", overrides)))
         names = [path.name for path in self.folders]
-        (self.run / "sites.json").write_text(json.dumps({"sites": names, "patience": 60, "id": "1"}))
+        (self.run / "sites.json").write_text(
+            json.dumps({"sites": names, "patience": 60, "id": "1", "kits": "/keys/k 1"})
+        )
 
     def train(self, *overrides: str, act: Between | None = None, lost: Lost | None = None, text: str = TEXT) -> Summary:
         """A run in which ``act`` stands before each site, or answers are lost."""

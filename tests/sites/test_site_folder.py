@@ -90,10 +90,11 @@ def test_check_says_what_would_leave(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert word in said
     assert "mean training loss" in said
     assert not (folder / "audit.jsonl").exists(), "a rehearsal is no run"
-    (folder / "site.yaml").write_text("name: hospital-a\ndata: {domains: [noisy]}\npolicy: {methods: [fedavg]}\n")
+    policy = "{methods: [fedavg], rounds: 1}"
+    (folder / "site.yaml").write_text(f"name: hospital-a\ndata: {{domains: [noisy]}}\npolicy: {policy}\n")
     assert main(["site", "check", "--folder", str(folder), "--config", str(run)]) == 1
     said = capsys.readouterr().out
-    assert "would refuse: policy.methods" in said
+    assert re.search("would refuse: policy.methods does not name fedcmp; policy.rounds=1 is fewer", said)
     assert "each term of a site" in said
 
 
@@ -109,10 +110,11 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
         (["site", "stop"], "start"),
         (["site", "check", "policy.rounds=3"], "policy.rounds=3"),
         (["sites", "kits", str(tmp_path / "no.yaml")], "no.yaml"),
-        (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits"),
+        (["train", str(run), "--sites", "a,b", "--kits", str(tmp_path / "no"), f"run.dir={tmp_path}/r"], "--kits DIR"),
         (["train", str(run), "--sites", "hospital-a,hospital-x", *new], 'did you mean "hospital-'),
         (["train", str(run), "--sites", "hospital-a", "federation.secure=masks", *new], "three or more"),
         (["train", "--resume", str(lab.run), "--sites", "hospital-a"], "--sites"),
+        (["train", "--resume", str(lab.run)], "there is no /keys/k 1/admin: "),
     ):
         assert main(words) in (1, 2)
         assert key in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import stat
 from collections.abc import Callable
@@ -98,6 +99,10 @@ def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixt
         assert main(["caption", str(run), str(picture)]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != ""
+    assert main(["site", "check", "--folder", str(lab.folders[0])]) == 1, "there is no kit"
+    assert (
+        f"run-1: {json.loads((lab.run / 'summary.json').read_text())['projector_sha256']}\n" in capsys.readouterr().out
+    )
     assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
     assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
 
@@ -140,6 +145,14 @@ def test_a_mean_over_other_domains_is_no_result(lab: Lab) -> None:
     export_run(lab.run, "hf", lab.folder / "exported")
     assert main(["table", str(lab.run)]) == 0
     assert main(["report", str(lab.run)]) == 0
+    page = html.unescape((lab.run / "report" / "index.html").read_text())
+    assert "--sites hospital-a,hospital-b --kits '/keys/k 1'" in page
+
+
+def test_a_site_that_is_lost_before_round_1_ends_the_run_which_goes_on(lab: Lab, simulated: Simulate) -> None:
+    with pytest.raises(AggregationError, match=r"hospital-b did not answer, .*fedcmp site start"):
+        lab.train(lost=lambda name, kind, number: (name, kind) == (NAMES[1], "Hello"))
+    assert lab.go_on()["projector_sha256"] == simulated()["projector_sha256"]
 
 
 def test_a_site_that_starts_anew_says_hello_again(lab: Lab, simulated: Simulate) -> None:

@@ -21,10 +21,10 @@ from fedcmp.report.comparison.pictures import (
 from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
 from fedcmp.report.formatting import count, duration, human, identifier, is_number, listed, method, number, p_value
 
-READING = (
-    "Bold: the method with the lowest loss on the seeds that all have. Recovered: the share of the way from clients "
-    "alone to centralized training, of the loss and of image use, the loss that the right pictures save. p: against "
-    "the reference."
+READING = "Bold: the method with the lowest loss on the seeds that all have. p: against the reference."
+RECOVERED = (
+    " Recovered: the share of the way from clients alone to centralized training, of the loss and of image use, the "
+    "loss that the right pictures save."
 )
 TUNING = (
     "Each dot is one cell of a method's grid; the ring is its best, which the final runs use. Settings are chosen on "
@@ -122,7 +122,8 @@ def _setting(comparison: Comparison, name: str) -> Section:
     ]
     rows = sorted(comparison.rows(name), key=lambda row: row["method"] in BOUNDS)
     grids = [_table(comparison, name, rows)] if rows else []
-    return Section(f"setting-{identifier(name)}", f"Setting: {name}", READING, pictures, grids)
+    text = READING + RECOVERED * any(is_number(row.get("recovered")) for row in rows)
+    return Section(f"setting-{identifier(name)}", f"Setting: {name}", text, pictures, grids)
 
 
 def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Grid:

@@ -76,7 +76,8 @@ def draw_losses(comparison: Comparison, setting: str) -> list[Picture]:
             dots.append(DotRow(method(one), found[one], hue, fmean(found[one]), spread, strong=not dots))
     if not dots:
         return []
-    caption = "Small dots: seeds; large: their mean. Bars: one standard deviation to each side. Dashed: bounds."
+    caption = "Small dots: seeds; large: their mean. Bars: one standard deviation to each side."
+    caption += " Dashed: bounds." * bool(bounds)
     alt = f"Test loss of each method in setting {setting}."
     figure = draw_dots(dots, f"test loss, {NATS}", bounds)
     return [Picture(f"{identifier(setting)}-methods", "Test loss by method", figure, caption, alt)]

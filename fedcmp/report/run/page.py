@@ -88,6 +88,7 @@ def again_section(run: Run) -> Section:
     listings = []
     if run.config and run.kind in COMMANDS:
         sites = f" --sites {','.join(run.split['names'])}" if over_sites else ""
+        sites += f" --kits {shlex.quote(run.sites['kits'])}" if "kits" in run.sites else ""
         listings.append(Listing("Run it again", f"fedcmp {COMMANDS[run.kind]} {config} run.dir={again}{sites}"))
     if run.config and run.kind == "federated" and not done:
         listings.append(Listing("Go on with it", f"fedcmp train --resume {folder}"))

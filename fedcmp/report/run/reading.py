@@ -27,6 +27,8 @@ class Run:
         self.records = read_objects(path / "metrics.jsonl")
         """One a round."""
         self.split = read_object(path / "split.json")
+        self.sites = read_object(path / "sites.json")
+        """Of a run over sites, how it was asked for."""
         self.config = read_text(path / "config.yaml")
         self.settings = read_settings(self.config, path / "config.yaml")
         self.examples = read_objects(path / "captions.jsonl")
