@@ -46,9 +46,9 @@ class Contribution:
     outcome: Outcome | None = None
     """Losses per token of projectors on the client's next batch, which has not been trained on, nan if there is none;
     None: the method does not need ``"outcome"``."""
-    explained: float | None = None
-    """Share of the loss on a batch of the client, before it is trained on, that its pictures explain: ``1 - L / L'``
-    with L' the loss with other pictures of the batch; nan if it has too few rows. None: the method does not need it."""
+    pictures: tuple[float, float] | None = None
+    """Losses per token on a batch of the client before it is trained on: with its pictures, and with them exchanged;
+    nan if the batch has too few rows. None: the method does not need ``"image_use"``."""
     factor: float = 1.0
     """By what a fuse multiplies the client's weight p_k, at least 0."""
     progress: float = 0.0

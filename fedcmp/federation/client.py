@@ -114,7 +114,7 @@ def train_wave(
     sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
     corrects = type(local).correct is not LocalStep.correct  # else no gradient is looked at client by client
     halfway: dict[int, Params] = {}
-    explained: dict[int, float] = {}
+    pictures: dict[int, tuple[float, float]] = {}
     notes: list[_Note] = []
     totals = [len(task.batches) for task in tasks]
     asked = [_last_full(task) if "image_use" in needs else -1 for task in tasks]
@@ -128,10 +128,11 @@ def train_wave(
         observe = evidence.observer(active) if evidence else None
         loss, count, stacked = _gradients(module, batch, stack.leaves(active), team, observe)
         if any(asked[slot] == step for slot in active):
-            shares = 1 - loss / _loss_exchanged(module, batch, stack.leaves(active), team)
-            for slot, share in zip(active, shares.tolist(), strict=True):
+            exchanged = _loss_exchanged(module, batch, stack.leaves(active), team)
+            for slot, *losses in zip(active, loss.tolist(), exchanged.tolist(), strict=True):
                 if asked[slot] == step:
-                    explained[slot] = share if len(tasks[slot].batches[step]) >= 2 * size else math.nan
+                    many = len(tasks[slot].batches[step]) >= 2 * size
+                    pictures[slot] = (losses[0], losses[1]) if many else (math.nan, math.nan)
         notes.append(_Note(active, loss, count, clip(stacked, optimizer.clip_norm)))
         with torch.no_grad():
             _add("gradient", sums, active, stacked)
@@ -166,7 +167,7 @@ def train_wave(
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
-                explained=explained.get(slot),
+                pictures=pictures.get(slot),
                 outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
                 rounds_left=len(common.later),

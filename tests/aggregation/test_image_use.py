@@ -20,17 +20,19 @@ from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.distributed.secure import SecureCohort
 from fedcmp.errors import ConfigError
 
-SAID = (0.3, 0.01, -0.2, 0.1, math.nan)
-COUNTS = torch.tensor([1.0, 0.1, 0.01, 1.0, 1.0], dtype=torch.float64)
-"""r_k of SAID after a round with image use 0.2."""
-BEFORE = {"image_use": 0.2}
+NAN = (math.nan, math.nan)
+SAID = ((1.4, 2.0), (1.98, 2.0), (2.4, 2.0), (1.03, 1.03), NAN)
+"""Losses with the right and with other pictures: s_k of 0.3, 0.01, 0, 0 and unknown."""
+COUNTS = torch.tensor([1.0, 0.1, 0.01, 0.7, 1.0], dtype=torch.float64)
+"""r_k of SAID after a round with s 0.2 and L 1: the fourth has easy captions."""
+USUAL = [0.2, 1.0]
 
 
-def said(shares: tuple[float | None, ...] = SAID) -> list[Contribution]:
-    return [replace(one, explained=share) for one, share in zip(clients(), shares, strict=True)]
+def said(losses: tuple[tuple[float, float], ...] = SAID) -> list[Contribution]:
+    return [replace(one, pictures=pair) for one, pair in zip(clients(), losses, strict=True)]
 
 
-def fuse(method: Fuse, cohort: Cohort, usual: float = 0.2) -> Fused:
+def fuse(method: Fuse, cohort: Cohort, usual: list[float] = USUAL) -> Fused:
     return method.fuse(cohort, PARAMS, {**method.init(PARAMS), "image_use": usual})
 
 
@@ -55,37 +57,44 @@ def test_it_is_the_method_with_other_weights(inner: Fuse) -> None:
     close(fuse(ImageUse(inner), SecureCohort(said())), found)
 
 
-def test_the_next_round_knows_this_ones_image_use() -> None:
+def test_the_next_round_knows_what_is_usual() -> None:
     found = fuse(ImageUse(Mean()), LocalCohort(said()))
     weights = LocalCohort(said()).weights[:4]
-    told = torch.tensor([0.3, 0.01, 0.0, 0.1], dtype=torch.float64)
-    assert found.state["image_use"] == pytest.approx(float((weights * told).sum() / weights.sum()))
-    silent = ImageUse(Mean()).fuse(LocalCohort(said((math.nan,) * 5)), PARAMS, found.state)
+    told = torch.tensor([[0.3, 1.4], [0.01, 1.98], [0.0, 2.4], [0.0, 1.03]], dtype=torch.float64)
+    assert found.state["image_use"] == pytest.approx((weights @ told / weights.sum()).tolist())
+    silent = ImageUse(Mean()).fuse(LocalCohort(said((NAN,) * 5)), PARAMS, found.state)
     assert silent.state["image_use"] == found.state["image_use"], "a round that tells nothing changes nothing"
 
 
 @pytest.mark.parametrize(
-    ("shares", "usual"),
-    [(SAID, 0.0), (SAID, 0.049), ((math.nan,) * 5, 0.2), ((0.9, 0.5, 0.1, 0.2, 0.3), 0.2)],
+    ("losses", "usual"),
+    [
+        (SAID, [0.0, 0.0]),
+        (SAID, [0.049, 1.0]),
+        ((NAN,) * 5, USUAL),
+        (((0.2, 2.0), (1.0, 2.0), (2.7, 3.0), (1.0, 1.0), (0.5, 0.4)), USUAL),
+    ],
 )
-def test_all_count_alike_where_there_is_nothing_to_compare(shares: tuple[float, ...], usual: float) -> None:
-    """In the first round, where pictures explain little, where none can be exchanged, where all matter: to the bit."""
+def test_all_count_alike_where_there_is_nothing_to_hold_against_them(losses, usual: list[float]) -> None:
+    """In the first round, where pictures explain little, where none can be exchanged, and where each client uses its
+    pictures or has easy captions: to the bit."""
     expected = Canonical().fuse(LocalCohort(clients()), PARAMS, {})
-    found = fuse(ImageUse(Canonical()), LocalCohort(said(shares)), usual)
+    found = fuse(ImageUse(Canonical()), LocalCohort(said(losses)), usual)
     for name, value in expected.delta.items():
         assert torch.equal(found.delta[name], value)
-    close(fuse(ImageUse(Canonical()), LocalCohort(said((0.0,) * 5))), expected)
+    close(fuse(ImageUse(Canonical()), LocalCohort(said(((2.0, 2.0),) * 5))), expected)
 
 
-def test_a_lie_weighs_no_more_than_its_client() -> None:
-    """It has its whole weight, and lowers the others in the next round by a bounded factor."""
-    honest, liar = said((0.2,) * 5), [replace(said()[0], explained=1e30), *said((0.2,) * 5)[1:]]
-    weight = float(LocalCohort(honest).weights[0])
-    for cohort in (honest, liar):
-        now = fuse(ImageUse(Mean()), LocalCohort(cohort))
-        assert now.state["image_use"] <= 0.2 * (1 - weight) + weight + 1e-12
-        after = ImageUse(Mean()).fuse(LocalCohort(cohort), PARAMS, now.state)
-        assert after.metrics["aggregator/counted"] >= min(1.0, 2 * 0.2 / (0.2 + weight)) * (1 - weight)
+@pytest.mark.parametrize("lie", [(0.0, 1.0), (0.0, 1e300), (1e300, 1.0), (math.inf, 1.0), (-1.0, 1.0)])
+def test_a_lie_weighs_no_more_than_its_client(lie: tuple[float, float]) -> None:
+    """It has its whole weight at most, and lowers the others in the next round by a bounded factor."""
+    honest = (1.6, 2.0)
+    cohort = LocalCohort(said((lie, *(honest,) * 4)))
+    weight = float(cohort.weights[0])
+    now = fuse(ImageUse(Mean()), cohort, [0.2, 1.6])
+    assert now.state["image_use"][0] <= 0.2 * (1 - weight) + weight + 1e-12
+    after = ImageUse(Mean()).fuse(cohort, PARAMS, now.state)
+    assert after.metrics["aggregator/counted"] >= min(1.0, 2 * 0.2 / (0.2 + weight)) * (1 - weight)
 
 
 def test_it_is_a_part_of_fedcmp_and_a_switch_of_methods_that_sum() -> None:

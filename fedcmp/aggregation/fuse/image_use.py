@@ -1,10 +1,12 @@
-"""Weights by image use: clients whose captions do not depend on their pictures count less."""
+"""Weights by image use: clients whose captions the pictures do not explain count less."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +17,8 @@ from fedcmp.types import Metrics, Params
 
 FULL = 0.5
 """A client counts fully from this share of the usual image use on."""
+TOLERANCE = 0.1
+"""How far above the usual loss, as a share of it, a client's loss no longer says that its captions are easy."""
 LEAST = 0.05
 """The usual image use below which all clients count alike: there is too little to compare."""
 SMALLEST = 0.01
@@ -22,24 +26,38 @@ SMALLEST = 0.01
 TOLD = "/image_use"
 
 
+MOST_LOSS = 20.0
+"""In nats per token: what a client's loss counts at most in the usual one."""
+
+
+class Usual(NamedTuple):
+    """Weighted means over the clients of a round."""
+
+    explained: float = 0.0
+    """s."""
+    loss: float = 0.0
+    """L, in nats per token."""
+
+
 @dataclass(frozen=True)
 class ImageUse(Wrapper):
-    """``inner`` with weights ``q_k = p_k r_k / sum_j p_j r_j``: a client counts as far as its pictures matter.
+    """``inner`` with weights ``q_k = p_k r_k / sum_j p_j r_j``: captions that no picture explains count less.
 
     With L_k the loss on a batch of client k that has not been trained on yet, and L'_k the loss on the same captions,
     each with another picture of the batch::
 
         s_k = max(0, 1 - L_k / L'_k)                      the share of the loss that the pictures explain
-        s   = sum_k p_k s_k                               of the last round
-        r_k = min(1, max(0.01, 2 s_k / s))                1 while s < 0.05
+        s, L = sum_k p_k s_k, sum_k p_k L_k               of the last round
+        r_k = max(2 s_k / s, 11 - 10 L_k / L)             clipped to [0.01, 1]; 1 while s < 0.05
 
-    Where captions do not belong to their pictures, s_k is 0 up to the noise of a batch. Clients without two rows to
-    exchange have r_k = 1. If pictures explain nothing anywhere, all clients count alike.
+    Where captions do not belong to their pictures, s_k is 0 up to the noise of a batch, and the loss is high. Captions
+    that are easy without pictures have a low loss, and count. Clients without two rows to exchange have r_k = 1. If
+    pictures explain nothing anywhere, all clients count alike.
 
     No client counts more than by p_k before weights are brought to sum 1. A Byzantine client may say s_k = 1: then it
     has r_k = 1, and raises s by its weight, so that honest clients lose at most the factor ``2 s_k / (s_k + p)``.
 
-    The server sees sums only; three numbers more in the first of them.
+    The server sees sums only; four numbers more in the first of them.
 
     Source: ours, for the reliability of Fed-CMP.
     """
@@ -49,19 +67,20 @@ class ImageUse(Wrapper):
         return self.inner.needs | {"image_use"}
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
-        before, own = state.get("image_use", 0.0), {key: value for key, value in state.items() if key != "image_use"}
-        weighed = WeighedCohort(cohort, cohort.share(cohort.on_server(float, before)))
+        before, own = (
+            state.get("image_use", list(Usual())),
+            {k: value for k, value in state.items() if k != "image_use"},
+        )
+        weighed = WeighedCohort(cohort, Usual(*cohort.share(cohort.on_server(list, before))))
         fused = self.inner.fuse(weighed, params, own)
         square = weighed.sum(square_of, weighed.weights)
 
         def finished() -> Fused:
-            explained, heard = weighed.told
-            now = explained / heard if heard else before
-            metrics: Metrics = {"aggregator/image_use": now, "aggregator/counted": weighed.counted}
+            now = weighed.told or Usual(*before)
+            metrics: Metrics = {"aggregator/image_use": now.explained, "aggregator/counted": weighed.counted}
             mean_square = float(square["square"]) if fused.mean_square is None else fused.mean_square
-            return fused._replace(
-                state={**fused.state, "image_use": now}, metrics={**fused.metrics, **metrics}, mean_square=mean_square
-            )
+            kept = {**fused.state, "image_use": list(now)}
+            return fused._replace(state=kept, metrics={**fused.metrics, **metrics}, mean_square=mean_square)
 
         return cohort.on_server(finished)
 
@@ -71,45 +90,54 @@ class WeighedCohort(MappedCohort):
 
     Args:
         inner: the cohort.
-        usual: the image use of the last round, s.
+        usual: of the last round.
     """
 
-    def __init__(self, inner: Cohort, usual: float) -> None:
-        super().__init__(inner, lambda one: replace(one, factor=one.factor * _factor(one.explained, usual)))
-        self.told = (0.0, 0.0)
-        """At the server after the first weighted sum: ``sum p_k s_k`` and ``sum p_k`` of those who could measure it."""
+    def __init__(self, inner: Cohort, usual: Usual) -> None:
+        super().__init__(inner, lambda one: replace(one, factor=one.factor * _factor(one.pictures, usual)))
+        self.told: Usual | None = None
+        """At the server after the first weighted sum: of this round; None: no client could measure it."""
         self._asked = False
 
     def sum(self, fn: Callable[[Contribution], Params], weights: Tensor | None = None) -> Params:
         if weights is None:
             return super().sum(fn)
         asks, self._asked = not self._asked, True
-
-        def term(contribution: Contribution) -> Params:
-            seen = self.change(contribution)
-            found = fn(seen)
-            if seen.factor != 1.0:
-                found = {name: value * seen.factor for name, value in found.items()}
-            # what is missing to 1, so that the bits of sums do not change where all factors are 1
-            heard = _is_measured(seen.explained)
-            share = min(1.0, max(0.0, seen.explained or 0.0)) if heard else 0.0
-            return {**found, TOLD: seen.numbers(share, float(heard), 1.0 - seen.factor)} if asks else found
-
-        total = self.inner.sum(term, weights)
+        total = self.inner.sum(partial(self._term, fn, asks), weights)
         if TOLD in total:
-            share, heard, missing = total.pop(TOLD).tolist()
-            self.told, self.counted = (share, heard), 1.0 - missing
+            explained, loss, heard, missing = total.pop(TOLD).tolist()
+            self.told = Usual(explained / heard, loss / heard) if heard else None
+            self.counted = 1.0 - missing
         if self.counted != 1.0:
             total = {name: value.div_(self.counted) for name, value in total.items()}
         return total
 
+    def _term(self, fn: Callable[[Contribution], Params], asks: bool, contribution: Contribution) -> Params:
+        seen = self.change(contribution)
+        found = fn(seen)
+        if seen.factor != 1.0:
+            found = {name: value * seen.factor for name, value in found.items()}
+        if not asks:
+            return found
+        explained, loss, heard = _explained(seen.pictures), 0.0, 0.0
+        if seen.pictures is not None and not math.isnan(explained):
+            loss, heard = min(MOST_LOSS, seen.pictures[0]), 1.0
+        # what is missing to 1, so that the bits of sums do not change where all factors are 1
+        return {**found, TOLD: seen.numbers(explained if heard else 0.0, loss, heard, 1.0 - seen.factor)}
 
-def _is_measured(explained: float | None) -> bool:
-    return explained is not None and math.isfinite(explained)
+
+def _explained(pictures: tuple[float, float] | None) -> float:
+    """s_k in [0, 1]; nan: it could not be measured."""
+    if pictures is None or not all(map(math.isfinite, pictures)) or min(pictures) < 0:
+        return math.nan
+    loss, exchanged = pictures
+    return max(0.0, 1.0 - loss / exchanged) if exchanged else 0.0
 
 
-def _factor(explained: float | None, usual: float) -> float:
+def _factor(pictures: tuple[float, float] | None, usual: Usual) -> float:
     """r_k."""
-    if explained is None or not _is_measured(explained) or usual < LEAST:
+    explained = _explained(pictures)
+    if pictures is None or math.isnan(explained) or usual.explained < LEAST:
         return 1.0
-    return min(1.0, max(SMALLEST, explained / (FULL * usual)))
+    easy = (1.0 + TOLERANCE - pictures[0] / usual.loss) / TOLERANCE if usual.loss else 1.0
+    return min(1.0, max(SMALLEST, explained / (FULL * usual.explained), easy))
