@@ -180,8 +180,7 @@ def to_json(study: Study) -> dict[str, Any]:
         "overrides": list(study.overrides),
         "config": to_yaml(study.config),
         "settings": [
-            {**one._asdict(), "config": to_yaml(one.config), "overrides": list(one.overrides)}
-            for one in study.settings
+            {**one._asdict(), "config": to_yaml(one.config), "overrides": list(one.overrides)} for one in study.settings
         ],
         "methods": [{**one._asdict(), "overrides": list(one.overrides)} for one in study.methods],
         **{key: getattr(study, key) for key in OPTIONS},
