@@ -128,7 +128,7 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
     file, other = tmp_path / "mine.yaml", tmp_path / "a b.yaml"
     file.write_text("federation: {rounds: 3}\n")
     other.write_text("federation: {rounds: 5}\n")
-    methods = "fedavg,\"it's: a\"=fedcmp:aggregator.fuse.tau=0,fedcmp:data.domains=[blurred,faint]"
+    methods = 'fedavg,"it\'s: a"=fedcmp:aggregator.fuse.tau=0,fedcmp:data.domains=[blurred,faint]'
     scenarios = f"iid,mixed=domain:partition.mix=0.5,'{other}':partition.clients=4"
     options = Request(methods, scenarios, 2, 3, 4, 1, "fedavg", False, True)
     first = ask(file, ["optimizer.lr=0.01"], options)
