@@ -35,7 +35,8 @@ def locked(folder: Path) -> Iterator[None]:
         path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
     except Timeout as error:
         owner = path.read_text() or "another process"
-        raise RunFolderError(f"{folder} is being written by {owner}: one process at a time") from error
+        wait = "one process at a time; wait until it has ended, then give the same command"
+        raise RunFolderError(f"{folder} is being written by {owner}: {wait}") from error
     except OSError as error:
         if error.errno != errno.ENOSYS:
             raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error

@@ -84,7 +84,7 @@ def find_clusters(
         return load_tower(model).to(team.device)
 
     def tables(tower: VisionTower, part: Sequence[Sample]) -> Iterator[FeatureTable]:
-        with progress.bar(len(part), "training pictures, for clusters") as bar:
+        with progress.bar(len(part), "encoding training pictures, for clusters") as bar:
             for begin in range(0, len(part), SEEN_AT_ONCE):
                 yield see(tower, source, part[begin : begin + SEEN_AT_ONCE], team.device, cache, bar)
 

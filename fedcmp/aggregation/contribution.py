@@ -109,7 +109,7 @@ class Cohort(Protocol):
 
     @property
     def weights(self) -> Tensor:
-        """The weights p_k in the order of ``clients``: float64 ``[K]``, at least 0, sum 1, the same on every rank."""
+        """The weights p_k in the order of ``clients``: float64 ``[K]`` on the CPU, at least 0, sum 1, on every rank."""
 
     @property
     def population(self) -> int:

@@ -83,7 +83,6 @@ def compare(parsed: argparse.Namespace) -> int:
             out,
             workers=parsed.workers,
             retry_failed=parsed.retry_failed,
-            command=_typed(parsed),
             tell=_tell,
             on_folder=on_folder,
         )
@@ -104,14 +103,3 @@ def compare(parsed: argparse.Namespace) -> int:
 def _tell(line: str) -> None:
     """Standard output is for the tables."""
     print(line, file=sys.stderr, flush=True)
-
-
-def _typed(parsed: argparse.Namespace) -> str:
-    """The command line, for the record."""
-    words = ["fedcmp", "compare", *parsed.words]
-    for name, value in sorted(vars(parsed).items()):
-        if name in ("command", "words") or value is None or value is False:
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            words += [f"--{name.replace('_', '-')}", *([] if one is True else [str(one)])]
-    return shlex.join(words)

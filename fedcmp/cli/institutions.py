@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 3600.0
 """Seconds within which a site must answer, unless --patience says otherwise."""
+KEYS = (
+    "each .zip has the private key of its site, and who has a copy can sign as that site: delete it once it is handed "
+    "over; sites cannot check that no copy was kept"
+)
 TWO = "with two sites federation.secure=masks shows each the other's term: use three or more"
 
 
@@ -44,6 +48,7 @@ def sites(parsed: argparse.Namespace) -> int:
     federation = read_federation(path)
     for kit in engine().make_kits(federation, Path(parsed.out or "kits")):
         print(kit)
+    print(f"note: {KEYS}", file=sys.stderr)
     if len(federation.sites) == 2:
         print(f"note: {TWO}", file=sys.stderr)
     return 0

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from fedcmp.errors import FedcmpError, PlanError
 
+FEW = 40
+"""Below so many test samples there is a hint."""
+
 
 def prepare(parsed: argparse.Namespace) -> int:
     """turn a public set, or your own pictures, into a domain
@@ -75,12 +78,14 @@ def prepare(parsed: argparse.Namespace) -> int:
         (repeated, f"left out {repeated:,} rows that repeat another, picture and caption"),
         (further, f"kept {further:,} answers after the first: data.turns=all trains on them, too"),
         (lines, f"{lines:,} captions have several lines; if yours have one, a double quote was not closed"),
+        (0 < counts["test"] < FEW, f"fewer than {FEW} test samples say little: --val N and --test N hold out more"),
         (left_elsewhere, f"left out {left_elsewhere:,} samples whose picture is held out elsewhere"),
     ):
         if count:
             print(line)
     print(f"the longest caption has {facts['most_words']:,} words; fedcmp plan counts those that the LLM cuts")
     print(f"next: {_next(recipe.out, parsed.client_column is not None)}")
+    print(f"or at a site: {shlex.join(['fedcmp', 'site', 'init', 'KIT.zip', '--data', str(recipe.out)])}")
     return 0
 
 

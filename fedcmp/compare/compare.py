@@ -46,7 +46,6 @@ def compare(
     *,
     workers: int | None = None,
     retry_failed: bool = False,
-    command: str = "",
     tell: Tell = lambda line: None,
     on_folder: Callable[[Path], None] = lambda folder: None,
 ) -> Compared:
@@ -57,7 +56,6 @@ def compare(
         out: the comparison's folder, new or begun; None: ``runs/compare-<config>-N``.
         workers: runs at once; None: as many as the GPUs, or the cores, give ``launch.devices`` each.
         retry_failed: run failed runs again.
-        command: what the user typed, for the record.
         tell: shows a line of progress.
         on_folder: called with the folder before the work begins.
 
@@ -80,7 +78,7 @@ def compare(
         left = remaining(jobs, runner.ledger.results)
         if left and not new:
             check_inputs(jobs)
-        place.write(study, jobs, command)
+        place.write(study, jobs)
         on_folder(place.path)
         todo, stopped = runner.todo(), False
         if todo:
@@ -88,7 +86,7 @@ def compare(
             what = f"settings: {', '.join(jobs.settings)}; methods: {', '.join([*jobs.methods, *jobs.bounds])}"
             tell(f"{what}; {left} run{'s' * (left != 1)} to do")
             cost = encode_features(open_jobs(jobs, runner.ledger.results), place.features)
-            place.write(study, jobs, command, cost)
+            place.write(study, jobs, cost)
             tell(f"features: {cost['pictures']:,} pictures, {cost['encoded']:,} encoded ({duration(cost['seconds'])})")
             cuda = any(pick_device(job.config.run.device).type == "cuda" for job in todo)
             devices = max(job.config.launch.devices for job in todo)

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedcmp.compare.again import command
 from fedcmp.compare.jobs import Job, Jobs
 from fedcmp.compare.spec import Study, from_json, to_json
 from fedcmp.credentials import mask
@@ -53,7 +54,7 @@ class Place:
         """
         return from_json(read_object(self.asked), str(self.asked))
 
-    def write(self, study: Study, jobs: Jobs, command: str, cost: Mapping[str, float] | None = None) -> None:
+    def write(self, study: Study, jobs: Jobs, cost: Mapping[str, float] | None = None) -> None:
         """Writes compare.json; the cost of ``encode_features`` is added to that of earlier calls."""
         features = read_object(self.asked).get("features", {})
         if cost is not None:
@@ -61,7 +62,7 @@ class Place:
         grid: dict[str, dict[str, Any]] = {setting: {} for setting in jobs.settings}
         for (setting, entrant), options in jobs.grids.items():
             grid[setting][entrant] = options
-        content = {"name": self.name, "command": command, **to_json(study), "grid": grid, "features": features}
+        content = {"name": self.name, "command": command(study), **to_json(study), "grid": grid, "features": features}
         RunFolder(self.path).write_json(self.asked, content)
 
     def write_tables(self, tables: Mapping[str, str]) -> None:

@@ -43,6 +43,10 @@ class Setting(NamedTuple):
     label: str
     config: Config
     """Resolved; of its ``aggregator``, options count for the methods of its own name only."""
+    name: str = ""
+    """The scenario or file that was asked for; empty: CONFIG unchanged."""
+    overrides: tuple[str, ...] = ()
+    """Of this setting, beside those of all."""
 
 
 class Request(NamedTuple):
@@ -145,11 +149,15 @@ def again(study: Study, request: Request, overrides: Sequence[str] = ()) -> Stud
     """
     if overrides:
         _forbid(overrides, PLACES, "fedcmp compare")
+        own = [override for override in overrides if not _sets(override, SHARED)]
         study = dataclasses.replace(
             study,
             overrides=(*study.overrides, *overrides),
             config=amend(study.config, overrides),
-            settings=tuple(one._replace(config=amend(one.config, overrides)) for one in study.settings),
+            settings=tuple(
+                one._replace(config=amend(one.config, overrides), overrides=(*one.overrides, *own))
+                for one in study.settings
+            ),
         )
     changes: dict[str, Any] = {key: value for key in OPTIONS if (value := getattr(request, key)) is not None}
     if request.methods is not None:
@@ -171,7 +179,9 @@ def to_json(study: Study) -> dict[str, Any]:
         "file": study.file,
         "overrides": list(study.overrides),
         "config": to_yaml(study.config),
-        "settings": [{"label": one.label, "config": to_yaml(one.config)} for one in study.settings],
+        "settings": [
+            {**one._asdict(), "config": to_yaml(one.config), "overrides": list(one.overrides)} for one in study.settings
+        ],
         "methods": [{**one._asdict(), "overrides": list(one.overrides)} for one in study.methods],
         **{key: getattr(study, key) for key in OPTIONS},
         "folders": dict(study.folders),
@@ -191,7 +201,12 @@ def from_json(content: Mapping[str, Any], where: str) -> Study:
             overrides=tuple(content["overrides"]),
             config=from_yaml(content["config"], f"the config in {where}"),
             settings=tuple(
-                Setting(one["label"], from_yaml(one["config"], f"setting {one['label']} in {where}"))
+                Setting(
+                    one["label"],
+                    from_yaml(one["config"], f"setting {one['label']} in {where}"),
+                    one.get("name", ""),
+                    tuple(one.get("overrides", ())),
+                )
                 for one in content["settings"]
             ),
             methods=tuple(Method(one["label"], one["preset"], tuple(one["overrides"])) for one in content["methods"]),
@@ -233,7 +248,7 @@ def _parse_settings(study: Study, text: str) -> tuple[Setting, ...]:
                 config = amend(study.config, [f"partition.scenario={name}", *words])
         except ConfigError as error:
             raise ConfigError(f"--scenarios {label}: {error}") from error
-        settings.append(Setting(label, config))
+        settings.append(Setting(label, config, name, words))
     return tuple(settings)
 
 
@@ -288,9 +303,13 @@ def split(text: str, at: str) -> list[str]:
     return parts
 
 
+def _sets(override: str, keys: Sequence[str]) -> bool:
+    return any(f"{override.partition('=')[0]}.".startswith(f"{kept}.") for kept in keys)
+
+
 def _forbid(overrides: Sequence[str], keys: Sequence[str], where: str) -> None:
     for override in overrides:
         key = override.partition("=")[0]
-        if any(f"{key}.".startswith(f"{kept}.") for kept in keys):
+        if _sets(override, keys):
             instead = "use --out" if key in PLACES else "set it beside CONFIG, for all methods and settings"
             raise ConfigError(f"{where}: {key} cannot be set here; {instead}")

@@ -212,7 +212,8 @@ def _picture(item: Item, store: ImageStore | None, pack: zipfile.ZipFile | None,
     if store is not None:
         found = next(filter(None, map(store.find, item.places)), None)
         if found is None:
-            raise DataError(f"{item.origin}: no file {store.path / name.removeprefix(f'{store.top}/')}")
+            hint = "" if recipe.skip_bad else "; --images says where pictures are, --skip-bad leaves such records out"
+            raise DataError(f"{item.origin}: no file {store.path / name.removeprefix(f'{store.top}/')}{hint}")
         name = found
         size, checksum = store.mark(name, item.origin)
         if checksum is not None and size and pack is None and not recipe.check:

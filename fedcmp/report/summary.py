@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from fedcmp.evaluation.image_use import ignores_pictures
@@ -109,14 +113,23 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
     phases = {name: value for name, value in seconds.items() if name != "total"}
     phases["other"] = max(0.0, seconds["total"] - sum(phases.values()))  # reading the data, starting, drawing
     parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
+    samples = [f"{summary['samples_seen']:,} seen"]
+    if is_number(speed := summary["samples_per_second"]):
+        samples.append(f"{speed:.0f} a second in training")
     facts += [
         ["seconds", f"{seconds['total']:.1f} ({parts})"],
-        ["samples", f"{summary['samples_seen']:,} seen, {summary['samples_per_second']:.0f} a second in training"],
+        ["samples", ", ".join(samples)],
         ["run folder", folder],
-        ["its page", f"fedcmp report {shlex.quote(folder)}"],
+        ["its page", f"{_program()} report {shlex.quote(folder)}"],
     ]
     shown = [table(rows, header=["validation loss per token", "start", "end"])] if rows else []
     return "\n\n".join([*shown, table(facts)])
+
+
+def _program() -> str:
+    """``fedcmp``, or where it is if it is not on the PATH, as after ``launch/quickstart``."""
+    beside = Path(sys.executable).with_name("fedcmp")
+    return "fedcmp" if shutil.which("fedcmp") or not beside.is_file() else shlex.quote(os.path.relpath(beside))
 
 
 def quality_columns(test: Mapping[str, Any] | None) -> list[object]:

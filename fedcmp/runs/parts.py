@@ -127,7 +127,7 @@ def build_parts(
     cache = expand(config.data.cache_dir) if config.data.cache_dir else None
 
     def features(part: Sequence[Sample], what: str) -> FeatureTable:
-        with progress.bar(len(part), what) as bar:
+        with progress.bar(len(part), f"encoding {what}") as bar:
             return see(tower, data.source, part, device, cache, bar)
 
     def batches(samples: list[Sample], what: str) -> Batches:

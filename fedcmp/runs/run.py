@@ -207,12 +207,16 @@ def write_summary(
     seconds: Mapping[str, float],
     exit_kind: str,
 ) -> dict[str, Any]:
-    """Writes summary.json and closes the trackers; returns the summary."""
+    """Writes summary.json and closes the trackers; returns the summary.
+
+    ``samples_per_second`` is None if no time of training is known.
+    """
+    train = seconds.get("train")
     summary = {
         **content,
         "samples_seen": samples,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "samples_per_second": round(samples / max(1e-9, seconds.get("train", 0.0)), 1),
+        "samples_per_second": round(samples / train, 1) if train else None,
         "exit": exit_kind,
     }
     folder.write_json(folder.summary, summary)

@@ -74,12 +74,12 @@ def train(
                 config, run.data, method, parts, tracker, run.progress, team, checkpoints=folder.checkpoints, stop=stop
             )
             state = run_rounds(federation, state)
+            for phase, seconds in phase_seconds(tracker.records).items():
+                run.clock.add(phase, seconds)
             extra = {"privacy": method.privacy.summary(state.rounds_done)} if method.privacy else {}
             if state.rounds_done < len(federation.rounds):  # a short summary: little time is left after the signal
                 summary = run.close({"rounds": state.rounds_done, **extra}, state.samples_seen, "stopped", earlier)
             else:
-                for phase, seconds in phase_seconds(tracker.records).items():
-                    run.clock.add(phase, seconds)
                 planned = state.rounds_done == len(run.data.plan.rounds)
                 begin = Evaluation.from_record(tracker.records[0]) if is_server(team) else Evaluation(0.0, {})
                 kind = "finished" if planned else "budget"

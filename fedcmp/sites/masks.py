@@ -1,7 +1,8 @@
-"""Secure aggregation over sites: the server adds terms without seeing one, and cannot invent a site.
+"""Secure aggregation over sites: the server adds terms without seeing one.
 
 One run of the protocol of ``fedcmp.secure`` adds all terms that sites have to say between two values of the server.
-Keys are new for each run, and are signed by the certificate of the site's kit.
+Keys are new for each run, and are signed by the certificate of the site's kit: a server without copies of kits cannot
+invent a site.
 
 Differs from the simulation: a site that is lost before anything was opened is not recovered; the aggregation begins
 again without it. Once a site has helped to open a sum of a round, that round is aggregated over no other sites: two

@@ -12,17 +12,21 @@ SEEN = {
     ("plain", "distributed"): "each term of a site, clipped, with noise of its own",
     ("masks", "none"): (
         "sums over all sites; of a site no term, but the norm of its update, the size of its evidence, "
-        "and the powers of two above its largest entries"
+        "the powers of two above its largest entries"
     ),
     ("masks", "central"): "sums of clipped terms over all sites only; noise protects what is published",
     ("masks", "distributed"): "sums over all sites only, with noise of each of them",
 }
 
+COUNTS = "counts of samples, steps and tokens, and its losses unless its policy keeps them"
+"""What is seen beside, where there is no differential privacy."""
+
 
 def protection(config: Config) -> dict[str, str]:
     """``sums`` (``masks`` or ``plain``), ``noise`` (``privacy.kind``), and what the coordinator has ``seen`` then."""
     sums, noise = "masks" if config.federation.secure == "masks" else "plain", config.privacy.kind
-    return {"sums": sums, "noise": noise, "seen": SEEN[sums, noise]}
+    counts = "counts of samples and steps" if config.privacy.on else COUNTS
+    return {"sums": sums, "noise": noise, "seen": f"{SEEN[sums, noise]}; of each site also its {counts}"}
 
 
 def kept_losses(noted: Mapping[str, Mapping[str, str]]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from fedcmp.cli.commands import split_words
+from fedcmp.cli.entry import build_parser
 from fedcmp.compare import Request, again, ask
+from fedcmp.compare.again import command
 from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.spec import from_json, parse_methods, split, to_json
 from fedcmp.errors import ConfigError
@@ -118,3 +122,25 @@ def test_part_options_are_of_one_method_and_the_rest_applies_to_all() -> None:
     ]  # fmt: skip
     jobs = Jobs(ask(None, ("aggregator=fednova", "aggregator.normalise=false"), Request(methods="fednova,fedavg")))
     assert not jobs.configs["demo", "fednova"].aggregator.normalise
+
+
+def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
+    file, other = tmp_path / "mine.yaml", tmp_path / "a b.yaml"
+    file.write_text("federation: {rounds: 3}\n")
+    other.write_text("federation: {rounds: 5}\n")
+    methods = 'fedavg,"it\'s: a"=fedcmp:aggregator.fuse.tau=0,fedcmp:data.domains=[blurred,faint]'
+    scenarios = f"iid,mixed=domain:partition.mix=0.5,'{other}':partition.clients=4"
+    options = Request(methods, scenarios, 2, 3, 4, 1, "fedavg", False, True)
+    first = ask(file, ["optimizer.lr=0.01"], options)
+    more = again(first, Request(seeds=3), ["partition.mix=0.2", "run.seed=9"])  # over what a setting has of its own
+    plain = ask(None, (), Request())
+    for study in (first, more, plain):
+        words = shlex.split(command(study))
+        assert words[:2] == ["fedcmp", "compare"]
+        parsed = build_parser().parse_args(words[1:])
+        path, overrides = split_words(parsed.words)
+        asked = {name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")}
+        asked |= {name: ",".join(found) for name in ("methods", "scenarios") if (found := getattr(parsed, name))}
+        kept = {"bounds": not parsed.no_bounds, "keep_projectors": parsed.keep_projectors}
+        again_ = ask(path, overrides, Request(**asked, **kept))
+        assert to_json(again_) == to_json(study)

@@ -159,6 +159,8 @@ def test_bad_records_stop_or_are_counted(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"notes\.csv:2: .*scan_000\.png .*--max-pixels"):
         prepare(replace(recipe, check=True, max_pixels=99, out=tmp_path / "small"))
     path.write_text("file,report,organ,case\nnowhere.png,text,lung,c1\n")
+    with pytest.raises(DataError, match=r"no file .*nowhere\.png; --images .*--skip-bad"):
+        prepare(replace(recipe, out=tmp_path / "other"))
     with pytest.raises(DataError, match=r"no record of .*notes\.csv:2: no file .*pictures/nowhere\.png"):
         prepare(replace(recipe, skip_bad=True, out=tmp_path / "other"))
 
@@ -256,6 +258,8 @@ def test_every_step_for_ones_own_data_works_as_written(
     assert [main(words) for words in steps] == [0, 0, 0]
     out = capsys.readouterr().out
     assert "36 training, 2 validation and 2 test samples" in out
+    assert out.count("fewer than 40 test samples say little") == 2
+    assert "fedcmp site init KIT.zip --data data/north" in out
     assert all(f"client {place} (ward {place + 1})" in out for place in range(3))
 
 

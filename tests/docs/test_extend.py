@@ -11,11 +11,19 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from pages import ROOT, Block, blocks
 from small import SMALL
 
+from fedcmp.aggregation import Contribution, parts
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.contribution import single
+from fedcmp.aggregation.server.sgd import Sgd
+from fedcmp.aggregation.traffic import count
+from fedcmp.distributed.cohort import LocalCohort
+
 BLOCKS = blocks(ROOT / "docs" / "extend.md")
-OF = {block.title: block for block in BLOCKS if block.language == "python"}
+OF = {block.title: block for block in BLOCKS if block.language == "python" and block.title}
 
 
 def apply(block: Block, folder: Path) -> None:
@@ -62,6 +70,18 @@ def test_the_method_passes_the_laws_and_trains(copy: Path) -> None:
     assert json.loads((copy / "tests" / "golden" / "gma.json").read_text())
     run(["-m", "fedcmp", *demo[1:], *SMALL, "federation.rounds=1", "run.dir=run"], copy)
     assert json.loads((copy / "run" / "summary.json").read_text())["method"] == "gma"
+
+
+def test_gathered_values_become_weights_on_shapes_and_on_numbers() -> None:
+    (block,) = (block for block in BLOCKS if block.text.startswith("def fuse"))
+    names: dict = dict(vars(parts), single=single, Cohort=None, Params=None)
+    exec(f"from __future__ import annotations\n{block.text}", names)
+    kind = type("NormOne", (parts.Fuse,), {"fuse": names["fuse"], "sums_only": False})
+    own = Aggregator(kind(), Sgd(), pairwise=0)
+    assert count(own, {"bias": torch.zeros(2)}, 3).traffic["bytes/up"] > 0
+    said = [Contribution(k, {"bias": torch.tensor(delta)}) for k, delta in enumerate([[3.0, 4.0], [0.0, 2.0]])]
+    fused = kind().fuse(LocalCohort(said), {}, {})
+    assert fused.delta["bias"].tolist() == pytest.approx([0.3, 0.9])
 
 
 def test_the_tracker_writes_its_file(tmp_path: Path) -> None:

@@ -36,10 +36,11 @@ def test_whole(comparison: Path) -> None:
     for row in table["settings"]["iid"]:
         row |= {"ignores_pictures": row["method"] in ("krum", "local"), "recovered_image_use": 0.25}
     (comparison / "table.json").write_text(json.dumps(table))
-    add(comparison, line("iid", "krum", 1, "final"))
+    add(comparison, {**line("iid", "krum", 1, "final"), "device": "H200"})
     page = look(write_report(comparison, figures=False))
     assert page.badge == "unused", "no run has failed any more, but one method ignores pictures"
     assert "iid: Krum." in page.text
+    assert re.search(r"cpu \(\d+ runs\); H200 \(1 runs\)", page.text), "all devices"
     assert "25%" in page.text
 
 
@@ -53,9 +54,12 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     assert "Interference and oscillation" not in page.sections
     asked = json.loads((comparison / "compare.json").read_text())
     assert (page.badge, Comparison(comparison).missing) == ("failed", 0)
+    assert "settings: 2; seeds: 2;" in look(write_report(comparison, figures=False)).text
     (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
     assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
-    assert look(write_report(comparison, figures=False)).badge == "running"
+    page = look(write_report(comparison, figures=False))
+    assert page.badge == "running"
+    assert "seeds: 2 of 3;" in page.text
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "compare.json").write_text('{"name": "new", "command": "fedcmp compare"}')

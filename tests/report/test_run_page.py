@@ -161,6 +161,29 @@ def test_a_validation_loss_that_grew_again_is_said(run: Copy) -> None:
         assert (said in describe(read(folder / "summary.json"), "r")) == (share > 1.02)
 
 
+def test_no_speed_is_shown_where_no_time_is_known(run: Copy) -> None:
+    folder = run("fedcmp")
+    assert "a second in training" in report(folder).text
+    assert "a second in training" in describe(read(folder / "summary.json"), "r")
+    change(folder, samples_per_second=None)
+    assert "a second in training" not in report(folder).text
+    assert "a second in training" not in describe(read(folder / "summary.json"), "r")
+
+
+def test_the_next_command_can_be_typed(run: Copy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    summary = read(run("fedcmp") / "summary.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setenv("PATH", "")
+    assert " fedcmp report runs/r" in describe(summary, "runs/r"), "it is nowhere"
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    script = tmp_path / ".venv" / "bin" / "fedcmp"
+    script.touch(mode=0o755)
+    assert " .venv/bin/fedcmp report runs/r" in describe(summary, "runs/r")
+    monkeypatch.setenv("PATH", str(script.parent))
+    assert " fedcmp report runs/r" in describe(summary, "runs/r")
+
+
 def test_a_client_alone_is_tested_on_its_own_domains(runs: dict[str, Path]) -> None:
     summary = read(runs["local"] / "summary.json")
     tests = [one["test"] for one in summary["clients"].values()]

@@ -86,6 +86,9 @@ def test_going_on_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.Monkey
         if how == "asked":
             summary = train(small(tmp_path / "part", *options))
             assert (summary["exit"], summary["rounds"]) == ("stopped", 2)
+            assert {"total", "prepare", "train", "aggregate", "evaluate", "save"} == set(summary["seconds"])
+            speed = summary["samples_seen"] / summary["seconds"]["train"]
+            assert summary["samples_per_second"] == pytest.approx(speed, rel=0.05), "both are rounded"
         else:
             with pytest.raises(KeyboardInterrupt):
                 train(small(tmp_path / "part", *options))

@@ -54,6 +54,7 @@ def test_what_is_sent_is_written_down_and_was_foretold(tmp_path: Path) -> None:
     assert not any(one["sent"] for kind in ("Speak", "Roster", "Open") for one in sent[kind])
     assert "policy.least_clients=3" in foretold
     assert "norm of its update" in foretold
+    assert "counts of samples, steps and tokens, and its losses" in foretold
     for kind in KINDS[1:]:  # the first has the site's certificate
         assert f"{sent[kind][0]['bytes_out']:,}" in foretold
     assert (summary["protection"]["sums"], summary["protection"]["noise"]) == ("masks", "none")

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable, make_reply
 from nvflare.apis.signal import Signal
 
+from fedcmp.cli import main
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.sites.folder import unpack
 from fedcmp.sites.nvflare import console, identity, jobs, kits, serve
@@ -200,6 +202,14 @@ def test_kits_are_hardened(folder: Path) -> None:
     assert [row for row in kits.check_kit(folder / A) if not row[1]] == []
     assert not list(folder.rglob("*.sh"))
     assert not [path for path in folder.rglob("*") if path.name in {"cert.json", "rootCA.key"}]
+
+
+def test_who_makes_kits_is_told_whose_keys_they_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sites.yaml").write_text("name: demo\nhost: localhost\nport: 8002\nsites: [a1, b1, c1]\n")
+    assert main(["sites", "kits", str(tmp_path / "sites.yaml"), "--out", str(tmp_path / "kits")]) == 0
+    assert "private key of its site" in capsys.readouterr().err
+    with zipfile.ZipFile(tmp_path / "kits" / "a1.zip") as packed:
+        assert "startup/client.key" in packed.namelist()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from statistics import fmean
 from typing import Any
 
@@ -53,7 +54,9 @@ def comparison_page(comparison: Comparison) -> Page:
         [method(one) for one in comparison.methods if (one in BOUNDS) == bound] for bound in (False, True)
     )
     seeds = {one.cell.seed for one in comparison.results if one.cell.stage != TUNE}
-    lead = f"{listed(rivals, 12)}; settings: {len(comparison.settings)}; seeds: {len(seeds)}"
+    asked = comparison.asked.get("seeds", 0)
+    done = f"{len(seeds)} of {asked}" if len(seeds) < asked else str(len(seeds))
+    lead = f"{listed(rivals, 12)}; settings: {len(comparison.settings)}; seeds: {done}"
     return Page(
         kind="Comparison",
         title=comparison.name,
@@ -230,5 +233,7 @@ def _asked(comparison: Comparison) -> Section:
         text = json.dumps(asked, indent=2, ensure_ascii=False)
         listings.append(Listing("Methods, settings, seeds and grids", text, folded=True))
     first = next((one.record for one in comparison.results if one.record.get("versions")), None) or {}
-    values = {**first.get("versions", {}), **{key: first.get(key) or None for key in ("device", "commit")}}
+    devices = Counter(str(one.record["device"]) for one in comparison.results if one.record.get("device"))
+    where = "; ".join(f"{name} ({runs:,} runs)" if len(devices) > 1 else name for name, runs in devices.most_common())
+    values = {**first.get("versions", {}), "device": where or None, "commit": first.get("commit") or None}
     return Section("again", "What was asked", grids=facts("Software and machine", values), listings=listings)

@@ -99,7 +99,10 @@ def _maps(run: Run, left_out: set[tuple[int, int]]) -> list[Picture]:
             show=lambda weight: f"{weight:.2f}".lstrip("0") or "0",
             crossed=[(run.clients.index(client), rounds.index(place)) for place, client in left_out],
         )  # fmt: skip
-        caption = "Empty: not in the round's cohort. A cross: the update was left out."
+        caption = (
+            "Shares of the samples (or as aggregator.weights says), before image use or trust. "
+            "Empty: not in the round's cohort. A cross: the update was left out."
+        )
         pictures.append(Picture("client-weights", "Weight by client and round", figure, caption))
     chosen = {one["round"]: found for one in run.rounds if isinstance(found := one.get("aggregator/chosen"), list)}
     if chosen:
