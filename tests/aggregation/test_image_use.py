@@ -13,6 +13,7 @@ from fedcmp.aggregation.contribution import Cohort, Contribution, MappedCohort
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.image_use import ImageUse
+from fedcmp.aggregation.fuse.ties import Ties
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.parts import Fuse, Fused
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
@@ -41,7 +42,9 @@ def close(found: Fused, expected: Fused) -> None:
         torch.testing.assert_close(found.delta[name], value, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("inner", [Mean(), Canonical(), Canonical(explore=0.0), Canonical(tau=0.0, basis="none")])
+@pytest.mark.parametrize(
+    "inner", [Mean(), Canonical(), Canonical(explore=0.0), Canonical(tau=0.0, basis="none"), Ties()]
+)
 def test_it_is_the_method_with_other_weights(inner: Fuse) -> None:
     """The same as if the server knew r_k, sums of squares of weights included, also under masks."""
     plain = LocalCohort(said())

@@ -115,6 +115,8 @@ class WeighedCohort(MappedCohort):
     def _term(self, fn: Callable[[Contribution], Params], asks: bool, contribution: Contribution) -> Params:
         seen = self.change(contribution)
         found = fn(seen)
+        # counts and signs, too, become numbers: all clients must send one type, whatever their factors
+        found = {name: value if value.is_floating_point() else value.float() for name, value in found.items()}
         if seen.factor != 1.0:
             found = {name: value * seen.factor for name, value in found.items()}
         if not asks:
