@@ -77,8 +77,8 @@ class Guarded(Wrapper):
         verdict = Verdict(trust.cpu(), update.cpu(), evidence.cpu(), agreed)
         weights = cohort.weights * verdict.trust
         trusted = MappedCohort(cohort, partial(_bounded, cohort.clients, verdict), weights / weights.sum())
-        square = trusted.sum(square_of, trusted.weights)
         fused = self.inner.fuse(trusted, params, inner)
+        square = trusted.sum(square_of, trusted.weights)  # after it: sites send it along with their last terms
 
         def finished() -> Fused:
             told = trust.tolist()
