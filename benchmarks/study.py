@@ -142,7 +142,7 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16), ("quality", 4))
+LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16), ("quality", 4), ("iid", 16))
 """Scenarios and rounds whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
     f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
