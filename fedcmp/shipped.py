@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import SequenceMatcher
+from difflib import get_close_matches
 from pathlib import Path
 
 from fedcmp.errors import ConfigError, nearest
@@ -38,8 +38,8 @@ def find_config(path: Path) -> Path:
         return known[name]
     if path.exists():  # a pipe, or something that reading will complain of
         return path
-    last = [Path(one).name for one in (name, *known)]  # a name is not near because it is in the same folder
-    near = [one for one, its in zip(known, last[1:], strict=True) if SequenceMatcher(None, its, last[0]).ratio() >= 0.5]
+    # a name is not near because it is in the same folder
+    near = [one for one in known if get_close_matches(Path(name).name, [Path(one).name], cutoff=0.5)]
     hint = nearest(name, near, "`fedcmp configs` lists those")
     raise ConfigError(
         f"no config file {path}, and fedcmp has none of that name; {hint}; overrides are written key=value"

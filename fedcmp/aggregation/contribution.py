@@ -46,7 +46,7 @@ class Contribution:
     outcome: Outcome | None = None
     """Losses per token of projectors on the client's next batch, which has not been trained on, nan if there is none;
     None: the method does not need ``"outcome"``."""
-    pictures: tuple[float, float] | None = None
+    picture_losses: tuple[float, float] | None = None
     """Losses per token on a batch of the client before it is trained on: with its pictures, and with them exchanged;
     nan if the batch has too few rows. None: the method does not need ``"image_use"``."""
     factor: float = 1.0

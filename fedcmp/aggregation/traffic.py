@@ -58,7 +58,7 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
         evidence=moments if "evidence" in needs else None,
         message=local.finish(dict.fromkeys(local.needs, shapes), local.init(shapes), local.client_init(shapes)).message,
         num_steps=2,
-        pictures=(0.0, 1.0) if "image_use" in needs else None,
+        picture_losses=(0.0, 1.0) if "image_use" in needs else None,
         outcome=(lambda found: [0.0] * len(found)) if "outcome" in needs else None,
     )
     cohort = _ShapesCohort(one, num_clients)

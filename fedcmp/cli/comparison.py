@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from fedcmp.cli.commands import split_words
+from fedcmp.cli.arguments import split_words
 from fedcmp.distributed.launch import started_by
 from fedcmp.errors import ConfigError
 from fedcmp.locking import check_free

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from fedcmp.cli import commands as one
+from fedcmp.cli import showing, training, using
 from fedcmp.cli.comparison import compare
 from fedcmp.cli.institutions import site, sites
 from fedcmp.cli.preparing import prepare
@@ -37,8 +37,9 @@ Handler = Callable[[argparse.Namespace], int]
 COMMANDS: dict[str, Handler] = {
     handler.__name__: handler
     for handler in (
-        one.train, one.centralized, one.local, compare, prepare, one.report, one.evaluate, one.caption, one.serve,
-        one.export, one.table, one.methods, one.plan, one.doctor, one.configs, one.validate, sites, site,
+        training.train, training.centralized, training.local, compare, prepare, showing.report, using.evaluate,
+        using.caption, using.serve, using.export, showing.table, showing.methods, showing.plan, showing.doctor,
+        showing.configs, showing.validate, sites, site,
     )
 }  # fmt: skip
 """Every command; its help and its options are its docstring."""

@@ -111,7 +111,7 @@ def is_over_sites(run: Path) -> bool:
 
 def train_at_sites(parsed: argparse.Namespace) -> int:
     """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
-    from fedcmp.cli.commands import print_summary
+    from fedcmp.cli.training import print_summary
     from fedcmp.report.files import read_object
     from fedcmp.sites.coordinator import SITES
     from fedcmp.sites.engine import find_kit, follow
@@ -143,7 +143,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
 
 def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     """The folder of a new run, and what its sites.json has."""
-    from fedcmp.cli.commands import split_words
+    from fedcmp.cli.arguments import split_words
     from fedcmp.config import read_config, to_yaml
     from fedcmp.federation.folder import claim
     from fedcmp.sites.coordinator import coordinator_config
@@ -168,7 +168,7 @@ def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
 
 def _go_on(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     """The folder of a run that goes on, and what its sites.json has."""
-    from fedcmp.cli.commands import split_words
+    from fedcmp.cli.arguments import split_words
     from fedcmp.federation.folder import RunFolder
     from fedcmp.report.files import read_object
     from fedcmp.runs.train import reopen

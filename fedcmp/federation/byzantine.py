@@ -178,8 +178,10 @@ def attack_round(
             evidence = {name: forgery.evidence(value, stream) for name, value in sorted(evidence.items())}
         halfway = None if one.halfway is None else scaled(delta, 0.5)
         outcome = None if one.outcome is None else _opposite(one.outcome)
-        pictures = None if one.pictures is None else (0.0, 1.0)
-        forged = replace(one, delta=delta, halfway=halfway, evidence=evidence, outcome=outcome, pictures=pictures)
+        picture_losses = None if one.picture_losses is None else (0.0, 1.0)
+        forged = replace(
+            one, delta=delta, halfway=halfway, evidence=evidence, outcome=outcome, picture_losses=picture_losses
+        )
         sent.append(forged)
         if attack.kind == "replay":
             states[client] = {**states.get(client, {}), KEPT: first}

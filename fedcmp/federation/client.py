@@ -114,7 +114,7 @@ def train_wave(
     sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
     corrects = type(local).correct is not LocalStep.correct  # else no gradient is looked at client by client
     halfway: dict[int, Params] = {}
-    pictures: dict[int, tuple[float, float]] = {}
+    picture_losses: dict[int, tuple[float, float]] = {}
     notes: list[_Note] = []
     totals = [len(task.batches) for task in tasks]
     asked = [_last_full(task) if "image_use" in needs else -1 for task in tasks]
@@ -132,7 +132,7 @@ def train_wave(
             for slot, *losses in zip(active, loss.tolist(), exchanged.tolist(), strict=True):
                 if asked[slot] == step:
                     many = len(tasks[slot].batches[step]) >= 2 * size
-                    pictures[slot] = (losses[0], losses[1]) if many else (math.nan, math.nan)
+                    picture_losses[slot] = (losses[0], losses[1]) if many else (math.nan, math.nan)
         notes.append(_Note(active, loss, count, clip(stacked, optimizer.clip_norm)))
         with torch.no_grad():
             _add("gradient", sums, active, stacked)
@@ -167,7 +167,7 @@ def train_wave(
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
-                pictures=pictures.get(slot),
+                picture_losses=picture_losses.get(slot),
                 outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
                 rounds_left=len(common.later),

@@ -98,7 +98,7 @@ def obstacles(config: AggregatorConfig) -> list[str]:
     if not sends_one_mean(build_aggregator(config)):
         found.append(
             f"aggregator.name={config.name} with its options sends more than one mean: choose one of "
-            f"{', '.join(private_methods())}, without other parts, clip_norm, guard or normalise"
+            f"{', '.join(private_methods())}, without other parts, clip_norm, guard, image_use or normalise"
         )
     if config.weights != "uniform":
         found.append("aggregator.weights must be uniform: other weights depend on the data")

@@ -30,7 +30,7 @@ USUAL = [0.2, 1.0]
 
 
 def said(losses: tuple[tuple[float, float], ...] = SAID) -> list[Contribution]:
-    return [replace(one, pictures=pair) for one, pair in zip(clients(), losses, strict=True)]
+    return [replace(one, picture_losses=pair) for one, pair in zip(clients(), losses, strict=True)]
 
 
 def fuse(method: Fuse, cohort: Cohort, usual: list[float] = USUAL) -> Fused:
@@ -86,6 +86,13 @@ def test_all_count_alike_where_there_is_nothing_to_hold_against_them(losses, usu
     for name, value in expected.delta.items():
         assert torch.equal(found.delta[name], value)
     close(fuse(ImageUse(Canonical()), LocalCohort(said(((2.0, 2.0),) * 5))), expected)
+
+
+def test_a_single_clients_delta_is_returned_unchanged() -> None:
+    one = said()[1]
+    found = fuse(ImageUse(Canonical()), LocalCohort([one]))
+    for name, value in one.delta.items():
+        assert torch.equal(found.delta[name], value)
 
 
 @pytest.mark.parametrize("lie", [(0.0, 1.0), (0.0, 1e300), (1e300, 1.0), (math.inf, 1.0), (-1.0, 1.0)])

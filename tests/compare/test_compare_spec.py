@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedcmp.cli.commands import split_words
+from fedcmp.cli.arguments import split_words
 from fedcmp.cli.entry import build_parser
 from fedcmp.compare import Request, again, ask
 from fedcmp.compare.again import command

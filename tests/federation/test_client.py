@@ -241,7 +241,7 @@ def test_image_use_is_measured_before_the_last_whole_batch_is_trained(module) ->
         with torch.no_grad():
             right, wrong = (float(module.nll(seen, params)[0].sum()) for seen in (batch, exchanged))
         count = float((batch["labels"] != -100).sum())
-        assert one.pictures == pytest.approx((right / count, wrong / count), rel=1e-4)
+        assert one.picture_losses == pytest.approx((right / count, wrong / count), rel=1e-4)
         assert right != wrong
-    assert all(map(math.isnan, alone.pictures)), "one row has no other picture"
-    assert plain[0].pictures is None
+    assert all(map(math.isnan, alone.picture_losses)), "one row has no other picture"
+    assert plain[0].picture_losses is None

@@ -52,7 +52,7 @@ class ImageUse(Wrapper):
 
     Where captions do not belong to their pictures, s_k is 0 up to the noise of a batch, and the loss is high. Captions
     that are easy without pictures have a low loss, and count. Clients without two rows to exchange have r_k = 1. If
-    pictures explain nothing anywhere, all clients count alike.
+    pictures explain nothing anywhere, all clients count alike. A single client's delta is returned unchanged.
 
     No client counts more than by p_k before weights are brought to sum 1. A Byzantine client may say s_k = 1: then it
     has r_k = 1, and raises s by its weight, so that honest clients lose at most the factor ``2 s_k / (s_k + p)``.
@@ -71,7 +71,8 @@ class ImageUse(Wrapper):
             state.get("image_use", list(Usual())),
             {k: value for k, value in state.items() if k != "image_use"},
         )
-        weighed = WeighedCohort(cohort, Usual(*cohort.share(cohort.on_server(list, before))))
+        usual = Usual(*cohort.share(cohort.on_server(list, before)))
+        weighed = WeighedCohort(cohort, usual if len(cohort.clients) > 1 else Usual())
         fused = self.inner.fuse(weighed, params, own)
         square = weighed.sum(square_of, weighed.weights)
 
@@ -94,7 +95,7 @@ class WeighedCohort(MappedCohort):
     """
 
     def __init__(self, inner: Cohort, usual: Usual) -> None:
-        super().__init__(inner, lambda one: replace(one, factor=one.factor * _factor(one.pictures, usual)))
+        super().__init__(inner, lambda one: replace(one, factor=one.factor * _factor(one.picture_losses, usual)))
         self.told: Usual | None = None
         """At the server after the first weighted sum: of this round; None: no client could measure it."""
         self._asked = False
@@ -121,9 +122,9 @@ class WeighedCohort(MappedCohort):
             found = {name: value * seen.factor for name, value in found.items()}
         if not asks:
             return found
-        explained, loss, heard = _explained(seen.pictures), 0.0, 0.0
-        if seen.pictures is not None and not math.isnan(explained):
-            loss, heard = min(MOST_LOSS, seen.pictures[0]), 1.0
+        explained, loss, heard = _explained(seen.picture_losses), 0.0, 0.0
+        if seen.picture_losses is not None and not math.isnan(explained):
+            loss, heard = min(MOST_LOSS, seen.picture_losses[0]), 1.0
         # what is missing to 1, so that the bits of sums do not change where all factors are 1
         return {**found, TOLD: seen.numbers(explained if heard else 0.0, loss, heard, 1.0 - seen.factor)}
 
