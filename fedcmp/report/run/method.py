@@ -15,6 +15,11 @@ FACES = {
     "first.",
     "overlap": "Mean over directions: 1 where clients agree, 1/K where each has its own.",
 }
+NOTES = {
+    "image_use": "Mean over clients, on a batch of each that it has not trained on: 0 where other pictures do as well.",
+    "counted": "What is left of the weights: clients whose pictures explain little and whose loss is high count less.",
+}
+"""Captions of records, by their keys."""
 ELSEWHERE = (
     "energy_kept", "K_eff", "oscillation", "cosine", "cosine_min", "cosines", "delta_norm", "step_norm", "tau",
     "basis_turn", "basis_turn_max", "chosen", "regret", *FACES,
@@ -113,7 +118,7 @@ def reliability_section(run: Run) -> Section:
     titles = {key: metric(f"aggregator/{key}").heading for key in found}
     changing = [key for key, values in found.items() if max(values) > min(values)]
     for key in changing[:FURTHER]:
-        pictures += curves(identifier(f"record-{key}"), titles[key], [_line(run, key)], "")
+        pictures += curves(identifier(f"record-{key}"), titles[key], [_line(run, key)], "", NOTES.get(key, ""))
     rows = [[titles[key], f"{values[-1]:.4g}"] for key, values in found.items() if key not in changing]
     grids = [Grid("The same in every round", ["record", "value"], rows)] if rows else []
     return Section("method", "Inside the method", pictures=pictures, grids=grids)
