@@ -21,7 +21,6 @@ KEYS = (
     "each .zip has the private key of its site, and who has a copy can sign as that site: delete it once it is handed "
     "over; sites cannot check that no copy was kept"
 )
-TWO = "with two sites federation.secure=masks shows each the other's term: use three or more"
 
 
 def sites(parsed: argparse.Namespace) -> int:
@@ -39,6 +38,7 @@ def sites(parsed: argparse.Namespace) -> int:
       fedcmp sites serve kits/server               until SIGTERM
     """
     from fedcmp.sites.engine import engine
+    from fedcmp.sites.protection import TWO_SITES
     from fedcmp.sites.settings import read_federation
 
     action, path = _action(parsed.words, ("kits", "serve"))
@@ -50,7 +50,7 @@ def sites(parsed: argparse.Namespace) -> int:
         print(kit)
     print(f"note: {KEYS}", file=sys.stderr)
     if len(federation.sites) == 2:
-        print(f"note: {TWO}", file=sys.stderr)
+        print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr)
     return 0
 
 
@@ -148,6 +148,7 @@ def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     from fedcmp.federation.folder import claim
     from fedcmp.sites.coordinator import coordinator_config
     from fedcmp.sites.engine import find_kit
+    from fedcmp.sites.protection import TWO_SITES
 
     names = parsed.sites.split(",")
     if not all(names) or len(set(names)) < len(names):
@@ -158,7 +159,7 @@ def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
         raise ConfigError("--sites: federation.secure=masks hides one site among others: name three or more")
     find_kit(Path(parsed.kits or "kits"), names)  # before a folder is made
     if len(names) == 2 and config.federation.secure == "masks":
-        print(f"note: {TWO}", file=sys.stderr, flush=True)
+        print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
     where = Path(config.run.dir).expanduser() if config.run.dir else None
     label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
     folder = claim(where, config.run.name or label, number=config.run.name is None)

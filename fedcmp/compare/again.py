@@ -11,7 +11,8 @@ from fedcmp.compare.spec import Study
 
 def command(study: Study) -> str:
     """The line that asks for all of a comparison, in a new folder; ``fedcmp.compare.spec.ask`` reads it."""
-    words = ["fedcmp", "compare", *([study.file] if study.file else []), *study.overrides]
+    last = {override.partition("=")[0]: override for override in study.overrides}
+    words = ["fedcmp", "compare", *([study.file] if study.file else []), *last.values()]
     words += ["--methods", ",".join(_entry(one.label, one.preset, one.overrides) for one in study.methods)]
     if any(one.name for one in study.settings):
         words += ["--scenarios", ",".join(_entry(one.label, one.name, one.overrides) for one in study.settings)]

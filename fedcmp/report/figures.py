@@ -307,7 +307,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 def _add_legend(figure: Figure, axes: Axes) -> None:
     handles, names = axes.get_legend_handles_labels()
     for columns in (3, 2, 1) if handles else ():
-        legend = figure.legend(handles, [shorten(name) for name in names], loc="outside lower left", ncols=columns)
+        legend = figure.legend(handles, [shorten(name, 32) for name in names], loc="outside lower left", ncols=columns)
         if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
             return
         legend.remove()

@@ -19,7 +19,7 @@ from fedcmp.seeding import torch_rng
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.masks import SiteMasks
-from fedcmp.sites.protection import protection
+from fedcmp.sites.protection import TWO_SITES, protection
 from fedcmp.sites.session import answer_masked
 from fedcmp.sites.settings import SiteSettings
 from fedcmp.sites.site import Site
@@ -27,7 +27,6 @@ from fedcmp.types import Params
 
 SITES = 3
 """Among which secure aggregation is rehearsed."""
-TWO = "with two sites each learns the other's term; policy.least_clients=3 refuses to aggregate over two"
 PROTOCOL = {"Keys": "Speak", "Letters": "Roster", "Words": "Mask", "Opened": "Open"}
 """Under masks, answers in their order, and the questions to which they answer."""
 
@@ -56,7 +55,9 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     asked = coordinator_config(read_config(path), str(path))
     masked, private, losses = asked.federation.secure == "masks", asked.privacy.on, settings.policy.losses
     seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked)['seen']}"]
-    seen += [f"  {TWO}"] if masked and settings.policy.least_clients < 3 else []
+    seen += (
+        [f"  {TWO_SITES} (policy.least_clients=3 refuses two)"] if masked and settings.policy.least_clients < 3 else []
+    )
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         others = [f"other-{place}" for place in range(1, settings.policy.least_clients)]  # so many as it asks for
@@ -86,7 +87,7 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
         describe_terms(exchanges, masked),
     ]
     if masked:
-        lines += ["", f"in each round, at most: all messages of secure aggregation, if there are {SITES} sites"]
+        lines += ["", f"in each round, at most: all messages of secure aggregation, among {SITES} sites for example"]
         lines.append(describe_protocol(exchanges, certificate))
     return Rehearsed([*seen, "  this site would take part"], lines, True)
 

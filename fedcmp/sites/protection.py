@@ -18,6 +18,12 @@ SEEN = {
     ("masks", "distributed"): "sums over all sites only, with noise of each of them",
 }
 
+TWO_SITES = (
+    "with two sites each learns the other's term, and where a round has several sums the coordinator can compute both "
+    "updates: use three or more"
+)
+"""What masks cannot hide."""
+
 COUNTS = "counts of samples, steps and tokens, and its losses unless its policy keeps them"
 """What is seen beside, where there is no differential privacy."""
 

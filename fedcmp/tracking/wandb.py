@@ -11,8 +11,8 @@ import re
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -230,22 +230,28 @@ class WandbTracker:
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         """Pictures, captions, summary and projector; a run whose summary has ``"exit": "failed"`` is marked so."""
-        if self.run is None:
-            return
-        run, self.run = self.run, None
+        steps: dict[str, Callable[[], Any]] = {
+            "pictures and captions": lambda: self._log_media(files),
+            "the summary": lambda: self._log_summary(summary),
+            "the projector": lambda: self._log_projector(files, summary),
+            "the end": lambda: self.run.finish(exit_code=int(summary.get("exit") == "failed")),
+        }
         with self._environment():
-            with self._warns("pictures and captions"):
-                if media := _media(files):
-                    run.log(media, step=self.last_step + 1, commit=True)
-            with self._warns("the summary"):
-                run.config.update({"method": summary.get("method")}, allow_val_change=True)
-                run.summary.update(flatten(summary))
-            with self._warns("the projector"):
-                self._log_projector(run, files, summary)
-            with self._warns("the end"):
-                run.finish(exit_code=int(summary.get("exit") == "failed"))
+            for what, step in steps.items():
+                if self.run is not None:
+                    with self._warns(what):
+                        step()
+        self.run = None
 
-    def _log_projector(self, run: Any, files: Sequence[Path], summary: Mapping[str, Any]) -> None:
+    def _log_media(self, files: Sequence[Path]) -> None:
+        if media := _media(files):
+            self.run.log(media, step=self.last_step + 1, commit=True)
+
+    def _log_summary(self, summary: Mapping[str, Any]) -> None:
+        self.run.config.update({"method": summary.get("method")}, allow_val_change=True)
+        self.run.summary.update(flatten(summary))
+
+    def _log_projector(self, files: Sequence[Path], summary: Mapping[str, Any]) -> None:
         import wandb
 
         plain = re.sub(r"[^\w.-]+", "-", self.name, flags=re.ASCII)[:100]
@@ -254,12 +260,20 @@ class WandbTracker:
             if path.name == "projector.safetensors":
                 artifact = wandb.Artifact(f"projector-{plain}", "projector", metadata=metadata)
                 artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no second copy
-                run.log_artifact(artifact)
+                self.run.log_artifact(artifact)
 
     @contextmanager
     def _warns(self, what: str) -> Iterator[None]:
         try:
             yield
+        except ConnectionError as error:  # its process is gone, for example because a cluster stops the whole job
+            import wandb
+
+            log.warning("The process of Weights & Biases has ended (%r); metrics.jsonl has all that it lacks", error)
+            self.failed.add(what)
+            self.run = None
+            with suppress(Exception):
+                wandb.teardown()  # else it tries again at the end of the program, with a traceback
         except Exception as error:
             if what not in self.failed:
                 self.failed.add(what)

@@ -274,3 +274,17 @@ def test_below_an_agent_of_wandb_nothing_is_trained(tmp_path: Path, monkeypatch:
         compare(ask(None, (), Request(methods="fedavg", bounds=False)), tmp_path / "comparison")
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
     WandbConfig(mode="disabled").check_environment(os.environ)
+
+
+def test_a_dead_wandb_process_ends_nothing_and_leaves_no_traceback(tmp_path: Path) -> None:
+    """A cluster stops a whole job: the process of W&B may be gone before the run."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; import wandb; from fedcmp.tracking.wandb import *;"
+        "tracker = WandbTracker(WandbConfig(), 'name', Path(sys.argv[1]), {});"
+        "core = wandb.setup()._connection._proc._process; os.kill(core.pid, signal.SIGKILL); core.wait();"
+        "[tracker.log({'round': step, 'val/loss': 1.0}) for step in range(3)]; tracker.close({'exit': 'stopped'})"
+    )
+    ended = run_command([sys.executable, "-c", code, str(tmp_path)])
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Weights & Biases" in ended.stderr

@@ -106,12 +106,14 @@ class Comparison:
 
     @property
     def missing(self) -> int:
-        """Final runs that were asked for and have not ended, extra seeds apart."""
+        """Runs that were asked for and have not ended, at least: extra seeds and those that settings share apart."""
         asked = self.asked
         methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
-        wanted = len(asked.get("settings", ())) * methods * asked.get("seeds", 0)
-        ended = sum(one.cell.stage == FINAL and one.cell.seed <= asked.get("seeds", 0) for one in self.results)
-        return max(0, wanted - ended)
+        seeds, budget = asked.get("seeds", 0), asked.get("budget", 1)
+        final = sum(one.cell.stage == FINAL and one.cell.seed <= seeds for one in self.results)
+        tuned = sum(one.cell.stage == TUNE for one in self.results)
+        rows = len(asked.get("settings", ())) * methods
+        return max(0, rows * seeds - final) + (max(0, rows * budget - tuned) if budget > 1 else 0)
 
     @property
     def reference(self) -> str:

@@ -149,7 +149,9 @@ def costs_section(run: Run) -> Section:
         shown["other"] = max(0.0, total - sum(shown.values()))
         names = sorted(shown, key=lambda name: -shown[name])
         figure = draw_bars(names, [shown[name] for name in names], duration)
-        pictures.append(Picture("seconds", "Wall time of the whole run", figure))
+        pictures.append(
+            Picture("seconds", "Wall time of the whole run", figure, "Other: start-up, reading, waiting, writing.")
+        )
     records = [one for one in run.rounds if is_number(one.get("seconds/train"))]
     if len(records) > 1:
         keys = [f"seconds/{name}" for name in PHASES if any(is_number(one.get(f"seconds/{name}")) for one in records)]

@@ -102,7 +102,7 @@ def again_section(run: Run) -> Section:
         **summary.get("versions", {}),
         "commit": summary.get("commit"),
         "split": run.split.get("hash"),
-        "projector, SHA-256": summary.get("projector_sha256"),
+        "projector, SHA-256 of its values": summary.get("projector_sha256"),
     }
     text = "The same config, seed and versions give the same projector, bit by bit, on the same kind of machine."
     return Section("again", "How to run it again", text, grids=facts("Versions and hashes", values), listings=listings)

@@ -46,7 +46,7 @@ def make_kits(federation: FederationFile, out: Path, classes: Classes = CLASSES)
     The key of the root certificate is forgotten: a participant that is added later needs new kits for all.
     """
     federation.validate()
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(mode=0o700, parents=True, exist_ok=True)
     taken = [path.name for path in out.iterdir()]
     if taken:
         raise FedcmpError(f"{out} must be empty, it has {', '.join(sorted(taken)[:3])}")
