@@ -166,7 +166,7 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
     ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
     ({"tau": 1.0, "repeatability": False}, ""),
     ({"tau": 0.5, "evidence": False}, "halfway"),
-    ({"evidence": False}, "evidence halfway outcome"),
+    ({"evidence": False}, "evidence halfway"),
 ], ids=str)  # fmt: skip
 def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     method = Canonical(**options)
@@ -250,14 +250,14 @@ def wants(one: Contribution, target: dict[str, torch.Tensor], **when: object) ->
 
 
 def candidates() -> dict[str, dict[str, torch.Tensor]]:
-    """What each part alone makes of ``clients()``."""
-    parts = {
-        "mean": Canonical(tau=0.0, evidence=False), "evidence": Canonical(tau=0.0), "repeatability": Canonical(tau=1.0)
-    }  # fmt: skip
-    return {name: part.fuse(LocalCohort(clients()), PARAMS, {}).delta for name, part in parts.items()}
+    """Mean and evidence alone, as they are made of ``clients()``, and the middle."""
+    parts = {"mean": Canonical(tau=0.0, evidence=False), "evidence": Canonical(tau=0.0)}
+    found = {name: part.fuse(LocalCohort(clients()), PARAMS, {}).delta for name, part in parts.items()}
+    middle = {name: (value + found["evidence"][name]) / 2 for name, value in found["mean"].items()}
+    return {**found, "midpoint": middle}
 
 
-@pytest.mark.parametrize("wanted", ["mean", "evidence", "repeatability"])
+@pytest.mark.parametrize("wanted", ["mean", "midpoint", "evidence"])
 def test_late_in_a_run_the_outcome_decides(wanted: str) -> None:
     target = candidates()[wanted]
     late = [wants(one, target, progress=0.9) for one in clients()]
@@ -300,7 +300,7 @@ def test_a_byzantine_client_moves_the_choice_by_its_weight_at_most() -> None:
     for lie in lies:
         found = Canonical().fuse(LocalCohort([replace(honest[0], outcome=lie), *honest[1:]]), PARAMS, {}).metrics
         voted = 1.0 if any(map(math.isfinite, lie([PARAMS] * 3))) else 1.0 - weight
-        for what in ("mean", "evidence", "repeatability"):
+        for what in ("mean", "midpoint", "evidence"):
             key = f"aggregator/regret/{what}"
             assert abs(voted * found[key] - base[key]) <= weight + 1e-9
 

@@ -13,7 +13,7 @@ from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import histogram
 from fedcmp.aggregation.evidence import Block, evidence_blocks, similarity
-from fedcmp.aggregation.fuse.outcome import choose, is_late, vote
+from fedcmp.aggregation.fuse.outcome import candidates, choose, is_late, vote
 from fedcmp.aggregation.fuse.repeatability import fuse_repeated, repeatable_share
 from fedcmp.aggregation.fuse.shared_basis import is_wide, probes_of, turn
 from fedcmp.aggregation.linalg import (
@@ -30,9 +30,6 @@ from fedcmp.aggregation.parts import Fuse, Fused, State
 from fedcmp.aggregation.symmetric import moments_product, pack_symmetric, symmetric_product, unpack_symmetric
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
-
-CANDIDATES = ("mean", "evidence", "repeatability")
-"""The deltas among which the outcome decides."""
 
 Blocks = dict[str, list[Block]]
 """The blocks of evidence of each affine layer."""
@@ -54,14 +51,14 @@ class _Found(NamedTuple):
     """What the server has made of the updates."""
 
     deltas: dict[str, Params]
-    """``"mean"``, and ``"mixture"`` or, late in a run, the other ``CANDIDATES``; float32."""
+    """``"mean"``, and ``"mixture"`` or, late in a run, ``"evidence"``; float32."""
     basis: Params
     metrics: Metrics
 
     @property
     def asked(self) -> dict[str, Params]:
-        """The deltas whose outcome is asked for; empty: tau decides."""
-        return {} if "mixture" in self.deltas else self.deltas
+        """The deltas between which the outcome decides; empty: tau decides."""
+        return self.deltas if "evidence" in self.deltas else {}
 
 
 @dataclass(frozen=True)
@@ -85,8 +82,8 @@ class Canonical(Fuse):
         tau   = (|sum p G_k|^2 - sum p^2 |G_k|^2) / ((1 - sum p^2) sum p |G_k|^2)
         D     = (1 - tau) D_evi + tau D_rep                                   while less than x of the run is done
 
-    After that, D is the one of ``mean = sum_k p_k D_k``, D_evi and D_rep with the least ``sum_k p_k v_k``: with L_k the
-    losses of the three, each added to the parameters, on client k's next batch::
+    After that, D is the one of ``mean = sum_k p_k D_k``, D_evi and their middle with the least ``sum_k p_k v_k``: with
+    L_k the losses of the three, each added to the parameters, on client k's next batch::
 
         v_k   = (L_k - min L_k) / (max L_k - min L_k)                         in [0, 1] for each of the three
 
@@ -116,7 +113,7 @@ class Canonical(Fuse):
     tau: float | None = None
     """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
     explore: float = 0.65
-    """The share x of the run, in [0, 1], in which tau decides; then the outcome does. 1, or ``tau`` set: tau always."""
+    """The share x of the run, in [0, 1], in which tau decides; then the outcome. 1, ``tau`` or no evidence: tau."""
     tau_from: str = "first"
     """Whose evidence measures tau: `first` (the first layer's, that is, the data's) or `each` layer its own."""
     basis: str = "updates"
@@ -159,7 +156,7 @@ class Canonical(Fuse):
 
     @property
     def _asks(self) -> bool:
-        return self.tau is None and self.explore < 1
+        return self.tau is None and self.explore < 1 and self.evidence
 
     @property
     def _weighs_evidence(self) -> bool:
@@ -286,7 +283,7 @@ class Canonical(Fuse):
     ) -> _Found:
         outside = single({name: value for name, value in first.items() if "/" not in name})
         explores = not self._asks or float(first["/facts"][0]) <= 0.5  # on shapes, which have no numbers, it asks
-        deltas = {what: dict(outside) for what in (("mean", "mixture") if explores else CANDIDATES)}
+        deltas = {what: dict(outside) for what in ("mean", "mixture" if explores else "evidence")}
         metrics: Metrics = {}
         for name in layers:
             layer, vectors = known[name], known[name].basis.vectors
@@ -302,19 +299,18 @@ class Canonical(Fuse):
                 for what, values in (("overlap", overlap), ("repeatability", repeatable)):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
-            found = {"mean": layer.mean, "evidence": layer.by_evidence, "repeatability": by_repeats}
-            if explores:
-                found["mixture"] = (1 - tau) * layer.by_evidence + tau * by_repeats
-            for what, delta in deltas.items():
-                delta |= split_affine(found[what].float(), name)
+            other = (1 - tau) * layer.by_evidence + tau * by_repeats if explores else layer.by_evidence
+            for delta, value in zip(deltas.values(), (layer.mean, other), strict=True):
+                delta |= split_affine(value.float(), name)
         return _Found(deltas, {name: known[name].basis.vectors for name in layers}, metrics)
 
     def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
         kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
-        metrics, chosen = found.metrics, "evidence" if found.asked else "mixture"
+        metrics, deltas, chosen = found.metrics, found.deltas, "evidence" if found.asked else "mixture"
         if votes and float(votes["votes"][-1]) > 0:
             kept["votes"] = votes["votes"]
         if found.asked and "votes" in kept:
-            chosen, regrets = choose(CANDIDATES, kept["votes"].tolist())
+            deltas = candidates(deltas["mean"], deltas["evidence"])
+            chosen, regrets = choose(deltas, kept["votes"].tolist())
             metrics = metrics | regrets
-        return Fused(found.deltas[chosen], found.deltas["mean"], kept, metrics, found.basis)
+        return Fused(deltas[chosen], deltas["mean"], kept, metrics, found.basis)
