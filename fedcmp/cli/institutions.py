@@ -112,9 +112,11 @@ def is_over_sites(run: Path) -> bool:
 def train_at_sites(parsed: argparse.Namespace) -> int:
     """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
     from fedcmp.cli.training import print_summary
+    from fedcmp.config import load_config
     from fedcmp.report.files import read_object
     from fedcmp.sites.coordinator import SITES
     from fedcmp.sites.engine import find_kit, follow
+    from fedcmp.sites.protection import TWO_SITES
 
     if parsed.resume is None:
         folder, asked = _begin(parsed)
@@ -128,6 +130,8 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
     folder.write_json(folder.path / SITES, asked)
+    if len(asked["sites"]) == 2 and load_config(folder.config).federation.secure == "masks":
+        print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
     follow(kit, folder.path.resolve(), asked["sites"])
     if not folder.summary.is_file():
         print(f"fedcmp: the run did not end; it goes on with: fedcmp train --resume {folder.path}", file=sys.stderr)
@@ -148,7 +152,6 @@ def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     from fedcmp.federation.folder import claim
     from fedcmp.sites.coordinator import coordinator_config
     from fedcmp.sites.engine import find_kit
-    from fedcmp.sites.protection import TWO_SITES
 
     names = parsed.sites.split(",")
     if not all(names) or len(set(names)) < len(names):
@@ -158,8 +161,6 @@ def _begin(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     if len(names) < 2 and config.federation.secure == "masks":
         raise ConfigError("--sites: federation.secure=masks hides one site among others: name three or more")
     find_kit(Path(parsed.kits or "kits"), names)  # before a folder is made
-    if len(names) == 2 and config.federation.secure == "masks":
-        print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
     where = Path(config.run.dir).expanduser() if config.run.dir else None
     label = f"{path.stem if path else 'demo'}-sites-{config.aggregator.name}"
     folder = claim(where, config.run.name or label, number=config.run.name is None)

@@ -23,9 +23,20 @@ def find_blocks(model: nn.Module) -> nn.ModuleList | None:
     lists = [
         (name.count("."), module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count
+        if isinstance(module, nn.ModuleList) and whole_depth(module) == count
     ]
     return min(lists, key=lambda found: found[0])[1] if lists else None
+
+
+def whole_depth(blocks: Any) -> int:
+    """How many blocks there were before any was dropped."""
+    return int(getattr(blocks, "whole", len(blocks)))
+
+
+def drop_blocks(blocks: Any, kept: int) -> None:
+    """Drops all but the first ``kept``, and remembers how many there were: another tower counts from the same end."""
+    blocks.whole = whole_depth(blocks)
+    del blocks[kept:]
 
 
 def count_prefix(model: nn.Module) -> int:

@@ -35,7 +35,7 @@ class LanguageModel:
         Args:
             model: any causal LM; its generation config is replaced by the plain one, so that captions are greedy.
             tokenizer: its tokenizer.
-            end: what ends a caption, as ``model.end``: ``newline`` or ``eos``.
+            end: what ends a caption, as ``model.end``: ``newline``, or ``eos`` for an LLM that ends texts with it.
 
         Raises:
             ConfigError: as ``load_llm``.

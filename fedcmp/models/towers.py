@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from fedcmp.errors import ConfigError
-from fedcmp.models.blocks import count_prefix, find_blocks, read_states
+from fedcmp.models.blocks import count_prefix, drop_blocks, find_blocks, read_states, whole_depth
 from fedcmp.models.loading import freeze, hash_weights, load_whole, loading, refuse
 from fedcmp.models.settings import DTYPES, ModelConfig, resolve
 
@@ -32,7 +32,7 @@ class VisionTower(nn.Module):
     """A frozen tower: pictures to features ``[B, T, d]``. Always in eval mode; blocks after those read are dropped.
 
     Args:
-        model: a vision model of transformers; its blocks are dropped in place.
+        model: a vision model of transformers; the blocks behind those read are dropped in place.
         processor: its image processor.
         feature_layer, keep_cls, token_grid, pixel_shuffle: as in ``ModelConfig``.
         dtype: of the model's weights and activations.
@@ -62,7 +62,7 @@ class VisionTower(nn.Module):
         self.drop_cls = self.num_prefix > 0 and not keep_cls
         self.depths = _depths(layers, blocks)
         if blocks is not None:
-            del blocks[max(1, *self.depths) :]
+            drop_blocks(blocks, max(1, *self.depths))
         self.blocks = list(blocks or ())
         freeze(model)
         with torch.inference_mode():
@@ -152,11 +152,16 @@ def _depths(layers: Sequence[int], blocks: nn.ModuleList | None) -> list[int]:
         if len(layers) > 1:
             raise ConfigError(f"model.feature_layer is {list(layers)}, but the tower gives feature maps: expected one")
         return []
-    count = len(blocks)
+    count = whole_depth(blocks)
     for layer in layers:
         if not -count - 1 <= layer <= count:
             raise ConfigError(f"model.feature_layer is {layer}; a tower of {count} has {-count - 1} to {count}")
-    return [layer if layer >= 0 else count + 1 + layer for layer in layers]
+    depths = [layer if layer >= 0 else count + 1 + layer for layer in layers]
+    if max(depths) > len(blocks):
+        raise ConfigError(
+            f"model.feature_layer is {layers}: an earlier tower dropped blocks of this model; load it again"
+        )
+    return depths
 
 
 def meta_tower(config: ModelConfig, *, local: bool) -> VisionTower:

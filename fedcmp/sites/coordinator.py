@@ -92,7 +92,7 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
     t0, run, asked = time.perf_counter(), RunFolder(folder), read_object(folder / SITES)
     config, names = load_config(run.config, asked.get("overrides", ())), tuple(asked["sites"])
     head = describe_run(config, config.aggregator.name, run, f"{len(names)} sites", {})
-    head["protection"] = protection(config)
+    head["protection"] = protection(config, len(names))
     hello = say.Hello(f"{folder.name}-{asked['id']}", to_yaml(load_config(run.config)), names)
 
     def tell(line: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from mmap import ACCESS_COPY, mmap
 from typing import Any, NamedTuple, TypeVar
@@ -36,6 +37,8 @@ RETURN = 30.0
 """Seconds that a site has to come back in each round, once it was lost."""
 OPENING = 3600.0
 """Seconds in which sites load their models and look at their pictures before round 1, at least."""
+WAITING = 60.0
+"""Seconds after the first answer of an exchange; then people read for whom the coordinator waits."""
 UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, AggregationError, say.MessageError)
 """What reading an answer that a site has made up may raise."""
 
@@ -252,13 +255,24 @@ class Sites(Field):
             self.bills[name].down += len(request)
         begun, held = time.perf_counter(), 0
         self.lost |= messages.keys()
-        for name, data in self.courier.ask(requests, patience):
-            bill, client = self.bills[name], names.index(name)
-            bill.seconds += time.perf_counter() - begun
-            bill.up += len(data)
-            held += len(data)
-            self.lost.discard(client)
-            yield client, data if held <= HELD_BYTES else spooled(data)
+        news = threading.Timer(WAITING, self._say_who_is_late, (messages.keys(), patience))
+        news.daemon = True
+        try:
+            for name, data in self.courier.ask(requests, patience):
+                if not held and len(messages) > 1:
+                    news.start()
+                bill, client = self.bills[name], names.index(name)
+                bill.seconds += time.perf_counter() - begun
+                bill.up += len(data)
+                held += len(data)
+                self.lost.discard(client)
+                yield client, data if held <= HELD_BYTES else spooled(data)
+        finally:
+            news.cancel()
+
+    def _say_who_is_late(self, asked: Set[int], patience: float) -> None:
+        late = [self.hello.sites[client] for client in sorted(asked & self.lost)]
+        self.tell(f"others have answered: waiting for {', '.join(late)}, at most {patience:.0f} s in all")
 
     def _return(self, clients: Sequence[int], rounds_done: int) -> list[int]:
         """Sites that have started anew, and may come back: they state the same as before round 1."""

@@ -19,7 +19,7 @@ from fedcmp.seeding import torch_rng
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.masks import SiteMasks
-from fedcmp.sites.protection import TWO_SITES, protection
+from fedcmp.sites.protection import protection
 from fedcmp.sites.session import answer_masked
 from fedcmp.sites.settings import SiteSettings
 from fedcmp.sites.site import Site
@@ -54,13 +54,12 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     """
     asked = coordinator_config(read_config(path), str(path))
     masked, private, losses = asked.federation.secure == "masks", asked.privacy.on, settings.policy.losses
-    seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked)['seen']}"]
-    seen += (
-        [f"  {TWO_SITES} (policy.least_clients=3 refuses two)"] if masked and settings.policy.least_clients < 3 else []
-    )
+    least = settings.policy.least_clients
+    seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked, least)['seen']}"]
+    seen += ["  policy.least_clients=3 refuses two sites"] if masked and least < 3 else []
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
-        others = [f"other-{place}" for place in range(1, settings.policy.least_clients)]  # so many as it asks for
+        others = [f"other-{place}" for place in range(1, least)]  # so many as it asks for
         hello = say.Hello("check", to_yaml(asked), (settings.name, *others))
         answer = say.decode(one.handle(say.encode(hello)))
     if isinstance(answer, say.Refused):

@@ -11,8 +11,8 @@ SEEN = {
     ("plain", "central"): "each term of a site, clipped; noise protects what is published only",
     ("plain", "distributed"): "each term of a site, clipped, with noise of its own",
     ("masks", "none"): (
-        "sums over all sites; of a site no term, but the norm of its update, the size of its evidence, "
-        "the powers of two above its largest entries"
+        "sums over all sites; of one site among three or more no term, but the norm of its update, the size of its "
+        "evidence, the powers of two above its largest entries"
     ),
     ("masks", "central"): "sums of clipped terms over all sites only; noise protects what is published",
     ("masks", "distributed"): "sums over all sites only, with noise of each of them",
@@ -28,11 +28,17 @@ COUNTS = "counts of samples, steps and tokens, and its losses unless its policy 
 """What is seen beside, where there is no differential privacy."""
 
 
-def protection(config: Config) -> dict[str, str]:
-    """``sums`` (``masks`` or ``plain``), ``noise`` (``privacy.kind``), and what the coordinator has ``seen`` then."""
+def protection(config: Config, sites: int) -> dict[str, str]:
+    """``sums`` (``masks`` or ``plain``), ``noise`` (``privacy.kind``), and what the coordinator has ``seen`` then.
+
+    Args:
+        config: of the run.
+        sites: how many take part, or may be as few.
+    """
     sums, noise = "masks" if config.federation.secure == "masks" else "plain", config.privacy.kind
     counts = "counts of samples and steps" if config.privacy.on else COUNTS
-    return {"sums": sums, "noise": noise, "seen": f"{SEEN[sums, noise]}; of each site also its {counts}"}
+    seen = f"{SEEN[sums, noise]}; of each site also its {counts}"
+    return {"sums": sums, "noise": noise, "seen": f"{seen}; {TWO_SITES}" if sums == "masks" and sites < 3 else seen}
 
 
 def kept_losses(noted: Mapping[str, Mapping[str, str]]) -> str:

@@ -238,7 +238,10 @@ class Session:
         summary = {"name": self.hello.run, "method": config.aggregator.name, "exit": message.reason}
         if message.reason == "stopped":
             summary["error"] = "the coordinator has stopped it"
-        protected = {"protection": protection(config), "projector_sha256": params_sha256(message.params)}
+        protected = {
+            "protection": protection(config, len(self.hello.sites)),
+            "projector_sha256": params_sha256(message.params),
+        }
         run.write_json(run.summary, {**summary, **protected})
         return say.Closed()
 

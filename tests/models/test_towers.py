@@ -61,6 +61,17 @@ def test_hidden_states_are_those_of_the_whole_model(name: str, tower_folder: Fol
         assert outline_tower(config) == outline_tower(config) == describe_tower(tower), "found and remembered"
 
 
+@families(["clip", "siglip", "dinov2"])
+def test_a_second_tower_of_a_model_reads_the_same_layer(name: str, tower_folder: Folder) -> None:
+    first = load(tower_folder, name)
+    second = VisionTower(first.model, first.processor)
+    pixels = first.preprocess(PICTURES)
+    with torch.inference_mode():
+        assert torch.equal(first.encode(pixels), second.encode(pixels))
+    with pytest.raises(ConfigError, match=r"model\.feature_layer"):
+        VisionTower(first.model, first.processor, feature_layer=-1)
+
+
 @families(sorted(MAPS))
 def test_feature_maps_are_the_last_ones_row_by_row(name: str, tower_folder: Folder) -> None:
     tower = load(tower_folder, name)

@@ -49,7 +49,7 @@ def comparison_page(comparison: Comparison) -> Page:
     elif not comparison.table:
         state, badge = "running", "no table yet"
     if comparison.missing:
-        state, badge = "running", f"{comparison.missing:,} or more runs to do"
+        state, badge = "running", f"at least {comparison.missing:,} to do"
     rivals, bounds = (
         [method(one) for one in comparison.methods if (one in BOUNDS) == bound] for bound in (False, True)
     )
