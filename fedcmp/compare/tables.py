@@ -97,10 +97,12 @@ def _main_sheet(jobs: Jobs, title: str, rows: list[Row]) -> Sheet:
         said = "the pictures do not matter (image use below 2 % of the loss, or below its standard error)"
         notes.append(f"{said}: {', '.join(blind)}")
     if whole:
-        notes = ["difference and p over all (setting, seed) pairs; recovered: mean over settings."]
+        means = "; recovered: mean over settings" if jobs.bounds else ""
+        notes = [f"difference and p over all (setting, seed) pairs{means}."]
     known = [not row.is_bound and (row.rank if whole else row.shared) is not None for row in rows]
     best = known.index(True) if (known[0] if whole else any(known)) else None
-    return Sheet(title, list(lines[0]), [list(line.values()) for line in lines], notes, best)
+    shown = [key for key in lines[0] if any(line[key] is not None for line in lines)]
+    return Sheet(title, shown, [[line[key] for key in shown] for line in lines], notes, best)
 
 
 def _name(jobs: Jobs, method: str) -> str:

@@ -107,6 +107,8 @@ def to_rgb(picture: Image.Image, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 def why(error: Exception) -> str:
     """What Pillow says, without the address of an object in memory."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return "its format is not known" if isinstance(error, UnidentifiedImageError) else str(error)
 
 

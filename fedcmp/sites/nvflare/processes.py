@@ -81,6 +81,7 @@ def _supervise(role: str, kit: Path, site: Path | None) -> int:
         except _Stop:
             with contextlib.suppress(_Stop):
                 if site is not None:
+                    print("the site stops, after the answer in flight", flush=True)
                     fcntl.flock(held.enter_context(open(site / "answering.lock", "w")), fcntl.LOCK_EX)
             return 0
         finally:
