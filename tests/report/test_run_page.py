@@ -93,7 +93,7 @@ def test_figures_have_the_values_of_the_records(run: Copy) -> None:
     lost = [1 - one["aggregator/energy_kept"] for one in records[1:]]
     assert lost in [list(one.get_ydata()) for one in found["energy-lost"].figure.axes[0].lines]
     assert f"{records[-1]['val/loss']:.3f}" in found["loss"].alt
-    expected = {"loss-domains", "client-loss", "client-weights", "cosines", "cosine-pairs", "tau", "repeatability"}
+    expected = {"loss-domains", "client-loss", "client-weights", "cosines", "cosine-pairs", "tau", "regret"}
     assert expected <= set(found)
     pairs = found["cosine-pairs"].figure.axes[0].images[0].get_array().filled(0.0)
     clients = len(pairs)

@@ -194,7 +194,7 @@ def test_a_killed_coordinator_goes_on_to_the_same_bits(lab: Lab, simulated: Simu
         lab.train(act=killing)
     news = SiteNews(lab.folders[0])
     assert lab.go_on()["projector_sha256"] == simulated()["projector_sha256"]
-    goes_on = {say.Train: "goes on after round 2", say.Speak: "began", say.Score: "goes on after round 1"}
+    goes_on = {say.Train: "goes on after round 2", say.Speak: "goes on after round 1", say.Score: "goes on after round 1"}
     assert news.lines()[1] == f"run run-1 {goes_on[kind]}"
 
 

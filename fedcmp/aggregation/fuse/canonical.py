@@ -92,7 +92,7 @@ class Canonical(Fuse):
 
     The weights p_k may hold a guard's trust and image use; they sum to 1. Parameters outside affine layers are
     averaged. A single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums,
-    one where tau is fixed at 0, and late in a run one more of four numbers.
+    late in a run the second of four numbers; one where tau is fixed at 0.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
     RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is; max(1, w / rho) is
@@ -172,16 +172,22 @@ class Canonical(Fuse):
         first = cohort.sum(partial(self._first_terms, blocks, share, probes), cohort.weights)
         known = cohort.on_server(self._first_server, blocks, first, probes, cohort.counted, before)
         second: Params = {}
-        if self.tau != 0 and len(cohort.clients) > 1:
-            basis = cohort.share({name: layer.basis.vectors for name, layer in (known or {}).items()})
-            second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
-        found = cohort.on_server(self._candidates, list(blocks), first, known, second, before)
         votes: Params = {}
+        if self.tau != 0 and len(cohort.clients) > 1:
+            basis = cohort.share(cohort.on_server(self._early_basis, first, known) or {})
+            if basis:
+                second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
+        found = cohort.on_server(self._candidates, list(blocks), first, known, second, before)
         if self._asks and len(cohort.clients) > 1:
             asked = cohort.share(found.asked if found else {})
             if asked:
                 votes = cohort.sum(partial(vote, params, asked), cohort.weights)
         return cohort.on_server(self._finish, found, votes, state)
+
+    def _early_basis(self, first: Params, known: dict[str, _Layer]) -> Params:
+        """The shared basis where coefficients are wanted: late in a run the outcome decides without them."""
+        late = self._asks and float(first["/facts"][0]) > 0.5  # on shapes, which have no numbers, it is early and late
+        return {} if late else {name: layer.basis.vectors for name, layer in known.items()}
 
     def _first_terms(
         self, blocks: Blocks, share: dict[int, float], probes: Params, contribution: Contribution
@@ -282,7 +288,7 @@ class Canonical(Fuse):
         before: Params,
     ) -> _Found:
         outside = single({name: value for name, value in first.items() if "/" not in name})
-        explores = not self._asks or float(first["/facts"][0]) <= 0.5  # on shapes, which have no numbers, it asks
+        explores = not self._asks or float(first["/facts"][0]) <= 0.5
         deltas = {what: dict(outside) for what in ("mean", "mixture" if explores else "evidence")}
         metrics: Metrics = {}
         for name in layers:
