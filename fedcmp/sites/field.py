@@ -271,8 +271,8 @@ class Sites(Field):
             news.cancel()
 
     def _say_who_is_late(self, asked: Set[int], patience: float) -> None:
-        late = [self.hello.sites[client] for client in sorted(asked & self.lost)]
-        self.tell(f"others have answered: waiting for {', '.join(late)}, at most {patience:.0f} s in all")
+        if late := [self.hello.sites[client] for client in sorted(asked & self.lost)]:
+            self.tell(f"others have answered: waiting for {', '.join(late)}, at most {patience:.0f} s in all")
 
     def _return(self, clients: Sequence[int], rounds_done: int) -> list[int]:
         """Sites that have started anew, and may come back: they state the same as before round 1."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.runs.export import export_run
+from fedcmp.sites import field
 from fedcmp.sites import messages as say
 from fedcmp.sites.engine import STOP, describe
 from fedcmp.sites.feedback import SiteNews
@@ -176,6 +178,23 @@ def test_a_site_reads_that_the_run_was_stopped(lab: Lab) -> None:
     assert news.lines()[-1] == "run run-1 was stopped, here after round 1 of 4; its projector is in runs/run-1"
 
 
+def test_people_read_for_whom_the_coordinator_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow:
+        sites = NAMES
+
+        def ask(self, requests: dict[str, bytes], timeout: float) -> Iterator[tuple[str, bytes]]:
+            for name in requests:
+                yield name, b"answer"
+                time.sleep(0.5)
+
+    monkeypatch.setattr(field, "WAITING", 0.05)
+    told: list[str] = []
+    sites = field.Sites(Slow(), 9.0, say.Hello("run", "", NAMES), told.append)
+    assert len(list(sites._ask(dict.fromkeys(range(len(NAMES)), say.Closed()), 9.0))) == len(NAMES)
+    (line,) = told
+    assert line.endswith(f"waiting for {', '.join(NAMES[1:])}, at most 9 s in all")
+
+
 class Killed(BaseException):
     """The coordinator ends here."""
 
@@ -194,7 +213,11 @@ def test_a_killed_coordinator_goes_on_to_the_same_bits(lab: Lab, simulated: Simu
         lab.train(act=killing)
     news = SiteNews(lab.folders[0])
     assert lab.go_on()["projector_sha256"] == simulated()["projector_sha256"]
-    goes_on = {say.Train: "goes on after round 2", say.Speak: "goes on after round 1", say.Score: "goes on after round 1"}
+    goes_on = {
+        say.Train: "goes on after round 2",
+        say.Speak: "goes on after round 1",
+        say.Score: "goes on after round 1",
+    }
     assert news.lines()[1] == f"run run-1 {goes_on[kind]}"
 
 
