@@ -7,7 +7,7 @@
 Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
 it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
 again, on this machine or on another, wherever FEDCMP_DATA points (default ../shared/data), which `pairs`,
-`parts-pairs` and the like need.
+`rounds-reader` and the like need.
 """
 
 from __future__ import annotations
@@ -58,44 +58,29 @@ EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
 
 MOMENTUM = "aggregator.server.momentum"
-FEDCMP = f"{MOMENTUM}=0.3"
-"""What every variant of Fed-CMP has, but for what it varies."""
-SWITCHES = {
-    "fedcmp": "",
-    "no evidence": "aggregator.fuse.evidence=false",
-    "no repeatability": "aggregator.fuse.repeatability=false",
-    "no overlap": "aggregator.fuse.overlap=false",
-    "tau 0": "aggregator.fuse.tau=0",
-    "tau 1": "aggregator.fuse.tau=1",
-    "momentum 0": f"{MOMENTUM}=0",
-    "momentum 0.5": f"{MOMENTUM}=0.5",
-    "momentum 0.7": f"{MOMENTUM}=0.7",
-    "momentum not projected": "aggregator.server.projected=false",
-    "basis of evidence": "aggregator.fuse.basis=evidence",
-    "all off": f"aggregator.fuse.tau=0:aggregator.fuse.evidence=false:{MOMENTUM}=0",
+FUSE = "aggregator.fuse"
+SWITCHED = {
+    "no image use": "aggregator.image_use=false",
+    "no evidence": f"{FUSE}.evidence=false",
+    "no repeatability": f"{FUSE}.repeatability=false",
+    "no overlap": f"{FUSE}.overlap=false",
+    "tau always": f"{FUSE}.explore=1",
+    "outcome always": f"{FUSE}.explore=0",
+    "momentum 0.3": f"{MOMENTUM}=0.3",
+    "muon": "optimizer.name=muon",
 }
-CONSTANTS = {
-    "fedcmp": "",
-    "a 0.7": "aggregator.fuse.correlation=0.7",
-    "a 1": "aggregator.fuse.correlation=1",
-    "l 0.003": "aggregator.fuse.ridge=0.003",
-    "l 0.03": "aggregator.fuse.ridge=0.03",
-    "energy 0.9": "aggregator.fuse.energy=0.9",
-    "energy 0.999": "aggregator.fuse.energy=0.999",
-    "server lr 1.3": "aggregator.server.lr=1.3",
-}
-SHAPES = (
-    "'2 steps'=domain:federation.local_steps=2:federation.rounds=16,"
-    "'8 steps'=domain:federation.local_steps=8:federation.rounds=4,"
-    "'32 steps'=domain:federation.local_steps=32:federation.rounds=1,"
-    "'32 clients'=domain:partition.clients=32:federation.batch_size=8:federation.rounds=8,"
-    "'100 clients'=domain:partition.clients=100:federation.batch_size=8:federation.rounds=5,"
-    "half=domain:federation.clients_per_round=4:federation.rounds=24"
+"""A part of Fed-CMP that is off, or what is on that is off by default -> its option."""
+MUON = ",".join(f"{name}={name}:optimizer.name=muon" for name in ("fedcmp", "fedavg"))
+MUON_IN = ",".join(
+    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}"
+    for scenario, rounds in (("domain", 16), ("topic", 16), ("iid", 16), ("domain", 4), ("topic", 4))
 )
-SHORT_ROUNDS = (
-    "'domain, 22 x 2'=domain:federation.rounds=22:federation.local_steps=2,"
-    "'iid, 22 x 2'=iid:federation.rounds=22:federation.local_steps=2"
+DRAWN = (
+    "'4 of 8'=domain:federation.clients_per_round=4:federation.rounds=32,"
+    "'8 of 32'=domain:partition.clients=32:federation.clients_per_round=8,"
+    "'8 of 100'=domain:partition.clients=100:federation.clients_per_round=8"
 )
+"""How many clients take part in a round of eight steps; all samples are used about once."""
 ONCE = ("scale", "inner", "replay", "evidence_huge", "evidence_zero", "evidence_rank_one")
 """Attacks with one share of Byzantine clients; evidence that is no second moment never enters."""
 ATTACKED = ",".join(
@@ -117,16 +102,6 @@ ROBUST = (
 MEANT = {"attacks": {(f"malformed, {byzantine} of 8", "multi-krum") for byzantine in (2, 3)}}
 """Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
 PLAIN = "aggregator.image_use=false"
-MOMENTA = ("fedcmp", "momentum 0", "momentum 0.5")
-ONE = "--seeds 1 --budget 1 --no-bounds"
-
-
-def variants(words: dict[str, str]) -> str:
-    """Fed-CMP with other options, as `--methods` takes them."""
-    whole = {label: options if MOMENTUM in options else f"{FEDCMP}:{options}" for label, options in words.items()}
-    return ",".join(f"{label}=fedcmp:{options.rstrip(':')}" for label, options in whole.items())
-
-
 LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}" for rounds in (16, 8, 4, 1))
 CHOICES = (
     f"fedcmp=fedcmp:{PLAIN},'tau always'=fedcmp:{PLAIN}:aggregator.fuse.explore=1,"
@@ -142,12 +117,24 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = (("domain", 16), ("domain", 4), ("topic", 16), ("topic", 4), ("quality", 16), ("quality", 4), ("iid", 16))
+LONG_NOW = (
+    ("domain", 16),
+    ("domain", 4),
+    ("topic", 16),
+    ("topic", 4),
+    ("quality", 16),
+    ("quality", 4),
+    ("iid", 16),
+    ("iid", 4),
+    ("quantity", 16),
+)
 """Scenarios and rounds whose runs are all there. To go on, add the next."""
 LONG_SETTINGS = ",".join(
     f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
     for scenario, rounds in LONG_NOW
 )
+PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
+PARTS_IN = ",".join(f"'{scenario}, 16 x 8'={scenario}:federation.rounds=16" for scenario in ("domain", "iid"))
 WEIGHED = (
     f"fedcmp,'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
@@ -170,22 +157,18 @@ PARTS: dict[str, str] = {
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"fedcmp,'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
+    "parts": f'{LONG} --methods "{PARTS_OF}" --scenarios "{PARTS_IN}" --seeds 2 --budget 1 --no-bounds',
+    "muon": f'{LONG} --methods "{MUON}" --scenarios "{MUON_IN}" --seeds 2 --budget 1 --no-bounds',
+    "drawn": f'{LONG} --methods fedcmp,regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
     " --seeds 1 --budget 1 --no-bounds",
     "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
     "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
-    "parts-demo": f'{DEMO} --methods "{variants(SWITCHES)}" --scenarios domain,iid,topic,quality {ONE}',
-    "parts-pairs": f'{PAIRS} --methods "{variants(SWITCHES)}" --scenarios domain,iid {ONE}',
-    "constants-demo": f'{DEMO} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
-    "constants-pairs": f'{PAIRS} --methods "{variants(CONSTANTS)}" --scenarios domain,iid {ONE}',
-    "momentum-pairs": f'{PAIRS} --methods "{variants({k: v for k, v in SWITCHES.items() if k in MOMENTA})}"'
-    f' --scenarios "{SHORT_ROUNDS}" {ONE}',
     "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
     "lengths-pairs": f"{PAIRS} --methods fedavg,fedcmp"
     " --scenarios \"domain,'by length'=domain:federation.group_by_length=true\" --seeds 3 --budget 1 --no-bounds",
-    "shapes-demo": f'{DEMO} --methods fedcmp,regmean,fedavg,fedavgm --scenarios "{SHAPES}" {ONE}',
 }
 """Part -> the words of its comparison."""
 

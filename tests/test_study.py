@@ -93,12 +93,12 @@ def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "kept"
     shutil.copytree(study.KEPT / "attacks", kept / "attacks")
-    shutil.copytree(study.KEPT / "shapes-demo", kept / "shapes-demo")
+    shutil.copytree(study.KEPT / "lengths-pairs", kept / "lengths-pairs")
     monkeypatch.setattr(study, "KEPT", kept)
     code = 1
     monkeypatch.setattr(study.subprocess, "run", lambda *_: argparse.Namespace(returncode=code))
     assert study.run("attacks", None) == 0
-    assert study.run("shapes-demo", None) == 1
+    assert study.run("lengths-pairs", None) == 1
     table = tmp_path / "runs/study/attacks/table.csv"
     whole = table.read_text()
     assert '"malformed, 2 of 8",multi-krum,rival,0,3,3' in whole
