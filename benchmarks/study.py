@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,9 +237,9 @@ def final_runs(part: str) -> list[dict[str, Any]]:
     return [run for run in map(json.loads, lines) if run["cell"]["stage"] == "final"]
 
 
-def overview(part: str) -> str:
-    """Means over all seeds in rounds of 8 steps: loss by scenario, image use, and what a round and a run cost."""
-    rounds, clients = 16, 8
+def overview(part: str, rounds: int = 16) -> str:
+    """Means over all seeds in so many rounds: loss by scenario, image use, and what a round and a run cost."""
+    clients = 8
     scenarios = [scenario for scenario, number in LONG_NOW if number == rounds]
     runs = final_runs(part)
     methods = list(dict.fromkeys(run["cell"]["method"] for run in runs))
@@ -308,6 +309,7 @@ def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
 SHEETS: dict[str, Callable[[str], str]] = {
     "cost": cost,
     "overview": overview,
+    "overview of long rounds": partial(overview, rounds=4),
     "losses": lambda part: grid(part, lambda run: run["test"]["loss"], 3),
     "image use": lambda part: grid(part, lambda run: run["test"]["image_use"], 2),
     "seconds of training": lambda part: grid(part, lambda run: run["seconds"]["train"], 1),

@@ -85,7 +85,9 @@ class DataConfig:
             check_choice(f"{prefix}.{key}", getattr(self, key), choices)
         for key in {"pairs": ("root",), "file": ("train", "images")}.get(self.kind, ()):
             if not getattr(self, key):
-                raise ConfigError(f"{prefix}.{key} is needed for {prefix}.kind={self.kind} (but with --sites)")
+                raise ConfigError(
+                    f"{prefix}.{key} is needed for {prefix}.kind={self.kind}; a run over --sites needs none"
+                )
         if self.test and not self.val:
             raise ConfigError(f"{prefix}.test is given without {prefix}.val; give both, or neither")
         for key, least in LEAST.items():

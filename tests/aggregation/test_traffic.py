@@ -11,6 +11,7 @@ from samples_of_clients import SHAPES, contribution, random_params
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.aggregation.traffic import count
 from fedcmp.distributed.cohort import LocalCohort
+from fedcmp.types import Metrics
 
 EXACT = sorted(PRESETS.keys() - {"fedcmp", "knots", "geometric-median"})
 """Shapes alone decide what is sent: no rank of a basis, no number of iterations."""
@@ -41,6 +42,21 @@ def test_no_round_sends_more_than_was_counted(config: AggregatorConfig) -> None:
         assert all(metrics[key] <= most[key] for key in most), (num, metrics, most)
         if config.name in EXACT or config.fuse.get("max_iterations"):
             assert all(metrics[key] == most[key] for key in most), (num, metrics, most)
+
+
+@pytest.mark.parametrize("num", [2, 7])
+def test_fedcmps_count_has_what_early_and_what_late_rounds_send(num: int) -> None:
+    """Whether a round is late is a number, so that both are counted; what both send is counted once."""
+
+    def sent(progress: float, fuse: dict) -> Metrics:
+        aggregator = build_aggregator(AggregatorConfig("fedcmp", fuse={"energy": 1.0, **fuse}))
+        cohort = [replace(contribution(client), progress=progress, rounds_left=9) for client in range(num)]
+        return aggregator.aggregate(LocalCohort(cohort), random_params(99), aggregator.init(random_params(99))).metrics
+
+    early, late, both = sent(0.0, {}), sent(1.0, {}), sent(0.0, {"tau": 0.0})
+    most = count(build_aggregator(AggregatorConfig("fedcmp", fuse={"energy": 1.0})), random_params(99), num).traffic
+    for way in ("bytes/up", "bytes/down", "bytes/diagnostics"):
+        assert most[way] == early[way] + late[way] - both[way]
 
 
 def test_counts_by_hand() -> None:

@@ -133,6 +133,7 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
     options = Request(methods, scenarios, 2, 3, 4, 1, "fedavg", False, True)
     first = ask(file, ["optimizer.lr=0.01"], options)
     more = again(first, Request(seeds=3), ["partition.mix=0.2", "run.seed=9"])  # over what a setting has of its own
+    assert command(again(again(first, Request(), ["run.seed=7"]), Request(), ["run.seed=8"])).count("run.seed=") == 1
     plain = ask(None, (), Request())
     for study in (first, more, plain):
         words = shlex.split(command(study))

@@ -57,6 +57,9 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     assert "settings: 2; seeds: 2;" in look(write_report(comparison, figures=False)).text
     (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
     assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
+    tuned = sum(one.cell.stage == "tune" for one in Comparison(comparison).results)
+    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3, "budget": 4}))
+    assert Comparison(comparison).missing == 10 + 10 * 4 - tuned
     page = look(write_report(comparison, figures=False))
     assert page.badge == "running"
     assert "seeds: 2 of 3;" in page.text

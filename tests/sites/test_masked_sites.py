@@ -10,11 +10,13 @@ import pytest
 import torch
 from hospitals import NAMES, PRIVATE, TEXT, Handler, Lab, Word, after, ask
 
+from fedcmp.config import load_config
 from fedcmp.errors import AggregationError
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.sites import messages as say
 from fedcmp.sites.folder import check_site
+from fedcmp.sites.protection import TWO_SITES, protection
 
 KINDS = ("Speak", "Roster", "Mask", "Open")
 MASKS = "federation.secure=masks"
@@ -59,6 +61,8 @@ def test_what_is_sent_is_written_down_and_was_foretold(tmp_path: Path) -> None:
         assert f"{sent[kind][0]['bytes_out']:,}" in foretold
     assert (summary["protection"]["sums"], summary["protection"]["noise"]) == ("masks", "none")
     assert summary["protection"]["seen"] in foretold
+    two = protection(load_config(None, [MASKS, "aggregator.pairwise=0"]), 2)["seen"]
+    assert [TWO_SITES in text for text in (foretold, two, summary["protection"]["seen"])] == [True, True, False]
     first = lab.records[1]
     up = sum(first[f"site/{name}/up"] for name in NAMES)
     reports = sum(one["bytes_out"] for one in lines if one["kind"] == "Train") / 4

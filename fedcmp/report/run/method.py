@@ -12,8 +12,8 @@ from fedcmp.report.run.reading import Run
 
 FACES = {
     "repeatability": "Share of signal, mean over directions: how far the second half of a client's steps repeats the "
-    "first.",
-    "overlap": "Mean over directions: 1 where clients agree, 1/K where each has its own.",
+    "first. In rounds in which tau decides.",
+    "overlap": "Mean over directions: 1 where clients agree, 1/K where each has its own. In the same rounds.",
 }
 NOTES = {
     "image_use": "Mean over clients, on a batch of each that it has not trained on: 0 where other pictures do as well.",
