@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.results import Found, Row
 from fedcmp.measures import metric
-from fedcmp.report.formatting import p_value
+from fedcmp.report.formatting import method, p_value
 from fedcmp.report.table import markdown, table
 
 Entry = str | int | float | None
@@ -130,9 +130,10 @@ def make_legend(jobs: Jobs) -> list[str]:
     study, rivals = jobs.study, len(jobs.methods) - 1
     seeds = f"seeds 1 to {study.seeds}" if study.seeds > 1 else "seed 1"
     tuned = f"tuned in {study.budget} runs a setting, on another seed, by validation loss"
+    how = tuned if study.budget > 1 else "run as CONFIG says, not tuned"
     lines = [
         f"Test loss in nats per token, lower is better: mean and sample standard deviation (sd) over {seeds}.",
-        f"Every method and bound was {tuned if study.budget > 1 else 'run as CONFIG says, not tuned'}.",
+        f"Every method{' and bound' * bool(jobs.bounds)} was {how}.",
     ]
     if study.extra_seeds > study.seeds:
         last = f"up to seed {study.extra_seeds}"
@@ -182,7 +183,7 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
     for sheet in sheets:
         columns = zip(*sheet.rows, strict=True)
         sides = "".join("l" if any(isinstance(one, str) for one in column) else "r" for column in columns)
-        rows = [[_latex(entry) for entry in row] for row in sheet.rows]
+        rows = [[_latex(entry) for entry in (_titled(row[0]), *row[1:])] for row in sheet.rows]
         if sheet.best is not None:
             rows[sheet.best][0] = rf"\textbf{{{rows[sheet.best][0]}}}"
         caption = ". ".join([sheet.title, *(legend[:1] if "test loss" in sheet.header else [])])
@@ -200,6 +201,12 @@ def as_latex(sheets: Sequence[Sheet], legend: Sequence[str]) -> str:
 \end{{tabular}}{notes}
 \end{{table}}""")
     return "\n\n".join(parts) + "\n"
+
+
+def _titled(entry: Entry) -> Entry:
+    """A row's method as its paper writes it."""
+    name, space, rest = str(entry).partition(" ")
+    return f"{method(name)}{space}{rest}"
 
 
 def _latex(entry: Entry) -> str:

@@ -59,7 +59,9 @@ def coordinator_config(text: str, where: str, overrides: Sequence[str] = ()) -> 
     )
     config = amend(base, overrides, text, where)
     federation, masks = config.federation, config.federation.secure == "masks"
+    moved = next((key for key in ("root", "train", "images") if getattr(config.data, key) != AT_SITES), "")
     for wrong, reason in (
+        (bool(moved), f"data.{moved}: the data are at the sites, `fedcmp site init --data` says where"),
         (config.partition != PartitionConfig(), "partition: the clients are the sites, with the data that they have"),
         (config.attack.kind != "none", "attack.kind: sites are not simulated"),
         (config.launch.devices > 1, "launch.devices must be 1: the coordinator is one process"),

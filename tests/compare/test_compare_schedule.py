@@ -203,7 +203,7 @@ def test_the_same_numbers_in_every_form() -> None:
         assert len({row.count(" & ") for row in body}) == 1
         assert all(row.endswith(r"\\") for row in body)
     best = f"{found.settings['iid'][1].mean:.3f}"
-    assert rf"\textbf{{fedcmp (reference)}} & {best} &" in latex
+    assert rf"\textbf{{Fed-CMP (reference)}} & {best} &" in latex
     assert f"| **fedcmp (reference)** | {best} |" in tables["md"]
 
 

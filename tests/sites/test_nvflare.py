@@ -28,7 +28,7 @@ from nvflare.apis.signal import Signal
 from fedcmp.cli import main
 from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.sites.folder import unpack
-from fedcmp.sites.nvflare import console, identity, jobs, kits, serve
+from fedcmp.sites.nvflare import console, identity, jobs, kits, serve, start_site
 from fedcmp.sites.settings import FederationFile
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -236,6 +236,8 @@ def test_a_kit_that_was_changed_by_hand_is_seen(
     path.write_text(text.replace(old, new, 1))
     wrong = {name for name, good, _ in kits.check_kit(tmp_path / A) if not good}
     assert {setting, "signature"} <= wrong
+    with pytest.raises(FedcmpError, match="kit/local"):
+        start_site(tmp_path / A)
 
 
 class Messages:

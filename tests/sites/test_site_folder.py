@@ -124,7 +124,7 @@ def test_commands_name_what_they_miss(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("override", [
     "attack.kind=sign", "launch.devices=2", "federation.deadline=3 federation.slots=1", "partition.clients=4",
-    "federation.on_client_error=retry", "aggregator.weights=tokens federation.secure=masks",
+    "data.root=x", "federation.on_client_error=retry", "aggregator.weights=tokens federation.secure=masks",
 ])  # fmt: skip
 def test_a_coordinator_refuses_what_only_a_simulation_can_do(override: str) -> None:
     key = override.partition("=")[0].removesuffix(".clients")

@@ -113,7 +113,8 @@ class Canonical(Fuse):
     tau: float | None = None
     """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
     explore: float = 0.65
-    """The share x of the run, in [0, 1], in which tau decides; then the outcome. 1, ``tau`` or no evidence: tau."""
+    """The share x of the run, in [0, 1], in which tau decides; then, and in the last four rounds, the outcome. 1,
+    ``tau`` or no evidence: tau."""
     tau_from: str = "first"
     """Whose evidence measures tau: `first` (the first layer's, that is, the data's) or `each` layer its own."""
     basis: str = "updates"

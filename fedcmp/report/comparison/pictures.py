@@ -146,16 +146,25 @@ def _numbers(run: Result) -> list[str]:
 
 
 def draw_costs(
-    comparison: Comparison, name: str, title: str, unit: str, measure: Callable[[Result], float | None]
+    comparison: Comparison,
+    name: str,
+    title: str,
+    unit: str,
+    measure: Callable[[Result], float | None],
+    of: Callable[[list[float]], float],
 ) -> list[Picture]:
-    """What the final runs of each method cost, the cheapest method first."""
+    """What the final runs of each method cost, the cheapest method first.
+
+    ``of`` is `min` for seconds: most of what a run takes above the fastest is start-up and what else the machine did.
+    """
     rows = []
     for one in comparison.methods:
         values = [value for run in comparison.of(None, one) if (value := measure(run))]
         if values:
-            rows.append(DotRow(method(one), values, style(comparison, one)[0], fmean(values)))
+            rows.append(DotRow(method(one), values, style(comparison, one)[0], of(values)))
     if not rows:
         return []
     rows.sort(key=lambda row: row.mean or 0.0)
-    figure, caption = draw_dots(rows, unit, from_zero=True), "Small dots: runs; large: their mean."
+    large = "the fastest; start-up and what else the machine did count" if of is min else "their mean"
+    figure, caption = draw_dots(rows, unit, from_zero=True), f"Small dots: runs; large: {large}."
     return [Picture(f"cost-{name}", title, figure, caption, f"{title}, by method.")]

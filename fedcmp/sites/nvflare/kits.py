@@ -169,7 +169,10 @@ def _component(name: str, path: str, args: Mapping[str, Any] | None = None) -> d
 
 
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise FedcmpError(f"{path} cannot be read: {error}") from error
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -189,7 +192,7 @@ def check_kit(folder: Path, classes: Classes = CLASSES) -> list[tuple[str, bool,
     streamers = [path for path in paths if ".logging." in path]
     unknown = sorted(set(paths) - {component["path"] for component in expected["components"]})
     custom = [f"{name}/custom" for name in ("local", "startup") if (kit / name / "custom").exists()]
-    changed = [name for name in ("startup", "local") if not _signed(kit, name)]
+    changed = changed_folders(kit)
     overriding = [path.name for path in (kit / "local").glob("*.default") if path.stem in {"resources.json"}]
     internal = comm.get("internal", {}).get("resources", {})
     loopback = internal.get("listen_host") == "127.0.0.1" and not comm.get("allow_adhoc_conns", True)
@@ -219,5 +222,9 @@ def check_kit(folder: Path, classes: Classes = CLASSES) -> list[tuple[str, bool,
     ]
 
 
-def _signed(kit: Path, name: str) -> bool:
-    return bool(verify_folder_signature(str(kit / name), str(kit / "startup" / "rootCA.pem"), True, _SIGNATURE))
+def changed_folders(kit: Path) -> list[str]:
+    """Those of a kit's folders that are not as they were signed."""
+    root = str(kit / "startup" / "rootCA.pem")
+    return [
+        name for name in ("startup", "local") if not verify_folder_signature(str(kit / name), root, True, _SIGNATURE)
+    ]

@@ -22,6 +22,7 @@ from nvflare.app_common.storages.filesystem_storage import FilesystemStorage
 
 from fedcmp.errors import FedcmpError
 from fedcmp.sites.feedback import LOG, SiteNews
+from fedcmp.sites.nvflare.kits import changed_folders
 
 RESTARTS = 3  # of a killed worker, in one job
 _MAIN = "fedcmp.sites.nvflare"
@@ -36,8 +37,15 @@ def start_site(folder: Path) -> int:
     """Runs a site in the foreground; SIGTERM or Ctrl-C ends it after the answer in flight, a second one at once.
 
     It prints what happens; what NVFlare says goes into a file.
+
+    Raises:
+        FedcmpError: the kit is not as it was signed; NVFlare itself checks only a part of it.
     """
-    return _supervise("site", (folder / "kit").absolute(), folder)
+    kit = (folder / "kit").absolute()
+    if (kit / "startup").is_dir() and (changed := changed_folders(kit)):
+        where = " and ".join(str(kit / name) for name in changed)
+        raise FedcmpError(f"{where}: not as the coordinator has signed it; unpack the kit again")
+    return _supervise("site", kit, folder)
 
 
 _ENVIRONMENT = {
