@@ -154,7 +154,7 @@ CORRUPTED = ",".join(
 """How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
-    " --seeds 3 --budget 2 --extra-seeds 5",
+    " --seeds 3 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"fedcmp,'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",

@@ -28,6 +28,7 @@ def compare(parsed: argparse.Namespace) -> int:
       --scenarios WORDS,...  in which settings (CONFIG unchanged)
       --seeds N  every method is reported on seeds 1 to N (5)
       --budget N  tuning runs of every method and bound in every setting (4); 1: none
+      --optimizers NAME=LR,...  local optimizers beside CONFIG's, each with the same budget, around LR
       --extra-seeds N  the reference, its strongest rivals and the bounds: seeds up to N
       --rivals N  how many rivals of each setting get the extra seeds (2)
       --workers N  runs at once, each launch.devices processes (as many as fit the GPUs, or the cores)
@@ -53,6 +54,7 @@ def compare(parsed: argparse.Namespace) -> int:
     request = Request(
         methods=",".join(parsed.methods) if parsed.methods else None,
         scenarios=",".join(parsed.scenarios) if parsed.scenarios else None,
+        optimizers=",".join(parsed.optimizers) if parsed.optimizers else None,
         bounds=False if parsed.no_bounds else None,
         keep_projectors=parsed.keep_projectors or None,
         **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},

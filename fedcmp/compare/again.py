@@ -16,6 +16,8 @@ def command(study: Study) -> str:
     words += ["--methods", ",".join(_entry(one.label, one.preset, one.overrides) for one in study.methods)]
     if any(one.name for one in study.settings):
         words += ["--scenarios", ",".join(_entry(one.label, one.name, one.overrides) for one in study.settings)]
+    if study.optimizers:
+        words += ["--optimizers", ",".join(f"{name}={lr:g}" for name, lr in study.optimizers)]
     for name in ("seeds", "budget", *(("extra_seeds", "rivals") if study.extra_seeds else ()), "reference"):
         words += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
     words += ["--no-bounds"] * (not study.bounds) + ["--keep-projectors"] * study.keep_projectors

@@ -8,14 +8,15 @@ Both have an order, the likeliest value first, and a budget of B takes the first
     rate x 1/2       5    6    9         then rate x 4: 10 11 12, x 1/4: 13 14 15, ...
 
 so that any budget tries about as many values of one as of the other. Where CONFIG or the method's overrides set the
-option, as many learning rates alone are tried.
+option, as many learning rates alone are tried. Where other local optimizers are tuned, too, each has the same budget.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.aggregation import presets
@@ -23,7 +24,7 @@ from fedcmp.aggregation.presets import PRESETS, part_name
 from fedcmp.config import Config
 from fedcmp.errors import ConfigError
 
-LR = "optimizer.lr"
+LR, OPTIMIZER = "optimizer.lr", "optimizer.name"
 BATCHES = "centralized.batch_sizes"
 FACTORS = (1.0, 2.0, 0.5, 4.0, 0.25, 8.0, 0.125)
 """Learning rates that are tried, in units of the config's own."""
@@ -113,6 +114,22 @@ def centralized_grid(config: Config, budget: int) -> list[Options]:
 def local_grid(config: Config, budget: int) -> list[Options]:
     """The tuning runs of the lower bound: learning rates."""
     return [{}] if budget == 1 else [{LR: lr} for lr in itertools.islice(rates(config.optimizer.lr), budget)]
+
+
+def with_optimizers(
+    config: Config, others: Sequence[tuple[str, float]], grid: Callable[[Config], list[Options]]
+) -> list[Options]:
+    """What ``grid`` tries with the config's own local optimizer, then with each of ``others`` around its own rate."""
+    found = list(grid(config))
+    for name, lr in others:
+        lrs = [rate * lr / config.optimizer.lr for rate in config.centralized.lrs]
+        other = replace(
+            config,
+            optimizer=replace(config.optimizer, name=name, lr=lr),
+            centralized=replace(config.centralized, lrs=lrs),
+        )
+        found += [{OPTIMIZER: name, LR: lr, **options} for options in grid(other)]
+    return found
 
 
 def rates(own: float) -> Iterator[float]:

@@ -55,6 +55,8 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
     needs, fuse = build_aggregator(config.aggregator).needs, config.aggregator.fuse
     if "outcome" not in needs:  # before there were outcomes, no method asked; nor was image use looked at
         fuse = {option: value for option, value in fuse.items() if option != "explore"}
+    if config.aggregator.name == "fedcmp" and not (fuse := dict(fuse)).pop("overlap", False):  # it was on by default
+        fuse["overlap"] = False
     config = replace(config, aggregator=replace(config.aggregator, fuse=fuse, image_use=None))
     content = {"it asks for outcomes"} if "outcome" in needs else set[str]()
     content |= {"it weighs by image use"} if "image_use" in needs else set()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
-from fedcmp.compare.grid import LR, Options, centralized_grid, local_grid, method_grid
+from fedcmp.compare.grid import LR, OPTIMIZER, Options, centralized_grid, local_grid, method_grid, with_optimizers
 from fedcmp.compare.identity import identity
 from fedcmp.compare.spec import Method, Study
 from fedcmp.config import CentralizedConfig, Config, amend
@@ -68,20 +69,25 @@ class Jobs:
                 key = setting.label, method.label
                 try:
                     self.configs[key] = config = method_config(setting.config, method)
-                    held = any(override.partition("=")[0] == LR for override in method.overrides)
-                    self.grids[key] = method_grid(config, study.budget, held)
+                    own = {override.partition("=")[0] for override in method.overrides}
+                    fixed = PRESETS[method.preset].optimizer or OPTIMIZER in own
+                    self.grids[key] = with_optimizers(
+                        config,
+                        () if fixed else study.optimizers,
+                        partial(method_grid, budget=study.budget, lr_held=LR in own),
+                    )
                     for options in self.grids[key]:
                         with_options(config, options).validate()
                 except ConfigError as error:
                     raise ConfigError(f"--methods {method.label}: {error} (setting {setting.label})") from error
             for bound in self.bounds:
-                grid = centralized_grid if bound == "centralized" else local_grid
+                grid = partial(centralized_grid if bound == "centralized" else local_grid, budget=study.budget)
                 self.configs[setting.label, bound] = config = baseline(setting.config, bound)
-                self.grids[setting.label, bound] = grid(config, study.budget)
+                self.grids[setting.label, bound] = with_optimizers(config, study.optimizers, grid)
 
     def tuning(self, setting: str, entrant: str) -> list[Job]:
-        """The runs that choose; with a budget of 1 there are none."""
-        grid = self.grids[setting, entrant] if self.study.budget > 1 else []
+        """The runs that choose; where one alone could be chosen there are none."""
+        grid = self.grids[setting, entrant] if self.study.tuned > 1 else []
         seed = self.configs[setting, entrant].run.seed
         return [self._job(setting, entrant, one, seed, TUNE) for one in grid]
 

@@ -10,6 +10,7 @@ both are ordinary letters: ``domain:data.domains=[icons,xray]``, ``'a, b'=fedavg
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,8 @@ from typing import Any, NamedTuple
 from fedcmp.aggregation.presets import PRESETS
 from fedcmp.compare.identity import folders
 from fedcmp.config import Config, amend, from_yaml, load_config, to_yaml
-from fedcmp.errors import ConfigError, RunFolderError, nearest
+from fedcmp.errors import ConfigError, RunFolderError, check_choice, nearest
+from fedcmp.optimizer import OPTIMIZERS
 from fedcmp.report.comparison.results import BOUNDS
 
 METHODS = "fedavg,fedadam,fedcmp"
@@ -54,6 +56,7 @@ class Request(NamedTuple):
 
     methods: str | None = None
     scenarios: str | None = None
+    optimizers: str | None = None
     seeds: int | None = None
     budget: int | None = None
     extra_seeds: int | None = None
@@ -63,7 +66,7 @@ class Request(NamedTuple):
     keep_projectors: bool | None = None
 
 
-OPTIONS = Request._fields[2:]
+OPTIONS = Request._fields[3:]
 """Fields that ``Request``, ``Study`` and compare.json share."""
 
 
@@ -85,6 +88,8 @@ class Study:
     """Every method is reported on seeds 1 to this."""
     budget: int = 4
     """Tuning runs of every method in every setting; 1: none, the config's own values."""
+    optimizers: tuple[tuple[str, float], ...] = ()
+    """Other local optimizers than CONFIG's, each tuned with the same budget around its learning rate."""
     extra_seeds: int = 0
     """The reference, its strongest rivals and the bounds are reported on seeds up to this; 0: no further."""
     rivals: int = 2
@@ -95,6 +100,11 @@ class Study:
     """Whether finished runs keep their projector."""
     folders: Mapping[str, str] = field(default_factory=dict)
     """Variable -> folder of data at the first request: the identity of a run does not depend on these folders."""
+
+    @property
+    def tuned(self) -> int:
+        """Tuning runs of a method in a setting, over all optimizers."""
+        return self.budget * (1 + len(self.optimizers))
 
     @property
     def last_seed(self) -> int:
@@ -115,8 +125,11 @@ class Study:
         labels = [method.label for method in self.methods]
         if self.reference not in labels:
             raise ConfigError(f"--reference: no method {self.reference!r}; {nearest(self.reference, labels)}")
+        for name, _ in self.optimizers:
+            if name == self.config.optimizer.name:
+                raise ConfigError(f"--optimizers: {name} is optimizer.name of all runs; name another one")
         for setting in self.settings:
-            if 1 <= setting.config.run.seed <= self.last_seed and self.budget > 1:
+            if 1 <= setting.config.run.seed <= self.last_seed and self.tuned > 1:
                 raise ConfigError(
                     f"run.seed, on which methods are tuned, must be none of the seeds 1 to {self.last_seed} on which "
                     f"they are reported, got {setting.config.run.seed}"
@@ -165,6 +178,8 @@ def again(study: Study, request: Request, overrides: Sequence[str] = ()) -> Stud
     if request.scenarios is not None:
         changes["settings"] = _parse_settings(study, request.scenarios)
         changes["folders"] = {**folders(*(setting.config for setting in changes["settings"])), **study.folders}
+    if request.optimizers is not None:
+        changes["optimizers"] = parse_optimizers(request.optimizers)
     labels = [method.label for method in changes.get("methods", study.methods)]
     if request.reference is None and study.reference not in labels:
         changes["reference"] = "fedcmp" if "fedcmp" in labels else labels[0]
@@ -184,6 +199,7 @@ def to_json(study: Study) -> dict[str, Any]:
         ],
         "methods": [{**one._asdict(), "overrides": list(one.overrides)} for one in study.methods],
         **{key: getattr(study, key) for key in OPTIONS},
+        "optimizers": [list(one) for one in study.optimizers],
         "folders": dict(study.folders),
     }
 
@@ -211,6 +227,7 @@ def from_json(content: Mapping[str, Any], where: str) -> Study:
             ),
             methods=tuple(Method(one["label"], one["preset"], tuple(one["overrides"])) for one in content["methods"]),
             **{key: content[key] for key in OPTIONS},
+            optimizers=tuple((name, lr) for name, lr in content.get("optimizers", ())),
             folders=content.get("folders", {}),
         )
     except (KeyError, TypeError) as error:
@@ -235,6 +252,29 @@ def parse_methods(text: str) -> tuple[Method, ...]:
         if label in BOUNDS:
             raise ConfigError(f"--methods: the label {label!r} is taken by a bound; choose another")
     return methods
+
+
+def parse_optimizers(text: str) -> tuple[tuple[str, float], ...]:
+    """The optimizers of ``--optimizers``.
+
+    Raises:
+        ConfigError: no such optimizer, or no learning rate.
+
+    >>> parse_optimizers("muon=0.04")
+    (('muon', 0.04),)
+    """
+    found = []
+    for entry in filter(None, text.split(",")):
+        name, _, rate = entry.partition("=")
+        check_choice("--optimizers", name, OPTIMIZERS)
+        try:
+            lr = float(rate)
+        except ValueError:
+            lr = 0.0
+        if not 0 < lr < math.inf:
+            raise ConfigError(f"--optimizers {entry}: expected NAME=LR with a learning rate above 0")
+        found.append((name, lr))
+    return tuple(found)
 
 
 def _parse_settings(study: Study, text: str) -> tuple[Setting, ...]:

@@ -116,12 +116,15 @@ def describe_options(options: Mapping[str, Any]) -> str:
     'lr 0.02, server.lr 1.3'
     >>> describe_options({"centralized.batch_sizes": [16]})
     'batch 16'
+    >>> describe_options({"optimizer.name": "muon", "optimizer.lr": 0.04})
+    'muon, lr 0.04'
     """
     short = {"optimizer.lr": "lr", "centralized.batch_sizes": "batch"}
     parts = []
     for key, value in options.items():
         value = value[0] if isinstance(value, list) else value
-        parts.append(f"{short.get(key, key.removeprefix('aggregator.'))} {value:g}")
+        name = short.get(key, key.removeprefix("aggregator."))
+        parts.append(value if isinstance(value, str) else f"{name} {value:g}")
     return ", ".join(parts)
 
 
@@ -129,8 +132,10 @@ def make_legend(jobs: Jobs) -> list[str]:
     """How to read the tables."""
     study, rivals = jobs.study, len(jobs.methods) - 1
     seeds = f"seeds 1 to {study.seeds}" if study.seeds > 1 else "seed 1"
-    tuned = f"tuned in {study.budget} runs a setting, on another seed, by validation loss"
-    how = tuned if study.budget > 1 else "run as CONFIG says, not tuned"
+    tuned = f"tuned in {study.tuned} runs a setting, on another seed, by validation loss"
+    if study.optimizers:
+        tuned += f", as many with each of {study.config.optimizer.name}, {', '.join(dict(study.optimizers))}"
+    how = tuned if study.tuned > 1 else "run as CONFIG says, not tuned"
     lines = [
         f"Test loss in nats per token, lower is better: mean and sample standard deviation (sd) over {seeds}.",
         f"Every method{' and bound' * bool(jobs.bounds)} was {how}.",

@@ -55,7 +55,15 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray], **within
 
 
 def reference(
-    cohort: list[Contribution], *, correlation=0.9, ridge=0.01, energy=0.99, tau=None, tau_from="first", evidence=True
+    cohort: list[Contribution],
+    *,
+    correlation=0.9,
+    ridge=0.01,
+    energy=0.99,
+    tau=None,
+    tau_from="first",
+    evidence=True,
+    overlap=False,
 ):
     """The equations of docs/method.md, entry by entry: by layer, the delta."""
     total = sum(one.num_samples for one in cohort)
@@ -101,7 +109,7 @@ def reference(
             m = sum(q[k] * D[k] @ U[:, i] for k in range(K))
             squares = sum(q[k] * float(((D[k] @ U[:, i]) ** 2).sum()) for k in range(K))
             rho = min(1.0, max(sum(x * x for x in p), float(m @ m) / squares)) if squares else 1.0
-            rep = rep + np.outer(m * max(1.0, trust / rho), U[:, i])
+            rep = rep + np.outer(m * (max(1.0, trust / rho) if overlap else 1.0), U[:, i])
         Gs = sum(p[k] * G[k] for k in range(K))
         p2 = sum(x * x for x in p)
         taus.append(
@@ -115,7 +123,7 @@ def reference(
 
 @pytest.mark.parametrize("options", [
     {}, {"tau": 0.0}, {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
-    {"tau_from": "each"}, {"evidence": False},
+    {"tau_from": "each"}, {"evidence": False}, {"overlap": True},
 ], ids=str)  # fmt: skip
 def test_it_is_the_definition(options: dict) -> None:
     same(fuse(Canonical(**options), clients()), reference(clients(), **options), rtol=2e-5, atol=2e-6)
@@ -134,7 +142,7 @@ def test_without_its_ridge_regmean_is_the_papers_formula(correlation: float) -> 
 
 
 @pytest.mark.parametrize("options", [
-    {"evidence": False, "repeatability": False, "overlap": False, "tau": 0.7},
+    {"evidence": False, "repeatability": False, "tau": 0.7},
     {"tau": 0.0, "ridge": 1e9},
     {"tau": 1.0, "basis": "none"},
 ], ids=str)  # fmt: skip

@@ -77,7 +77,7 @@ class Canonical(Fuse):
         w_k   = s / (s + z),  w = sum_k p_k w_k                               (w_k = 1 if the client took one step)
         q_k   = p_k w_k / w                                                   (p_k where w = 0)
         m     = sum_k q_k C_k,   rho = |m|^2 / sum_k q_k |C_k|^2              clipped to [1 / K_eff, 1]
-        D_rep = (m max(1, w / rho)) U^T + (sum_k p_k D_k) (I - U U^T)
+        D_rep = m U^T + (sum_k p_k D_k) (I - U U^T)
 
         tau   = (|sum p G_k|^2 - sum p^2 |G_k|^2) / ((1 - sum p^2) sum p |G_k|^2)
         D     = (1 - tau) D_evi + tau D_rep                                   while less than x of the run is done
@@ -95,9 +95,9 @@ class Canonical(Fuse):
     late in a run the second of four numbers; one where tau is fixed at 0.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
-    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is; max(1, w / rho) is
-    FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the measured w in the place of
-    its constant 1/2.
+    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is. max(1, w / rho) in the
+    option ``overlap`` is FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the
+    measured w in the place of its constant 1/2.
     Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with our l and a
     (0.01 and 0.9): ``ridge=0`` gives RegMean's formula with its scaling, ``correlation=1`` as well the one without.
     Also its G_k and p_k are of the round's steps, where RegMean looks at the data after training, and b is fused with
@@ -108,8 +108,8 @@ class Canonical(Fuse):
     """Weigh by evidence; off: ``D_evi`` is the mean."""
     repeatability: bool = True
     """Weigh by repeatability; off: all w are 1."""
-    overlap: bool = True
-    """Undo the shrinking of what few clients say; off: all rho are 1."""
+    overlap: bool = False
+    """Undo the shrinking of what few clients say: ``m max(1, w / rho)`` in the place of m."""
     tau: float | None = None
     """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
     explore: float = 0.65
@@ -301,8 +301,8 @@ class Canonical(Fuse):
             if second:
                 tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
                 m, squares, repeatable = (second[f"{name}/{what}"] for what in ("m", "squares", "repeatable"))
-                least = float(first["/facts"][1]) if self.overlap else None
-                by_repeats, overlap = fuse_repeated(layer.mean, vectors, m, squares, repeatable, least)
+                least = float(first["/facts"][1])
+                by_repeats, overlap = fuse_repeated(layer.mean, vectors, m, squares, repeatable, least, self.overlap)
                 for what, values in (("overlap", overlap), ("repeatability", repeatable)):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)

@@ -23,7 +23,7 @@ def repeatable_share(half: Tensor, whole: Tensor) -> Tensor:
 
 
 def fuse_repeated(
-    mean: Tensor, vectors: Tensor, m: Tensor, squares: Tensor, repeatable: Tensor, least_overlap: float | None
+    mean: Tensor, vectors: Tensor, m: Tensor, squares: Tensor, repeatable: Tensor, least_overlap: float, undo: bool
 ) -> tuple[Tensor, Tensor]:
     """``D_rep`` of a layer, ``[M, N']``, and the overlap rho of its directions, ``[r]``, as in ``Canonical``.
 
@@ -33,15 +33,14 @@ def fuse_repeated(
         m: ``sum_k p_k w_k C_k``, ``[M, r]``.
         squares: ``sum_k p_k w_k |C_k|^2`` of each direction, ``[r]``.
         repeatable: w, ``[r]``.
-        least_overlap: ``1 / K_eff``; None: all rho are 1.
+        least_overlap: ``1 / K_eff``.
+        undo: whether the delta is longer where rho is below w.
     """
     inside, heard = (mean.float() @ vectors).double(), repeatable > 0  # as exact as the clients' products
     total = repeatable.where(heard, 1.0)
     m, squares = (m / total).where(heard, inside), squares / total
-    overlap = torch.ones_like(squares)
-    if least_overlap is not None:
-        ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
-        overlap = ratio.where(squares > 0, 1.0).clamp(least_overlap, 1.0)
-    # never less than the mean: halves that differ weaken a direction, they do not remove it
-    change = m * (repeatable / overlap).clamp(min=1.0) - inside
-    return mean + change.float() @ vectors.T, overlap
+    ratio = m.square().sum(0) / squares.where(squares > 0, 1.0)
+    overlap = ratio.where(squares > 0, 1.0).clamp(least_overlap, 1.0)
+    if undo:
+        m = m * (repeatable / overlap).clamp(min=1.0)
+    return mean + (m - inside).float() @ vectors.T, overlap

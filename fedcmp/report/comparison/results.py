@@ -109,7 +109,7 @@ class Comparison:
         """Runs that were asked for and have not ended, at least: extra seeds and those that settings share apart."""
         asked = self.asked
         methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
-        seeds, budget = asked.get("seeds", 0), asked.get("budget", 1)
+        seeds, budget = asked.get("seeds", 0), asked.get("budget", 1) * (1 + len(asked.get("optimizers", ())))
         final = sum(one.cell.stage == FINAL and one.cell.seed <= seeds for one in self.results)
         tuned = sum(one.cell.stage == TUNE for one in self.results)
         rows = len(asked.get("settings", ())) * methods
