@@ -21,8 +21,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +53,12 @@ DEMO = "configs/study/demo.yaml"
 PAIRS = "configs/study/pairs.yaml"
 LONG = "configs/study/long.yaml"
 READER = "configs/study/reader.yaml"
-TWELVE = "fedcmp,regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
-EIGHT = "fedcmp,regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
+OVERLAP = "aggregator.fuse.overlap=true"
+"""What was the default of Fed-CMP in the older parts."""
+FORMER = f"fedcmp=fedcmp:{OVERLAP}"
+TWELVE = f"{FORMER},regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
+FIVE = "fedcmp,regmean,knots,ties,fedavg"
+EIGHT = f"{FORMER},regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
 
 MOMENTUM = "aggregator.server.momentum"
@@ -64,18 +67,12 @@ SWITCHED = {
     "no image use": "aggregator.image_use=false",
     "no evidence": f"{FUSE}.evidence=false",
     "no repeatability": f"{FUSE}.repeatability=false",
-    "no overlap": f"{FUSE}.overlap=false",
+    "overlap": f"{FUSE}.overlap=true",
     "tau always": f"{FUSE}.explore=1",
     "outcome always": f"{FUSE}.explore=0",
     "momentum 0.3": f"{MOMENTUM}=0.3",
-    "muon": "optimizer.name=muon",
 }
 """A part of Fed-CMP that is off, or what is on that is off by default -> its option."""
-MUON = ",".join(f"{name}={name}:optimizer.name=muon" for name in ("fedcmp", "fedavg"))
-MUON_IN = ",".join(
-    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}"
-    for scenario, rounds in (("domain", 16), ("topic", 16), ("iid", 16), ("domain", 4), ("topic", 4))
-)
 DRAWN = (
     "'4 of 8'=domain:federation.clients_per_round=4:federation.rounds=32,"
     "'8 of 32'=domain:partition.clients=32:federation.clients_per_round=8,"
@@ -97,19 +94,19 @@ ATTACKED = ",".join(
 )
 """Malformed updates never enter: what is left without the Byzantine clients, and the best that any method can reach."""
 ROBUST = (
-    "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
+    f"{FORMER},guarded=fedcmp:{OVERLAP}:aggregator.guard=true,fedavg,median,trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
     "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
 )
 MEANT = {"attacks": {(f"malformed, {byzantine} of 8", "multi-krum") for byzantine in (2, 3)}}
 """Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
-PLAIN = "aggregator.image_use=false"
+PLAIN = f"{OVERLAP}:aggregator.image_use=false"
 LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}" for rounds in (16, 8, 4, 1))
 CHOICES = (
     f"fedcmp=fedcmp:{PLAIN},'tau always'=fedcmp:{PLAIN}:aggregator.fuse.explore=1,"
     f"'outcome always'=fedcmp:{PLAIN}:aggregator.fuse.explore=0,"
     f"'momentum 0.3'=fedcmp:{PLAIN}:{MOMENTUM}=0.3,regmean,fedavg"
 )
-"""As they were run: without weights by image use."""
+"""As they were run: without weights by image use, and with overlap."""
 LONG_SCENARIOS = {
     "domain": "",
     "topic": "",
@@ -118,26 +115,23 @@ LONG_SCENARIOS = {
     "iid": "",
 }
 """Four scenarios and clients that are alike, each in short and in long rounds."""
-LONG_NOW = (
-    ("domain", 16),
-    ("domain", 4),
-    ("topic", 16),
-    ("topic", 4),
-    ("quality", 16),
-    ("quality", 4),
-    ("iid", 16),
-    ("iid", 4),
-    ("quantity", 16),
-)
-"""Scenarios and rounds whose runs are all there. To go on, add the next."""
-LONG_SETTINGS = ",".join(
-    f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
-    for scenario, rounds in LONG_NOW
-)
+SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
+LONG_ROUNDS = ("domain", "topic", "quality", "iid")
+"""Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
+
+
+def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
+    """The settings of 128 local steps in so many rounds."""
+    return ",".join(
+        f"'{scenario}, {rounds} x {128 // rounds}'={scenario}:federation.rounds={rounds}{LONG_SCENARIOS[scenario]}"
+        for scenario in scenarios
+    )
+
+
 PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
 PARTS_IN = ",".join(f"'{scenario}, 16 x 8'={scenario}:federation.rounds=16" for scenario in ("domain", "iid"))
 WEIGHED = (
-    f"fedcmp,'without image use'=fedcmp:{PLAIN},fedavg,"
+    f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
 )
 CORRUPTED = ",".join(
@@ -153,14 +147,16 @@ CORRUPTED = ",".join(
 )
 """How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
-    "long-demo": f'{LONG} --methods fedcmp,regmean,knots,ties,fedavg --scenarios "{LONG_SETTINGS}"'
+    "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(SHORT_ROUNDS, 16)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.04",
+    "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
+    " --seeds 3 --budget 2 --extra-seeds 5",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
-    "image-use-reader": f"{READER} --methods \"fedcmp,'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
+    "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
-    "parts": f'{LONG} --methods "{PARTS_OF}" --scenarios "{PARTS_IN}" --seeds 2 --budget 1 --no-bounds',
-    "muon": f'{LONG} --methods "{MUON}" --scenarios "{MUON_IN}" --seeds 2 --budget 1 --no-bounds',
-    "drawn": f'{LONG} --methods fedcmp,regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
+    "parts": f'{LONG} optimizer.name=muon optimizer.lr=4e-2 --methods "{PARTS_OF}" --scenarios "{PARTS_IN}"'
+    " --seeds 2 --budget 1 --no-bounds",
+    "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
@@ -168,7 +164,7 @@ PARTS: dict[str, str] = {
     "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
     "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
     "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
-    "lengths-pairs": f"{PAIRS} --methods fedavg,fedcmp"
+    "lengths-pairs": f"{PAIRS} --methods fedavg,{FORMER}"
     " --scenarios \"domain,'by length'=domain:federation.group_by_length=true\" --seeds 3 --budget 1 --no-bounds",
 }
 """Part -> the words of its comparison."""
@@ -232,25 +228,34 @@ def write(page: Path) -> None:
 
 
 def final_runs(part: str) -> list[dict[str, Any]]:
-    """The runs of a part that are reported: those of tuning are left out."""
+    """The runs of a part that are reported: with the options that tuning chose, where it chose."""
     lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    return [run for run in map(json.loads, lines) if run["cell"]["stage"] == "final"]
+    runs = [json.loads(line) for line in lines]
+    tuned = [run for run in runs if run["cell"]["stage"] == "tune" and run["status"] == "finished"]
+    tuned.sort(key=lambda run: -run["val_loss"])
+    chosen = {
+        (run["cell"]["setting"], run["cell"]["method"]): run["cell"]["options"] for run in tuned
+    }  # the last is best
+    return [
+        run
+        for run in runs
+        if (cell := run["cell"])["stage"] == "final"
+        and cell["options"] == chosen.get((cell["setting"], cell["method"]), cell["options"])
+    ]
 
 
-def overview(part: str, rounds: int = 16) -> str:
-    """Means over all seeds in so many rounds: loss by scenario, image use, and what a round and a run cost."""
+def overview(part: str) -> str:
+    """Means over all seeds: loss by scenario, image use, and what a round and a run cost."""
     clients = 8
-    scenarios = [scenario for scenario, number in LONG_NOW if number == rounds]
     runs = final_runs(part)
+    settings = dict.fromkeys(run["cell"]["setting"] for run in runs)
+    scenarios = {setting.partition(",")[0]: setting for setting in settings}
+    rounds = int(next(iter(settings)).partition(", ")[2].partition(" x ")[0])
     methods = list(dict.fromkeys(run["cell"]["method"] for run in runs))
     found = {
-        (name, scenario): [
-            run
-            for run in runs
-            if (run["cell"]["method"], run["cell"]["setting"]) == (name, f"{scenario}, {rounds} x {128 // rounds}")
-        ]
+        (name, scenario): [run for run in runs if (run["cell"]["method"], run["cell"]["setting"]) == (name, setting)]
         for name in methods
-        for scenario in scenarios
+        for scenario, setting in scenarios.items()
     }
 
     def mean(name: str, scenario: str, key: str) -> float:
@@ -267,7 +272,7 @@ def overview(part: str, rounds: int = 16) -> str:
             for one, loss in losses.items()
         ]
         use = sum(mean(name, scenario, "image_use") for scenario in scenarios) / len(scenarios)
-        first = found[name, scenarios[0]]
+        first = found[name, next(iter(scenarios))]
         sent = [first[0]["bytes"][way] / (rounds * clients * 1e3) for way in ("up", "down") if name in rivals]
         seconds = min(run["seconds"]["total"] for one in scenarios for run in found[name, one])
         kilobytes = " / ".join(f"{one:.0f}" for one in sent) or "-"
@@ -309,7 +314,6 @@ def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
 SHEETS: dict[str, Callable[[str], str]] = {
     "cost": cost,
     "overview": overview,
-    "overview of long rounds": partial(overview, rounds=4),
     "losses": lambda part: grid(part, lambda run: run["test"]["loss"], 3),
     "image use": lambda part: grid(part, lambda run: run["test"]["image_use"], 2),
     "seconds of training": lambda part: grid(part, lambda run: run["seconds"]["train"], 1),

@@ -99,7 +99,8 @@ def _read(split: str, name: str, pairs: Pairs) -> list[Sample]:
                 case _:
                     raise ValueError(f"expected (PIL picture, text), got {type(item).__name__}")
         except PICTURE_ERRORS as error:
-            raise DataError(f"{origin}: {why(error)}") from error
+            path = getattr(error, "filename", None)
+            raise DataError(f"{origin}: {why(error)}{f': {path}' if path else ''}") from error
         samples.append(Sample(f"{split}/{name}/{index}", f"{split}/{index}", caption.strip(), name, origin=origin))
     if not samples:
         raise DataError(f"the {split} data set {name!r} is empty")

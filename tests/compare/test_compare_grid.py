@@ -11,7 +11,17 @@ import torch
 from fedcmp.aggregation.parts import ServerStep, Update
 from fedcmp.aggregation.presets import PRESETS, build_aggregator
 from fedcmp.compare import Request, ask
-from fedcmp.compare.grid import BATCHES, LR, MOST, OPTIONS, SERVERS, centralized_grid, method_grid, own_option
+from fedcmp.compare.grid import (
+    BATCHES,
+    LR,
+    MOST,
+    OPTIMIZER,
+    OPTIONS,
+    SERVERS,
+    centralized_grid,
+    method_grid,
+    own_option,
+)
 from fedcmp.compare.identity import FOLDERS, identity
 from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.spec import from_json, to_json
@@ -72,6 +82,29 @@ def test_what_a_budget_tries() -> None:
     near = config_of("optimizer.lr=1e-2", "centralized.batch_sizes=[16,32]", "centralized.lrs=[5e-3,1e-2,2e-2]")
     pairs = [(options[LR], options[BATCHES]) for options in centralized_grid(near, 3)]
     assert pairs == [(0.01, [16]), (0.02, [16]), (0.01, [32])]
+
+
+def test_another_local_optimizer_has_the_same_budget_around_its_own_rate() -> None:
+    request = Request(methods="fedavg,muloco,own=fedavg:optimizer.name=sgd", budget=2, optimizers="muon=0.04")
+    jobs = Jobs(ask(None, ["optimizer.lr=1e-2", "centralized.lrs=[1e-2,2e-2]"], request))
+    (setting,) = jobs.settings
+    for entrant in ("fedavg", *BOUNDS):
+        own, other = jobs.grids[setting, entrant][:2], jobs.grids[setting, entrant][2:]
+        assert [options[LR] for options in (*own, *other)] == [0.01, 0.02, 0.04, 0.08], entrant
+        assert not any(OPTIMIZER in options for options in own), "these runs are known from comparisons without it"
+        assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [*["adamw"] * 2, *["muon"] * 2]
+    for entrant, name in (("muloco", "muon"), ("own", "sgd")):
+        assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [name, name]
+
+
+def test_overlap_was_on_when_it_was_the_default() -> None:
+    """So the id of a run with it is the one that runs had before, and regmean's, which has none, is as it was."""
+    known = {
+        (): "domain-fedcmp-seed-0-6c29fd50de57",
+        ("aggregator.fuse.overlap=true",): "domain-fedcmp-seed-0-1f259830d17f",
+        ("aggregator=regmean",): "domain-regmean-seed-0-dc866f62e567",
+    }
+    assert {words: identity("", config_of(*words)) for words in known} == known
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,10 @@ def test_bad_methods_are_named(methods: str, named: str) -> None:
         (r"aggregator.fuse.density", Request(methods="ties:aggregator.fuse.density=2"), ()),
         (r'--reference.*"fedavg"', Request(methods="fedavg,fedadam", reference="fedavgg"), ()),
         (r"--seeds", Request(seeds=0), ()),
+        (r'--optimizers.*"muon"', Request(optimizers="muo=0.04"), ()),
+        (r"--optimizers muon", Request(optimizers="muon"), ()),
+        (r"--optimizers: adamw", Request(optimizers="adamw=0.04"), ()),
+        (r"run.seed", Request(budget=1, optimizers="muon=0.04", bounds=False), ("run.seed=3",)),
         (r"--budget", Request(budget=0), ()),
         (r"--extra-seeds", Request(extra_seeds=2), ()),
         (r"run.seed", Request(seeds=3), ("run.seed=3",)),
@@ -130,7 +134,7 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
     other.write_text("federation: {rounds: 5}\n")
     methods = 'fedavg,"it\'s: a"=fedcmp:aggregator.fuse.tau=0,fedcmp:data.domains=[blurred,faint]'
     scenarios = f"iid,mixed=domain:partition.mix=0.5,'{other}':partition.clients=4"
-    options = Request(methods, scenarios, 2, 3, 4, 1, "fedavg", False, True)
+    options = Request(methods, scenarios, "muon=0.04,sgd=1", 2, 3, 4, 1, "fedavg", False, True)
     first = ask(file, ["optimizer.lr=0.01"], options)
     more = again(first, Request(seeds=3), ["partition.mix=0.2", "run.seed=9"])  # over what a setting has of its own
     assert command(again(again(first, Request(), ["run.seed=7"]), Request(), ["run.seed=8"])).count("run.seed=") == 1
@@ -141,7 +145,9 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
         parsed = build_parser().parse_args(words[1:])
         path, overrides = split_words(parsed.words)
         asked = {name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")}
-        asked |= {name: ",".join(found) for name in ("methods", "scenarios") if (found := getattr(parsed, name))}
+        asked |= {
+            name: ",".join(found) for name in ("methods", "scenarios", "optimizers") if (found := getattr(parsed, name))
+        }
         kept = {"bounds": not parsed.no_bounds, "keep_projectors": parsed.keep_projectors}
         again_ = ask(path, overrides, Request(**asked, **kept))
         assert to_json(again_) == to_json(study)
