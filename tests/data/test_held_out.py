@@ -64,11 +64,11 @@ def test_what_is_held_out_or_drawn_depends_on_nothing_but_ids() -> None:
     assert subsample(SAMPLES, 0, seed=1) == SAMPLES
     samples = [sample for sample in SAMPLES if sample.domain in "ab"]
     train, held = hold_out(samples, 5)
-    assert [s for s in samples if s in train or s in held] == samples
+    assert train == [s for s in samples if s not in held]
     assert Counter(s.domain for s in held) == {"a": 5, "b": 5}
     assert held == [s for s in samples if s in held], "in their old order"
     assert (
-        {s.id for s in hold_out(samples, 3)[1]} < {s.id for s in hold_out(samples[::-1], 5)[1]} == {s.id for s in held}
+        {s.id for s in hold_out(samples[::-1], 5)[1]} == {s.id for s in held} > {s.id for s in hold_out(samples, 3)[1]}
     )
     with pytest.raises(DataError, match=r"data\.held_out_per_domain=9 .*'b'"):
         hold_out(samples, 9)
@@ -81,16 +81,12 @@ def marks(num: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize(("num", "asked", "expected"), [
     (3, (), {"train": 1, "val": 1, "test": 1}),
     (40, (), {"train": 36, "val": 2, "test": 2}),
-    (1000, (), {"train": 900, "val": 50, "test": 50}),
-    (20_480, (), {"train": 20_480 - 2 * MOST, "val": MOST, "test": MOST}),
-    (40, (10, 5), {"train": 25, "val": 10, "test": 5}),
+    (11_000, (), {"train": 11_000 - 2 * MOST, "val": MOST, "test": MOST}),
     (40, (10, None), {"train": 28, "val": 10, "test": 2}),
     (40, (10, 0), {"train": 30, "val": 10}),
 ])  # fmt: skip
 def test_as_many_pictures_as_asked_else_five_per_cent_and_at_most_512(num: int, asked: tuple, expected: dict) -> None:
-    sides = divide(marks(num), [None] * num, *asked)
-    assert not sides.own
-    assert Counter(sides.sides) == expected
+    assert Counter(divide(marks(num), [None] * num, *asked).sides) == expected
     for val, test in ((0, None), (1, -1), (1, 0), (num - num // 4, num // 4)):
         with pytest.raises(ConfigError, match="--val"):
             divide(marks(num), [None] * num, val, test)
@@ -114,9 +110,8 @@ def test_groups_are_on_one_side() -> None:
     sides = divide(marks(num), [None] * num, 20, 20, groups=patients).sides
     assert len(set(zip(sides, patients, strict=True))) == 60
     assert Counter(sides) == {"train": 260, "val": 20, "test": 20}
-    # the number is reached, and passed by less than a patient's pictures
     sides = divide(marks(num), [None] * num, 11, 1, groups=patients).sides
-    assert Counter(sides) == {"train": 280, "val": 15, "test": 5}
+    assert Counter(sides) == {"train": 280, "val": 15, "test": 5}, "passed by less than a patient's pictures"
     # patients that share a picture stay together; who has no group is alone
     shared, groups = [*marks(num), marks(num)[0]], [*patients[:200], *[None] * 100, "p1"]
     sides = divide(shared, [None] * (num + 1), 20, 20, groups=groups).sides
