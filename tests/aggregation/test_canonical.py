@@ -142,9 +142,7 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
 
 @pytest.mark.parametrize(("options", "needs"), [
     ({}, "evidence halfway outcome"),
-    ({"explore": 1.0}, "evidence halfway"),
     ({"tau": 0.0}, "evidence"),
-    ({"tau": 1.0}, "halfway"),
     ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
     ({"tau": 1.0, "repeatability": False}, ""),
     ({"tau": 0.5, "evidence": False}, "halfway"),

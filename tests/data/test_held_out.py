@@ -39,20 +39,17 @@ def test_halves_are_balanced_by_domain_and_keep_equal_pictures_together() -> Non
 
 def test_only_pictures_that_may_be_equal_are_read() -> None:
     content = {"t1": b"aaaa", "t2": b"bbbb", "t3": b"cc", "h1": b"bbbb", "h2": b"dddddd"}
-    samples = {name: Sample(name, name, "a x", "d") for name in content}
+    t1, t2, t3, h1, h2 = (Sample(name, name, "a x", "d") for name in content)
     read: list[str] = []
 
     def digest(sample: Sample) -> str:
         read.append(sample.id)
         return hashlib.sha256(content[sample.id]).hexdigest()
 
-    train, held = [samples[n] for n in ("t1", "t2", "t3")], [samples[n] for n in ("h1", "h2")]
-    for mark, unread in (
-        (lambda s: (len(content[s.id]), None), {"t3"}),
-        (lambda s: (len(content[s.id]), hash(content[s.id])), {"t1", "t3"}),
-    ):
+    for knows, unread in ((False, {"t3"}), (True, {"t1", "t3"})):  # the checksum
         read.clear()
-        assert find_overlap(train, held, mark, digest) == {"t2": samples["h1"]}
+        marks = {name: (len(one), hash(one) if knows else None) for name, one in content.items()}
+        assert find_overlap([t1, t2, t3], [h1, h2], lambda s, marks=marks: marks[s.id], digest) == {"t2": h1}
         assert unread.isdisjoint(read)
 
 

@@ -86,19 +86,12 @@ def test_what_cannot_be_read_rightly_is_refused_by_name(content: bytes, tmp_path
     with pytest.raises(DataError, match=REFUSED) as caught:
         decode(content, SAMPLE)
     assert "0x" not in str(caught.value), "no address in memory"
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png"):
-        read_picture(find_pictures([tmp_path])[0])
+    (tmp_path / "a.PNG").write_bytes(content)
+    (tmp_path / "notes.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.PNG"):
+        read_picture(*find_pictures([tmp_path]))
     with pytest.raises(DataError, match=r"pictures\[3\]"):
         read_picture(FLOATS, 3)
-
-
-def test_loose_pictures_are_found(tmp_path: Path) -> None:
-    home = foldered(tmp_path / "home", {"b/1.PNG": picture(1, "PNG"), "a.jpg": picture(2), "notes.txt": b""})
-    assert find_pictures([home, Path("x.png")]) == [home / "a.jpg", home / "b" / "1.PNG", Path("x.png")]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty"):
-        find_pictures([tmp_path / "empty"])
 
 
 def test_what_is_transparent_is_white() -> None:

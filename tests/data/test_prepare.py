@@ -247,11 +247,10 @@ def test_every_step_for_ones_own_data_works_as_written(
 
 
 def test_what_is_left_out_is_told_and_rows_have_owners(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    table = published.clinic(tmp_path / "set", 12, clinic=ward)
+    table, out = published.clinic(tmp_path / "set", 12, clinic=ward), tmp_path / "my root" / "all"
     row = table.read_text().splitlines()[4]
     again = (row, row, row.replace("finding", "mass"), row.replace("ward 1", "ward 2"), row.replace("ward 1", " "))
     table.write_text("\n".join([*table.read_text().splitlines(), *again]) + "\n")
-    out = tmp_path / "my root" / "all"
     words = ["prepare", "csv", str(table), *COLUMNS, "--client-column", "clinic", "--out", str(out)]
     assert main(words) == 2
     assert "notes.csv:18: field `client`" in capsys.readouterr().err
