@@ -16,7 +16,6 @@ from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors
 from fedcmp.aggregation.parts import Fuse
-from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator
 from fedcmp.aggregation.symmetric import moments_product
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
@@ -75,15 +74,8 @@ def reference(
         H = [join_affine(one.halfway, name).double().numpy() for one in cohort]
         G = [one.evidence[name].double().numpy() for one in cohort]
         g = sum(p[k] * G[k][i, i] for k in range(K) for i in range(n)) / n
-        A = []
-        for k in range(K):
-            one = np.zeros((n, n))
-            for i in range(n):
-                for j in range(n):
-                    one[i, j] = correlation * G[k][i, j] + (
-                        (1 - correlation) * G[k][i, i] + ridge * g if i == j else 0.0
-                    )
-            A.append(one)
+        # of each client: the evidence, with less of what is off its diagonal and a ridge on it
+        A = [correlation * one + (1 - correlation) * np.diag(np.diag(one)) + ridge * g * np.eye(n) for one in G]
         S = sum(p[k] * A[k] for k in range(K))
         R = [p[k] * A[k] @ np.linalg.inv(S) for k in range(K)]
         np.testing.assert_allclose(sum(R), np.eye(n), atol=1e-9)
@@ -124,21 +116,11 @@ def reference(
 @pytest.mark.parametrize("options", [
     {}, {"tau": 0.0}, {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
     {"tau_from": "each"}, {"evidence": False}, {"overlap": True},
+    {"tau": 0.0, "ridge": 0.0, "correlation": 1.0},  # RegMean's own formula: sum_k n_k W_k G_k (sum_k n_k G_k)^-1
 ], ids=str)  # fmt: skip
 def test_it_is_the_definition(options: dict) -> None:
-    same(fuse(Canonical(**options), clients()), reference(clients(), **options), rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize("correlation", [1.0, 0.9])
-def test_without_its_ridge_regmean_is_the_papers_formula(correlation: float) -> None:
-    """``sum_k n_k W_k A_k (sum_k n_k A_k)^-1``, ``A_k = a G_k + (1 - a) diag G_k``; the preset's ridge moves it."""
-    options = {"ridge": 0.0, "correlation": correlation}
-    regmean, ridged = (
-        build_aggregator(AggregatorConfig("regmean", fuse={**options, **more})).fuse for more in ({}, {"ridge": 0.01})
-    )
-    same(fuse(regmean, clients()), expected := reference(clients(), tau=0.0, **options), rtol=1e-4, atol=1e-6)
-    assert all(np.abs(fuse(ridged, clients())[n] - value).max() > 1e-3 * np.abs(value).max()
-               for n, value in expected.items())  # fmt: skip
+    ill = {"rtol": 1e-4, "atol": 1e-6} if options.get("ridge") == 0.0 else {"rtol": 2e-5, "atol": 2e-6}
+    same(fuse(Canonical(**options), clients()), reference(clients(), **options), **ill)
 
 
 @pytest.mark.parametrize("options", [
@@ -168,9 +150,7 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
 
 @pytest.mark.parametrize(("options", "needs"), [
     ({}, "evidence halfway outcome"),
-    ({"explore": 1.0}, "evidence halfway"),
     ({"tau": 0.0}, "evidence"),
-    ({"tau": 1.0}, "halfway"),
     ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
     ({"tau": 1.0, "repeatability": False}, ""),
     ({"tau": 0.5, "evidence": False}, "halfway"),
@@ -187,25 +167,22 @@ def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
 def test_the_basis_is_this_rounds_and_turns_by_nothing_if_nothing_changes() -> None:
     method = Canonical(energy=0.6)
     once = method.fuse(LocalCohort(clients()), PARAMS, method.init(PARAMS))
-    again = method.fuse(LocalCohort(clients()), PARAMS, once.state)
+    again, other = (method.fuse(LocalCohort(clients(seed=seed)), PARAMS, once.state) for seed in (0, 4))
     assert again.metrics["aggregator/basis_turn_max/linear_1"] == pytest.approx(0.0, abs=0.1)
-    other = method.fuse(LocalCohort(clients(seed=4)), PARAMS, once.state)
     assert other.metrics["aggregator/basis_turn/linear_1"] > 1.0
     fresh = method.fuse(LocalCohort(clients(seed=4)), PARAMS, method.init(PARAMS))
     for name, basis in fresh.basis.items():
         assert 0 < basis.shape[1] < len(basis)
+        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
         torch.testing.assert_close(other.basis[name], basis, rtol=0, atol=1e-6)
         torch.testing.assert_close(other.state["basis"][name], basis, rtol=0, atol=1e-6)
-    for name, basis in once.basis.items():
-        torch.testing.assert_close(basis.T @ basis, torch.eye(basis.shape[1]), rtol=0, atol=1e-5)
         assert sum(once.metrics[f"aggregator/overlap/{name}/histogram"]) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("condition", [1e3, 1e6])
-def test_float32_evidence_is_enough(condition: float) -> None:
+def test_float32_evidence_is_enough() -> None:
     """Activations are strongly correlated: the same clients with float32 and with float64 evidence and deltas."""
     rng, N, M = torch.Generator().manual_seed(0), 120, 16
-    spectrum = torch.logspace(0, -math.log10(condition) / 2, N, dtype=torch.float64)
+    spectrum = torch.logspace(0, -3, N, dtype=torch.float64)
     shared = torch.linalg.qr(torch.randn(N, N, dtype=torch.float64, generator=rng)).Q
     exact, rounded = [], []
     params = {"linear.weight": torch.zeros(M, N - 1), "linear.bias": torch.zeros(M)}
@@ -357,7 +334,7 @@ def test_a_wide_layers_evidence_is_block_diagonal_and_its_basis_is_found_by_a_sk
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
+@pytest.mark.parametrize("mean", [0.0, 100.0])
 def test_products_with_moments_are_as_exact_as_their_rounding(mean: float) -> None:
     """After the solve, which multiplies what was rounded: a plain product in float32 is 10 to 70 times as far off."""
     rng = torch.Generator().manual_seed(0)

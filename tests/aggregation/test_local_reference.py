@@ -139,20 +139,14 @@ def test_rounds_of_some_clients_follow_the_paper(config: AggregatorConfig, momen
     assert ours(config, COHORTS, momentum) == pytest.approx(reference(), rel=1e-5, abs=1e-6)
 
 
-def params(value: float) -> dict[str, torch.Tensor]:
-    return {"w": torch.tensor([value])}
-
-
 def test_fednova_by_hand() -> None:
-    clients = [
-        Contribution(0, params(1.0), halfway=params(0.5), num_steps=1),
-        Contribution(1, params(6.0), halfway=params(3.0), num_steps=3),
-    ]
-    fused = Normalised(Mean()).fuse(LocalCohort(clients), params(0.0), {})
+    one, two, still = ({"w": torch.tensor([value])} for value in (1.0, 6.0, 0.0))
+    clients = [Contribution(0, one, halfway=one, num_steps=1), Contribution(1, two, halfway=two, num_steps=3)]
+    fused = Normalised(Mean()).fuse(LocalCohort(clients), still, {})
     assert fused.delta["w"].item() == pytest.approx((1.0 / 1 + 6.0 / 3) / 2 * (1 + 3) / 2)
     assert fused.mean["w"].item() == pytest.approx(3.0)
     assert fused.metrics["aggregator/effective_steps"] == pytest.approx(2.0)
     assert fused.mean_square == pytest.approx(2.0**2 * (1.0 + 4.0) / 2)
-    assert Normalised(Mean()).per_step(clients[1]).halfway["w"].item() == 1.0, "divided by the steps of the whole"
-    still = [*clients, Contribution(2, params(0.0), num_samples=0, num_steps=0)]
-    assert Normalised(Mean()).fuse(LocalCohort(still), params(0.0), {}).delta["w"].item() == pytest.approx(3.0)
+    assert Normalised(Mean()).per_step(clients[1]).halfway["w"].item() == 2.0, "divided by the steps of the whole"
+    clients.append(Contribution(2, still, num_samples=0, num_steps=0))
+    assert Normalised(Mean()).fuse(LocalCohort(clients), still, {}).delta["w"].item() == pytest.approx(3.0)

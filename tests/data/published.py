@@ -92,7 +92,7 @@ def chat(home: Path, num: int = 30) -> Path:
 def llava_med(home: Path, num: int = 24) -> Path:
     rows = [record(f"{n}_Fig", f"{n}_Fig.jpg", f"Axial view of case {n}.") for n in range(num)]
     foldered(home / "images", {row["image"]: picture(number) for number, row in enumerate(rows)})
-    rows = [{"conversatons" if key == "conversations" else key: value for key, value in row.items()} for row in rows]
+    rows = [{**row, "conversatons": row.pop("conversations")} for row in rows]  # as they spell it
     return dump(home / "alignment" / "llava_med_alignment_500k.json", rows)
 
 
@@ -120,10 +120,9 @@ def roco(home: Path) -> Path:
 def rsicd(home: Path) -> Path:
     names = [f"{label}_{number}.jpg" for label in ("airport", "port") for number in range(1, 9)] + ["00744.jpg"]
     splits = (["train"] * 5 + ["val", "test", "train"]) * 2 + ["train"]
-    rows = [
-        {"filename": name, "split": split, "sentences": [{"raw": f"sentence {n} of {name} ."} for n in range(5)]}
-        for name, split in zip(names, splits, strict=True)
-    ]
+    rows: list[dict[str, Any]] = [{"filename": name, "split": split} for name, split in zip(names, splits, strict=True)]
+    for row in rows:
+        row["sentences"] = [{"raw": f"sentence {n} of {row['filename']} ."} for n in range(5)]
     dump(home / "dataset_rsicd.json", {"images": rows, "dataset": "rsicd"})
     zipped(home / "RSICD_images.zip", {f"RSICD_images/{name}": picture(number) for number, name in enumerate(names)})
     foldered(home / "txtclasses_rsicd", {"Desert.txt": b"00744.jpg\n"})
@@ -145,16 +144,15 @@ def nwpu(home: Path) -> Path:
 
 
 def coco(home: Path, num: int = 24, year: str = "train2017", start: int = 0) -> Path:
-    names = [f"{start + number:012d}.jpg" for number in range(num)]
-    images = [{"file_name": name, "id": start + number} for number, name in enumerate(names)]
+    numbers = range(start, start + num)
+    images = [{"file_name": f"{number:012d}.jpg", "id": number} for number in numbers]
     notes = [
-        {"image_id": start + number, "id": 5 * (start + number) + place, "caption": f"{place}: picture {number}"}
+        {"image_id": number, "id": 5 * number + place, "caption": f"{place}: picture {number - start}"}
         for place in range(5)
-        for number in reversed(range(num))
+        for number in reversed(numbers)
     ]
-    content = {"info": {"year": 2017}, "images": images, "annotations": notes}
-    dump(home / "annotations" / f"captions_{year}.json", content)
-    foldered(home / year, {name: picture(start + number) for number, name in enumerate(names)})
+    dump(home / "annotations" / f"captions_{year}.json", {"images": images, "annotations": notes})
+    foldered(home / year, {f"{number:012d}.jpg": picture(number) for number in numbers})
     return home
 
 

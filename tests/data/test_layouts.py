@@ -131,24 +131,19 @@ def test_bad_records_are_named(tmp_path: Path, layout: str, name: str, change: A
     path = getattr(published, layout)(tmp_path) / name
     content = json.loads(path.read_text())
     change(content)
-    published.dump(path, content)
-    (message,) = bad(read(layout, path))
+    (message,) = bad(read(layout, published.dump(path, content)))
     assert path.name in message
     assert named in message
 
 
 def test_bad_samples_of_a_shard_lead_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def more(archive: tarfile.TarFile) -> None:
-        for key, suffix, text in (
-            ("../../up", "txt", b"up"),
-            ("/outside/abs", "txt", b"abs"),
-            ("b", "cls", b"no caption"),
-            ("c", "json", b"{no json"),
-            ("d", "json", b'{"captoin": "x"}'),
-            ("e", "txt", b"\xff\xfe"),
-        ):
-            published.member(archive, f"{key}.jpg", published.picture(1))
-            published.member(archive, f"{key}.{suffix}", text)
+        for name, text in {
+            "../../up.txt": b"up", "/outside/abs.txt": b"abs", "b.cls": b"no caption", "c.json": b"{no json",
+            "d.json": b'{"captoin": "x"}', "e.txt": b"\xff\xfe",
+        }.items():  # fmt: skip
+            published.member(archive, f"{name.rpartition('.')[0]}.jpg", published.picture(1))
+            published.member(archive, name, text)
         published.member(archive, "a.txt", b"no picture")
         for name, kind in {"soft": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE}.items():
             entry = tarfile.TarInfo(f"{name}.jpg")
@@ -175,7 +170,6 @@ def test_sources_are_files_folders_globs_and_brace_lists(tmp_path: Path) -> None
         (tmp_path / f"{name}.csv").write_text("image,caption\n")
     for word, kind, named in (
         (f"{home}/{{00000..00003}}.tar", "webdataset", r"00003\.tar"),
-        (f"{home}/x*.tar", "webdataset", r"x\*\.tar"),
         (str(home), "rsicd", "rsicd"),
         (str(tmp_path), "csv", "2 files"),
     ):

@@ -24,6 +24,7 @@ SAMPLE = Sample("a", "scan.png", "a scan", "d", origin="notes.csv:3")
 REFUSED = r"notes\.csv:3: picture scan\.png"
 WIDE = np.array([[0, 128, 129, 257, 4095, 32768, 65407, 65535]], dtype=np.uint16)
 NARROW = [0, 0, 1, 1, 16, 128, 255, 255]
+FLOATS = Image.fromarray(np.zeros((4, 4), np.float32))
 
 
 def written(picture: Image.Image, kind: str, **more: object) -> bytes:
@@ -49,10 +50,8 @@ def tiff(content: bytes, bits: int, *, white_is_zero: bool = False, signed: bool
 def test_16_bit_are_scaled_and_8_bit_are_as_pillow_has_them() -> None:
     for kind in ("PNG", "TIFF"):
         assert row(written(Image.fromarray(WIDE), kind)) == NARROW
-    for mode in ("I;16", "I;16L", "I;16B", "I;16N"):
-        ordered = WIDE.byteswap() if mode == "I;16B" else WIDE
-        made = to_rgb(Image.frombytes(mode, (WIDE.shape[1], 1), ordered.tobytes()))
-        assert np.asarray(made)[0, :, 0].tolist() == NARROW
+    big_endian = to_rgb(Image.frombytes("I;16B", (WIDE.shape[1], 1), WIDE.byteswap().tobytes()))
+    assert np.asarray(big_endian)[0, :, 0].tolist() == NARROW
     for largest in (4095, 65535):
         values = np.array([0, largest // 2 + 1, largest], dtype=">u2")
         assert row(f"P5 3 1 {largest}\n".encode() + values.tobytes()) == [0, 128, 255]
@@ -60,10 +59,9 @@ def test_16_bit_are_scaled_and_8_bit_are_as_pillow_has_them() -> None:
     assert row(inverted) == NARROW, "where a TIFF says that white is 0, Pillow sees to 8 bit"
     source = GivenSource({"train": {"mine": [(Image.fromarray(WIDE), "a scan")]}})
     assert np.asarray(source.image(source.samples("train")[0]))[0, :, 0].tolist() == NARROW
-    floats = Image.fromarray(np.zeros((4, 4), np.float32))
     with pytest.raises(DataError, match=r"'mine', item 1"):
-        GivenSource({"train": {"mine": [(Image.fromarray(WIDE), "a"), (floats, "b")]}})
-    for mode in ("1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV"):
+        GivenSource({"train": {"mine": [(Image.fromarray(WIDE), "a"), (FLOATS, "b")]}})
+    for mode in ("1", "P", "LA", "PA", "CMYK", "YCbCr"):
         made = Image.linear_gradient("L").convert("RGB").convert("P" if mode in ("P", "PA") else "RGB").convert(mode)
         assert np.array_equal(to_rgb(made), made.convert("RGB"))
     content = written(Image.new("L", (4, 4), 10), "GIF", save_all=True, append_images=[Image.new("L", (4, 4), 20)])
@@ -71,7 +69,7 @@ def test_16_bit_are_scaled_and_8_bit_are_as_pillow_has_them() -> None:
 
 
 @pytest.mark.parametrize("content", [
-    written(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"),
+    written(FLOATS, "TIFF"),
     written(Image.fromarray(np.zeros((4, 4), np.int32)), "TIFF"),
     tiff(bytes(7), 8, signed=True),
     tiff(bytes(14), 16, signed=True),
@@ -88,34 +86,28 @@ def test_what_cannot_be_read_rightly_is_refused_by_name(content: bytes, tmp_path
     with pytest.raises(DataError, match=REFUSED) as caught:
         decode(content, SAMPLE)
     assert "0x" not in str(caught.value), "no address in memory"
-    (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png"):
-        read_picture(find_pictures([tmp_path])[0])
+    (tmp_path / "a.PNG").write_bytes(content)
+    (tmp_path / "notes.txt").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a\.PNG"):
+        read_picture(*find_pictures([tmp_path]))
     with pytest.raises(DataError, match=r"pictures\[3\]"):
-        read_picture(Image.fromarray(np.zeros((4, 4), np.float32)), 3)
+        read_picture(FLOATS, 3)
 
 
-def test_loose_pictures_are_found(tmp_path: Path) -> None:
-    home = foldered(tmp_path / "home", {"b/1.PNG": picture(1, "PNG"), "a.jpg": picture(2), "notes.txt": b""})
-    assert find_pictures([home, Path("x.png")]) == [home / "a.jpg", home / "b" / "1.PNG", Path("x.png")]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty"):
-        find_pictures([tmp_path / "empty"])
-
-
-@pytest.mark.parametrize(("kind", "mode"), [("PNG", "LA"), ("PNG", "P"), ("PNG", "L"), ("WEBP", "RGBA")])
-def test_what_is_transparent_is_white(kind: str, mode: str) -> None:
+def test_what_is_transparent_is_white() -> None:
     """A black dot, half of it half transparent, on nothing whose hidden colour is black."""
-    made, more = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 255, 0, 128])).convert(mode), {"lossless": True}
-    if mode == "P":
-        made = Image.frombytes("P", (3, 1), bytes([0, 1, 2]))
-        made.putpalette(bytes(9))
-        more = {"transparency": bytes([0, 255, 128])}
-    elif mode == "L":
-        made, more = Image.frombytes("L", (3, 1), bytes([7, 0, 127])), {"transparency": 7}
-    found = decode(written(made, kind, **more), SAMPLE)
-    assert found.mode == "RGB"
-    assert np.allclose(np.asarray(found)[0], [[255] * 3, [0] * 3, [127] * 3], atol=1)
+    shades, palette = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 255, 0, 128])), Image.new("P", (3, 1))
+    palette.putdata([0, 1, 2])
+    palette.putpalette(bytes(9))
+    for made, kind, more in (
+        (shades, "PNG", {}),
+        (shades.convert("RGBA"), "WEBP", {"lossless": True}),
+        (palette, "PNG", {"transparency": bytes([0, 255, 128])}),
+        (Image.frombytes("L", (3, 1), bytes([7, 0, 127])), "PNG", {"transparency": 7}),
+    ):
+        found = decode(written(made, kind, **more), SAMPLE)
+        assert found.mode == "RGB"
+        assert np.allclose(np.asarray(found)[0], [[255] * 3, [0] * 3, [127] * 3], atol=1)
 
 
 def test_a_large_jpeg_is_decoded_at_a_part_of_its_sides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +124,7 @@ def test_a_large_jpeg_is_decoded_at_a_part_of_its_sides(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(("width", "height", "most"), [
-    (10_000, 10_000, None), (2**20, 2**20, None), (8, 9, 71), (100_000, 1, None), (1, 201, None),
+    (2**20, 2**20, None), (8, 9, 71), (100_000, 1, None), (1, 201, None),
 ])  # fmt: skip
 def test_bombs_are_refused_before_they_are_unpacked(width: int, height: int, most: int | None) -> None:
     parts = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(9)))

@@ -10,7 +10,7 @@ import pytest
 from published import lines, record
 
 from fedcmp.data.held_out import hold_out
-from fedcmp.data.records import Sample, load_json, parse_pairs, read_json
+from fedcmp.data.records import Sample, parse_pairs, read_json
 from fedcmp.data.scenarios import PartitionConfig, partition_conversations
 from fedcmp.errors import DataError
 
@@ -31,6 +31,8 @@ def test_an_array_and_lines_say_the_same(tmp_path: Path) -> None:
             ("7", "x/a.png", "a cat.", "pets", "cat", "north"),
         ]
         assert found[1].origin == f"{path}{': record 1' if path == array else ':3'}"
+    with pytest.raises(DataError, match=r"none\.json"):
+        read(tmp_path / "none.json")
 
 
 ASKED = {"role": "user", "content": "<image>what?"}
@@ -49,11 +51,11 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_forms_of_records_say_the_same(form: str) -> None:
-    [sample] = parse_pairs(FORMS[form], "folder/r.jsonl:1")
-    assert (sample.image, sample.caption, sample.captions, sample.group) == ("x/a.png", "a cat.", (), None)
-    assert sample.id in ("a", "r.jsonl:1")
-    [sample] = parse_pairs({**FORMS[form], "captions": [" a cat. ", "one cat"]}, "r.jsonl:1")
-    assert sample.captions == ("a cat.", "one cat")
+    for more, captions in (({}, ()), ({"captions": [" a cat. ", "one cat"]}, ("a cat.", "one cat"))):
+        [sample] = parse_pairs({**FORMS[form], **more}, "folder/r.jsonl:1")
+        found = (sample.image, sample.caption, sample.captions, sample.group)
+        assert found == ("x/a.png", "a cat.", captions, None)
+        assert sample.id in ("a", "r.jsonl:1")
 
 
 @pytest.mark.parametrize(("one", "named"), [
@@ -68,7 +70,7 @@ def test_forms_of_records_say_the_same(form: str) -> None:
     (record("b", "x.png", "  "), "`conversations`"),
     (record("b", "x.png", "\ud83d"), "Unicode"),
     (record("b", "x.png", domain=5), "`domain`"),
-    *((record("b", "x.png", captions=wrong), "`captions`") for wrong in ("a", ["a", ""], ["a", 7], {"0": "a"})),
+    *((record("b", "x.png", captions=wrong), "`captions`") for wrong in ("a", ["a", ""], ["a", 7])),
 ], ids=lambda value: str(value)[:40])  # fmt: skip
 def test_bad_records_are_named(one: object, named: str) -> None:
     with pytest.raises(DataError, match=rf"r\.jsonl:2: .*{named}") as caught:
@@ -97,13 +99,3 @@ def test_answers_of_a_conversation_are_held_out_and_assigned_together(tmp_path: 
         assert len(split.topics) in (0, len(train))
         if scenario != "domain+quantity":
             assert sorted(position for client in split.clients for position in client) == list(range(len(train)))
-
-
-@pytest.mark.parametrize("content", [b"", b"17", b"id,caption\n", b"[1, 2", b'["caf\xe9"]', b"[" * 9999])
-def test_files_that_are_no_records_are_named(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "r.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"r\.json"):
-        list(read_json(tmp_path / "r.json"))
-    for function in (load_json, lambda path: list(read_json(path))):
-        with pytest.raises(DataError, match=r"none\.json"):
-            function(tmp_path / "none.json")

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -88,32 +88,32 @@ def stack(samples: Sequence[Sample]) -> list[Tensor]:
     return [torch.stack([torch.zeros(2), torch.zeros(3)])] if SAMPLES[5] in samples else encode(samples)
 
 
-@pytest.mark.parametrize(("make", "error", "text"), [
-    (lambda: stream(0, Broken(NUM, ["plain", "noisy"])), DataError, "^scene 5: picture cannot be decoded$"),
-    (lambda: stream(2, Broken(NUM, ["plain", "noisy"])), DataError, "^scene 5: picture cannot be decoded$"),
-    (lambda: stream(1, encode=stack), RuntimeError, "stack expects each tensor to be equal size"),
+@pytest.mark.parametrize(("workers", "options", "error", "text"), [
+    (0, {"source": Broken(NUM, ["plain", "noisy"])}, DataError, "^scene 5: picture cannot be decoded$"),
+    (2, {"source": Broken(NUM, ["plain", "noisy"])}, DataError, "^scene 5: picture cannot be decoded$"),
+    (1, {"encode": stack}, RuntimeError, "stack expects each tensor to be equal size"),
 ])  # fmt: skip
-def test_an_error_is_of_its_batch_alone(make: Callable[[], Stream], error: type[Exception], text: str) -> None:
-    ahead = make()
+def test_an_error_is_of_its_batch_alone(workers: int, options: dict, error: type[Exception], text: str) -> None:
+    ahead = stream(workers, **options)
     ahead(BATCHES[0])
     with pytest.raises(error, match=text):
         ahead(BATCHES[1])
     assert all(same(ahead, batch) for batch in BATCHES[2:]), "each has its own pictures still"
-    ahead = make()
+    ahead = stream(workers, **options)
     assert all(same(ahead, BATCHES[place]) for place in (0, 2, 3)), "one that is not asked for is passed over"
 
 
 def test_processes_that_share_a_zip_do_not_move_each_others_place(tmp_path: Path) -> None:
     """A forked process shares the place in an open file with its parent and its siblings."""
-    files = {f"{number}.png": picture(number, "PNG") + bytes(20_000) for number in range(100)}
-    path = lines(tmp_path / "train.json", *(record(number, f"{number}.png") for number in range(100)))
+    files = {f"{number}.png": picture(number, "PNG") + bytes(20_000) for number in range(60)}
+    path = lines(tmp_path / "train.json", *(record(number, f"{number}.png") for number in range(60)))
     config = DataConfig(kind="file", train=str(path), val=str(lines(tmp_path / "val.json", record("v", "0.png"))),
                         images=str(zipped(tmp_path / "images.zip", files)), on_overlap="ignore")  # fmt: skip
     source = build_source(config)
     samples = source.samples("train")
     expected = [float(sum(source.image(sample).getpixel((9, 9)))) for sample in samples]
     ahead = Stream(source, samples, pixels, encode, 0, CPU, 2)
-    batches = [[place, 99 - place] for place in range(50)]
+    batches = [[place, 59 - place] for place in range(30)]
     ahead.expect(batches)
     for one, other in batches:
         assert ahead([one, other])["pixels"].flatten().tolist() == [expected[one], expected[other]]

@@ -43,16 +43,15 @@ def test_both_margins_are_exact(alpha: float) -> None:
         assert counts.sum(axis=1).tolist() == sizes.tolist()
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_alpha_governs_the_mixture(seed: int) -> None:
+def test_alpha_governs_the_mixture() -> None:
     totals, sizes = np.array([500, 300, 100, 50, 50] * 4), np.array([400, 400, 1000, 1000, 1200])
-    found = [topic_counts(totals, sizes, alpha, np.random.default_rng(seed)) for alpha in (0.01, 2.0, 100.0, 1e5)]
+    found = [topic_counts(totals, sizes, alpha, np.random.default_rng(0)) for alpha in (0.01, 2.0, 100.0, 1e5)]
     overlaps = list(map(mean_overlap, found))
     assert overlaps == sorted(overlaps)
     assert overlaps[0] < 0.25
     assert np.abs(found[-1] - np.outer(sizes, totals) / totals.sum()).max() < 5, "far above 1: those of all data"
     for alpha in (1e-4, 0.01, 0.1):
-        few = topic_counts(np.full(10, 100), np.full(10, 100), alpha, np.random.default_rng(seed))
+        few = topic_counts(np.full(10, 100), np.full(10, 100), alpha, np.random.default_rng(0))
         assert (few > 0).sum(axis=1).mean() < 3.5, "nor does it get a little of everything when its favourite is gone"
 
 
@@ -71,9 +70,7 @@ def test_among_many_clients_the_mixtures_are_dirichlet_and_rounding_is_fair() ->
 def test_a_label_belongs_to_its_domain() -> None:
     kinds = (("doodles", "cat", LEAST), ("waste", "cat", LEAST), ("waste", "rare", LEAST - 1), ("waste", "rarer", 1),
              ("shapes", None, 2))  # fmt: skip
-    samples = [
-        Sample(f"{one}-{label}-{n}", "x", "a x", one, label) for one, label, count in kinds for n in range(count)
-    ]
+    samples = [Sample(f"{a}-{label}-{n}", "x", "a x", a, label) for a, label, count in kinds for n in range(count)]
     names = topics_of(samples)
     assert dict.fromkeys(names) == dict.fromkeys(["doodles/cat", "waste/cat", "waste/other", "shapes/unlabelled"])
     assert names.count("waste/other") == LEAST
@@ -83,7 +80,7 @@ def test_a_label_belongs_to_its_domain() -> None:
 
 
 WORDS = [
-    "data.scenes_per_camera=12", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2",
+    "data.scenes_per_camera=8", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2",
     "data.domains=[plain,paper,noisy,striped]", "partition.scenario=topic", "partition.topic.by=cluster",
     "partition.topic.clusters=4", "partition.topic.alpha=0.1", "partition.clients=3", "federation.batch_size=4",
     "federation.rounds=2", "run.device=cpu",
@@ -116,7 +113,7 @@ def test_a_second_run_finds_the_same_and_runs_no_tower(
     with monkeypatch.context() as patch:
         patch.setattr(fedcmp.pictures, "compute_features", None)
         assert read_data(config(tmp_path)).split == first.split
-    for harm in ("{", "[]", json.dumps({**content, "key": "other"}), json.dumps({**content, "topics": ["a"]}), None):
+    for harm in ("{", json.dumps({**content, "key": "other"}), json.dumps({**content, "topics": ["a"]}), None):
         kept.unlink() if harm is None else kept.write_text(harm)
         caplog.clear()
         assert read_data(config(tmp_path)).split == first.split, "they are computed again, to the same"

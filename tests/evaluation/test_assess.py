@@ -95,24 +95,24 @@ def test_samples_that_share_a_picture_are_its_references() -> None:
     module: Any = SimpleNamespace(
         eval=lambda: None,
         projector=SimpleNamespace(load=lambda params: None),
-        captions=lambda batch, max_tokens: [said[one] for one in batch["positions"]],
+        captions=lambda positions, max_tokens: [said[one] for one in positions],
     )
     source: Any = SimpleNamespace(score=lambda captions, samples: {})
     domains, names = (tuple(getattr(one, field) for one in samples) for field in ("domain", "image"))
-    data = EvalData(lambda positions: {"positions": positions}, domains, pictures=names)  # type: ignore[arg-type, dict-item]
-    found = caption_pictures(module, {}, HeldOut(data, samples, source), EvaluationConfig(captions=9, examples=0))
-    assert sorted(one.sample.id for one in found.captioned) == ["a", "b", "d"], "each picture once"
+    data = EvalData(lambda positions: positions, domains, pictures=names)  # type: ignore[arg-type, return-value]
+    captioned, scores = caption_pictures(module, {}, HeldOut(data, samples, source), replace(SETTINGS, examples=0))
+    assert sorted(one.sample.id for one in captioned) == ["a", "b", "d"], "each picture once"
     references = {"a": ["a red cat", "a cat that sits"], "b": ["one dog", "a dog that runs"], "d": ["a house"]}
-    texts = [one.generated for one in found.captioned]
-    assert found.scores["cider"] == cider_d(texts, [references[one.sample.id] for one in found.captioned]).score
+    texts = [one.generated for one in captioned]
+    assert scores["cider"] == cider_d(texts, [references[one.sample.id] for one in captioned]).score
 
 
 def test_the_mean_of_several_projectors() -> None:
-    probes = [{"accuracy": one, "questions": 6, "by_kind": {"random": 2 * one - 1}} for one in (0.75, 0.25, 0.5)]
-    losses = [{"a": 1.0, "b": 2.0}, {"a": 5.0, "b": 3.0}, {"a": 3.0, "b": 2.5}]
-    worst = [{"name": "b", "loss": 2.0}, {"name": "a", "loss": 5.0}, {"name": "a", "loss": 3.0}]
     one, other, wanted = (
-        {"domains": by_domain, "worst_domain": highest, "cider": None, "probe": probed}
-        for by_domain, highest, probed in zip(losses, worst, probes, strict=True)
-    )
+        {
+            "domains": {"a": a, "b": b}, "worst_domain": {"name": worst, "loss": max(a, b)}, "cider": None,
+            "probe": {"accuracy": accuracy, "questions": 6, "by_kind": {"random": 2 * accuracy - 1}},
+        }
+        for a, b, worst, accuracy in ((1.0, 2.0, "b", 0.75), (5.0, 3.0, "a", 0.25), (3.0, 2.5, "a", 0.5))
+    )  # fmt: skip
     assert mean_measure([one, other]) == wanted

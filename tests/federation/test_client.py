@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -81,8 +80,8 @@ def waves(module, size: int, optimizer: OptimizerConfig, **options) -> dict[int,
 
 
 @pytest.mark.parametrize("optimizer", [
-    SGD, ADAMW, OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, clip_norm=0.5, schedule="linear"),
-], ids=["sgd", "adamw", "momentum"])  # fmt: skip
+    ADAMW, OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, clip_norm=0.5, schedule="linear"),
+], ids=["adamw", "momentum"])  # fmt: skip
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_one_three_and_eight_at_once_are_the_same(module, name: str, optimizer: OptimizerConfig) -> None:
     options = {"local": METHODS[name], "needs": frozenset({"halfway", "evidence"}), **memory(METHODS[name])}
@@ -209,15 +208,14 @@ def test_an_outcome_is_the_loss_on_the_next_batch_and_nan_where_there_is_none(mo
             raise DataError("a picture is gone")
         return fetch(positions)
 
+    with torch.no_grad():
+        nll, tokens = module.nll(fetch([71, 70]), PARAMS)
     for read, said in ((fetch, False), (broken, True)):
         found = train(module, now, fetch=read, needs=frozenset({"outcome"}), later=rest).contributions
         assert [one.rounds_left for one in found] == [2, 2]
         losses = found[0].outcome([PARAMS, noise(0)])
-        with torch.no_grad():
-            nll, tokens = module.nll(fetch([71, 70]), PARAMS)
         assert math.isnan(losses[0]) == said == ("client 0 does not vote" in caplog.text)
-        assert said or losses[0] == pytest.approx(float(nll.sum() / tokens.sum()), rel=1e-4)
-        assert said or losses[1] != losses[0]
+        assert said or losses[0] == pytest.approx(float(nll.sum() / tokens.sum()), rel=1e-4) != losses[1]
         assert all(map(math.isnan, found[1].outcome([PARAMS])))
     assert train(module, now).contributions[0].outcome is None
 
@@ -225,17 +223,15 @@ def test_an_outcome_is_the_loss_on_the_next_batch_and_nan_where_there_is_none(mo
 def test_image_use_is_measured_before_the_last_whole_batch_is_trained(module) -> None:
     """The share of its loss that is due to the right pictures, by hand; the client's training is not changed."""
     short, whole = ((0, 1, 2), (3, 4, 5), (6, 7)), ((100, 101, 102),)
-    todo = [ClientTask(0, 0, 7, short), ClientTask(0, 1, 8, whole), ClientTask(0, 2, 9, ((200,), (201,)))]
-    todo = [*todo[:2]], [todo[2]]
-    (first, second), (alone,) = (
-        train(module, some, ADAMW, needs=frozenset({"image_use"})).contributions for some in todo
+    todo = [ClientTask(0, 0, 7, short), ClientTask(0, 1, 8, whole)]
+    constant, needs = OptimizerConfig(lr=1e-2, schedule="constant", warmup=0.0), frozenset({"image_use"})
+    measured, plain = train(module, todo, constant, needs=needs), train(module, todo, constant)
+    torch.testing.assert_close(
+        *([one.delta for one in found.contributions] for found in (measured, plain)), rtol=0, atol=0
     )
-    before = train(module, [ClientTask(0, 0, 7, short[:1])], replace(ADAMW, schedule="constant", warmup=0.0))
-    plain, constant = train(module, todo[0], ADAMW).contributions, replace(ADAMW, schedule="constant", warmup=0.0)
-    torch.testing.assert_close([first.delta, second.delta], [one.delta for one in plain], rtol=0, atol=0)
-    steady = train(module, [todo[0][0]], constant, needs=frozenset({"image_use"})).contributions[0]
-    stepped = {name: value + before.contributions[0].delta[name] for name, value in PARAMS.items()}
-    for one, params, rows in ((steady, stepped, short[1]), (second, PARAMS, whole[0])):
+    (before,) = train(module, [ClientTask(0, 0, 7, short[:1])], constant).contributions
+    stepped = {name: value + before.delta[name] for name, value in PARAMS.items()}
+    for one, params, rows in zip(measured.contributions, (stepped, PARAMS), (short[1], whole[0]), strict=True):
         batch = fetch(list(rows))
         exchanged = {**batch, "features": batch["features"][[2, 0, 1]]}
         with torch.no_grad():
@@ -243,5 +239,6 @@ def test_image_use_is_measured_before_the_last_whole_batch_is_trained(module) ->
         count = float((batch["labels"] != -100).sum())
         assert one.picture_losses == pytest.approx((right / count, wrong / count), rel=1e-4)
         assert right != wrong
+    (alone,) = train(module, [ClientTask(0, 2, 9, ((200,), (201,)))], needs=needs).contributions
     assert all(map(math.isnan, alone.picture_losses)), "one row has no other picture"
-    assert plain[0].picture_losses is None
+    assert plain.contributions[0].picture_losses is None

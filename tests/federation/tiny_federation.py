@@ -52,9 +52,7 @@ _fetch = fetch
 
 def poisoned(positions) -> dict[str, torch.Tensor]:
     batch = fetch(positions)
-    batch["features"] = torch.stack(
-        [x * float("nan") if 8 <= p < 20 else x for p, x in zip(positions, batch["features"], strict=True)]
-    )
+    batch["features"][[8 <= position < 20 for position in positions]] = float("nan")
     return batch
 
 

@@ -34,8 +34,9 @@ def language_model(name: str) -> LanguageModel:
     return LanguageModel.wrap(hf.AutoModelForCausalLM.from_config(config), make_tokenizer(LLMS[name].bos))
 
 
-@pytest.mark.parametrize(("tower", "llm"), [("clip", "llama"), ("siglip", "qwen2"), ("dinov2", "opt"), ("vit", "gpt2")])
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(("tower", "llm", "checkpointing"), [
+    ("clip", "llama", False), ("siglip", "qwen2", True), ("dinov2", "opt", False), ("vit", "gpt2", True),
+])  # fmt: skip
 def test_operations_of_a_step_are_those_that_torch_counts(tower: str, llm: str, checkpointing: bool) -> None:
     config = TOWERS[tower]._replace(options=TOWERS[tower].options | {"hidden_size": 64}).config
     eyes, mouth = VisionTower(vision_model(config), make_processor(tower)), language_model(llm)

@@ -91,10 +91,7 @@ def test_the_gradient_reaches_the_projector_only_and_the_outline_is_right(
     nll, count = caption_nll(llm, project(live, pictures(7)), *batch(llm))
     (nll.sum() / count.sum()).backward()
     assert nll.dtype == torch.float32
-    for key, value in live.items():
-        assert value.grad is not None, key
-        assert bool(torch.isfinite(value.grad).all()), key
-        assert float(value.grad.abs().sum()) > 0, key
+    assert all(0 < float(value.grad.abs().sum()) < torch.inf for value in live.values())
     assert all(value.grad is None for value in llm.model.parameters())
     assert llm.model.config._attn_implementation == ("eager" if name == "gemma2" else "sdpa")
     assert llm.model.config.model_type in TESTED
@@ -163,7 +160,7 @@ def test_a_tokenizer_without_the_end_is_named_before_weights_are_read(tmp_path: 
 
 def test_a_table_of_positions_bounds_captions_and_rotary_ones_warn(llm_folder: Folder) -> None:
     """Neither a vocabulary of the same size, nor a config without positions, is a table."""
-    for name, expected in (("gpt2", (64, True)), ("opt-350m", (64, True)), ("llama", (2048, False))):
+    for name, expected in (("gpt2", (64, True)), ("opt-350m", (64, True))):
         assert find_positions(load(llm_folder, name).model) == expected
     bloom = transformers.BloomConfig(vocab_size=40, hidden_size=8, n_layer=1, n_head=2)
     llama = transformers.LlamaConfig(**{**OPTIONS, "vocab_size": 40}, max_position_embeddings=40)

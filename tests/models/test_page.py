@@ -63,10 +63,7 @@ def test_real_shapes_are_known_without_weights(tmp_path: Path) -> None:
     processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 384, "width": 384}}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(processor))
     (tmp_path / "config.json").write_text(json.dumps(siglip))
-    tower = outline_tower(ModelConfig(tower=str(tmp_path), pixel_shuffle=3))
-    assert tower is not None
-    assert tower[:2] == (10368, 81)
+    assert outline_tower(ModelConfig(tower=str(tmp_path), pixel_shuffle=3))[:2] == (10368, 81)
     (tmp_path / "config.json").write_text(json.dumps(qwen))
     llm = outline_llm(ModelConfig(llm=str(tmp_path), llm_dtype="bfloat16"))
-    assert llm is not None
     assert (llm.width, llm.num_bytes) == (896, pytest.approx(2 * 494_032_768, rel=1e-5))
