@@ -129,7 +129,6 @@ def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
 
 
 PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
-PARTS_IN = ",".join(f"'{scenario}, 16 x 8'={scenario}:federation.rounds=16" for scenario in ("domain", "iid"))
 WEIGHED = (
     f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
@@ -154,8 +153,8 @@ PARTS: dict[str, str] = {
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
-    "parts": f'{LONG} optimizer.name=muon optimizer.lr=4e-2 --methods "{PARTS_OF}" --scenarios "{PARTS_IN}"'
-    " --seeds 2 --budget 1 --no-bounds",
+    "parts": f'{LONG} optimizer.name=muon optimizer.lr=8e-2 --methods "{PARTS_OF}"'
+    f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
     "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
