@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.contribution import Cohort, Contribution
+from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
@@ -53,6 +56,17 @@ def brought(client: int, round_: int, device: str) -> Contribution:
     one = contribution(client, round_)
     parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
     return replace(one, **parts)
+
+
+def two_rounds(method: Aggregator, device: str, cohort: Callable[[int], Cohort] | None = None) -> Params:
+    """Over all clients, or a cohort for each round; the second one has a state, a basis and a last step."""
+    params = moved(random_params(1), device)
+    state = method.init(params)
+    for round_ in range(2):
+        whole = cohort or (lambda now: LocalCohort([brought(client, now, device) for client in range(NUM_CLIENTS)]))
+        params, state, _ = method.aggregate(whole(round_), params, state)
+    assert {value.device.type for value in params.values()} == {torch.device(device).type}
+    return params
 
 
 def contributions(round_: int = 0) -> list[Contribution]:

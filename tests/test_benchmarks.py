@@ -36,29 +36,21 @@ def test_one_client_is_the_loop_by_hand() -> None:
         assert float((value - start[name]).abs().max()) > 1e-3, "three steps of AdamW"
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("peers") / "train"
-    peers.write_training(folder, rounds=2, steps=2, batch=2, clients=2)
-    return folder
-
-
 def run_fedcmp(folder: Path, out: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     out.mkdir()
-    script = BENCHMARKS / "peers" / "fedcmp_peer.py"
+    command = [sys.executable, BENCHMARKS / "peers" / "fedcmp_peer.py", folder, out]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCHMARKS / "peers"), str(BENCHMARKS.parent)])}
-    done = subprocess.run(
-        [sys.executable, script, str(folder), str(out)], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((out / "found.json").read_text()), task.load_file(out / "end.safetensors")
 
 
 @pytest.mark.slow
-def test_fedcmp_ends_where_the_task_says(training: Path, tmp_path: Path) -> None:
+def test_fedcmp_ends_where_the_task_says(tmp_path: Path) -> None:
     """Averaging by hand what the frameworks' clients are given to do."""
-    found, end = run_fedcmp(training, tmp_path / "out")
-    one = task.Task(training)
+    peers.write_training(tmp_path / "train", rounds=2, steps=2, batch=2, clients=2)
+    found, end = run_fedcmp(tmp_path / "train", tmp_path / "out")
+    one = task.Task(tmp_path / "train")
     params, data = one.start(), one.data()
     before = one.loss(params)
     for number in range(one.rounds):
@@ -69,35 +61,18 @@ def test_fedcmp_ends_where_the_task_says(training: Path, tmp_path: Path) -> None
     assert one.loss(end) == pytest.approx(one.loss(params), abs=1e-3)
     assert one.loss(end) < before - 0.1
     assert len(found["seconds"]) == one.rounds
-    assert found["server_mib"] > 10
 
 
-@pytest.mark.slow
-def test_without_training_fedcmp_ends_at_the_mean(tmp_path: Path) -> None:
-    folder = tmp_path / "overhead"
-    peers.write(folder, {f"linear_{n}.{leaf}": torch.zeros((3, 3) if leaf == "weight" else (3,))
-                         for n in (1, 2) for leaf in ("weight", "bias")}, [], 1, 3, 4)  # fmt: skip
-    found, end = run_fedcmp(folder, tmp_path / "out")
-    assert len(found["seconds"]) == 3
-    for value in end.values():
-        torch.testing.assert_close(value, torch.full_like(value, 3 * 1e-3 * 2.5))
-    assert peers.verdict(folder, tmp_path / "out") == pytest.approx(2.5e-3), "in a round, however many there were"
-    params = task.Task(folder).start()
-    assert float(task.Task(folder).train(params, 2, 0, None)["linear_1.bias"][0]) == pytest.approx(3e-3)
-
-
-@pytest.mark.parametrize("method", ["fedcmp", "krum"])
-def test_what_a_rule_costs_is_measured_at_any_size(method: str) -> None:
-    one = aggregation.measure("tiny", method, 5, CPU, 1)
-    size = 4 * (64 * 32 + 64 + 64 * 64 + 64)
-    assert one["bytes"] == size
-    assert one["up"] >= size, "at least the update"
+def test_what_a_rule_costs_is_measured_at_any_size() -> None:
+    one = aggregation.measure("tiny", "fedcmp", 5, CPU, 1)
+    assert one["bytes"] == 4 * (64 * 32 + 64 + 64 * 64 + 64) <= one["up"], "at least the update"
     assert one["seconds"] > one["bound"] > 0
     assert {"largest values", "mean of squares", "server step, its norms", "the rest"} <= one["parts"].keys()
     slow = {**one, "parts": {"exact sum": 3.0, "the rest": 6.0, "mean of squares": 1.0}, "seconds": 4.0}
-    made = aggregation.tables_of({"tiny, cpu": {"fedavg": {**one, "seconds": 1.0}, method: slow}})["tiny, cpu"]
-    assert [row[0] for row in made.rows] == ["fedavg", method]
-    assert (made.rows[0][-1], made.rows[1][-1]) == (None, "the rest 60%; exact sum 30%"), "of the one above the goal"
+    made = aggregation.tables_of({"tiny, cpu": {"fedavg": {**one, "seconds": 1.0}, "fedcmp": slow}})["tiny, cpu"]
+    assert [(row[0], row[-1]) for row in made.rows] == [
+        ("fedavg", None), ("fedcmp", "the rest 60%; exact sum 30%")  # of the one above the goal
+    ]  # fmt: skip
 
 
 def test_canonical_fusion_leaves_a_record_that_its_words_can_show(
@@ -110,7 +85,6 @@ def test_canonical_fusion_leaves_a_record_that_its_words_can_show(
     text = write_results.section("canonical_scale", tmp_path)
     found = json.loads((tmp_path / "canonical_scale.json").read_text())["found"]
     assert found["update_bytes"] == 4 * (64 * 33 + 64 * 65)
-    assert len(found["phases"]["warm"]["exchanged"]) == 2
     assert found["basis"]["linear_2, warm"]["moves the projected mean by"] < 0.05
     assert "3 clients in one process, inputs 33 and 65 wide" in text
 
@@ -120,11 +94,8 @@ def test_the_command_for_a_gpu_runs_its_steps_and_says_how_each_ended(tmp_path: 
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--out", str(tmp_path), "--only"]
     steps = ["16 rows at once", "aggregation"]
     done = subprocess.run([*command, *steps], capture_output=True, text=True, check=False)
-    found = json.loads((tmp_path / "gpu.json").read_text())["found"]
-    assert {name: one["ended"] for name, one in found.items()} == dict.fromkeys(found, "well"), done.stdout[-2000:]
-    assert list(found) == steps
-    assert done.returncode == 0
-    methods = json.loads((tmp_path / "aggregation.json").read_text())["found"]["tiny, cpu"]
-    assert {"fedavg", "fedcmp", "krum"} <= methods.keys()
-    assert json.loads((tmp_path / "llava_shape.json").read_text())["found"]["methods"]
-    assert all(json.loads(path.read_text())["name"] == path.stem for path in tmp_path.glob("*.json"))
+    assert done.returncode == 0, done.stdout[-2000:]
+    found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert {name: one["ended"] for name, one in found["gpu"]["found"].items()} == dict.fromkeys(steps, "well")
+    assert {"fedavg", "fedcmp", "krum"} <= found["aggregation"]["found"]["tiny, cpu"].keys()
+    assert found["llava_shape"]["found"]["methods"]

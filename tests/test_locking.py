@@ -31,15 +31,15 @@ with locked(Path(sys.argv[1])):
 
 def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
     me = f"process {os.getpid()} on {socket.gethostname()}"
-    with locked(tmp_path), pytest.raises(RunFolderError, match=f"{me}.*wait until it has ended"), locked(tmp_path):
-        raise AssertionError("two in one folder")
-    check_free(None)
-    check_free(tmp_path / "new")
-    with locked(tmp_path), pytest.raises(RunFolderError, match=me):
-        check_free(tmp_path)
-    check_free(tmp_path)
+    with locked(tmp_path):
+        with pytest.raises(RunFolderError, match=f"{me}.*wait until it has ended"), locked(tmp_path):
+            raise AssertionError("two in one folder")
+        with pytest.raises(RunFolderError, match=me):
+            check_free(tmp_path)
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
+    for folder in (None, tmp_path / "new", tmp_path):
+        check_free(folder)
     with locked(tmp_path):
         pass
 

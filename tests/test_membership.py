@@ -11,7 +11,6 @@ from fedcmp.runs.parts import Kept
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 
 import membership
-import privacy_cost
 
 CLIENTS = 12
 SMALL = membership.Setting(
@@ -35,15 +34,3 @@ def test_who_took_part_shows_without_privacy_and_not_with_it() -> None:
     loud = membership.attack(membership.Setting(CLIENTS, 8, 2, 4, 1, 0.5, words), 0, 1e9, keep)
     assert loud["by updates"] > 0.9
     assert loud["ceiling"] == 1.0
-
-
-def test_what_privacy_costs_is_measured() -> None:
-    words = ["data.scenes_per_camera=8", "partition.clients=4", "federation.rounds=1", "evaluation.captions=0"]
-    words += ["aggregator=fedavg", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2"]
-    keep = Kept()
-    bare = privacy_cost.cost(words, keep)
-    private = privacy_cost.cost([*words, "privacy.kind=central", "privacy.epsilon=1"], keep)
-    assert bare["epsilon"] is None
-    assert private["epsilon"] <= 1 < private["noise"]
-    assert private["start"] == bare["start"]
-    assert private["val loss"] > bare["val loss"]

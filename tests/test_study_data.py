@@ -67,16 +67,6 @@ def test_only_pixels_decide_whether_pictures_are_equal(made: Path, capsys: pytes
     assert capsys.readouterr().out.splitlines()[-1].endswith("train.jsonl equal, val.jsonl equal, pictures different")
 
 
-def test_names_of_emoji() -> None:
-    label = study_domains.emoji_label
-    assert label(["1f468", "1f3fc", "200d", "1f91d", "200d", "1f468", "1f3fe"]) == (
-        "man and handshake with medium-light skin tone"
-    )
-    assert label(["1f1e6"]) == "letter a"
-    assert label(["1f3ff"]) == "dark skin tone"
-    assert label(["fe82b"]) is None
-
-
 @pytest.mark.shared
 def test_our_copy_is_that_of_the_digests(shared: Path) -> None:
     assert study_data.check(shared)

@@ -7,12 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from launch.processes import until
 from small import SMALL
 
 from fedcmp.cli import main
@@ -64,12 +63,12 @@ def test_ranks_end_with_the_comparison_stop_with_it_and_go_on(tmp_path: Path, al
         command = [sys.executable, "-m", "fedcmp", "compare", *WORDS, *ONE, "launch.devices=2", "--out", str(folder)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            wait_for(lambda: rounds(folder) > seen + 1)
+            until(lambda: rounds(folder) > seen + 1, 120)
             process.send_signal(number)
             code = process.wait(120)
         finally:
             process.kill()
-        wait_for(lambda: not naming(folder))
+        until(lambda: not naming(folder), 120)
         return code, rounds(folder)
 
     code, killed = ended(signal.SIGKILL)
@@ -95,13 +94,6 @@ def naming(folder: Path) -> list[str]:
             continue
         found += [path.parent.name] * (os.fsencode(folder / "cells") in words)
     return found
-
-
-def wait_for(what: Callable[[], bool], seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "nothing happened"
-        time.sleep(0.01)
 
 
 def test_groups_must_fill_the_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
