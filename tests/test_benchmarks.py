@@ -75,9 +75,7 @@ def test_what_a_rule_costs_is_measured_at_any_size() -> None:
     ]  # fmt: skip
 
 
-def test_canonical_fusion_leaves_a_record_that_its_words_can_show(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_canonical_fusion_leaves_a_record_that_its_words_can_show(tmp_path, monkeypatch) -> None:
     words = f"canonical_scale.py --shape tiny --clients 3 --device cpu --out {tmp_path}"
     monkeypatch.setattr(sys, "argv", words.split())
     canonical_scale.main()

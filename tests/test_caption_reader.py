@@ -26,9 +26,7 @@ CAPTIONS = [f"{one} and {other}" for one, other in itertools.permutations(THINGS
 SMALL = {"batch": 32, "width": 80, "layers": 1, "seed": 3, "words": 300}
 
 
-def test_own_words_help_and_the_folder_is_an_llm(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_own_words_help_and_the_folder_is_an_llm(tmp_path, monkeypatch, capsys) -> None:
     records = [{"conversations": [{"value": "<image>"}, {"value": text}]} for text in CAPTIONS[:140]]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
     (tmp_path / "b.txt").write_text("\n\n".join(text.upper() for text in CAPTIONS[140:280]))

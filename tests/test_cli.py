@@ -79,9 +79,7 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
     assert "fedcmp report: error: unrecognized arguments: --out" in said
 
 
-def test_validate_counts_what_it_saw_and_takes_the_words_of_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_validate_counts_what_it_saw_and_takes_the_words_of_a_run(tmp_path, capsys) -> None:
     (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
     assert main(["validate", str(tmp_path)]) == 0
     (tmp_path / "bad.yaml").write_text("federation: {rounds: 0}\n")

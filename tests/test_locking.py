@@ -60,9 +60,7 @@ def test_a_killed_process_leaves_no_lock_and_its_forked_children_keep_none(tmp_p
         holder.stdout.close()
 
 
-def test_where_files_cannot_be_locked_the_work_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_files_cannot_be_locked_the_work_goes_on(tmp_path, monkeypatch, caplog) -> None:
     def refuse(*_arguments: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

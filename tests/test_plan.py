@@ -53,9 +53,7 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
     assert records[-1]["samples_seen"] == found.num_samples
 
 
-def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(capsys, monkeypatch) -> None:
     for name in ("load_tower", "load_llm"):
         monkeypatch.setattr(fedcmp.runs.parts, name, None)
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0

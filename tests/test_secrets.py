@@ -57,9 +57,7 @@ def places(folder: Path, printed: str) -> list[str]:
 
 
 @pytest.mark.parametrize("then", ["raise", "skip"])
-def test_no_secret_of_the_environment_reaches_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], then: str
-) -> None:
+def test_no_secret_of_the_environment_reaches_a_run(tmp_path, monkeypatch, capsys, then: str) -> None:
     for name, value in ALL.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(groups, "train_wave", fail(groups.train_wave))

@@ -46,9 +46,7 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_reading_ahead_trains_the_same_and_keeps_no_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
-) -> None:
+def test_reading_ahead_trains_the_same_and_keeps_no_picture(tmp_path, monkeypatch, read_here: list[int]) -> None:
     train(config(tmp_path / "kept", EARLY))
     seen: list[str] = []
     see = fedcmp.runs.parts.see
@@ -61,9 +59,7 @@ def test_reading_ahead_trains_the_same_and_keeps_no_picture(
     assert read_here == [], "every batch was announced"
 
 
-def test_a_run_that_goes_on_reads_the_rest_ahead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
-) -> None:
+def test_a_run_that_goes_on_reads_the_rest_ahead(tmp_path, monkeypatch, read_here: list[int]) -> None:
     whole = train(streamed(tmp_path / "whole"))
     run_round = loop.run_round
 
@@ -81,9 +77,7 @@ def test_a_run_that_goes_on_reads_the_rest_ahead(
 
 
 @pytest.mark.parametrize("how", ["skip", "retry"])
-def test_a_client_that_fails_leaves_the_others_their_own_pictures(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_fails_leaves_the_others_their_own_pictures(how: str, tmp_path, monkeypatch) -> None:
     read = fedcmp.data.stream._Pictures.__getitem__
 
     def settings(folder: Path, workers: int) -> Config:

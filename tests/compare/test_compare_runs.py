@@ -161,9 +161,7 @@ def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"--out: the run folder {folder} is not empty" in capsys.readouterr().err
 
 
-def test_a_failed_run_is_shown_and_can_be_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_run_is_shown_and_can_be_tried_again(tmp_path, monkeypatch, capsys) -> None:
     whole, folder = workers.train, tmp_path / "study"
 
     def breaks(config, **options):
@@ -186,9 +184,7 @@ def test_a_failed_run_is_shown_and_can_be_tried_again(
     assert (lines(folder)[-1]["status"], lines(folder)[-1]["folder"]) == ("finished", bad["folder"])
 
 
-def test_a_full_disk_ends_it_and_is_no_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_full_disk_ends_it_and_is_no_result(tmp_path, monkeypatch, capsys) -> None:
     def full(*_args: object, **_options: object) -> None:
         raise RunFolderError("cannot write the checkpoint: no space left")
 
