@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llava_shape
 import pytest
 import torch
 from samples_of_clients import NUM_CLIENTS, brought, two_rounds
@@ -23,10 +24,6 @@ from fedcmp.federation.checkpoint import load_projector
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.finished import evaluate_run
 from fedcmp.runs.train import resume, train
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import llava_shape
 
 pytestmark = [
     pytest.mark.gpu,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llava_cost
+import llava_models
+import llava_rounds
+import llava_shape
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,13 +19,6 @@ from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 from fedcmp.models.cost import saved_by_layer
 from fedcmp.types import Batch
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import llava_cost
-import llava_models
-import llava_rounds
-import llava_shape
 
 SHAPE = llava_models.SHAPES["tiny"]
 CPU = torch.device("cpu")

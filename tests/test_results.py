@@ -9,9 +9,6 @@ from pathlib import Path
 
 import jinja2
 import pytest
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
 import record
 import write_results
 

@@ -6,10 +6,10 @@ import argparse
 import csv
 import io
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+import study
 
 from fedcmp.cli import build_parser
 from fedcmp.compare import Request, ask
@@ -18,10 +18,6 @@ from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.results import evaluate
 from fedcmp.compare.schedule import remaining
 from fedcmp.compare.tables import as_csv
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import study
 
 
 def jobs_of(part: str) -> Jobs:
