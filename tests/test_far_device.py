@@ -13,6 +13,7 @@ import pytest
 import small
 import torch
 from far_device import FAR, can_install, install
+from launch.processes import free_port
 from ranks import run_ranks
 from samples_of_clients import assign, brought, moved, random_params, two_rounds
 
@@ -122,13 +123,7 @@ def test_groups_of_ranks_that_share_a_gpu_meet_over_gloo(monkeypatch: pytest.Mon
         from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
         rank, size = dist.get_rank(), dist.get_world_size()
-        ports = [0]
-        if rank == 0:
-            import socket
-
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                ports = [probe.getsockname()[1]]
+        ports = [free_port() if rank == 0 else 0]
         dist.broadcast_object_list(ports)
         dist.destroy_process_group()  # the strategy makes its own
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[0]), RANK=str(rank), WORLD_SIZE=str(size))

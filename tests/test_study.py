@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
-import shutil
 from pathlib import Path
 
 import pytest
@@ -66,22 +64,3 @@ def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: 
     study.keep("pairs")
     kept = '{"config": "root: $FEDCMP_DATA/pairs", "FEDCMP_DATA": "$FEDCMP_DATA"}'
     assert (study.KEPT / "pairs/compare.json").read_text() == kept
-
-
-def test_a_part_fails_where_a_run_did_that_was_not_meant_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for part in ("attacks", "lengths-pairs"):
-        shutil.copytree(study.KEPT / part, tmp_path / "kept" / part)
-    monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
-    code = 1
-    monkeypatch.setattr(study.subprocess, "run", lambda *_: argparse.Namespace(returncode=code))
-    assert [study.run(part, None) for part in ("attacks", "lengths-pairs")] == [0, 1]
-    table = tmp_path / "runs/study/attacks/table.csv"
-    whole = table.read_text()
-    for old, new in (("krum,rival,0,3,3", "krum,rival,0,3,2"), ("median,rival,3,3,0", "median,rival,2,3,1")):
-        assert f'"malformed, 2 of 8",{"multi-" * (old[0] == "k")}{old}' in whole
-        table.write_text(whole.replace(old, new))
-        assert study.run("attacks", None) == 1
-    table.write_text(whole)
-    code = 130
-    assert study.run("attacks", None) == 130

@@ -97,15 +97,6 @@ def test_answers_come_back_and_late_ones_do_not(federation: Engine) -> None:
     ]
 
 
-def test_a_large_message_arrives_as_it_is(federation: Engine) -> None:
-    text = "big " + "0123456789" * (2 * MEGABYTE)
-    run, job = federation.run("large", [[{A: text, B: text}, 60]])
-    assert console.follow(federation.admin, job) == "FINISHED:COMPLETED"
-    assert federation.answers(run) == [{A: text[::-1], B: text[::-1]}]
-    for path in (run / "answers.jsonl", run / "asks.json"):
-        path.unlink()
-
-
 def test_a_killed_worker_is_started_again(federation: Engine) -> None:
     run, job = federation.run("worker", [[{A: "one", B: "two"}, 30], [{A: "one", B: "two"}, 40]], wait=[1])
     until(lambda: len(federation.answers(run)) == 1, 40)

@@ -356,35 +356,25 @@ def test_a_site_answers_the_same_question_alike_and_another_one_not(lab: Lab) ->
     assert [line["what"] for line in lab.audit()][-2:] == ["answered", "refused"]
 
 
-def asked_of_a_speaking_site(lab: Lab, change: Callable[[say.Speak], list[Any]], *words: str) -> list[Any]:
-    """What the first site says in a run to ``change`` of each first question for terms, after its answer."""
-    said: list[Any] = []
+def test_a_round_is_aggregated_over_few_sets_of_sites_with_the_weights_of_the_plan(tmp_path: Path) -> None:
+    """Else a server that sees sums alone would weigh all but one site with 0."""
+
+    def others(asked: say.Speak) -> list[say.Speak]:
+        """Over other clients, which have as many samples each; and with all weight on one."""
+        even = {size: torch.full((size,), 1 / size, dtype=torch.float64) for size in (2, 3)}
+        over = [asked._replace(clients=some, weights=even[len(some)]) for some in ((0, 1), (0, 2), (0, 1, 2))]
+        return [*over, asked._replace(heard=1, weights=torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))]
+
+    lab, said = Lab(tmp_path, count=3, policy="policy: {attempts: 2}"), list[Any]()
 
     def more(name: str, asked: Any, answer: Any, handler: Handler) -> None:
         if name == NAMES[0] and isinstance(asked, say.Speak) and asked.heard == 0:
-            said.extend(ask(handler, one) for one in change(asked))
+            said.extend(ask(handler, one) for one in others(asked))
 
-    lab.train("federation.rounds=2", *words, act=after(more))
-    return said
-
-
-def test_a_round_is_aggregated_over_few_sets_of_sites(tmp_path: Path) -> None:
-    def over(asked: say.Speak, *clients: int) -> say.Speak:
-        """The question over other clients, which have as many samples each."""
-        weights = torch.full((len(clients),), 1 / len(clients), dtype=torch.float64)
-        return asked._replace(clients=clients, weights=weights)
-
-    lab = Lab(tmp_path, count=3, policy="policy: {attempts: 2}")
-    said = asked_of_a_speaking_site(lab, lambda one: [over(one, *clients) for clients in ((0, 1), (0, 2), (0, 1, 2))])
-    assert [type(one).__name__ for one in said] == ["Said", "Refused", "Said"] * 2
+    lab.train("federation.rounds=2", act=after(more))
+    assert [type(one).__name__ for one in said] == ["Said", "Refused", "Said", "Refused"] * 2
     assert "policy.attempts=2" in said[1].reason
-
-
-def test_weights_that_are_not_those_of_the_plan_are_refused(lab: Lab) -> None:
-    """Else a server that sees sums alone would weigh all but one site with 0."""
-    alone = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    said = asked_of_a_speaking_site(lab, lambda asked: [asked._replace(heard=1, weights=alone)])
-    assert {(one.fault, "weights" in one.reason) for one in said} == {("policy", True)}
+    assert (said[3].fault, "weights" in said[3].reason) == ("policy", True)
 
 
 def test_a_round_is_trained_once(lab: Lab) -> None:
