@@ -9,15 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import aggregation
-import canonical_scale
 import limit
 import membership
 import peers
 import pytest
 import task
 import torch
-import write_results
 
 from fedcmp.runs.parts import Kept
 
@@ -61,30 +58,6 @@ def test_fedcmp_ends_where_the_task_says(tmp_path: Path) -> None:
     assert one.loss(end) == pytest.approx(one.loss(params), abs=1e-3)
     assert one.loss(end) < before - 0.1
     assert len(found["seconds"]) == one.rounds
-
-
-def test_what_a_rule_costs_is_measured_at_any_size() -> None:
-    one = aggregation.measure("tiny", "fedcmp", 5, CPU, 1)
-    assert one["bytes"] == 4 * (64 * 32 + 64 + 64 * 64 + 64) <= one["up"], "at least the update"
-    assert one["seconds"] > one["bound"] > 0
-    assert {"largest values", "mean of squares", "server step, its norms", "the rest"} <= one["parts"].keys()
-    slow = {**one, "parts": {"exact sum": 3.0, "the rest": 6.0, "mean of squares": 1.0}, "seconds": 4.0}
-    made = aggregation.tables_of({"tiny, cpu": {"fedavg": {**one, "seconds": 1.0}, "fedcmp": slow}})["tiny, cpu"]
-    assert [(row[0], row[-1]) for row in made.rows] == [
-        ("fedavg", None), ("fedcmp", "the rest 60%; exact sum 30%")  # of the one above the goal
-    ]  # fmt: skip
-
-
-def test_canonical_fusion_leaves_a_record_that_its_words_can_show(tmp_path, monkeypatch) -> None:
-    words = f"canonical_scale.py --shape tiny --clients 3 --device cpu --out {tmp_path}"
-    monkeypatch.setattr(sys, "argv", words.split())
-    canonical_scale.main()
-    (tmp_path / "canonical_scale.md.j2").write_text((write_results.RESULTS / "canonical_scale.md.j2").read_text())
-    text = write_results.section("canonical_scale", tmp_path)
-    found = json.loads((tmp_path / "canonical_scale.json").read_text())["found"]
-    assert found["update_bytes"] == 4 * (64 * 33 + 64 * 65)
-    assert found["basis"]["linear_2, warm"]["moves the projected mean by"] < 0.05
-    assert "3 clients in one process, inputs 33 and 65 wide" in text
 
 
 @pytest.mark.slow

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import study_data
 import study_domains
-import torch
 
 from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import build_source
@@ -96,14 +95,3 @@ def test_own_words_help_and_the_folder_is_an_llm(tmp_path, monkeypatch, capsys) 
     llm = load_llm(ModelConfig(llm=str(tmp_path / "llm"), end="eos"))
     assert (llm.width, llm.num_embeddings, llm.bos_id, llm.end_id, llm.pad_id) == (80, 300, 1, 2, 0)
     assert llm.tokenizer.decode(llm.tokenizer("dog and cat")["input_ids"]) == "dog and cat", "nothing is added"
-
-
-def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
-    first, again, other = (
-        caption_reader.make(CAPTIONS[:200], **{**SMALL, "seed": seed}, steps=2) for seed in (3, 3, 4)
-    )
-    assert first.losses == again.losses != other.losses
-    for name, value in first.model.state_dict().items():
-        assert torch.equal(value, again.model.state_dict()[name])
-    with pytest.raises(ValueError, match="39 distinct captions"):
-        caption_reader.make(CAPTIONS[:39] * 9, **SMALL, steps=1)
