@@ -24,7 +24,6 @@ from fedcmp.federation.checkpoint import load_projector, params_sha256, save_pro
 from fedcmp.models.backbones import DEMO, LanguageModel, ModelConfig, VisionTower
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.module import ProjectorAlignment
-from fedcmp.runs.baselines import train_local
 from fedcmp.runs.export import export_run
 from fedcmp.runs.train import train
 from fedcmp.seeding import torch_rng
@@ -85,13 +84,10 @@ def test_a_run_goes_on_from_either_export(tiny_run: Path, tmp_path: Path) -> Non
         train(load_config(None, [*more, "model.projector.kind=linear", f"run.dir={tmp_path / 'other'}"]))
 
 
-def test_only_finished_runs_with_a_shared_projector(run: Path, tmp_path: Path) -> None:
-    local = tmp_path / "local"
-    train_local(load_config(None, [*SMALL, "partition.clients=2", "evaluation.test=false", f"run.dir={local}"]))
+def test_only_finished_runs_with_their_projector(run: Path, tmp_path: Path) -> None:
     rewrite(run, exit="stopped")
-    for path in (tmp_path / "nowhere", run, local):
-        with pytest.raises(RunFolderError, match=str(path)):
-            export_run(path, "hf", tmp_path / "out")
+    with pytest.raises(RunFolderError, match=str(run)):
+        export_run(run, "hf", tmp_path / "out")
     rewrite(run, exit="finished")
     (run / "projector.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"projector\.safetensors"):

@@ -104,12 +104,6 @@ def test_evaluate_finds_what_the_run_found_and_takes_another_projector(tiny_run:
         evaluate_run(tmp_path)
 
 
-def test_a_run_can_start_from_another_ones_projector(tiny_run: Path, tmp_path: Path) -> None:
-    start = f"model.projector.init='{tiny_run / 'projector.safetensors'}'"
-    summary = train(settings(tmp_path / "more", *BRIEF[:2], start))
-    assert summary["val/loss"]["start"] == pytest.approx(summary_of(tiny_run)["val/loss"]["end"], rel=1e-5)
-
-
 def test_centralized_sees_the_same_samples(tmp_path: Path) -> None:
     config = settings(tmp_path / "c", "centralized.batch_sizes=[4,8]", "centralized.lrs=[1e-3,1e-2]")
     summary = train_centralized(config, tune=True)
