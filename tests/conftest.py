@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import torch
 import fedcmp.remember
 from fedcmp.models.backbones import LanguageModel, ModelConfig, VisionTower, load_llm, load_tower
 
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+sys.path += [str(BENCHMARKS), str(BENCHMARKS / "peers")]
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
 

@@ -17,10 +17,7 @@ from models.tiny import WORDS, make_tokenizer
 from fedcmp.models.loading import quiet_transformers
 
 CLIP = {
-    "architectures": ["CLIPModel"],
-    "initializer_factor": 1.0,
-    "logit_scale_init_value": 2.6592,
-    "model_type": "clip",
+    "architectures": ["CLIPModel"], "initializer_factor": 1.0, "logit_scale_init_value": 2.6592, "model_type": "clip",
     "projection_dim": 768,
     "text_config": {
         "dropout": 0.0, "hidden_size": 768, "intermediate_size": 3072, "model_type": "clip_text_model",
@@ -38,12 +35,9 @@ CLIP_PICTURES = {
     "image_std": [0.26862954, 0.26130258, 0.27577711], "resample": 3, "size": 336,
 }  # fmt: skip
 SIGLIP = {
-    "architectures": ["SiglipModel"],
-    "initializer_factor": 1.0,
-    "model_type": "siglip",
-    "text_config": {"model_type": "siglip_text_model"},
-    "vision_config": {"model_type": "siglip_vision_model"},
-}
+    "architectures": ["SiglipModel"], "initializer_factor": 1.0, "model_type": "siglip",
+    "text_config": {"model_type": "siglip_text_model"}, "vision_config": {"model_type": "siglip_vision_model"},
+}  # fmt: skip
 SIGLIP_PICTURES = {
     "do_normalize": True, "do_rescale": True, "do_resize": True, "image_mean": [0.5, 0.5, 0.5],
     "image_processor_type": "SiglipImageProcessor", "image_std": [0.5, 0.5, 0.5], "processor_class": "SiglipProcessor",
@@ -91,39 +85,32 @@ SMALL_TEXT = {
 
 def clip(folder: Path, **changes: dict[str, Any]) -> Path:
     """Without a weight; changes of its parts, by their names."""
-    return write(folder, config=_changed(CLIP, changes), preprocessor_config=CLIP_PICTURES)
+    return _tower(folder, CLIP, CLIP_PICTURES, changes)
 
 
 def siglip(folder: Path, **changes: dict[str, Any]) -> Path:
-    """Without a weight; changes of its parts, by their names."""
-    return write(folder, config=_changed(SIGLIP, changes), preprocessor_config=SIGLIP_PICTURES)
+    return _tower(folder, SIGLIP, SIGLIP_PICTURES, changes)
 
 
-def _changed(config: dict[str, Any], changes: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return config | {f"{part}_config": config[f"{part}_config"] | own for part, own in changes.items()}
+def _tower(folder: Path, config: dict[str, Any], pictures: dict[str, Any], changes: dict[str, dict[str, Any]]) -> Path:
+    changed = {f"{part}_config": config[f"{part}_config"] | own for part, own in changes.items()}
+    return write(folder, config=config | changed, preprocessor_config=pictures)
 
 
 def vicuna(folder: Path, **changes: Any) -> Path:
     """Without a weight; its tokenizer is a sentencepiece model with bytes, which knows few words."""
-
-    def token(text: str) -> dict[str, Any]:
-        return {
-            "__type": "AddedToken",
-            "content": text,
-            **dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False),
-        }
+    import sentencepiece
 
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    plain = {"__type": "AddedToken", **dict.fromkeys(("lstrip", "normalized", "rstrip", "single_word"), False)}
     described = {
         "add_bos_token": True, "add_eos_token": False, "clean_up_tokenization_spaces": False, "legacy": False,
         "model_max_length": 4096, "pad_token": None, "padding_side": "right", "sp_model_kwargs": {},
-        "tokenizer_class": "LlamaTokenizer", **{key: token(text) for key, text in names.items()},
+        "tokenizer_class": "LlamaTokenizer", **{key: {"content": text, **plain} for key, text in names.items()},
     }  # fmt: skip
     write(
         folder, config=VICUNA | changes, tokenizer_config=described, special_tokens_map=names | {"pad_token": "<unk>"}
     )
-    import sentencepiece
-
     sentencepiece.set_min_log_level(2)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.aggregator import Aggregator
+from fedcmp.aggregation.contribution import Cohort, Contribution
+from fedcmp.aggregation.parts import Aggregated
+from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
+from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
@@ -53,6 +59,45 @@ def brought(client: int, round_: int, device: str) -> Contribution:
     one = contribution(client, round_)
     parts = {part: moved(getattr(one, part), device) for part in ("delta", "halfway", "evidence", "message")}
     return replace(one, **parts)
+
+
+def two_rounds(method: Aggregator, device: str, cohort: Callable[[int], Cohort] | None = None) -> Params:
+    """Over all clients, or a cohort for each round; the second one has a state, a basis and a last step."""
+    params = moved(random_params(1), device)
+    state = method.init(params)
+    for round_ in range(2):
+        whole = cohort or (lambda now: LocalCohort([brought(client, now, device) for client in range(NUM_CLIENTS)]))
+        params, state, _ = method.aggregate(whole(round_), params, state)
+    assert {value.device.type for value in params.values()} == {torch.device(device).type}
+    return params
+
+
+CASES = {name: AggregatorConfig(name, pairwise=64 if name == "fedcmp" else 0) for name in sorted(PRESETS)}
+CASES["fedcmp, clipped"] = AggregatorConfig("fedcmp", clip_norm=0.3, pairwise=3)
+CASES["fedcmp, guarded"] = AggregatorConfig("fedcmp", guard=True)
+CASES["median, normalised"] = AggregatorConfig("median", normalise=True, weights="tokens")
+CASES["fedcmp, basis from the evidence"] = AggregatorConfig("fedcmp", fuse={"basis": "evidence", "tau_from": "each"})
+"""Methods whose bits do not depend on where clients are; cosines of all pairs, many small messages, once."""
+
+
+def rounds(config: AggregatorConfig, cohort: Callable[..., Cohort] | None = None) -> list[Aggregated]:
+    """Three rounds over all clients, or over ``cohort`` of the round, its parameters and the clients' state."""
+    aggregator, params = build_aggregator(config), random_params(1)
+    state, results = aggregator.init(params), []
+    for round_ in range(3):
+        whole = cohort or (lambda now, *_: LocalCohort(contributions(now), config.weights, NUM_CLIENTS + 2))
+        params, state, _ = result = aggregator.aggregate(whole(round_, params, state["local"]), params, state)
+        results.append(result)
+    return results
+
+
+def plain(value: Any) -> Any:
+    """Nested values that are equal if and only if they are to the bit."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return (value.dtype, value.shape, repr(value.tolist())) if isinstance(value, torch.Tensor) else repr(value)
 
 
 def contributions(round_: int = 0) -> list[Contribution]:

@@ -10,44 +10,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent / "fedcmp"
 LAYERS = {
-    "__init__": 12,  # the front door: names of all rooms, none of which it opens by itself
-    "types": 0,
-    "errors": -1,  # below everything: all rooms may raise them
-    "credentials": -1,
-    "measures": 0,
-    "seeding": 0,
-    "shipped": 0,
-    "plain_yaml": 0,
-    "version": 0,
-    "staging": 0,
-    "hashing": 0,
-    "lifetime": 0,
-    "locking": 0,
-    "remember": 0,
-    "aggregation": 1,
-    "secure": 1,
-    "models": 1,
-    "data": 1,
-    "privacy": 2,
-    "distributed": 2,
-    "tracking": 2,
-    "optimizer": 1,
-    "module": 3,
-    "pictures": 3,
-    "batches": 4,
-    "evaluation": 4,
-    "federation": 5,
-    "report": 6,
-    "export": 5,
-    "config": 6,
-    "runs": 8,
-    "sites": 9,
-    "api": 9,
-    "compare": 9,
-    "doctor": 9,
-    "web": 9,
-    "cli": 10,
-    "__main__": 11,
+    name: layer
+    for layer, names in {
+        -1: "errors credentials",  # below everything: all rooms may raise them
+        0: "types measures seeding shipped plain_yaml version staging hashing lifetime locking remember",
+        1: "aggregation secure models data optimizer",
+        2: "privacy distributed tracking",
+        3: "module pictures",
+        4: "batches evaluation",
+        5: "federation export",
+        6: "report config",
+        8: "runs",
+        9: "sites api compare doctor web",
+        10: "cli",
+        11: "__main__",
+        12: "__init__",  # the front door: names of all rooms, none of which it opens by itself
+    }.items()
+    for name in names.split()
 }
 FORBIDDEN = {
     "aggregation": {"lightning", "transformers", "omegaconf", "wandb", "torch.distributed"},
@@ -81,13 +60,9 @@ def names_used(path: Path) -> set[str]:
     return found
 
 
-def test_every_file_was_found() -> None:
-    assert len(FILES) > 100
-    assert "fedcmp.__init__" in MODULES
-    assert {room(path) for path in FILES} == LAYERS.keys(), "each room and file has a layer"
-
-
 def test_imports_are_absolute_and_point_downward() -> None:
+    assert len(FILES) > 100
+    assert {room(path) for path in FILES} == LAYERS.keys(), "each room and file has a layer"
     wrong = []
     for path in FILES:
         for name in names_used(path):

@@ -17,18 +17,19 @@ from fedcmp.cli import COMMANDS, main
 
 
 def test_each_command_has_a_short_page_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for name, handler in COMMANDS.items():
+    def page(*words: str) -> str:
         with pytest.raises(SystemExit) as stopped:
-            main([name, "--help"])
+            main([*words, "--help"])
         assert stopped.value.code == 0
-        page, summary = capsys.readouterr().out, (handler.__doc__ or "").splitlines()[0]
-        examples = page.partition("examples:\n")[2].partition("\n\n")[0].splitlines()
+        return capsys.readouterr().out
+
+    whole = " ".join(page().split())
+    for name, handler in COMMANDS.items():
+        examples = page(name).partition("examples:\n")[2].partition("\n\n")[0].splitlines()
         assert 1 <= len(examples) <= 2, name
         assert all(line.startswith(f"  fedcmp {name}") for line in examples)
-        assert max(map(len, page.splitlines())) <= 120
-        with pytest.raises(SystemExit):
-            main(["--help"])
-        assert summary in " ".join(capsys.readouterr().out.split())
+        assert max(map(len, page(name).splitlines())) <= 120
+        assert (handler.__doc__ or "").splitlines()[0] in whole
 
 
 def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -40,10 +41,11 @@ def test_train_evaluate_and_table(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(word in out for word in ("image use", "test loss", "digits named right", str(folder)))
     assert main(["evaluate", str(folder)]) == 0
     assert "image use" in capsys.readouterr().out
-    for words, code in (([str(folder)], 0), ([str(folder), str(tmp_path / "none")], 1)):
-        assert main(["table", *words]) == code
-        said = capsys.readouterr()
-        assert ("fedavgm" in said.out, "none is no finished run" in said.err) == (True, bool(code))
+    assert main(["table", str(folder)]) == 0
+    assert main(["table", str(folder), str(tmp_path / "none")]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("fedavgm") == 2
+    assert "none is no finished run" in said.err
 
 
 def test_centralized_and_local_print_their_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,45 +62,35 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
     for words, code, named in (
         (["train", "federation.roundz=3"], 2, "unknown key `federation.roundz`"),
         (["train", "a.yaml", "b.yaml"], 2, "a.yaml, b.yaml"),
-        (["train", "nowhere.yaml"], 2, "nowhere.yaml"),
         (["plan", "federation.rounds"], 2, "overrides are written key=value"),
         (["evaluate", str(tmp_path / "none")], 1, "none"),
         (["evaluate", "run.seed=1"], 2, "run folder"),
-        (["evaluate", "runs/a", "--tasks", "pope"], 2, "--print-lmms-eval"),
-        (["export", "a", "b", "--to", "hf", "--out", "c"], 2, "one run folder"),
         (["table", str(tmp_path / "none")], 1, "none"),
         (["table", str(tmp_path)], 1, "no finished run"),
         (["methods", "krums"], 2, 'did you mean "krum"'),
     ):
         assert main(words) == code, words
         assert named in capsys.readouterr().err
-
-
-def test_a_wrong_option_is_answered_with_the_usage_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["report", "runs/a", "--out", "WRONG"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("usage: fedcmp report [-h] RUN | COMPARISON")
+    assert said.startswith("usage: fedcmp report [-h] RUN | COMPARISON"), "the usage of its command"
     assert "fedcmp report: error: unrecognized arguments: --out" in said
 
 
-def test_validate_counts_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_counts_what_it_saw_and_takes_the_words_of_a_run(tmp_path, capsys) -> None:
     (tmp_path / "good.yaml").write_text("federation: {rounds: 3}\n")
     assert main(["validate", str(tmp_path)]) == 0
     (tmp_path / "bad.yaml").write_text("federation: {rounds: 0}\n")
     assert main(["validate", str(tmp_path)]) == 2
     assert "2 configs, 1 wrong" in capsys.readouterr().out
     assert main(["validate", str(tmp_path / "none")]) == 2
-
-
-def test_validate_takes_the_words_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", "demo/scenes", "federation.rounds=3"]) == 0
-    assert main(["validate", "demo/scenes", "federation.rounds=0"]) == 2
-    assert "federation.rounds must be" in capsys.readouterr().out
-    assert main(["validate", "federation.rounds=3"]) == 0
-    assert main(["validate", "federation.rounds=0"]) == 2
-    assert "federation.rounds must be" in capsys.readouterr().err
+    for words in ([], ["demo/scenes"]):
+        assert main(["validate", *words, "federation.rounds=3"]) == 0
+        capsys.readouterr()
+        assert main(["validate", *words, "federation.rounds=0"]) == 2
+        assert "federation.rounds must be" in "".join(capsys.readouterr())
 
 
 def test_an_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,8 +57,6 @@ def test_values_may_come_from_the_environment_and_from_other_keys(monkeypatch: p
     ("federation.round=3", r'`federation\.round`; did you mean "rounds"'),
     ("federation=3", "federation expects"),
     ("aggregator.fuse=3", r"aggregator\.fuse expects"),
-    ("federation.rounds=many", r"federation\.rounds"),
-    ("federation.rounds=1:30", r"federation\.rounds"),
     ("federation.rounds=1e3", r"federation\.rounds"),
     ("run.seed=???", r"run\.seed"),
     ("run.seed=true", r"run\.seed"),
@@ -68,14 +66,12 @@ def test_values_may_come_from_the_environment_and_from_other_keys(monkeypatch: p
     ("federation.rounds=0", r"federation\.rounds must be .* >= 1, got 0"),
     ("aggregator=fedavgM", r'aggregator\.name: .*did you mean "fedavgm"'),
     ("aggregator.server.beta=0.5", r"aggregator\.server\.beta"),
-    ("data.kind=scene", r'data\.kind: .*did you mean "scenes"'),
     ("data.kind=pairs", r"data\.root"),
     ("run.device=gpu", r'run\.device: .*did you mean "cuda"'),
     ("run.name=a/b", r"run\.name"),
     ("run.name=\\${x}", r"run\.name would be read as a reference"),
     ("run.name=${nowhere}", r"run\.name"),
     ("data.domains=icons,xray", r"data\.domains expects a list"),
-    ("optimizer.betas={a: 1}", r"optimizer\.betas expects a list"),
     ("wandb.tags.0=a", r"wandb\.tags expects a list"),
     ("centralized.lrs=[]", r"centralized\.lrs"),
     ("centralized.batch_sizes=[0]", r"centralized\.batch_sizes"),
@@ -139,17 +135,16 @@ def test_scalars_of_yaml_1_2() -> None:
 
 def test_every_field_has_a_string_below_it() -> None:
     """It is the manual."""
-
-    def count(kind: type) -> int:
-        (tree,) = ast.parse(inspect.getsource(kind)).body
+    parts = [type(getattr(Config(), one.name)) for one in dataclasses.fields(Config)]
+    count = 0
+    for part in [*parts, type(Config().model.projector)]:
+        (tree,) = ast.parse(inspect.getsource(part)).body
         assert isinstance(tree, ast.ClassDef)
         for node, after in zip(tree.body, [*tree.body[1:], None], strict=True):
             if isinstance(node, ast.AnnAssign):
-                assert isinstance(after, ast.Expr), f"{kind.__name__}.{ast.unparse(node.target)}"
-        return len(dataclasses.fields(kind))
-
-    parts = [type(getattr(Config(), one.name)) for one in dataclasses.fields(Config)]
-    assert sum(count(part) for part in [*parts, type(Config().model.projector)]) > 40
+                assert isinstance(after, ast.Expr), f"{part.__name__}.{ast.unparse(node.target)}"
+                count += 1
+    assert count > 40
 
 
 def test_a_method_sets_the_local_optimizer_that_is_part_of_it_and_refuses_another() -> None:

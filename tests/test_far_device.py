@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import small
 import torch
 from far_device import FAR, can_install, install
+from launch.processes import free_port
 from ranks import run_ranks
-from samples_of_clients import NUM_CLIENTS, assign, brought, moved, random_params
+from samples_of_clients import assign, brought, moved, random_params, two_rounds
 
-from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import Cohort
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
-from fedcmp.distributed.cohort import GroupCohort, LocalCohort
+from fedcmp.distributed.cohort import GroupCohort
 from fedcmp.distributed.strategy import ClientGroupStrategy
 from fedcmp.distributed.wire import Wire
 from fedcmp.federation.checkpoint import FederationState, load_checkpoint, save_checkpoint
@@ -29,21 +29,7 @@ from fedcmp.runs.train import train
 from fedcmp.types import Params
 
 pytestmark = pytest.mark.skipif(not can_install(), reason="needs a torch in which Python can make a device")
-SMALL = [
-    "data.scenes_per_camera=16", "data.val_scenes_per_camera=2", "data.test_scenes_per_camera=2", "run.figures=false",
-    "federation.rounds=2", "federation.batch_size=4", "evaluation.captions=2", "evaluation.examples=0",
-    "evaluation.max_tokens=8", "wandb.mode=disabled",
-]  # fmt: skip
-
-
-def two_rounds(method: Aggregator, cohort: Callable[[int], Cohort], device: str) -> Params:
-    """The second round has a state, a basis and a last step to begin with."""
-    params = moved(random_params(1), device)
-    state = method.init(params)
-    for round_ in range(2):
-        params, state, _ = method.aggregate(cohort(round_), params, state)
-    assert {value.device for value in params.values()} == {torch.device(device)}
-    return moved(params, "cpu")
+SMALL = [*small.SMALL, "data.scenes_per_camera=16", "evaluation.examples=0", "evaluation.max_tokens=8"]
 
 
 @pytest.mark.slow
@@ -54,19 +40,19 @@ def test_every_method_stays_on_its_device_alone_and_over_ranks() -> None:
     def there() -> dict[str, list[Params]]:
         install()
         wire = Wire(device=FAR)
-        mine = [assign(wire.size, round_)[wire.rank] for round_ in range(2)]
-        cohorts: list[Callable[[int], Cohort]] = [
-            lambda round_: GroupCohort([brought(client, round_, FAR) for client in mine[round_]], wire)
-        ]
-        if wire.rank == 0:
-            cohorts.append(lambda round_: LocalCohort([brought(client, round_, FAR) for client in range(NUM_CLIENTS)]))
-        return {name: [two_rounds(method, cohort, FAR) for cohort in cohorts] for name, method in methods.items()}
+
+        def mine(round_: int) -> Cohort:
+            return GroupCohort([brought(one, round_, FAR) for one in assign(wire.size, round_)[wire.rank]], wire)
+
+        cohorts = [mine, None] if wire.rank == 0 else [mine]
+        return {
+            name: [moved(two_rounds(method, FAR, cohort), "cpu") for cohort in cohorts]
+            for name, method in methods.items()
+        }
 
     found = run_ranks(there, 2, timeout=240.0)
     for name, method in methods.items():
-        here = two_rounds(
-            method, lambda round_: LocalCohort([brought(client, round_, "cpu") for client in range(NUM_CLIENTS)]), "cpu"
-        )
+        here = two_rounds(method, "cpu")
         for params in (params for rank in found for params in rank[name]):
             assert all(torch.equal(value, here[key]) for key, value in params.items()), name
 
@@ -137,13 +123,7 @@ def test_groups_of_ranks_that_share_a_gpu_meet_over_gloo(monkeypatch: pytest.Mon
         from lightning.fabric.plugins.environments import TorchElasticEnvironment
 
         rank, size = dist.get_rank(), dist.get_world_size()
-        ports = [0]
-        if rank == 0:
-            import socket
-
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                ports = [probe.getsockname()[1]]
+        ports = [free_port() if rank == 0 else 0]
         dist.broadcast_object_list(ports)
         dist.destroy_process_group()  # the strategy makes its own
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(ports[0]), RANK=str(rank), WORLD_SIZE=str(size))

@@ -10,25 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import llava_shape
 import pytest
 import torch
-from samples_of_clients import NUM_CLIENTS, brought, moved, random_params
+from samples_of_clients import NUM_CLIENTS, brought, two_rounds
 
-from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.linalg import DIRECT, leading_eigenvectors
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.config import load_config
-from fedcmp.distributed.cohort import GroupCohort, LocalCohort
+from fedcmp.distributed.cohort import GroupCohort
 from fedcmp.distributed.wire import Wire
 from fedcmp.federation.checkpoint import load_projector
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.finished import evaluate_run
 from fedcmp.runs.train import resume, train
-from fedcmp.types import Params
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import llava_shape
 
 pytestmark = [
     pytest.mark.gpu,
@@ -58,17 +53,6 @@ def summary_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "summary.json").read_text())
 
 
-def two_rounds(method: Aggregator, device: str, wire: Wire | None = None) -> Params:
-    """The second round has a state, a basis and a last step to begin with."""
-    params = moved(random_params(1), device)
-    state = method.init(params)
-    for round_ in range(2):
-        clients = [brought(client, round_, device) for client in range(NUM_CLIENTS)]
-        cohort = LocalCohort(clients) if wire is None else GroupCohort(clients, wire)
-        params, state, _ = method.aggregate(cohort, params, state)
-    return params
-
-
 @pytest.mark.parametrize(("word", "rel"), [
     ("run.device=cpu", 0.05),
     ("federation.slots=8", 0.01),
@@ -90,7 +74,6 @@ def test_every_method_computes_on_cuda_what_it_computes_on_the_cpu(name: str) ->
     method = build_aggregator(AggregatorConfig(name))
     here, there = two_rounds(method, "cpu"), two_rounds(method, "cuda")
     for key, value in here.items():
-        assert there[key].device.type == "cuda"
         torch.testing.assert_close(there[key].cpu(), value, rtol=1e-3, atol=1e-5)
         assert name != "fedavg" or torch.equal(there[key].cpu(), value), "sums over clients have the CPU's bits"
 
@@ -118,14 +101,16 @@ def nccl(tmp_path: Path) -> Iterator[Wire]:
 
 
 def test_values_errors_and_every_method_cross_nccl(nccl: Wire) -> None:
+    def over(round_: int) -> GroupCohort:
+        return GroupCohort([brought(client, round_, "cuda") for client in range(NUM_CLIENTS)], nccl)
+
     for name in sorted(PRESETS):
         method = build_aggregator(AggregatorConfig(name))
-        alone, over = two_rounds(method, "cuda"), two_rounds(method, "cuda", nccl)
+        alone, crossed = two_rounds(method, "cuda"), two_rounds(method, "cuda", over)
         for key, value in alone.items():
-            torch.testing.assert_close(over[key], value, rtol=1e-6, atol=1e-7, msg=f"{name}: {key}")
+            torch.testing.assert_close(crossed[key], value, rtol=1e-6, atol=1e-7, msg=f"{name}: {key}")
     value = {"a": (torch.arange(3), [1.5, None]), "b": torch.ones(2, device="cuda", dtype=torch.bfloat16)}
-    shared = nccl.share(value)
-    assert (shared["a"][1], nccl.collect("x" * 9000)) == ([1.5, None], ["x" * 9000])
+    assert (nccl.share(value)["a"][1], nccl.collect("x" * 9000)) == ([1.5, None], ["x" * 9000])
     total = nccl.total(torch.tensor([2**61, -3]))
     assert (total.tolist(), total.device.type) == ([2**61, -3], "cpu")
     assert float(nccl.total(torch.tensor([1.0, 7.0], dtype=torch.float64, device="cuda"))[1]) == 7.0

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llava_cost
+import llava_models
+import llava_rounds
+import llava_shape
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,13 +19,6 @@ from fedcmp.models.alignment import caption_nll, greedy_captions
 from fedcmp.models.backbones import LanguageModel, ModelConfig, load_llm
 from fedcmp.models.cost import saved_by_layer
 from fedcmp.types import Batch
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import llava_cost
-import llava_models
-import llava_rounds
-import llava_shape
 
 SHAPE = llava_models.SHAPES["tiny"]
 CPU = torch.device("cpu")
@@ -36,12 +32,10 @@ def built(**changes: Any) -> tuple[llava_rounds.Built, Batch]:
 
 
 @pytest.mark.slow
-def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path) -> None:
     words = "--shape tiny --device cpu --slots 2 --clients 3 --rounds 3 --steps 4 --batch 2 --caption 24 --lr 1e-2"
     llava_shape.main([*words.split(), "--out", str(tmp_path), "--name", "llava"])
-    written = json.loads((tmp_path / "llava.json").read_text())
-    assert {"machine", "versions", "commit"} <= set(written)
-    result = written["found"]
+    result = json.loads((tmp_path / "llava.json").read_text())["found"]
     assert set(result["methods"]) == {"fedavg", "fedcmp", "by hand"}
     for name, one in result["methods"].items():
         assert one["loss"]["after"] < one["loss"]["before"] - 0.1, name
@@ -50,14 +44,6 @@ def test_the_benchmark_runs_and_all_losses_fall(tmp_path: Path, capsys: pytest.C
         assert one["peak_memory"] > sum(result["memory"]["estimate"].values())
     assert result["methods"]["by hand"]["to_by_hand"] == 1
     assert all(part > 0 for one in result["parts"].values() for part in one.values())
-    assert "MFU" in capsys.readouterr().out
-
-
-def test_what_cannot_be_is_refused_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ("--slots 0", "--device cpu --batch 4096 --shape 13b", "--batch 10000000 --checkpointing off"):
-        with pytest.raises(SystemExit):
-            llava_shape.main(words.split())
-        assert words.split()[-2] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pixels", [False, True])
@@ -130,10 +116,3 @@ def test_checkpointed_layers_give_the_same_gradients_and_captions_for_less_memor
     assert torch.equal(*gradients)
     assert kept[1] < 0.5 * kept[0]
     assert greedy_captions(other, image, 6) == greedy_captions(llm, image, 6)
-
-
-def test_the_large_shapes_are_vicunas() -> None:
-    for name, count in (("7b", 6_738_415_616), ("13b", 13_015_864_320)):
-        shape = llava_models.SHAPES[name]
-        assert sum(value.numel() for value in llava_models.outline_llm(shape).parameters()) == count
-        assert shape.tower["image_size"] // shape.tower["patch_size"] == 24

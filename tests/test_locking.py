@@ -31,15 +31,15 @@ with locked(Path(sys.argv[1])):
 
 def test_the_second_is_told_who_the_first_is(tmp_path: Path) -> None:
     me = f"process {os.getpid()} on {socket.gethostname()}"
-    with locked(tmp_path), pytest.raises(RunFolderError, match=f"{me}.*wait until it has ended"), locked(tmp_path):
-        raise AssertionError("two in one folder")
-    check_free(None)
-    check_free(tmp_path / "new")
-    with locked(tmp_path), pytest.raises(RunFolderError, match=me):
-        check_free(tmp_path)
-    check_free(tmp_path)
+    with locked(tmp_path):
+        with pytest.raises(RunFolderError, match=f"{me}.*wait until it has ended"), locked(tmp_path):
+            raise AssertionError("two in one folder")
+        with pytest.raises(RunFolderError, match=me):
+            check_free(tmp_path)
     with pytest.raises(KeyboardInterrupt), locked(tmp_path):
         raise KeyboardInterrupt
+    for folder in (None, tmp_path / "new", tmp_path):
+        check_free(folder)
     with locked(tmp_path):
         pass
 
@@ -60,9 +60,7 @@ def test_a_killed_process_leaves_no_lock_and_its_forked_children_keep_none(tmp_p
         holder.stdout.close()
 
 
-def test_where_files_cannot_be_locked_the_work_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_where_files_cannot_be_locked_the_work_goes_on(tmp_path, monkeypatch, caplog) -> None:
     def refuse(*_arguments: object) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 

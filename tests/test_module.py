@@ -28,11 +28,8 @@ def params(tower: VisionTower, llm: LanguageModel) -> dict[str, torch.Tensor]:
 def fetch(positions) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(sum(positions))
     ids = torch.randint(5, 300, (len(positions), 6), generator=generator)
-    return {
-        "features": torch.randn(len(positions), 4, 96, generator=generator),
-        "input_ids": ids,
-        "labels": ids.clone(),
-    }
+    features = torch.randn(len(positions), 4, 96, generator=generator)
+    return {"features": features, "input_ids": ids, "labels": ids.clone()}
 
 
 def test_the_trainer_trains_the_projector_and_nothing_else(
@@ -43,15 +40,8 @@ def test_the_trainer_trains_the_projector_and_nothing_else(
     points = []
     batches = [[i, i + 1, i + 2] for i in range(6)]
     path = tmp_path / "last.ckpt"
-    trained = fit(
-        module,
-        batches,
-        fetch,
-        points=3,
-        on_point=lambda steps, _, loss: points.append((steps, loss)),
-        root=str(tmp_path),
-        checkpoint=str(path),
-    )
+    options = {"points": 3, "root": str(tmp_path), "checkpoint": str(path)}
+    trained = fit(module, batches, fetch, on_point=lambda steps, _, loss: points.append((steps, loss)), **options)
     assert [steps for steps, _ in points] == [2, 4, 6]
     assert all(not torch.equal(trained[name], params[name]) for name in params)
     assert all(torch.equal(value, frozen[name]) for name, value in llm.model.state_dict().items())
@@ -112,15 +102,9 @@ def validated(module: ProjectorAlignment, loaders: object, root: Path, part: str
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`srun` command is available.*")
-        trainer = lightning.Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=root,
-        )
-        run = trainer.validate if part == "val" else trainer.test
-        found = run(module, loaders)
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = lightning.Trainer(accelerator="cpu", default_root_dir=root, **quiet)
+        found = (trainer.validate if part == "val" else trainer.test)(module, loaders)
     return {name: value for one in found for name, value in one.items()}
 
 

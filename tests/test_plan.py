@@ -13,7 +13,6 @@ import torch
 import fedcmp.runs.parts
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
-from fedcmp.errors import ConfigError
 from fedcmp.federation.checkpoint import save_projector
 from fedcmp.models.projector import ProjectorConfig, init_params
 from fedcmp.report.plan import describe_plan
@@ -49,36 +48,22 @@ def test_the_run_does_what_the_plan_says(words: tuple[str, ...], tmp_path: Path)
             assert record[key] <= one.most[key]
             assert record[key] == one.most[key] or "aggregator=fedcmp" in words
     for number, client in enumerate(found.clients):
-        for what, foretold in (("samples", client.samples), ("steps", client.steps)):
-            assert sum(record.get(f"client/{number}/{what}", 0) for record in records) == foretold
+        done = {what: sum(one.get(f"client/{number}/{what}", 0) for one in records) for what in ("samples", "steps")}
+        assert done == {"samples": client.samples, "steps": client.steps}
     assert records[-1]["samples_seen"] == found.num_samples
 
 
-def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def loaded(*args: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr(fedcmp.runs.parts, "load_tower", loaded)
-    monkeypatch.setattr(fedcmp.runs.parts, "load_llm", loaded)
+def test_the_page_has_ranks_clients_and_bytes_and_loads_nothing(capsys, monkeypatch) -> None:
+    for name in ("load_tower", "load_llm"):
+        monkeypatch.setattr(fedcmp.runs.parts, name, None)
     assert main(["plan", *SMALL, "--ranks", "4", "launch.group_size=2"]) == 0
-    page = capsys.readouterr().out
-    lines = [" ".join(line.split()) for line in page.splitlines()]
-    for fact in ("0 (server) cpu 0 0 1 | 4 5", "rounds 3", "client 7 (tilted) 10 10 5 3"):
-        assert fact in lines
-    assert max(map(len, page.splitlines())) <= 120
+    page = capsys.readouterr().out.splitlines()
+    facts = {"0 (server) cpu 0 0 1 | 4 5", "rounds 3", "client 7 (tilted) 10 10 5 3"}
+    assert facts <= {" ".join(line.split()) for line in page}
+    assert max(map(len, page)) <= 120
     forty = describe_plan(plan(small("partition.scenario=iid", "partition.clients=40", "federation.rounds=1")))
     assert "samples held" not in forty
     assert "of 40" in forty
-
-
-def test_dropout_is_planned() -> None:
-    few = ("aggregator=krum", "federation.dropout=0.8", "federation.local_steps=1")
-    with pytest.raises(ConfigError, match=r"federation\.dropout"):
-        plan(small(*few))
-    assert "clients that drop out" in describe_plan(plan(small(*few, "federation.min_clients=5")))
-    assert "clients that drop out" not in describe_plan(plan(small()))
 
 
 def test_every_demo_config_leaves_each_client_a_few_batches() -> None:
@@ -121,11 +106,9 @@ def test_devices_and_idle_ranks_are_noted(monkeypatch: pytest.MonkeyPatch) -> No
 def test_memory_of_features_and_of_a_shared_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
     alone = plan(small("launch.group_size=2"), 2)
     assert alone.features == 2 * (80 + 16 + 16) * 16 * 96
-    shared = plan(small("launch.group_size=2", "launch.shard_llm=true", "aggregator.fuse.explore=1"), 2).memory
-    sizes = [next(part.server for part in parts if part.what == "language model") for parts in (alone.memory, shared)]
-    assert sizes[0] is not None
-    assert sizes[1] is not None
-    assert 0.5 * sizes[0] < sizes[1] < 0.7 * sizes[0]
+    shared = plan(small("launch.group_size=2", "launch.shard_llm=true", "aggregator.fuse.explore=1"), 2)
+    whole, part = (next(part.server for part in one.memory if part.what == "language model") for one in (alone, shared))
+    assert 0.5 * whole < part < 0.7 * whole
     room = alone.features * 3 // 2
     monkeypatch.setattr(os, "sysconf", lambda name: room if name == "SC_PHYS_PAGES" else 1)
     assert plan(small()).notes == ()
@@ -134,32 +117,30 @@ def test_memory_of_features_and_of_a_shared_language_model(monkeypatch: pytest.M
 
 def test_ranks_share_the_operations() -> None:
     alone, shared = plan(small()).effort, plan(small("launch.group_size=2"), 4).effort
-    assert alone is not None
-    assert shared is not None
-    assert alone.rows == 80
-    assert shared.rows == 20
+    assert (alone.rows, shared.rows) == (80, 20)
     assert alone.rank == alone.run == shared.run == pytest.approx(4 * shared.rank)
     assert alone.activations == 2 * shared.activations, "two rows of one step, one on each rank of a group"
     assert alone.seconds == {}
     twice = ["federation.passes=2", "model.llm_dtype=bfloat16"]
     kept, streamed = plan(small(*twice)), plan(small(*twice, "data.stream=true"))
-    assert kept.effort is not None
-    assert streamed.effort is not None
     assert streamed.effort.run > kept.effort.run > 1.8 * alone.run, "the tower sees each picture once, or each time"
     assert "at 40% of the bfloat16 peak" in describe_plan(streamed)
     checkpointed = plan(small("model.activation_checkpointing=true")).effort
-    assert checkpointed is not None
     assert alone.rank < checkpointed.rank < 1.5 * alone.rank
     assert checkpointed.activations < 0.8 * alone.activations
 
 
 def test_what_a_run_would_refuse_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["aggregator=krum", "federation.dropout=0.8", "federation.local_steps=1"]
     for words, key in (
         (["--ranks", "0"], "--ranks"),
         (["--ranks", "3", "launch.group_size=2"], "launch.group_size=2"),
         (["federation.rounds=99"], "federation.rounds=5"),
         (["aggregator=krum", "federation.clients_per_round=2"], "at least 5 clients"),
         (["model.tower=./nowhere"], "model.tower"),
+        (few, "federation.dropout"),
     ):
         assert main(["plan", *SMALL, *words]) == 2
         assert key in capsys.readouterr().err
+    for words, dropping in (([*few, "federation.min_clients=5"], True), ([], False)):
+        assert ("clients that drop out" in describe_plan(plan(small(*words)))) == dropping

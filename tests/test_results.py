@@ -9,9 +9,6 @@ from pathlib import Path
 
 import jinja2
 import pytest
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
 import record
 import write_results
 
@@ -28,28 +25,21 @@ def test_the_page_is_what_the_script_writes(tmp_path: Path, monkeypatch: pytest.
     assert write_results.PAGE.read_text(encoding="utf-8") == text, "say `python benchmarks/write_results.py`"
 
 
-def test_nothing_that_was_measured_is_left_out() -> None:
+def test_what_was_measured_is_on_the_page_and_says_where_it_comes_from() -> None:
     words = {path.name.partition(".")[0] for path in write_results.RESULTS.glob("*.md.j2")}
     assert set(write_results.SECTIONS) == words
     named = "".join(path.read_text(encoding="utf-8") for path in write_results.RESULTS.glob("*.md.j2"))
-    for path in FILES:
-        assert path.stem in words or f'record("{path.stem}")' in named, f"no words name {path.name}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda one: one.stem)
-def test_a_record_says_where_it_comes_from(path: Path) -> None:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert found["name"] == path.stem
-    assert re.fullmatch(r"[0-9a-f]{7}", found["commit"]), "measure what is committed"
-    assert found["command"].startswith("python benchmarks/")
-    assert found["found"], "a script has found it, and not a hand"
-    assert {"processor", "cores", "threads"} <= found["machine"].keys()
-    assert found["versions"]["torch"]
-    text = write_results.section(path.stem) if path.stem in write_results.SECTIONS else None
-    for title, one in found["tables"].items():
-        assert all(len(row) == len(one["header"]) for row in one["rows"])
-        shown = markdown(one["rows"], one["header"])
-        assert text is None or shown in text, f"the words of {path.stem} do not show its table {title!r}"
+    for name, found in ((path.stem, json.loads(path.read_text(encoding="utf-8"))) for path in FILES):
+        assert name in words or f'record("{name}")' in named, f"no words name {name}"
+        assert found["name"] == name
+        assert re.fullmatch(r"[0-9a-f]{7}", found["commit"]), f"{name}: measure what is committed"
+        assert found["command"].startswith("python benchmarks/"), name
+        assert found["found"], f"{name}: a script has found it, and not a hand"
+        assert {"processor", "cores", "threads"} <= found["machine"].keys()
+        text = write_results.section(name) if name in write_results.SECTIONS else None
+        for title, one in found["tables"].items():
+            shown = markdown(one["rows"], one["header"])
+            assert text is None or shown in text, f"the words of {name} do not show its table {title!r}"
 
 
 def test_ratios_between_frameworks_are_those_of_the_medians_in_the_table(tmp_path: Path) -> None:
@@ -64,26 +54,14 @@ def test_ratios_between_frameworks_are_those_of_the_medians_in_the_table(tmp_pat
     assert "fedcmp takes 0.36 (met) of pfl-research's seconds with 8 clients and 0.36 (met) with 64" in text
 
 
-def test_a_section_says_what_differs_from_the_head() -> None:
-    text, found = write_results.PAGE.read_text(encoding="utf-8"), record.read("limit")
-    head = " ".join(text.partition("\n## ")[0].split())
-    usual = write_results.usually([write_results.facts(record.read(name)) for name in write_results.sections()])
-    assert "; ".join(usual) in head
-    found["commit"] = "0123456"
-    assert set(write_results.facts(found)) - set(usual) == {f"commit 0123456, {found['date']}"}
-
-
-def test_a_record_makes_a_section(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_makes_a_section(tmp_path: Path) -> None:
     one = record.Table(("what", "seconds"), (("all", 1.5), ("half", None)))
     record.save("speed", "python benchmarks/speed.py", {"seconds": 1.5}, {"main": one}, {"peer": "1.0"}, tmp_path)
-    assert "half        -" in capsys.readouterr().out
     words = '## Speed\n\n{{ about }}\n\n{{ table("main") }}\n\nIt took {{ found.seconds }} s.\n'
     (tmp_path / "speed.md.j2").write_text(words)
     text = write_results.section("speed", tmp_path)
-    assert "| all | 1.500 |" in text
-    assert text.endswith("It took 1.5 s.\n")
-    assert "`python benchmarks/speed.py`; commit " in text
-    assert json.loads((tmp_path / "speed.json").read_text())["versions"]["peer"] == "1.0"
+    for part in ("| all | 1.500 |", "It took 1.5 s.\n", "`python benchmarks/speed.py`; commit "):
+        assert part in text
     (tmp_path / "speed.md.j2").write_text("{{ found.minutes }}")
     with pytest.raises(jinja2.UndefinedError):
         write_results.section("speed", tmp_path)

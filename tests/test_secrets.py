@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from small import SMALL
 
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
-from fedcmp.credentials import Masked, find_secret, holds_secret, mask
+from fedcmp.credentials import find_secret, holds_secret, mask
 from fedcmp.errors import ConfigError
 from fedcmp.federation import groups
 
@@ -25,8 +24,7 @@ SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
     "CLINIC_DB_PASSWORD": "correct horse battery staple",
 }
-IN_URL = {"IN_URL": "s3cret-of-the-mirror"}
-ALL = {**SECRETS, **IN_URL}
+ALL = {**SECRETS, "IN_URL": "s3cret-of-the-mirror"}
 SCRIPT = """\
 import sys
 from test_secrets import fail
@@ -59,9 +57,7 @@ def places(folder: Path, printed: str) -> list[str]:
 
 
 @pytest.mark.parametrize("then", ["raise", "skip"])
-def test_no_secret_of_the_environment_reaches_a_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], then: str
-) -> None:
+def test_no_secret_of_the_environment_reaches_a_run(tmp_path, monkeypatch, capsys, then: str) -> None:
     for name, value in ALL.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(groups, "train_wave", fail(groups.train_wave))
@@ -126,18 +122,8 @@ def test_what_is_no_secret_is_let_through(monkeypatch: pytest.MonkeyPatch) -> No
         "model.llm=org/model-sk-1", "data.cache_dir=https://host:8080/a@b",
     ]  # fmt: skip
     assert load_config(None, words).run.name == "demo"
-    for name in ("max_caption_tokens", "num_tokens", "WANDB_IDENTITY_TOKEN_FILE", "TOKENIZERS_PARALLELISM"):
-        assert not holds_secret(name)
-    for name in (*SECRETS, "api_key", "apikey", "password", "GH_TOKEN"):
-        assert holds_secret(name), name
+    plain = ("max_caption_tokens", "num_tokens", "WANDB_IDENTITY_TOKEN_FILE", "TOKENIZERS_PARALLELISM")
+    secret = (*SECRETS, "api_key", "apikey", "password", "GH_TOKEN")
+    assert [name for name in (*plain, *secret) if holds_secret(name)] == [*secret]
     assert find_secret("a plain text", SECRETS) is None
     assert mask("a plain text, https://host:80/a", SECRETS) == "a plain text, https://host:80/a"
-
-
-def test_a_traceback_in_the_log_is_masked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
-    try:
-        raise OSError(f"no answer for {SECRETS['HF_TOKEN']}")
-    except OSError:
-        record = logging.LogRecord("fedcmp", logging.WARNING, "", 0, "left out", None, sys.exc_info())
-    assert Masked().format(record).endswith("OSError: no answer for ***")

@@ -81,9 +81,7 @@ def test_the_version_has_a_commit_where_there_is_one(capsys: pytest.CaptureFixtu
 
 def test_how_to_cite_it() -> None:
     content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"message", "title", "authors", "cff-version"} <= set(content)
     assert (content["version"], content["license"]) == (fedcmp.__version__, "Apache-2.0")
-    assert content["references"][0]["url"] == "https://arxiv.org/abs/2603.26786"
 
 
 def test_all_that_is_needed_is_pinned() -> None:

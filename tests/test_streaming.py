@@ -19,33 +19,17 @@ from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.data import read_data
 from fedcmp.runs.train import resume, train
 
-QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0", "run.figures=false"]
+QUICK = ["evaluation.captions=0", "evaluation.examples=0", "evaluation.questions=0"]
+EARLY = "aggregator.fuse.explore=1"
+"""Without outcomes, for which a batch is read before its turn."""
 
 
 def config(folder: Path, *overrides: str) -> Config:
     return load_config(None, [*small.SMALL, *QUICK, f"run.dir={folder}", *overrides])
 
 
-EARLY = "aggregator.fuse.explore=1"
-"""Without outcomes, for which a batch is read before its turn."""
-
-
 def streamed(folder: Path, *overrides: str) -> Config:
     return config(folder, "data.stream=true", "data.workers=1", EARLY, *overrides)
-
-
-def close(one: Path, other: Path) -> None:
-    """Features of other batch shapes may differ in their last bit."""
-    before = load_projector(other / "projector.safetensors")
-    for name, value in load_projector(one / "projector.safetensors").items():
-        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("kept") / "run"
-    train(config(folder, EARLY))
-    return folder
 
 
 @pytest.fixture
@@ -62,21 +46,20 @@ def read_here(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-def test_reading_ahead_trains_the_same_and_keeps_no_picture(
-    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
-) -> None:
+def test_reading_ahead_trains_the_same_and_keeps_no_picture(tmp_path, monkeypatch, read_here: list[int]) -> None:
+    train(config(tmp_path / "kept", EARLY))
     seen: list[str] = []
     see = fedcmp.runs.parts.see
     monkeypatch.setattr(fedcmp.runs.parts, "see", lambda *args: seen.append(args[2][0].id) or see(*args))
     train(streamed(tmp_path / "run"))
-    close(tmp_path / "run", kept)
+    found, before = (load_projector(tmp_path / name / "projector.safetensors") for name in ("run", "kept"))
+    for name, value in found.items():  # features of other batch shapes may differ in their last bit
+        torch.testing.assert_close(value, before[name], rtol=1e-3, atol=1e-5)
     assert not any("train" in name for name in seen)
     assert read_here == [], "every batch was announced"
 
 
-def test_a_run_that_goes_on_reads_the_rest_ahead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_here: list[int]
-) -> None:
+def test_a_run_that_goes_on_reads_the_rest_ahead(tmp_path, monkeypatch, read_here: list[int]) -> None:
     whole = train(streamed(tmp_path / "whole"))
     run_round = loop.run_round
 
@@ -94,9 +77,7 @@ def test_a_run_that_goes_on_reads_the_rest_ahead(
 
 
 @pytest.mark.parametrize("how", ["skip", "retry"])
-def test_a_client_that_fails_leaves_the_others_their_own_pictures(
-    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_fails_leaves_the_others_their_own_pictures(how: str, tmp_path, monkeypatch) -> None:
     read = fedcmp.data.stream._Pictures.__getitem__
 
     def settings(folder: Path, workers: int) -> Config:

@@ -1,25 +1,25 @@
-"""The study's pairs can be made again from their sources, and compared."""
+"""The study's pairs can be made again from their sources, and an LLM that captions them is steered by features."""
 
 from __future__ import annotations
 
-import io
+import gzip
+import itertools
 import json
+import re
 import struct
 import sys
-import zipfile
 from pathlib import Path
 
+import caption_reader
 import numpy as np
 import pytest
-from PIL import Image
+import study_data
+import study_domains
 
 from fedcmp.data.settings import DataConfig
 from fedcmp.data.sources import build_source
-
-sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
-
-import study_data
-import study_domains
+from fedcmp.models.backbones import load_llm
+from fedcmp.models.settings import ModelConfig
 
 
 @pytest.fixture
@@ -43,38 +43,6 @@ def test_a_domain_is_made_once_a_picture_and_a_run_can_read_it(made: Path) -> No
     assert 45 < len(source.samples("train")) < 58
     seven = next(sample for sample in samples if sample.id == "digits-00007")
     assert "seven" in seven.caption
-
-
-def test_only_pixels_decide_whether_pictures_are_equal(made: Path, capsys: pytest.CaptureFixture[str],
-                                                       monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    ours = made.parent.parent / "ours.json"
-    monkeypatch.setattr(study_data, "DIGESTS", ours)
-    ours.write_text(json.dumps({"pairs/digits": study_data.digests(made)}))
-
-    def rewrite(add: int) -> bool:
-        with zipfile.ZipFile(made / "images.zip") as pack:
-            pictures = {name: np.asarray(Image.open(io.BytesIO(pack.read(name)))) for name in pack.namelist()}
-        with zipfile.ZipFile(made / "images.zip", "w") as pack:
-            for name, pixels in reversed(pictures.items()):
-                pixels = pixels.copy()
-                pixels[3, 4] ^= add if name == "00010.png" else 0
-                Image.fromarray(pixels).save(buffer := io.BytesIO(), "PNG", compress_level=0)
-                pack.writestr(name, buffer.getvalue())
-        return study_data.check(made.parent.parent)
-
-    assert rewrite(0)
-    assert not rewrite(1)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("train.jsonl equal, val.jsonl equal, pictures different")
-
-
-def test_names_of_emoji() -> None:
-    label = study_domains.emoji_label
-    assert label(["1f468", "1f3fc", "200d", "1f91d", "200d", "1f468", "1f3fe"]) == (
-        "man and handshake with medium-light skin tone"
-    )
-    assert label(["1f1e6"]) == "letter a"
-    assert label(["1f3ff"]) == "dark skin tone"
-    assert label(["fe82b"]) is None
 
 
 @pytest.mark.shared
@@ -101,3 +69,29 @@ def test_rules_give_every_record_of_our_copy(domain: str, shared: Path) -> None:
             item = study_domains.Item(name, said, b"", label, record["caption_kind"], record.get("group"))
             assert json.dumps(study_data.record_of(domain, item), ensure_ascii=False) == line
             assert study_data.side_of(record) == side
+
+
+THINGS = re.findall(
+    r"\w+", "dog cat car house tree boat bird cup hat shoe lamp door fish horse chair sofa plate fork knife spoon train"
+)
+CAPTIONS = [f"{one} and {other}" for one, other in itertools.permutations(THINGS, 2)]
+SMALL = {"batch": 32, "width": 80, "layers": 1, "seed": 3, "words": 300}
+
+
+def test_own_words_help_and_the_folder_is_an_llm(tmp_path, monkeypatch, capsys) -> None:
+    records = [{"conversations": [{"value": "<image>"}, {"value": text}]} for text in CAPTIONS[:140]]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, records)))
+    (tmp_path / "b.txt").write_text("\n\n".join(text.upper() for text in CAPTIONS[140:280]))
+    with gzip.open(tmp_path / "c.txt.gz", "wt") as file:
+        file.write("\n".join(CAPTIONS[280:]))
+    files = [str(tmp_path / name) for name in ("a.jsonl", "b.txt", "c.txt.gz")]
+    options = [f"--{name}={value}" for name, value in SMALL.items()]
+    monkeypatch.setattr(sys, "argv", ["x", *files, "--out", str(tmp_path / "llm"), "--steps=150", *options])
+    caption_reader.main()
+    said = capsys.readouterr().out
+    own, another, zeros = map(float, re.findall(r"(?:own|another|zeros) (\d\.\d+)", said))
+    assert own < zeros - 0.1
+    assert own < another - 0.25, "words of another caption mislead"
+    llm = load_llm(ModelConfig(llm=str(tmp_path / "llm"), end="eos"))
+    assert (llm.width, llm.num_embeddings, llm.bos_id, llm.end_id, llm.pad_id) == (80, 300, 1, 2, 0)
+    assert llm.tokenizer.decode(llm.tokenizer("dog and cat")["input_ids"]) == "dog and cat", "nothing is added"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import small
+from launch.processes import free_port, until
 from models.tiny import save_tower
 from PIL import Image
 
@@ -62,13 +62,10 @@ def test_the_command_captions_files_and_folders_and_names_what_it_cannot_read(
     assert main(["caption", str(tiny_run), str(pictures)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"{path}\t{text}" for path, text in zip(paths, expected, strict=True)]
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(paths[0].read_bytes()[:60])
+    (broken := tmp_path / "broken.png").write_bytes(paths[0].read_bytes()[:60])
     assert main(["caption", str(tiny_run), str(broken), str(paths[1]), "--json"]) == 1
     written = capsys.readouterr()
-    assert [json.loads(line) for line in written.out.splitlines()] == [
-        {"picture": str(paths[1]), "caption": expected[1]}
-    ]
+    assert json.loads(written.out) == {"picture": str(paths[1]), "caption": expected[1]}
     assert str(broken) in written.err
     with pytest.raises(DataError, match="nothing"):
         fedcmp.load_run(tiny_run).caption([tmp_path / "nothing.png"])
@@ -116,50 +113,39 @@ def _browser(folder: Path) -> Any:
     reason="needs Debian's chromium and chromium-driver",
 )
 def test_the_page_captions_a_picture_that_is_dropped_on_it(tiny_run: Path, pictures: Path, tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    other = Path(shutil.copytree(tiny_run, tmp_path / "b"))
-    params = fedcmp.load_run(tiny_run).projector
-    save_projector(other / "projector.safetensors", {name: -value for name, value in params.items()})
+    other, port = Path(shutil.copytree(tiny_run, tmp_path / "b")), free_port()
+    run, path, place = fedcmp.load_run(tiny_run), pictures / "1.png", f"http://127.0.0.1:{port}/"
+    save_projector(other / "projector.safetensors", {name: -value for name, value in run.projector.items()})
+    wanted = [text for one in (run, run.untrained(), fedcmp.load_run(other)) for text in one.caption([path])]
+    assert len(set(wanted)) == 3
     words = ["serve", str(tiny_run), "--beside", str(other), "--port", str(port)]
-    (tmp_path / "uploads").mkdir()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "fedcmp", *words], env={**os.environ, "TMPDIR": str(tmp_path / "uploads")}
-    )
+    (uploads := tmp_path / "uploads").mkdir()
+    server = subprocess.Popen([sys.executable, "-m", "fedcmp", *words], env={**os.environ, "TMPDIR": str(uploads)})
+
+    def answers() -> bool:
+        assert server.poll() is None, "the server has ended"
+        try:
+            urllib.request.urlopen(place, timeout=5).close()
+        except OSError:
+            return False
+        return True
+
     try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server has ended"
-                time.sleep(0.2)
+        until(answers, 120)
         browser = _browser(tmp_path / "profile")
         try:
-            browser.get(f"http://127.0.0.1:{port}/")
-            run = fedcmp.load_run(tiny_run)
-            path = pictures / "1.png"
-            (text,) = run.caption([path])
-            wanted = [text, *run.untrained().caption([path]), *fedcmp.load_run(other).caption([path])]
-            assert len(set(wanted)) == 3
-            found: list[str] = []
-            for _ in range(300):
-                if not found and (inputs := browser.find_elements("css selector", "input[type=file]")):
-                    inputs[0].send_keys(str(path))
-                found = [box.get_attribute("value") for box in browser.find_elements("css selector", "textarea")]
-                if found == wanted:
-                    break
-                time.sleep(0.2)
-            browser.save_screenshot(str(tmp_path / "page.png"))
-            assert found == wanted
+            browser.get(place)
+            until(lambda: browser.find_elements("css selector", "input[type=file]"), 60)
+            browser.find_elements("css selector", "input[type=file]")[0].send_keys(str(path))
+            boxes = partial(browser.find_elements, "css selector", "textarea")
+            until(lambda: [box.get_attribute("value") for box in boxes()] == wanted, 60)
             fetched = browser.execute_script("return performance.getEntriesByType('resource').map(one => one.name)")
             assert fetched
-            assert all(name.startswith((f"http://127.0.0.1:{port}/", "blob:", "data:")) for name in fetched)
-            assert list((tmp_path / "uploads").rglob("*.png"))
+            assert all(name.startswith((place, "blob:", "data:")) for name in fetched)
+            assert list(uploads.rglob("*.png"))
         finally:
             browser.quit()
     finally:
         server.terminate()
         server.wait(60)
-    assert not list((tmp_path / "uploads").rglob("*.png")), "pictures that were dropped go with the page"
+    assert not list(uploads.rglob("*.png")), "pictures that were dropped go with the page"

@@ -52,11 +52,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     if not (ROOT / ".git").exists():
         pytest.skip("needs a checkout: git says what belongs to it")
     source, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("dist")
-    tracked = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
+    listed = run("git", "ls-files", "-co", "--exclude-standard", cwd=ROOT).splitlines()
+    tracked = {name for name in listed if (ROOT / name).is_file()}  # one that was removed, not committed, is listed too
     for name in tracked:
-        if (ROOT / name).is_file():  # a file that was removed and not committed is listed, too
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
     run("git", "init", "-q", cwd=source)
     run("git", "add", "-A", cwd=source)
     run("git", "-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", "all", cwd=source)
@@ -68,7 +68,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     stale = unpacked / "build" / "lib" / "fedcmp" / "renamed_since.py"
     stale.parent.mkdir(parents=True)
     stale.write_text("an earlier build left this\n")
-    return Built(commit, {name for name in tracked if (source / name).is_file()}, names, build("wheel", unpacked, out))
+    return Built(commit, tracked, names, build("wheel", unpacked, out))
 
 
 def test_an_sdist_has_all_that_a_checkout_has(built: Built) -> None:

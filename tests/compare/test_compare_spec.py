@@ -27,58 +27,38 @@ def test_commas_and_colons_in_brackets_and_quotes_are_letters() -> None:
     assert quoted.overrides == ("model.tower='C:/a,b'",)
 
 
-@pytest.mark.parametrize(
-    ("methods", "named"),
-    [
-        ("fedavgg", '"fedavg"'),
-        ("centralized", "'centralized'"),
-        ("local=fedavg", "'local'"),
-        ("fedavg,fedavg", "'fedavg' is there twice"),
-        ("fedavg,,fedcmp", "''"),
-        ("fedavg:lr", "'fedavg:lr'"),
-        ("a=b=fedavg", "'a=b=fedavg'"),
-        ("fedavg:data.domains=[a", "not closed"),
-        ("fedavg]", "not closed"),
-        ("fedavg:run.seed=3", "run.seed"),
-        ("fedavg:run.dir=x", "run.dir.*--out"),
-        ("fedavg:wandb.mode=online", "wandb.mode"),
-    ],
-)
+@pytest.mark.parametrize(("methods", "named"), [
+    ("fedavgg", '"fedavg"'), ("centralized", "'centralized'"), ("local=fedavg", "'local'"), ("fedavg,,fedcmp", "''"),
+    ("fedavg,fedavg", "'fedavg' is there twice"), ("fedavg:lr", "'fedavg:lr'"), ("a=b=fedavg", "'a=b=fedavg'"),
+    ("fedavg:data.domains=[a", "not closed"), ("fedavg]", "not closed"), ("fedavg:run.seed=3", "run.seed"),
+    ("fedavg:run.dir=x", "run.dir.*--out"), ("fedavg:wandb.mode=online", "wandb.mode"),
+])  # fmt: skip
 def test_bad_methods_are_named(methods: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         parse_methods(methods)
 
 
-@pytest.mark.parametrize(
-    ("named", "request_", "overrides"),
-    [
-        (r'--scenarios domainn: .*partition.scenario.*"domain"', Request(scenarios="domain,domainn"), ()),
-        (r"no/such.yaml", Request(scenarios="no/such.yaml"), ()),
-        (r"--methods m: aggregator.server.beta", Request(methods="m=fedavg:aggregator.server.beta=0.1"), ()),
-        (r"aggregator.fuse.density", Request(methods="ties:aggregator.fuse.density=2"), ()),
-        (r'--reference.*"fedavg"', Request(methods="fedavg,fedadam", reference="fedavgg"), ()),
-        (r"--seeds", Request(seeds=0), ()),
-        (r'--optimizers.*"muon"', Request(optimizers="muo=0.04"), ()),
-        (r"--optimizers muon", Request(optimizers="muon"), ()),
-        (r"--optimizers: adamw", Request(optimizers="adamw=0.04"), ()),
-        (r"run.seed", Request(budget=1, optimizers="muon=0.04", bounds=False), ("run.seed=3",)),
-        (r"--budget", Request(budget=0), ()),
-        (r"--extra-seeds", Request(extra_seeds=2), ()),
-        (r"run.seed", Request(seeds=3), ("run.seed=3",)),
-        (r"run.dir", Request(), ("run.dir=x",)),
-        (r"--budget must be at most 21", Request(budget=22, bounds=False), ()),
-        (r"centralized.batch_sizes", Request(budget=10), ()),
-        (r"optimizer.lr.*--budget 2", Request(methods="fedavg:optimizer.lr=1", budget=2), ()),
-        (r"evaluation.test", Request(), ("evaluation.test=false",)),
-        (r"--methods krum: aggregator\.guard", Request(methods="fedavg,krum"), ("aggregator.guard=true",)),
-        (r"--methods fednova: .*normalise", Request(methods="fednova"), ("aggregator.normalise=false",)),
-    ],
-)
-def test_every_config_is_checked_before_anything_runs(
-    named: str, request_: Request, overrides: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize(("named", "asked", "overrides"), [
+    (r'--scenarios domainn: .*partition.scenario.*"domain"', {"scenarios": "domain,domainn"}, ()),
+    (r"no/such.yaml", {"scenarios": "no/such.yaml"}, ()),
+    (r"--methods m: aggregator.server.beta", {"methods": "m=fedavg:aggregator.server.beta=0.1"}, ()),
+    (r"aggregator.fuse.density", {"methods": "ties:aggregator.fuse.density=2"}, ()),
+    (r'--reference.*"fedavg"', {"methods": "fedavg,fedadam", "reference": "fedavgg"}, ()),
+    (r"--seeds", {"seeds": 0}, ()), (r"--budget", {"budget": 0}, ()), (r"--extra-seeds", {"extra_seeds": 2}, ()),
+    (r'--optimizers.*"muon"', {"optimizers": "muo=0.04"}, ()), (r"--optimizers muon", {"optimizers": "muon"}, ()),
+    (r"--optimizers: adamw", {"optimizers": "adamw=0.04"}, ()),
+    (r"run.seed", {"budget": 1, "optimizers": "muon=0.04", "bounds": False}, ("run.seed=3",)),
+    (r"run.seed", {"seeds": 3}, ("run.seed=3",)),
+    (r"--budget must be at most 21", {"budget": 22, "bounds": False}, ()),
+    (r"centralized.batch_sizes", {"budget": 10}, ()),
+    (r"optimizer.lr.*--budget 2", {"methods": "fedavg:optimizer.lr=1", "budget": 2}, ()),
+    (r"evaluation.test", {}, ("evaluation.test=false",)),
+    (r"--methods krum: aggregator\.guard", {"methods": "fedavg,krum"}, ("aggregator.guard=true",)),
+    (r"--methods fednova: .*normalise", {"methods": "fednova"}, ("aggregator.normalise=false",)),
+])  # fmt: skip
+def test_every_config_is_checked_before_anything_runs(named: str, asked: dict, overrides: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=named):
-        Jobs(ask(None, overrides, request_))
+        Jobs(ask(None, overrides, Request(**asked)))
 
 
 def test_the_reference_is_fedcmp_or_the_first() -> None:

@@ -11,41 +11,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import run_ranks
-from samples_of_clients import NUM_CLIENTS, assign, contribution, contributions, random_params
+from samples_of_clients import CASES, NUM_CLIENTS, assign, contribution, contributions, plain, rounds
 
 from fedcmp.aggregation.contribution import Cohort, Contribution
-from fedcmp.aggregation.parts import Aggregated
-from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed import cohort as cohorts
 from fedcmp.distributed.cohort import GroupCohort, LocalCohort
 from fedcmp.distributed.wire import Wire
 from fedcmp.errors import ClientError
 from fedcmp.types import Params
-
-ROUNDS = 3
-# cosines of all pairs are many small messages, and the same for every method
-CASES = {name: AggregatorConfig(name, pairwise=64 if name == "fedcmp" else 0) for name in sorted(PRESETS)}
-CASES["fedcmp, clipped"] = AggregatorConfig("fedcmp", clip_norm=0.3, pairwise=3)
-CASES["fedcmp, guarded"] = AggregatorConfig("fedcmp", guard=True)
-CASES["median, normalised"] = AggregatorConfig("median", normalise=True, weights="tokens")
-CASES["fedcmp, basis from the evidence"] = AggregatorConfig("fedcmp", fuse={"basis": "evidence", "tau_from": "each"})
-
-
-def rounds(config: AggregatorConfig, cohort: Callable[[int], Cohort]) -> list[Aggregated]:
-    aggregator, params = build_aggregator(config), random_params(1)
-    state, results = aggregator.init(params), []
-    for round_ in range(ROUNDS):
-        result = aggregator.aggregate(cohort(round_), params, state)
-        params, state = result.params, result.state
-        results.append(result)
-    return results
-
-
-def plain(value: Any) -> Any:
-    """Nested values that are equal if and only if they are to the bit."""
-    if isinstance(value, dict):
-        return {key: plain(one) for key, one in value.items()}
-    return (value.dtype, value.shape, repr(value.tolist())) if isinstance(value, torch.Tensor) else repr(value)
 
 
 def here(round_: int) -> list[Contribution]:
@@ -57,27 +30,22 @@ def here(round_: int) -> list[Contribution]:
 @pytest.fixture(scope="module")
 def differences() -> list[dict[str, str]]:
     """Where each rank of two and of four differs from one process, by method."""
-
-    expected = {
-        name: rounds(config, lambda r, how=config.weights: LocalCohort(contributions(r), how, NUM_CLIENTS + 2))
-        for name, config in CASES.items()
-    }
+    expected = {name: rounds(config) for name, config in CASES.items()}
 
     def compare() -> dict[str, str]:
         wire, found = Wire(), {}
         if wire.rank % 2:
             cohorts.HELD_BYTES = 0  # one rank reads its terms twice, another holds them
         for name, config in CASES.items():
-            results = rounds(config, lambda r, how=config.weights: GroupCohort(here(r), wire, how, NUM_CLIENTS + 2))
+            results = rounds(config, lambda r, *_, how=config.weights: GroupCohort(here(r), wire, how, NUM_CLIENTS + 2))
             for round_, (one, two) in enumerate(zip(results, expected[name], strict=True)):
                 kept = ("fuse", "server", "diagnostics", "local") if wire.rank == 0 else ("local",)
                 ours, theirs = (
-                    {"params": this.params, "metrics": this.metrics, **{key: this.state[key] for key in kept}}
+                    plain({"params": this.params, "metrics": this.metrics, **{key: this.state[key] for key in kept}})
                     for this in (one, two)
                 )
-                if plain(ours) != plain(theirs):
-                    parts = [key for key in ours if plain(ours[key]) != plain(theirs[key])]
-                    found.setdefault(name, f"round {round_}: {parts}")
+                if ours != theirs:
+                    found.setdefault(name, f"round {round_}: {[key for key in ours if ours[key] != theirs[key]]}")
         return found
 
     return [*run_ranks(compare, 2), *run_ranks(compare, 4)]

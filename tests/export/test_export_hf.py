@@ -60,9 +60,7 @@ def reload(folder: Path) -> tuple[Any, Any]:
     ("clip", "qwen2", {"end": "eos", "keep_cls": True, "feature_layer": -1}, {"kind": "linear"}),
     pytest.param("siglip", "qwen2", {"feature_layer": -3}, {"hidden": 32}, marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_an_export_answers_as_the_module_does(
-    tower: str, llm: str, settings: dict, shape: dict, tmp_path: Path
-) -> None:
+def test_an_export_answers_as_the_module_does(tower: str, llm: str, settings: dict, shape: dict, tmp_path) -> None:
     config, folder = make_models(tmp_path, tower, llm, **settings), tmp_path / "exported"
     assert export(folder, config, **shape) == (0.0, True)
     module = ProjectorAlignment(load_tower(config), load_llm(config), params_of(config, **shape))
@@ -172,16 +170,19 @@ def test_a_free_row_is_used_generation_is_greedy_and_the_chat_template_is_kept(
 def test_without_a_chat_template_it_is_plain(exported: Callable[[str, str], Exported]) -> None:
     processor, _ = reload(exported("demo", "demo")[1])
     assert processor.chat_template == PLAIN
-    assert processor.apply_chat_template(PARTS[:1]) == "<image>what is it"
     shown = [{"role": "user", "content": [{"type": "image", "image": pictures(1)[0]}]}]
     ids = processor.apply_chat_template(shown, tokenize=True, return_dict=True, return_tensors="pt")["input_ids"]
     assert ids.tolist() == processor(images=pictures(1), text="<image>", return_tensors="pt")["input_ids"].tolist()
 
 
-def test_vicuna_has_no_chat_template_and_gets_the_one_of_llava() -> None:
+def test_vicuna_gets_the_chat_template_of_llava_and_no_tokenizer_adds_more_than_a_bos() -> None:
     def prompt(name: str, own: str | None, chat: list[dict[str, Any]]) -> str:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "llm", chat_template=own)
+        more = {"chat_template": own, "add_bos_token": True, "add_eos_token": True}
+        tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "llm", **more)
+        assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
         ready = prepare_tokenizer(tokenizer, name)
+        assert ready("<image>")["input_ids"] == [ready.bos_token_id, len(ready) - 1]
+        assert ready.padding_side == "left"
         return ready.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 
     told = prompt("lmsys/vicuna-7b-v1.5", None, [*PARTS, {"role": "user", "content": "<image>\nand this"}])
@@ -217,11 +218,3 @@ def test_a_folder_that_answers_otherwise_is_refused(tmp_path: Path, monkeypatch:
     for found, exact in ((other, True), (longer, False), (broken, False)):
         with pytest.raises(ExportError):
             compare(one, found, exact)
-
-
-def test_a_tokenizer_that_adds_more_than_a_bos_is_corrected() -> None:
-    tokenizer = transformers.AutoTokenizer.from_pretrained(DEMO / "llm", add_bos_token=True, add_eos_token=True)
-    assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
-    ready = prepare_tokenizer(tokenizer, "demo")
-    assert ready("<image>")["input_ids"] == [ready.bos_token_id, len(ready) - 1]
-    assert ready.padding_side == "left"

@@ -37,15 +37,31 @@ def as_the_original(folder: Path) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["mlp2x_gelu", "linear"])
-def test_the_original_reads_the_same_projector(kind: str, tmp_path: Path) -> None:
-    params = params_of(ModelConfig(), kind=kind)
-    write_llava(tmp_path, ModelConfig(), params, "float32")
+def test_the_original_reads_the_same_projector_and_it_comes_back(kind: str, tmp_path: Path) -> None:
+    params, hf, llava = make_params(96, 96, kind=kind), tmp_path / "hf", tmp_path / "llava"
+    for folder in (hf, llava):
+        folder.mkdir()
+    write_hf(hf, ModelConfig(), params, "float32", 8)
+    write_llava(llava, ModelConfig(), params, "float32")
     features = torch.randn(2, 5, 96, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        assert torch.equal(as_the_original(tmp_path)(features), project(params, features))
-    settings = json.loads((tmp_path / "config.json").read_text())
+        assert torch.equal(as_the_original(llava)(features), project(params, features))
+    settings = json.loads((llava / "config.json").read_text())
     assert settings["mm_vision_tower"] == str(DEMO / "tower"), "the original finds it by its path"
     assert settings["mm_vision_select_feature"] == "patch"
+    for path in (hf, hf / "model.safetensors", llava, llava / "mm_projector.bin"):
+        assert same(read_projector(path), params)
+    if kind == "linear":
+        settings = json.loads((hf / "config.json").read_text())
+        (hf / "config.json").write_text(json.dumps({**settings, "projector_hidden_act": "silu"}))
+        with pytest.raises(CheckpointError, match="projector_hidden_act is silu"):
+            read_projector(hf)
+        (hf / "config.json").write_text(json.dumps(settings))
+        weights = load_file(hf / "model.safetensors")
+        weights["multi_modal_projector.linear_2.bias"][0] = 1
+        save_file(weights, hf / "model.safetensors")
+        with pytest.raises(CheckpointError, match="projector_hidden_act is linear"):
+            read_projector(hf)
 
 
 def test_the_config_says_which_tower_and_what_is_read_of_it(tmp_path: Path) -> None:
@@ -79,29 +95,6 @@ def same(one: Params, other: Params) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("kind", ["mlp2x_gelu", "linear"])
-def test_what_was_exported_comes_back(kind: str, tmp_path: Path) -> None:
-    params = make_params(96, 96, kind=kind)
-    hf = tmp_path / "hf"
-    for name in ("hf", "llava"):
-        (tmp_path / name).mkdir()
-    write_hf(hf, ModelConfig(), params, "float32", 8)
-    write_llava(tmp_path / "llava", ModelConfig(), params, "float32")
-    for path in ("hf", "hf/model.safetensors", "llava", "llava/mm_projector.bin"):
-        assert same(read_projector(tmp_path / path), params)
-    if kind == "linear":
-        settings = json.loads((hf / "config.json").read_text())
-        (hf / "config.json").write_text(json.dumps({**settings, "projector_hidden_act": "silu"}))
-        with pytest.raises(CheckpointError, match="projector_hidden_act is silu"):
-            read_projector(hf)
-        (hf / "config.json").write_text(json.dumps(settings))
-        weights = load_file(hf / "model.safetensors")
-        weights["multi_modal_projector.linear_2.bias"][0] = 1
-        save_file(weights, hf / "model.safetensors")
-        with pytest.raises(CheckpointError, match="projector_hidden_act is linear"):
-            read_projector(hf)
-
-
 def test_a_run_and_what_trainers_leave_are_read_as_they_were_written(tmp_path: Path) -> None:
     for place, shape in enumerate(({}, {"kind": "linear"}, {"layer_norm": True, "hidden": 7})):
         params = make_params(5, 9, **shape)
@@ -116,17 +109,15 @@ def test_a_run_and_what_trainers_leave_are_read_as_they_were_written(tmp_path: P
 
 
 def test_a_model_in_many_files_is_read_by_its_index(tmp_path: Path) -> None:
-    params = make_params(4, 6)
-    weights = {f"model.multi_modal_projector.{name}": value.bfloat16() for name, value in params.items()}
+    params = {name: value.bfloat16() for name, value in make_params(4, 6).items()}
     parts: dict[str, Params] = {"a.safetensors": {"model.layers.0.w": torch.ones(1)}, "b.safetensors": {}}
-    for place, (key, value) in zip(("a", "b", "a", "b"), weights.items(), strict=True):
-        parts[f"{place}.safetensors"][key] = value
+    for place, (name, value) in enumerate(params.items()):
+        parts[f"{'ab'[place % 2]}.safetensors"][f"model.multi_modal_projector.{name}"] = value
     for name, content in parts.items():
         save_file(content, tmp_path / name)
     index = {key: name for name, content in parts.items() for key in content} | {"x.layers.1": "missing.safetensors"}
-    file = tmp_path / "model.safetensors.index.json"
-    file.write_text(json.dumps({"weight_map": index}))
-    assert same(read_projector(tmp_path), {name: value.bfloat16().float() for name, value in params.items()})
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert same(read_projector(tmp_path), {name: value.float() for name, value in params.items()})
 
 
 P = "model.mm_projector."
@@ -161,9 +152,7 @@ class Harm:
         return os.system, ("touch harmed",)
 
 
-def test_a_path_without_a_projector_and_a_pickle_that_holds_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_without_a_projector_and_a_pickle_that_holds_code(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for path in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(CheckpointError, match=f"cannot read the projector {path}"):

@@ -117,9 +117,7 @@ datasets.Dataset.from_list(rows, features=features).to_parquet({f"{folder}/test.
 
 
 @pytest.mark.slow
-def test_lmms_eval_runs_the_printed_command(
-    finished: Path, python: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lmms_eval_runs_the_printed_command(finished: Path, python: Path, tmp_path, capsys) -> None:
     """With lmms-eval's own llava_hf and POPE; its answers are those of generate() in this process."""
     export, tasks = tmp_path / "export", tmp_path / "tasks"
     local_pope(python, tasks)

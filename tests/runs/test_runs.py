@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import small
@@ -16,7 +17,7 @@ from fedcmp.aggregation.fuse.coordinate_wise import Mean
 from fedcmp.aggregation.fuse.wrappers import Normalised
 from fedcmp.cli import main
 from fedcmp.config import Config, load_config
-from fedcmp.errors import ConfigError, DataError, FedcmpError, RunFolderError
+from fedcmp.errors import ConfigError, DataError, RunFolderError
 from fedcmp.federation.checkpoint import load_projector, params_sha256, save_projector
 from fedcmp.models.backbones import DEMO
 from fedcmp.models.projector import init_params
@@ -35,11 +36,6 @@ TEST = {
     *("loss", "domains", "worst_domain", "loss_shuffled", "image_use", "image_use_se", "ignores_pictures"),
     *("token_accuracy", "token_accuracy_domains", "cider", "probe"),
 }
-SUMMARY = {
-    *("name", "method", "seed", "rounds", "val/loss", "val/domains", "test", "samples_seen", "updates_left_out"),
-    *("left_out", "clients_retried", "clients_dropped", "seconds", "samples_per_second", "projector_sha256"),
-    *("versions", "device", "exit"),
-}
 BRIEF = ("evaluation.test=false", "federation.rounds=1", "data.scenes_per_camera=4")
 
 
@@ -54,7 +50,6 @@ def summary_of(folder: Path) -> dict:
 def test_the_run_folder_is_as_promised(tiny_run: Path) -> None:
     assert {path.name for path in tiny_run.iterdir()} == FILES | SHOWN
     summary, split = summary_of(tiny_run), json.loads((tiny_run / "split.json").read_text())
-    assert set(summary) >= SUMMARY
     assert (summary["name"], summary["method"], summary["exit"]) == (tiny_run.name, "fedcmp", "finished")
     assert summary["samples_seen"] == 64
     assert summary["val/loss"]["best"] <= summary["val/loss"]["start"]
@@ -79,10 +74,10 @@ def test_captioned_pictures_are_listed_and_the_first_ones_kept(tiny_run: Path) -
     data = read_data(load_config(tiny_run / "config.yaml"))
     samples = {sample.id: sample for sample in data.test}
     for line in lines:
-        assert line["reference"] == samples[line["id"]].caption
-    for line in lines[:2]:
-        with Image.open(tiny_run / line["picture"]) as picture:
-            assert picture.tobytes() == data.source.image(samples[line["id"]]).tobytes()
+        sample = samples[line["id"]]
+        assert line["reference"] == sample.caption
+        if line["picture"]:
+            assert Image.open(tiny_run / line["picture"]).tobytes() == data.source.image(sample).tobytes()
 
 
 def test_the_saved_config_repeats_the_run_bit_by_bit(tiny_run: Path, tmp_path: Path) -> None:
@@ -90,9 +85,7 @@ def test_the_saved_config_repeats_the_run_bit_by_bit(tiny_run: Path, tmp_path: P
     assert again["projector_sha256"] == summary_of(tiny_run)["projector_sha256"]
 
 
-def test_evaluate_finds_what_the_run_found_and_takes_another_projector(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluate_finds_what_the_run_found_and_takes_another_projector(tiny_run: Path, tmp_path, capsys) -> None:
     summary, config = summary_of(tiny_run), load_config(tiny_run / "config.yaml")
     result = evaluate_run(tiny_run)
     assert result["val/loss"] == pytest.approx(summary["val/loss"]["end"], rel=1e-5)
@@ -111,12 +104,6 @@ def test_evaluate_finds_what_the_run_found_and_takes_another_projector(
         evaluate_run(tmp_path)
 
 
-def test_a_run_can_start_from_another_ones_projector(tiny_run: Path, tmp_path: Path) -> None:
-    start = f"model.projector.init='{tiny_run / 'projector.safetensors'}'"
-    summary = train(settings(tmp_path / "more", *BRIEF[:2], start))
-    assert summary["val/loss"]["start"] == pytest.approx(summary_of(tiny_run)["val/loss"]["end"], rel=1e-5)
-
-
 def test_centralized_sees_the_same_samples(tmp_path: Path) -> None:
     config = settings(tmp_path / "c", "centralized.batch_sizes=[4,8]", "centralized.lrs=[1e-3,1e-2]")
     summary = train_centralized(config, tune=True)
@@ -131,16 +118,18 @@ def test_centralized_sees_the_same_samples(tmp_path: Path) -> None:
 
 def test_local_trains_each_client_alone(tmp_path: Path) -> None:
     summary = train_local(settings(tmp_path / "l"))
-    assert set(summary["clients"]) == {str(client) for client in range(8)}
-    assert all(one["domains"] == [one["name"]] for one in summary["clients"].values())
-    assert summary["val/loss"]["end"] == pytest.approx(sum(one["all"] for one in summary["clients"].values()) / 8)
+    clients, test = summary["clients"], summary["test"]
+    assert set(clients) == {str(client) for client in range(8)}
+    assert all(one["domains"] == [one["name"]] for one in clients.values())
+    assert summary["val/loss"]["end"] == pytest.approx(sum(one["all"] for one in clients.values()) / 8)
     assert summary["seconds"]["train"] > 0
     hashes = {params_sha256(load_projector(path)) for path in (tmp_path / "l" / "clients").rglob("*.safetensors")}
     assert len(hashes) == 8
-    test = summary["test"]
     assert set(test) == TEST
     assert test["cider"] is None, "no captions of eight projectors"
     assert test["worst_domain"]["loss"] == max(test["domains"].values())
+    own, whole = (sum(one["test"][kind] for one in clients.values()) / 8 for kind in ("own", "all"))
+    assert own < whole == pytest.approx(test["loss"]), "a client is tested on its own domains, too"
 
 
 @pytest.mark.parametrize("kind", [train, train_centralized, train_local])
@@ -156,19 +145,16 @@ def test_the_test_samples_can_wait(tmp_path: Path, kind) -> None:
         assert evaluate_run(tmp_path / "r")["test"]["loss"] > 0
 
 
-def test_a_second_run_in_the_same_process_loads_and_computes_nothing(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    for name in ("load_samples", "load_tower", "load_llm", "see"):
-        real = getattr(fedcmp.runs.parts, name)
-        monkeypatch.setattr(
-            fedcmp.runs.parts, name, lambda *args, _real=real, _name=name: (calls.append(_name), _real(*args))[1]
-        )
+def test_a_second_run_in_the_same_process_loads_and_computes_nothing(tiny_run: Path, tmp_path, monkeypatch) -> None:
+    names = ("load_samples", "load_tower", "load_llm", "see")
+    watched = {name: Mock(wraps=getattr(fedcmp.runs.parts, name)) for name in names}
+    for name, one in watched.items():
+        monkeypatch.setattr(fedcmp.runs.parts, name, one)
 
     def called() -> dict[str, int]:
-        counts = {name: calls.count(name) for name in sorted(set(calls))}
-        calls.clear()
+        counts = {name: one.call_count for name, one in watched.items() if one.call_count}
+        for one in watched.values():
+            one.reset_mock()
         return counts
 
     keep, models = Kept(), {"load_llm": 1, "load_tower": 1, "see": 3}
@@ -195,11 +181,8 @@ def test_runs_without_a_name_never_meet(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    def loaded(*_args: object) -> None:
-        raise AssertionError("a model was loaded before the input was checked")
-
-    monkeypatch.setattr(fedcmp.runs.parts, "load_tower", loaded)
-    monkeypatch.setattr(fedcmp.runs.parts, "load_llm", loaded)
+    for name in ("load_tower", "load_llm"):
+        monkeypatch.setattr(fedcmp.runs.parts, name, None)
 
 
 @pytest.mark.usefixtures("no_models")
@@ -214,9 +197,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     (ConfigError, r"aggregator\.name=krum", ["aggregator=krum", "federation.clients_per_round=3"]),
     (ConfigError, r"federation\.min_clients=9", ["federation.min_clients=9"]),
 ])  # fmt: skip
-def test_bad_input_ends_before_a_model_is_loaded(
-    tmp_path: Path, error: type[FedcmpError], key: str, words: list[str]
-) -> None:
+def test_bad_input_ends_before_a_model_is_loaded(tmp_path: Path, error: type, key: str, words: list[str]) -> None:
     wide = tmp_path / "wide.safetensors"
     save_projector(wide, {"linear.weight": torch.zeros(96, 50), "linear.bias": torch.zeros(96)})
     with pytest.raises(error, match=key):

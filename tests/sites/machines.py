@@ -13,12 +13,10 @@ from typing import Any
 
 import psutil
 from hospitals import CAMERAS, NAMES, TEXT, lines
+from launch.processes import free_port, until
 
 from fedcmp.sites.nvflare import kits
 from fedcmp.sites.settings import FederationFile
-
-sys.path.append(str(Path(__file__).parent.parent / "launch"))
-from processes import free_port, until
 
 HERE = Path(__file__).parent
 MOST = 240
