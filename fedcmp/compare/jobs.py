@@ -87,7 +87,7 @@ class Jobs:
 
     def tuning(self, setting: str, entrant: str) -> list[Job]:
         """The runs that choose; where one alone could be chosen there are none."""
-        grid = self.grids[setting, entrant] if self.study.tuned > 1 else []
+        grid = self.grids[setting, entrant] if len(self.grids[setting, entrant]) > 1 else []
         seed = self.configs[setting, entrant].run.seed
         return [self._job(setting, entrant, one, seed, TUNE) for one in grid]
 

@@ -13,6 +13,7 @@ import pytest
 import small
 
 from fedcmp.config import load_config
+from fedcmp.report.comparison.results import BOUNDS
 from fedcmp.runs.baselines import train_centralized, train_local
 from fedcmp.runs.train import train
 
@@ -153,6 +154,7 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
         "config": "run:\n  seed: 0\n", "settings": [{"label": name, "config": "x"} for name in ("domain", "iid")],
         "methods": [{"label": one, "preset": one, "overrides": []} for one in ("fedcmp", "fedavg", "krum")],
         "seeds": 2, "budget": 3, "reference": "fedcmp", "bounds": True,
+        "grid": {one: {name: [{}] * 3 for name in ("fedcmp", "fedavg", "krum", *BOUNDS)} for one in ("domain", "iid")},
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(asked))
     bounds = [("centralized", None, None, 1.0), ("local", None, None, 0.0)]

@@ -58,7 +58,8 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
     assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
     tuned = sum(one.cell.stage == "tune" for one in Comparison(comparison).results)
-    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3, "budget": 4}))
+    grid = {setting: {name: [*options, {}] for name, options in one.items()} for setting, one in asked["grid"].items()}
+    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3, "grid": grid}))
     assert Comparison(comparison).missing == 10 + 10 * 4 - tuned
     page = look(write_report(comparison, figures=False))
     assert page.badge == "running"

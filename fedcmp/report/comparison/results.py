@@ -109,11 +109,12 @@ class Comparison:
         """Runs that were asked for and have not ended, at least: extra seeds and those that settings share apart."""
         asked = self.asked
         methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
-        seeds, budget = asked.get("seeds", 0), asked.get("budget", 1) * (1 + len(asked.get("optimizers", ())))
+        grids = [len(options) for grid in asked.get("grid", {}).values() for options in grid.values()]
+        seeds, tuning = asked.get("seeds", 0), sum(runs for runs in grids if runs > 1)
         final = sum(one.cell.stage == FINAL and one.cell.seed <= seeds for one in self.results)
         tuned = sum(one.cell.stage == TUNE for one in self.results)
         rows = len(asked.get("settings", ())) * methods
-        return max(0, rows * seeds - final) + (max(0, rows * budget - tuned) if budget > 1 else 0)
+        return max(0, rows * seeds - final) + max(0, tuning - tuned)
 
     @property
     def reference(self) -> str:
