@@ -229,7 +229,7 @@ def test_every_public_name_is_there_and_typed() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Lightning's: workers, srun, frozen parts
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_the_code_on_the_page_runs(tmp_path, monkeypatch, capsys) -> None:
+def test_the_code_on_the_page_runs_with_wandb_offline(tmp_path, monkeypatch, capsys) -> None:
     """Whole runs with wandb offline and an export, and a Trainer that trains and validates."""
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")

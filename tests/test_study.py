@@ -22,8 +22,10 @@ def jobs_of(part: str) -> Jobs:
     """As its command asks for them."""
     said = build_parser().parse_args(study.words(part))
     numbers = {name: getattr(said, name) for name in ("seeds", "budget", "extra_seeds", "rivals")}
-    words = {"methods": ",".join(said.methods), "scenarios": ",".join(said.scenarios)}
-    return Jobs(ask(Path(said.words[0]), (), Request(**words, **numbers, bounds=False if said.no_bounds else None)))
+    words = {name: ",".join(getattr(said, name) or ()) or None for name in ("methods", "scenarios", "optimizers")}
+    return Jobs(
+        ask(Path(said.words[0]), said.words[1:], Request(**words, **numbers, bounds=False if said.no_bounds else None))
+    )
 
 
 @pytest.mark.parametrize("part", study.PARTS)

@@ -30,7 +30,7 @@ def refused(folder: Path, *words: str, nodes: int = 1) -> str:
 
 
 @pytest.mark.parametrize(("words", "nodes", "said"), [
-    *([[command, "runs/cmp"], 1, ["sbatch --nodes=1", f'--wrap "fedcmp {command} runs/cmp"']]
+    *([[command, "runs/cmp"], 1, ["sbatch --nodes=1", f'--wrap "exec fedcmp {command} runs/cmp"']]
       for command in ("train", "compare", "report")),
     (["demo/scenes", "federation.roundz=3"], 1, ["unknown key `federation.roundz`"]),
     (["demo/scene"], 1, ["no config file demo/scene"]),

@@ -109,12 +109,12 @@ class Canonical(Fuse):
     repeatability: bool = True
     """Weigh by repeatability; off: all w are 1."""
     overlap: bool = False
-    """Undo the shrinking of what few clients say: ``m max(1, w / rho)`` in the place of m."""
+    """Undo the shrinking of what few clients say: ``m max(1, w / rho)`` for m."""
     tau: float | None = None
     """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
     explore: float = 0.65
-    """The share x of the run, in [0, 1], in which tau decides; then, and in the last four rounds, the outcome. 1,
-    ``tau`` or no evidence: tau."""
+    """Share x of the run, in [0, 1], in which tau decides; then, and in four last rounds, the outcome. 1, ``tau`` or no
+    evidence: tau."""
     tau_from: str = "first"
     """Whose evidence measures tau: `first` (the first layer's, that is, the data's) or `each` layer its own."""
     basis: str = "updates"
