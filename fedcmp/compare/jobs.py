@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig
+from fedcmp.compare.entries import Method
 from fedcmp.compare.grid import LR, OPTIMIZER, Options, centralized_grid, local_grid, method_grid, with_optimizers
 from fedcmp.compare.identity import identity
-from fedcmp.compare.spec import Method, Study
+from fedcmp.compare.spec import Study
 from fedcmp.config import CentralizedConfig, Config, amend
 from fedcmp.distributed.launch import LaunchConfig
 from fedcmp.errors import ConfigError

@@ -11,8 +11,9 @@ from fedcmp.cli.arguments import split_words
 from fedcmp.cli.entry import build_parser
 from fedcmp.compare import Request, again, ask
 from fedcmp.compare.again import command
+from fedcmp.compare.entries import parse_methods, split
 from fedcmp.compare.jobs import Jobs
-from fedcmp.compare.spec import from_json, parse_methods, split, to_json
+from fedcmp.compare.spec import from_json, to_json
 from fedcmp.errors import ConfigError
 
 

@@ -94,6 +94,14 @@ def test_what_cannot_be_read_rightly_is_refused_by_name(content: bytes, tmp_path
         read_picture(FLOATS, 3)
 
 
+def test_loose_pictures_are_found(tmp_path: Path) -> None:
+    home = foldered(tmp_path / "home", {"b/1.PNG": picture(1, "PNG"), "a.jpg": picture(2), "notes.txt": b""})
+    assert find_pictures([home, Path("x.png")]) == [home / "a.jpg", home / "b" / "1.PNG", Path("x.png")]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        find_pictures([tmp_path / "empty"])
+
+
 def test_what_is_transparent_is_white() -> None:
     """A black dot, half of it half transparent, on nothing whose hidden colour is black."""
     shades, palette = Image.frombytes("LA", (3, 1), bytes([0, 0, 0, 255, 0, 128])), Image.new("P", (3, 1))

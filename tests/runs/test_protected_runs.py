@@ -10,8 +10,8 @@ import small
 
 import fedcmp.federation.loop as loop
 from fedcmp.cli import main
+from fedcmp.compare.entries import Method
 from fedcmp.compare.jobs import baseline, method_config
-from fedcmp.compare.spec import Method
 from fedcmp.config import Config, load_config
 from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.privacy import accountant

@@ -37,15 +37,8 @@ def start_site(folder: Path) -> int:
     """Runs a site in the foreground; SIGTERM or Ctrl-C ends it after the answer in flight, a second one at once.
 
     It prints what happens; what NVFlare says goes into a file.
-
-    Raises:
-        FedcmpError: the kit is not as it was signed; NVFlare itself checks only a part of it.
     """
-    kit = (folder / "kit").absolute()
-    if (kit / "startup").is_dir() and (changed := changed_folders(kit)):
-        where = " and ".join(str(kit / name) for name in changed)
-        raise FedcmpError(f"{where}: not as the coordinator has signed it; unpack the kit again")
-    return _supervise("site", kit, folder)
+    return _supervise("site", (folder / "kit").absolute(), folder)
 
 
 _ENVIRONMENT = {
@@ -62,6 +55,9 @@ class _Stop(BaseException):
 def _supervise(role: str, kit: Path, site: Path | None) -> int:
     if not (kit / "startup").is_dir():
         raise FedcmpError(f"{kit} is no kit: it has no folder startup")
+    if site is not None and (changed := changed_folders(kit)):  # NVFlare itself checks a part of it
+        where = " and ".join(str(kit / name) for name in changed)
+        raise FedcmpError(f"{where}: not as the coordinator has signed it; unpack the kit again")
 
     def stop(*_: object) -> None:
         raise _Stop
