@@ -149,7 +149,7 @@ PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(SHORT_ROUNDS, 16)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.04",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
-    " --seeds 3 --budget 2 --extra-seeds 5",
+    " --seeds 3 --budget 2 --optimizers muon=0.02",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",

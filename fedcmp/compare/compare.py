@@ -183,9 +183,8 @@ class Runner:
         self.ledger.add(result._replace(record={**result.record, "commit": self.commit}))
         self._lighten(result)
         self._seconds.append(seconds)
+        self.write_tables()
         final = job.cell.stage == FINAL
-        if final:
-            self.write_tables()
         how = f"failed: {result.record['error']}"
         if result.finished:
             loss = result.test["loss"] if final else result.record["val_loss"]

@@ -129,7 +129,7 @@ class Ledger:
         self.results = {id_: one for id_, one in self.results.items() if one.finished}
 
     def _note(self, result: Result) -> None:
-        self.results[Path(result.record["folder"]).name] = result
+        self.results[result.id] = result
         self._shown[result.cell.key()] = result.record["folder"]
 
 

@@ -28,7 +28,7 @@ def foretell(study: Study, out: Path | None = None) -> str:
     jobs = Jobs(study)
     check_inputs(jobs)
     done = read_results(Place(out).runs) if out is not None else []
-    results = {Path(one.record["folder"]).name: one for one in done}
+    results = {one.id: one for one in done}
     left = remaining_by_setting(jobs, results)
     rows = [[*key, len(jobs.tuning(*key)), study.seeds] for key in jobs.grids]
     facts = [["runs", f"{sum(left.values()):,} to do"]]

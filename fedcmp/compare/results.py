@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from fedcmp.compare.grid import Options
 from fedcmp.compare.jobs import Jobs
-from fedcmp.compare.schedule import Results, favoured, tuned
+from fedcmp.compare.schedule import Results, favoured, tuned, wanted
 from fedcmp.compare.statistics import Key, Paired, deviation, holm, mean_ranks, paired, recovered
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.report.comparison.results import BOUNDS
@@ -68,6 +68,8 @@ class Found(NamedTuple):
     settings: dict[str, list[Row]]
     """Best first; centralized before and local after all others."""
     overall: list[Row]
+    runs: dict[str, dict[str, list[str]]]
+    """Setting -> entrant -> ids of the runs, to tune and final, that have ended and belong to what is asked for."""
 
 
 def evaluate(jobs: Jobs, results: Results) -> Found:
@@ -89,7 +91,11 @@ def evaluate(jobs: Jobs, results: Results) -> Found:
         )
     seeds = range(1, jobs.study.seeds + 1)
     rows = _judge(overall, [(setting, seed) for setting in settings for seed in seeds], jobs.study.reference)
-    return Found(settings, sorted(rows.values(), key=lambda row: _or_last(row.rank)))
+    runs: dict[str, dict[str, list[str]]] = {setting: {one: [] for one in jobs.entrants} for setting in jobs.settings}
+    for job in wanted(jobs, results):
+        if job.id in results:
+            runs[job.cell.setting][job.cell.method].append(job.id)
+    return Found(settings, sorted(rows.values(), key=lambda row: _or_last(row.rank)), runs)
 
 
 def _setting(jobs: Jobs, setting: str, results: Results) -> list[Row]:

@@ -51,7 +51,7 @@ def make_tables(name: str, jobs: Jobs, found: Found) -> dict[str, str]:
         "md": as_markdown(f"Comparison {name}", sheets, legend),
         "csv": as_csv(jobs, found),
         "tex": as_latex(sheets, legend),
-        "json": as_json(jobs, found),
+        "json": as_json(jobs, found, legend),
     }
 
 
@@ -255,8 +255,9 @@ def as_csv(jobs: Jobs, found: Found) -> str:
     return text.getvalue()
 
 
-def as_json(jobs: Jobs, found: Found) -> str:
-    """For the page of the comparison: every number of the tables, null where there is none."""
+def as_json(jobs: Jobs, found: Found, legend: Sequence[str]) -> str:
+    """For the page of the comparison: every number of the tables, null where there is none; how to read
+    them; and the runs that count."""
 
     def in_setting(row: Row) -> dict[str, Any]:
         return {
@@ -287,6 +288,8 @@ def as_json(jobs: Jobs, found: Found) -> str:
         "overall": [over_all(row) for row in found.overall],
         "reference": jobs.study.reference,
         "bounds": list(jobs.bounds),
+        "legend": list(legend),
+        "runs": found.runs,
     }
     return json.dumps(content, indent=2) + "\n"
 

@@ -96,7 +96,8 @@ class JobRunner:
         if folder.exists():
             shutil.rmtree(folder)
         begin = {"centralized": train_centralized, "local": train_local}.get(job.cell.method, train)
-        places: dict[str, Any] = {"run.dir": str(folder), "run.name": job.id, "wandb.group": self.place.name}
+        group = config.wandb.group or self.place.name
+        places: dict[str, Any] = {"run.dir": str(folder), "run.name": job.id, "wandb.group": group}
         places["run.figures"] = config.run.figures and job.cell.stage == FINAL
         places["data.cache_dir"] = config.data.cache_dir or str(self.place.features)
         config = with_options(config, places)

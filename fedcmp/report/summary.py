@@ -41,13 +41,13 @@ def quality(test: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
     """Metric -> value and note, of what was measured on the test samples.
 
     >>> quality({"loss": 2.0, "loss_shuffled": 2.003, "image_use": 0.003})["test/image_use"]
-    (0.003, 'about zero')
+    (0.003, 'standard error not known, about zero')
     >>> quality({"loss": 0.5, "loss_shuffled": 0.53, "image_use": 0.03, "image_use_se": 0.02})["test/image_use"]
     (0.03, '± 0.020 standard error, uncertain')
     """
     worst, probe, chance = test.get("worst_domain") or {}, test.get("probe") or {}, test.get("digits_by_chance")
     spread = test.get("image_use_se")
-    error = f"± {number(spread)} standard error, " if is_number(spread) else ""
+    error = f"± {number(spread)} standard error, " if is_number(spread) else "standard error not known, "
     use = "uncertain" if is_number(spread) and test["image_use"] < 2 * spread else "nats that the right picture saves"
     use = "about zero" if ignores_pictures(test) else use
     found = {

@@ -16,6 +16,7 @@ from fedcmp.evaluation.losses import evaluate
 from fedcmp.federation.checkpoint import params_sha256
 from fedcmp.federation.folder import RunFolder
 from fedcmp.module import ProjectorAlignment
+from fedcmp.report.comparison.results import is_comparison
 from fedcmp.report.files import read_object
 from fedcmp.runs.data import read_data
 from fedcmp.runs.models import check_models, pick_device, start_params
@@ -108,7 +109,8 @@ def open_finished(path: Path) -> tuple[RunFolder, dict[str, Any]]:
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise RunFolderError(f"{path} is no finished run: it has no {folder.config.name}")
+        other = f", but is a comparison: its tables are in {path / 'table.md'}" if is_comparison(path) else ""
+        raise RunFolderError(f"{path} is no finished run: it has no {folder.config.name}{other}")
     if not folder.summary.is_file():
         raise RunFolderError(
             f"{path} is no finished run: it is going on, or fedcmp train --resume {path} goes on with it"

@@ -72,7 +72,7 @@ def unpack(kit: Path, target: Path) -> None:
                 place.write_bytes(packed.read(name))
         (target / "startup" / "client.key").chmod(0o600)
     except (OSError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{kit} is no kit of a site: {error}") from error
+        raise ConfigError(f"{kit} cannot be read as the kit of a site: {error}") from error
     (target / "transfer").mkdir(exist_ok=True)
 
 

@@ -169,5 +169,12 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     ]
     settings = {setting: [row(setting, *one) for one in found] for setting, found in rows.items()}
     table = {"settings": settings, "overall": overall, "reference": "fedcmp", "bounds": ["centralized", "local"]}
+    table["runs"] = {
+        setting: {
+            method: [Path(one["folder"]).name for one in lines if one["cell"]["method"] == method] for method in LOSSES
+        }
+        for setting in settings
+    }
+    table["legend"] = ["Every method was run as CONFIG says, not tuned."]
     (folder / "table.json").write_text(json.dumps(table))
     return folder

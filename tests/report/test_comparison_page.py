@@ -41,6 +41,7 @@ def test_whole(comparison: Path) -> None:
     assert page.badge == "unused", "no run has failed any more, but one method ignores pictures"
     assert "iid: Krum." in page.text
     assert re.search(r"cpu \(\d+ runs\); H200 \(1 runs\)", page.text), "all devices"
+    assert "different devices" in page.text
     assert "25%" in page.text
 
 
@@ -75,7 +76,7 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
         write_report(begun)
 
 
-def test_the_last_line_of_a_cell_and_the_seeds_of_the_table_count(comparison: Path) -> None:
+def test_the_last_line_of_a_cell_counts_and_runs_of_an_earlier_question_do_not(comparison: Path) -> None:
     again = line("iid", "krum", 1, "final")
     more = [line(setting, name, seed, "final") for setting in ("domain", "iid") for name in LOSSES for seed in (3, 4)]
     add(comparison, again, line("old setting", "krum", 1, "final"), *more)
@@ -86,25 +87,23 @@ def test_the_last_line_of_a_cell_and_the_seeds_of_the_table_count(comparison: Pa
     assert found.losses("iid", "krum") == [1.51, 1.52]
     assert found.settings == ["domain", "iid"], "what is no longer asked for is not shown"
     asked, table = (json.loads((comparison / f"{name}.json").read_text()) for name in ("compare", "table"))
-
-    def seeds(name: str) -> set[int]:
-        return {one.cell.seed for one in Comparison(comparison).of("domain", name)}
-
-    assert {name: seeds(name) for name in LOSSES} == {name: {1, 2} for name in LOSSES}, "2 are asked for"
-    (comparison / "compare.json").write_text(json.dumps({**asked, "extra_seeds": 4}))
-    for row in table["settings"]["domain"]:
-        row["asked"] = 2 if row["method"] == "krum" else 4
-    (comparison / "table.json").write_text(json.dumps(table))
-    assert (seeds("fedcmp"), seeds("krum")) == ({1, 2, 3, 4}, {1, 2}), "it is no strong rival any more"
-    assert "Recovered: " in look(write_report(comparison, figures=False)).text
+    page = look(write_report(comparison, figures=False))
+    assert ">recovered<" in page.raw
+    assert "not tuned" in page.text
+    assert "Tuning" in page.sections
+    for runs in table["runs"].values():
+        runs |= {name: [one for one in folders if "-final-" in one] for name, folders in runs.items()}
     (comparison / "compare.json").write_text(json.dumps({**asked, "bounds": False}))
     table["settings"] = {
         setting: [{**row, "recovered": None} for row in rows if row["method"] not in ("centralized", "local")]
         for setting, rows in table["settings"].items()
     }
+    for runs in table["runs"].values():
+        del runs["centralized"], runs["local"]
     (comparison / "table.json").write_text(json.dumps(table))
-    text = look(write_report(comparison, figures=False)).text
-    assert not any(word in text for word in ("Recovered: ", "Dashed: "))
+    page = look(write_report(comparison, figures=False))
+    assert not any(word in page.raw for word in (">recovered<", "Dashed: "))
+    assert "Tuning" not in page.sections
     assert not {"centralized", "local"} & {one.cell.method for one in Comparison(comparison).results}
 
 

@@ -23,11 +23,6 @@ from fedcmp.report.comparison.pictures import (
 from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
 from fedcmp.report.formatting import count, duration, human, identifier, is_number, listed, method, number, p_value
 
-READING = "Bold: the method with the lowest loss on the seeds that all have. p: against the reference."
-RECOVERED = (
-    " Recovered: the share of the way from clients alone to centralized training, of the loss and of image use, the "
-    "loss that the right pictures save."
-)
 TUNING = (
     "Each dot is one cell of a method's grid; the ring is its best, which the final runs use. Settings are chosen on "
     "the validation samples, results are those of the test samples."
@@ -114,8 +109,11 @@ def _overall(comparison: Comparison) -> Section:
     header = ["method", "mean rank", "wins", "ties", "losses", "p (Holm)"]
     strong = [0] if rows and is_number(rows[0].get("mean_rank")) else []
     grid = Grid(f"Ranks, and seeds won against {method(comparison.reference)}", header, lines, strong=strong)
-    several = len(comparison.settings) > 1
-    return Section("overall", "Over all settings", grids=[grid] if rows and several else [])
+    several = rows and len(comparison.settings) > 1
+    reading = "\n".join(comparison.table.get("legend", ()))
+    legend = [Listing("How to read the tables", reading)] if reading else []
+    title = "Over all settings" if several else "All tables"
+    return Section("overall", title, grids=[grid] if several else [], listings=legend)
 
 
 def _setting(comparison: Comparison, name: str) -> Section:
@@ -126,8 +124,7 @@ def _setting(comparison: Comparison, name: str) -> Section:
     ]
     rows = sorted(comparison.rows(name), key=lambda row: row["method"] in BOUNDS)
     grids = [_table(comparison, name, rows)] if rows else []
-    text = READING + RECOVERED * any(is_number(row.get("recovered")) for row in rows)
-    return Section(f"setting-{identifier(name)}", f"Setting: {name}", text, pictures, grids)
+    return Section(f"setting-{identifier(name)}", f"Setting: {name}", pictures=pictures, grids=grids)
 
 
 def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Grid:
@@ -213,7 +210,13 @@ def _costs(comparison: Comparison) -> Section:
         ),
         *draw_costs(comparison, "traffic", "Traffic of a run, up and down", "MB", megabytes, fmean),
     ]
-    return Section("costs", "Cost", pictures=pictures, grids=[grid])
+    apart = "Runs were on different devices: their seconds cannot be compared." if len(_devices(comparison)) > 1 else ""
+    return Section("costs", "Cost", apart, pictures, [grid])
+
+
+def _devices(comparison: Comparison) -> Counter[str]:
+    """Device -> runs on it."""
+    return Counter(str(one.record["device"]) for one in comparison.results if one.record.get("device"))
 
 
 def _failed(comparison: Comparison) -> Section:
@@ -237,7 +240,7 @@ def _asked(comparison: Comparison) -> Section:
         text = json.dumps(asked, indent=2, ensure_ascii=False)
         listings.append(Listing("Methods, settings, seeds and grids", text, folded=True))
     first = next((one.record for one in comparison.results if one.record.get("versions")), None) or {}
-    devices = Counter(str(one.record["device"]) for one in comparison.results if one.record.get("device"))
+    devices = _devices(comparison)
     where = "; ".join(f"{name} ({runs:,} runs)" if len(devices) > 1 else name for name, runs in devices.most_common())
     values = {**first.get("versions", {}), "device": where or None, "commit": first.get("commit") or None}
     return Section("again", "What was asked", grids=facts("Software and machine", values), listings=listings)

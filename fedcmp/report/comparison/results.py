@@ -42,6 +42,11 @@ class Result(NamedTuple):
     """All of its line in runs.jsonl."""
 
     @property
+    def id(self) -> str:
+        """Names what is computed."""
+        return Path(self.record["folder"]).name
+
+    @property
     def finished(self) -> bool:
         """Whether it has losses; else it has an ``error``."""
         return bool(self.record["status"] == "finished")
@@ -89,20 +94,13 @@ class Comparison:
         self.asked = read_object(path / "compare.json")
         self.table = read_object(path / "table.json")
         last = {one.cell.key(): one for one in read_results(path / "runs.jsonl")}
-        self.results = [one for one in last.values() if self._asks_for(one.cell)]
-        """The last of each cell that compare.json asks for."""
-
-    def _asks_for(self, cell: Cell) -> bool:
-        """Whether the comparison, as it was last asked for, has the cell: its setting, its method, and its seed."""
-        asked = self.asked
-        settings, methods = ({one["label"] for one in asked.get(key, ())} for key in ("settings", "methods"))
-        if (settings and cell.setting not in settings) or (methods and cell.method not in (*methods, *BOUNDS)):
-            return False
-        if cell.method in BOUNDS and not asked.get("bounds", True):
-            return False
-        rows = {row["method"]: row for row in self.rows(cell.setting)}
-        last = rows.get(cell.method, {}).get("asked", max(asked.get("seeds", 0), asked.get("extra_seeds", 0)))
-        return cell.stage == TUNE or not last or cell.seed <= last
+        asked_for = self.table.get("runs", {})
+        self.results = [
+            one
+            for one in last.values()
+            if not asked_for or one.id in asked_for.get(one.cell.setting, {}).get(one.cell.method, ())
+        ]
+        """The last of each cell, without runs of what was asked for earlier."""
 
     @property
     def missing(self) -> int:
