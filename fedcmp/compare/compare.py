@@ -92,8 +92,9 @@ def compare(
             devices = max(job.config.launch.devices for job in todo)
             units = len(visible_gpus()) if cuda else num_cores()
             count = workers or min(max(1, units // devices), len(todo))
-            tell(f"{count} at once{f', each on {devices} ranks' if devices > 1 else ''}; a line when a run ends")
-            stopped = runner.run(start_workers(place, count, devices, cuda))
+            with stop_on_signal() as asked:
+                tell(f"{count} at once{f', each on {devices} ranks' if devices > 1 else ''}; a line when a run ends")
+                stopped = runner.run(start_workers(place, count, devices, cuda), asked)
             if not stopped:
                 shutil.rmtree(place.features, ignore_errors=True)
         return Compared(place.path, runner.write_tables(), stopped, runner.num_failed())
@@ -116,38 +117,37 @@ class Runner:
         for result in ledger.results.values():
             self._lighten(result)
 
-    def run(self, workers: Sequence[Worker]) -> bool:
-        """Until nothing is missing, or a signal asks to stop; returns whether one did.
+    def run(self, workers: Sequence[Worker], asked: Callable[[], bool]) -> bool:
+        """Until nothing is missing, or a signal ``asked`` to stop; returns whether one did.
 
         Raises:
             ComparisonEnded: a worker reports that further runs are pointless.
         """
         stopped = False
-        with stop_on_signal() as asked:
-            try:
-                while True:
-                    if asked() and not stopped:
-                        stopped = True
-                        for worker in workers:
-                            worker.stop()
-                    if not stopped:
-                        self._give(workers)
-                    busy = {worker: job for worker in workers if (job := worker.job)}
-                    if not busy:
-                        return stopped
-                    wait([worker.future for worker in busy], 1.0, FIRST_COMPLETED)
-                    for worker, job in busy.items():
-                        if worker.future.done():
-                            result = worker.take(stopped or asked())
-                            if result is not None:
-                                self._write(job, result, time.perf_counter() - worker.began, len(workers))
-                            elif not stopped:
-                                stopped = True
-                                for one in workers:
-                                    one.stop()
-            finally:
-                for worker in workers:
-                    worker.close()
+        try:
+            while True:
+                if asked() and not stopped:
+                    stopped = True
+                    for worker in workers:
+                        worker.stop()
+                if not stopped:
+                    self._give(workers)
+                busy = {worker: job for worker in workers if (job := worker.job)}
+                if not busy:
+                    return stopped
+                wait([worker.future for worker in busy], 1.0, FIRST_COMPLETED)
+                for worker, job in busy.items():
+                    if worker.future.done():
+                        result = worker.take(stopped or asked())
+                        if result is not None:
+                            self._write(job, result, time.perf_counter() - worker.began, len(workers))
+                        elif not stopped:
+                            stopped = True
+                            for one in workers:
+                                one.stop()
+        finally:
+            for worker in workers:
+                worker.close()
 
     def _give(self, workers: Sequence[Worker]) -> None:
         """A job for every idle worker: of the setting and seed of its last one; else of one that no other worker has;

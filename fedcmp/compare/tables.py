@@ -86,7 +86,7 @@ def _main_sheet(jobs: Jobs, title: str, rows: list[Row]) -> Sheet:
             versus = {"difference": f"{row.against.difference:+.3f}", "p": p, "w/t/l": counts}
         line: dict[str, Entry] = {"method": name}
         if whole:
-            place["best in"] = f"{row.best} of {len(jobs.settings)}"
+            place["best in"] = f"{row.best} of {len(jobs.settings)}" if any(one.best for one in rows) else None
             line |= (place if rivals else {}) | (shares if jobs.bounds else {}) | (versus if rivals else {})
         else:
             line |= losses | (shares if jobs.bounds else {}) | (place | versus if rivals else {})
@@ -138,7 +138,7 @@ def make_legend(jobs: Jobs) -> list[str]:
     how = tuned if study.tuned > 1 else "run as CONFIG says, not tuned"
     lines = [
         f"Test loss in nats per token, lower is better: mean and sample standard deviation (sd) over {seeds}.",
-        f"Every method{' and bound' * bool(jobs.bounds)} was {how}.",
+        f"Every method{' and bound' * bool(jobs.bounds)} is {how}.",
     ]
     if study.extra_seeds > study.seeds:
         last = f"up to seed {study.extra_seeds}"

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from contextlib import suppress
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,12 @@ class WorkerProcess(Worker):
     def _start(self) -> None:
         context = multiprocessing.get_context("forkserver" if self.share[-1] is None else "spawn")
         context.set_forkserver_preload(IMPORTED)
+        if self.share[-1] is None:
+            # a scheduler asks all processes of a job to stop, which would end the server of forks
+            resource_tracker.ensure_running()  # else it is started with that server, and unblocks SIGTERM
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+            forkserver.ensure_running()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._pool = ProcessPoolExecutor(1, context, initializer=_begin, initargs=self.share)
         self._pid: Future[int] | None = None
 
@@ -222,6 +229,7 @@ def _begin(make: Callable[[], Run], threads: int, gpu: str | None) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal: the first one decides
     for number in ASKING:
         signal.signal(number, lambda *_: sys.exit())  # between runs; a run has handlers of its own
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

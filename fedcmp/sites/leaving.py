@@ -56,7 +56,7 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     masked, private, losses = asked.federation.secure == "masks", asked.privacy.on, settings.policy.losses
     least = settings.policy.least_clients
     seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked, least)['seen']}"]
-    seen += ["  policy.least_clients=3 refuses two sites"] if masked and least < 3 else []
+    seen += ["  policy.least_clients=3 would refuse a run of two sites"] if masked and least < 3 else []
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         others = [f"other-{place}" for place in range(1, least)]  # so many as it asks for
@@ -71,7 +71,9 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     told = ["samples", "steps", *([] if private else ["tokens", "norm of the update", "faults"])]
     told += ["size of the evidence"] if "evidence" in aggregator.needs and not private else []
     told += ["mean training loss"] if losses and not private else []
+    unknown = [] if losses else [name for name in ("image_use", "outcome") if name in aggregator.needs]
     lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(told)]
+    lines += [f"  policy.losses=false: its terms say nothing of {' and '.join(unknown)}"] if unknown else []
     if losses and not private:
         lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
         lines.append("  losses, tokens and tokens guessed right, one sum for each domain, with its name;")

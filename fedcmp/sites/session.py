@@ -175,8 +175,8 @@ class Session:
         (own,) = trained.contributions
         self._keep_states(trained.states, message)
         found = report(own, config.federation, message.params, config.privacy.on)
-        if not self._policy.losses:
-            found = found._replace(loss=math.nan)
+        if not self._policy.losses:  # neither its losses nor what a method makes of them: image use, votes
+            found, own = found._replace(loss=math.nan), dataclasses.replace(own, picture_losses=None, outcome=None)
         self._trained, self._shared, self._masks = Trained(message, own, say.Report(list(found))), [], None
         return self._trained.report
 

@@ -209,8 +209,9 @@ class WandbTracker:
                     ),
                 )
         except Exception as error:  # its errors have no common base
+            instead = "offline needs no server" if config.mode == "online" else "disabled runs without W&B"
             raise ConfigError(
-                f"wandb.mode={config.mode}: W&B did not open the run: {error}; wandb.mode=offline needs no server"
+                f"wandb.mode={config.mode}: W&B did not open the run: {str(error) or repr(error)}; wandb.mode={instead}"
             ) from error
 
     def log(self, record: Mapping[str, Any]) -> None:

@@ -157,6 +157,20 @@ def test_ranks_end_with_the_comparison_stop_with_it_and_go_on(tmp_path: Path, al
     assert lines(folder)["fedcmp"]["projector_sha256"] == alone
 
 
+@pytest.mark.slow
+def test_a_signal_to_all_processes_while_workers_start_is_a_stop(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fedcmp", "compare", *WORDS, *ONE, "--workers", "2", "--seeds", "2"]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "study")],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        before = next(line for line in process.stdout if " at once" in line)
+        os.killpg(process.pid, signal.SIGTERM)
+        said = before + process.stdout.read()
+    assert (process.returncode, "Traceback" in said, "stopped; it goes on with" in said) == (0, False, True), said
+
+
 def rounds(folder: Path) -> int:
     return max((text.count("\n") - 1 for text in map(Path.read_text, folder.glob("cells/*/metrics.jsonl"))), default=0)
 

@@ -175,6 +175,6 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
         }
         for setting in settings
     }
-    table["legend"] = ["Every method was run as CONFIG says, not tuned."]
+    table["legend"] = ["Every method is run as CONFIG says, not tuned."]
     (folder / "table.json").write_text(json.dumps(table))
     return folder

@@ -64,7 +64,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -
         (kit, {}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
         (kit, {}, ["policy.methods=[fedaverage]"], "policy.methods"),
         (kit, {}, ["data.lowercase=true"], r"data\.lowercase"),
-        (tmp_path / "absent.zip", {}, [], "no kit"),
+        (tmp_path / "absent.zip", {}, [], r"absent\.zip"),
     ):
         with pytest.raises(ConfigError, match=key):
             init_site(path, out, given, overrides)

@@ -293,11 +293,14 @@ def test_a_cohort_below_the_least_size_is_refused(tmp_path: Path) -> None:
         lab.train(lost=lambda *question: question == (NAMES[1], "Train", 1))
 
 
-def test_sites_keep_their_losses_if_they_say_so(tmp_path: Path, simulated: Simulate) -> None:
-    summary = (lab := Lab(tmp_path, policy="policy: {losses: false}")).train()
-    assert summary["projector_sha256"] == simulated()["projector_sha256"]
+@pytest.mark.parametrize("method", ["fedavg", "fedcmp"])
+def test_sites_keep_their_losses_if_they_say_so(tmp_path: Path, simulated: Simulate, method: str) -> None:
+    summary = (lab := Lab(tmp_path, policy="policy: {losses: false}")).train(f"aggregator={method}")
+    same = summary["projector_sha256"] == simulated(f"aggregator={method}")["projector_sha256"]
+    assert same == (method == "fedavg"), "Fed-CMP decides without the outcome, which is made of losses"
     assert summary["test"] is None
-    assert not any("loss" in key for one in lab.records for key in one)
+    assert not any("loss" in key or "regret" in key for one in lab.records for key in one)
+    assert not any(one.get("aggregator/image_use") for one in lab.records)
     assert [main([word, str(lab.run)]) for word in ("table", "report")] == [0, 0]
 
 
@@ -312,6 +315,7 @@ def test_a_site_that_keeps_its_losses_is_named(tmp_path: Path) -> None:
     assert shown["most in a round"] == "2"
     said = "\n".join(check_site(lab.folders[0], lab.run / "config.yaml")[0])
     assert [word in said for word in ("losses: stay", "mean training loss", "Scored")] == [True, False, False]
+    assert "nothing of image_use and outcome" in said
     assert stat.S_IMODE((lab.folders[0] / "audit.jsonl").stat().st_mode) == 0o600
 
 

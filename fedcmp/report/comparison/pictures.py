@@ -113,7 +113,8 @@ def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
     dots = []
     for one, runs in found.items():
         losses = [run.record["val_loss"] for run in runs]
-        dots.append(DotRow(method(one), losses, style(comparison, one)[0], ringed=min(losses)))
+        chosen = len(losses) >= len(comparison.asked.get("grid", {}).get(setting, {}).get(one, ()))
+        dots.append(DotRow(method(one), losses, style(comparison, one)[0], ringed=min(losses) if chosen else None))
     unit, title = f"validation loss, {NATS}", f"Grid of each method: {setting}"
     alt = f"Validation loss of the grid cells of each method in setting {setting}."
     pictures = [Picture(f"{identifier(setting)}-tuning", title, draw_dots(dots, unit), alt=alt)]

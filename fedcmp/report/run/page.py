@@ -56,7 +56,8 @@ def _alarm(run: Run, unused: bool) -> str:
         "running": f"There is no summary yet: the run goes on, or it was killed. Last recorded round: {rounds}.",
     }
     use = "The pictures do not matter: with other pictures the loss is about the same (image use is about zero)."
-    return said.get(run.state, use if unused else "")
+    whose = run.protection.get("losses", "").partition(";")[0]
+    return said.get(run.state, f"{use}{f' Losses are {whose}.' * bool(whose)}" if unused else "")
 
 
 def _facts(run: Run) -> list[Fact]:
