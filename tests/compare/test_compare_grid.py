@@ -93,14 +93,15 @@ def test_another_local_optimizer_has_the_same_budget_around_its_own_rate() -> No
         assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [name, name]
 
 
-def test_overlap_was_on_when_it_was_the_default() -> None:
-    """So the id of a run with it is the one that runs had before, and regmean's, which has none, is as it was."""
+def test_runs_with_defaults_that_have_changed_are_known() -> None:
+    """By the ids that they had when these were the defaults."""
     known = {
-        (): "domain-fedcmp-seed-0-6c29fd50de57",
-        ("aggregator.fuse.overlap=true",): "domain-fedcmp-seed-0-1f259830d17f",
-        ("aggregator=regmean",): "domain-regmean-seed-0-dc866f62e567",
+        ("aggregator.fuse.correlation=0.9",): "domain-fedcmp-seed-0-6c29fd50de57",
+        ("aggregator.fuse.correlation=0.9", "aggregator.fuse.overlap=true"): "domain-fedcmp-seed-0-1f259830d17f",
+        ("aggregator=regmean", "aggregator.fuse.correlation=0.9"): "domain-regmean-seed-0-dc866f62e567",
     }
     assert {words: identity("", config_of(*words)) for words in known} == known
+    assert not {identity("", config_of(f"aggregator={name}")) for name in ("fedcmp", "regmean")} & {*known.values()}
 
 
 @pytest.mark.parametrize(("overrides", "server"), [

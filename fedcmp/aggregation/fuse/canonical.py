@@ -68,7 +68,7 @@ class Canonical(Fuse):
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
 
         g     = mean(diag sum_k p_k G_k)
-        A_k   = a G_k + (1 - a) diag(G_k) + l g I,   S = sum_k p_k A_k
+        A_k   = a G_k + (1 - a) diag(G_k) + l g I,   S = sum_k p_k A_k        (a = 1)
         D_evi = sum_k D_k R_k,   R_k = p_k A_k S^-1                           (sum_k R_k = I)
 
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
@@ -95,13 +95,12 @@ class Canonical(Fuse):
     late in a run the second of four numbers; one where tau is fixed at 0.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
-    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a is. max(1, w / rho) in the
-    option ``overlap`` is FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the
+    RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a = 0.9 is. max(1, w / rho) in
+    the option ``overlap`` is FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the
     measured w in the place of its constant 1/2.
     Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with our l and a
-    (0.01 and 0.9): ``ridge=0`` gives RegMean's formula with its scaling, ``correlation=1`` as well the one without.
-    Also its G_k and p_k are of the round's steps, where RegMean looks at the data after training, and b is fused with
-    W, where RegMean averages it.
+    (0.01 and 1): ``ridge=0`` gives RegMean's formula, ``correlation=0.9`` its scaling. Also its G_k and p_k are of the
+    round's steps, where RegMean looks at the data after training, and b is fused with W, where RegMean averages it.
     """
 
     evidence: bool = True
@@ -122,8 +121,8 @@ class Canonical(Fuse):
     energy: float = 0.99
     """Share of the trace that the basis has, in (0, 1]; at most an eighth of the directions in layers of more than
     2,048 columns."""
-    correlation: float = 0.9
-    """The share a of G_k's off-diagonal that counts, in [0, 1]."""
+    correlation: float = 1.0
+    """The share a of G_k's off-diagonal that counts, in [0, 1]; RegMean scales it by 0.9."""
     ridge: float = 0.01
     """The share l of the mean evidence that every client has in every direction, >= 0."""
 
