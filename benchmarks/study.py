@@ -55,11 +55,11 @@ LONG = "configs/study/long.yaml"
 READER = "configs/study/reader.yaml"
 SCALED = "aggregator.fuse.correlation=0.9"
 WAS = f"aggregator.fuse.overlap=true:{SCALED}"
-"""Defaults of Fed-CMP in the older parts; the second one is RegMean's, too."""
-FORMER, REGMEAN = f"fedcmp=fedcmp:{WAS}", f"regmean=regmean:{SCALED}"
-TWELVE = f"{FORMER},{REGMEAN},knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
+"""Defaults of Fed-CMP in the older parts."""
+FORMER = f"fedcmp=fedcmp:{WAS}"
+TWELVE = f"{FORMER},regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
 FIVE = "fedcmp,regmean,knots,ties,fedavg"
-EIGHT = f"{FORMER},{REGMEAN},knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
+EIGHT = f"{FORMER},regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
 MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
 
 MOMENTUM = "aggregator.server.momentum"
@@ -69,7 +69,6 @@ SWITCHED = {
     "no evidence": f"{FUSE}.evidence=false",
     "no repeatability": f"{FUSE}.repeatability=false",
     "overlap": f"{FUSE}.overlap=true",
-    "evidence scaled by 0.9": f"{FUSE}.correlation=0.9",
     "tau always": f"{FUSE}.explore=1",
     "outcome always": f"{FUSE}.explore=0",
     "momentum 0.3": f"{MOMENTUM}=0.3",
@@ -107,7 +106,7 @@ LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={roun
 CHOICES = (
     f"fedcmp=fedcmp:{PLAIN},'tau always'=fedcmp:{PLAIN}:aggregator.fuse.explore=1,"
     f"'outcome always'=fedcmp:{PLAIN}:aggregator.fuse.explore=0,"
-    f"'momentum 0.3'=fedcmp:{PLAIN}:{MOMENTUM}=0.3,{REGMEAN},fedavg"
+    f"'momentum 0.3'=fedcmp:{PLAIN}:{MOMENTUM}=0.3,regmean,fedavg"
 )
 """As they were run: without weights by image use, and with overlap."""
 LONG_SCENARIOS = {
@@ -122,9 +121,6 @@ SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
 LONG_ROUNDS = ("domain", "topic", "quality", "iid")
 """Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
 
-READ = ",".join(f"'{scenario}, 11 x 8'={scenario}" for scenario in ("domain",))
-"""Scenarios of real pairs whose runs are all there."""
-
 
 def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
     """The settings of 128 local steps in so many rounds."""
@@ -134,7 +130,9 @@ def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
     )
 
 
-PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
+PARTS_OF = ",".join(
+    [f"fedcmp=fedcmp:{SCALED}", *(f"'{label}'=fedcmp:{option}:{SCALED}" for label, option in SWITCHED.items())]
+)
 WEIGHED = (
     f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
@@ -156,14 +154,12 @@ PARTS: dict[str, str] = {
     " --seeds 3 --budget 2 --optimizers muon=0.04",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.02",
-    "long-pairs": f'{READER} evaluation.captions=64 --methods {FIVE} --scenarios "{READ}"'
-    " --seeds 3 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
-    "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},{REGMEAN},fedavg\""
+    "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
     "parts": f'{LONG} optimizer.name=muon optimizer.lr=8e-2 --methods "{PARTS_OF}"'
     f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
-    "drawn": f'{LONG} --methods {FORMER},{REGMEAN},fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
+    "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
     " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""

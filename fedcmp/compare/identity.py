@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.presets import build_aggregator
@@ -18,11 +17,8 @@ DEFAULTS = 1
 """The edition of the config's defaults: a changed default that touches results raises it."""
 FORMER = ("partition.clients=8", "data.max_caption_tokens=64")
 """Defaults that have changed, as that edition had them."""
-FORMER_FUSE: dict[str, dict[str, Any]] = {
-    "fedcmp": {"overlap": True, "correlation": 0.9},
-    "regmean": {"correlation": 0.9},
-}
-"""Method -> defaults of its fuse that have changed, as they were."""
+FORMER_FUSE = {"overlap": True, "correlation": 0.9}
+"""Defaults of the fuse of Fed-CMP that have changed, as they were."""
 FOLDERS = {
     "FEDCMP_DATA": "../shared/data",
     "FEDCMP_SCALE_DATA": "data/federation",
@@ -63,7 +59,7 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
     if "outcome" not in needs:  # before there were outcomes, no method asked; nor was image use looked at
         fuse = {option: value for option, value in fuse.items() if option != "explore"}
     fuse = dict(fuse)
-    for option, before in FORMER_FUSE.get(config.aggregator.name, {}).items():
+    for option, before in FORMER_FUSE.items() if config.aggregator.name == "fedcmp" else ():
         if (value := fuse.pop(option, getattr(Canonical, option))) != before:
             fuse[option] = value
     config = replace(config, aggregator=replace(config.aggregator, fuse=fuse, image_use=None))

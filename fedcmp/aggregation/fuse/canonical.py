@@ -98,9 +98,9 @@ class Canonical(Fuse):
     RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a = 0.9 is. max(1, w / rho) in
     the option ``overlap`` is FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the
     measured w in the place of its constant 1/2.
-    Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with our l and a
-    (0.01 and 1): ``ridge=0`` gives RegMean's formula, ``correlation=0.9`` its scaling. Also its G_k and p_k are of the
-    round's steps, where RegMean looks at the data after training, and b is fused with W, where RegMean averages it.
+    Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with
+    RegMean's a and our l (0.01; ``ridge=0``: RegMean's formula). Also its G_k and p_k are of the round's steps, where
+    RegMean looks at the data after training, and b is fused with W, where RegMean averages it.
     """
 
     evidence: bool = True
