@@ -21,9 +21,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from fedcmp.report.comparison.results import FINAL, Comparison
 
 HERE = Path(__file__).parent
 PAGES = (HERE / "STUDY.md", HERE.parent / "README.md")
@@ -230,21 +232,9 @@ def write(page: Path) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def final_runs(part: str) -> list[dict[str, Any]]:
-    """The runs of a part that are reported: with the options that tuning chose, where it chose."""
-    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [json.loads(line) for line in lines]
-    tuned = [run for run in runs if run["cell"]["stage"] == "tune" and run["status"] == "finished"]
-    tuned.sort(key=lambda run: -run["val_loss"])
-    chosen = {
-        (run["cell"]["setting"], run["cell"]["method"]): run["cell"]["options"] for run in tuned
-    }  # the last is best
-    return [
-        run
-        for run in runs
-        if (cell := run["cell"])["stage"] == "final"
-        and cell["options"] == chosen.get((cell["setting"], cell["method"]), cell["options"])
-    ]
+def final_runs(part: str) -> list[Mapping[str, Any]]:
+    """The runs of a part that are reported."""
+    return [one.record for one in Comparison(KEPT / part).results if one.cell.stage == FINAL]
 
 
 def overview(part: str) -> str:
@@ -298,7 +288,7 @@ def cost(part: str) -> str:
     return "\n".join(["| method | pairs seen | MB up | MB down | times FedAvg |", "|---|---|---|---|---|", *rows])
 
 
-def grid(part: str, of: Callable[[dict[str, Any]], float], digits: int) -> str:
+def grid(part: str, of: Callable[[Mapping[str, Any]], float], digits: int) -> str:
     """A number of the final runs, settings by methods: its mean over seeds; `failed` where a run did."""
     runs = final_runs(part)
     asked = json.loads((KEPT / part / "compare.json").read_text(encoding="utf-8"))
