@@ -71,6 +71,7 @@ SWITCHED = {
     "no evidence": f"{FUSE}.evidence=false",
     "no repeatability": f"{FUSE}.repeatability=false",
     "overlap": f"{FUSE}.overlap=true",
+    "evidence scaled by 0.9": f"{FUSE}.correlation=0.9",
     "tau always": f"{FUSE}.explore=1",
     "outcome always": f"{FUSE}.explore=0",
     "momentum 0.3": f"{MOMENTUM}=0.3",
@@ -132,9 +133,7 @@ def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
     )
 
 
-PARTS_OF = ",".join(
-    [f"fedcmp=fedcmp:{SCALED}", *(f"'{label}'=fedcmp:{option}:{SCALED}" for label, option in SWITCHED.items())]
-)
+PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
 WEIGHED = (
     f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
