@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.presets import build_aggregator
@@ -66,11 +67,16 @@ def identity(kind: str, config: Config, places: Mapping[str, str] | None = None)
     content = {"it asks for outcomes"} if "outcome" in needs else set[str]()
     content |= {"it weighs by image use"} if "image_use" in needs else set()
     content |= {
-        _named(change, places or {}) for change in differences(amend(Config(), FORMER), config)
+        _named(change, places or {}) for change in differences(_former(), config)
         if not any(f"{change.split(':')[0]}.".startswith(f"{part}.") for part in MAY_CHANGE)
     }  # fmt: skip
     digest = hashlib.sha256(json.dumps([DEFAULTS, kind, sorted(content)]).encode()).hexdigest()[:12]
     return f"{config.partition.scenario}-{kind or config.aggregator.name}-seed-{config.run.seed}-{digest}"
+
+
+@cache
+def _former() -> Config:
+    return amend(Config(), FORMER)
 
 
 def _named(change: str, places: Mapping[str, str]) -> str:
