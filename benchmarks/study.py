@@ -275,8 +275,7 @@ def overview(part: str) -> str:
 
 def cost(part: str) -> str:
     """What a run of each method used by domain, seed 1: pairs seen, and bytes between clients and server."""
-    lines = (KEPT / part / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    runs = [run for run in map(json.loads, lines) if run["status"] == "finished" and run["bytes"]["up"]]
+    runs = [run for run in final_runs(part) if run["status"] == "finished" and run["bytes"]["up"]]
     runs = [run for run in runs if (run["cell"]["setting"], run["cell"]["seed"]) == ("domain", 1)]
     used = {run["cell"]["method"]: (run["samples_seen"], run["bytes"]["up"], run["bytes"]["down"]) for run in runs}
     plain = used["fedavg"][1] + used["fedavg"][2]

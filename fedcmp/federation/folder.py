@@ -76,8 +76,7 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}; set run.dir") from error
     if used:
-        on = f", or go on with it: fedcmp train --resume {folder}" if RunFolder(folder).config.is_file() else ""
-        raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name{on}")
+        raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name")
     if free < LEAST_FREE:
         room = f"{free / 2**20:.0f} MiB are free for the run folder {folder}"
         raise RunFolderError(f"only {room}; at least {LEAST_FREE // 2**20} are needed")

@@ -23,11 +23,12 @@ from fedcmp.cli import main
 from fedcmp.compare import Place, Request, ask
 from fedcmp.compare.inputs import encode_features, open_jobs
 from fedcmp.compare.jobs import Jobs
+from fedcmp.config import load_config
 from fedcmp.errors import AggregationError, DataError, RunFolderError
 from fedcmp.federation.folder import RunFolder
 from fedcmp.locking import locked
 
-WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1"]
+WORDS = [*SMALL, "--methods", "fedavg,fedcmp", "--seeds", "1", "--budget", "2", "--workers", "1", "wandb.group=mine"]
 FAST = [*SMALL, "federation.rounds=4", "federation.local_steps=1", "federation.batch_size=2", "--no-bounds"]
 FAST += ["--budget", "1", "--seeds", "1", "--methods", "fedavg,fedcmp"]
 RECORD = {
@@ -81,6 +82,7 @@ def test_the_folder_is_as_promised(done: Path) -> None:
         kept = {path.name for path in cell.iterdir()}
         assert {"config.yaml", "split.json", "metrics.jsonl", "summary.json"} <= kept
         assert not kept & {"checkpoints", "projector.safetensors", "clients"}
+        assert load_config(cell / "config.yaml").wandb.group == "mine", "else the folder's name"
         assert record["val_loss"] == json.loads((cell / "summary.json").read_text())["val/loss"]["end"]
     finals = {record["cell"]["method"]: record for record in records if record["cell"]["stage"] == "final"}
     assert set(finals) == {"fedavg", "fedcmp", "centralized", "local"}
@@ -97,6 +99,8 @@ def test_the_folder_is_as_promised(done: Path) -> None:
 def test_the_tables_say_what_the_runs_say(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert compare("--out", done) == 0
     out = capsys.readouterr().out
+    assert main(["table", str(done)]) == 1
+    assert f"{done / 'table.md'}" in capsys.readouterr().err, "where a comparison's tables are"
     assert {"worst domain", "image use", "CIDEr-D"} <= set(re.split(r"\s{2,}", out))
     test = {line["cell"]["method"]: line["test"] for line in lines(done) if line["cell"]["stage"] == "final"}
     body = [row.replace(" (reference)", "").split() for row in out.splitlines()[3:7]]

@@ -34,7 +34,8 @@ def refused(folder: Path, *words: str, nodes: int = 1) -> str:
       for command in ("train", "compare", "report")),
     (["demo/scenes", "federation.roundz=3"], 1, ["unknown key `federation.roundz`"]),
     (["demo/scene"], 1, ["no config file demo/scene"]),
-    (["demo/scenes"], 2, ["the name no-such-node.invalid has no address", "GLOO_SOCKET_IFNAME"]),
+    (["demo/scenes", "federation.rounds=4000"], 1, ["federation.rounds"]),
+    (["demo/scenes", "launch.group_size=2"], 2, ["the name no-such-node.invalid has no address", "GLOO_SOCKET_IFNAME"]),
 ], ids=str)  # fmt: skip
 def test_what_is_refused_is_named_at_the_end(words: list[str], nodes: int, said: list[str], tmp_path: Path) -> None:
     lines = refused(tmp_path, *words, nodes=nodes).splitlines()
