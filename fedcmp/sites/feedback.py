@@ -41,6 +41,7 @@ class SiteNews:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._runs = folder / "runs"
         self._audit, self._log = Tail(folder / FILE), Tail(folder / LOG)
         self._round, self._rounds, self._sent = "", 0, 0
         self._trained, self._done = 0, 0  # the round that was trained last since the start, and over all starts
@@ -73,5 +74,5 @@ class SiteNews:
         if kind == "Close":
             stopped = f"was stopped, here after round {self._done} of {self._rounds}"
             ended = stopped if line["exit"] == "stopped" else "ended"
-            found.append(f"run {line['run']} {ended}; its projector is in runs/{line['run']}")
+            found.append(f"run {line['run']} {ended}; its projector is in {self._runs / str(line['run'])}")
         return found

@@ -62,7 +62,11 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulated: Simu
     sent = [one[f"site/{NAMES[0]}/up"] / 1e6 for one in lab.records[1:]]
     rounds = [f"round {number} of 4: sent {up:.2f} MB" for number, up in enumerate(sent, 1)]
     begins = ["run run-1: stating what this site has", "run run-1 began"]
-    assert news.lines() == [*begins, *rounds, "run run-1 ended; its projector is in runs/run-1"]
+    assert news.lines() == [
+        *begins,
+        *rounds,
+        f"run run-1 ended; its projector is in {lab.folders[0] / 'runs' / 'run-1'}",
+    ]
     assert news.lines() == []
 
 
@@ -159,7 +163,10 @@ def test_a_site_reads_that_the_run_was_stopped(lab: Lab) -> None:
     lab.begin()
     (lab.run / STOP).touch()
     assert lab.go_on()["exit"] == "stopped"
-    assert news.lines()[-1] == "run run-1 was stopped, here after round 1 of 4; its projector is in runs/run-1"
+    assert (
+        news.lines()[-1]
+        == f"run run-1 was stopped, here after round 1 of 4; its projector is in {lab.folders[0] / 'runs' / 'run-1'}"
+    )
 
 
 class Killed(BaseException):

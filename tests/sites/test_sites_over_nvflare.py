@@ -44,7 +44,12 @@ def test_two_of_three_sites_have_the_bits_of_a_simulation(federation: Federation
     for line in (*(f"{name} has stated what it has" for name in NAMES[:2]), "all 2 sites agree"):
         assert line in said
     site = (federation.folder / f"{NAMES[0]}.log").read_text()
-    for line in ("connected to the coordinator", "began", "round 4 of 4: sent ", "ended; its projector is in runs/"):
+    for line in (
+        "connected to the coordinator",
+        "began",
+        "round 4 of 4: sent ",
+        f"ended; its projector is in {NAMES[0]}/runs/",
+    ):
         assert line in site
     assert "INFO" not in site
     assert "RuntimeWarning" not in (federation.folder / "server.log").read_text()
