@@ -56,7 +56,7 @@ PAIRS = "configs/study/pairs.yaml"
 LONG = "configs/study/long.yaml"
 READER = "configs/study/reader.yaml"
 SCALED = "aggregator.fuse.correlation=0.9"
-WAS = f"aggregator.fuse.overlap=true:{SCALED}"
+WAS = f"aggregator.fuse.overlap=true:aggregator.fuse.refit=false:{SCALED}"
 """Defaults of Fed-CMP in the older parts."""
 FORMER = f"fedcmp=fedcmp:{WAS}"
 TWELVE = f"{FORMER},regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
@@ -69,6 +69,7 @@ FUSE = "aggregator.fuse"
 SWITCHED = {
     "no image use": "aggregator.image_use=false",
     "no evidence": f"{FUSE}.evidence=false",
+    "no refit": f"{FUSE}.refit=false",
     "no repeatability": f"{FUSE}.repeatability=false",
     "overlap": f"{FUSE}.overlap=true",
     "evidence scaled by 0.9": f"{FUSE}.correlation=0.9",
@@ -123,6 +124,8 @@ LONG_SCENARIOS = {
 SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
 LONG_ROUNDS = ("domain", "topic", "quality", "iid")
 """Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
+PAIRED = ("domain", "quality")
+"""Scenarios of real pairs whose runs are all there, in 11 rounds of 8 steps."""
 
 
 def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
@@ -155,6 +158,8 @@ PARTS: dict[str, str] = {
     " --seeds 3 --budget 2 --optimizers muon=0.04",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.02",
+    "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
+    " --seeds 3 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
-from fedcmp.types import Params
+from fedcmp.federation.refit import refit_on
+from fedcmp.federation.sampling import ClientTask
+from fedcmp.types import Batch, Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
 NUM_CLIENTS = 7
@@ -33,6 +36,12 @@ def evidence(seed: int) -> dict[str, torch.Tensor]:
     return found
 
 
+def fetch(seeds: Sequence[int]) -> Batch:
+    """A row of twenty image tokens for each seed."""
+    rows = [torch.randn(20, 3, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return {"features": torch.stack(rows)}
+
+
 def contribution(client: int, round_: int = 0) -> Contribution:
     """A client that recorded everything that a method may ask for."""
     seed = 100 * round_ + client
@@ -46,6 +55,7 @@ def contribution(client: int, round_: int = 0) -> Contribution:
         num_samples=10 + 7 * client,
         num_tokens=31 + 5 * client,
         num_steps=2 + client,
+        refit=refit_on(SimpleNamespace(seen=dict), fetch, ClientTask(round_, client, seed, ((seed,),))),
         picture_losses=(1.0, 1.0 + 0.2 * client) if client != 3 else (2.0, 2.0),
     )
 

@@ -45,7 +45,7 @@ class Aggregator:
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "gradient",
+        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "refit", "gradient",
         "start_gradient"}."""
         return self.fuse.needs | self.local.needs
 

@@ -20,6 +20,20 @@ T = TypeVar("T")
 
 Outcome = Callable[[Sequence[Params]], list[float]]
 """Projectors to their losses."""
+
+
+class Moments(NamedTuple):
+    """Means over image tokens of one affine layer behind fused layers: x~ = [x; 1] is its input there."""
+
+    inputs: Tensor
+    """``mean x~ x~^T``, ``[N', N']``, float32."""
+    gaps: Tensor
+    """``mean (y_k - y) x~^T``, ``[M, N']``, float32: y_k is the output of the layer in the client's own projector, y
+    in the fused one."""
+
+
+Refit = Callable[[str, Params, Params], Moments]
+"""An affine layer, the client's own projector, and one whose layers before this one are fused, to the moments."""
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
 
@@ -46,6 +60,8 @@ class Contribution:
     outcome: Outcome | None = None
     """Losses per token of projectors on the client's next batch, which has not been trained on, nan if there is none;
     None: the method does not need ``"outcome"``."""
+    refit: Refit | None = None
+    """Moments over the samples of this round; None: the method does not need ``"refit"``."""
     picture_losses: tuple[float, float] | None = None
     """Losses per token on a batch of the client before it is trained on: with its pictures, and with them exchanged;
     nan if the batch has too few rows. None: the method does not need ``"image_use"``."""

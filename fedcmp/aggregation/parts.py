@@ -60,7 +60,7 @@ class Fuse(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome"}."""
+        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "refit"}."""
         return frozenset()
 
     @property

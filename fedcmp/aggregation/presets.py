@@ -75,7 +75,7 @@ PRESETS: dict[str, Preset] = {
         "RegMean",
         "Jin et al., ICLR 2023, arXiv 2212.09849",
         Canonical,
-        options={"fuse.tau": 0.0, "fuse.basis": "none", "fuse.correlation": 0.9},
+        options={"fuse.tau": 0.0, "fuse.basis": "none", "fuse.correlation": 0.9, "fuse.refit": False},
         tuned=("server.lr", (1.0, 1.5, 0.7)),
     ),
     "fedavg": Preset("FedAvg", "McMahan et al., AISTATS 2017, arXiv 1602.05629"),

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fedcmp.aggregation.aggregator import Aggregator
-from fedcmp.aggregation.contribution import Contribution, Traffic, num_bytes
+from fedcmp.aggregation.contribution import Contribution, Moments, Traffic, num_bytes
 from fedcmp.aggregation.evidence import evidence_blocks
+from fedcmp.aggregation.linalg import join_affine
 from fedcmp.types import Params
 
 T = TypeVar("T")
@@ -60,6 +61,9 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
         num_steps=2,
         picture_losses=(0.0, 1.0) if "image_use" in needs else None,
         outcome=(lambda found: [0.0] * len(found)) if "outcome" in needs else None,
+        refit=(lambda layer, own, fused: Moments(moments[layer], join_affine(own, layer)))
+        if "refit" in needs
+        else None,
     )
     cohort = _ShapesCohort(one, num_clients)
     log = logging.getLogger("fedcmp.aggregation")

@@ -18,7 +18,7 @@ DEFAULTS = 1
 """The edition of the config's defaults: a changed default that touches results raises it."""
 FORMER = ("partition.clients=8", "data.max_caption_tokens=64")
 """Defaults that have changed, as that edition had them."""
-FORMER_FUSE = {"overlap": True, "correlation": 0.9}
+FORMER_FUSE = {"overlap": True, "correlation": 0.9, "refit": False}
 """Defaults of the fuse of Fed-CMP that have changed, as they were."""
 FOLDERS = {
     "FEDCMP_DATA": "../shared/data",

@@ -18,6 +18,7 @@ from fedcmp.aggregation.parts import LocalStep, Plain, State
 from fedcmp.credentials import mask
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import FedcmpError
+from fedcmp.federation.refit import refit_on
 from fedcmp.federation.sampling import ClientTask, RoundPlan, next_batch
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
@@ -168,6 +169,7 @@ def train_wave(
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
                 picture_losses=picture_losses.get(slot),
+                refit=refit_on(module, fetch, task) if "refit" in needs else None,
                 outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
                 rounds_left=len(common.later),

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 import fedcmp.aggregation.evidence as evidence_room
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import Contribution, Moments
 from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.fuse.coordinate_wise import Mean
@@ -21,22 +22,40 @@ from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
 
 SHAPES = {"linear_1": (6, 5), "linear_2": (4, 6)}  # M x N
-PARAMS = {f"{name}.weight": torch.zeros(shape) for name, shape in SHAPES.items()}
-PARAMS |= {f"{name}.bias": torch.zeros(shape[0]) for name, shape in SHAPES.items()}
+PARAMS = {f"{name}.weight": torch.ones(shape).cumsum(1) / 9 - 0.3 for name, shape in SHAPES.items()}
+PARAMS |= {f"{name}.bias": torch.linspace(-0.2, 0.2, shape[0]) for name, shape in SHAPES.items()}
 
 
 def client(number: int, seed: int = 0, shapes: dict[str, tuple[int, int]] = SHAPES) -> Contribution:
     """A client with its own data; its halves agree in part."""
     rng = torch.Generator().manual_seed(1000 * seed + number)
-    delta, halfway, evidence = {}, {}, {}
+    delta, halfway, evidence, features = {}, {}, {}, torch.empty(0)
     for name, (M, N) in shapes.items():
         for leaf, shape in (("weight", (M, N)), ("bias", (M,))):
             delta[f"{name}.{leaf}"] = 0.1 * torch.randn(*shape, generator=rng)
             halfway[f"{name}.{leaf}"] = delta[f"{name}.{leaf}"] / 2 + 0.03 * torch.randn(*shape, generator=rng)
         inputs = torch.randn(30, N, generator=rng) * torch.logspace(0, -number % 3, N)
+        features = inputs if name == "linear_1" else features
         rows = torch.cat([inputs, torch.ones(30, 1)], dim=1)
         evidence[name] = rows.T @ rows / 30
-    return Contribution(number, delta, halfway, evidence, num_samples=5 + 3 * number, num_steps=8)
+    refit = Behind(features)
+    return Contribution(number, delta, halfway, evidence, num_samples=5 + 3 * number, num_steps=8, refit=refit)
+
+
+@dataclass
+class Behind:
+    """The second layer's moments of a client with these features ``[n, 5]``."""
+
+    features: torch.Tensor
+
+    def __call__(self, layer: str, own: dict[str, torch.Tensor], fused: dict[str, torch.Tensor]) -> Moments:
+        assert layer == "linear_2"
+        hidden, outputs = {}, {}
+        for name, params in (("own", own), ("fused", fused)):
+            hidden[name] = F.gelu(self.features @ params["linear_1.weight"].T + params["linear_1.bias"])
+            outputs[name] = hidden[name] @ params["linear_2.weight"].T + params["linear_2.bias"]
+        rows = torch.cat([hidden["fused"], torch.ones(len(self.features), 1)], dim=1)
+        return Moments(rows.T @ rows / len(rows), (outputs["own"] - outputs["fused"]).T @ rows / len(rows))
 
 
 def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
@@ -63,11 +82,13 @@ def reference(
     tau_from="first",
     evidence=True,
     overlap=False,
+    refit=True,
 ):
     """The equations of docs/method.md, entry by entry: by layer, the delta."""
     total = sum(one.num_samples for one in cohort)
     p = [one.num_samples / total for one in cohort]
     K, found, taus = len(cohort), {}, []
+    below = None  # what the first layer is fused to by evidence
     for name, (_, N) in SHAPES.items():
         n = N + 1
         D = [join_affine(one.delta, name).double().numpy() for one in cohort]
@@ -80,6 +101,10 @@ def reference(
         R = [p[k] * A[k] @ np.linalg.inv(S) for k in range(K)]
         np.testing.assert_allclose(sum(R), np.eye(n), atol=1e-9)
         evi = sum(D[k] @ (R[k] if evidence else p[k] * np.eye(n)) for k in range(K))
+        if below is None:
+            below = evi
+        elif refit and evidence:
+            evi = least_squares(cohort, p, below, ridge)
         B = sum(p[k] * D[k].T @ D[k] / (D[k] ** 2).sum() for k in range(K))
         values, vectors = np.linalg.eigh(B)
         r, held = 0, 0.0
@@ -113,10 +138,37 @@ def reference(
     return found
 
 
+def least_squares(cohort: list[Contribution], p: list[float], first: np.ndarray, ridge: float) -> np.ndarray:
+    """The second layer that, behind the fused first one, is nearest to the clients' outputs and to their mean."""
+    at = {name: join_affine(PARAMS, name).double().numpy() for name in SHAPES}
+    delta = {name: [join_affine(one.delta, name).double().numpy() for one in cohort] for name in SHAPES}
+    rows, wanted = [], []
+    for k, one in enumerate(cohort):
+        for x in one.refit.features.double().numpy():
+            x = np.append(x, 1.0)
+            own = [gelu(v) for v in (at["linear_1"] + delta["linear_1"][k]) @ x] + [1.0]
+            behind = [gelu(v) for v in (at["linear_1"] + first) @ x] + [1.0]
+            weight = math.sqrt(p[k] / len(one.refit.features))
+            rows.append(weight * np.array(behind))
+            wanted.append(weight * (at["linear_2"] + delta["linear_2"][k]) @ np.array(own))
+    n = len(rows[0])
+    g = sum(float(row @ row) for row in rows) / n
+    mean = at["linear_2"] + sum(p[k] * delta["linear_2"][k] for k in range(len(cohort)))
+    for i in range(n):
+        rows.append(math.sqrt(ridge * g) * np.eye(n)[i])
+        wanted.append(math.sqrt(ridge * g) * mean[:, i])
+    return np.linalg.lstsq(np.array(rows), np.array(wanted), rcond=None)[0].T - at["linear_2"]
+
+
+def gelu(value: float) -> float:
+    return value * (1 + math.erf(value / math.sqrt(2))) / 2
+
+
 @pytest.mark.parametrize("options", [
-    {}, {"tau": 0.0}, {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
+    {"refit": False}, {}, {"tau": 0.0},
+    {"tau": 1.0, "energy": 1.0}, {"tau": 0.4, "energy": 0.8}, {"correlation": 0.5, "ridge": 0.1},
     {"tau_from": "each"}, {"evidence": False}, {"overlap": True},
-    {"tau": 0.0, "ridge": 0.0},  # RegMean's own formula: sum_k n_k W_k G_k (sum_k n_k G_k)^-1
+    {"tau": 0.0, "ridge": 0.0, "refit": False},  # RegMean's own formula: sum_k n_k W_k G_k (sum_k n_k G_k)^-1
 ], ids=str)  # fmt: skip
 def test_it_is_the_definition(options: dict) -> None:
     ill = {"rtol": 1e-4, "atol": 1e-6} if options.get("ridge") == 0.0 else {"rtol": 2e-5, "atol": 2e-6}
@@ -149,8 +201,8 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
 
 
 @pytest.mark.parametrize(("options", "needs"), [
-    ({}, "evidence halfway outcome"),
-    ({"tau": 0.0}, "evidence"),
+    ({}, "evidence halfway outcome refit"),
+    ({"tau": 0.0}, "evidence refit"),
     ({"tau": 1.0, "basis": "evidence"}, "evidence halfway"),
     ({"tau": 1.0, "repeatability": False}, ""),
     ({"tau": 0.5, "evidence": False}, "halfway"),
@@ -159,7 +211,7 @@ def test_a_single_step_has_no_halves_to_compare() -> None:
 def test_clients_record_only_what_is_used(options: dict, needs: str) -> None:
     method = Canonical(**options)
     assert method.needs == set(needs.split())
-    unused = dict.fromkeys({"evidence", "halfway"} - set(needs.split()))
+    unused = dict.fromkeys({"evidence", "halfway", "refit"} - set(needs.split()))
     bare = [replace(one, **unused) for one in clients()]
     assert all(np.isfinite(value).all() for value in fuse(method, bare).values())
 
@@ -223,11 +275,13 @@ def test_subspace_iteration_finds_what_a_full_decomposition_finds(rank: int) -> 
 
 
 def wants(one: Contribution, target: dict[str, torch.Tensor], **when: object) -> Contribution:
-    """The client with a loss that is the distance of the parameters from ``target``."""
+    """The client with a loss that is the distance of the parameters' delta from ``target``."""
 
     def outcome(found: list[dict[str, torch.Tensor]]) -> list[float]:
         return [
-            math.sqrt(sum(float((params[name] - value).square().sum()) for name, value in target.items()))
+            math.sqrt(
+                sum(float((params[name] - PARAMS[name] - value).square().sum()) for name, value in target.items())
+            )
             for params in found
         ]
 
@@ -327,7 +381,7 @@ def test_a_wide_layers_evidence_is_block_diagonal_and_its_basis_is_found_by_a_sk
     assert held[1] > 0.75 * best
     # the part by evidence is that of block-diagonal evidence in one piece
     monkeypatch.setattr(evidence_room, "WIDE", 2048)
-    by_evidence = Canonical(tau=0.0)
+    by_evidence = Canonical(tau=0.0, refit=False)
     expected = by_evidence.fuse(LocalCohort([given(one, whole=True) for one in cohort]), params, {}).delta
     monkeypatch.setattr(evidence_room, "WIDE", 20)
     for name, value in by_evidence.fuse(LocalCohort(cut), params, {}).delta.items():

@@ -68,4 +68,6 @@ def test_counts_by_hand() -> None:
     median = count(build_aggregator(AggregatorConfig("geometric-median", pairwise=0)), random_params(0), 3).traffic
     assert median["bytes/down"] == 3 * 101 * size, "a hundred iterations"
     basis = count(build_aggregator(AggregatorConfig("fedcmp")), random_params(0), 3).traffic["bytes/down"]
-    assert basis == 3 * (size + 4 * (4 * 4 + 5 * 5) + 2 * size), "the whole basis of both layers, mean and evidence"
+    first = 4 * (4 * 3 + 4)
+    shared = first + 4 * (4 * 4 + 5 * 5) + 2 * size
+    assert basis == 3 * (size + shared), "the fused first layer, the whole basis of both, mean and evidence"

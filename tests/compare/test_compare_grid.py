@@ -96,8 +96,13 @@ def test_another_local_optimizer_has_the_same_budget_around_its_own_rate() -> No
 def test_runs_with_defaults_that_have_changed_are_known() -> None:
     """By the ids that they had when these were the defaults."""
     known = {
-        ("aggregator.fuse.correlation=0.9",): "domain-fedcmp-seed-0-6c29fd50de57",
-        ("aggregator.fuse.correlation=0.9", "aggregator.fuse.overlap=true"): "domain-fedcmp-seed-0-1f259830d17f",
+        ("aggregator.fuse.refit=false",): "domain-fedcmp-seed-0-79be59aa3028",
+        ("aggregator.fuse.refit=false", "aggregator.fuse.correlation=0.9"): "domain-fedcmp-seed-0-6c29fd50de57",
+        (
+            "aggregator.fuse.refit=false",
+            "aggregator.fuse.correlation=0.9",
+            "aggregator.fuse.overlap=true",
+        ): "domain-fedcmp-seed-0-1f259830d17f",
         ("aggregator=regmean",): "domain-regmean-seed-0-dc866f62e567",
     }
     assert {words: identity("", config_of(*words)) for words in known} == known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from fedcmp.aggregation.contribution import Cohort, Contribution, shares, single
 from fedcmp.aggregation.diagnostics import histogram
 from fedcmp.aggregation.evidence import Block, evidence_blocks, similarity
 from fedcmp.aggregation.fuse.outcome import candidates, choose, is_late, vote
+from fedcmp.aggregation.fuse.refit import refit, refit_terms, refitted_layers
 from fedcmp.aggregation.fuse.repeatability import fuse_repeated, repeatable_share
 from fedcmp.aggregation.fuse.shared_basis import is_wide, probes_of, turn
 from fedcmp.aggregation.linalg import (
@@ -43,7 +45,7 @@ class _Layer(NamedTuple):
     by_evidence: Tensor
     """``D_evi``, ``[M, N']``."""
     tau: float
-    """Measured similarity of the clients' evidence; nan without evidence."""
+    """Measured similarity of the clients' evidence; nan where it is not sent."""
     basis: Leading
 
 
@@ -63,13 +65,21 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Canonical(Fuse):
-    """Each client is weighed by its evidence, and by how far the second half of its steps repeats the first.
+    """Each client is weighed by its evidence, and by how far the second half of its steps repeats the first; layers
+    after the first are refitted to what the clients' own put out.
 
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
 
         g     = mean(diag sum_k p_k G_k)
         A_k   = a G_k + (1 - a) diag(G_k) + l g I,   S = sum_k p_k A_k        (a = 1)
         D_evi = sum_k D_k R_k,   R_k = p_k A_k S^-1                           (sum_k R_k = I)
+
+    In layers after the first, D_evi is the least-squares fit to the outputs y_k that client k's own projector has there
+    for its samples of the round, given the inputs x that the fused layers before it (their D_evi) make of them, with y
+    the output of the global layer for x::
+
+        S_k   = mean x~ x~^T,  X_k = mean (y_k - y) x~^T,  g = mean(diag sum_k p_k S_k)
+        D_evi = (sum_k p_k X_k + l g sum_k p_k D_k) (sum_k p_k S_k + l g I)^-1
 
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
@@ -92,12 +102,13 @@ class Canonical(Fuse):
 
     The weights p_k may hold a guard's trust and image use; they sum to 1. Parameters outside affine layers are
     averaged. A single client's delta is returned unchanged. Server memory does not depend on K: two exchanges of sums,
-    late in a run the second of four numbers; one where tau is fixed at 0.
+    late in a run the second of four numbers; one where tau is fixed at 0. One more for each layer that is refitted.
 
     Source: Fed-CMP, arXiv 2603.26786, of which only the abstract was public: this definition is ours. D_evi at l = 0 is
     RegMean (Jin et al., ICLR 2023, arXiv 2212.09849), whose scaling of the off-diagonal a = 0.9 is. max(1, w / rho) in
     the option ``overlap`` is FedExP's step (Jhunjhunwala et al., ICLR 2023, arXiv 2301.09604) per direction, with the
-    measured w in the place of its constant 1/2.
+    measured w in the place of its constant 1/2. RegMean++ (Nguyen et al., arXiv 2508.03121) takes inputs behind fused
+    layers, too, but outputs that the own layer has for these, not those that it was trained to have.
     Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with
     RegMean's a and our l (0.01; ``ridge=0``: RegMean's formula). Also its G_k and p_k are of the round's steps, where
     RegMean looks at the data after training, and b is fused with W, where RegMean averages it.
@@ -105,6 +116,8 @@ class Canonical(Fuse):
 
     evidence: bool = True
     """Weigh by evidence; off: ``D_evi`` is the mean."""
+    refit: bool = True
+    """Refit layers after the first of up to 2,048 columns; off, and in wider ones: by their evidence, as the first."""
     repeatability: bool = True
     """Weigh by repeatability; off: all w are 1."""
     overlap: bool = False
@@ -142,6 +155,7 @@ class Canonical(Fuse):
             "evidence": self._reads_evidence,
             "halfway": self.repeatability and self.tau != 0,
             "outcome": self._asks,
+            "refit": self.refit and self._weighs_evidence,
         }
         return frozenset(name for name, is_used in used.items() if is_used)
 
@@ -153,6 +167,11 @@ class Canonical(Fuse):
     @property
     def _reads_evidence(self) -> bool:
         return self.tau is None or self.basis == "evidence" or self._weighs_evidence
+
+    @property
+    def _reads_all(self) -> bool:
+        """Whether more than the first layer's evidence is read beside the weights."""
+        return (self.tau is None and self.tau_from == "each") or self.basis == "evidence"
 
     @property
     def _asks(self) -> bool:
@@ -169,8 +188,13 @@ class Canonical(Fuse):
         if self.basis == "updates" and any(is_wide(parts) for parts in blocks.values()):
             probes = cohort.share(cohort.on_server(probes_of, blocks, before) or {})
         share = shares(cohort)
-        first = cohort.sum(partial(self._first_terms, blocks, share, probes), cohort.weights)
+        refits = refitted_layers(blocks) if "refit" in self.needs and len(cohort.clients) > 1 else []
+        first = cohort.sum(partial(self._first_terms, blocks, refits, share, probes), cohort.weights)
         known = cohort.on_server(self._first_server, blocks, first, probes, cohort.counted, before)
+        for name in refits:
+            fused = cohort.share(cohort.on_server(self._fused_before, name, first, known) or {})
+            terms = cohort.sum(partial(refit_terms, params, fused, name), cohort.weights)
+            known = cohort.on_server(self._refitted, name, known, terms)
         second: Params = {}
         votes: Params = {}
         if self.tau != 0 and len(cohort.clients) > 1:
@@ -189,8 +213,24 @@ class Canonical(Fuse):
         late = self._asks and float(first["/facts"][0]) > 0.5  # on shapes, which have no numbers, it is early and late
         return {} if late else {name: layer.basis.vectors for name, layer in known.items()}
 
+    def _fused_before(self, name: str, first: Params, known: dict[str, _Layer]) -> Params:
+        """The delta of all that a layer's inputs pass through, float32."""
+        fused = single(_outside(first))
+        for other in list(known)[: list(known).index(name)]:
+            fused |= split_affine(known[other].by_evidence.float(), other)
+        return fused
+
+    def _refitted(self, name: str, known: dict[str, _Layer], terms: Params) -> dict[str, _Layer]:
+        what = f"what layer {name} is refitted to (aggregator.fuse.ridge={self.ridge:g})"
+        return known | {name: known[name]._replace(by_evidence=refit(terms, known[name].mean, self.ridge, what))}
+
     def _first_terms(
-        self, blocks: Blocks, share: dict[int, float], probes: Params, contribution: Contribution
+        self,
+        blocks: Blocks,
+        refits: Sequence[str],
+        share: dict[int, float],
+        probes: Params,
+        contribution: Contribution,
     ) -> Params:
         inside = {f"{name}.{leaf}" for name in blocks for leaf in ("weight", "bias")}
         terms = {name: value for name, value in contribution.delta.items() if name not in inside}
@@ -206,14 +246,14 @@ class Canonical(Fuse):
                     terms[f"{name}/image"] = delta.T @ (delta @ probes[name]) * scale
                 else:
                     terms[f"{name}/gram"] = pack_symmetric(symmetric_product(delta.T, delta) * scale)
-            if not self._reads_evidence:
+            if not self._reads_evidence or (name in refits and not self._reads_all):
                 continue
             assert contribution.evidence is not None, "the client was asked for evidence"
             moments = {part.name: contribution.evidence[part.name] for part in parts}
             norm = squared_norm(moments)
             terms[f"{name}/norms"] = contribution.numbers(norm, weight * norm)
             terms |= {f"{block}/evidence": pack_symmetric(own) for block, own in moments.items()}
-            if self._weighs_evidence:
+            if self._weighs_evidence and name not in refits:
                 weighed = [
                     moments_product(delta[:, part.first : part.end], self._mixed(moments[part.name].double()))
                     for part in parts
@@ -229,8 +269,9 @@ class Canonical(Fuse):
     def _first_server(
         self, blocks: Blocks, first: Params, probes: Params, counted: float, before: Params
     ) -> dict[str, _Layer]:
-        for name in ("/facts", *(f"{name}/norms" for name in blocks if self._reads_evidence)):
-            first[name][1] /= counted  # it has a factor of weights twice
+        for name in ("/facts", *(f"{name}/norms" for name in blocks)):
+            if name in first:
+                first[name][1] /= counted  # it has a factor of weights twice
         return {
             name: self._layer(name, parts, first, probes.get(name), before.get(name)) for name, parts in blocks.items()
         }
@@ -240,7 +281,7 @@ class Canonical(Fuse):
     ) -> _Layer:
         mean = by_evidence = first[f"{name}/mean"]
         tau, totals, square_weights = float("nan"), [], float(first["/facts"][1])
-        if self._reads_evidence:
+        if f"{name}/norms" in first:
             moments = [unpack_symmetric(first[f"{part.name}/evidence"]) for part in parts]
             weighted, squared = first[f"{name}/norms"].tolist()
             tau = similarity(moments, weighted, squared, square_weights)
@@ -248,7 +289,7 @@ class Canonical(Fuse):
             totals = [self._mixed(part) for part in moments]
             for total in totals:
                 total.diagonal().add_(scale)
-            if self._weighs_evidence and square_weights < 1:
+            if f"{name}/weighed" in first and square_weights < 1:
                 what = f"the evidence of layer {name} (aggregator.fuse.ridge={self.ridge:g})"
                 weighed = first[f"{name}/weighed"] + scale * mean
                 solved = [
@@ -287,7 +328,7 @@ class Canonical(Fuse):
         second: Params,
         before: Params,
     ) -> _Found:
-        outside = single({name: value for name, value in first.items() if "/" not in name})
+        outside = single(_outside(first))
         explores = not self._asks or float(first["/facts"][0]) <= 0.5
         deltas = {what: dict(outside) for what in ("mean", "mixture" if explores else "evidence")}
         metrics: Metrics = {}
@@ -320,3 +361,8 @@ class Canonical(Fuse):
             chosen, regrets = choose(deltas, kept["votes"].tolist())
             metrics = metrics | regrets
         return Fused(deltas[chosen], deltas["mean"], kept, metrics, found.basis)
+
+
+def _outside(first: Params) -> Params:
+    """The means of what is in no affine layer."""
+    return {name: value for name, value in first.items() if "/" not in name}
