@@ -55,6 +55,7 @@ def contribution(client: int, round_: int = 0) -> Contribution:
         num_samples=10 + 7 * client,
         num_tokens=31 + 5 * client,
         num_steps=2 + client,
+        scalars={"loss": 1.0 + client / 8, "loss_first": 1.5 + client / 8, "loss_last": 0.5 + client / 8},
         refit=refit_on(SimpleNamespace(seen=dict), fetch, ClientTask(round_, client, seed, ((seed,),))),
         picture_losses=(1.0, 1.0 + 0.2 * client) if client != 3 else (2.0, 2.0),
     )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import io
+import math
 import re
 import runpy
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +24,8 @@ from small import SMALL
 
 import fedcmp
 from fedcmp.aggregation import Aggregator, Mean, Sgd
+from fedcmp.aggregation.contribution import Cohort
+from fedcmp.aggregation.parts import Fused, State
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import AggregationError, ConfigError, DataError
 from fedcmp.federation.checkpoint import load_projector, params_sha256
@@ -165,6 +169,18 @@ def test_captions_are_of_pictures_as_training_saw_them(done: Any, val: list[Pair
 PICTURE, BIG = Image.new("RGB", (32, 32)), Image.new("RGB", (64, 64))
 
 
+@dataclass(frozen=True)
+class Changed(Mean):
+    """A fuse that is wrong."""
+
+    change: Callable[[torch.Tensor], torch.Tensor] = torch.neg
+
+    def fuse(self, cohort: Cohort, params: fedcmp.Params, state: State) -> Fused:
+        fused = super().fuse(cohort, params, state)
+        delta = cohort.on_server(lambda: {name: self.change(value) for name, value in fused.delta.items()})
+        return cohort.on_server(lambda: fused._replace(delta=delta))
+
+
 @pytest.mark.parametrize(("change", "error", "message"), [
     ({"clients": {" ": []}}, ConfigError, "clients"),
     ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\)"),
@@ -180,6 +196,8 @@ PICTURE, BIG = Image.new("RGB", (32, 32)), Image.new("RGB", (64, 64))
     ({"aggregator": 3}, ConfigError, "aggregator"),
     ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* set on it"),
     ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
+    ({"aggregator": Changed(lambda value: value.flatten()[:1])}, AggregationError, r"Changed\) returned"),
+    ({"aggregator": Changed(lambda value: value * math.nan)}, AggregationError, r"Changed, .*not finite"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),
 ])  # fmt: skip

@@ -73,7 +73,7 @@ class Aggregator:
             state: from ``init`` or from the last round.
 
         Raises:
-            AggregationError: the cohort is too small for the method.
+            AggregationError: the cohort is too small for the method, or the fuse returned no delta of the projector.
         """
         if len(cohort.clients) < self.fuse.least_clients:
             needed = f"{type(self.fuse).__name__} needs at least {self.fuse.least_clients} clients in a round"
@@ -94,6 +94,7 @@ class Aggregator:
     def _finish(
         self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
+        self._check_shapes(fused, params)
         mean_square = float(square["square"]) if self.measures else 0.0
         mean_square = mean_square if fused.mean_square is None else fused.mean_square
         moved = squared_norm(fused.delta)
@@ -113,3 +114,11 @@ class Aggregator:
         }
         parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"before": params}}
         return Aggregated(stepped.params, parts, metrics)
+
+    def _check_shapes(self, fused: Fused, params: Params) -> None:
+        wanted = {name: tuple(value.shape) for name, value in params.items()}
+        for what in ("delta", "mean"):
+            found = {name: tuple(value.shape) for name, value in getattr(fused, what).items()}
+            if found != wanted:
+                method = f"the method ({type(self.fuse).__name__})"
+                raise AggregationError(f"{method} returned the {what} {found}; expected one of the projector: {wanted}")

@@ -72,7 +72,8 @@ class Contribution:
     rounds_left: int | None = None
     """Rounds of the run after this one; None: unknown."""
     scalars: Scalars = field(default_factory=dict)
-    """Loss before and after, gradient norm, seconds and the like."""
+    """``loss`` (mean per token over the client's steps), ``loss_first`` and ``loss_last`` (of its first and last step),
+    ``grad_norm`` (mean; where gradients are clipped), ``seconds``."""
 
     def scaled(self, factor: float, evidence: float = 1.0) -> Contribution:
         """The contribution with delta and halfway delta times ``factor``, and its evidence times ``evidence``."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.contribution import Cohort, Contribution
 from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import AggregatorConfig, build_aggregator, sums_only_methods
+from fedcmp.distributed.exact import largest_magnitude
 from fedcmp.distributed.secure import ClientsLost, SecureCohort
-from fedcmp.errors import ConfigError
+from fedcmp.errors import AggregationError, ConfigError
 from fedcmp.federation.checkpoint import FederationState
 from fedcmp.federation.gate import Report
 from fedcmp.federation.sampling import RoundPlan, unlucky
@@ -49,7 +52,8 @@ def fuse_round(
     clients clip their terms before they are summed, in the clear or under masks, and the method gets noisy sums.
 
     Raises:
-        AggregationError: too few clients for the method, for secure aggregation, or for the noise that is promised.
+        AggregationError: too few clients for the method, for secure aggregation, or for the noise that is promised; or
+            the method made values that are not finite.
     """
     config, aggregator, population = federation.config, federation.aggregator, federation.plan.num_clients
     mechanism = federation.privacy.mechanism(plan, state.privacy) if federation.privacy else None
@@ -93,10 +97,20 @@ def fuse_cohort(federation: Federation, cohort: Cohort, plan: RoundPlan, state: 
     """Aggregates a cohort, in the clear or under privacy."""
     aggregator, privacy = federation.aggregator, federation.privacy
     if privacy is None:
-        return FusedRound(cohort, aggregator.aggregate(cohort, state.params, state.aggregator), {}, state.privacy)
+        aggregated = aggregator.aggregate(cohort, state.params, state.aggregator)
+        _check_finite(aggregated, aggregator)
+        return FusedRound(cohort, aggregated, {}, state.privacy)
     private = PrivateCohort(cohort, privacy.mechanism(plan, state.privacy))
     aggregated = aggregator.aggregate(private, state.params, state.aggregator)
     return FusedRound(private, aggregated, {}, privacy.after(state.privacy, private.below))
+
+
+def _check_finite(aggregated: Aggregated, aggregator: Aggregator) -> None:
+    """The updates were finite: what is not is the method's."""
+    for name, value in aggregated.params.items():
+        if not math.isfinite(largest_magnitude(value)):
+            parts = f"{type(aggregator.fuse).__name__}, then {type(aggregator.server).__name__}"
+            raise AggregationError(f"the method ({parts}) made values of {name} that are not finite of finite updates")
 
 
 def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ranks: int = 1) -> None:

@@ -41,6 +41,7 @@ def contribution(index: int, client: int) -> Contribution:
         num_samples=4 + client,
         num_tokens=11 + client,
         num_steps=2 + client % 3,
+        scalars={"loss": 1.0 + client / 8, "loss_first": 1.5 + client / 8, "loss_last": 0.5 + client / 8},
     )
 
 

@@ -101,7 +101,8 @@ down() {
   export SLURM_CONF=$folder/slurm.conf
   if scontrol ping 2>/dev/null | grep -q UP; then
     scancel --quiet --user="$(id -un)" || true
-    for _ in $(seq 50); do [ -n "$(squeue --noheader 2>/dev/null)" ] || break; sleep 0.2; done
+    # a job script that lives on after SIGTERM is killed half a minute later
+    for _ in $(seq 200); do [ -n "$(squeue --noheader 2>/dev/null)" ] || break; sleep 0.2; done
   fi
   for file in "$folder"/*.pid; do
     pid=$(cat "$file" 2>/dev/null) || continue
