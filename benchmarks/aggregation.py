@@ -23,8 +23,9 @@ import torch
 from phases import AGGREGATING, watched
 from record import RESULTS, Table, read, save
 
-from fedcmp.aggregation.contribution import Contribution
+from fedcmp.aggregation.contribution import Contribution, Moments, Refit
 from fedcmp.aggregation.evidence import evidence_blocks
+from fedcmp.aggregation.linalg import join_affine
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
@@ -76,8 +77,14 @@ def contributions(
                 rows = torch.randn(2 * columns, columns, generator=stream, device=device)
                 evidence[block.name] = rows.T @ rows / len(rows)
         message = own if needs & {"gradient", "start_gradient"} else None
-        found.append(Contribution(client, delta, halfway, evidence, message, 100, 1000, 8))
+        refit = behind(delta, evidence) if evidence is not None and "refit" in needs else None
+        found.append(Contribution(client, delta, halfway, evidence, message, 100, 1000, 8, refit=refit))
     return found
+
+
+def behind(delta: Params, evidence: Params) -> Refit:
+    """Moments as large as a client's; what it takes to find them is not timed."""
+    return lambda layer, own, fused: Moments(evidence[layer], join_affine(delta, layer))
 
 
 def bandwidth(device: torch.device) -> float:

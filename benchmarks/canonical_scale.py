@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aggregation import SHAPES
+from aggregation import SHAPES, behind
 from record import RESULTS, save
 
 from fedcmp.aggregation.contribution import Contribution
@@ -100,7 +100,8 @@ def make_clients(shapes: Shapes, count: int, decay: float, round_: int, device: 
             for block in evidence_blocks({f"{name}.weight": whole[:, :-1], f"{name}.bias": whole[:, -1]})[name]:
                 part = rows[:, block.first : block.end]
                 evidence[block.name] = part.T @ part / len(rows)
-        clients.append(Contribution(k, delta, halfway, evidence, num_samples=100 + k))
+        refit = behind(delta, evidence)
+        clients.append(Contribution(k, delta, halfway, evidence, num_samples=100 + k, refit=refit))
     return clients
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from aggregation import behind
 from record import Table, save
 
 from fedcmp.aggregation.contribution import Contribution
@@ -63,7 +64,8 @@ def make_clients(ids: list[int], shapes: dict[str, tuple[int, int]]) -> list[Con
         for name, (_, N) in shapes.items():
             rows = torch.randn(2 * N, N + 1, generator=stream)
             evidence[name] = rows.T @ rows / len(rows)
-        few.append(Contribution(0, random_params(shapes, stream), random_params(shapes, stream), evidence))
+        delta, halfway = random_params(shapes, stream), random_params(shapes, stream)
+        few.append(Contribution(0, delta, halfway, evidence, refit=behind(delta, evidence)))
     return [replace(few[place % 4], client_id=client) for place, client in enumerate(ids)]
 
 

@@ -76,10 +76,14 @@ class Contribution:
     ``grad_norm`` (mean; where gradients are clipped), ``seconds``."""
 
     def scaled(self, factor: float, evidence: float = 1.0) -> Contribution:
-        """The contribution with delta and halfway delta times ``factor``, and its evidence times ``evidence``."""
+        """The contribution with delta and halfway delta times ``factor``, evidence and refit times ``evidence``."""
         halfway = None if self.halfway is None else scaled(self.halfway, factor)
         moments = None if self.evidence is None else scaled(self.evidence, evidence)
-        return replace(self, delta=scaled(self.delta, factor), halfway=halfway, evidence=moments)
+        found = replace(self, delta=scaled(self.delta, factor), halfway=halfway, evidence=moments)
+        if self.refit is None or evidence == 1.0:
+            return found
+        refit = self.refit
+        return replace(found, refit=lambda *asked: Moments(*(evidence * part for part in refit(*asked))))
 
     def numbers(self, *values: float) -> Tensor:
         """``values`` as a term of a sum: float64, on the delta's device."""

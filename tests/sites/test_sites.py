@@ -173,13 +173,15 @@ class Killed(BaseException):
     """The coordinator ends here."""
 
 
-@pytest.mark.parametrize(("kind", "last"), [(say.Train, 2), (say.Speak, 1), (say.Score, 1)])
-def test_a_killed_coordinator_goes_on_to_the_same_bits(lab: Lab, simulated: Simulate, kind: type, last: int) -> None:
+@pytest.mark.parametrize(("kind", "number", "last"), [(say.Train, 3, 2), (say.Speak, 5, 1), (say.Score, 3, 1)])
+def test_a_killed_coordinator_goes_on_to_the_same_bits(
+    lab: Lab, simulated: Simulate, kind: type, number: int, last: int
+) -> None:
     asked: list[Any] = []
 
     def killing(name: str, question: Any, handler: Handler, request: bytes) -> bytes:
         asked.extend([question] if name == NAMES[1] and isinstance(question, kind) else [])
-        if len(asked) == 3:
+        if len(asked) == number:
             raise Killed
         return handler(request)
 

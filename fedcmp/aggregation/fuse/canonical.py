@@ -221,8 +221,7 @@ class Canonical(Fuse):
         return fused
 
     def _refitted(self, name: str, known: dict[str, _Layer], terms: Params) -> dict[str, _Layer]:
-        what = f"what layer {name} is refitted to (aggregator.fuse.ridge={self.ridge:g})"
-        return known | {name: known[name]._replace(by_evidence=refit(terms, known[name].mean, self.ridge, what))}
+        return known | {name: known[name]._replace(by_evidence=refit(name, terms, known[name].mean, self.ridge))}
 
     def _first_terms(
         self,

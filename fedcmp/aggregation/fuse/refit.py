@@ -32,22 +32,23 @@ def refit_terms(params: Params, before: Params, layer: str, contribution: Contri
     own = {name: at + contribution.delta[name] for name, at in params.items()}
     fused = {name: at + before[name] if name in before else at for name, at in params.items()}
     moments = contribution.refit(layer, own, fused)
-    return {"inputs": pack_symmetric(moments.inputs), "gaps": moments.gaps}
+    return {f"{layer}/inputs": pack_symmetric(moments.inputs), f"{layer}/gaps": moments.gaps}
 
 
-def refit(total: Params, mean: Tensor, ridge: float, what: str) -> Tensor:
+def refit(layer: str, total: Params, mean: Tensor, ridge: float) -> Tensor:
     """The delta ``[M, N']`` of a layer, float64.
 
     Args:
+        layer: its name.
         total: the weighted sum of the clients' terms.
         mean: ``sum_k p_k D_k``, ``[M, N']``.
         ridge: l.
-        what: named in errors.
 
     Raises:
         AggregationError: the moments of the inputs are singular; with l above 0 they are not.
     """
-    inputs = unpack_symmetric(total["inputs"])
+    inputs = unpack_symmetric(total[f"{layer}/inputs"])
     scale = ridge * float(inputs.diagonal().mean())
     inputs.diagonal().add_(scale)
-    return solve_right(total["gaps"] + scale * mean, inputs, what)
+    what = f"what layer {layer} is refitted to (aggregator.fuse.ridge={ridge:g})"
+    return solve_right(total[f"{layer}/gaps"] + scale * mean, inputs, what)
