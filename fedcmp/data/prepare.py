@@ -181,7 +181,7 @@ def _read_records(
                 elif recipe.skip_bad:
                     _count_bad(error, facts["left_out"])
                 else:
-                    raise
+                    raise DataError(f"{error}; --skip-bad leaves such records out", error.kind) from error
                 continue
             seen.add(one.id)
             line = json.dumps(_record(one, image, recipe), ensure_ascii=False) + "\n"
@@ -212,7 +212,7 @@ def _picture(item: Item, store: ImageStore | None, pack: zipfile.ZipFile | None,
     if store is not None:
         found = next(filter(None, map(store.find, item.places)), None)
         if found is None:
-            hint = "" if recipe.skip_bad else "; --images says where pictures are, --skip-bad leaves such records out"
+            hint = "" if recipe.skip_bad else "; --images says where pictures are"
             raise DataError(f"{item.origin}: no file {store.path / name.removeprefix(f'{store.top}/')}{hint}")
         name = found
         size, checksum = store.mark(name, item.origin)

@@ -73,6 +73,6 @@ class SiteNews:
         self._sent += int(str(line["bytes_out"])) if self._round else 0
         if kind == "Close":
             stopped = f"was stopped, here after round {self._done} of {self._rounds}"
-            ended = stopped if line["exit"] == "stopped" else "ended"
-            found.append(f"run {line['run']} {ended}; its projector is in {self._runs / str(line['run'])}")
+            ended, so_far = (stopped, " so far") if line["exit"] == "stopped" else ("ended", "")
+            found.append(f"run {line['run']} {ended}; its projector{so_far} is in {self._runs / str(line['run'])}")
         return found

@@ -67,6 +67,11 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     lines = ["before round 1 (Hello, answered by Statement)"]
     lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
     lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
+    federation = asked.federation
+    batches = answer.counts["train"] * federation.passes // federation.batch_size
+    if batches < federation.rounds:
+        few = f"its samples last for {batches} of federation.rounds={federation.rounds}"
+        lines.append(f"  {few}; federation.passes, or a smaller federation.batch_size, makes them last longer")
     aggregator = build_aggregator(asked.aggregator)
     told = ["samples", "steps", *([] if private else ["tokens", "norm of the update", "faults"])]
     told += ["size of the evidence"] if "evidence" in aggregator.needs and not private else []

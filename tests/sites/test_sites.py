@@ -163,10 +163,8 @@ def test_a_site_reads_that_the_run_was_stopped(lab: Lab) -> None:
     lab.begin()
     (lab.run / STOP).touch()
     assert lab.go_on()["exit"] == "stopped"
-    assert (
-        news.lines()[-1]
-        == f"run run-1 was stopped, here after round 1 of 4; its projector is in {lab.folders[0] / 'runs' / 'run-1'}"
-    )
+    place = lab.folders[0] / "runs" / "run-1"
+    assert news.lines()[-1] == f"run run-1 was stopped, here after round 1 of 4; its projector so far is in {place}"
 
 
 class Killed(BaseException):
@@ -325,6 +323,10 @@ def test_a_site_that_keeps_its_losses_is_named(tmp_path: Path) -> None:
     said = "\n".join(check_site(lab.folders[0], lab.run / "config.yaml")[0])
     assert [word in said for word in ("losses: stay", "mean training loss", "Scored")] == [True, False, False]
     assert "nothing of image_use and outcome" in said
+    assert "federation.passes" not in said, "its samples last"
+    long = (lab.run / "config.yaml").read_text().replace("rounds: 1\n", "rounds: 100\n")
+    (tmp_path / "long.yaml").write_text(long)
+    assert "federation.passes" in "\n".join(check_site(lab.folders[0], tmp_path / "long.yaml")[0])
     assert stat.S_IMODE((lab.folders[0] / "audit.jsonl").stat().st_mode) == 0o600
 
 
