@@ -153,7 +153,7 @@ def attack_round(
     """What this rank's clients send: the Byzantine ones forge it. All ranks make this call.
 
     A forged update comes with a half-way one that agrees with it, because what seems to repeat is trusted most, and
-    the client states the opposite of every outcome.
+    the client states the opposite of every outcome. Moments of a refit are those of the forged update.
 
     Args:
         trained: the honest result of round ``round_index``, from 0, on this rank.

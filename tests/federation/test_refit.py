@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from samples_of_clients import fetch, random_params
+from samples_of_clients import contribution, fetch, random_params
 from torch.nn import functional as F
 
 import fedcmp.federation.refit as room
@@ -35,3 +35,12 @@ def test_moments_are_means_over_the_tokens_of_the_round(
         inputs, gaps = inputs + torch.outer(x, x) / len(rows), gaps + torch.outer(gap, x) / len(rows)
     torch.testing.assert_close(found.inputs, inputs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.gaps, gaps, rtol=1e-5, atol=1e-6)
+
+
+def test_evidence_that_is_scaled_scales_the_moments_too() -> None:
+    one, asked = contribution(0), ("linear_2", random_params(1), random_params(2))
+    assert one.refit is not None
+    halved = one.scaled(3.0, evidence=0.5).refit
+    assert halved is not None
+    for part, whole in zip(halved(*asked), one.refit(*asked), strict=True):
+        torch.testing.assert_close(2 * part, whole)

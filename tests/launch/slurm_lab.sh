@@ -41,6 +41,7 @@ write_config() {
   local folder=$1 nodes=$2 cpus=$3 host user ports node
   host=$(uname -n) host=${host%%.*} user=$(id -un)
   read -ra ports <<<"$(free_ports $((nodes + 1)))"
+  # on a loaded host a daemon may not answer for a while: the default of 10 seconds would end its steps
   # cred_expire is also how long a requeued job waits, 120 seconds unless told otherwise; linuxproc needs no cgroups.
   cat <<CONF
 ClusterName=lab
@@ -51,6 +52,7 @@ SlurmdUser=$user
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket,cred_expire=5
 CredType=cred/munge
+MessageTimeout=60
 ProctrackType=proctrack/linuxproc
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
