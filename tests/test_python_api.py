@@ -197,6 +197,7 @@ class Changed(Mean):
     ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* set on it"),
     ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
     ({"aggregator": Changed(lambda value: value.flatten()[:1])}, AggregationError, r"Changed\) returned"),
+    ({"aggregator": Changed(torch.Tensor.double)}, AggregationError, r"Changed\) returned .*float64"),
     ({"aggregator": Changed(lambda value: value * math.nan)}, AggregationError, r"Changed, .*not finite"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),

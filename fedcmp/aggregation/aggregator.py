@@ -117,8 +117,10 @@ class Aggregator:
 
     def _check_shapes(self, fused: Fused, params: Params) -> None:
         wanted = {name: tuple(value.shape) for name, value in params.items()}
+        method = f"the method ({type(self.fuse).__name__})"
         for what in ("delta", "mean"):
             found = {name: tuple(value.shape) for name, value in getattr(fused, what).items()}
             if found != wanted:
-                method = f"the method ({type(self.fuse).__name__})"
                 raise AggregationError(f"{method} returned the {what} {found}; expected one of the projector: {wanted}")
+        if other := next((value.dtype for value in fused.delta.values() if value.dtype != torch.float32), None):
+            raise AggregationError(f"{method} returned a delta of {other}; expected torch.float32, as of `single`")

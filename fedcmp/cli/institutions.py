@@ -113,6 +113,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     """A run over sites: the coordinator's command hands it to the server, and shows what it says."""
     from fedcmp.cli.training import print_summary
     from fedcmp.config import load_config
+    from fedcmp.privacy.accountant import require_library
     from fedcmp.report.files import read_object
     from fedcmp.sites.coordinator import SITES
     from fedcmp.sites.engine import find_kit, follow
@@ -126,11 +127,14 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
             return print_summary({**done, "folder": str(folder.path)})
     asked["kits"] = str(Path(parsed.kits or asked.get("kits", "kits")).resolve())
     kit = find_kit(Path(asked["kits"]), asked["sites"])
+    config = load_config(folder.config)
+    if config.privacy.on:
+        require_library()
     folder.summary.unlink(missing_ok=True)  # of where it stopped before
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
     folder.write_json(folder.path / SITES, asked)
-    if len(asked["sites"]) == 2 and load_config(folder.config).federation.secure == "masks":
+    if len(asked["sites"]) == 2 and config.federation.secure == "masks":
         print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
     follow(kit, folder.path.resolve(), asked["sites"])
     if not folder.summary.is_file():

@@ -157,6 +157,8 @@ def _pairs(config: DataConfig, seed: int) -> RecordSource:
     """A folder per domain, each with its records by split, and ``images.zip`` or ``images/``."""
     root = expand(config.root or "")
     present = sorted(path.parent.name for path in root.glob("[!.]*/train.jsonl"))  # .NAME: one that was not finished
+    if not root.is_dir():
+        raise DataError(f"data.root: there is no folder {root}; expected one that has a folder per domain")
     if not present:
         raise DataError(f"data.root: no folder in {root} has a train.jsonl; expected one folder per domain")
     files = []

@@ -42,7 +42,13 @@ def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] =
         if is_comparison(folder):
             page = comparison_page(Comparison(folder))
         elif is_run(folder):
-            page = run_page(Run(folder), beside_alone([*dict.fromkeys([folder, *beside])]))
+            run = Run(folder)
+            if site := run.summary.get("site"):
+                raise RunFolderError(
+                    f"{folder} is what the site {site} has of a run over sites, for `fedcmp caption`; the coordinator "
+                    "makes the run's page, and audit.jsonl says what left this site"
+                )
+            page = run_page(run, beside_alone([*dict.fromkeys([folder, *beside])]))
         else:
             raise RunFolderError(
                 f"{folder} has neither a run (config.yaml, metrics.jsonl, summary.json) nor a comparison "

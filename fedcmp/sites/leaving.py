@@ -63,10 +63,11 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
         hello = say.Hello("check", to_yaml(asked), (settings.name, *others))
         answer = say.decode(one.handle(say.encode(hello)))
     if isinstance(answer, say.Refused):
-        return Rehearsed([*seen, f"  this site would refuse: {answer.reason}"], [], False)
+        return Rehearsed([*seen, f"  this site would refuse: {one.refused}"], [], False)
     lines = ["before round 1 (Hello, answered by Statement)"]
     lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
     lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
+    lines.append("  pictures are not decoded here: `fedcmp prepare --check` does that")
     federation = asked.federation
     batches = answer.counts["train"] * federation.passes // federation.batch_size
     if batches < federation.rounds:

@@ -10,7 +10,7 @@ from typing import Any
 from fedcmp.config import Config, from_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios.manifest import records_hash
-from fedcmp.errors import FedcmpError
+from fedcmp.errors import ConfigError, DataError, FedcmpError, PlanError
 from fedcmp.runs.data import read_samples
 from fedcmp.runs.models import check_models, pick_device
 from fedcmp.runs.parts import Kept
@@ -38,6 +38,8 @@ class Site:
         self.folder, self.settings, self._identity = folder, settings, identity
         self.audit, self._keep = Audit(folder), Kept()
         self._session: Session | None = None
+        self.refused = ""
+        """Why the last question that was refused was."""
         self._last = ("", b"")
 
     @classmethod
@@ -80,8 +82,8 @@ class Site:
         except Exception as error:
             if not isinstance(error, FedcmpError):
                 log.exception("the question %s could not be answered", line["kind"])
-            refused = say.Refused(*_refusal(error))
-            self.audit.write("refused", **line, reason=refused.reason)
+            self.refused, refused = mask(f"{error}"), say.Refused(*_refusal(error))
+            self.audit.write("refused", **line, reason=self.refused)
             return say.encode(refused)
         if session and exchange:
             session.asked[exchange] = question
@@ -119,7 +121,7 @@ class Site:
         data, asked = read_samples(config), self.audit.asked(hello.run)
         records = records_hash([sample for part in data[1:] for sample in part])
         if asked.setdefault("records", records) != records:
-            raise PolicyError("this site's records are not those with which the run began")
+            raise PolicyError("this site's records are not those with which the run began: begin a new run")
         self.audit.write(
             "opened", run=hello.run, kind="Hello", exchange="records", question=records,
             rounds=config.federation.rounds,
@@ -172,10 +174,13 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
 
 
 def _refusal(error: Exception) -> tuple[str, str]:
-    """Reason and fault of a refusal."""
+    """Reason and fault of a refusal, as they leave: what is said of data and models may name files of the site."""
     fault = "closed" if isinstance(error, ClosedError) else "failed"
     fault = "policy" if isinstance(error, PolicyError | say.MessageError) else fault
-    return mask(str(error) if isinstance(error, FedcmpError) else f"{type(error).__name__}: {error}"), fault
+    public = isinstance(error, PlanError) or not isinstance(error, DataError | ConfigError)
+    if fault == "failed" and not (isinstance(error, FedcmpError) and public):
+        return f"{type(error).__name__}, which its audit.jsonl explains", fault
+    return mask(str(error)), fault
 
 
 def _is_name(text: str) -> bool:

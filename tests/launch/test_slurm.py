@@ -114,10 +114,12 @@ def test_a_job_that_hears_of_its_limit_too_late_goes_on(checkout: Path, submit: 
 
 
 def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout: Path, submit: list[Job]) -> None:
-    words = [*SMALL, "federation.passes=20", "federation.rounds=60", "run.seed=${oc.env:SLURM_ARRAY_TASK_ID}"]
+    number = "${oc.env:SLURM_ARRAY_TASK_ID}"
+    words = [*SMALL, "federation.passes=20", "federation.rounds=60"]
+    words += [f"run.seed={number}", f"run.dir=runs/seed-{number}"]
     array = sbatch(submit, checkout, ["--nodes=1", "--array=1-2"], words)
     tasks = [Job(f"{array.id}_{number}", checkout) for number in (1, 2)]
-    runs = [checkout / "runs" / f"slurm-{task.id}" for task in tasks]
+    runs = [checkout / "runs" / f"seed-{number}" for number in (1, 2)]
     until(lambda: all((run / "metrics.jsonl").exists() for run in runs))
     slurm("scancel", "--signal=USR1", tasks[1].id)  # the task that has the id of the array
     for task in tasks:

@@ -99,6 +99,8 @@ def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixt
     assert said[0] == said[1] != ""
     assert main(["site", "check", "--folder", str(lab.folders[0])]) == 1, "there is no kit"
     assert f"run-1: {sha256}\n" in capsys.readouterr().out
+    assert main(["report", str(lab.folders[0] / "runs" / "run-1")]) == 1
+    assert f"site {NAMES[0]}" in capsys.readouterr().err, "the run's page is the coordinator's"
     assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
     assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
 
@@ -256,6 +258,17 @@ def test_a_policy_refuses_a_run_before_it_begins(tmp_path: Path, policy: str, ov
     (line,) = lab.audit()
     assert (line["what"], line["kind"]) == ("refused", "Hello")
     assert key in line["reason"]
+
+
+def test_a_site_tells_nobody_which_of_its_files_cannot_be_read(tmp_path: Path) -> None:
+    lab = Lab(tmp_path)
+    (tmp_path / "patients" / "one").mkdir(parents=True)
+    (tmp_path / "patients" / "one" / "train.jsonl").write_text("{}\n")
+    (lab.folders[0] / "site.yaml").write_text(f"name: {NAMES[0]}\ndata: {{root: {tmp_path}/patients}}\n")
+    with pytest.raises(ConfigError, match=r"hospital-a .*DataError, which its audit"):
+        lab.train("data.kind=pairs")
+    (line,) = lab.audit()
+    assert f"{tmp_path}/patients/one" in line["reason"]
 
 
 def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path) -> None:
