@@ -84,7 +84,7 @@ def contributions(
 
 def behind(delta: Params, evidence: Params) -> Refit:
     """Moments as large as a client's; what it takes to find them is not timed."""
-    return lambda layer, own, fused: Moments(evidence[layer], join_affine(delta, layer))
+    return lambda layer, own, fused: Moments(evidence[layer], join_affine(delta, layer), 2**20)
 
 
 def bandwidth(device: torch.device) -> float:

@@ -30,6 +30,8 @@ class Moments(NamedTuple):
     gaps: Tensor
     """``mean (y_k - y) x~^T``, ``[M, N']``, float32: y_k is the output of the layer in the client's own projector, y
     in the fused one."""
+    tokens: int
+    """n: over so many."""
 
 
 Refit = Callable[[str, Params, Params], Moments]
@@ -83,7 +85,12 @@ class Contribution:
         if self.refit is None or evidence == 1.0:
             return found
         refit = self.refit
-        return replace(found, refit=lambda *asked: Moments(*(evidence * part for part in refit(*asked))))
+
+        def heavier(layer: str, own: Params, fused: Params) -> Moments:
+            inputs, gaps, tokens = refit(layer, own, fused)
+            return Moments(evidence * inputs, evidence * gaps, tokens)
+
+        return replace(found, refit=heavier)
 
     def numbers(self, *values: float) -> Tensor:
         """``values`` as a term of a sum: float64, on the delta's device."""

@@ -62,7 +62,7 @@ def count(aggregator: Aggregator, params: Params, num_clients: int) -> Counted:
         picture_losses=(0.0, 1.0) if "image_use" in needs else None,
         scalars=dict.fromkeys(("loss", "loss_first", "loss_last", "grad_norm", "seconds"), 1.0),
         outcome=(lambda found: [0.0] * len(found)) if "outcome" in needs else None,
-        refit=(lambda layer, own, fused: Moments(moments[layer], join_affine(own, layer)))
+        refit=(lambda layer, own, fused: Moments(moments[layer], join_affine(own, layer), 1))
         if "refit" in needs
         else None,
     )

@@ -42,7 +42,7 @@ def refit_on(module: ProjectorAlignment, fetch: Fetch, task: ClientTask) -> Refi
             count += len(rows)
             if count >= TOKENS * (width + 1):
                 break
-        return Moments(inputs / count, gaps / count)
+        return Moments(inputs / count, gaps / count, count)
 
     return moments
 

@@ -193,7 +193,7 @@ class Canonical(Fuse):
         known = cohort.on_server(self._first_server, blocks, first, probes, cohort.counted, before)
         for name in refits:
             fused = cohort.share(cohort.on_server(self._fused_before, name, first, known) or {})
-            terms = cohort.sum(partial(refit_terms, params, fused, name), cohort.weights)
+            terms = cohort.sum(partial(refit_terms, params, fused, name, self.ridge), cohort.weights)
             known = cohort.on_server(self._refitted, name, known, terms)
         second: Params = {}
         votes: Params = {}
@@ -221,7 +221,7 @@ class Canonical(Fuse):
         return fused
 
     def _refitted(self, name: str, known: dict[str, _Layer], terms: Params) -> dict[str, _Layer]:
-        return known | {name: known[name]._replace(by_evidence=refit(name, terms, known[name].mean, self.ridge))}
+        return known | {name: known[name]._replace(by_evidence=refit(name, terms, known[name].mean))}
 
     def _first_terms(
         self,
