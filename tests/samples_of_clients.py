@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,8 +14,7 @@ from fedcmp.aggregation.parts import Aggregated
 from fedcmp.aggregation.presets import PRESETS, AggregatorConfig, build_aggregator
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.federation.refit import refit_on
-from fedcmp.federation.sampling import ClientTask
-from fedcmp.types import Batch, Params
+from fedcmp.types import Params
 
 SHAPES = {"linear_1.weight": (4, 3), "linear_1.bias": (4,), "linear_2.weight": (2, 4), "linear_2.bias": (2,)}
 NUM_CLIENTS = 7
@@ -36,10 +34,9 @@ def evidence(seed: int) -> dict[str, torch.Tensor]:
     return found
 
 
-def fetch(seeds: Sequence[int]) -> Batch:
-    """A row of twenty image tokens for each seed."""
-    rows = [torch.randn(20, 3, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return {"features": torch.stack(rows)}
+def features(seed: int) -> torch.Tensor:
+    """Twenty image tokens."""
+    return torch.randn(20, 3, generator=torch.Generator().manual_seed(seed))
 
 
 def contribution(client: int, round_: int = 0) -> Contribution:
@@ -56,7 +53,7 @@ def contribution(client: int, round_: int = 0) -> Contribution:
         num_tokens=31 + 5 * client,
         num_steps=2 + client,
         scalars={"loss": 1.0 + client / 8, "loss_first": 1.5 + client / 8, "loss_last": 0.5 + client / 8},
-        refit=refit_on(SimpleNamespace(seen=dict), fetch, ClientTask(round_, client, seed, ((seed,),))),
+        refit=refit_on(lambda: [features(seed)]),
         picture_losses=(1.0, 1.0 + 0.2 * client) if client != 3 else (2.0, 2.0),
     )
 

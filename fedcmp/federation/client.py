@@ -7,18 +7,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fedcmp.aggregation.contribution import Contribution, Outcome, zeros_like
+from fedcmp.aggregation.contribution import Contribution, Outcome, Refit, zeros_like
 from fedcmp.aggregation.evidence import Evidence
 from fedcmp.aggregation.parts import LocalStep, Plain, State
 from fedcmp.credentials import mask
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.errors import FedcmpError
-from fedcmp.federation.refit import refit_on
+from fedcmp.federation.refit import Seen, refit_on
 from fedcmp.federation.sampling import ClientTask, RoundPlan, next_batch
 from fedcmp.federation.stack import Stack, by_client, clip
 from fedcmp.models.projector import Observe
@@ -112,6 +113,7 @@ def train_wave(
     stack = Stack(params, optimizer, [state.get("optimizer") for state in own])
     starts = Stack(params, PASSIVE, [None] * len(tasks)) if "start_gradient" in needs else None
     evidence = Evidence(params, len(tasks)) if "evidence" in needs else None
+    kept_features = Seen(params, len(tasks)) if "refit" in needs and size == 1 else None
     sums = [{what: zeros_like(params) for what in local.needs} for _ in tasks]
     corrects = type(local).correct is not LocalStep.correct  # else no gradient is looked at client by client
     halfway: dict[int, Params] = {}
@@ -122,6 +124,8 @@ def train_wave(
     for step in range(max(totals)):
         active = [slot for slot, total in enumerate(totals) if step < total]
         batch = module.seen(fetch(wave_rows(tasks, step, place, size)))
+        if kept_features:
+            kept_features.add(active, batch["features"])
         if starts is not None:
             _, _, stacked = _gradients(module, batch, starts.leaves(active), team)
             clip(stacked, optimizer.clip_norm)
@@ -169,7 +173,7 @@ def train_wave(
                 num_tokens=num_tokens,
                 num_steps=totals[slot],
                 picture_losses=picture_losses.get(slot),
-                refit=refit_on(module, fetch, task) if "refit" in needs else None,
+                refit=_refit(module, fetch, task, slot, kept_features) if "refit" in needs else None,
                 outcome=_outcome(module, fetch, common.later, task.client_id) if "outcome" in needs else None,
                 progress=common.progress(1.0),
                 rounds_left=len(common.later),
@@ -182,6 +186,13 @@ def train_wave(
         if keeps:
             found.states[task.client_id] = keeps
     return found
+
+
+def _refit(module: ProjectorAlignment, fetch: Fetch, task: ClientTask, slot: int, kept: Seen | None) -> Refit:
+    """On the features that were kept; one rank of several has seen a part of each batch only, and reads them again."""
+    if kept is not None:
+        return refit_on(partial(kept.of, slot))
+    return refit_on(lambda: (module.seen(fetch(batch))["features"].flatten(0, 1) for batch in task.batches))
 
 
 def _outcome(module: ProjectorAlignment, fetch: Fetch, later: Sequence[RoundPlan], client: int) -> Outcome:

@@ -79,7 +79,8 @@ class Canonical(Fuse):
     the output of the global layer for x::
 
         S_k   = mean x~ x~^T,  X_k = mean (y_k - y) x~^T,  g = mean(diag sum_k p_k S_k)
-        D_evi = (sum_k p_k X_k + l g sum_k p_k D_k) (sum_k p_k S_k + l g I)^-1
+        l'    = sum_k p_k max(l, (2 N' / n_k)^2)                              (n_k image tokens of client k)
+        D_evi = (sum_k p_k X_k + l' g sum_k p_k D_k) (sum_k p_k S_k + l' g I)^-1
 
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
