@@ -38,7 +38,7 @@ def client(number: int, seed: int = 0, shapes: dict[str, tuple[int, int]] = SHAP
         features = inputs if name == "linear_1" else features
         rows = torch.cat([inputs, torch.ones(30, 1)], dim=1)
         evidence[name] = rows.T @ rows / 30
-    refit = Behind(features)
+    refit = Behind(features, 30 if number % 2 else 3000)
     return Contribution(number, delta, halfway, evidence, num_samples=5 + 3 * number, num_steps=8, refit=refit)
 
 
@@ -47,6 +47,8 @@ class Behind:
     """The second layer's moments of a client with these features ``[n, 5]``."""
 
     features: torch.Tensor
+    tokens: int
+    """How many it says that they are."""
 
     def __call__(self, layer: str, own: dict[str, torch.Tensor], fused: dict[str, torch.Tensor]) -> Moments:
         assert layer == "linear_2"
@@ -55,7 +57,7 @@ class Behind:
             hidden[name] = F.gelu(self.features @ params["linear_1.weight"].T + params["linear_1.bias"])
             outputs[name] = hidden[name] @ params["linear_2.weight"].T + params["linear_2.bias"]
         rows = torch.cat([hidden["fused"], torch.ones(len(self.features), 1)], dim=1)
-        return Moments(rows.T @ rows / len(rows), (outputs["own"] - outputs["fused"]).T @ rows / len(rows))
+        return Moments(rows.T @ rows / len(rows), (outputs["own"] - outputs["fused"]).T @ rows / len(rows), self.tokens)
 
 
 def clients(num: int = 5, seed: int = 0) -> list[Contribution]:
@@ -153,6 +155,7 @@ def least_squares(cohort: list[Contribution], p: list[float], first: np.ndarray,
             wanted.append(weight * (at["linear_2"] + delta["linear_2"][k]) @ np.array(own))
     n = len(rows[0])
     g = sum(float(row @ row) for row in rows) / n
+    ridge = sum(p[k] * max(ridge, (2 * n / one.refit.tokens) ** 2) for k, one in enumerate(cohort))
     mean = at["linear_2"] + sum(p[k] * delta["linear_2"][k] for k in range(len(cohort)))
     for i in range(n):
         rows.append(math.sqrt(ridge * g) * np.eye(n)[i])
