@@ -36,6 +36,7 @@ class Moments(NamedTuple):
 
 Refit = Callable[[str, Params, Params], Moments]
 """An affine layer, the client's own projector, and one whose layers before this one are fused, to the moments."""
+
 CHUNK = 2**22
 """Entries of one client that are gathered at a time."""
 

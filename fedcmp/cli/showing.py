@@ -51,6 +51,7 @@ def table(parsed: argparse.Namespace) -> int:
       fedcmp table runs/together runs/alone        each client, too
     """
     from fedcmp.report.alone import beside_alone
+    from fedcmp.report.run.reading import refuse_site
     from fedcmp.report.summary import compare_runs
     from fedcmp.report.table import table
     from fedcmp.runs.finished import open_finished
@@ -58,7 +59,9 @@ def table(parsed: argparse.Namespace) -> int:
     finished: dict[Path, dict[str, Any]] = {}
     for path in map(Path, parsed.words):
         try:
-            finished[path] = open_finished(path)[1]
+            summary = open_finished(path)[1]
+            refuse_site(path, summary)
+            finished[path] = summary
         except RunFolderError as error:
             print(f"fedcmp: error: {mask(str(error))}", file=sys.stderr, flush=True)
     if finished:

@@ -15,7 +15,7 @@ from fedcmp.models.projector import project
 from fedcmp.types import Params
 
 TOKENS = 128
-"""Image tokens for each column of a layer that are enough. By domain the test loss was 0.097 with 16, 0.091 with 84."""
+"""Image tokens for each column of a layer that are enough; no more are kept."""
 
 
 class Seen:

@@ -17,7 +17,7 @@ from fedcmp.report.comparison.page import comparison_page
 from fedcmp.report.comparison.results import Comparison, is_comparison
 from fedcmp.report.figures import as_data_uri, figure_style, save_figure
 from fedcmp.report.run.page import run_page
-from fedcmp.report.run.reading import Run, is_run
+from fedcmp.report.run.reading import Run, is_run, refuse_site
 
 
 def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] = ()) -> Path:
@@ -43,11 +43,7 @@ def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] =
             page = comparison_page(Comparison(folder))
         elif is_run(folder):
             run = Run(folder)
-            if site := run.summary.get("site"):
-                raise RunFolderError(
-                    f"{folder} is what the site {site} has of a run over sites, for `fedcmp caption`; the coordinator "
-                    "makes the run's page, and audit.jsonl says what left this site"
-                )
+            refuse_site(folder, run.summary)
             page = run_page(run, beside_alone([*dict.fromkeys([folder, *beside])]))
         else:
             raise RunFolderError(

@@ -235,8 +235,7 @@ class Session:
         save_projector(run.projector, message.params)
         here = dataclasses.replace(config, run=dataclasses.replace(config.run, name=None, dir=None))
         run.write_text(run.config, to_yaml(here))
-        summary = {"name": self.hello.run, "method": config.aggregator.name, "exit": message.reason}
-        summary["site"] = self._name
+        summary = {"name": self.hello.run, "method": config.aggregator.name, "exit": message.reason, "site": self._name}
         if message.reason == "stopped":
             summary["error"] = "the coordinator has stopped it"
         protected = {

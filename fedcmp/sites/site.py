@@ -82,7 +82,7 @@ class Site:
         except Exception as error:
             if not isinstance(error, FedcmpError):
                 log.exception("the question %s could not be answered", line["kind"])
-            self.refused, refused = mask(f"{error}"), say.Refused(*_refusal(error))
+            self.refused, refused = _reason(error), say.Refused(*_refusal(error))
             self.audit.write("refused", **line, reason=self.refused)
             return say.encode(refused)
         if session and exchange:
@@ -180,7 +180,12 @@ def _refusal(error: Exception) -> tuple[str, str]:
     public = isinstance(error, PlanError) or not isinstance(error, DataError | ConfigError)
     if fault == "failed" and not (isinstance(error, FedcmpError) and public):
         return f"{type(error).__name__}, which its audit.jsonl explains", fault
-    return mask(str(error)), fault
+    return _reason(error), fault
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, in full."""
+    return mask(str(error) if isinstance(error, FedcmpError) else f"{type(error).__name__}: {error}")
 
 
 def _is_name(text: str) -> bool:

@@ -22,7 +22,10 @@ from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.errors import AggregationError
 
 SHAPES = {"linear_1": (6, 5), "linear_2": (4, 6)}  # M x N
-PARAMS = {f"{name}.weight": torch.ones(shape).cumsum(1) / 9 - 0.3 for name, shape in SHAPES.items()}
+PARAMS = {
+    f"{name}.weight": torch.linspace(0, 40, shape[0] * shape[1]).square().sin().view(shape) / 2
+    for name, shape in SHAPES.items()
+}
 PARAMS |= {f"{name}.bias": torch.linspace(-0.2, 0.2, shape[0]) for name, shape in SHAPES.items()}
 
 

@@ -99,8 +99,9 @@ def test_a_site_captions_with_what_it_keeps(lab: Lab, capsys: pytest.CaptureFixt
     assert said[0] == said[1] != ""
     assert main(["site", "check", "--folder", str(lab.folders[0])]) == 1, "there is no kit"
     assert f"run-1: {sha256}\n" in capsys.readouterr().out
-    assert main(["report", str(lab.folders[0] / "runs" / "run-1")]) == 1
-    assert f"site {NAMES[0]}" in capsys.readouterr().err, "the run's page is the coordinator's"
+    for word in ("report", "table"):
+        assert main([word, str(lab.folders[0] / "runs" / "run-1")]) == 1
+        assert f"site {NAMES[0]}" in capsys.readouterr().err, "the run's results are the coordinator's"
     assert main(["caption", str(lab.run), str(picture), f"model.tower={lab.folder}/clip"]) == 2
     assert "model.tower=PATH model.llm=PATH" in capsys.readouterr().err
 
@@ -268,7 +269,7 @@ def test_a_site_tells_nobody_which_of_its_files_cannot_be_read(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"hospital-a .*DataError, which its audit"):
         lab.train("data.kind=pairs")
     (line,) = lab.audit()
-    assert f"{tmp_path}/patients/one" in line["reason"]
+    assert f"{tmp_path}/patients/one" in line["reason"], "its own log has it"
 
 
 def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path) -> None:

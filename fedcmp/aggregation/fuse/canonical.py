@@ -82,6 +82,8 @@ class Canonical(Fuse):
         l'    = sum_k p_k max(l, (2 N' / n_k)^2)                              (n_k image tokens of client k)
         D_evi = (sum_k p_k X_k + l' g sum_k p_k D_k) (sum_k p_k S_k + l' g I)^-1
 
+    In each layer::
+
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
         s     = max(0, <H_k U, (D_k - H_k) U>),  z = |(2 H_k - D_k) U|^2 / 4  per column

@@ -8,10 +8,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedcmp.errors import RunFolderError
 from fedcmp.report.files import read_object, read_objects, read_settings, read_text
 from fedcmp.report.formatting import is_number
 
 _CLIENT = re.compile(r"client/(\d+)/")
+
+
+def refuse_site(folder: Path, summary: Mapping[str, Any]) -> None:
+    """A site's part of a run has no results to show.
+
+    Raises:
+        RunFolderError: the folder is one.
+    """
+    if site := summary.get("site"):
+        raise RunFolderError(
+            f"{folder} is what the site {site} has of a run over sites, for `fedcmp caption`; the coordinator has its "
+            "results, and audit.jsonl says what left this site"
+        )
 
 
 class Run:
