@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,10 @@ STAMP = "_commit.txt"
 
 @cache
 def commit() -> str | None:
-    """The commit of the code that runs, with ``-dirty`` where files differ from it; None: unknown."""
+    """The commit of the code that runs; None: unknown.
+
+    Where files differ from it, ``-dirty-`` and a digest of this package's source follow.
+    """
     here = Path(__file__)
     stamp = here.with_name(STAMP)
     if stamp.is_file():
@@ -26,14 +30,18 @@ def commit() -> str | None:
             done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    found = done.stdout.strip()
+    if found.endswith("-dirty"):
+        source = b"".join(path.read_bytes() for path in sorted(here.parent.rglob("*.py")))
+        found += f"-{hashlib.sha256(source).hexdigest()[:8]}"
+    return found or None
 
 
 def described(version: str, found: str | None) -> str:
     """What ``fedcmp --version`` says.
 
-    >>> described("1.0.0", "0123456789abcdef0123456789abcdef01234567-dirty")
-    'fedcmp 1.0.0 (commit 0123456-dirty)'
+    >>> described("1.0.0", "0123456789abcdef0123456789abcdef01234567-dirty-89abcdef")
+    'fedcmp 1.0.0 (commit 0123456-dirty-89abcdef)'
     >>> described("1.0.0", None)
     'fedcmp 1.0.0'
     """

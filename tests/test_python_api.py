@@ -181,6 +181,17 @@ class Changed(Mean):
         return cohort.on_server(lambda: fused._replace(delta=delta))
 
 
+@dataclass(frozen=True)
+class Returning(Mean):
+    """A fuse that returns something else."""
+
+    turn: Callable[[Fused], Any] = tuple
+
+    def fuse(self, cohort: Cohort, params: fedcmp.Params, state: State) -> Fused:
+        fused: Fused = cohort.on_server(self.turn, super().fuse(cohort, params, state))
+        return fused
+
+
 @pytest.mark.parametrize(("change", "error", "message"), [
     ({"clients": {" ": []}}, ConfigError, "clients"),
     ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\)"),
@@ -199,6 +210,15 @@ class Changed(Mean):
     ({"aggregator": Changed(lambda value: value.flatten()[:1])}, AggregationError, r"Changed\) returned"),
     ({"aggregator": Changed(torch.Tensor.double)}, AggregationError, r"Changed\) returned .*float64"),
     ({"aggregator": Changed(lambda value: value * math.nan)}, AggregationError, r"Changed, .*not finite"),
+    ({"aggregator": Returning(lambda fused: fused.delta)}, AggregationError, r"Returning\) returned dict"),
+    (
+        {"aggregator": Returning(lambda fused: fused._replace(metrics={"aggregator/x": torch.ones(1)}))},
+        AggregationError, r"Returning\) .*aggregator/x",
+    ),
+    (
+        {"aggregator": Returning(lambda fused: fused._replace(state={"cut": [{"at": np.float64(1)}]}))},
+        AggregationError, r"Returning\) .*cut .*float64",
+    ),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),
 ])  # fmt: skip

@@ -72,11 +72,11 @@ def test_the_version_has_a_commit_where_there_is_one(capsys: pytest.CaptureFixtu
         main(["--version"])
     assert stopped.value.code == 0
     printed = capsys.readouterr().out.strip()
-    assert re.fullmatch(r"fedcmp \d+\.\d+\.\d+( \(commit [0-9a-f]{7}(-dirty)?\))?", printed)
+    assert re.fullmatch(r"fedcmp \d+\.\d+\.\d+( \(commit [0-9a-f]{7}(-dirty-[0-9a-f]{8})?\))?", printed)
     assert printed == described(fedcmp.__version__, commit())
     if (ROOT / ".git").exists():
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert (commit() or "").removesuffix("-dirty") == head.stdout.strip()
+        assert (commit() or "").partition("-")[0] == head.stdout.strip()
 
 
 def test_how_to_cite_it() -> None:

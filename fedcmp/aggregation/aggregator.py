@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedcmp.aggregation import diagnostics
 from fedcmp.aggregation.contribution import Cohort, square_of
@@ -94,7 +96,7 @@ class Aggregator:
     def _finish(
         self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
-        self._check_shapes(fused, params)
+        self._check(fused, params)
         mean_square = float(square["square"]) if self.measures else 0.0
         mean_square = mean_square if fused.mean_square is None else fused.mean_square
         moved = squared_norm(fused.delta)
@@ -115,12 +117,32 @@ class Aggregator:
         parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"before": params}}
         return Aggregated(stepped.params, parts, metrics)
 
-    def _check_shapes(self, fused: Fused, params: Params) -> None:
-        wanted = {name: tuple(value.shape) for name, value in params.items()}
+    def _check(self, fused: Fused, params: Params) -> None:
         method = f"the method ({type(self.fuse).__name__})"
+        if not isinstance(fused, Fused):
+            raise AggregationError(f"{method} returned {type(fused).__name__}; expected Fused")
+        wanted = {name: tuple(value.shape) for name, value in params.items()}
         for what in ("delta", "mean"):
             found = {name: tuple(value.shape) for name, value in getattr(fused, what).items()}
             if found != wanted:
                 raise AggregationError(f"{method} returned the {what} {found}; expected one of the projector: {wanted}")
         if other := next((value.dtype for value in fused.delta.values() if value.dtype != torch.float32), None):
             raise AggregationError(f"{method} returned a delta of {other}; expected torch.float32, as of `single`")
+        for name, value in fused.metrics.items():
+            if isinstance(value, Tensor):
+                raise AggregationError(
+                    f"{method} returned the metric {name} as a tensor; expected a number: float(...)"
+                )
+        for name, value in fused.state.items():
+            if kind := _not_kept(value):
+                raise AggregationError(
+                    f"{method} returned {name} of its state as {kind.__name__}; expected tensors and numbers"
+                )
+
+
+def _not_kept(value: Any) -> type | None:
+    """The type of what a checkpoint would not give back, at any depth; None: there is no such thing."""
+    if isinstance(value, dict | list | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return next((found for one in parts if (found := _not_kept(one))), None)
+    return None if value is None or type(value) in (Tensor, int, float, bool, str) else type(value)

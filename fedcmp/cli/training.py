@@ -9,7 +9,7 @@ from typing import Any
 
 from fedcmp.cli.arguments import load, split_words
 from fedcmp.distributed.launch import started_by
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.locking import check_free
 
 
@@ -32,10 +32,16 @@ def train(parsed: argparse.Namespace) -> int:
       fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
     """
     old = None if parsed.resume is None else Path(parsed.resume)
-    if started_by() == "none":  # of ranks, one may have it already
-        check_free(old)
-
     from fedcmp.cli.institutions import is_over_sites, train_at_sites
+
+    try:
+        if started_by() == "none":  # of ranks, one may have it already
+            check_free(old)
+    except RunFolderError as error:
+        if old is None or not is_over_sites(old):
+            raise
+        raise RunFolderError(f"{error}. The server still runs it; it stops when `fedcmp sites serve` does") from error
+
     from fedcmp.distributed.launch import start_ranks
     from fedcmp.runs.train import reopen, resume, train
 

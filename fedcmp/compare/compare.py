@@ -80,6 +80,8 @@ def compare(
             check_inputs(jobs)
         place.write(study, jobs)
         on_folder(place.path)
+        if others := runner.runs_of_other_code():
+            tell(f"{others} known runs are of other code: where it computes something else, begin a new folder (--out)")
         todo, stopped = runner.todo(), False
         if todo:
             runner.write_tables()
@@ -171,6 +173,12 @@ class Runner:
         """How many of the wanted runs have failed."""
         ids = {job.id for job in wanted(self.jobs, self.ledger.results)}
         return sum(id_ in ids and not result.finished for id_, result in self.ledger.results.items())
+
+    def runs_of_other_code(self) -> int:
+        """How many of the wanted runs that have ended are not of the code that runs."""
+        ids = {job.id for job in wanted(self.jobs, self.ledger.results)}
+        known = [result for id_, result in self.ledger.results.items() if id_ in ids]
+        return sum(result.record.get("commit") != self.commit for result in known)
 
     def write_tables(self) -> dict[str, str]:
         """The tables by kind, written to the folder."""

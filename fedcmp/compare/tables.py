@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fedcmp.compare.grid import LR, OPTIMIZER, Options
 from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.results import Found, Row
 from fedcmp.measures import metric
@@ -46,6 +47,14 @@ def make_tables(name: str, jobs: Jobs, found: Found) -> dict[str, str]:
     rows = [row for rows in found.settings.values() for row in rows]
     if left := sum(row.asked - len(row.losses) - len(row.failed) for row in rows):
         legend.insert(0, f"Unfinished: {left} of {sum(row.asked for row in rows)} reported runs are to come.")
+    edges = [
+        _is_edge(row.chosen, jobs.grids[name, row.method]) for name in jobs.settings for row in found.settings[name]
+    ]
+    if any(edges):
+        legend.append(
+            f"{sum(edges)} of {len(edges)} chosen rates are the largest or the least that were tried with their "
+            "optimizer: the best may lie beyond."
+        )
     return {
         "text": as_text(sheets, legend),
         "md": as_markdown(f"Comparison {name}", sheets, legend),
@@ -126,6 +135,14 @@ def describe_options(options: Mapping[str, Any]) -> str:
         name = short.get(key, key.removeprefix("aggregator."))
         parts.append(value if isinstance(value, str) else f"{name} {value:g}")
     return ", ".join(parts)
+
+
+def _is_edge(chosen: Options | None, tried: Sequence[Options]) -> bool:
+    """Whether no larger, or no smaller, rate was tried with the optimizer of the chosen options."""
+    if not chosen:
+        return False
+    own = [one[LR] for one in tried if LR in one and one.get(OPTIMIZER) == chosen.get(OPTIMIZER)]
+    return len(own) > 1 and chosen[LR] in (min(own), max(own))
 
 
 def make_legend(jobs: Jobs) -> list[str]:
@@ -274,13 +291,14 @@ def as_json(jobs: Jobs, found: Found, legend: Sequence[str]) -> str:
             "rank": row.rank,
             "failed": len(row.failed),
             "test": {name: row.measures[key] for key, name in COLUMNS.items() if key in row.measures},
+            "difference": row.against.difference if row.against else None,
             "p": row.against.p if row.against else None,
             "p_holm": row.p_holm,
         }
 
     def over_all(row: Row) -> dict[str, Any]:
         versus = row.against._asdict() if row.against else {"p": None}
-        kept = {key: value for key, value in versus.items() if key in ("p", "wins", "ties", "losses")}
+        kept = {key: value for key, value in versus.items() if key in ("difference", "p", "wins", "ties", "losses")}
         return {"method": row.method, "mean_rank": row.rank, "p_holm": row.p_holm, **kept}
 
     content = {

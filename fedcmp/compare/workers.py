@@ -99,6 +99,7 @@ class JobRunner:
         begin = {"centralized": train_centralized, "local": train_local}.get(job.cell.method, train)
         group = config.wandb.group or self.place.name
         places: dict[str, Any] = {"run.dir": str(folder), "run.name": job.id, "wandb.group": group}
+        places["wandb.tags"] = [*config.wandb.tags, job.cell.stage, job.cell.setting[:64]]
         places["run.figures"] = config.run.figures and job.cell.stage == FINAL
         places["data.cache_dir"] = config.data.cache_dir or str(self.place.features)
         config = with_options(config, places)

@@ -72,6 +72,7 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
     seen, told = len(_records(folder)), Tail(run / TOLD)
     (run / STOP).unlink(missing_ok=True)
     said: list[list[str]] = []
+    stops = "the run stops at the end of its round; Ctrl-C"
 
     def waiting(missing: list[str]) -> None:
         if missing not in said:
@@ -89,13 +90,14 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
             for record in _records(folder)[seen:]:
                 seen += 1
                 print(describe(record, sites), file=sys.stderr, flush=True)
-            if asked():
+            if asked() and not (run / STOP).exists():
+                print(f"{stops} ends it at once", file=sys.stderr, flush=True)
                 (run / STOP).touch()
 
         try:
             carrier.follow(kit, job, on_tick=tick)
         except KeyboardInterrupt:
-            print("the run stops at the end of its round; Ctrl-C again ends it at once", file=sys.stderr, flush=True)
+            print(f"{stops} again ends it at once", file=sys.stderr, flush=True)
             (run / STOP).touch()
             try:
                 carrier.follow(kit, job, on_tick=tick)

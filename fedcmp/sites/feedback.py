@@ -57,7 +57,7 @@ class SiteNews:
             return [f"refused {kind}: {line['reason']}"]
         if what == "opened":
             self._round, self._rounds, self._sent, self._trained = "", int(str(line["rounds"])), 0, 0
-            return [f"run {line['run']}: stating what this site has"]
+            return [f"run {line['run']}: stating what this site has; the run's config is {line['config']}"]
         if kind == "Agree":
             done = self._done = int(str(line["rounds_done"]))
             return [f"run {line['run']} " + (f"goes on after round {done}" if done else "began")]

@@ -31,6 +31,9 @@ PLACES = ("root", "domains", "train", "val", "test", "images", "cache_dir", "str
 class Policy:
     """What a site allows. What it does not allow, it refuses, and writes into its audit log."""
 
+    config: str = ""
+    """The hash of the one config that is allowed, as `fedcmp site check --config` prints it, or its beginning; empty:
+    any."""
     methods: list[str] = field(default_factory=sums_only_methods)
     """Methods of aggregation; by default those whose server needs sums over sites only."""
     pairwise: bool = False

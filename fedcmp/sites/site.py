@@ -20,7 +20,7 @@ from fedcmp.sites.engine import engine
 from fedcmp.sites.masks import Identity
 from fedcmp.sites.session import ClosedError, PolicyError, Session
 from fedcmp.sites.settings import PRIVACY, Policy, SiteSettings, read_site
-from fedcmp.sites.statement import noted, state_models
+from fedcmp.sites.statement import noted, state_config, state_models
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class Site:
             raise PolicyError("this site's records are not those with which the run began: begin a new run")
         self.audit.write(
             "opened", run=hello.run, kind="Hello", exchange="records", question=records,
-            rounds=config.federation.rounds,
+            config=state_config(config)["config"], rounds=config.federation.rounds,
         )  # fmt: skip
         device = pick_device(config.run.device)
         tower, llm = self._keep.models(config, device)
@@ -148,11 +148,13 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     Raises:
         PolicyError: with all settings of the policy, or of the run, that say no.
     """
+    digest = state_config(config)["config"]
     masks, population = config.federation.secure == "masks", len(hello.sites)
     cohort = min(population, config.federation.clients_per_round or population)
     reasons = [reason for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
+        (not digest.startswith(policy.config), f"policy.config={policy.config} is not the run's config: {digest}"),
         (config.aggregator.name not in policy.methods, f"policy.methods does not name {config.aggregator.name}"),
         (config.aggregator.pairwise and not policy.pairwise, "policy.pairwise=false needs aggregator.pairwise=0"),
         (

@@ -130,6 +130,10 @@ def test_nothing_is_run_twice(copy: Path, capsys: pytest.CaptureFixture[str], mo
     assert not (cell / "checkpoints").exists()
     with locked(copy):
         assert compare("--out", copy) == 1, "two at once are refused"
+    assert "of other code" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.modules["fedcmp.compare.compare"], "commit", lambda: "of another day")
+    assert compare("--out", copy) == 0
+    assert f"{len(lines(copy))} known runs are of other code" in capsys.readouterr().err
 
 
 def test_more_methods_are_added_and_labels_cost_nothing(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -199,6 +199,7 @@ def test_the_same_numbers_in_every_form() -> None:
     best = f"{found.settings['iid'][1].mean:.3f}"
     assert rf"\textbf{{Fed-CMP (reference)}} & {best} &" in latex
     assert f"| **fedcmp (reference)** | {best} |" in tables["md"]
+    assert "10 of 10 chosen rates are the largest or the least" in tables["md"], "of two"
 
 
 def test_a_dry_run_counts_what_a_comparison_would_do_and_writes_nothing(tmp_path, capsys) -> None:

@@ -14,7 +14,7 @@ from fedcmp.config import from_yaml, load_config, to_yaml
 from fedcmp.data.records import Sample
 from fedcmp.data.scenarios import Partition, PartitionConfig, corrupt, manifest, partition
 from fedcmp.data.scenarios.manifest import mean_overlap, overlap_matrix, records_hash, split_hash
-from fedcmp.data.scenarios.partition import parse_scenario
+from fedcmp.data.scenarios.partition import SCENARIOS, Row, parse_scenario
 from fedcmp.data.scenarios.quality import CORRUPTIONS, TEMPLATE, QualityConfig
 from fedcmp.data.scenarios.quantity import QuantityConfig, client_shares, sizes_from
 from fedcmp.data.scenarios.topic import TopicConfig
@@ -100,6 +100,22 @@ def test_impossible_partitions() -> None:
             partition(samples, config, 0)
     with pytest.raises(ConfigError, match=r"partition\.scenario"):
         load_config(None, ["partition.clients=domains", "partition.scenario=topic"])
+
+
+@pytest.mark.parametrize(("places", "named"), [([[0, 1], [1]], "1 samples twice"), ([[0], [99]], "beyond the 22")])
+def test_a_scenario_that_assigns_what_it_must_not_is_named(
+    places: list[list[int]], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SCENARIOS, "wrong", Row(None, lambda *_: places))
+    with pytest.raises(DataError, match=f"scenario=wrong .*{named}"):
+        partition(SAMPLES[:22], PartitionConfig("wrong", 2), 0)
+
+
+def test_a_scenario_gets_the_label_of_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setitem(SCENARIOS, "own", Row(None, lambda labels, *_: seen.extend(labels) or [[0], [1]]))
+    partition(SAMPLES, PartitionConfig("own", 2), 0)
+    assert Counter(seen) == Counter(sample.label or sample.domain for sample in SAMPLES)
 
 
 def test_a_client_of_one_whole_domain_has_its_name() -> None:

@@ -106,11 +106,21 @@ def test_a_job_goes_on_after_its_time_limit_and_a_job_that_fails_does_not(
     assert summary(run)["projector_sha256"] == alone
 
 
-def test_a_job_that_hears_of_its_limit_too_late_goes_on(checkout: Path, submit: list[Job]) -> None:
-    words = [*SMALL, "federation.passes=400", "federation.rounds=2000"]
+def test_a_job_that_hears_of_its_limit_too_late_goes_on_and_one_that_is_cancelled_has_lost_no_rank(
+    checkout: Path, submit: list[Job]
+) -> None:
+    run = checkout / "run"
+    words = [*SMALL, "federation.passes=400", "federation.rounds=2000", f"run.dir={run}"]
     job = sbatch(submit, checkout, ["--nodes=1", "--time=1", "--signal=URG@1"], words)  # SIGTERM is all that it gets
     until(lambda: job.told("Restarts") == "1" or job.over(), 240)
     assert (job.over(), "stopped before its end: back into the queue" in job.log) == (False, True), job.log
+    slurm("scancel", job.id)  # it waits in the queue
+    job = sbatch(submit, checkout, ["--nodes=1"], words)
+    until(lambda: any(variable(pid, "LOCAL_RANK") for pid in naming(run)))  # ranks that do not listen yet
+    slurm("scancel", job.id)
+    until(job.over)
+    until(lambda: "ended from outside" in job.log)
+    assert not (run / "lost-ranks.txt").exists(), job.log
 
 
 def test_a_task_of_an_array_goes_back_into_the_queue_alone(checkout: Path, submit: list[Job]) -> None:

@@ -61,7 +61,8 @@ def test_a_run_over_sites_has_the_bits_of_a_simulation(lab: Lab, simulated: Simu
     assert (lab.run / "sites.log").read_text().splitlines()[1:] == [*stated, "all 2 sites agree"]
     sent = [one[f"site/{NAMES[0]}/up"] / 1e6 for one in lab.records[1:]]
     rounds = [f"round {number} of 4: sent {up:.2f} MB" for number, up in enumerate(sent, 1)]
-    begins = ["run run-1: stating what this site has", "run run-1 began"]
+    config = lab.audit()[0]["config"]
+    begins = [f"run run-1: stating what this site has; the run's config is {config}", "run run-1 began"]
     assert news.lines() == [
         *begins,
         *rounds,
@@ -244,6 +245,7 @@ def test_too_few_sites_and_training_that_fails_end_a_run_that_skips_no_client(tm
 
 
 @pytest.mark.parametrize(("policy", "overrides", "key"), [
+    ("config: 0123", [], "policy.config"),
     ("methods: [fedavg]", [], "policy.methods"),
     ("rounds: 3", [], "policy.rounds"),
     ("least_clients: 3", [], "policy.least_clients"),

@@ -75,6 +75,15 @@ def test_a_killed_site_is_left_out_and_comes_back(federation: Federation) -> Non
     assert federation.summary("killed")["exit"] == "finished"
 
 
+def test_a_site_that_is_started_again_at_once_is_not_waited_for(federation: Federation) -> None:
+    run = federation.begin("again", 1, "run.yaml", "--sites", ",".join(NAMES), "federation.rounds=3")
+    assert federation.stop(NAMES[2]) == 0
+    federation.start(NAMES[2])
+    assert run.wait(timeout=MOST) == 0
+    assert "left out" in (federation.folder / "again.log").read_text()
+    assert federation.summary("again")["rounds"] == 3
+
+
 def test_a_refusal_is_told_as_it_is(federation: Federation) -> None:
     words = ("run.yaml", "--sites", ",".join(NAMES[:2]), "run.dir=refused", "aggregator=krum")
     said = federation.fedcmp("train", *words, code=1)

@@ -73,7 +73,7 @@ class PartitionConfig:
             raise ConfigError(f"{key}={clients} needs the scenario `domain`, and partition.scenario is {self.scenario}")
         if not 0 <= self.mix <= 1:
             raise ConfigError(f"{prefix}.mix must be in [0, 1], got {self.mix}")
-        for name in ("topic", "quality", "quantity"):
+        for name in (name for name, row in SCENARIOS.items() if row.options):
             getattr(self, name).validate(f"{prefix}.{name}")
 
     def knobs(self) -> dict[str, object]:
@@ -98,9 +98,12 @@ def check_names(names: Sequence[object], key: str) -> None:
 Assign = Callable[
     [list[str], np.ndarray, "np.ndarray | None", PartitionConfig, np.random.Generator], Sequence[Sequence[int]]
 ]
-"""Samples in random order to clients. Gets the owner or topic of each, where there are such; samples of each client,
-``[K]``; how much each should have, ``[K]``, None: as much as the others; the settings; and what draws. Returns places
-in that order by client."""
+"""Samples in random order to clients.
+
+Gets the label of each (for `domain` its owner, for `topic` its topic, else its class or, without one, its domain);
+samples of each client, ``[K]``; how much each should have, ``[K]``, None: as much as the others; the settings; and what
+draws. Returns places in that order by client, each once at most.
+"""
 
 
 def assign_iid(labels: Any, sizes: np.ndarray, shares: Any, config: Any, rng: Any) -> Sequence[Sequence[int]]:
@@ -184,11 +187,12 @@ def partition(
 
     Raises:
         ConfigError: clients and domains do not fit, or the name of a client is not printable.
-        DataError: there are fewer samples than clients, or fewer than the floor of their sizes needs; or no client is
-            given.
+        DataError: there are fewer samples than clients, or fewer than the floor of their sizes needs; no client is
+            given; or the scenario assigns a sample twice, or one that is not there.
     """
     scenario = parse_scenario(config.scenario)
-    labels = owners = find_owners(samples, config.clients) if scenario.split_by == "domain" else []
+    owners = find_owners(samples, config.clients) if scenario.split_by == "domain" else []
+    labels = owners or [sample.label or sample.domain for sample in samples]
     num_clients = config.clients if isinstance(config.clients, int) else len(set(owners)) or NUM_CLIENTS
     if scenario.quality and config.quality.kind == "foreign" and num_clients == 1:
         raise ConfigError("partition.quality.kind=foreign needs captions of others, and there is 1 client")
@@ -207,7 +211,11 @@ def partition(
         sizes = sizes_from(len(order), shares, config.quantity.min_samples)
     assign = SCENARIOS[scenario.split_by].assign
     assert assign is not None, "parse_scenario names one that assigns"
-    places = assign([labels[position] for position in order if labels], sizes, shares, config, rng)
+    places = assign([labels[position] for position in order], sizes, shares, config, rng)
+    if any(not 0 <= place < len(order) for client in places for place in client):
+        raise DataError(f"partition.scenario={config.scenario} assigns places beyond the {len(order)} samples")
+    if len(taken := [place for client in places for place in client]) > len(set(taken)):
+        raise DataError(f"partition.scenario={config.scenario} assigns {len(taken) - len(set(taken))} samples twice")
     clients = tuple(tuple(sorted(order[place] for place in client)) for client in places)
     exchanged = config.mix and isinstance(config.clients, int | None)  # then no client is one domain
     names = name_clients(owners, num_clients) if owners and not exchanged else ()

@@ -105,8 +105,9 @@ def _overall(comparison: Comparison) -> Section:
     lines = []
     for row in rows:
         counts = [count(row.get(key)) for key in ("wins", "ties", "losses")]
-        lines.append([method(row["method"]), number(row.get("mean_rank"), 2), *counts, p_value(row.get("p_holm"))])
-    header = ["method", "mean rank", "wins", "ties", "losses", "p (Holm)"]
+        rank, difference = number(row.get("mean_rank"), 2), _signed(row.get("difference"))
+        lines.append([method(row["method"]), rank, *counts, difference, p_value(row.get("p_holm"))])
+    header = ["method", "mean rank", "wins", "ties", "losses", "difference", "p (Holm)"]
     strong = [0] if rows and is_number(rows[0].get("mean_rank")) else []
     grid = Grid(f"Ranks, and seeds won against {method(comparison.reference)}", header, lines, strong=strong)
     several = rows and len(comparison.settings) > 1
@@ -142,12 +143,13 @@ def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Gri
                 f"{use}, about zero" if row.get("ignores_pictures") else use,
                 _percent(row.get("recovered_image_use")),
                 f"{rank:.3g}" if is_number(rank) else "–",
+                _signed(row.get("difference")),
                 p_value(row.get("p_holm")),
                 f"{len(losses)}" + (f", {row['failed']} failed" if row.get("failed") else ""),
             ]
         )
     loss, use = (metric(key).title for key in ("test/loss", "test/image_use"))
-    header = ["method", loss, "recovered", use, "of it recovered", "rank", "p (Holm)", "seeds"]
+    header = ["method", loss, "recovered", use, "of it recovered", "rank", "difference", "p (Holm)", "seeds"]
     best = rows[0]["method"] not in BOUNDS and is_number(rows[0].get("shared", rows[0].get("mean")))
     faint = [place for place, row in enumerate(rows) if row["method"] in BOUNDS or not is_number(row.get("mean"))]
     title = f"{name}: mean ± standard deviation over seeds, in the order of the seeds that all methods have"
@@ -156,6 +158,10 @@ def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Gri
 
 def _percent(value: Any) -> str:
     return f"{value:.0%}" if is_number(value) else "–"
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+.3f}" if is_number(value) else "–"
 
 
 def _tuning(comparison: Comparison) -> Section:
@@ -242,5 +248,7 @@ def _asked(comparison: Comparison) -> Section:
     first = next((one.record for one in comparison.results if one.record.get("versions")), None) or {}
     devices = _devices(comparison)
     where = "; ".join(f"{name} ({runs:,} runs)" if len(devices) > 1 else name for name, runs in devices.most_common())
-    values = {**first.get("versions", {}), "device": where or None, "commit": first.get("commit") or None}
+    commits = Counter(str(one.record["commit"]) for one in comparison.results if one.record.get("commit"))
+    code = "; ".join(f"{name} ({runs:,} runs)" if len(commits) > 1 else name for name, runs in commits.most_common())
+    values = {**first.get("versions", {}), "device": where or None, "commit": code or None}
     return Section("again", "What was asked", grids=facts("Software and machine", values), listings=listings)

@@ -131,11 +131,13 @@ class Comparison:
 
     @cached_property
     def methods(self) -> list[str]:
-        """The reference first, then the others, then the bounds."""
+        """The reference first, then the others as they were asked for, then the bounds."""
+        asked = [one["label"] for one in self.asked.get("methods", ())]
         found = {one.cell.method for one in self.results} | {
             row["method"] for setting in self.settings for row in self.rows(setting)
         }
-        return sorted(found, key=lambda one: (one in BOUNDS, one != self.reference, one))
+        place = {name: number for number, name in enumerate([*asked, *sorted(found - set(asked))])}
+        return sorted(found, key=lambda one: (one in BOUNDS, one != self.reference, place[one]))
 
     def rows(self, setting: str) -> list[dict[str, Any]]:
         """The rows of table.json; empty before it was written."""

@@ -153,6 +153,7 @@ def _server_resources(classes: Classes) -> dict[str, Any]:
             _component("job_manager", "nvflare.apis.impl.job_def_manager.SimpleJobDefManager", jobs),
             _component("job_store", f"{ROOM}.processes.KitStorage", {"folder": "jobs"}),
             _component("process_launcher", f"{_COMMON}.job_launcher.server_process_launcher.ServerProcessJobLauncher"),
+            _component("started_again", f"{ROOM}.processes.StartedAgain"),
         ],
     }
 

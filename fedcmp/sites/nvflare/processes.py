@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import RunProcessKey
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
@@ -134,6 +137,20 @@ class KitStorage(FilesystemStorage):
 
     def __init__(self, folder: str) -> None:
         super().__init__(root_dir=str(Path.cwd() / folder), uri_root="/")
+
+
+class StartedAgain(FLComponent):
+    """Tells a job that a site was started again, and is without it: 2.9 notices sites that stay away, not these."""
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        if event_type != EventType.CLIENT_REGISTER_PROCESSED:
+            return
+        engine = fl_ctx.get_engine()
+        here = engine.client_manager.get_clients()
+        for job_id, process in list(engine.run_processes.items()):
+            for token, client in process[RunProcessKey.PARTICIPANTS].items():
+                if token not in here and any(one.name == client.name for one in here.values()):
+                    engine.notify_dead_job(job_id, client.name, "started again")
 
 
 class SiteLauncher(ClientProcessJobLauncher):
