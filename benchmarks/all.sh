@@ -19,12 +19,13 @@ mine() { go python "$@"; }
 mine benchmarks/limit.py
 mine benchmarks/aggregation.py
 mine benchmarks/canonical_scale.py --shape 7b
-# 5, 4, 1, 2, 1
+# 5, 4, 1, 2, 1, 2
 mine benchmarks/startup.py
 mine benchmarks/many_clients.py
 mine benchmarks/growth.py
 mine benchmarks/server_memory.py
 mine benchmarks/tried.py
+mine benchmarks/ensemble.py
 # 5, 4, less than 1
 mine benchmarks/scale_data.py --records 1000000 --clients 10000 --pictures 768 --workers 0 1 2
 go "${SITES_PYTHON:-python}" benchmarks/sites_round.py

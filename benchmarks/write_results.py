@@ -38,6 +38,7 @@ SECTIONS = (
     "many_clients",
     "sites_round",
     "tried",
+    "ensemble",
     "llava_tiny",
     "llava_shape",
     "gpu",

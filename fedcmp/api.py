@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -144,7 +144,9 @@ def federate(
     (['linear_1.bias', 'linear_1.weight', 'linear_2.bias', 'linear_2.weight'], 1)
     """
     method, name = _method(aggregator)
-    config = _config(settings or {}, rounds, seed, name, method is not None)
+    config = _config(settings or {}, rounds, seed, name, method)
+    if method is not None:
+        method = replace(method, weighting=config.aggregator.weights, pairwise=config.aggregator.pairwise)
     if on_round is not None:
         _check_callback(on_round)
     held_out = val if isinstance(val, Mapping) else {"val": val}
@@ -209,14 +211,17 @@ def _named(clients: Mapping[str, Pairs] | Sequence[Pairs]) -> Mapping[str, Pairs
     return named
 
 
-def _config(settings: Mapping[str, object], rounds: int, seed: int, name: str, own_method: bool) -> Config:
-    own = {"aggregator": name, "federation.rounds": rounds, "run.seed": seed}
+def _config(settings: Mapping[str, object], rounds: int, seed: int, name: str, method: Aggregator | None) -> Config:
+    """``method``: one's own, whose weights and cosines ``settings`` may change."""
+    shared = {"aggregator.weights": method.weighting, "aggregator.pairwise": method.pairwise} if method else {}
+    own = {**shared, "aggregator": name, "federation.rounds": rounds, "run.seed": seed}
     said_elsewhere = {"federation.rounds": "rounds", "run.seed": "seed", "aggregator.name": "aggregator"}
     for key in settings:
         if key in said_elsewhere or key == "aggregator":
             raise ConfigError(f"settings: {key} is said by the argument {said_elsewhere.get(key, 'aggregator')}")
-        if own_method and key.startswith("aggregator."):
-            raise ConfigError(f"settings: {key} is for methods by name; options of an instance are set on it")
+        if method and key.startswith("aggregator.") and key not in shared:
+            alone = f"of a method of one's own settings has {' and '.join(shared)}; set the rest on the instance"
+            raise ConfigError(f"settings: {key} is for methods by name; {alone}")
         if not any(f"{key}.".startswith(f"{allowed}.") for allowed in SETTINGS):
             raise ConfigError(f"settings: {key} cannot be said here; {nearest(key, SETTINGS)}")
     words = [f"{key}={json.dumps(value)}" for key, value in {**own, **settings}.items()]

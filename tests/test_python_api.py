@@ -205,7 +205,7 @@ class Returning(Mean):
     ({"settings": {"data.kind": "file"}}, ConfigError, r"data\.kind"),
     ({"aggregator": "krum"}, ConfigError, r"aggregator\.name=krum"),
     ({"aggregator": 3}, ConfigError, "aggregator"),
-    ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* set on it"),
+    ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* the instance"),
     ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
     ({"aggregator": Changed(lambda value: value.flatten()[:1])}, AggregationError, r"Changed\) returned"),
     ({"aggregator": Changed(torch.Tensor.double)}, AggregationError, r"Changed\) returned .*float64"),
@@ -219,6 +219,10 @@ class Returning(Mean):
         {"aggregator": Returning(lambda fused: fused._replace(state={"cut": [{"at": np.float64(1)}]}))},
         AggregationError, r"Returning\) .*cut .*float64",
     ),
+    (
+        {"aggregator": Returning(lambda fused: fused._replace(metrics={"round": 7.0}))},
+        AggregationError, r"Returning\) .*metric round",
+    ),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),
 ])  # fmt: skip
@@ -228,6 +232,24 @@ def test_what_is_wrong_is_named(change: dict[str, Any], error: type[Exception], 
     settings = {**right["settings"], **change.get("settings", {})}  # type: ignore[dict-item]
     with pytest.raises(error, match=message):
         fedcmp.federate(**{**right, **change, "settings": settings})
+
+
+def test_weights_and_cosines_of_ones_own_method_may_be_set() -> None:
+    pairs = [(PICTURE, "a plain picture"), (PICTURE, "a faint picture")]
+    masked = {"federation.batch_size": 2, "federation.secure": "masks"}
+    own = fedcmp.Aggregator(Mean(), fedcmp.aggregation.Momentum(), pairwise=0)
+    for method, more in ((own, {}), (Mean(), {"aggregator.pairwise": 0, "aggregator.weights": "uniform"})):
+        done = fedcmp.federate([pairs] * 3, pairs, aggregator=method, rounds=1, settings=masked | more)
+        assert done.records[-1]["secure/sums"] > 0
+
+
+def test_what_clients_cannot_record_is_named() -> None:
+    @dataclass(frozen=True)
+    class Asking(Mean):
+        needs = frozenset({"evidense"})
+
+    with pytest.raises(ConfigError, match=r"Asking\.needs.*evidense"):
+        fedcmp.Aggregator(Asking(), fedcmp.aggregation.Momentum())
 
 
 class Corrupted:

@@ -12,8 +12,11 @@ from fedcmp.aggregation import diagnostics
 from fedcmp.aggregation.contribution import Cohort, square_of
 from fedcmp.aggregation.linalg import squared_norm
 from fedcmp.aggregation.parts import Aggregated, Fuse, Fused, LocalStep, Plain, ServerStep, State, Update
-from fedcmp.errors import AggregationError, ConfigError
+from fedcmp.errors import AggregationError, ConfigError, check_choice
 from fedcmp.types import Metrics, Params
+
+NEEDS = ("evidence", "halfway", "image_use", "outcome", "refit", "gradient", "start_gradient")
+"""What a method may ask clients to record."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,12 @@ class Aggregator:
         for part in (self.fuse, self.server, self.local):
             if isinstance(part, type):
                 raise ConfigError(f"aggregator: {part.__name__} is a class; expected an instance, {part.__name__}(...)")
+        for name in self.needs:
+            check_choice(f"{type(self.fuse).__name__}.needs", name, NEEDS)
 
     @property
     def needs(self) -> frozenset[str]:
-        """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "refit", "gradient",
-        "start_gradient"}."""
+        """What clients must record: a subset of ``NEEDS``."""
         return self.fuse.needs | self.local.needs
 
     @property
@@ -129,6 +133,8 @@ class Aggregator:
         if other := next((value.dtype for value in fused.delta.values() if value.dtype != torch.float32), None):
             raise AggregationError(f"{method} returned a delta of {other}; expected torch.float32, as of `single`")
         for name, value in fused.metrics.items():
+            if not name.startswith("aggregator/"):
+                raise AggregationError(f"{method} returned the metric {name}; expected a name like aggregator/{name}")
             if isinstance(value, Tensor):
                 raise AggregationError(
                     f"{method} returned the metric {name} as a tensor; expected a number: float(...)"

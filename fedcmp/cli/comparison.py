@@ -47,7 +47,8 @@ def compare(parsed: argparse.Namespace) -> int:
     out = Path(parsed.out) if parsed.out else None
     if started_by() != "none":
         raise ConfigError("compare starts its own processes (--workers): call it once, not under fabric run or srun")
-    check_free(out)
+    if not parsed.dry_run:
+        check_free(out)
 
     from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
 
@@ -95,6 +96,7 @@ def compare(parsed: argparse.Namespace) -> int:
     print(done.tables[parsed.table or "text"].rstrip("\n"))
     if parsed.table is None:
         print(f"\ntables: {done.folder}/table.md, table.csv, table.tex; every run: {done.folder}/runs.jsonl")
+        print(f"its page, to be drawn again after each change: {shlex.join(['fedcmp', 'report', str(done.folder)])}")
     if done.failed:
         _tell(f"{done.failed} runs failed; they are run again by: {onward} --retry-failed")
     if done.stopped:

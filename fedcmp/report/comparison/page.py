@@ -107,7 +107,7 @@ def _overall(comparison: Comparison) -> Section:
         counts = [count(row.get(key)) for key in ("wins", "ties", "losses")]
         rank, difference = number(row.get("mean_rank"), 2), _signed(row.get("difference"))
         lines.append([method(row["method"]), rank, *counts, difference, p_value(row.get("p_holm"))])
-    header = ["method", "mean rank", "wins", "ties", "losses", "difference", "p (Holm)"]
+    header = ["method", "mean rank", "better", "equal", "worse", "difference", "p (Holm)"]
     strong = [0] if rows and is_number(rows[0].get("mean_rank")) else []
     grid = Grid(f"Ranks, and seeds won against {method(comparison.reference)}", header, lines, strong=strong)
     several = rows and len(comparison.settings) > 1
