@@ -40,7 +40,9 @@ def train(parsed: argparse.Namespace) -> int:
     except RunFolderError as error:
         if old is None or not is_over_sites(old):
             raise
-        raise RunFolderError(f"{error}. The server still runs it; it stops when `fedcmp sites serve` does") from error
+        raise RunFolderError(
+            f"{error}. The server still runs it; `touch {old}/stop` ends it after its round"
+        ) from error
 
     from fedcmp.distributed.launch import start_ranks
     from fedcmp.runs.train import reopen, resume, train

@@ -32,7 +32,7 @@ from fedcmp.sites import messages as say
 from fedcmp.sites.courier import Courier
 from fedcmp.sites.engine import STOP, TOLD, name_losses
 from fedcmp.sites.field import RETURN, Sites
-from fedcmp.sites.protection import kept_losses, protection
+from fedcmp.sites.protection import kept_losses, of_two, protection
 from fedcmp.sites.statement import plan_sites, state_config
 from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
@@ -112,6 +112,8 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
                 head["protection"]["losses"] = kept
                 tell(f"losses are {kept}")
             state = run_rounds(federation, state)
+            pairs = [record["round"] for record in tracker.records if of_two(record)]
+            head["protection"] |= protection(config, len(names), pairs)
             content = _measure(field, federation, state, tracker.records, run)
             exit_kind = _exit_kind(federation, state)
             _tell(field, state.params, exit_kind)

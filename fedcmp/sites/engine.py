@@ -13,6 +13,7 @@ from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.files import read_object
 from fedcmp.sites.feedback import Tail
+from fedcmp.sites.protection import of_two
 from fedcmp.sites.settings import LISTED
 
 WAIT = 120.0
@@ -124,6 +125,8 @@ def describe(record: Mapping[str, object], sites: Sequence[str]) -> str:
     domains = {key.removeprefix("val/loss/"): loss for key, loss in record.items() if key.startswith("val/loss/")}
     if domains and "val/loss" not in record:
         words.append(f"validation loss of {name_losses(domains)} only")
+    if "secure/sums" in record and of_two(record):
+        words.append("its sums were over two sites: each can compute the other's")
     faults = [(name, record.get(f"client/{client}/left_out")) for client, name in enumerate(sites)]
     words += [f"{name} left out: {why}" for name, why in faults if why not in (None, "ended")]
     return ", ".join(words)

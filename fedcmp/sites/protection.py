@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from fedcmp.config import Config
 
@@ -28,17 +29,28 @@ COUNTS = "counts of samples, steps and tokens, and its losses unless its policy 
 """What is seen beside, where there is no differential privacy."""
 
 
-def protection(config: Config, sites: int) -> dict[str, str]:
+def protection(config: Config, sites: int, pairs: Sequence[int] = ()) -> dict[str, str]:
     """``sums`` (``masks`` or ``plain``), ``noise`` (``privacy.kind``), and what the coordinator has ``seen`` then.
 
     Args:
         config: of the run.
         sites: how many take part, or may be as few.
+        pairs: the rounds in which two of more were left.
     """
     sums, noise = "masks" if config.federation.secure == "masks" else "plain", config.privacy.kind
     counts = "counts of samples and steps" if config.privacy.on else COUNTS
     seen = f"{SEEN[sums, noise]}; of each site also its {counts}"
-    return {"sums": sums, "noise": noise, "seen": f"{seen}; {TWO_SITES}" if sums == "masks" and sites < 3 else seen}
+    if sums == "masks" and sites < 3:
+        seen += f"; {TWO_SITES}"
+    elif sums == "masks" and pairs:
+        seen += f"; in {len(pairs)} rounds, the first of them {min(pairs)}, two sites were left: {TWO_SITES}"
+    return {"sums": sums, "noise": noise, "seen": seen}
+
+
+def of_two(record: Mapping[str, object]) -> bool:
+    """Whether a round of more sites aggregated the updates of two."""
+    taken = [value for key, value in record.items() if re.fullmatch(r"client/\d+/accepted", key)]
+    return len(taken) > 2 and sum(map(bool, taken)) == 2
 
 
 def kept_losses(noted: Mapping[str, Mapping[str, str]]) -> str:

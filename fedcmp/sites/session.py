@@ -238,8 +238,10 @@ class Session:
         summary = {"name": self.hello.run, "method": config.aggregator.name, "exit": message.reason, "site": self._name}
         if message.reason == "stopped":
             summary["error"] = "the coordinator has stopped it"
+        opened = [key.removeprefix("open ").partition(" over ") for key in self.asked if key.startswith("open ")]
+        pairs = {int(number) + 1 for number, _, clients in opened if len(clients.split()) == 2}
         protected = {
-            "protection": protection(config, len(self.hello.sites)),
+            "protection": protection(config, len(self.hello.sites), sorted(pairs)),
             "projector_sha256": params_sha256(message.params),
         }
         run.write_json(run.summary, {**summary, **protected})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedcmp.errors import AggregationError
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.sites import messages as say
+from fedcmp.sites.engine import describe
 from fedcmp.sites.folder import check_site
 from fedcmp.sites.protection import TWO_SITES, protection
 
@@ -94,6 +96,10 @@ def test_a_site_lost_before_anything_is_opened_is_left_out(tmp_path: Path, kind:
 
     summary = lab.train(MASKS, "federation.rounds=2", lost=lost)
     assert summary["left_out"] == {"lost": 1}
+    for one in (lab.run, lab.folders[0] / "runs" / "run-1"):
+        seen = json.loads((one / "summary.json").read_text())["protection"]["seen"]
+        assert "in 1 rounds, the first of them 2, two sites" in seen
+    assert "over two sites" in describe(lab.records[2], NAMES)
     assert lab.records[2]["sites/restarts"] == 1
     assert lab.records[2]["client/1/accepted"] is False
 

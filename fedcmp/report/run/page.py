@@ -62,10 +62,13 @@ def _alarm(run: Run, unused: bool) -> str:
 
 def _facts(run: Run) -> list[Fact]:
     summary, last = run.summary, run.records[-1] if run.records else {}
-    (_, losses), (_, spent) = run.series("val/loss"), run.series("privacy/epsilon")
+    (at, losses), (_, spent) = run.series("val/loss"), run.series("privacy/epsilon")
     loss = losses[-1] if losses and run.kind != "local" else None
+    unit = metric("val/loss").unit
+    if at and at[-1] < last.get("round", 0) and not summary.get("val/loss"):  # sites that are lost take theirs along
+        unit += f", at round {at[-1]:g}; later ones are not known"
     values = {
-        "val/loss": (summary.get("val/loss", {}).get("end", loss), grown(summary) or metric("val/loss").unit),
+        "val/loss": (summary.get("val/loss", {}).get("end", loss), grown(summary) or unit),
         **quality(run.tested),
         "privacy/epsilon": (spent[-1] if spent else None, f"of each client, delta {run.setting('privacy', 'delta')}"),
         "samples_seen": (summary.get("samples_seen", last.get("samples_seen")), ""),
