@@ -124,7 +124,7 @@ LONG_SCENARIOS = {
 SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
 LONG_ROUNDS = ("domain", "topic", "quality", "iid")
 """Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
-PAIRED = ("domain", "quality")
+PAIRED = ("domain", "quality", "topic")
 """Scenarios of real pairs whose runs are all there, in 11 rounds of 8 steps."""
 
 

@@ -109,7 +109,8 @@ def _overall(comparison: Comparison) -> Section:
         lines.append([method(row["method"]), rank, *counts, difference, p_value(row.get("p_holm"))])
     header = ["method", "mean rank", "better", "equal", "worse", "difference", "p (Holm)"]
     strong = [0] if rows and is_number(rows[0].get("mean_rank")) else []
-    grid = Grid(f"Ranks, and seeds won against {method(comparison.reference)}", header, lines, strong=strong)
+    heading = f"Ranks, and seeds won against {method(comparison.reference)}"
+    grid = Grid(heading, header, lines, strong=strong).without_empty()
     several = rows and len(comparison.settings) > 1
     reading = "\n".join(comparison.table.get("legend", ()))
     legend = [Listing("How to read the tables", reading)] if reading else []
