@@ -104,9 +104,9 @@ def site(parsed: argparse.Namespace) -> int:
 
 def is_over_sites(run: Path) -> bool:
     """Whether the clients of a run are sites."""
-    from fedcmp.sites.coordinator import SITES
+    from fedcmp.federation.folder import RunFolder
 
-    return (run / SITES).is_file()
+    return RunFolder(run).sites.is_file()
 
 
 def train_at_sites(parsed: argparse.Namespace) -> int:
@@ -115,7 +115,6 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     from fedcmp.config import load_config
     from fedcmp.privacy.accountant import require_library
     from fedcmp.report.files import read_object
-    from fedcmp.sites.coordinator import SITES
     from fedcmp.sites.engine import find_kit, follow
     from fedcmp.sites.protection import TWO_SITES
 
@@ -133,7 +132,7 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     folder.summary.unlink(missing_ok=True)  # of where it stopped before
     if parsed.patience is not None:
         asked["patience"] = float(parsed.patience)
-    folder.write_json(folder.path / SITES, asked)
+    folder.write_json(folder.sites, asked)
     if len(asked["sites"]) == 2 and config.federation.secure == "masks":
         print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
     follow(kit, folder.path.resolve(), asked["sites"])
@@ -178,14 +177,13 @@ def _go_on(parsed: argparse.Namespace) -> tuple[RunFolder, dict[str, Any]]:
     from fedcmp.federation.folder import RunFolder
     from fedcmp.report.files import read_object
     from fedcmp.runs.train import reopen
-    from fedcmp.sites.coordinator import SITES
 
     folder = RunFolder(Path(parsed.resume))
     path, overrides = split_words(parsed.words)
     reopen(folder.path, overrides, path)
     if not is_over_sites(folder.path):
         raise ConfigError(f"--sites: {folder.path} is no run over sites")
-    asked = read_object(folder.path / SITES)
+    asked = read_object(folder.sites)
     if parsed.sites is not None and parsed.sites.split(",") != asked["sites"]:
         raise ConfigError(f"--sites: {folder.path} has the sites {','.join(asked['sites'])}")
     return folder, {**asked, "overrides": overrides}

@@ -26,6 +26,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.split = path / "split.json"
+        self.sites = path / "sites.json"  # of a run over sites alone
         self.metrics = path / "metrics.jsonl"
         self.summary = path / "summary.json"
         self.projector = path / "projector.safetensors"

@@ -38,9 +38,6 @@ from fedcmp.tracking.progress import Progress
 from fedcmp.tracking.tracker import Trackers
 from fedcmp.types import Params
 
-SITES = "sites.json"
-"""In the run folder: ``sites`` in the order of the clients, ``patience``, the seconds that each may take, ``id``, by
-which sites tell this run from others of its name, and ``overrides`` with which it goes on."""
 AT_SITES = "at-the-sites"
 """What the coordinator's config has in the place of data."""
 
@@ -79,7 +76,9 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
     """Runs the rounds of a run folder that has its config.yaml and sites.json; one that has checkpoints goes on.
 
     Args:
-        folder: the run folder.
+        folder: the run folder. Its sites.json has ``sites`` in the order of the clients, ``patience``, the seconds that
+            each may take, ``id``, by which sites tell this run from others of its name, and ``overrides`` with which
+            it goes on.
         courier: brings messages to the sites.
         stop: asked at each round's end, as well as for a file ``stop`` in the folder.
 
@@ -91,7 +90,8 @@ def coordinate(folder: Path, courier: Courier, stop: Callable[[], bool] = lambda
         CheckpointError: a run that goes on would have other samples or models.
         AggregationError: a site did not answer before round 1, or too few are left.
     """
-    t0, run, asked = time.perf_counter(), RunFolder(folder), read_object(folder / SITES)
+    t0, run = time.perf_counter(), RunFolder(folder)
+    asked = read_object(run.sites)
     config, names = load_config(run.config, asked.get("overrides", ())), tuple(asked["sites"])
     head = describe_run(config, config.aggregator.name, run, f"{len(names)} sites", {})
     head["protection"] = protection(config, len(names))
