@@ -92,7 +92,7 @@ def follow(kit: Path, run: Path, sites: Sequence[str]) -> None:
                 seen += 1
                 print(describe(record, sites), file=sys.stderr, flush=True)
             if asked() and not (run / STOP).exists():
-                print(f"{stops} ends it at once", file=sys.stderr, flush=True)
+                print(f"{stops} twice ends it at once", file=sys.stderr, flush=True)
                 (run / STOP).touch()
 
         try:
@@ -126,7 +126,7 @@ def describe(record: Mapping[str, object], sites: Sequence[str]) -> str:
     if domains and "val/loss" not in record:
         words.append(f"validation loss of {name_losses(domains)} only")
     if "secure/sums" in record and of_two(record):
-        words.append("its sums were over two sites: each can compute the other's")
+        words.append("its sums were over two sites: each can compute the other's term")
     faults = [(name, record.get(f"client/{client}/left_out")) for client, name in enumerate(sites)]
     words += [f"{name} left out: {why}" for name, why in faults if why not in (None, "ended")]
     return ", ".join(words)

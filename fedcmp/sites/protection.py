@@ -35,7 +35,7 @@ def protection(config: Config, sites: int, pairs: Sequence[int] = ()) -> dict[st
     Args:
         config: of the run.
         sites: how many take part, or may be as few.
-        pairs: the rounds in which two of more were left.
+        pairs: the rounds in which there were two.
     """
     sums, noise = "masks" if config.federation.secure == "masks" else "plain", config.privacy.kind
     counts = "counts of samples and steps" if config.privacy.on else COUNTS
@@ -43,14 +43,13 @@ def protection(config: Config, sites: int, pairs: Sequence[int] = ()) -> dict[st
     if sums == "masks" and sites < 3:
         seen += f"; {TWO_SITES}"
     elif sums == "masks" and pairs:
-        seen += f"; in {len(pairs)} rounds, the first of them {min(pairs)}, two sites were left: {TWO_SITES}"
+        seen += f"; rounds with two sites: {len(pairs)}, the first is {min(pairs)}; {TWO_SITES}"
     return {"sums": sums, "noise": noise, "seen": seen}
 
 
 def of_two(record: Mapping[str, object]) -> bool:
-    """Whether a round of more sites aggregated the updates of two."""
-    taken = [value for key, value in record.items() if re.fullmatch(r"client/\d+/accepted", key)]
-    return len(taken) > 2 and sum(map(bool, taken)) == 2
+    """Whether a round aggregated the updates of two sites."""
+    return sum(bool(value) for key, value in record.items() if re.fullmatch(r"client/\d+/accepted", key)) == 2
 
 
 def kept_losses(noted: Mapping[str, Mapping[str, str]]) -> str:

@@ -98,7 +98,7 @@ def test_a_site_lost_before_anything_is_opened_is_left_out(tmp_path: Path, kind:
     assert summary["left_out"] == {"lost": 1}
     for one in (lab.run, lab.folders[0] / "runs" / "run-1"):
         seen = json.loads((one / "summary.json").read_text())["protection"]["seen"]
-        assert "in 1 rounds, the first of them 2, two sites" in seen
+        assert "rounds with two sites: 1, the first is 2" in seen
     assert "over two sites" in describe(lab.records[2], NAMES)
     assert lab.records[2]["sites/restarts"] == 1
     assert lab.records[2]["client/1/accepted"] is False
