@@ -90,10 +90,7 @@ def rounds_of(scenario: str, seed: int) -> list[Losses]:
             parts = {one.name: getattr(run.method.aggregator, one.name) for one in dataclasses.fields(Aggregator)}
             watched = Watched(**parts, loss=lambda params: run.evaluate(params).loss)
             method = run.method._replace(aggregator=watched)
-            federation = build_federation(
-                config, run.data, method, run.parts, run.tracker, progress, run.team,
-                checkpoints=run.folder.checkpoints, stop=lambda: False,
-            )  # fmt: skip
+            federation = build_federation(config, run.data, method, run.parts, run.tracker, progress, run.team)
             run_rounds(federation, start(run.parts.params, watched))
     return watched.found
 

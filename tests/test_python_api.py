@@ -25,7 +25,7 @@ from small import SMALL
 import fedcmp
 from fedcmp.aggregation import Aggregator, Mean, Sgd
 from fedcmp.aggregation.contribution import Cohort
-from fedcmp.aggregation.parts import Fused, State
+from fedcmp.aggregation.parts import Fused, State, Stepped, Update
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import AggregationError, ConfigError, DataError
 from fedcmp.federation.checkpoint import load_projector, params_sha256
@@ -192,6 +192,14 @@ class Returning(Mean):
         return fused
 
 
+@dataclass(frozen=True)
+class Counting(fedcmp.aggregation.Momentum):
+    """A server step whose state is no number of Python's."""
+
+    def step(self, params: fedcmp.Params, update: Update, state: State) -> Stepped:
+        return super().step(params, update, state)._replace(state={"rounds": np.float64(1)})
+
+
 @pytest.mark.parametrize(("change", "error", "message"), [
     ({"clients": {" ": []}}, ConfigError, "clients"),
     ({"clients": {"north": [(PICTURE, "a plain picture")]}}, DataError, r"client 0 \(north\)"),
@@ -223,6 +231,7 @@ class Returning(Mean):
         {"aggregator": Returning(lambda fused: fused._replace(metrics={"round": 7.0}))},
         AggregationError, r"Returning\) .*metric round",
     ),
+    ({"aggregator": fedcmp.Aggregator(Mean(), Counting())}, AggregationError, r"Counting\) .*rounds .*float64"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),
 ])  # fmt: skip

@@ -100,13 +100,15 @@ class Aggregator:
     def _finish(
         self, cohort: Cohort, fused: Fused, square: Params, cosines: Metrics, params: Params, state: State
     ) -> Aggregated:
-        self._check(fused, params)
+        self._check_fused(fused, params)
         mean_square = float(square["square"]) if self.measures else 0.0
         mean_square = mean_square if fused.mean_square is None else fused.mean_square
         moved = squared_norm(fused.delta)
         averaged = moved if fused.mean is fused.delta else squared_norm(fused.mean)
         kept = {"aggregator/energy_kept": diagnostics.energy_kept(averaged, mean_square)} if self.measures else {}
         stepped = self.server.step(params, Update(fused.delta, fused.basis, mean_square), state["server"])
+        _check_returned(self.fuse, fused.state, fused.metrics)
+        _check_returned(self.server, stepped.state, stepped.metrics)
         step_norm, oscillation = diagnostics.compare_steps(state["diagnostics"].get("before"), params, stepped.params)
         metrics: Metrics = {
             "aggregator/delta_norm": moved**0.5,
@@ -121,7 +123,7 @@ class Aggregator:
         parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"before": params}}
         return Aggregated(stepped.params, parts, metrics)
 
-    def _check(self, fused: Fused, params: Params) -> None:
+    def _check_fused(self, fused: Fused, params: Params) -> None:
         method = f"the method ({type(self.fuse).__name__})"
         if not isinstance(fused, Fused):
             raise AggregationError(f"{method} returned {type(fused).__name__}; expected Fused")
@@ -132,18 +134,19 @@ class Aggregator:
                 raise AggregationError(f"{method} returned the {what} {found}; expected one of the projector: {wanted}")
         if other := next((value.dtype for value in fused.delta.values() if value.dtype != torch.float32), None):
             raise AggregationError(f"{method} returned a delta of {other}; expected torch.float32, as of `single`")
-        for name, value in fused.metrics.items():
-            if not name.startswith("aggregator/"):
-                raise AggregationError(f"{method} returned the metric {name}; expected a name like aggregator/{name}")
-            if isinstance(value, Tensor):
-                raise AggregationError(
-                    f"{method} returned the metric {name} as a tensor; expected a number: float(...)"
-                )
-        for name, value in fused.state.items():
-            if kind := _not_kept(value):
-                raise AggregationError(
-                    f"{method} returned {name} of its state as {kind.__name__}; expected tensors and numbers"
-                )
+
+
+def _check_returned(part: Fuse | ServerStep, state: State, metrics: Metrics) -> None:
+    """Whether a record can take the metrics that a part returned, and a checkpoint give its state back."""
+    returned = f"the method ({type(part).__name__}) returned"
+    for name, value in metrics.items():
+        if not name.startswith("aggregator/"):
+            raise AggregationError(f"{returned} the metric {name}; expected a name like aggregator/{name}")
+        if isinstance(value, Tensor):
+            raise AggregationError(f"{returned} the metric {name} as a tensor; expected a number: float(...)")
+    for name, value in state.items():
+        if kind := _not_kept(value):
+            raise AggregationError(f"{returned} {name} of its state as {kind.__name__}; expected tensors and numbers")
 
 
 def _not_kept(value: Any) -> type | None:

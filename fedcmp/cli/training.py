@@ -31,18 +31,17 @@ def train(parsed: argparse.Namespace) -> int:
       fedcmp train aggregator=fedadam federation.rounds=4      the embedded demo: eight clients, about a minute
       fedcmp train --resume runs/mine                          go on, to the bits of an uninterrupted run
     """
-    old = None if parsed.resume is None else Path(parsed.resume)
     from fedcmp.cli.institutions import is_over_sites, train_at_sites
 
+    old = None if parsed.resume is None else Path(parsed.resume)
     try:
         if started_by() == "none":  # of ranks, one may have it already
             check_free(old)
     except RunFolderError as error:
         if old is None or not is_over_sites(old):
             raise
-        raise RunFolderError(
-            f"{error}. The server still runs it; `touch {old}/stop` ends it after its round"
-        ) from error
+        stop = shlex.join(["touch", f"{old}/stop"])
+        raise RunFolderError(f"{error}. The server still runs it: `{stop}` ends it after its round") from error
 
     from fedcmp.distributed.launch import start_ranks
     from fedcmp.runs.train import reopen, resume, train

@@ -171,14 +171,16 @@ class Runner:
 
     def num_failed(self) -> int:
         """How many of the wanted runs have failed."""
-        ids = {job.id for job in wanted(self.jobs, self.ledger.results)}
-        return sum(id_ in ids and not result.finished for id_, result in self.ledger.results.items())
+        return sum(not result.finished for result in self._known())
 
     def runs_of_other_code(self) -> int:
         """How many of the wanted runs that have ended are not of the code that runs."""
+        return sum(result.record.get("commit") != self.commit for result in self._known())
+
+    def _known(self) -> list[Result]:
+        """The wanted runs that have ended."""
         ids = {job.id for job in wanted(self.jobs, self.ledger.results)}
-        known = [result for id_, result in self.ledger.results.items() if id_ in ids]
-        return sum(result.record.get("commit") != self.commit for result in known)
+        return [result for id_, result in self.ledger.results.items() if id_ in ids]
 
     def write_tables(self) -> dict[str, str]:
         """The tables by kind, written to the folder."""

@@ -125,7 +125,7 @@ def describe(record: Mapping[str, object], sites: Sequence[str]) -> str:
     domains = {key.removeprefix("val/loss/"): loss for key, loss in record.items() if key.startswith("val/loss/")}
     if domains and "val/loss" not in record:
         words.append(f"validation loss of {name_losses(domains)} only")
-    if "secure/sums" in record and of_two(record):
+    if len(sites) > 2 and "secure/sums" in record and of_two(record):
         words.append("its sums were over two sites: each can compute the other's term")
     faults = [(name, record.get(f"client/{client}/left_out")) for client, name in enumerate(sites)]
     words += [f"{name} left out: {why}" for name, why in faults if why not in (None, "ended")]

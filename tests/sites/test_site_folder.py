@@ -14,6 +14,7 @@ from hospitals import TEXT, Lab, hospital
 
 from fedcmp.cli import main
 from fedcmp.errors import ConfigError
+from fedcmp.locking import locked
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.folder import find_data, init_site
 from fedcmp.sites.messages import KINDS
@@ -125,6 +126,15 @@ def test_a_coordinator_refuses_what_only_a_simulation_can_do(override: str) -> N
     key = override.partition("=")[0].removesuffix(".clients")
     with pytest.raises(ConfigError, match=key):
         coordinator_config(TEXT, "run.yaml", override.split())
+
+
+def test_a_run_that_the_server_still_has_is_not_gone_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sites.json").write_text("{}")
+    with locked(tmp_path):
+        assert main(["train", "--resume", str(tmp_path)]) == 1
+    assert f"touch {tmp_path}/stop" in capsys.readouterr().err
 
 
 def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:

@@ -217,13 +217,17 @@ def _costs(comparison: Comparison) -> Section:
         ),
         *draw_costs(comparison, "traffic", "Traffic of a run, up and down", "MB", megabytes, fmean),
     ]
-    apart = "Runs were on different devices: their seconds cannot be compared." if len(_devices(comparison)) > 1 else ""
+    apart = (
+        "Runs were on different devices: their seconds cannot be compared."
+        if len(_values(comparison, "device")) > 1
+        else ""
+    )
     return Section("costs", "Cost", apart, pictures, [grid])
 
 
-def _devices(comparison: Comparison) -> Counter[str]:
-    """Device -> runs on it."""
-    return Counter(str(one.record["device"]) for one in comparison.results if one.record.get("device"))
+def _values(comparison: Comparison, key: str) -> Counter[str]:
+    """What the records have under a key -> runs with it."""
+    return Counter(str(one.record[key]) for one in comparison.results if one.record.get(key))
 
 
 def _failed(comparison: Comparison) -> Section:
@@ -247,9 +251,8 @@ def _asked(comparison: Comparison) -> Section:
         text = json.dumps(asked, indent=2, ensure_ascii=False)
         listings.append(Listing("Methods, settings, seeds and grids", text, folded=True))
     first = next((one.record for one in comparison.results if one.record.get("versions")), None) or {}
-    devices = _devices(comparison)
-    where = "; ".join(f"{name} ({runs:,} runs)" if len(devices) > 1 else name for name, runs in devices.most_common())
-    commits = Counter(str(one.record["commit"]) for one in comparison.results if one.record.get("commit"))
-    code = "; ".join(f"{name} ({runs:,} runs)" if len(commits) > 1 else name for name, runs in commits.most_common())
-    values = {**first.get("versions", {}), "device": where or None, "commit": code or None}
+    values = {**first.get("versions", {})}
+    for key in ("device", "commit"):
+        found = _values(comparison, key).most_common()
+        values[key] = "; ".join(f"{name} ({runs:,} runs)" if len(found) > 1 else name for name, runs in found) or None
     return Section("again", "What was asked", grids=facts("Software and machine", values), listings=listings)
