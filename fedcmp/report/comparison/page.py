@@ -114,7 +114,7 @@ def _overall(comparison: Comparison) -> Section:
     several = rows and len(comparison.settings) > 1
     reading = "\n".join(comparison.table.get("legend", ()))
     legend = [Listing("How to read the tables", reading)] if reading else []
-    title = "Over all settings" if several else "All tables"
+    title = "Over all settings" if several else "Legend"
     return Section("overall", title, grids=[grid] if several else [], listings=legend)
 
 
