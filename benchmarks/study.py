@@ -124,7 +124,7 @@ LONG_SCENARIOS = {
 SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
 LONG_ROUNDS = ("domain", "topic", "quality", "iid")
 """Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
-PAIRED = ("domain", "quality", "topic")
+PAIRED = ("domain", "quality", "topic", "quantity=quantity:federation.clients_per_round=6:federation.dropout=0.1")
 """Scenarios of real pairs whose runs are all there, in 11 rounds of 8 steps."""
 
 
@@ -159,7 +159,7 @@ PARTS: dict[str, str] = {
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.02",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
-    " --seeds 3 --budget 2 --optimizers muon=0.04",
+    " --seeds 5 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
     "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
