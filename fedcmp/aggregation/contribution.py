@@ -52,6 +52,8 @@ class Contribution:
     """The delta after half of the local steps, if the method needs ``"halfway"``."""
     evidence: Params | None = None
     """Per affine layer, the mean of x~ x~^T over its inputs, ``[N', N']``, if the method needs ``"evidence"``."""
+    image_tokens: int = 0
+    """Image tokens of which the evidence is the mean; 0: unknown."""
     message: Params | None = None
     """What the local step sends beside the delta, for example the change of a control variate."""
     num_samples: int = 1

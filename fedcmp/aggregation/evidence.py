@@ -107,6 +107,10 @@ class Evidence:
             seen = total(torch.tensor(self._counts[name], dtype=torch.float64, device=self._firsts[name].device))
             self._counts[name] = [int(count) for count in seen.tolist()]
 
+    def tokens(self, slot: int) -> int:
+        """Image tokens of a client of which its evidence is the mean."""
+        return max((counts[slot] for counts in self._counts.values()), default=0)
+
     def means(self, slot: int) -> Params:
         """The evidence of a client that took steps: ``[n, n]`` of each block's n columns, symmetric, float32."""
         found: Params = {}

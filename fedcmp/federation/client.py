@@ -168,6 +168,7 @@ def train_wave(
                 delta=deltas[slot],
                 halfway=halfway.get(slot),
                 evidence=evidence.means(slot) if evidence else None,
+                image_tokens=evidence.tokens(slot) if evidence else 0,
                 message=finished.message,
                 num_samples=task.num_samples,
                 num_tokens=num_tokens,

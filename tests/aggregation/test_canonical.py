@@ -42,7 +42,16 @@ def client(number: int, seed: int = 0, shapes: dict[str, tuple[int, int]] = SHAP
         rows = torch.cat([inputs, torch.ones(30, 1)], dim=1)
         evidence[name] = rows.T @ rows / 30
     refit = Behind(features, 30 if number % 2 else 3000)
-    return Contribution(number, delta, halfway, evidence, num_samples=5 + 3 * number, num_steps=8, refit=refit)
+    return Contribution(
+        number,
+        delta,
+        halfway,
+        evidence,
+        image_tokens=(0, 1000, 2)[number % 3],
+        num_samples=5 + 3 * number,
+        num_steps=8,
+        refit=refit,
+    )
 
 
 @dataclass
@@ -101,7 +110,9 @@ def reference(
         G = [one.evidence[name].double().numpy() for one in cohort]
         g = sum(p[k] * G[k][i, i] for k in range(K) for i in range(n)) / n
         # of each client: the evidence, with less of what is off its diagonal and a ridge on it
-        A = [correlation * one + (1 - correlation) * np.diag(np.diag(one)) + ridge * g * np.eye(n) for one in G]
+        few = sum(p[k] * min(1.0, 0.04 * n / one.image_tokens) for k, one in enumerate(cohort) if one.image_tokens)
+        least = max(ridge, few) if ridge else 0.0
+        A = [correlation * one + (1 - correlation) * np.diag(np.diag(one)) + least * g * np.eye(n) for one in G]
         S = sum(p[k] * A[k] for k in range(K))
         R = [p[k] * A[k] @ np.linalg.inv(S) for k in range(K)]
         np.testing.assert_allclose(sum(R), np.eye(n), atol=1e-9)

@@ -33,6 +33,9 @@ from fedcmp.aggregation.symmetric import moments_product, pack_symmetric, symmet
 from fedcmp.errors import check_choice
 from fedcmp.types import Metrics, Params
 
+NOISE = 0.04
+"""l is at least so many columns for each image token: evidence of few tokens says little of most directions."""
+
 Blocks = dict[str, list[Block]]
 """The blocks of evidence of each affine layer."""
 
@@ -68,9 +71,10 @@ class Canonical(Fuse):
     """Each client is weighed by its evidence, and by how far the second half of its steps repeats the first; layers
     after the first are refitted to what the clients' own put out.
 
-    For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and the evidence G_k (N' x N')::
+    For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and evidence G_k (N' x N'), a mean
+    over n_k image tokens::
 
-        g     = mean(diag sum_k p_k G_k)
+        g     = mean(diag sum_k p_k G_k),   l = max(ridge, sum_k p_k min(1, 0.04 N' / n_k))
         A_k   = a G_k + (1 - a) diag(G_k) + l g I,   S = sum_k p_k A_k        (a = 1)
         D_evi = sum_k D_k R_k,   R_k = p_k A_k S^-1                           (sum_k R_k = I)
 
@@ -79,7 +83,7 @@ class Canonical(Fuse):
     the output of the global layer for x::
 
         S_k   = mean x~ x~^T,  X_k = mean (y_k - y) x~^T,  g = mean(diag sum_k p_k S_k)
-        l'    = sum_k p_k max(l, (2 N' / n_k)^2)                              (n_k image tokens of client k)
+        l'    = sum_k p_k max(ridge, (2 N' / n_k)^2)
         D_evi = (sum_k p_k X_k + l' g sum_k p_k D_k) (sum_k p_k S_k + l' g I)^-1
 
     In each layer::
@@ -113,7 +117,7 @@ class Canonical(Fuse):
     measured w in the place of its constant 1/2. RegMean++ (Nguyen et al., arXiv 2508.03121) takes inputs behind fused
     layers, too, but outputs that the own layer has for these, not those that it was trained to have.
     Differs from the paper: unknown, derived from the abstract. The preset ``regmean`` is D_evi alone, with
-    RegMean's a and our l (0.01; ``ridge=0``: RegMean's formula). Also its G_k and p_k are of the round's steps, where
+    RegMean's a and our l (``ridge=0``: RegMean's formula). Also its G_k and p_k are of the round's steps, where
     RegMean looks at the data after training, and b is fused with W, where RegMean averages it.
     """
 
@@ -140,7 +144,8 @@ class Canonical(Fuse):
     correlation: float = 1.0
     """The share a of G_k's off-diagonal that counts, in [0, 1]; RegMean scales it by 0.9."""
     ridge: float = 0.01
-    """The share l of the mean evidence that every client has in every direction, >= 0."""
+    """The least share l of the mean evidence that every client has in every direction, >= 0; few image tokens raise it,
+    unless it is 0."""
 
     def __post_init__(self) -> None:
         require_number("aggregator.fuse.tau", 0.0 if self.tau is None else self.tau, "[0, 1]")
@@ -253,7 +258,8 @@ class Canonical(Fuse):
             assert contribution.evidence is not None, "the client was asked for evidence"
             moments = {part.name: contribution.evidence[part.name] for part in parts}
             norm = squared_norm(moments)
-            terms[f"{name}/norms"] = contribution.numbers(norm, weight * norm)
+            few = NOISE * delta.shape[1] / contribution.image_tokens if contribution.image_tokens else 0.0
+            terms[f"{name}/norms"] = contribution.numbers(norm, weight * norm, min(1.0, few))
             terms |= {f"{block}/evidence": pack_symmetric(own) for block, own in moments.items()}
             if self._weighs_evidence and name not in refits:
                 weighed = [
@@ -285,9 +291,10 @@ class Canonical(Fuse):
         tau, totals, square_weights = float("nan"), [], float(first["/facts"][1])
         if f"{name}/norms" in first:
             moments = [unpack_symmetric(first[f"{part.name}/evidence"]) for part in parts]
-            weighted, squared = first[f"{name}/norms"].tolist()
+            weighted, squared, few = first[f"{name}/norms"].tolist()
             tau = similarity(moments, weighted, squared, square_weights)
-            scale = self.ridge * float(torch.cat([part.diagonal() for part in moments]).mean())
+            ridge = max(self.ridge, few) if self.ridge else 0.0
+            scale = ridge * float(torch.cat([part.diagonal() for part in moments]).mean())
             totals = [self._mixed(part) for part in moments]
             for total in totals:
                 total.diagonal().add_(scale)
