@@ -74,17 +74,14 @@ class Federated:
 
     params: Params
     """The global projector, float32, on the device."""
+    rounds: int
+    """Rounds that were done: fewer than asked for where the callback ended the run."""
     records: tuple[Mapping[str, Any], ...]
-    """One record a round, and one of the start; under a launcher: at the server."""
+    """One record a round, and one of the start; under a launcher: at rank 0, empty at the others."""
     tower: VisionTower
     llm: LanguageModel
     max_pixels: int = MAX_PIXELS
     """Larger pictures are refused."""
-
-    @property
-    def rounds(self) -> int:
-        """Rounds that were done: fewer than asked for where the callback ended the run."""
-        return len(self.records) - 1
 
     def caption(self, pictures: Sequence[Picture], max_tokens: int = 48) -> list[str]:
         """Greedy captions, each of at most ``max_tokens`` tokens, of PIL pictures or files.
@@ -169,7 +166,7 @@ def federate(
         parts = build_parts(config, data, bars, team=team, models=models)
         federation = build_federation(config, data, built, parts, tracker, bars, team, on_round=call)
         state = run(federation, start(parts.params, federation.aggregator))
-    return Federated(state.params, tuple(tracker.records), *models, config.data.max_pixels)
+    return Federated(state.params, state.rounds_done, tuple(tracker.records), *models, config.data.max_pixels)
 
 
 def _check_callback(on_round: OnRound) -> None:

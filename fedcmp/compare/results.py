@@ -95,7 +95,12 @@ def evaluate(jobs: Jobs, results: Results) -> Found:
     for job in wanted(jobs, results):
         if job.id in results:
             runs[job.cell.setting][job.cell.method].append(job.id)
-    return Found(settings, sorted(rows.values(), key=lambda row: _or_last(row.rank)), runs)
+    return Found(settings, sorted(rows.values(), key=lambda row: (_or_last(row.rank), _behind(row))), runs)
+
+
+def _behind(row: Row) -> float:
+    """How far a method is behind the reference; the reference itself, and what has no pair with it: 0."""
+    return (row.against.difference if row.against else None) or 0.0
 
 
 def _setting(jobs: Jobs, setting: str, results: Results) -> list[Row]:

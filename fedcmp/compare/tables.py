@@ -171,7 +171,7 @@ def make_legend(jobs: Jobs) -> list[str]:
             f" Holm-corrected over {rivals} rival{'s' * (rivals > 1)}; w/t/l: how often it was better, equal, worse.",
             f"rank: mean rank on {seeds}; a failed run is last.",
             f"Order, bold name and best in: by the mean over those of {seeds} that all methods have; a method that "
-            "failed on one is last.",
+            "failed on one is last. Of all settings: by rank, then difference.",
         ]
     return lines
 

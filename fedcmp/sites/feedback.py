@@ -13,6 +13,7 @@ CONNECTED = "Successfully registered client"
 """A line of the engine has this once the site is connected."""
 
 NOT_IN = "without this site's update: it was left out, or the round ended without a change"
+TWO = "its sums are over two sites: each can compute the other's term; policy.least_clients=3 refuses that"
 
 
 class Tail:
@@ -44,6 +45,7 @@ class SiteNews:
         self._runs = folder / "runs"
         self._audit, self._log = Tail(folder / FILE), Tail(folder / LOG)
         self._round, self._rounds, self._sent = "", 0, 0
+        self._sites, self._pair = 0, ""  # of the run, and the last round whose sums are over two of them
         self._trained, self._done = 0, 0  # the round that was trained last since the start, and over all starts
 
     def lines(self) -> list[str]:
@@ -57,6 +59,7 @@ class SiteNews:
             return [f"refused {kind}: {line['reason']}"]
         if what == "opened":
             self._round, self._rounds, self._sent, self._trained = "", int(str(line["rounds"])), 0, 0
+            self._sites, self._pair = int(str(line["sites"])), ""
             return [f"run {line['run']}: stating what this site has; the run's config is {line['config']}"]
         if kind == "Agree":
             done = self._done = int(str(line["rounds_done"]))
@@ -70,6 +73,10 @@ class SiteNews:
             if 0 < self._trained < number and int(str(line["kept"])) + 1 < self._trained:
                 found.append(f"round {self._trained} of {self._rounds}: {NOT_IN}")
             self._round, self._trained, self._done = str(number), number, number
+        over = str(line["exchange"]).partition(" over ")[2].split() if kind == "Open" else []
+        if len(over) == 2 < self._sites and self._pair != self._round:
+            self._pair = self._round
+            found.append(f"round {self._round} of {self._rounds}: {TWO}")
         self._sent += int(str(line["bytes_out"])) if self._round else 0
         if kind == "Close":
             stopped = f"was stopped, here after round {self._done} of {self._rounds}"

@@ -124,7 +124,7 @@ class Site:
             raise PolicyError("this site's records are not those with which the run began: begin a new run")
         self.audit.write(
             "opened", run=hello.run, kind="Hello", exchange="records", question=records,
-            config=state_config(config)["config"], rounds=config.federation.rounds,
+            config=state_config(config)["config"], rounds=config.federation.rounds, sites=len(hello.sites),
         )  # fmt: skip
         device = pick_device(config.run.device)
         tower, llm = self._keep.models(config, device)

@@ -140,6 +140,13 @@ def test_the_order_of_methods_is_by_the_seeds_that_all_have() -> None:
     assert "Unfinished: 4 of 24" in tables["text"]
 
 
+def test_of_equal_ranks_over_all_settings_the_lower_loss_is_first() -> None:
+    losses = {("fedcmp", "domain"): 1.5, ("fedavg", "domain"): 1.0, ("fedcmp", "iid"): 1.0, ("fedavg", "iid"): 1.1}
+    jobs = jobs_of(scenarios="domain,iid")
+    found = evaluate(jobs, run(jobs, lambda cell: losses.get((cell.method, cell.setting), 3.0)))
+    assert [(row.method, row.rank) for row in found.overall[:2]] == [("fedavg", 1.5), ("fedcmp", 1.5)]
+
+
 def test_a_method_that_failed_on_a_seed_takes_it_from_no_other_and_gains_nothing() -> None:
     jobs = jobs_of(extra_seeds=4, rivals=1)
     records = run(jobs, lambda cell: None if (cell.method, cell.seed) == ("ties", 2) else shared(cell))

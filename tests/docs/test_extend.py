@@ -96,8 +96,11 @@ def test_the_tracker_writes_its_file(tmp_path: Path) -> None:
 
 def test_a_scenario_a_source_and_a_projector_kind_run(copy: Path) -> None:
     words = ["data.kind=colours", "partition.scenario=halves", "partition.clients=3", "model.projector.kind=mlp3x_gelu"]
+    words.append("partition.halves.share=0.75")
     small = [*SMALL, "federation.rounds=1", "evaluation.captions=0", "evaluation.questions=0", "run.dir=own"]
     run(["-m", "fedcmp", "train", *words, *small], copy)
-    assert json.loads((copy / "own" / "split.json").read_text())["sizes"] == [32, 16, 16]
+    split = json.loads((copy / "own" / "split.json").read_text())
+    assert split["sizes"] == [48, 12, 4]
+    assert split["knobs"]["halves"] == {"share": 0.75}
     title = "from fedcmp.measures import metric; print(metric('aggregator/agreement').title)"
     assert run(["-c", title], copy).strip() == "agreement of the clients"

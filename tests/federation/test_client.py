@@ -95,7 +95,7 @@ def test_one_three_and_eight_at_once_are_the_same(module, name: str, optimizer: 
             for part in ("delta", "halfway", "message"):
                 torch.testing.assert_close(getattr(other, part) or {}, getattr(expected, part) or {}, **near)
             torch.testing.assert_close(other_kept, kept, **near)
-            for count in ("num_samples", "num_tokens", "num_steps"):
+            for count in ("num_samples", "image_tokens", "num_tokens", "num_steps"):
                 assert getattr(other, count) == getattr(expected, count)
             assert other.scalars["loss"] == pytest.approx(expected.scalars["loss"], rel=1e-4)
 
@@ -150,8 +150,9 @@ def test_evidence_is_the_second_moment_of_what_the_layers_saw(module) -> None:
             rows = torch.cat(parts)
             assert len(rows) == 8 * len(task.batches)
             torch.testing.assert_close(found.evidence[name].double(), rows.T @ rows / len(rows), rtol=1e-4, atol=1e-5)
+            assert found.image_tokens == len(rows)
         assert all(torch.equal(found.delta[name], without.delta[name]) for name in PARAMS)
-        assert without.evidence is None
+        assert (without.evidence, without.image_tokens) == (None, 0)
 
 
 def test_messages_and_corrections_are_those_of_the_papers(module) -> None:

@@ -17,6 +17,7 @@ from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.sites import messages as say
 from fedcmp.sites.engine import describe
+from fedcmp.sites.feedback import SiteNews
 from fedcmp.sites.folder import check_site
 from fedcmp.sites.protection import TWO_SITES, protection
 
@@ -88,6 +89,7 @@ def shown(lab: Lab) -> dict[str, str]:
 @pytest.mark.parametrize("kind", ["Speak", "Roster", "Mask"])
 def test_a_site_lost_before_anything_is_opened_is_left_out(tmp_path: Path, kind: str) -> None:
     lab, done = MaskedLab(tmp_path), list[int]()
+    news = SiteNews(lab.folders[0])
 
     def lost(name: str, asked: str, number: int) -> bool:
         now = (name, asked, len(lab.records)) == (NAMES[1], kind, 2) and not done
@@ -100,6 +102,7 @@ def test_a_site_lost_before_anything_is_opened_is_left_out(tmp_path: Path, kind:
         seen = json.loads((one / "summary.json").read_text())["protection"]["seen"]
         assert "rounds with two sites: 1, the first is 2" in seen
     assert "over two sites" in describe(lab.records[2], NAMES)
+    assert [one[:12] for one in news.lines() if "over two sites" in one] == ["round 2 of 2"]
     assert lab.records[2]["sites/restarts"] == 1
     assert lab.records[2]["client/1/accepted"] is False
 

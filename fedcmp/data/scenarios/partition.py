@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -122,10 +122,20 @@ def assign_topics(labels: Any, sizes: Any, shares: Any, config: PartitionConfig,
     return partition_topics(labels, sizes, config.topic.alpha, rng)
 
 
+class Options(Protocol):
+    """A scenario's settings: a dataclass."""
+
+    def validate(self, prefix: str) -> None:
+        """Raises a ConfigError that names ``prefix`` and the field."""
+
+    def knobs(self) -> dict[str, object]:
+        """The settings that act, as split.json has them."""
+
+
 class Row(NamedTuple):
     """A scenario."""
 
-    options: type[TopicConfig] | type[QualityConfig] | type[QuantityConfig] | None
+    options: type[Options] | None
     """Its settings, in the field of ``PartitionConfig`` that has its name."""
     assign: Assign | None
     """None: it goes with another one, whose captions or sizes it changes."""
