@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -111,9 +111,23 @@ def part_name(part: type[Any]) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", part.__name__).lower()
 
 
+def by_name(parts: Iterable[type[Any]]) -> dict[str, type[Any]]:
+    """The parts by name.
+
+    Raises:
+        ConfigError: two classes have one name: a config could not tell them apart.
+    """
+    found: dict[str, type[Any]] = {}
+    for part in parts:
+        if (other := found.setdefault(part_name(part), part)) is not part:
+            raise ConfigError(
+                f"{part.__module__} and {other.__module__}: both have a class {part.__name__}; rename one"
+            )
+    return found
+
+
 LOCALS, FUSES, SERVERS = (
-    {part_name(part): part for part in parts}
-    for parts in zip(*((row.local, row.fuse, row.server) for row in PRESETS.values()), strict=True)
+    by_name(parts) for parts in zip(*((row.local, row.fuse, row.server) for row in PRESETS.values()), strict=True)
 )
 
 

@@ -123,7 +123,8 @@ def check_secure(federation: FederationConfig, aggregator: AggregatorConfig, ran
         return
     secure = f"federation.secure={federation.secure}"
     if not build_aggregator(aggregator).sums_only:
-        chosen = f"aggregator={aggregator.name}, aggregator.fuse.kind={aggregator.fuse.get('kind', 'of the method')}"
+        kind = aggregator.fuse.get("kind")
+        chosen = f"aggregator={aggregator.name}" + (f", aggregator.fuse.kind={kind}," if kind else "")
         works = ", ".join(sums_only_methods())
         raise ConfigError(f"{secure} hides single updates, which {chosen} compares; methods that work: {works}")
     if aggregator.pairwise:

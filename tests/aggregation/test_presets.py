@@ -9,7 +9,7 @@ import pytest
 from fedcmp.aggregation.fuse.wrappers import Clipped, Normalised, Wrapper
 from fedcmp.aggregation.own import Own
 from fedcmp.aggregation.parts import Fuse, LocalStep, ServerStep
-from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, AggregatorConfig, build_aggregator
+from fedcmp.aggregation.presets import FUSES, LOCALS, PRESETS, SERVERS, AggregatorConfig, build_aggregator, by_name
 from fedcmp.aggregation.server.opm import Opm
 from fedcmp.errors import ConfigError
 
@@ -23,6 +23,12 @@ def concrete(kind: type) -> set[type]:
 @pytest.mark.parametrize(("kind", "table"), [(Fuse, FUSES), (ServerStep, SERVERS), (LocalStep, LOCALS)])
 def test_every_part_is_in_the_table(kind: type, table: dict) -> None:
     assert concrete(kind) - concrete(Wrapper) - {Own} == set(table.values())
+
+
+def test_a_second_class_of_one_name_is_refused() -> None:
+    mine = type("Mean", (Fuse,), {})
+    with pytest.raises(ConfigError, match="Mean"):
+        by_name([FUSES["mean"], mine])
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
