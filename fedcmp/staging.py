@@ -16,28 +16,32 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
+def staged(out: Path, option: str = "--out") -> Iterator[Path]:
     """A folder to write into, beside ``out``; it becomes ``out`` when the block ends, and vanishes when it fails.
+
+    Args:
+        out: the folder.
+        option: of the command, with which the user named it.
 
     Raises:
         RunFolderError: ``out`` is a file, is not empty, or cannot be made.
     """
     target = out.resolve()
     if target.exists() and not target.is_dir():
-        raise RunFolderError(f"--out {out} is a file; expected a folder that does not exist yet")
+        raise RunFolderError(f"{option} {out} is a file; expected a folder that does not exist yet")
     if target.is_dir() and any(target.iterdir()):
-        raise RunFolderError(f"--out {out} exists and is not empty; choose another folder, or remove it")
+        raise RunFolderError(f"{option} {out} exists and is not empty; choose another folder, or remove it")
     partial = target.parent / f".{target.name}.{os.getpid()}.partial"
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise RunFolderError(f"cannot make the folder --out {out}: {error}") from error
+        raise RunFolderError(f"cannot make the folder {option} {out}: {error}") from error
     try:
         yield partial
         try:
             os.replace(partial, target)
         except OSError as error:
-            raise RunFolderError(f"cannot make the folder --out {out}: {error}") from error
+            raise RunFolderError(f"cannot make the folder {option} {out}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -193,6 +193,14 @@ class Returning(Mean):
 
 
 @dataclass(frozen=True)
+class Recalling(Mean):
+    """A fuse that reads what it never kept."""
+
+    def fuse(self, cohort: Cohort, params: fedcmp.Params, state: State) -> Fused:
+        return super().fuse(cohort, params, {"sum": state["sum"]})
+
+
+@dataclass(frozen=True)
 class Counting(fedcmp.aggregation.Momentum):
     """A server step whose state is no number of Python's."""
 
@@ -231,6 +239,7 @@ class Counting(fedcmp.aggregation.Momentum):
         {"aggregator": Returning(lambda fused: fused._replace(metrics={"round": 7.0}))},
         AggregationError, r"Returning\) .*metric round",
     ),
+    ({"aggregator": Recalling()}, AggregationError, "state has no 'sum'"),
     ({"aggregator": fedcmp.Aggregator(Mean(), Counting())}, AggregationError, r"Counting\) .*rounds .*float64"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),

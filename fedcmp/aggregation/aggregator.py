@@ -19,6 +19,16 @@ NEEDS = ("evidence", "halfway", "image_use", "outcome", "refit", "gradient", "st
 """What a method may ask clients to record."""
 
 
+class Kept(State):
+    """A fuse's state, which says what it lacks."""
+
+    def __missing__(self, key: str) -> Any:
+        raise AggregationError(
+            f"the fuse's state has no {key!r}: it has what the last fuse returned, at first what init does "
+            f"({', '.join(self) or 'nothing'})"
+        )
+
+
 @dataclass(frozen=True)
 class Aggregator:
     """A method: a local step, a fuse and a server step.
@@ -84,7 +94,7 @@ class Aggregator:
         if len(cohort.clients) < self.fuse.least_clients:
             needed = f"{type(self.fuse).__name__} needs at least {self.fuse.least_clients} clients in a round"
             raise AggregationError(f"{needed}, got {len(cohort.clients)}")
-        fused = self.fuse.fuse(cohort, params, state["fuse"])
+        fused = self.fuse.fuse(cohort, params, Kept(state["fuse"]))
         square = cohort.sum(square_of, cohort.weights) if self.measures else {}
         local = self.local.update(cohort, state["local"])
         before = cohort.traffic.up
@@ -120,7 +130,7 @@ class Aggregator:
             **fused.metrics,
             **stepped.metrics,
         }
-        parts = {"fuse": fused.state, "server": stepped.state, "diagnostics": {"before": params}}
+        parts = {"fuse": dict(fused.state), "server": stepped.state, "diagnostics": {"before": params}}
         return Aggregated(stepped.params, parts, metrics)
 
     def _check_fused(self, fused: Fused, params: Params) -> None:

@@ -48,7 +48,7 @@ def init_site(kit: Path, out: Path | None, given: Mapping[str, str | None], over
         text = _with(text, override)
     parse_site(text, FILE)
     folder = out or Path(kit.stem)
-    with staged(folder) as partial:
+    with staged(folder, "--folder") as partial:
         partial.chmod(0o700)
         unpack(kit, partial / KIT)
         (partial / FILE).write_text(text, encoding="utf-8")
