@@ -56,11 +56,10 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     masked, private, losses = asked.federation.secure == "masks", asked.privacy.on, settings.policy.losses
     least = settings.policy.least_clients
     seen = [f"{path}: what the coordinator would see of this site", f"  {protection(asked, least)['seen']}"]
-    seen += (
-        ["  policy.least_clients=3 would refuse sums over two sites: of a run of two, or of three that loses one"]
-        if masked and least < 3
-        else []
-    )
+    if masked and least < 3:
+        seen.append(
+            "  policy.least_clients=3 would refuse sums over two sites: a run of two, or of three that loses one"
+        )
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         others = [f"other-{place}" for place in range(1, least)]  # so many as it asks for
