@@ -13,7 +13,7 @@ from fedcmp.federation.folder import RunFolder
 from fedcmp.lifetime import stop_on_signal
 from fedcmp.report.files import read_object
 from fedcmp.sites.feedback import Tail
-from fedcmp.sites.protection import of_two
+from fedcmp.sites.protection import OF_TWO, of_two
 from fedcmp.sites.settings import LISTED
 
 WAIT = 120.0
@@ -126,7 +126,7 @@ def describe(record: Mapping[str, object], sites: Sequence[str]) -> str:
     if domains and "val/loss" not in record:
         words.append(f"validation loss of {name_losses(domains)} only")
     if len(sites) > 2 and "secure/sums" in record and of_two(record):
-        words.append("its sums were over two sites: each can compute the other's term")
+        words.append(OF_TWO)
     faults = [(name, record.get(f"client/{client}/left_out")) for client, name in enumerate(sites)]
     words += [f"{name} left out: {why}" for name, why in faults if why not in (None, "ended")]
     return ", ".join(words)

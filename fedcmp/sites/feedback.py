@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from fedcmp.sites.audit import FILE
+from fedcmp.sites.protection import OF_TWO
 
 LOG = "nvflare.log"
 """In a site's folder: what the engine says."""
@@ -13,7 +14,6 @@ CONNECTED = "Successfully registered client"
 """A line of the engine has this once the site is connected."""
 
 NOT_IN = "without this site's update: it was left out, or the round ended without a change"
-TWO = "its sums are over two sites: each can compute the other's term; policy.least_clients=3 refuses that"
 
 
 class Tail:
@@ -76,7 +76,7 @@ class SiteNews:
         over = str(line["exchange"]).partition(" over ")[2].split() if kind == "Open" else []
         if len(over) == 2 < self._sites and self._pair != self._round:
             self._pair = self._round
-            found.append(f"round {self._round} of {self._rounds}: {TWO}")
+            found.append(f"round {self._round} of {self._rounds}: {OF_TWO}; policy.least_clients=3 refuses that")
         self._sent += int(str(line["bytes_out"])) if self._round else 0
         if kind == "Close":
             stopped = f"was stopped, here after round {self._done} of {self._rounds}"

@@ -25,6 +25,9 @@ TWO_SITES = (
 )
 """What masks cannot hide."""
 
+OF_TWO = "its sums were over two sites: each can compute the other's term"
+"""Of a round whose sums masks do not hide, where more sites take part in the run."""
+
 COUNTS = "counts of samples, steps and tokens, and its losses unless its policy keeps them"
 """What is seen beside, where there is no differential privacy."""
 

@@ -201,6 +201,13 @@ def test_fedavg_is_the_limit(options: dict) -> None:
     same(fuse(Canonical(**options), clients()), fuse(Mean(), clients()), rtol=1e-5, atol=1e-8)
 
 
+def test_few_tokens_raise_the_ridge_to_1_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedcmp.aggregation.fuse.canonical.NOISE", 10.0)  # times 6 columns, by 2 tokens: 30
+    few, unknown = ([replace(one, image_tokens=tokens) for one in clients()] for tokens in (2, 0))
+    by_evidence = Canonical(tau=0.0, refit=False)
+    same(fuse(by_evidence, few), fuse(replace(by_evidence, ridge=1.0), unknown), rtol=1e-6, atol=1e-9)
+
+
 def test_no_evidence_at_all_is_an_error_that_names_the_key() -> None:
     none = {name: torch.zeros(n + 1, n + 1) for name, (_, n) in SHAPES.items()}
     cohort = LocalCohort([replace(one, evidence=none) for one in clients()])
