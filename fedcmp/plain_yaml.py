@@ -106,7 +106,9 @@ def as_fields(kind: type, values: Any, where: str, prefix: str = "") -> dict[str
     known = {one.name: hints[one.name] for one in dataclasses.fields(kind)}
     for key in values:
         if key not in known:
-            hint = NO_SECRETS if holds_secret(str(key)) else nearest(str(key), known)
+            inside = [f"{name}.{key}" for name, own in known.items() if key in getattr(own, "__dataclass_fields__", ())]
+            hint = f"did you mean {' or '.join(inside)}?" if inside else nearest(str(key), known)
+            hint = NO_SECRETS if holds_secret(str(key)) else hint
             raise ConfigError(f"{where}: unknown key `{prefix}{key}`; {hint}")
     return {key: _as(known[key], value, f"{prefix}{key}", where) for key, value in values.items()}
 

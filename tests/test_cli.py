@@ -61,6 +61,7 @@ def test_bad_input_is_named_and_exits_with_two(capsys: pytest.CaptureFixture[str
     (tmp_path / "config.yaml").write_text("")
     for words, code, named in (
         (["train", "federation.roundz=3"], 2, "unknown key `federation.roundz`"),
+        (["plan", "fuse.tau=1"], 2, "aggregator.fuse"),
         (["train", "a.yaml", "b.yaml"], 2, "a.yaml, b.yaml"),
         (["plan", "federation.rounds"], 2, "overrides are written key=value"),
         (["evaluate", str(tmp_path / "none")], 1, "none"),

@@ -28,6 +28,7 @@ def compare(parsed: argparse.Namespace) -> int:
       --scenarios WORDS,...  in which settings (CONFIG unchanged)
       --seeds N  every method is reported on seeds 1 to N (5)
       --budget N  tuning runs of every method and bound in every setting (4); 1: none
+      --tuning-seeds N  each of them on N seeds; the lowest mean is taken (1)
       --optimizers NAME=LR,...  local optimizers beside CONFIG's, each with the same budget, around LR
       --extra-seeds N  the reference, its strongest rivals and the bounds: seeds up to N
       --rivals N  how many rivals of each setting get the extra seeds (2)
@@ -58,7 +59,10 @@ def compare(parsed: argparse.Namespace) -> int:
         optimizers=",".join(parsed.optimizers) if parsed.optimizers else None,
         bounds=False if parsed.no_bounds else None,
         keep_projectors=parsed.keep_projectors or None,
-        **{name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")},
+        **{
+            name: getattr(parsed, name)
+            for name in ("seeds", "budget", "tuning_seeds", "extra_seeds", "rivals", "reference")
+        },
     )
     file, overrides = split_words(parsed.words)
     begun = out is not None and Place(out).is_begun()

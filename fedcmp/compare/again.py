@@ -18,7 +18,8 @@ def command(study: Study) -> str:
         words += ["--scenarios", ",".join(_entry(one.label, one.name, one.overrides) for one in study.settings)]
     if study.optimizers:
         words += ["--optimizers", ",".join(f"{name}={lr:g}" for name, lr in study.optimizers)]
-    for name in ("seeds", "budget", *(("extra_seeds", "rivals") if study.extra_seeds else ()), "reference"):
+    optional = ["tuning_seeds"] * (study.tuning_seeds > 1) + ["extra_seeds", "rivals"] * bool(study.extra_seeds)
+    for name in ("seeds", "budget", *optional, "reference"):
         words += [f"--{name.replace('_', '-')}", str(getattr(study, name))]
     words += ["--no-bounds"] * (not study.bounds) + ["--keep-projectors"] * study.keep_projectors
     return shlex.join(words)

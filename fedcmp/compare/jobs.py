@@ -89,8 +89,8 @@ class Jobs:
     def tuning(self, setting: str, entrant: str) -> list[Job]:
         """The runs that choose; where one alone could be chosen there are none."""
         grid = self.grids[setting, entrant] if len(self.grids[setting, entrant]) > 1 else []
-        seed = self.configs[setting, entrant].run.seed
-        return [self._job(setting, entrant, one, seed, TUNE) for one in grid]
+        seeds = self.study.tuned_on(self.configs[setting, entrant].run.seed)
+        return [self._job(setting, entrant, one, seed, TUNE) for seed in seeds for one in grid]
 
     def final(self, setting: str, entrant: str, options: Options, seed: int) -> Job:
         """A run that is reported."""

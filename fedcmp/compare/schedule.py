@@ -6,8 +6,10 @@ methods of a setting have theirs, the strongest get the extra seeds. Of each see
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
+from statistics import fmean
 from typing import NamedTuple
 
 from fedcmp.compare.grid import Options
@@ -22,9 +24,9 @@ class Tuned(NamedTuple):
     """What tuning found; neither, as long as a run of it is missing."""
 
     options: Options | None = None
-    """Those with the lowest validation loss, the first of equals."""
+    """Those with the lowest validation loss, the mean over tuning seeds, the first of equals."""
     error: str | None = None
-    """Of the first run, where all have failed."""
+    """Of the first failed run, where no options have finished on all tuning seeds."""
 
 
 def tuned(jobs: Jobs, setting: str, entrant: str, results: Results) -> Tuned:
@@ -34,10 +36,13 @@ def tuned(jobs: Jobs, setting: str, entrant: str, results: Results) -> Tuned:
         return Tuned(jobs.grids[setting, entrant][0])
     if any(job.id not in results for job in tuning):
         return Tuned()
-    good = [job for job in tuning if results[job.id].finished]
-    if not good:
-        return Tuned(error=str(results[tuning[0].id].record["error"]))
-    return Tuned(min(good, key=lambda job: results[job.id].record["val_loss"]).cell.options)
+    tried = jobs.grids[setting, entrant]
+    runs = [results[job.id] for job in tuning]
+    losses = [run.record["val_loss"] if run.finished else math.inf for run in runs]
+    means = [fmean(losses[place :: len(tried)]) for place in range(len(tried))]
+    if min(means) == math.inf:
+        return Tuned(error=next(str(run.record["error"]) for run in runs if not run.finished))
+    return Tuned(tried[means.index(min(means))])
 
 
 def wanted(jobs: Jobs, results: Results) -> list[Job]:

@@ -34,6 +34,7 @@ class Request(NamedTuple):
     optimizers: str | None = None
     seeds: int | None = None
     budget: int | None = None
+    tuning_seeds: int | None = None
     extra_seeds: int | None = None
     rivals: int | None = None
     reference: str | None = None
@@ -62,7 +63,9 @@ class Study:
     seeds: int = 5
     """Every method is reported on seeds 1 to this."""
     budget: int = 4
-    """Tuning runs of every method in every setting; 1: none, the config's own values."""
+    """How many options of every method are tried in every setting; 1: none, the config's own values."""
+    tuning_seeds: int = 1
+    """On how many seeds each is tried: `run.seed`, and further ones 1,000 apart."""
     optimizers: tuple[tuple[str, float], ...] = ()
     """Other local optimizers than CONFIG's, each tuned with the same budget around its learning rate."""
     extra_seeds: int = 0
@@ -78,8 +81,13 @@ class Study:
 
     @property
     def tuned(self) -> int:
-        """Tuning runs of a method in a setting, over all optimizers."""
-        return self.budget * (1 + len(self.optimizers))
+        """Tuning runs of a method in a setting, over all optimizers and tuning seeds; 1: none."""
+        tried = self.budget * (1 + len(self.optimizers))
+        return tried * self.tuning_seeds if tried > 1 else 1
+
+    def tuned_on(self, seed: int) -> range:
+        """The tuning seeds of a config with this `run.seed`."""
+        return range(seed, seed + 1000 * self.tuning_seeds, 1000)
 
     @property
     def last_seed(self) -> int:
@@ -92,9 +100,9 @@ class Study:
         Raises:
             ConfigError: they do not.
         """
-        for name in ("seeds", "budget", "rivals"):
+        for name in ("seeds", "budget", "tuning_seeds", "rivals"):
             if getattr(self, name) < 1:
-                raise ConfigError(f"--{name} must be at least 1, got {getattr(self, name)}")
+                raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}")
         if self.extra_seeds and self.extra_seeds < self.seeds:
             raise ConfigError(f"--extra-seeds must be at least --seeds {self.seeds}, got {self.extra_seeds}")
         labels = [method.label for method in self.methods]
@@ -104,7 +112,8 @@ class Study:
             if name == self.config.optimizer.name:
                 raise ConfigError(f"--optimizers: {name} is optimizer.name of all runs; name another one")
         for setting in self.settings:
-            if 1 <= setting.config.run.seed <= self.last_seed and self.tuned > 1:
+            reported = set(range(1, self.last_seed + 1))
+            if self.tuned > 1 and reported.intersection(self.tuned_on(setting.config.run.seed)):
                 raise ConfigError(
                     f"run.seed, on which methods are tuned, must be none of the seeds 1 to {self.last_seed} on which "
                     f"they are reported, got {setting.config.run.seed}"
@@ -201,7 +210,7 @@ def from_json(content: Mapping[str, Any], where: str) -> Study:
                 for one in content["settings"]
             ),
             methods=tuple(Method(one["label"], one["preset"], tuple(one["overrides"])) for one in content["methods"]),
-            **{key: content[key] for key in OPTIONS},
+            **{key: {"tuning_seeds": 1, **content}[key] for key in OPTIONS},  # 1: before it was an option
             optimizers=tuple((name, lr) for name, lr in content.get("optimizers", ())),
             folders=content.get("folders", {}),
         )

@@ -149,7 +149,8 @@ def make_legend(jobs: Jobs) -> list[str]:
     """How to read the tables."""
     study, rivals = jobs.study, len(jobs.methods) - 1
     seeds = f"seeds 1 to {study.seeds}" if study.seeds > 1 else "seed 1"
-    tuned = f"tuned in {study.tuned} runs a setting, on another seed, by validation loss"
+    other = "another seed" if study.tuning_seeds == 1 else f"{study.tuning_seeds} other seeds"
+    tuned = f"tuned in {study.tuned} runs a setting, on {other}, by validation loss"
     if study.optimizers:
         tuned += f", as many with each of {study.config.optimizer.name}, {', '.join(dict(study.optimizers))}"
     how = tuned if study.tuned > 1 else "run as CONFIG says, not tuned"

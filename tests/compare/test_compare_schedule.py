@@ -86,6 +86,22 @@ def test_nothing_is_chosen_before_all_have_been_tried_and_ties_take_the_first() 
     assert found((first, None), (second, None)) == (None, "it broke")
 
 
+def test_with_two_tuning_seeds_the_lowest_mean_is_chosen() -> None:
+    jobs = jobs_of(tuning_seeds=2)
+    runs = jobs.tuning("demo", "fedavg")
+    assert [job.cell.seed for job in runs] == [job.config.run.seed for job in runs] == [0, 0, 1000, 1000]
+    first, second = (job.cell.options for job in runs[:2])
+
+    def found(*losses: float | None) -> Tuned:
+        return tuned(jobs, "demo", "fedavg", {job.id: line(job, loss) for job, loss in zip(runs, losses, strict=False)})
+
+    assert found(1.0, 2.0, 9.0) == (None, None)
+    assert found(1.0, 2.0, 5.0, 3.0) == (second, None)
+    assert found(1.0, 2.0, 5.0, 4.5) == (first, None)
+    assert found(1.0, 2.0, None, 9.0) == (second, None)
+    assert found(1.0, None, None, 9.0) == (None, "it broke")
+
+
 def test_the_strongest_rivals_get_the_extra_seeds() -> None:
     jobs = jobs_of(extra_seeds=4, rivals=1)
     some = run(jobs_of(), plain)

@@ -50,6 +50,7 @@ def test_bad_methods_are_named(methods: str, named: str) -> None:
     (r"--optimizers: adamw", {"optimizers": "adamw=0.04"}, ()),
     (r"run.seed", {"budget": 1, "optimizers": "muon=0.04", "bounds": False}, ("run.seed=3",)),
     (r"run.seed", {"seeds": 3}, ("run.seed=3",)),
+    (r"--tuning-seeds", {"tuning_seeds": 0}, ()), (r"run.seed", {"tuning_seeds": 2}, ("run.seed=-998",)),
     (r"--budget must be at most 21", {"budget": 22, "bounds": False}, ()),
     (r"centralized.batch_sizes", {"budget": 10}, ()),
     (r"optimizer.lr.*--budget 2", {"methods": "fedavg:optimizer.lr=1", "budget": 2}, ()),
@@ -115,7 +116,7 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
     other.write_text("federation: {rounds: 5}\n")
     methods = 'fedavg,"it\'s: a"=fedcmp:aggregator.fuse.tau=0,fedcmp:data.domains=[blurred,faint]'
     scenarios = f"iid,mixed=domain:partition.mix=0.5,'{other}':partition.clients=4"
-    options = Request(methods, scenarios, "muon=0.04,sgd=1", 2, 3, 4, 1, "fedavg", False, True)
+    options = Request(methods, scenarios, "muon=0.04,sgd=1", 2, 3, 2, 4, 1, "fedavg", False, True)
     first = ask(file, ["optimizer.lr=0.01"], options)
     more = again(first, Request(seeds=3), ["partition.mix=0.2", "run.seed=9"])  # over what a setting has of its own
     assert command(again(again(first, Request(), ["run.seed=7"]), Request(), ["run.seed=8"])).count("run.seed=") == 1
@@ -125,7 +126,8 @@ def test_the_line_that_asks_again_asks_for_the_same(tmp_path: Path) -> None:
         assert words[:2] == ["fedcmp", "compare"]
         parsed = build_parser().parse_args(words[1:])
         path, overrides = split_words(parsed.words)
-        asked = {name: getattr(parsed, name) for name in ("seeds", "budget", "extra_seeds", "rivals", "reference")}
+        options = ("seeds", "budget", "tuning_seeds", "extra_seeds", "rivals", "reference")
+        asked = {name: getattr(parsed, name) for name in options}
         asked |= {
             name: ",".join(found) for name in ("methods", "scenarios", "optimizers") if (found := getattr(parsed, name))
         }

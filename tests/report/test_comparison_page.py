@@ -55,7 +55,8 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     assert "Interference and oscillation" not in page.sections
     asked = json.loads((comparison / "compare.json").read_text())
     assert (page.badge, Comparison(comparison).missing) == ("failed", 0)
-    assert "settings: 2; seeds: 2;" in look(write_report(comparison, figures=False)).text
+    text = look(write_report(comparison, figures=False)).text
+    assert "settings: 2; seeds: 2; runs to tune each method in a setting: 3;" in text
     (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
     assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
     tuned = sum(one.cell.stage == "tune" for one in Comparison(comparison).results)

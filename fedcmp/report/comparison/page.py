@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -24,8 +25,8 @@ from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
 from fedcmp.report.formatting import count, duration, human, identifier, is_number, listed, method, number, p_value
 
 TUNING = (
-    "Each dot is one cell of a method's grid; the ring is its best, which the final runs use. Settings are chosen on "
-    "the validation samples, results are those of the test samples."
+    "Each dot is one cell of a method's grid, the mean over tuning seeds; the ring is its best, which the final runs "
+    "use. Settings are chosen on the validation samples, results are those of the test samples."
 )
 DYNAMICS = (
     "Energy is lost where clients' updates point apart and the mean takes away what each adds. A cosine below 0 "
@@ -52,7 +53,10 @@ def comparison_page(comparison: Comparison) -> Page:
     seeds = {one.cell.seed for one in comparison.results if one.cell.stage != TUNE}
     asked = comparison.asked.get("seeds", 0)
     done = f"{len(seeds)} of {asked}" if len(seeds) < asked else str(len(seeds))
+    tuned = int(comparison.asked.get("budget", 0)) * (1 + len(comparison.asked.get("optimizers", ())))
+    tuned *= comparison.asked.get("tuning_seeds", 1) if tuned > 1 else 1
     lead = f"{listed(rivals, 12)}; settings: {len(comparison.settings)}; seeds: {done}"
+    lead += f"; runs to tune each method in a setting: {tuned}" if tuned > 1 else "; nothing tuned"
     return Page(
         kind="Comparison",
         title=comparison.name,
@@ -170,11 +174,9 @@ def _tuning(comparison: Comparison) -> Section:
     rows = []
     for setting in comparison.settings:
         for name in comparison.methods:
-            runs = sorted(comparison.of(setting, name, TUNE), key=lambda one: one.record["val_loss"])
-            for place, run in enumerate(runs):
-                options = ", ".join(f"{key}={value}" for key, value in run.cell.options.items())
-                best = "" if place else "best"
-                rows.append([setting, method(name), options or "CONFIG", number(run.record["val_loss"]), best])
+            for place, (options, loss) in enumerate(sorted(comparison.tuning(setting, name), key=itemgetter(1))):
+                told = ", ".join(f"{key}={value}" for key, value in options.items())
+                rows.append([setting, method(name), told or "CONFIG", number(loss), "" if place else "best"])
     header = ["setting", "method", "options", metric("val/loss").title, ""]
     grids = [Grid("All cells of the grids", header, rows, text_columns=3, folded=True)] if rows else []
     return Section("tuning", "Tuning", TUNING, pictures, grids)

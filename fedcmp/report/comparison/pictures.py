@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import Any
 
 from fedcmp.measures import NATS
 from fedcmp.report.blocks import Picture
-from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
+from fedcmp.report.comparison.results import BOUNDS, Comparison, Result
 from fedcmp.report.figures import COOL, DASHES, INK, PALETTE, DotRow, Line, draw_dots, draw_heat, draw_lines
 from fedcmp.report.formatting import identifier, is_number, method
 from fedcmp.report.run.reading import series
@@ -107,27 +107,27 @@ def draw_domains(comparison: Comparison, setting: str) -> list[Picture]:
 
 def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
     """The validation losses of all cells of the methods' grids, and over the option that most methods tune."""
-    found = {one: runs for one in comparison.methods if (runs := comparison.of(setting, one, TUNE))}
+    found = {one: tried for one in comparison.methods if (tried := comparison.tuning(setting, one))}
     if not found:
         return []
     dots = []
-    for one, runs in found.items():
-        losses = [run.record["val_loss"] for run in runs]
+    for one, tried in found.items():
+        losses = [loss for _, loss in tried]
         chosen = len(losses) >= len(comparison.asked.get("grid", {}).get(setting, {}).get(one, ()))
         dots.append(DotRow(method(one), losses, style(comparison, one)[0], ringed=min(losses) if chosen else None))
     unit, title = f"validation loss, {NATS}", f"Grid of each method: {setting}"
     alt = f"Validation loss of the grid cells of each method in setting {setting}."
     pictures = [Picture(f"{identifier(setting)}-tuning", title, draw_dots(dots, unit), alt=alt)]
-    keys = {one: {key for run in runs for key in _numbers(run)} for one, runs in found.items()}
+    keys = {one: {key for options, _ in tried for key in _numbers(options)} for one, tried in found.items()}
     votes = Counter(key for tuned in keys.values() for key in tuned)
     if not votes:
         return pictures
     lines, ticks, option = [], set[float](), votes.most_common(1)[0][0]
-    for one, runs in found.items():
+    for one, tried in found.items():
         best = defaultdict[float, list[float]](list)
-        for run in runs:
-            if option in _numbers(run):
-                best[run.cell.options[option]].append(run.record["val_loss"])
+        for options, loss in tried:
+            if option in _numbers(options):
+                best[options[option]].append(loss)
         if best:
             x = sorted(best)
             lines.append(Line(method(one), x, [min(best[value]) for value in x], *style(comparison, one)))
@@ -142,8 +142,8 @@ def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
     return [Picture(f"{identifier(setting)}-landscape", title, figure, caption, alt), *pictures]
 
 
-def _numbers(run: Result) -> list[str]:
-    return [key for key, value in run.cell.options.items() if is_number(value)]
+def _numbers(options: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in options.items() if is_number(value)]
 
 
 def draw_costs(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from fedcmp.errors import RunFolderError
@@ -108,7 +109,7 @@ class Comparison:
         asked = self.asked
         methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
         grids = [len(options) for grid in asked.get("grid", {}).values() for options in grid.values()]
-        seeds, tuning = asked.get("seeds", 0), sum(runs for runs in grids if runs > 1)
+        seeds, tuning = asked.get("seeds", 0), asked.get("tuning_seeds", 1) * sum(runs for runs in grids if runs > 1)
         final = sum(one.cell.stage == FINAL and one.cell.seed <= seeds for one in self.results)
         tuned = sum(one.cell.stage == TUNE for one in self.results)
         rows = len(asked.get("settings", ())) * methods
@@ -147,6 +148,15 @@ class Comparison:
         """The finished runs of a method in a setting (None: in all)."""
         found = [one for one in self.results if one.finished and setting in (None, one.cell.setting)]
         return [one for one in found if (one.cell.method, one.cell.stage) == (method, stage)]
+
+    def tuning(self, setting: str, method: str) -> list[tuple[dict[str, Any], float]]:
+        """The options that have finished on all tuning seeds, and their mean validation loss."""
+        found: dict[str, list[Result]] = {}
+        for one in self.of(setting, method, TUNE):
+            found.setdefault(json.dumps(one.cell.options, sort_keys=True), []).append(one)
+        seeds = self.asked.get("tuning_seeds", 1)
+        done = [runs for runs in found.values() if len(runs) == seeds]
+        return [(runs[0].cell.options, fmean(run.record["val_loss"] for run in runs)) for runs in done]
 
     def losses(self, setting: str, method: str) -> list[float]:
         """Test losses by seed."""
