@@ -25,6 +25,7 @@ from small import SMALL
 import fedcmp
 from fedcmp.aggregation import Aggregator, Mean, Sgd
 from fedcmp.aggregation.contribution import Cohort
+from fedcmp.aggregation.fuse.image_use import ImageUse
 from fedcmp.aggregation.parts import Fused, State, Stepped, Update
 from fedcmp.data.scenes import make_scene, render
 from fedcmp.errors import AggregationError, ConfigError, DataError
@@ -240,6 +241,7 @@ class Counting(fedcmp.aggregation.Momentum):
         AggregationError, r"Returning\) .*metric round",
     ),
     ({"aggregator": Recalling()}, AggregationError, "state has no 'sum'"),
+    ({"aggregator": fedcmp.Aggregator(ImageUse(Recalling()), Sgd())}, AggregationError, "state has no 'sum'"),
     ({"aggregator": fedcmp.Aggregator(Mean(), Counting())}, AggregationError, r"Counting\) .*rounds .*float64"),
     ({"tower": PICTURE}, ConfigError, "tower"),
     ({"llm": PICTURE}, ConfigError, "llm"),

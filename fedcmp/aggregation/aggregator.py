@@ -24,8 +24,8 @@ class Kept(State):
 
     def __missing__(self, key: str) -> Any:
         raise AggregationError(
-            f"the fuse's state has no {key!r}: it has what the last fuse returned, at first what init does "
-            f"({', '.join(self) or 'nothing'})"
+            f"the fuse's state has no {key!r}: the last round's fuse, or before the first round init, returned "
+            f"{', '.join(self) or 'an empty one'}"
         )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.aggregation.checks import require_count, require_number
@@ -35,15 +35,17 @@ UNWEIGHTED = (Median, TrimmedMean, Krum)
 """Fuses that do not ask for weights p_k."""
 
 
-class Preset(NamedTuple):
+@dataclass(frozen=True)
+class Preset:
     """One row: a method, where it comes from, the classes of its parts, and what a comparison tunes."""
 
     title: str
     paper: str
     fuse: type[Any] = Mean
+    _: KW_ONLY
     server: type[Any] = Sgd
     local: type[Any] = Plain
-    options: Mapping[str, Any] = {}
+    options: Mapping[str, Any] = field(default_factory=dict)
     """Options that differ from a part's defaults, as ``fuse.tau``."""
     normalise: bool = False
     """Fuse updates per local step (FedNova)."""
@@ -69,7 +71,11 @@ _REDDI, _YIN, _KRUM = (
 )
 PRESETS: dict[str, Preset] = {
     "fedcmp": Preset(
-        "Fed-CMP", "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)", Canonical, Opm, image_use=True
+        "Fed-CMP",
+        "Fed-CMP, arXiv 2603.26786 (abstract only; the definition is ours)",
+        Canonical,
+        server=Opm,
+        image_use=True,
     ),
     "regmean": Preset(
         "RegMean",

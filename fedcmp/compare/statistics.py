@@ -42,14 +42,17 @@ def recovered(method: Losses, local: Losses, centralized: Losses) -> float | Non
     """The mean over seeds of ``(method - local) / (centralized - local)``: 0 as bad as alone, 1 as good as together.
 
     Seeds count that all three have, and on which centralized is better than local: else there is nothing to recover.
-    None without any.
+    None without any, and where it is not better by two standard errors over seeds: the share of a gap that may be 0
+    can be anything.
 
     >>> recovered({1: 1.5, 2: 1.0}, {1: 2.0, 2: 2.0}, {1: 1.0, 2: 1.0})
     0.75
     """
-    seeds = [seed for seed in method if seed in local and seed in centralized and centralized[seed] < local[seed]]
-    parts = [(method[seed] - local[seed]) / (centralized[seed] - local[seed]) for seed in seeds]
-    return statistics.fmean(parts) if parts else None
+    gaps = {seed: local[seed] - centralized[seed] for seed in method if seed in local and seed in centralized}
+    error = statistics.stdev(gaps.values()) / len(gaps) ** 0.5 if len(gaps) > 1 else 0.0
+    if not gaps or statistics.fmean(gaps.values()) <= 2 * error:
+        return None
+    return statistics.fmean((local[seed] - method[seed]) / gap for seed, gap in gaps.items() if gap > 0)
 
 
 def paired(one: Losses, other: Losses) -> Paired:

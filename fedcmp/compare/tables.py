@@ -53,7 +53,7 @@ def make_tables(name: str, jobs: Jobs, found: Found) -> dict[str, str]:
     if any(edges):
         legend.append(
             f"{sum(edges)} of {len(edges)} chosen rates are the largest or the least that were tried with their "
-            "optimizer: the best may lie beyond."
+            "optimizer: the best may lie beyond; a larger --budget tries more."
         )
     return {
         "text": as_text(sheets, legend),
@@ -164,7 +164,8 @@ def make_legend(jobs: Jobs) -> list[str]:
     if jobs.bounds:
         lines.append(
             "recovered: (method - local) / (centralized - local) of the loss, by seed, then the mean; of image use: "
-            "the same of the image use, the loss with another picture of the domain minus that with the right one."
+            "the same of the image use, the loss with another picture of the domain minus that with the right one; -: "
+            "centralized is not better than local by two standard errors over seeds."
         )
     if rivals:
         lines += [

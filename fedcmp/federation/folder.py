@@ -50,6 +50,13 @@ class RunFolder:
         self.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
+def check_unused(folder: Path) -> None:
+    """Raises RunFolderError if there are files that no new run may mix with."""
+    if folder.is_dir() and any(one.name != LOCK for one in folder.iterdir()):
+        go_on = f", or go on with it: fedcmp train --resume {folder}" if (folder / "config.yaml").is_file() else ""
+        raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name{go_on}")
+
+
 def claim(path: Path | None, name: str, number: bool) -> RunFolder:
     """Makes the folder of a new run.
 
@@ -73,11 +80,10 @@ def claim(path: Path | None, name: str, number: bool) -> RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".probe").touch()
         (folder / ".probe").unlink()
-        used, free = any(one.name != LOCK for one in folder.iterdir()), shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free
     except OSError as error:
         raise RunFolderError(f"cannot make the run folder {folder}: {error}; set run.dir") from error
-    if used:
-        raise RunFolderError(f"the run folder {folder} is not empty; choose another run.dir or run.name")
+    check_unused(folder)
     if free < LEAST_FREE:
         room = f"{free / 2**20:.0f} MiB are free for the run folder {folder}"
         raise RunFolderError(f"only {room}; at least {LEAST_FREE // 2**20} are needed")

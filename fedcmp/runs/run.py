@@ -22,7 +22,7 @@ from fedcmp.errors import CheckpointError
 from fedcmp.evaluation.assess import Captioned, caption_pictures, measure
 from fedcmp.evaluation.losses import Evaluation, Scored, evaluate, progress_made
 from fedcmp.federation.checkpoint import params_sha256, save_projector
-from fedcmp.federation.folder import TEST_LOSSES, RunFolder, claim
+from fedcmp.federation.folder import TEST_LOSSES, RunFolder, check_unused, claim
 from fedcmp.federation.records import Clock
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.locking import locked
@@ -173,6 +173,8 @@ def open_run(
     with ExitStack() as locks:
         if resume is not None:
             on_server(team, lambda: locks.enter_context(locked(resume)))
+        elif config.run.dir:
+            on_server(team, lambda: check_unused(Path(str(config.run.dir)).expanduser()))
         together(team, lambda: config.wandb.check_environment(os.environ))
         together(team, lambda: check_models(config))
         progress.say("reading the data")

@@ -63,6 +63,8 @@ def train(
         with open_run(config, config.aggregator.name, label, progress, team, resume_from, keep) as run:
             _print_ranks(run)
             method, tracker, earlier = run.method, run.tracker, 0.0
+            if method.attack:
+                run.head["byzantine"] = sorted(method.attack.byzantine)
             state = start(run.parts.params, method.aggregator, method.privacy)
             if resume_from is not None:
                 state, tracker.records = last_state(run, state)

@@ -10,8 +10,9 @@ from fedcmp.compare.statistics import holm, mean_ranks, paired, recovered
 
 
 def test_recovered_is_a_mean_over_the_seeds_that_all_have() -> None:
-    local, centralized = {1: 2.0, 2: 3.0, 3: 1.0, 4: 1.0}, {1: 1.0, 2: 1.0, 3: 1.0}
-    assert recovered({1: 1.5, 2: 1.5, 9: 0.0}, local, centralized) == pytest.approx((0.5 + 0.75) / 2)
+    local, centralized = {1: 2.0, 2: 2.5, 3: 1.0, 4: 1.0}, {1: 1.0, 2: 1.0, 3: 1.0}
+    assert recovered({1: 1.5, 2: 1.5, 9: 0.0}, local, centralized) == pytest.approx((0.5 + 2 / 3) / 2)
+    assert recovered({1: 1.5, 2: 1.5, 3: 1.5}, local, centralized) is None, "gaps 1, 1.5 and 0: two errors are 0.88"
     assert recovered({1: 2.5}, local, centralized) == pytest.approx(-0.5)
     assert recovered({3: 1.0}, local, centralized) is None, "there is nothing to recover"
     assert recovered({4: 1.0}, local, centralized) is None

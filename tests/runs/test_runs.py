@@ -222,9 +222,10 @@ def test_a_failure_in_mid_run_is_written_down(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunFolderError, match=r"round-0001\.pt.*No space left"):
-        train(settings(tmp_path / "run", *BRIEF))
+        train(settings(tmp_path / "run", *BRIEF, "attack.kind=sign", "attack.share=0.25"))
     summary = summary_of(tmp_path / "run")
     assert summary["exit"] == "failed"
+    assert len(summary["byzantine"]) == 2, "who attacked is known"
     assert "No space left" in summary["error"]
 
 

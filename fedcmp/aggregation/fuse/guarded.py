@@ -66,7 +66,7 @@ class Guarded(Wrapper):
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         # the remembered trust by client; on other ranks than the server the state is empty
         known: dict[int, float] = state.get("trust", {})
-        inner = {key: value for key, value in state.items() if key != "trust"}
+        inner = type(state)({key: value for key, value in state.items() if key != "trust"})
         if len(cohort.clients) < 3:
             return cohort.on_server(_remember, self.inner.fuse(cohort, params, inner), known)
         products = cohort_products(cohort, params, cohort.clients)

@@ -69,7 +69,7 @@ class ImageUse(Wrapper):
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         before, own = (
             state.get("image_use", list(Usual())),
-            {k: value for k, value in state.items() if k != "image_use"},
+            type(state)({k: value for k, value in state.items() if k != "image_use"}),
         )
         usual = Usual(*cohort.share(cohort.on_server(list, before)))
         weighed = WeighedCohort(cohort, usual if len(cohort.clients) > 1 else Usual())

@@ -43,7 +43,10 @@ def clients_section(run: Run) -> Section:
         "failed and trained again": sum(run.series("clients_retried")[1]),
         "updates left out": len(left_out),
     }
-    grids = [Grid("Taking part", ["", "number"], [[name, count(value)] for name, value in numbers.items()])]
+    taking_part = [[name, count(value)] for name, value in numbers.items()]
+    if byzantine := run.summary.get("byzantine"):
+        taking_part.append(["Byzantine, simulated", ", ".join(map(run.called, byzantine))])
+    grids = [Grid("Taking part", ["", "number"], taking_part)]
     if left_out:
         counts = [[why, str(many)] for why, many in Counter(why for _, _, why in left_out).most_common()]
         grids.append(Grid("Why updates were left out", ["why", "updates"], counts))
