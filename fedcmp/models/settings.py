@@ -68,6 +68,13 @@ class ModelConfig:
         self.projector.validate(f"{prefix}.projector")
 
 
+def describe_demo(model: ModelConfig) -> str:
+    """A note for data that are not the demo's; empty where neither model is the demo's."""
+    keys = [f"model.{key}" for key in ("tower", "llm") if getattr(model, key) == "demo"]
+    small = "the demo's embedded model, made for its pictures and words; name another for real data"
+    return f"{' and '.join(keys)}: {small}" if keys else ""
+
+
 def resolve(name: str, kind: str, key: str) -> str:
     """The folder of ``demo`` (``kind``: tower or llm), an existing folder, or a hub id unchanged.
 

@@ -14,6 +14,7 @@ from fedcmp.export.hf import check_hf
 from fedcmp.federation.forecast import Forecast, MemoryPart, forecast, training_memory
 from fedcmp.federation.fusing import check_secure
 from fedcmp.federation.privacy import Protection
+from fedcmp.models.settings import describe_demo
 from fedcmp.report.formatting import human
 from fedcmp.report.plan import PlanPage
 from fedcmp.runs.data import read_data
@@ -53,7 +54,8 @@ def plan(config: Config, ranks: int | None = None) -> PlanPage:
     here = torch.cuda.device_count() if torch.cuda.is_available() else 0
     on_cpu = config.run.device == "cpu" or (config.run.device == "auto" and not here)
     devices = ["cpu" if on_cpu else f"cuda:{rank % here}" if here else "cuda" for rank in range(world)]
-    notes = [outline.warning, foresee_cut(config, data.splits, outline)]
+    demo = "" if config.data.kind == "scenes" else describe_demo(config.model)
+    notes = [demo, outline.warning, foresee_cut(config, data.splits, outline)]
     notes += [*_machine_notes(config, devices, found, features), *_model_notes(config, outline)]
     facts: tuple[tuple[str, str], ...] = ()
     if privacy is not None:

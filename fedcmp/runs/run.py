@@ -26,6 +26,7 @@ from fedcmp.federation.folder import TEST_LOSSES, RunFolder, check_unused, claim
 from fedcmp.federation.records import Clock
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.locking import locked
+from fedcmp.models.settings import describe_demo
 from fedcmp.report.captions import Example, draw_captions, list_captions
 from fedcmp.report.files import read_object
 from fedcmp.report.split import draw_split
@@ -189,7 +190,8 @@ def open_run(
                 parts = build_parts(config, data, progress, team=team, keep=keep)
             head["captions_cut"] = cut = count_cut(data.splits, parts.encoder)
             if is_server(team):
-                if sentence := describe_cut(cut, parts.encoder.max_tokens):
+                demo = "" if config.data.kind == "scenes" else describe_demo(config.model)
+                for sentence in filter(None, (demo, describe_cut(cut, parts.encoder.max_tokens))):
                     print(f"note: {sentence}", file=sys.stderr, flush=True)
                 tracker = build_tracker(config, folder, head["name"])
                 folder.summary.unlink(missing_ok=True)  # of a run that goes on: it has not ended

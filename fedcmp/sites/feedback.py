@@ -12,6 +12,8 @@ LOG = "nvflare.log"
 """In a site's folder: what the engine says."""
 CONNECTED = "Successfully registered client"
 """A line of the engine has this once the site is connected."""
+UNKNOWN = "request authentication failed"
+"""Lines of the engine, ten in a second, have this where the server has forgotten the site."""
 
 NOT_IN = "without this site's update: it was left out, or the round ended without a change"
 
@@ -47,10 +49,20 @@ class SiteNews:
         self._round, self._rounds, self._sent = "", 0, 0
         self._sites, self._pair = 0, ""  # of the run, and the last round whose sums are over two of them
         self._trained, self._done = 0, 0  # the round that was trained last since the start, and over all starts
+        self._known = True
 
     def lines(self) -> list[str]:
         """Those since the last look."""
-        found = ["connected to the coordinator" for line in self._log.lines() if CONNECTED in line]
+        found = []
+        for line in self._log.lines():
+            if CONNECTED in line:
+                self._known = True
+                found.append("connected to the coordinator")
+            elif UNKNOWN in line and self._known:
+                self._known = False
+                found.append(
+                    "the coordinator does not know this site any more; is its kit in use elsewhere? Restart it"
+                )
         return found + [text for line in self._audit.lines() for text in self._describe(json.loads(line))]
 
     def _describe(self, line: dict[str, object]) -> list[str]:

@@ -225,6 +225,7 @@ class Sites(Field):
                 answer = say.decode_as(kind, data)
                 if isinstance(answer, say.Refused):
                     heard.faults[client] = Fault(answer.fault, f"its site says: {answer.reason}")
+                    self.tell(f"{self.hello.sites[client]} refuses: {answer.reason}")  # others may be awaited for long
                 else:
                     heard.answers[client] = read(client, answer)
             except UNREADABLE as error:

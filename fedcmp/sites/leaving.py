@@ -14,6 +14,7 @@ from fedcmp.aggregation.traffic import count
 from fedcmp.config import read_config, to_yaml
 from fedcmp.distributed.exact import Term
 from fedcmp.models.projector import init_params
+from fedcmp.models.settings import describe_demo
 from fedcmp.report.table import table
 from fedcmp.seeding import torch_rng
 from fedcmp.sites import messages as say
@@ -71,6 +72,7 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     lines += [f"  {name}: {value}" for name, value in {**answer.fields, **answer.noted}.items()]
     lines.append(f"  samples: {', '.join(f'{number:,} {split}' for split, number in answer.counts.items())}")
     lines.append("  pictures are not decoded here: `fedcmp prepare --check` does that")
+    lines += [f"  {note}"] if (note := describe_demo(settings.apply(asked).model)) else []
     federation = asked.federation
     batches = answer.counts["train"] * federation.passes // federation.batch_size
     if batches < federation.rounds:

@@ -58,6 +58,7 @@ def test_what_is_sent_is_written_down_and_was_foretold(tmp_path: Path) -> None:
     for words in (
         "policy.least_clients=3",
         "norm of its update",
+        "model.tower and model.llm: the demo's embedded model",
         "counts of samples, steps and tokens, and its losses",
     ):
         assert words in foretold

@@ -24,7 +24,7 @@ from fedcmp.report.run.reading import Run
 from fedcmp.runs.export import export_run
 from fedcmp.sites import messages as say
 from fedcmp.sites.engine import STOP, describe
-from fedcmp.sites.feedback import SiteNews
+from fedcmp.sites.feedback import CONNECTED, LOG, UNKNOWN, SiteNews
 from fedcmp.sites.folder import check_site
 
 MASKS = "federation.secure=masks"
@@ -171,6 +171,8 @@ def test_a_site_reads_that_the_run_was_stopped(lab: Lab) -> None:
     assert lab.go_on()["exit"] == "stopped"
     place = lab.folders[0] / "runs" / "run-1"
     assert news.lines()[-1] == f"run run-1 was stopped, here after round 1 of 4; its projector so far is in {place}"
+    (lab.folders[0] / LOG).write_text(f"{UNKNOWN}\n" * 3 + f"{CONNECTED}\n{UNKNOWN}\n")
+    assert ["does not know" in line for line in news.lines()] == [True, False, True], "once, until it is connected"
 
 
 class Killed(BaseException):
@@ -263,6 +265,7 @@ def test_a_policy_refuses_a_run_before_it_begins(tmp_path: Path, policy: str, ov
     (line,) = lab.audit()
     assert (line["what"], line["kind"]) == ("refused", "Hello")
     assert key in line["reason"]
+    assert "hospital-a refuses: " in (lab.run / "sites.log").read_text(), "while others are awaited"
 
 
 def test_a_site_tells_nobody_which_of_its_files_cannot_be_read(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import metric
 from fedcmp.report.alone import Beside
 from fedcmp.report.blocks import Fact, Listing, Page, Section, facts
-from fedcmp.report.formatting import is_number, measured, method
+from fedcmp.report.formatting import count, is_number, measured, method
 from fedcmp.report.run import results
 from fedcmp.report.run.clients import clients_section, split_section
 from fedcmp.report.run.method import costs_section, interference_section, oscillation_section, reliability_section
@@ -77,8 +77,12 @@ def _facts(run: Run) -> list[Fact]:
     found = [
         Fact(metric(key).heading, measured(key, one), note) for key, (one, note) in values.items() if is_number(one)
     ]
+    if sizes := run.split.get("splits"):
+        found.append(Fact("Samples", " / ".join(map(count, sizes.values())), " / ".join(sizes)))
     if run.protection:
+        noise = run.protection["noise"]
         found.append(Fact("Sums", run.protection["sums"], run.protection["seen"]))
+        found.append(Fact("Noise", noise, "no differential privacy" if noise == "none" else ""))
         whose, _, kept = run.protection.get("losses", "").partition("; ")
         found += [Fact("Losses", whose, kept)] if kept else []
     return found
