@@ -155,7 +155,7 @@ CORRUPTED = ",".join(
 """How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(SHORT_ROUNDS, 16)}"'
-    " --seeds 3 --budget 2 --optimizers muon=0.04",
+    " --seeds 5 --budget 2 --optimizers muon=0.04",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
     " --seeds 3 --budget 2 --optimizers muon=0.02",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"

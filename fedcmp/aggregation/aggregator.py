@@ -25,7 +25,7 @@ class Kept(State):
     def __missing__(self, key: str) -> Any:
         raise AggregationError(
             f"the fuse's state has no {key!r}: the last round's fuse, or before the first round init, returned "
-            f"{', '.join(self) or 'an empty one'}"
+            f"{', '.join(self) or 'an empty one'} (ranks but the server have no state: it is read in on_server)"
         )
 
 

@@ -58,6 +58,10 @@ Aggregated = Stepped
 class Fuse(Protocol):
     """Many deltas to one. ``fuse`` must be written; the rest has a default."""
 
+    weighted: ClassVar[bool] = True
+    """Whether clients count by ``cohort.weights``; else they count alike, and trust as weights (``Guarded``) is
+    refused."""
+
     @property
     def needs(self) -> frozenset[str]:
         """What clients must record: a subset of {"evidence", "halfway", "image_use", "outcome", "refit"}."""

@@ -31,9 +31,6 @@ from fedcmp.aggregation.server.opm import Opm
 from fedcmp.aggregation.server.sgd import Momentum, Nesterov, Sgd
 from fedcmp.errors import ConfigError, check_choice, nearest
 
-UNWEIGHTED = (Median, TrimmedMean, Krum)
-"""Fuses that do not ask for weights p_k."""
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -194,7 +191,7 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
             f"{prefix}.{_kind('server', server)} carries its momentum by a shared basis, and {fuse_kind} finds none; "
             f"use canonical with basis=updates or evidence, or {prefix}.server.projected=false"
         )
-    if config.guard and isinstance(fuse, UNWEIGHTED):
+    if config.guard and not fuse.weighted:
         raise ConfigError(f"{prefix}.guard weighs clients, and {fuse_kind} counts them alike")
     if config.guard and not isinstance(local, Plain | Proximal):
         raise ConfigError(f"{prefix}.guard does not cover what clients of {local_kind} send beside their update")
@@ -220,7 +217,8 @@ def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[st
     key, default = f"{prefix}.{part}", part_name(getattr(row, part))
     chosen = str(options.get("kind", default))
     check_choice(f"{key}.kind", chosen, table)
-    own = {option: value for option, value in options.items() if option != "kind"}
+    given = {name.removeprefix(f"{part}."): value for name, value in row.options.items() if name.startswith(f"{part}.")}
+    own = {**(given if chosen == default else {}), **{key: one for key, one in options.items() if key != "kind"}}
     known = {one.name: one.type for one in dataclasses.fields(table[chosen])}
     for option, value in own.items():
         if option not in known:
@@ -228,8 +226,7 @@ def _build(table: Mapping[str, Any], part: str, row: Preset, options: Mapping[st
             raise ConfigError(f"{key}.{option}: unknown option of {chosen}; {hint}")
         if known[option] in (bool, "bool") and not isinstance(value, bool):
             raise ConfigError(f"{key}.{option} must be true or false, got {value!r}")
-    given = {name.removeprefix(f"{part}."): value for name, value in row.options.items() if name.startswith(f"{part}.")}
-    return table[chosen](**{**(given if chosen == default else {}), **own})
+    return table[chosen](**own)
 
 
 def sums_only_methods() -> list[str]:

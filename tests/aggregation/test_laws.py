@@ -93,6 +93,16 @@ def test_clients_that_say_the_same_count_as_one(name: str) -> None:
 
 
 @by_name
+def test_weights_count_where_a_fuse_says_so(name: str) -> None:
+    aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
+    several = contributions()
+    other = [replace(several[0], num_samples=40 * several[0].num_samples), *several[1:]]
+    one, two = (aggregator.aggregate(LocalCohort(each), params, aggregator.init(params)) for each in (several, other))
+    moved = any(not torch.equal(value, two.params[key]) for key, value in one.params.items())
+    assert moved == aggregator.fuse.weighted, "else the guard's trust, which is weights, would do nothing"
+
+
+@by_name
 def test_no_update_moves_nothing_at_first(name: str) -> None:
     aggregator, params = build_aggregator(AggregatorConfig(name)), random_params(1)
     zeros = {key: torch.zeros(shape) for key, shape in SHAPES.items()}

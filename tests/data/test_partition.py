@@ -102,7 +102,9 @@ def test_impossible_partitions() -> None:
         load_config(None, ["partition.clients=domains", "partition.scenario=topic"])
 
 
-@pytest.mark.parametrize(("places", "named"), [([[0, 1], [1]], "1 samples twice"), ([[0], [99]], "beyond the 22")])
+@pytest.mark.parametrize(("places", "named"), [
+    ([[0, 1], [1]], "1 samples twice"), ([[0], [99]], "beyond the 22"), ([[0, 1]], "1 clients, expected 2"),
+])  # fmt: skip
 def test_a_scenario_that_assigns_what_it_must_not_is_named(
     places: list[list[int]], named: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

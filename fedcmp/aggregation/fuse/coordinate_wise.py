@@ -49,6 +49,7 @@ class Median(Fuse):
     """
 
     sums_only: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
 
     def fuse(self, cohort: Cohort, params: Params, state: State) -> Fused:
         mean = cohort.sum(delta_of, cohort.weights)
@@ -68,6 +69,7 @@ class TrimmedMean(Fuse):
     """
 
     sums_only: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
 
     trim: float = 0.2
     """Share of the clients that is dropped at each end, in [0, 0.5)."""

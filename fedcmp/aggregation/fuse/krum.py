@@ -31,6 +31,7 @@ class Krum(Fuse):
     """
 
     sums_only: ClassVar[bool] = False
+    weighted: ClassVar[bool] = False
 
     byzantine: int = 1
     """f, Byzantine clients that it withstands in a round, >= 0; a round needs at least 2f + 3 clients."""

@@ -222,6 +222,8 @@ def partition(
     assign = SCENARIOS[scenario.split_by].assign
     assert assign is not None, "parse_scenario names one that assigns"
     places = assign([labels[position] for position in order], sizes, shares, config, rng)
+    if len(places) != num_clients:
+        raise DataError(f"partition.scenario={config.scenario} made {len(places)} clients, expected {num_clients}")
     if any(not 0 <= place < len(order) for client in places for place in client):
         raise DataError(f"partition.scenario={config.scenario} assigns places beyond the {len(order)} samples")
     if len(taken := [place for client in places for place in client]) > len(set(taken)):
