@@ -106,6 +106,8 @@ class Jobs:
             if stage == TUNE:  # its validation loss alone counts
                 quiet = {"captions": 0, "examples": 0, "test": False}
                 config = with_options(config, {f"evaluation.{key}": value for key, value in quiet.items()})
+            kept = config.wandb.projector and self.study.keep_projectors
+            config = with_options(config, {"wandb.projector": kept})
             kind = entrant if entrant in BOUNDS else ""
             self._jobs[key] = Job(cell, identity(kind, config, self.study.folders), config)
         return self._jobs[key]

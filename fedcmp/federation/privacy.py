@@ -109,6 +109,14 @@ def make_protection(config: PrivacyConfig, plan: RunPlan, seed: int) -> Protecti
     return made
 
 
+def most_epsilon(config: PrivacyConfig, rounds: int) -> float:
+    """The most epsilon that a run of so many rounds costs a client, at ``config.delta``; without privacy infinite."""
+    if not config.on:
+        return math.inf
+    spent = epsilon_of(config.accountant, config.noise, rounds, config.delta) if config.noise else math.inf
+    return min(spent, config.epsilon or math.inf)
+
+
 def most_invited(rounds: Sequence[RoundPlan]) -> tuple[int, ...]:
     """After each round, the most rounds that any client was asked to report in; those that drop out were not asked."""
     counts: Counter[int] = Counter()

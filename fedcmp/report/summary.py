@@ -108,6 +108,8 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         facts.insert(0, [METRICS["val/loss"].title, found])
     if spent:
         facts.append(["privacy of clients", f"epsilon {spent['epsilon']:.4g} at delta {spent['delta']:g}"])
+    if spent and not losses:
+        facts.append(["losses", "none: over sites privacy covers none"])
     if summary.get("exit") == "budget":
         facts.append(["ended", f"after round {summary['rounds']}: the next one would exceed privacy.epsilon"])
     phases = {name: value for name, value in seconds.items() if name != "total"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,8 +14,10 @@ from fedcmp.aggregation.presets import build_aggregator
 from fedcmp.aggregation.traffic import count
 from fedcmp.config import read_config, to_yaml
 from fedcmp.distributed.exact import Term
+from fedcmp.federation.privacy import most_epsilon
 from fedcmp.models.projector import init_params
 from fedcmp.models.settings import describe_demo
+from fedcmp.privacy.noise import BELOW
 from fedcmp.report.table import table
 from fedcmp.seeding import torch_rng
 from fedcmp.sites import messages as say
@@ -61,6 +64,10 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
         seen.append(
             "  policy.least_clients=3 would refuse sums over two sites: a run of two, or of three that loses one"
         )
+    if private:
+        privacy = asked.privacy
+        most, clip = most_epsilon(privacy, asked.federation.rounds), "first clip" if privacy.quantile else "clip"
+        seen.append(f"  at most epsilon {most:.4g} at delta {privacy.delta:g} in all rounds; {clip} {privacy.clip:g}")
     with TemporaryDirectory() as empty:  # the rehearsal is no run: the audit log has nothing of it
         one = Site(Path(empty), settings)
         others = [f"other-{place}" for place in range(1, least)]  # so many as it asks for
@@ -78,20 +85,27 @@ def rehearse(settings: SiteSettings, path: Path, certificate: str) -> Rehearsed:
     if batches < federation.rounds:
         few = f"its samples last for {batches} of federation.rounds={federation.rounds}"
         lines.append(f"  {few}; federation.passes, or a smaller federation.batch_size, makes them last longer")
-    aggregator = build_aggregator(asked.aggregator)
+    aggregator = dataclasses.replace(build_aggregator(asked.aggregator), measures=not private)
     told = ["samples", "steps", *([] if private else ["tokens", "norm of the update", "faults"])]
     told += ["size of the evidence"] if "evidence" in aggregator.needs and not private else []
     told += ["mean training loss"] if losses and not private else []
     unknown = [] if losses else [name for name in ("image_use", "outcome") if name in aggregator.needs]
     lines += ["", "in each round (Train, answered by Report)", "  " + ", ".join(told)]
     lines += [f"  policy.losses=false: its terms say nothing of {' and '.join(unknown)}"] if unknown else []
-    if losses and not private:
+    if private:
+        lines += [
+            "",
+            "in each round that is evaluated (Score, answered by Scored): nothing, since privacy covers no losses",
+        ]
+    elif losses:
         lines += ["", "in each round that is evaluated (Score, answered by Scored)"]
         lines.append("  losses, tokens and tokens guessed right, one sum for each domain, with its name;")
         lines.append("  at the end also with its own pictures shuffled among its captions; no picture leaves")
     in_width, out_width = answer.widths
     params = init_params(in_width, out_width, asked.model.projector, torch_rng(0, "shapes"))
     exchanges = count(aggregator, params, SITES).exchanges
+    if private and asked.privacy.quantile:
+        exchanges[0][0][BELOW] = torch.empty(1, device="meta")
     said = "Mask, answered by Words: masked, 8 bytes for each number" if masked else "Speak, answered by Said"
     lines += [
         "",

@@ -150,8 +150,9 @@ class Session:
         config, (client, plan, method, parts) = self._config, self.ready
         if self._trained is not None and self._trained.question.round == message.round:
             return self._trained.report  # the same question: another one was refused before
-        if not 0 <= message.round < len(plan.rounds):
-            raise PolicyError(f"round {message.round + 1} is not one of the {len(plan.rounds)} of this run")
+        last = len(plan.rounds) if method.privacy is None else method.privacy.affordable
+        if not 0 <= message.round < last:
+            raise PolicyError(f"round {message.round + 1} is not one of the {last} of this run")
         of_round = plan.rounds[message.round]
         task = next(tasks_of([of_round], client), None)
         if task is None:
@@ -282,6 +283,14 @@ class Session:
 
     def _mechanism(self, of_round: RoundPlan, state: dict[str, Any]) -> Mechanism:
         """What this round may release, with noise of this site: the coordinator knows the seed of the run."""
+        agreed = self.ready.method.privacy
+        assert agreed is not None, "the run is private"
+        if not state["noise"] >= agreed.noise * (
+            1 - 1e-3
+        ):  # another version of the library may have found a little less
+            raise PolicyError(
+                f"a noise multiplier of {state['noise']} is less than that of the config, {agreed.noise:g}"
+            )
         protection = Protection(self._config.privacy, state["noise"], make_draw("system", 0), ())
         return protection.mechanism(of_round, state)
 

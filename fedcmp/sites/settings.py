@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedcmp.aggregation.checks import require_number
 from fedcmp.aggregation.presets import PRESETS, sums_only_methods
 from fedcmp.config import Config, read_fields, to_yaml
 from fedcmp.data.settings import DataConfig
@@ -21,6 +22,8 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,62}")
 """Of a federation or a site: part of a name of hosts and of certificates."""
 PRIVACY = ("none", "central", "distributed")
 """From no protection of the site's updates to the strongest."""
+DELTA = 1e-5
+"""The most delta at which `policy.epsilon` counts."""
 SECURE = ("none", "masks")
 """From sums that the coordinator makes of single terms to sums alone."""
 PLACES = ("root", "domains", "train", "val", "test", "images", "cache_dir", "stream", "workers", "max_pixels")
@@ -32,8 +35,7 @@ class Policy:
     """What a site allows. What it does not allow, it refuses, and writes into its audit log."""
 
     config: str = ""
-    """The hash of the one config that is allowed, as `fedcmp site check --config` prints it, or its beginning; empty:
-    any."""
+    """The hash of the one config that is allowed, as `fedcmp site check --config` prints it; empty: any."""
     methods: list[str] = field(default_factory=sums_only_methods)
     """Methods of aggregation; by default those whose server needs sums over sites only."""
     pairwise: bool = False
@@ -48,6 +50,8 @@ class Policy:
     """Whether training losses, and losses on held-out samples (a sum for each domain), may leave the site."""
     privacy: str = "none"
     """The least protection: `none`, `central` (the coordinator adds noise), `distributed` (each site its own)."""
+    epsilon: float = 0.0
+    """The most epsilon of a whole run, at a `privacy.delta` of at most 1e-5; 0: no limit."""
     secure: str = "none"
     """The least protection of sums: `none`, or `masks`: only runs with `federation.secure=masks`."""
 
@@ -154,6 +158,9 @@ def parse_site(text: str, path: str) -> SiteSettings:
         raise ConfigError(f"{path}: name is missing")
     for method in found.policy.methods:
         check_choice(f"{path}: policy.methods", method, PRESETS)
+    if found.policy.config and not re.fullmatch("[0-9a-f]{64}", found.policy.config):
+        raise ConfigError(f"{path}: policy.config must be the 64 letters and digits that `fedcmp site check` prints")
+    require_number(f"{path}: policy.epsilon", found.policy.epsilon, "[0, inf)")
     check_choice(f"{path}: policy.privacy", found.policy.privacy, PRIVACY)
     check_choice(f"{path}: policy.secure", found.policy.secure, SECURE)
     return found

@@ -11,6 +11,7 @@ from fedcmp.config import Config, from_yaml
 from fedcmp.credentials import mask
 from fedcmp.data.scenarios.manifest import records_hash
 from fedcmp.errors import ConfigError, DataError, FedcmpError, PlanError
+from fedcmp.federation.privacy import most_epsilon
 from fedcmp.runs.data import read_samples
 from fedcmp.runs.models import check_models, pick_device
 from fedcmp.runs.parts import Kept
@@ -19,7 +20,7 @@ from fedcmp.sites.audit import Audit
 from fedcmp.sites.engine import engine
 from fedcmp.sites.masks import Identity
 from fedcmp.sites.session import ClosedError, PolicyError, Session
-from fedcmp.sites.settings import PRIVACY, Policy, SiteSettings, read_site
+from fedcmp.sites.settings import DELTA, PRIVACY, Policy, SiteSettings, read_site
 from fedcmp.sites.statement import noted, state_config, state_models
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Site:
             self.settings.name, hello, config, self.settings.policy, data, asked, folder, self._keep, self._who
         )
         counts = {name: len(part) for name, part in zip(("train", "val", "test"), data[1:], strict=True)}
-        about = noted(device, self.settings.policy.losses)
+        about = noted(device, self.settings.policy.losses and not config.privacy.on)
         return say.Statement(state_models(config, tower, llm), about, counts, (tower.width, llm.width))
 
     def _who(self) -> Identity:
@@ -154,7 +155,7 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     reasons = [reason for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
-        (not digest.startswith(policy.config), f"policy.config={policy.config} is not the run's config: {digest}"),
+        (policy.config not in ("", digest), f"policy.config={policy.config} is not the run's config: {digest}"),
         (config.aggregator.name not in policy.methods, f"policy.methods does not name {config.aggregator.name}"),
         (config.aggregator.pairwise and not policy.pairwise, "policy.pairwise=false needs aggregator.pairwise=0"),
         (
@@ -166,6 +167,11 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
             PRIVACY.index(config.privacy.kind) < PRIVACY.index(policy.privacy),
             f"policy.privacy={policy.privacy} is more than privacy.kind={config.privacy.kind}",
         ),
+        (
+            policy.epsilon and most_epsilon(config.privacy, config.federation.rounds) > policy.epsilon,
+            f"policy.epsilon={policy.epsilon:g} is less than the run may cost",
+        ),
+        (policy.epsilon and config.privacy.delta > DELTA, f"policy.epsilon needs a privacy.delta of at most {DELTA:g}"),
         (policy.secure == "masks" and not masks, "policy.secure=masks needs federation.secure=masks"),
         (masks and config.aggregator.weights == "tokens", "aggregator.weights=tokens cannot be checked under masks"),
         (config.attack.kind != "none", "attack.kind must be none"),

@@ -48,6 +48,8 @@ class WandbConfig:
     """The W&B group, for example the name of a comparison."""
     tags: list[str] = field(default_factory=list)
     """Words to find the run by, at most 64 characters each."""
+    projector: bool = True
+    """Whether the projector is an artifact."""
     max_client_curves: int = 32
     """Most clients with curves of their own; with more, quantiles are drawn."""
     finish_seconds: float = 60.0
@@ -162,7 +164,7 @@ class WandbTracker:
     """
 
     def __init__(self, config: WandbConfig, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.name, self.folder = name, folder
+        self.name, self.folder, self.artifact = name, folder, config.projector
         place = folder / "split.json"
         split = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else {}
         self.names: list[str] = split.get("names", [])
@@ -258,9 +260,10 @@ class WandbTracker:
         plain = re.sub(r"[^\w.-]+", "-", self.name, flags=re.ASCII)[:100]
         metadata = {key: summary[key] for key in OF_THE_PROJECTOR if key in summary}
         for path in files:
-            if path.name == "projector.safetensors":
+            if path.name == "projector.safetensors" and self.artifact:
                 artifact = wandb.Artifact(f"projector-{plain}", "projector", metadata=metadata)
-                artifact.add_file(str(path), policy="immutable", skip_cache=True)  # no second copy
+                # no second copy; the whole path, since `wandb sync` may be called elsewhere
+                artifact.add_file(str(path.resolve()), policy="immutable", skip_cache=True)
                 self.run.log_artifact(artifact)
 
     @contextmanager

@@ -83,6 +83,7 @@ def test_the_folder_is_as_promised(done: Path) -> None:
         assert {"config.yaml", "split.json", "metrics.jsonl", "summary.json"} <= kept
         assert not kept & {"checkpoints", "projector.safetensors", "clients"}
         assert load_config(cell / "config.yaml").wandb.group == "mine", "else the folder's name"
+        assert not load_config(cell / "config.yaml").wandb.projector, "it is deleted"
         assert load_config(cell / "config.yaml").wandb.tags == [record["cell"]["stage"], record["cell"]["setting"]]
         assert record["val_loss"] == json.loads((cell / "summary.json").read_text())["val/loss"]["end"]
     finals = {record["cell"]["method"]: record for record in records if record["cell"]["stage"] == "final"}

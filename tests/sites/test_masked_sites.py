@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hospitals import NAMES, PRIVATE, TEXT, Handler, Lab, Word, after, ask
 
-from fedcmp.config import load_config
+from fedcmp.config import load_config, to_yaml
 from fedcmp.errors import AggregationError
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
@@ -170,7 +171,19 @@ def test_a_round_that_was_opened_is_aggregated_over_no_other_sites(tmp_path: Pat
 
 
 def test_noise_of_sites_and_masks_combine(tmp_path: Path) -> None:
-    lab = MaskedLab(tmp_path)
-    summary = lab.train(MASKS, *PRIVATE, "privacy.kind=distributed")
+    lab, run = MaskedLab(tmp_path), tmp_path / "run.yaml"
+    words = [MASKS, *PRIVATE, "privacy.kind=distributed", "privacy.quantile=0.5"]
+    summary = lab.train(*words)
     assert (summary["exit"], summary["privacy"]["stream"]) == ("finished", "sites")
+    run.write_text(to_yaml(load_config(lab.run / "config.yaml", ["run.dir=null"])))
+    foretold = "\n".join(check_site(lab.folders[0], run)[0])
+    assert f"at most epsilon {summary['privacy']['epsilon']:.4g} at delta 1e-05" in foretold
+    sent = {name.split()[0] for one in lab.audit() if one["kind"] == "Mask" for name in one["sent"]}
+    assert "below" in sent
+    assert set(re.findall(r"(?m)^ *\d+ +\d+ +(\S+) +\[", foretold)) == sent
+    page = run_page(Run(lab.run))
+    assert (
+        "3 clients" in page.lead,
+        "other noise" in next(one.text for one in page.sections if one.name == "again"),
+    ) == (True, True)
     assert not any(key.startswith(("client/", "site/")) for one in lab.records for key in one)

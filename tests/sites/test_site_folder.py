@@ -63,6 +63,8 @@ def test_what_is_wrong_is_named_and_nothing_is_left(kit: Path, tmp_path: Path) -
         (kit, {"tower": str(tmp_path)}, [], "--tower"),
         (kit, {}, ["policy.loses=false"], "policy.loses"),
         (kit, {}, ["policy.privacy=strong"], r"^site\.yaml: policy\.privacy"),
+        (kit, {}, ["policy.config=8"], r"policy\.config"),
+        (kit, {}, ["policy.epsilon=-1"], r"policy\.epsilon"),
         (kit, {}, ["policy.methods=[fedaverage]"], "policy.methods"),
         (kit, {}, ["data.lowercase=true"], r"data\.lowercase"),
         (tmp_path / "absent.zip", {}, [], r"absent\.zip"),

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from fedcmp.cli import main
 from fedcmp.errors import AggregationError, CheckpointError, ClientError, ConfigError
 from fedcmp.federation.checkpoint import params_sha256
+from fedcmp.privacy.accountant import epsilon_of
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.runs.export import export_run
@@ -249,12 +250,15 @@ def test_too_few_sites_and_training_that_fails_end_a_run_that_skips_no_client(tm
 
 
 @pytest.mark.parametrize(("policy", "overrides", "key"), [
-    ("config: 0123", [], "policy.config"),
+    (f"config: {64 * '0'}", [], "policy.config"),
     ("methods: [fedavg]", [], "policy.methods"),
     ("rounds: 3", [], "policy.rounds"),
     ("least_clients: 3", [], "policy.least_clients"),
     ("", ["federation.clients_per_round=1"], "policy.least_clients"),
     ("privacy: central", [], "policy.privacy"),
+    ("epsilon: 900", [], "policy.epsilon"),
+    ("epsilon: 9", [*PRIVATE, "privacy.kind=distributed"], "policy.epsilon"),
+    ("epsilon: 900", [*PRIVATE, "privacy.kind=distributed", "privacy.delta=0.1"], "privacy.delta"),
     ("secure: masks", [], "policy.secure"),
     ("", ["aggregator.pairwise=4"], "policy.pairwise"),
 ])  # fmt: skip
@@ -295,6 +299,28 @@ def test_the_noise_of_a_site_is_its_own_and_is_never_drawn_twice(tmp_path: Path)
         hashes.add(summary["projector_sha256"])
     assert len(hashes) == 2
     assert refused == ["policy"] * 4
+
+
+def test_a_site_adds_the_noise_of_the_config_and_keeps_its_budget(tmp_path: Path) -> None:
+    reasons: list[str] = []
+
+    def asking_for_more(name: str, asked: Any, handler: Handler, request: bytes) -> bytes:
+        if isinstance(asked, say.Speak):
+            less = asked._replace(privacy={**asked.privacy, "noise": 0.99 * asked.privacy["noise"]})
+            reasons.append(ask(handler, less).reason)
+        if isinstance(asked, say.Train) and asked.round == 1:
+            reasons.append(ask(handler, asked._replace(round=2)).reason)
+        return handler(request)
+
+    two_rounds = f"privacy.epsilon={1.01 * epsilon_of('pld', 0.3, 2, 1e-5)}"
+    lab = Lab(tmp_path, policy="policy: {epsilon: 900}")
+    summary = lab.train(*PRIVATE, "privacy.kind=distributed", two_rounds, act=asking_for_more)
+    assert (summary["exit"], summary["rounds"]) == ("budget", 2)
+    assert (
+        sorted(reasons)
+        == ["a noise multiplier of 0.297 is less than that of the config, 0.3"] * 4
+        + ["round 3 is not one of the 2 of this run"] * 2
+    )
 
 
 @pytest.mark.parametrize("kind", ["none", "central", "distributed"])

@@ -112,8 +112,11 @@ def fill(folder: Path) -> list[Path]:
     return [folder / name for name in ("captions.png", "captions.jsonl", "projector.safetensors", "figures/split.png")]
 
 
-def test_a_wandb_run_has_name_config_curves_over_rounds_and_all_files(fake: None, tmp_path: Path) -> None:
-    files = fill(tmp_path)
+def test_a_wandb_run_has_name_config_curves_over_rounds_and_all_files(
+    fake: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = [path.relative_to(tmp_path) for path in fill(tmp_path)]
     config = WandbConfig(project="ours", group="a comparison", tags=["seed 3", "demo"])
     tracker = WandbTracker(config, "a run: 1/3", tmp_path, {"optimizer": {"lr": 0.01}})
     run = tracker.run
@@ -147,7 +150,7 @@ def test_a_wandb_run_has_name_config_curves_over_rounds_and_all_files(fake: None
     (projector,) = run.artifacts
     assert (projector.name, projector.metadata["rounds"]) == ("projector-a-run-1-3", 2)
     (entry,) = projector.manifest.entries.values()
-    assert Path(entry.local_path) == tmp_path / "projector.safetensors", "no second copy"
+    assert Path(entry.local_path) == tmp_path / "projector.safetensors", "no second copy, and found from any folder"
     assert run.found.items() >= {"test/loss": 2.25, "val/loss/end": 2.5, "exit": "finished"}.items()
     assert "test/cider" not in run.found
     assert run.exit_code == 0

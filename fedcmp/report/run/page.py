@@ -34,7 +34,7 @@ def run_page(run: Run, beside: Sequence[Beside] = ()) -> Page:
     unused = run.state in ("finished", "budget") and ignores_pictures(run.tested)
     planned = run.setting("federation", "rounds")
     did = [method(run.method), BOUNDS.get(run.kind, f"{len(run.rounds)} of {planned} rounds")]
-    did.append(f"{len(run.split.get('clients', {})) or len(run.clients)} clients")
+    did.append(f"{len(run.split.get('sizes', ())) or len(run.clients)} clients")
     return Page(
         kind="Run",
         title=str(run.summary.get("name") or run.setting("run", "name") or run.path.resolve().name),
@@ -83,7 +83,8 @@ def _facts(run: Run) -> list[Fact]:
         noise = run.protection["noise"]
         found.append(Fact("Sums", run.protection["sums"], run.protection["seen"]))
         found.append(Fact("Noise", noise, "no differential privacy" if noise == "none" else ""))
-        whose, _, kept = run.protection.get("losses", "").partition("; ")
+        covered = "none; privacy covers none" if noise != "none" else ""
+        whose, _, kept = run.protection.get("losses", covered).partition("; ")
         found += [Fact("Losses", whose, kept)] if kept else []
     return found
 
@@ -113,4 +114,6 @@ def again_section(run: Run) -> Section:
         "projector, SHA-256 of its values": summary.get("projector_sha256"),
     }
     text = "The same config, seed and versions give the same projector, bit by bit, on the same kind of machine."
+    if summary.get("privacy", {}).get("stream") in ("system", "sites"):
+        text = "Each run has other noise, from the operating system: the same config gives another projector."
     return Section("again", "How to run it again", text, grids=facts("Versions and hashes", values), listings=listings)
