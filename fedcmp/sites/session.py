@@ -22,7 +22,6 @@ from fedcmp.federation.checkpoint import params_sha256, save_projector
 from fedcmp.federation.client import LocalRound, LocalStates, train_wave
 from fedcmp.federation.folder import RunFolder
 from fedcmp.federation.gate import report
-from fedcmp.federation.privacy import Protection
 from fedcmp.federation.sampling import ClientTask, RoundPlan, RunPlan, plan_hash
 from fedcmp.privacy.cohort import PrivateCohort
 from fedcmp.privacy.noise import Mechanism, make_draw
@@ -291,8 +290,7 @@ class Session:
             raise PolicyError(
                 f"a noise multiplier of {state['noise']} is less than that of the config, {agreed.noise:g}"
             )
-        protection = Protection(self._config.privacy, state["noise"], make_draw("system", 0), ())
-        return protection.mechanism(of_round, state)
+        return dataclasses.replace(agreed.continued(state), draw=make_draw("system", 0)).mechanism(of_round, state)
 
     def _kept(self, client: int, number: int, device: torch.device) -> LocalStates:
         """What the client kept in a round.
