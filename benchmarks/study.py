@@ -117,13 +117,10 @@ LONG_SCENARIOS = {
     "domain": "",
     "topic": "",
     "quality": "",
-    "quantity": ":federation.clients_per_round=6:federation.dropout=0.1",
     "iid": "",
+    "quantity": ":federation.clients_per_round=6:federation.dropout=0.1",
 }
-"""Four scenarios and clients that are alike, each in short and in long rounds."""
-SHORT_ROUNDS = ("domain", "topic", "quality", "iid", "quantity")
-LONG_ROUNDS = ("domain", "topic", "quality", "iid")
-"""Scenarios whose runs in rounds of 8 and of 32 steps are all there. To go on, add the next."""
+"""Four scenarios and clients that are alike, each in rounds of 8 and of 32 steps."""
 PAIRED = ("domain", "quality", "topic", "quantity=quantity:federation.clients_per_round=6:federation.dropout=0.1")
 """Scenarios of real pairs whose runs are all there, in 11 rounds of 8 steps."""
 
@@ -154,10 +151,10 @@ CORRUPTED = ",".join(
 )
 """How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
-    "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(SHORT_ROUNDS, 16)}"'
+    "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 16)}"'
     " --seeds 5 --budget 2 --optimizers muon=0.04",
-    "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(LONG_ROUNDS, 4)}"'
-    " --seeds 3 --budget 2 --optimizers muon=0.02",
+    "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 4)}"'
+    " --seeds 5 --budget 2 --optimizers muon=0.02",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
     " --seeds 5 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
