@@ -78,7 +78,8 @@ def _facts(run: Run) -> list[Fact]:
         Fact(metric(key).heading, measured(key, one), note) for key, (one, note) in values.items() if is_number(one)
     ]
     if sizes := run.split.get("splits"):
-        found.append(Fact("Samples", " / ".join(map(count, sizes.values())), " / ".join(sizes)))
+        held_out = ", ".join(f"{count(size)} {name}" for name, size in sizes.items() if name != "train")
+        found.append(Fact("Samples", count(sizes.get("train")), f"train; {held_out}"))
     if run.protection:
         noise = run.protection["noise"]
         found.append(Fact("Sums", run.protection["sums"], run.protection["seen"]))
