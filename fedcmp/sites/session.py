@@ -284,12 +284,12 @@ class Session:
         """What this round may release, with noise of this site: the coordinator knows the seed of the run."""
         agreed = self.ready.method.privacy
         assert agreed is not None, "the run is private"
-        if not state["noise"] >= agreed.noise * (
-            1 - 1e-3
-        ):  # another version of the library may have found a little less
-            raise PolicyError(
-                f"a noise multiplier of {state['noise']} is less than that of the config, {agreed.noise:g}"
-            )
+        asked, least = (
+            state["noise"],
+            agreed.noise * (1 - 1e-3),
+        )  # another version of the library may find a little less
+        if not asked >= least:  # nan, too
+            raise PolicyError(f"a noise multiplier of {asked} is less than that of the config, {agreed.noise:g}")
         return dataclasses.replace(agreed.continued(state), draw=make_draw("system", 0)).mechanism(of_round, state)
 
     def _kept(self, client: int, number: int, device: torch.device) -> LocalStates:

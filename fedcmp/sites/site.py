@@ -152,6 +152,7 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
     digest = state_config(config)["config"]
     masks, population = config.federation.secure == "masks", len(hello.sites)
     cohort = min(population, config.federation.clients_per_round or population)
+    cost = most_epsilon(config.privacy, config.federation.rounds) if policy.epsilon else 0.0
     reasons = [reason for wrong, reason in (
         (name not in hello.sites, f"the run has no site {name}"),
         (not _is_name(hello.run), "the id of the run is no plain name"),
@@ -167,10 +168,7 @@ def check_policy(config: Config, hello: say.Hello, policy: Policy, name: str) ->
             PRIVACY.index(config.privacy.kind) < PRIVACY.index(policy.privacy),
             f"policy.privacy={policy.privacy} is more than privacy.kind={config.privacy.kind}",
         ),
-        (
-            policy.epsilon and most_epsilon(config.privacy, config.federation.rounds) > policy.epsilon,
-            f"policy.epsilon={policy.epsilon:g} is less than the run may cost",
-        ),
+        (cost > policy.epsilon, f"policy.epsilon={policy.epsilon:g} is less than the run may cost: {cost:.4g}"),
         (policy.epsilon and config.privacy.delta > DELTA, f"policy.epsilon needs a privacy.delta of at most {DELTA:g}"),
         (policy.secure == "masks" and not masks, "policy.secure=masks needs federation.secure=masks"),
         (masks and config.aggregator.weights == "tokens", "aggregator.weights=tokens cannot be checked under masks"),
