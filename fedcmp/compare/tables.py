@@ -7,6 +7,7 @@ import io
 import json
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -152,7 +153,9 @@ def make_legend(jobs: Jobs) -> list[str]:
     other = "another seed" if study.tuning_seeds == 1 else f"{study.tuning_seeds} other seeds"
     tuned = f"tuned in {study.tuned} runs a setting, on {other}, by validation loss"
     if study.optimizers:
-        tuned += f", as many with each of {study.config.optimizer.name}, {', '.join(dict(study.optimizers))}"
+        names = Counter([study.config.optimizer.name, *(name for name, _ in study.optimizers)])
+        each = study.tuned // names.total()
+        tuned += f": {', '.join(f'{each * count} with {name}' for name, count in names.items())}"
     how = tuned if study.tuned > 1 else "run as CONFIG says, not tuned"
     lines = [
         f"Test loss in nats per token, lower is better: mean and sample standard deviation (sd) over {seeds}.",

@@ -25,6 +25,7 @@ from fedcmp.compare.grid import (
 from fedcmp.compare.identity import FOLDERS, identity
 from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.spec import from_json, to_json
+from fedcmp.compare.tables import make_legend
 from fedcmp.config import Config, load_config
 from fedcmp.report.comparison.results import BOUNDS
 from fedcmp.shipped import shipped
@@ -80,15 +81,17 @@ def test_what_a_budget_tries() -> None:
     assert pairs == [(0.01, [16]), (0.02, [16]), (0.01, [32])]
 
 
-def test_another_local_optimizer_has_the_same_budget_around_its_own_rate() -> None:
-    request = Request(methods="fedavg,muloco,own=fedavg:optimizer.name=sgd", budget=2, optimizers="muon=0.04")
+def test_another_local_optimizer_has_the_same_budget_around_each_of_its_rates() -> None:
+    request = Request(methods="fedavg,muloco,own=fedavg:optimizer.name=sgd", budget=2, optimizers="muon=0.04,muon=0.16")
     jobs = Jobs(ask(None, ["optimizer.lr=1e-2", "centralized.lrs=[1e-2,2e-2]"], request))
     (setting,) = jobs.settings
     for entrant in ("fedavg", *BOUNDS):
         own, other = jobs.grids[setting, entrant][:2], jobs.grids[setting, entrant][2:]
-        assert [options[LR] for options in (*own, *other)] == [0.01, 0.02, 0.04, 0.08], entrant
+        assert [options[LR] for options in (*own, *other)] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32], entrant
         assert not any(OPTIMIZER in options for options in own), "these runs are known from comparisons without it"
-        assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [*["adamw"] * 2, *["muon"] * 2]
+        assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [*["adamw"] * 2, *["muon"] * 4]
+    assert "6 runs" in (tuned := make_legend(jobs)[1])
+    assert "2 with adamw, 4 with muon" in tuned
     for entrant, name in (("muloco", "muon"), ("own", "sgd")):
         assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [name, name]
 
