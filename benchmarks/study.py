@@ -152,7 +152,7 @@ CORRUPTED = ",".join(
 """How captions are corrupted, of four of eight clients unless it says so."""
 PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 16)}"'
-    " --seeds 5 --budget 2 --optimizers muon=0.04",
+    " --seeds 5 --budget 2 --optimizers muon=0.02,muon=0.08",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 4)}"'
     " --seeds 5 --budget 2 --optimizers muon=0.02",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
