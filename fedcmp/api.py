@@ -145,7 +145,7 @@ def federate(
     if method is not None:
         method = replace(method, weighting=config.aggregator.weights, pairwise=config.aggregator.pairwise)
     if on_round is not None:
-        _check_callback(on_round)
+        _check_takes("on_round", on_round, 1, "one fedcmp.Round")
     held_out = val if isinstance(val, Mapping) else {"val": val}
     named = _named(clients)
     source = GivenSource({"train": named, "val": held_out}, config.data.max_pixels)
@@ -169,11 +169,11 @@ def federate(
     return Federated(state.params, state.rounds_done, tuple(tracker.records), *models, config.data.max_pixels)
 
 
-def _check_callback(on_round: OnRound) -> None:
+def _check_takes(key: str, function: Callable[..., Any], count: int, what: str) -> None:
     try:
-        inspect.signature(on_round).bind(None)
+        inspect.signature(function).bind(*[None] * count)
     except TypeError as error:
-        raise ConfigError(f"on_round must take one fedcmp.Round: {error}") from None
+        raise ConfigError(f"{key} must take {what}: {error}") from None
 
 
 def _method(aggregator: str | Aggregator | Fuse | Method) -> tuple[Aggregator | None, str]:
@@ -185,6 +185,7 @@ def _method(aggregator: str | Aggregator | Fuse | Method) -> tuple[Aggregator | 
     if isinstance(aggregator, type) or Fuse in type(aggregator).__mro__:
         return Aggregator(cast(Fuse, aggregator), Sgd()), "fedavg"
     if callable(aggregator):
+        _check_takes("aggregator", aggregator, 2, "deltas and weights")
         return Aggregator(Own(aggregator), Sgd()), "fedavg"
     raise ConfigError(
         "aggregator must be the name of a method, an Aggregator, a Fuse, or a function of deltas and weights, got "

@@ -224,10 +224,13 @@ class Counting(fedcmp.aggregation.Momentum):
     ({"aggregator": 3}, ConfigError, "aggregator"),
     ({"aggregator": Mean(), "settings": {"aggregator.server.lr": 1}}, ConfigError, r"\.server\.lr is .* the instance"),
     ({"aggregator": lambda deltas, weights: {"x": weights}}, AggregationError, "the method"),
+    ({"aggregator": lambda deltas, weights: None}, AggregationError, "the method returned NoneType"),
+    ({"aggregator": lambda deltas: deltas}, ConfigError, "aggregator must take"),
     ({"aggregator": Changed(lambda value: value.flatten()[:1])}, AggregationError, r"Changed\) returned"),
     ({"aggregator": Changed(torch.Tensor.double)}, AggregationError, r"Changed\) returned .*float64"),
     ({"aggregator": Changed(lambda value: value * math.nan)}, AggregationError, r"Changed, .*not finite"),
     ({"aggregator": Returning(lambda fused: fused.delta)}, AggregationError, r"Returning\) returned dict"),
+    ({"aggregator": Returning(lambda fused: fused._replace(mean=None))}, AggregationError, r"Returning\) .*mean None"),
     (
         {"aggregator": Returning(lambda fused: fused._replace(metrics={"aggregator/x": torch.ones(1)}))},
         AggregationError, r"Returning\) .*aggregator/x",

@@ -137,13 +137,19 @@ class Aggregator:
         method = f"the method ({type(self.fuse).__name__})"
         if not isinstance(fused, Fused):
             raise AggregationError(f"{method} returned {type(fused).__name__}; expected Fused")
-        wanted = {name: tuple(value.shape) for name, value in params.items()}
+        wanted = _shapes(params)
         for what in ("delta", "mean"):
-            found = {name: tuple(value.shape) for name, value in getattr(fused, what).items()}
-            if found != wanted:
+            if (found := _shapes(getattr(fused, what))) != wanted:
                 raise AggregationError(f"{method} returned the {what} {found}; expected one of the projector: {wanted}")
         if other := next((value.dtype for value in fused.delta.values() if value.dtype != torch.float32), None):
             raise AggregationError(f"{method} returned a delta of {other}; expected torch.float32, as of `single`")
+
+
+def _shapes(delta: Any) -> Any:
+    """Name -> shape; the name of the type of what is no tensor, or of a delta that is no dict."""
+    if not isinstance(delta, dict):
+        return type(delta).__name__
+    return {name: tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for name, one in delta.items()}
 
 
 def _check_returned(part: Fuse | ServerStep, state: State, metrics: Metrics) -> None:

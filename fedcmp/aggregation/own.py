@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedcmp.aggregation.contribution import Cohort, delta_of, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
+from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
 Method = Callable[[Params, Tensor], Params]
@@ -35,4 +36,7 @@ class Own(Fuse):
         return cohort.on_server(self._fused, deltas, cohort.weights, mean)
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params) -> Fused:
-        return Fused(single(self.method(single(deltas), weights)), mean, {}, {})
+        found = self.method(single(deltas), weights)
+        if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+            raise AggregationError(f"the method returned {type(found).__name__}; expected a delta: name -> tensor")
+        return Fused(single(found), mean, {}, {})
