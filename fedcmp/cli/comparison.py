@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fedcmp.cli.arguments import split_words
 from fedcmp.distributed.launch import started_by
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, RunFolderError
 from fedcmp.locking import check_free
 
 
@@ -52,6 +52,7 @@ def compare(parsed: argparse.Namespace) -> int:
         check_free(out)
 
     from fedcmp.compare import ComparisonEnded, Place, Request, again, ask, compare
+    from fedcmp.federation.folder import check_unused
 
     request = Request(
         methods=",".join(parsed.methods) if parsed.methods else None,
@@ -68,6 +69,11 @@ def compare(parsed: argparse.Namespace) -> int:
     begun = out is not None and Place(out).is_begun()
     if out is not None and not begun and not parsed.words and set(request) == {None}:
         raise ConfigError(f"--out: no comparison was begun in {out}; CONFIG, --methods or another option begins one")
+    if out is not None and not begun:
+        try:
+            check_unused(out)
+        except RunFolderError as error:
+            raise RunFolderError(f"--out: {error}") from error
     if out is not None and begun and file is None:
         study = again(Place(out).read(), request, overrides)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedcmp import errors
-from fedcmp.errors import ConfigError, check_choice
+from fedcmp.errors import ConfigError, FedcmpError, check_choice
 
 if TYPE_CHECKING:
     from fedcmp.federation.folder import RunFolder
@@ -135,14 +135,18 @@ def train_at_sites(parsed: argparse.Namespace) -> int:
     folder.write_json(folder.sites, asked)
     if len(asked["sites"]) == 2 and config.federation.secure == "masks":
         print(f"note: federation.secure=masks: {TWO_SITES}", file=sys.stderr, flush=True)
-    follow(kit, folder.path.resolve(), asked["sites"])
+    onward = f"the run goes on with: fedcmp train --resume {folder.path}"
+    try:
+        follow(kit, folder.path.resolve(), asked["sites"])
+    except FedcmpError as error:
+        raise type(error)(f"{error}; {onward}") from error
     if not folder.summary.is_file():
-        print(f"fedcmp: the run did not end; it goes on with: fedcmp train --resume {folder.path}", file=sys.stderr)
+        print(f"fedcmp: error: it has not ended; {onward}", file=sys.stderr)
         return 1
     summary = read_object(folder.summary)
     if summary["exit"] == "failed":
         kind, _, text = summary["error"].partition(": ")
-        onward = f"; the run goes on with: fedcmp train --resume {folder.path}" * (kind == "AggregationError")
+        onward = f"; {onward}" if kind == "AggregationError" else ""
         print(f"fedcmp: error: {text if hasattr(errors, kind) else summary['error']}{onward}", file=sys.stderr)
         return 1
     return print_summary({**summary, "folder": str(folder.path)})

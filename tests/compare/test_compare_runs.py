@@ -167,8 +167,9 @@ def test_bad_words_leave_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not folder.exists()
     folder.mkdir()
     (folder / "mine.txt").write_text("")
-    assert compare(*SMALL, "--out", folder) == 1
-    assert f"--out: the run folder {folder} is not empty" in capsys.readouterr().err
+    for words in ([], ["--dry-run"]):
+        assert compare(*SMALL, "--out", folder, *words) == 1
+        assert f"--out: the run folder {folder} is not empty" in capsys.readouterr().err
 
 
 def test_a_failed_run_is_shown_and_can_be_tried_again(tmp_path, monkeypatch, capsys) -> None:
