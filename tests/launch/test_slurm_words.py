@@ -30,10 +30,7 @@ def refused(folder: Path, *words: str, nodes: int = 1) -> str:
 
 
 @pytest.mark.parametrize(("words", "nodes", "said"), [
-    *([[command, "runs/cmp"], 1, ["sbatch --nodes=1", f'--wrap "exec fedcmp {command} runs/cmp"']]
-      for command in ("train", "compare", "report")),
-    (["demo/scenes", "federation.roundz=3"], 1, ["unknown key `federation.roundz`"]),
-    (["demo/scene"], 1, ["no config file demo/scene"]),
+    (["compare", "runs/cmp"], 1, ["sbatch --nodes=1", '--wrap "exec fedcmp compare runs/cmp"']),
     (["demo/scenes", "federation.rounds=4000"], 1, ["federation.rounds"]),
     (["demo/scenes", "launch.group_size=2"], 2, ["the name no-such-node.invalid has no address", "GLOO_SOCKET_IFNAME"]),
 ], ids=str)  # fmt: skip
