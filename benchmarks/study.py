@@ -133,6 +133,16 @@ def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
     )
 
 
+ALIKE = ",".join(
+    [
+        "fedcmp,fedavg",
+        *(
+            f"'{label}'=fedcmp:{SWITCHED[label]}"
+            for label in ("no image use", "no evidence", "no refit", "no repeatability", "outcome always")
+        ),
+    ]
+)
+"""Where clients are alike but for their sizes."""
 PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
 WEIGHED = (
     f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
@@ -162,6 +172,8 @@ PARTS: dict[str, str] = {
     " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
     "parts": f'{LONG} optimizer.name=muon optimizer.lr=8e-2 --methods "{PARTS_OF}"'
     f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
+    "parts-quantity": f'{LONG} optimizer.name=muon optimizer.lr=4e-2 --methods "{ALIKE}"'
+    f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 3 --budget 1 --no-bounds',
     "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
