@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.report.figures import Line, draw_lines
 from fedcmp.report.formatting import listed, number
+from fedcmp.report.table import known_columns
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,14 +56,9 @@ class Grid(NamedTuple):
     """Shown only on request."""
 
     def without_empty(self) -> Grid:
-        """Only the columns in which at least one row has a value.
-
-        >>> Grid("", ["a", "b"], [["x", "–"], ["y", "–"]]).without_empty().rows
-        [['x'], ['y']]
-        """
-        kept = [place for place in range(len(self.header)) if any(row[place] not in ("", "–") for row in self.rows)]
-        rows = [[row[place] for place in kept] for row in self.rows]
-        return self._replace(header=[self.header[place] for place in kept], rows=rows)
+        """Only the columns in which at least one row has a value."""
+        header, rows = known_columns(self.header, self.rows, ("", "–"))
+        return self._replace(header=header, rows=rows)
 
 
 def facts(title: str, values: Mapping[str, object]) -> Grid:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedcmp.errors import RunFolderError
+from fedcmp.staging import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,10 +100,8 @@ def save_figure(figure: Figure, target: Any, **options: Any) -> None:
     Raises:
         RunFolderError: the file cannot be written.
     """
-    try:
+    with writing(target):
         figure.savefig(target, **options)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     figure.set_layout_engine("none")  # solved once: the next file has the same layout, several times as fast
 
 

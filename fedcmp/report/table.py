@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
+
+Cell = TypeVar("Cell")
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
@@ -37,6 +40,18 @@ def markdown(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     lines = [header, *(list(map(_text, row)) for row in rows)]
     first, *others = [f"| {' | '.join(line)} |" for line in lines]
     return "\n".join([first, "|---" * len(header) + "|", *others])
+
+
+def known_columns(
+    header: Sequence[str], rows: Sequence[Sequence[Cell]], unknown: Sequence[object] = (None,)
+) -> tuple[list[str], list[list[Cell]]]:
+    """A table without the columns in which all cells are ``unknown``.
+
+    >>> known_columns(["run", "a", "b"], [["x", None, 1.0], ["y", None, None]])
+    (['run', 'b'], [['x', 1.0], ['y', None]])
+    """
+    known = [place for place in range(len(header)) if any(row[place] not in unknown for row in rows)]
+    return [header[place] for place in known], [[row[place] for place in known] for row in rows]
 
 
 def _text(cell: object) -> str:

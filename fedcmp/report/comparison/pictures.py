@@ -115,7 +115,7 @@ def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
     pictures = [Picture(f"{identifier(setting)}-tuning", title, draw_dots(dots, unit), alt=alt)]
     votes = Counter[str]()
     for tried in found.values():
-        votes.update({key for options, _ in tried for key in options if is_number(options[key])})
+        votes.update(sorted({key for options, _ in tried for key in options if is_number(options[key])}))
     if not votes:
         return pictures
     lines, option = [], votes.most_common(1)[0][0]

@@ -63,8 +63,9 @@ def interference_section(run: Run) -> Section:
 
 def _pairs(run: Run) -> list[Picture]:
     """The last round's cosines, from the pairs i < j, row by row."""
-    last = next((one for one in reversed(run.rounds) if isinstance(one.get("aggregator/cosines"), list)), {})
-    pairs = last.get("aggregator/cosines", [])
+    records = [one for one in run.rounds if isinstance(one.get("aggregator/cosines"), list)]
+    last = records[-1] if records else {}
+    pairs = last.get("aggregator/cosines", ())
     size = (1 + math.isqrt(1 + 8 * len(pairs))) // 2
     accepted = [client for client in run.clients if last.get(f"client/{client}/accepted")]
     if size < 3 or size * (size - 1) // 2 != len(pairs) or size > len(accepted):
@@ -157,7 +158,7 @@ def costs_section(run: Run) -> Section:
     found = {key: run.series(key) for key in ways if any(run.series(key)[1])}
     largest = max((max(y) for _, y in found.values()), default=0.0)
     scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= one[0]), (1.0, "bytes"))
-    lines, rows = [], []
+    lines, rows = list[Line](), []
     for key, (x, y) in found.items():
         lines.append(Line(metric(key).title, x, [value / scale for value in y], colour(len(lines))))
         rows.append([metric(key).title, human(int(sum(y)))])
@@ -167,8 +168,8 @@ def costs_section(run: Run) -> Section:
     sites = []
     for site in run.split.get("names", ()):
         if any(f"site/{site}/seconds" in one for one in run.rounds):
-            keys = (f"site/{site}/{what}" for what in ("seconds", "up", "down"))
-            seconds, up, down = (sum(one.get(key, 0) for one in run.rounds) for key in keys)
+            amounts = ([one.get(f"site/{site}/{what}", 0) for one in run.rounds] for what in ("seconds", "up", "down"))
+            seconds, up, down = map(sum, amounts)
             sites.append([site, duration(seconds), human(up), human(down)])
     grids = [
         Grid("In the whole run", ["what", "amount"], rows if pictures else []),
