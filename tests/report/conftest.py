@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,24 @@ def look(path: Path, *, figures: bool = False) -> Seen:
     return page
 
 
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]], mode: str = "w") -> None:
+    with path.open(mode) as file:
+        file.writelines(json.dumps(one) + "\n" for one in lines)
+
+
+def change(path: Path, **values: Any) -> None:
+    """Changes keys of a JSON object."""
+    path.write_text(json.dumps(read(path) | values))
+
+
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Federated runs of two methods, a centralized and a local one."""
@@ -125,15 +143,6 @@ def line(setting: str, method: str, seed: int, stage: str, lr: float = 0.01) -> 
     }
 
 
-def row(setting: str, method: str, rank: float | None, p: float | None, recovered: float) -> dict[str, Any]:
-    """A row of table.json."""
-    losses = [line(setting, method, seed, "final")["test"]["loss"] for seed in (1, 2)]
-    return {
-        "method": method, "mean": sum(losses) / 2, "sd": 0.007, "seeds": losses, "recovered": recovered, "rank": rank,
-        "p": p, "p_holm": p, "failed": int(method == "krum" and setting == "iid"), "test": {"image_use": 0.4},
-    }  # fmt: skip
-
-
 @pytest.fixture
 def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     """Two settings, five methods, two seeds; one cell failed; two cells have the rounds of a real run."""
@@ -148,7 +157,7 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     broken |= {"status": "failed", "error": "DataError: disk gone\nTraceback", "test": None, "seconds": None}
     for method in ("fedcmp", "krum"):
         shutil.copytree(runs[method], folder / line("domain", method, 1, "final")["folder"])
-    (folder / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    write_lines(folder / "runs.jsonl", lines)
     asked = {
         "name": "study", "command": "fedcmp compare demo.yaml --seeds 2", "file": "demo.yaml", "overrides": [],
         "config": "run:\n  seed: 0\n", "settings": [{"label": name, "config": "x"} for name in ("domain", "iid")],
@@ -157,6 +166,14 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
         "grid": {one: {name: [{}] * 3 for name in ("fedcmp", "fedavg", "krum", *BOUNDS)} for one in ("domain", "iid")},
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(asked))
+
+    def row(setting: str, method: str, rank: float | None, p: float | None, recovered: float) -> dict[str, Any]:
+        losses = [line(setting, method, seed, "final")["test"]["loss"] for seed in (1, 2)]
+        return {
+            "method": method, "mean": sum(losses) / 2, "sd": 0.007, "seeds": losses, "recovered": recovered,
+            "rank": rank, "p_holm": p, "failed": int((setting, method) == ("iid", "krum")), "test": {"image_use": 0.4},
+        }  # fmt: skip
+
     bounds = [("centralized", None, None, 1.0), ("local", None, None, 0.0)]
     rows = {
         "domain": [("fedcmp", 1, None, 0.8), ("fedavg", 2, 0.004, 0.6), ("krum", 3, 0.0001, 0.3), *bounds],
@@ -164,17 +181,14 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     }
     overall = [
         {"method": "fedcmp", "mean_rank": 1.5, "wins": None, "ties": None, "losses": None},
-        {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p": 0.6, "p_holm": 0.6},
-        {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p": 0.01, "p_holm": 0.02},
+        {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p_holm": 0.6},
+        {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p_holm": 0.02},
     ]
-    settings = {setting: [row(setting, *one) for one in found] for setting, found in rows.items()}
-    table = {"settings": settings, "overall": overall, "reference": "fedcmp", "bounds": ["centralized", "local"]}
-    table["runs"] = {
-        setting: {
-            method: [Path(one["folder"]).name for one in lines if one["cell"]["method"] == method] for method in LOSSES
-        }
-        for setting in settings
-    }
-    table["legend"] = ["Every method is run as CONFIG says, not tuned."]
+    ids = {name: [Path(one["folder"]).name for one in lines if one["cell"]["method"] == name] for name in LOSSES}
+    table = {
+        "settings": {setting: [row(setting, *one) for one in found] for setting, found in rows.items()},
+        "overall": overall, "reference": "fedcmp", "bounds": list(BOUNDS), "runs": dict.fromkeys(rows, ids),
+        "legend": ["Every method is run as CONFIG says, not tuned."],
+    }  # fmt: skip
     (folder / "table.json").write_text(json.dumps(table))
     return folder
