@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.report.figures import Line, draw_lines
-from fedcmp.report.formatting import listed, number
-from fedcmp.report.table import known_columns
+from fedcmp.report.formatting import known_columns, listed, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,8 +10,7 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.federation.effort import Effort
 from fedcmp.federation.forecast import Forecast, GroupForecast, MemoryPart
 from fedcmp.models.cost import REACHED
-from fedcmp.report.formatting import duration, human
-from fedcmp.report.table import table
+from fedcmp.report.formatting import duration, human, table
 
 LISTED = 32
 """Up to so many clients are shown one by one."""

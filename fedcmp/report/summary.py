@@ -14,8 +14,7 @@ from typing import Any
 
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import METRICS
-from fedcmp.report.formatting import is_number, measured, number
-from fedcmp.report.table import known_columns, table
+from fedcmp.report.formatting import is_number, known_columns, measured, number, table
 
 PACKAGES = ("torch", "lightning", "transformers", "numpy", "safetensors")
 _COLUMNS = (

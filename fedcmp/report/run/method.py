@@ -169,8 +169,8 @@ def costs_section(run: Run) -> Section:
     for site in run.split.get("names", ()):
         if any(f"site/{site}/seconds" in one for one in run.rounds):
             amounts = ([one.get(f"site/{site}/{what}", 0) for one in run.rounds] for what in ("seconds", "up", "down"))
-            seconds, up, down = map(sum, amounts)
-            sites.append([site, duration(seconds), human(up), human(down)])
+            waited, up, down = map(sum, amounts)
+            sites.append([site, duration(waited), human(up), human(down)])
     grids = [
         Grid("In the whole run", ["what", "amount"], rows if pictures else []),
         Grid("Sites", ["site", "seconds to answer", "from the site", "to the site"], sites),
