@@ -189,9 +189,8 @@ class WandbTracker:
             id_file.write_text(secrets.token_hex(4))
         try:
             with self._environment():
-                wandb.setup(
-                    settings=wandb.Settings(silent=True, mode=mode)
-                )  # it prints about keys before the run begins
+                # else it prints about keys before the run begins
+                wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
                 return wandb.init(
                     mode=mode,
                     project=config.project,

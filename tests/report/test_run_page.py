@@ -153,7 +153,7 @@ def test_the_next_command_can_be_typed(runs: dict[str, Path], tmp_path: Path, mo
         assert f" {said} report runs/r" in describe(summary, "runs/r")
 
 
-def test_runs_that_did_not_finish(run: Copy) -> None:
+def test_a_run_that_goes_on_and_one_that_just_began(run: Copy) -> None:
     folder = run("fedcmp")
     summary, lines = folder / "summary.json", (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     summary.unlink()
@@ -162,25 +162,26 @@ def test_runs_that_did_not_finish(run: Copy) -> None:
     assert (page.badge, "figure-loss" in page.ids) == ("running", True)
     for text in (f"fedcmp train --resume {folder}", "1 of 2 rounds"):
         assert text in page.text
-    summary.write_text(json.dumps({"method": "fedcmp", "rounds": 1, "exit": "stopped"}))
-    assert content(folder).state == "stopped"
-    summary.write_text(json.dumps({"method": "fedcmp", "exit": "failed", "error": "ValueError: <b>it broke</b>"}))
     (folder / "metrics.jsonl").write_text(lines[0])
-    assert content(folder).state == "failed"
-    assert "ValueError: <b>it broke</b>" in content(folder).alarm
     assert "loss" not in pictures(folder), "one point is no curve"
-    for name in ("summary.json", "metrics.jsonl", "captions.jsonl", "split.json"):
+    for name in ("metrics.jsonl", "captions.jsonl", "split.json"):
         (folder / name).unlink()
     assert report(folder).sections == ["How to run it again"]
 
 
-def test_a_run_whose_pictures_do_not_matter_is_no_success(run: Copy) -> None:
-    folder = run("fedcmp")
-    for image_use, state in ((1.0, "finished"), (0.003, "unused")):
-        change(folder / "summary.json", test={"loss": 2.0, "image_use_se": 0.001, "image_use": image_use})
-        page = content(folder)
-        assert (page.state, "about zero" in page.alarm) == (state, state == "unused")
-        assert "CIDEr-D" not in [fact.label for fact in page.facts], "it was not measured"
+@pytest.mark.parametrize(("summary", "state", "said"), [
+    ({"exit": "stopped", "rounds": 1}, "stopped", "did so after round 1."),
+    ({"exit": "failed", "error": "ValueError: <b>it broke</b>"}, "failed", "ValueError: <b>it broke</b>"),
+    ({"test": {"loss": 2.0, "image_use_se": 0.001, "image_use": 1.0}}, "finished", ""),
+    ({"test": {"loss": 2.0, "image_use_se": 0.001, "image_use": 0.003}}, "unused", "image use is about zero"),
+])  # fmt: skip
+def test_how_a_run_ended(run: Copy, summary: dict[str, Any], state: str, said: str) -> None:
+    """A run whose pictures do not matter is no success."""
+    change((folder := run("fedcmp")) / "summary.json", **summary)
+    page = content(folder)
+    assert (page.state, bool(page.alarm)) == (state, state != "finished")
+    assert said in page.alarm
+    assert ("CIDEr-D" in [fact.label for fact in page.facts]) == ("test" not in summary), "what was measured is shown"
 
 
 def test_the_split_in_full(run: Copy) -> None:
