@@ -133,9 +133,7 @@ def score_samples(
     """Summed loss in nats, tokens, and tokens guessed right of each sample, by position: ``[3, n]`` float64.
 
     Args:
-        module: the frozen models.
         params: the projector to evaluate.
-        data: the held-out samples.
         shuffle_pictures: give each caption another picture of its domain.
         team: ranks that share the batches; their number does not change the result.
     """

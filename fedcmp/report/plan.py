@@ -60,12 +60,7 @@ def describe_plan(page: PlanPage) -> str:
 
 
 def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
-    """rank -> device -> group -> clients of the first round.
-
-    Args:
-        groups: as forecast.
-        devices: where each rank computes.
-    """
+    """rank -> device -> group -> clients of the first round; ``devices``: where each rank computes."""
     rows = []
     for number, group in enumerate(groups):
         waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "none"

@@ -154,8 +154,6 @@ class WandbTracker:
     of W&B after the start are logged once of each kind and end no training.
 
     Args:
-        config: mode, project, group, ...
-        name: the run's name.
         folder: the run folder.
         settings: the run's config, in full.
 

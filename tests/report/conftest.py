@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import small
@@ -20,37 +20,19 @@ from fedcmp.runs.train import train
 GRID = ["centralized.batch_sizes=[4,8]", "centralized.lrs=[0.005,0.01]"]
 
 
-class Seen(HTMLParser):
-    """A page: its tags, text and headings. Tags that do not match raise."""
+class Seen:
+    """A page: its elements, text and headings. It is well-formed XML, too."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text, self.raw = "", path.read_text(encoding="utf-8")
-        self.sections: list[str] = []
-        self._open: list[str] = []
-        self.feed(self.raw)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-        self.ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in ("meta", "img", "br", "hr", "link", "input"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
-            self.text += data
-        if self._open and self._open[-1] == "h2":
-            self.sections.append(data.strip())
+        self.raw = path.read_text(encoding="utf-8")
+        self.elements = list(ElementTree.fromstring(self.raw).iter())
+        self.text = "".join(f"{one.text or ''}{one.tail or ''}" for one in self.elements if one.tag != "style")
+        self.sections = [str(one.text).strip() for one in self.elements if one.tag == "h2"]
+        self.ids = [one.attrib["id"] for one in self.elements if "id" in one.attrib]
 
     def all(self, tag: str) -> list[dict[str, str]]:
-        """The attributes of all tags of a name."""
-        return [attributes for name, attributes in self.tags if name == tag]
+        """The attributes of all elements of a name."""
+        return [one.attrib for one in self.elements if one.tag == tag]
 
     @property
     def badge(self) -> str:
@@ -61,16 +43,15 @@ class Seen(HTMLParser):
 def look(path: Path, *, figures: bool = False) -> Seen:
     """The page, after everything that is true of each page was checked; ``figures``: whether there are files."""
     page = Seen(path)
-    assert page.raw.startswith("<!doctype html>")
+    assert page.raw.startswith("<!DOCTYPE html>")
     assert len(page.ids) == len(set(page.ids)), "ids are unique"
     assert path.stat().st_size < 2_000_000
     assert not page.all("script") + page.all("link")
-    for tag, attributes in page.tags:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), f"<{tag} {name}>"
-            if name in ("src", "href", "data", "action", "srcset"):
-                inside = value.startswith("data:image/") or (value[:1] == "#" and value[1:] in page.ids)
-                assert inside, f"<{tag} {name}={value[:60]}> is not in the page"
+    for name, value in (attribute for one in page.elements for attribute in one.items()):
+        assert not name.startswith("on")
+        if name in ("src", "href", "data", "action", "srcset"):
+            inside = value.startswith("data:image/") or (value[:1] == "#" and value[1:] in page.ids)
+            assert inside, f"{name}={value[:60]} is not in the page"
     assert "url(http" not in page.raw
     assert "@import" not in page.raw
     assert all(one.get("alt") for one in page.all("img"))
