@@ -131,8 +131,8 @@ def to_curves(record: Mapping[str, Any], per_client: bool, names: Sequence[str] 
     return curves | ({"clients/number": max(map(len, of_clients.values()))} if of_clients else {})
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, names joined by ``/``; None is left out.
+def flatten(content: Mapping[str, Any], joint: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, names joined by ``joint``; None is left out.
 
     >>> flatten({"test": {"loss": 1.0, "cider": None}, "clients": {0: {"domains": ["plain"]}}})
     {'test/loss': 1.0, 'clients/0/domains': ['plain']}
@@ -140,7 +140,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
+            flat |= flatten(value, joint, f"{prefix}{key}{joint}")
         elif value is not None:
             flat[f"{prefix}{key}"] = value
     return flat

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from fedcmp.errors import RunFolderError
-from fedcmp.report.files import read_object, read_objects
+from fedcmp.report.files import read_object, read_objects, read_text
 
 BOUNDS = ("centralized", "local")
 """Upper and lower bound: no methods."""
@@ -72,11 +72,12 @@ def read_results(path: Path) -> list[Result]:
         RunFolderError: the file cannot be read, or a line is no record of a run.
     """
     results = []
-    for number, record in enumerate(read_objects(path), 1):
+    for number, line in enumerate(read_text(path).split("\n")[:-1], 1):
         try:
+            record = json.loads(line)
             results.append(Result(Cell(**record["cell"]), record))
             record["status"], record["folder"]
-        except (TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             expected = "expected a run with cell, status and folder"
             raise RunFolderError(f"{path}, line {number}: {expected}: {error!r}") from error
     return results

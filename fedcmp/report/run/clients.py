@@ -15,6 +15,7 @@ from fedcmp.report.blocks import Grid, Picture, Section, curves, facts
 from fedcmp.report.figures import INK, Line, colour, dash, draw_bars, draw_heat
 from fedcmp.report.formatting import count, is_number, number
 from fedcmp.report.run.reading import Run
+from fedcmp.tracking.wandb import flatten
 
 NAMED, DRAWN, MAPPED = 12, 32, 400
 """Up to so many clients have a name in the legend, a line of their own, a row in a map."""
@@ -129,7 +130,7 @@ def split_section(run: Run) -> Section:
     sizes: list[int] = split["sizes"]
     figure = draw_bars([run.called(client) for client in range(len(sizes))], sizes, count)
     pictures = [Picture("split-sizes", "Training samples by client", figure), *_map(run, "domain"), *_map(run, "label")]
-    held_out, knobs = split.get("splits") or {}, _flat(split.get("knobs") or {})
+    held_out, knobs = split.get("splits") or {}, flatten(split.get("knobs") or {}, ".")
     how: dict[str, object] = {
         "scenario": split.get("scenario") or run.setting("partition", "scenario"),
         **{key: value for key, value in knobs.items() if key != "clients"},
@@ -161,10 +162,3 @@ def _map(run: Run, kind: str) -> list[Picture]:
     figure = draw_heat(values, called, names, show=lambda n: f"{n:.0f}", limits=(0.0, None))
     caption = f"The {LABELS} most frequent of {len(totals)} {kind}s." if len(totals) > LABELS else ""
     return [Picture(f"split-{kind}s", f"Samples by client and {kind}", figure, caption)]
-
-
-def _flat(knobs: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in knobs.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
