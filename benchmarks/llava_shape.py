@@ -44,8 +44,7 @@ from fedcmp.distributed.team import Solo
 from fedcmp.errors import ConfigError
 from fedcmp.evaluation.losses import evaluate
 from fedcmp.models.backbones import DTYPES
-from fedcmp.report.formatting import human
-from fedcmp.report.table import table
+from fedcmp.report.formatting import human, table
 from fedcmp.runs.models import pick_device
 
 METHODS = ("fedavg", "fedcmp")

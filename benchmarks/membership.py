@@ -38,7 +38,7 @@ from fedcmp.federation.federation import Federation
 from fedcmp.federation.groups import train_round
 from fedcmp.federation.loop import run, start
 from fedcmp.federation.sampling import plan_run
-from fedcmp.report.table import table
+from fedcmp.report.formatting import table
 from fedcmp.runs.data import read_data
 from fedcmp.runs.method import build_federation, build_method
 from fedcmp.runs.models import pick_device

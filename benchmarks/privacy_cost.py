@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedcmp.config import load_config
-from fedcmp.report.table import table
+from fedcmp.report.formatting import table
 from fedcmp.runs.parts import Kept
 from fedcmp.runs.train import train
 from fedcmp.tracking.progress import Progress

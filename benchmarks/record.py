@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 from phases import REST
 
+from fedcmp.report.formatting import table
 from fedcmp.report.summary import versions
-from fedcmp.report.table import table
 
 RESULTS = Path(__file__).parent / "results"
 PAGES = ("results", "RESULTS.md", "STUDY.md", "DATA.md", "write_results.py")

@@ -20,7 +20,7 @@ from itertools import repeat
 import cryptography
 import numpy as np
 
-from fedcmp.report.table import table
+from fedcmp.report.formatting import table
 from fedcmp.secure.protocol import Losses, secure_sum
 
 LLAVA = 20_979_712

@@ -42,7 +42,7 @@ from fedcmp.federation.loop import run_round, start
 from fedcmp.federation.sampling import plan_run
 from fedcmp.federation.settings import FederationConfig
 from fedcmp.optimizer import OptimizerConfig
-from fedcmp.report.table import table as tabulate
+from fedcmp.report.formatting import table as tabulate
 from fedcmp.sites import messages as say
 from fedcmp.sites.field import Sites
 from fedcmp.sites.folder import unpack

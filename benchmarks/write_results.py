@@ -23,7 +23,7 @@ from typing import Any
 import jinja2
 from record import RESULTS, read
 
-from fedcmp.report.table import markdown
+from fedcmp.report.formatting import markdown
 
 PAGE = Path(__file__).parent / "RESULTS.md"
 SECTIONS = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedcmp.errors import RunFolderError
 
@@ -63,6 +64,27 @@ def whole_file(path: Path) -> Iterator[Path]:
     except Exception as error:  # torch and safetensors raise classes of their own for a full disk
         partial.unlink(missing_ok=True)
         raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises RunFolderError, which names ``path``, if the block cannot write it (full disk, no permission)."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"cannot write {path}: {error}; is there disk space and permission?") from error
+
+
+def append_line(path: Path, content: Mapping[str, Any]) -> None:
+    """Adds an object to a file of JSON lines, to the disk: it survives a power cut.
+
+    Raises:
+        RunFolderError: it cannot be written.
+    """
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:

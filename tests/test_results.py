@@ -12,7 +12,7 @@ import pytest
 import record
 import write_results
 
-from fedcmp.report.table import markdown
+from fedcmp.report.formatting import markdown
 
 FILES = sorted(write_results.RESULTS.glob("*.json"))
 

@@ -51,9 +51,9 @@ def table(parsed: argparse.Namespace) -> int:
       fedcmp table runs/together runs/alone        each client, too
     """
     from fedcmp.report.alone import beside_alone
+    from fedcmp.report.formatting import table
     from fedcmp.report.run.reading import refuse_site
     from fedcmp.report.summary import compare_runs
-    from fedcmp.report.table import table
     from fedcmp.runs.finished import open_finished
 
     finished: dict[Path, dict[str, Any]] = {}
@@ -87,7 +87,7 @@ def methods(parsed: argparse.Namespace) -> int:
       fedcmp methods fedcmp krum --markdown           two, for a document
     """
     from fedcmp.aggregation.presets import describe_methods
-    from fedcmp.report.table import markdown, table
+    from fedcmp.report.formatting import markdown, table
 
     header, rows = describe_methods(parsed.words)
     print(markdown(rows, header) if parsed.markdown else table(rows, header))

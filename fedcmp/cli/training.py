@@ -79,7 +79,7 @@ def centralized(parsed: argparse.Namespace) -> int:
       fedcmp centralized                                             the demo's data in one place
       fedcmp centralized configs/scenarios/domain.yaml --tune        the best of the config's grid
     """
-    from fedcmp.report.table import table
+    from fedcmp.report.formatting import table
     from fedcmp.runs.baselines import train_centralized
 
     summary = train_centralized(*load(parsed.words), tune=parsed.tune)
@@ -101,8 +101,8 @@ def local(parsed: argparse.Namespace) -> int:
     examples:
       fedcmp local      the demo's eight clients, each alone
     """
+    from fedcmp.report.formatting import table
     from fedcmp.report.summary import OWN_USE, own_use
-    from fedcmp.report.table import table
     from fedcmp.runs.baselines import train_local
 
     summary = train_local(*load(parsed.words))

@@ -35,8 +35,8 @@ def evaluate(parsed: argparse.Namespace) -> int:
     if parsed.tasks is not None or parsed.export is not None:
         raise ConfigError("--tasks and --export need --print-lmms-eval")
     from fedcmp.federation.folder import RunFolder
-    from fedcmp.report.summary import QUALITY, known_columns, quality_columns
-    from fedcmp.report.table import table
+    from fedcmp.report.formatting import known_columns, table
+    from fedcmp.report.summary import QUALITY, quality_columns
     from fedcmp.runs.finished import evaluate_run
 
     runs, overrides = split_runs(parsed.words)

@@ -7,7 +7,6 @@ for under another label, its line is added again.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from fedcmp.federation.folder import RunFolder, claim
 from fedcmp.report.comparison.results import FINAL, Result, read_results
 from fedcmp.report.files import read_object, read_objects
 from fedcmp.report.summary import versions
+from fedcmp.staging import append_line
 
 
 class Place:
@@ -109,13 +109,7 @@ class Ledger:
 
     def add(self, result: Result) -> None:
         """Writes a line, to the disk."""
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**result.record, "cell": result.cell._asdict()}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error}; is there disk space and permission?") from error
+        append_line(self.path, {**result.record, "cell": result.cell._asdict()})
         self._note(result)
 
     def claim(self, job: Job) -> None:

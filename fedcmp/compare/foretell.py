@@ -11,8 +11,7 @@ from fedcmp.compare.schedule import remaining_by_setting
 from fedcmp.compare.spec import Study
 from fedcmp.models.cost import REACHED
 from fedcmp.report.comparison.results import read_results
-from fedcmp.report.formatting import duration
-from fedcmp.report.table import table
+from fedcmp.report.formatting import duration, table
 from fedcmp.runs.plan import plan
 
 

@@ -15,8 +15,7 @@ from fedcmp.compare.grid import LR, OPTIMIZER, Options
 from fedcmp.compare.jobs import Jobs
 from fedcmp.compare.results import Found, Row
 from fedcmp.measures import metric
-from fedcmp.report.formatting import method, p_value
-from fedcmp.report.table import markdown, table
+from fedcmp.report.formatting import markdown, method, p_value, table
 
 Entry = str | int | float | None
 COLUMNS = {

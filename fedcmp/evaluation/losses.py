@@ -13,7 +13,7 @@ from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.distributed.team import Solo, Team
 from fedcmp.evaluation.image_use import ignores_pictures, standard_error
-from fedcmp.evaluation.sharing import mixed, score_rows
+from fedcmp.evaluation.sharing import grouped, mixed, score_rows
 from fedcmp.types import Batch, Fetch, Params, Scalars
 
 if TYPE_CHECKING:
@@ -39,10 +39,8 @@ class EvalData:
     @property
     def shared(self) -> list[list[int]]:
         """The positions that show each picture, in the order of their first."""
-        found: dict[tuple[str, str | int], list[int]] = defaultdict(list)
-        for position, domain in enumerate(self.domains):
-            found[domain, position if self.pictures is None else self.pictures[position]].append(position)
-        return list(found.values())
+        pictures: Sequence[str | int] = range(len(self.domains)) if self.pictures is None else self.pictures
+        return list(grouped(zip(self.domains, pictures, strict=True)).values())
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,10 @@ class Scored(NamedTuple):
         if not kept:
             return None, None
         rises, tokens = [nats[place] for place in kept], [self.tokens[place] for place in kept]
-        names, pictures = [self.domain[place] for place in kept], defaultdict[tuple[str, int], list[int]](list)
-        for number, place in enumerate(kept):
-            pictures[self.domain[place], self.picture[place]].append(number)
+        names, pictures = [self.domain[place] for place in kept], [self.picture[place] for place in kept]
+        same = list(grouped(zip(names, pictures, strict=True)).values())
         sums = sums_by_domain(torch.tensor([rises, tokens, tokens], dtype=torch.float64), names)
-        return of_sums(sums).loss, standard_error(rises, tokens, list(pictures.values()), names)
+        return of_sums(sums).loss, standard_error(rises, tokens, same, names)
 
 
 class Evaluation(NamedTuple):
@@ -136,9 +133,7 @@ def score_samples(
     """Summed loss in nats, tokens, and tokens guessed right of each sample, by position: ``[3, n]`` float64.
 
     Args:
-        module: the frozen models.
         params: the projector to evaluate.
-        data: the held-out samples.
         shuffle_pictures: give each caption another picture of its domain.
         team: ranks that share the batches; their number does not change the result.
     """

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fedcmp.data.collate import encode_texts
+from fedcmp.data.collate import collate, encode_texts
 from fedcmp.data.records import Sample
 from fedcmp.data.sources import Source
 from fedcmp.distributed.messages import attempt
@@ -159,8 +159,7 @@ def choose_pairs(
         features: ``[n, d]`` features of the frozen tower, averaged over their tokens.
         limit: samples, at most.
     """
-    values = features.double()
-    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    values, members = features.double(), defaultdict[str, dict[str, list[int]]](lambda: defaultdict(list))
     for position, (domain, shown) in enumerate(zip(domains, objects, strict=True)):
         for name in dict.fromkeys(shown):
             members[domain][name].append(position)
@@ -254,12 +253,10 @@ def false_caption(pair: Pair, source: Source, samples: Sequence[Sample], objects
 
 def _text_batch(rows: Sequence[Row], pad_id: int) -> Batch:
     """``input_ids [B, L]`` and ``labels [B, L]``, padded to the right; labels only where the texts differ."""
-    longest = max(len(one.tokens) for one in rows)
-    ids, labels = torch.full((len(rows), longest), pad_id), torch.full((len(rows), longest), IGNORE)
-    for row, one in enumerate(rows):
-        ids[row, : len(one.tokens)] = tokens = torch.tensor(one.tokens)
-        labels[row, one.start : len(one.tokens)] = tokens[one.start :]
-    return {"input_ids": ids, "labels": labels}
+    batch = collate([torch.tensor(one.tokens) for one in rows], pad_id)
+    for labels, one in zip(batch["labels"], rows, strict=True):
+        labels[: one.start] = IGNORE
+    return batch
 
 
 def tally(answers: Sequence[tuple[str, bool, bool]]) -> dict[str, Any]:

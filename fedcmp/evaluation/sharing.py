@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from fedcmp.distributed.team import Team, leads
 from fedcmp.seeding import derive
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def score_rows(
@@ -56,6 +60,18 @@ def _reports(team: Team) -> bool:
     return leads(team) or not team.in_step
 
 
+def grouped(keys: Iterable[Key]) -> dict[Key, list[int]]:
+    """The positions of each key, in the order of its first.
+
+    >>> grouped("aba")
+    {'a': [0, 2], 'b': [1]}
+    """
+    groups = defaultdict[Key, list[int]](list)
+    for position, key in enumerate(keys):
+        groups[key].append(position)
+    return dict(groups)
+
+
 def mixed(domains: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:
     """The positions of each domain, ordered by a hash of their names: files are often sorted by what pictures show.
 
@@ -64,10 +80,8 @@ def mixed(domains: Sequence[str], names: Sequence[str]) -> dict[str, list[int]]:
     >>> mixed(["a", "b", "a", "a"], ["cat-4", "cat-7", "cat-9", "dog-1"])
     {'a': [2, 3, 0], 'b': [1]}
     """
-    members: dict[str, list[int]] = defaultdict(list)
-    for position in sorted(range(len(names)), key=lambda place: derive(0, "mixed", names[place])):
-        members[domains[position]].append(position)
-    return {domain: members[domain] for domain in dict.fromkeys(domains)}
+    hashes = [derive(0, "mixed", name) for name in names]
+    return {domain: sorted(members, key=hashes.__getitem__) for domain, members in grouped(domains).items()}
 
 
 def spread(domains: Sequence[str], names: Sequence[str], count: int) -> list[int]:
@@ -76,7 +90,5 @@ def spread(domains: Sequence[str], names: Sequence[str], count: int) -> list[int
     >>> spread(["a", "b", "a", "a"], ["cat-4", "cat-7", "cat-9", "dog-1"], 3)
     [2, 1, 3]
     """
-    members = mixed(domains, names)
-    longest = max((len(group) for group in members.values()), default=0)
-    turns = [group[turn] for turn in range(longest) for group in members.values() if turn < len(group)]
-    return turns[:count]
+    turns = zip_longest(*mixed(domains, names).values())
+    return [position for turn in turns for position in turn if position is not None][:count]

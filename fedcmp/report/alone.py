@@ -36,29 +36,24 @@ def beside_alone(folders: Sequence[Path]) -> list[Beside]:
     """
     runs = {path: read_object(path / "summary.json") for path in folders}
     tested = {path: one for path, one in runs.items() if one.get("test") and _has_losses(path, one)}
-    locals_ = [path for path, one in tested.items() if _alone(one)]
+    locals_ = [path for path, one in tested.items() if one["method"] == "local"]
     splits = {path: read_object(path / "split.json") for path in tested} if locals_ else {}
     found = []
     for alone in locals_:
-        others = [path for path, one in tested.items() if one["method"] != "local"]
+        others = [path for path in tested if path not in locals_]
         same = [path for path in others if all(splits[path].get(key) == splits[alone].get(key) for key in SHARED)]
         if same:
-            found.append(_table(alone, tested[alone], {path: tested[path] for path in same}))
+            found.append(_table(alone, tested[alone]["clients"], {path: tested[path] for path in same}))
     return found
 
 
-def _alone(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Its clients, if it is a local run."""
-    return dict(summary["clients"]) if summary.get("method") == "local" else {}
-
-
 def _has_losses(path: Path, summary: Mapping[str, Any]) -> bool:
-    folders = [path / "clients" / client for client in _alone(summary)] or [path]
+    local = summary.get("method") == "local"
+    folders = [path / "clients" / client for client in summary["clients"]] if local else [path]
     return all((folder / TEST_LOSSES).is_file() for folder in folders)
 
 
-def _table(alone: Path, summary: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Beside:
-    clients = _alone(summary)
+def _table(alone: Path, clients: Mapping[str, Any], others: Mapping[Path, Mapping[str, Any]]) -> Beside:
     methods = Counter(one["method"] for one in others.values())
     names = [one["method"] if methods[one["method"]] == 1 else one["name"] for one in others.values()]
     rows = [[one["name"], listed(one["domains"], most=3), *one["test"].values()] for one in clients.values()]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedcmp.report.figures import Line, draw_lines
-from fedcmp.report.formatting import listed, number
+from fedcmp.report.formatting import known_columns, listed, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,17 +26,19 @@ class Picture(NamedTuple):
     """What it shows, in a sentence; empty: its title."""
 
 
-def curves(name: str, title: str, lines: Sequence[Line], unit: str, caption: str = "", **options: Any) -> list[Picture]:
+def curves(
+    name: str, title: str, lines: Sequence[Line], unit: str, caption: str = "", alt: str = "", **options: Any
+) -> list[Picture]:
     """A figure of the lines that have values; none without any. ``options`` are those of ``draw_lines``."""
     lines = [line for line in lines if len(line.y)]
     if not lines:
         return []
     ends = listed([f"{line.name} {number(line.y[-1])}".strip() for line in lines if line.width])
-    return [Picture(name, title, draw_lines(lines, unit, **options), caption, f"{title}; at the end: {ends}.")]
+    return [Picture(name, title, draw_lines(lines, unit, **options), caption, alt or f"{title}; at the end: {ends}.")]
 
 
 class Grid(NamedTuple):
-    """One table; text is left, numbers are right."""
+    """One table; text is left, numbers are right. Without rows it is not shown."""
 
     title: str
     header: Sequence[str]
@@ -53,20 +55,15 @@ class Grid(NamedTuple):
     """Shown only on request."""
 
     def without_empty(self) -> Grid:
-        """Only the columns in which at least one row has a value.
-
-        >>> Grid("", ["a", "b"], [["x", "–"], ["y", "–"]]).without_empty().rows
-        [['x'], ['y']]
-        """
-        kept = [place for place in range(len(self.header)) if any(row[place] not in ("", "–") for row in self.rows)]
-        rows = [[row[place] for place in kept] for row in self.rows]
-        return self._replace(header=[self.header[place] for place in kept], rows=rows)
+        """Only the columns in which at least one row has a value."""
+        header, rows = known_columns(self.header, self.rows, ("", "–"))
+        return self._replace(header=header, rows=rows)
 
 
-def facts(title: str, values: Mapping[str, object]) -> list[Grid]:
-    """A table of names and values; those that are None are left out, and none is no table."""
+def facts(title: str, values: Mapping[str, object]) -> Grid:
+    """A table of names and values; those that are None are left out."""
     rows = [[name, str(value)] for name, value in values.items() if value is not None]
-    return [Grid(title, ["what", "value"], rows, text_columns=2)] if rows else []
+    return Grid(title, ["what", "value"], rows, text_columns=2)
 
 
 class Card(NamedTuple):
@@ -136,13 +133,14 @@ class Page(NamedTuple):
         return math.ceil(len(self.facts) / math.ceil(len(self.facts) / 7))
 
     def cleaned(self) -> Page:
-        """Without empty sections; ids are unique: names of two settings may differ in a sign only."""
+        """Without empty tables and sections; ids are unique: names of two settings may differ in a sign only."""
         taken: set[str] = set()
         sections = []
         for section in self.sections:
-            if section.pictures or section.grids or section.cards or section.listings:
+            grids = [grid for grid in section.grids if grid.rows]
+            if section.pictures or grids or section.cards or section.listings:
                 pictures = [one._replace(name=_unique(one.name, "figure-", taken)) for one in section.pictures]
-                sections.append(section._replace(name=_unique(section.name, "", taken), pictures=pictures))
+                sections.append(section._replace(name=_unique(section.name, "", taken), pictures=pictures, grids=grids))
         return self._replace(sections=sections)
 
 

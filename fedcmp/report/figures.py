@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedcmp.errors import RunFolderError
+from fedcmp.staging import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -100,10 +100,8 @@ def save_figure(figure: Figure, target: Any, **options: Any) -> None:
     Raises:
         RunFolderError: the file cannot be written.
     """
-    try:
+    with writing(target):
         figure.savefig(target, **options)
-    except OSError as error:
-        raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     figure.set_layout_engine("none")  # solved once: the next file has the same layout, several times as fast
 
 
@@ -123,21 +121,19 @@ def draw_lines(
     limits: tuple[float | None, float | None] = (None, None),
     ticks: Sequence[float] | None = None,
 ) -> Figure:
-    """Curves, usually over rounds.
+    """Curves, usually over rounds; at least one has a finite value.
 
     Args:
-        lines: at least one with a finite value.
-        unit: of the upright axis.
         level: value and name of a level line to compare with.
-        x_label: what the other axis counts.
         limits: of the upright axis; None: as the data have it.
         ticks: places on the level axis, which then is logarithmic if they span more than a factor of four; None: it
             counts whole numbers.
     """
     figure, axes = _panel(HEIGHT + 0.08 * sum(bool(line.name) for line in lines), grid="y")
-    for line in (one for one in lines if one.band is not None):
-        low, high, alpha = line.band or ((), (), 0.0)
-        axes.fill_between(line.x, low, high, color=line.colour, alpha=alpha, linewidth=0)
+    for line in lines:
+        if line.band is not None:
+            low, high, alpha = line.band
+            axes.fill_between(line.x, low, high, color=line.colour, alpha=alpha, linewidth=0)
     if level is not None:
         axes.axhline(level[0], color=INK, linewidth=0.9, linestyle="--", alpha=0.7, label=level[1])
     for line in lines:
@@ -147,8 +143,7 @@ def draw_lines(
             line.x, y, color=line.colour, linewidth=line.width, linestyle=line.dash, alpha=line.alpha, marker=marker,
             markersize=4, label=line.name,
         )  # fmt: skip
-    axes.set_ylim(*(old if new is None else new for old, new in zip(axes.get_ylim(), limits, strict=True)))
-    axes.set(xlabel=x_label, ylabel=unit)
+    axes.set(xlabel=x_label, ylabel=unit, ylim=limits)
     if ticks is None:
         _count_whole(axes)
     else:
@@ -179,11 +174,13 @@ def draw_bars(names: Sequence[str], values: Sequence[float], show: Callable[[flo
 
 def draw_stack(x: Sequence[int], parts: Mapping[str, Sequence[float]], unit: str) -> Figure:
     """Upright bars by round, made of parts: name -> height in each bar."""
+    import numpy as np
+
     figure, axes = _panel(HEIGHT + 0.3, grid="y")
-    below = [0.0] * len(x)
+    below = np.zeros(len(x))
     for place, (name, heights) in enumerate(parts.items()):
         axes.bar(x, heights, bottom=below, color=colour(place), label=name, linewidth=0)
-        below = [one + other for one, other in zip(below, heights, strict=True)]
+        below = below + heights
     axes.set(xlabel="round", ylabel=unit)
     _count_whole(axes)
     _add_legend(figure, axes)
@@ -193,14 +190,7 @@ def draw_stack(x: Sequence[int], parts: Mapping[str, Sequence[float]], unit: str
 def draw_dots(
     rows: Sequence[DotRow], unit: str, bounds: Sequence[tuple[str, float]] = (), *, from_zero: bool = False
 ) -> Figure:
-    """Rows of dots from top to bottom.
-
-    Args:
-        rows: at least one.
-        unit: of the level axis.
-        bounds: name and value of upright lines to compare with.
-        from_zero: the axis begins at 0.
-    """
+    """Rows of dots from top to bottom; ``bounds``: name and value of upright lines to compare with."""
     figure, axes = _panel(0.8 + 0.2 * bool(bounds) + ROW * len(rows), grid="x")
     for place, row in enumerate(rows):
         axes.plot(row.dots, [place] * len(row.dots), "o", color=row.colour, markersize=4, alpha=0.55)
@@ -213,9 +203,7 @@ def draw_dots(
     _name_rows(axes, [row.name for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontweight("bold" if row.strong else "normal")
-    axes.set_xlabel(unit)
-    if from_zero:
-        axes.set_xlim(left=0.0)
+    axes.set(xlabel=unit, xlim=(0.0 if from_zero else None, None))
     _add_legend(figure, axes)
     return figure
 
@@ -236,7 +224,6 @@ def draw_heat(
 
     Args:
         values: one row after the other; None or nan: empty.
-        rows, columns: names.
         show: a value as text, written into the cells if they are few.
         limits: what the palest and the darkest cell are; None: as the data have it.
         crossed: cells (row, column) that get a cross.

@@ -18,6 +18,7 @@ from fedcmp.report.comparison.results import Comparison, is_comparison
 from fedcmp.report.figures import as_data_uri, figure_style, save_figure
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run, is_run, refuse_site
+from fedcmp.staging import writing
 
 
 def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] = ()) -> Path:
@@ -50,11 +51,9 @@ def write_report(folder: Path, *, figures: bool = True, beside: Sequence[Path] =
                 f"{folder} has neither a run (config.yaml, metrics.jsonl, summary.json) nor a comparison "
                 "(compare.json, runs.jsonl)"
             )
-        try:
-            html = render(page)
+        html = render(page)
+        with writing(target):
             _save_figures(page, target.parent / "figures", figures)
-        except OSError as error:
-            raise RunFolderError(f"cannot write {target}: {error}; is there disk space and permission?") from error
     RunFolder(folder).write_text(target, html)
     return target
 

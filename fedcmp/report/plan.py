@@ -10,8 +10,7 @@ from fedcmp.aggregation.aggregator import Aggregator
 from fedcmp.federation.effort import Effort
 from fedcmp.federation.forecast import Forecast, GroupForecast, MemoryPart
 from fedcmp.models.cost import REACHED
-from fedcmp.report.formatting import duration, human
-from fedcmp.report.table import table
+from fedcmp.report.formatting import duration, human, table
 
 LISTED = 32
 """Up to so many clients are shown one by one."""
@@ -61,12 +60,7 @@ def describe_plan(page: PlanPage) -> str:
 
 
 def describe_ranks(groups: Sequence[GroupForecast], devices: Sequence[str]) -> str:
-    """rank -> device -> group -> clients of the first round.
-
-    Args:
-        groups: as forecast.
-        devices: where each rank computes.
-    """
+    """rank -> device -> group -> clients of the first round; ``devices``: where each rank computes."""
     rows = []
     for number, group in enumerate(groups):
         waves = " | ".join(" ".join(map(str, wave)) for wave in group.waves) or "none"

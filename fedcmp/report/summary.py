@@ -14,8 +14,7 @@ from typing import Any
 
 from fedcmp.evaluation.image_use import ignores_pictures
 from fedcmp.measures import METRICS
-from fedcmp.report.formatting import is_number, measured, number
-from fedcmp.report.table import table
+from fedcmp.report.formatting import is_number, known_columns, measured, number, table
 
 PACKAGES = ("torch", "lightning", "transformers", "numpy", "safetensors")
 _COLUMNS = (
@@ -96,7 +95,7 @@ def grown(summary: Mapping[str, Any]) -> str:
 
 def describe(summary: Mapping[str, Any], folder: str) -> str:
     """The end of a run: losses by domain, quality, time."""
-    seconds, spent, domains = summary["seconds"], summary.get("privacy"), summary.get("val/domains", {})
+    seconds, spent, domains = dict(summary["seconds"]), summary.get("privacy"), summary.get("val/domains", {})
     rows: list[list[object]] = [[name, one["start"], one["end"]] for name, one in domains.items()]
     if losses := summary.get("val/loss"):  # sites may keep theirs
         rows.append(["mean of domains", losses["start"], losses["end"]])
@@ -112,15 +111,14 @@ def describe(summary: Mapping[str, Any], folder: str) -> str:
         facts.append(["losses", "none: over sites privacy covers none"])
     if summary.get("exit") == "budget":
         facts.append(["ended", f"after round {summary['rounds']}: the next one would exceed privacy.epsilon"])
-    phases = {name: value for name, value in seconds.items() if name != "total"}
-    phases["other"] = max(0.0, seconds["total"] - sum(phases.values()))  # reading the data, starting, drawing
-    parts = ", ".join(f"{name} {value:.1f}" for name, value in phases.items())
-    samples = [f"{summary['samples_seen']:,} seen"]
-    if is_number(speed := summary["samples_per_second"]):
-        samples.append(f"{speed:.0f} a second in training")
+    total = seconds.pop("total")
+    seconds["other"] = max(0.0, total - sum(seconds.values()))  # reading the data, starting, drawing
+    parts = ", ".join(f"{name} {value:.1f}" for name, value in seconds.items())
+    speed = summary["samples_per_second"]
+    fast = f", {speed:.0f} a second in training" if is_number(speed) else ""
     facts += [
-        ["seconds", f"{seconds['total']:.1f} ({parts})"],
-        ["samples", ", ".join(samples)],
+        ["seconds", f"{total:.1f} ({parts})"],
+        ["samples", f"{summary['samples_seen']:,} seen{fast}"],
         ["run folder", folder],
         ["its page", f"{_program()} report {shlex.quote(folder)}"],
     ]
@@ -146,22 +144,12 @@ def quality_columns(test: Mapping[str, Any] | None) -> list[object]:
     return [found.get(key) for key in _COLUMNS]
 
 
-def known_columns(header: Sequence[str], rows: Sequence[Sequence[object]]) -> tuple[list[str], list[list[object]]]:
-    """A table without the columns in which nothing is known.
-
-    >>> known_columns(["run", "a", "b"], [["x", None, 1.0], ["y", None, None]])
-    (['run', 'b'], [['x', 1.0], ['y', None]])
-    """
-    known = [place for place in range(len(header)) if any(row[place] is not None for row in rows)]
-    return [header[place] for place in known], [[row[place] for place in known] for row in rows]
-
-
 def compare_runs(summaries: Sequence[Mapping[str, Any]]) -> str:
     """One row per run."""
     rows = []
     for one in summaries:
         loss, row = one.get("val/loss", {}), [one["name"], one["method"], one["seed"], one["samples_seen"]]
-        measured_on_test = quality_columns(one["test"])
-        rows.append([*row, loss.get("start"), loss.get("end"), *measured_on_test, round(one["seconds"]["total"])])
+        losses, seconds = [loss.get("start"), loss.get("end")], round(one["seconds"]["total"])
+        rows.append([*row, *losses, *quality_columns(one["test"]), seconds])
     header, rows = known_columns(["run", "method", "seed", "samples", "start", "end", *QUALITY, "seconds"], rows)
     return table(rows, header)

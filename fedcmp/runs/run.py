@@ -27,9 +27,8 @@ from fedcmp.federation.records import Clock
 from fedcmp.federation.sampling import plan_hash
 from fedcmp.locking import locked
 from fedcmp.models.settings import describe_demo
-from fedcmp.report.captions import Example, draw_captions, list_captions
+from fedcmp.report.drawn import draw_captions, draw_split, list_captions
 from fedcmp.report.files import read_object
-from fedcmp.report.split import draw_split
 from fedcmp.report.summary import versions
 from fedcmp.runs.data import Data, read_data
 from fedcmp.runs.method import Method, build_method
@@ -134,11 +133,7 @@ class Run:
         if captioned:
             list_captions(captioned, pictures, self.folder)
         if shown:
-            examples = [
-                Example(picture, one.sample.domain, one.sample.caption, one.generated)
-                for picture, one in zip(pictures, shown, strict=True)
-            ]
-            draw_captions(examples, self.folder.captions)
+            draw_captions(shown, pictures, self.folder.captions)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from fedcmp.federation.privacy import most_epsilon
 from fedcmp.models.projector import init_params
 from fedcmp.models.settings import describe_demo
 from fedcmp.privacy.noise import BELOW
-from fedcmp.report.table import table
+from fedcmp.report.formatting import table
 from fedcmp.seeding import torch_rng
 from fedcmp.sites import messages as say
 from fedcmp.sites.coordinator import coordinator_config

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedcmp.errors import RunFolderError
+from fedcmp.staging import append_line
 
 
 class Tracker(Protocol):
@@ -47,13 +46,7 @@ class JsonlTracker:
 
     def log(self, record: Mapping[str, Any]) -> None:
         clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in record.items()}
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(clean) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # older checkpoints are removed now, so it must survive a power cut
-        except OSError as error:
-            raise RunFolderError(f"cannot write {self.path}: {error}; is there disk space and permission?") from error
+        append_line(self.path, clean)  # older checkpoints are removed now, so it must survive a power cut
 
     def close(self, summary: Mapping[str, Any], files: Sequence[Path] = ()) -> None:
         """Every line is on disk already."""

@@ -131,8 +131,8 @@ def to_curves(record: Mapping[str, Any], per_client: bool, names: Sequence[str] 
     return curves | ({"clients/number": max(map(len, of_clients.values()))} if of_clients else {})
 
 
-def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, names joined by ``/``; None is left out.
+def flatten(content: Mapping[str, Any], joint: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, names joined by ``joint``; None is left out.
 
     >>> flatten({"test": {"loss": 1.0, "cider": None}, "clients": {0: {"domains": ["plain"]}}})
     {'test/loss': 1.0, 'clients/0/domains': ['plain']}
@@ -140,7 +140,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
+            flat |= flatten(value, joint, f"{prefix}{key}{joint}")
         elif value is not None:
             flat[f"{prefix}{key}"] = value
     return flat
@@ -154,8 +154,6 @@ class WandbTracker:
     of W&B after the start are logged once of each kind and end no training.
 
     Args:
-        config: mode, project, group, ...
-        name: the run's name.
         folder: the run folder.
         settings: the run's config, in full.
 
@@ -189,9 +187,8 @@ class WandbTracker:
             id_file.write_text(secrets.token_hex(4))
         try:
             with self._environment():
-                wandb.setup(
-                    settings=wandb.Settings(silent=True, mode=mode)
-                )  # it prints about keys before the run begins
+                # else it prints about keys before the run begins
+                wandb.setup(settings=wandb.Settings(silent=True, mode=mode))
                 return wandb.init(
                     mode=mode,
                     project=config.project,

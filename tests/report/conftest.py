@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
-from html.parser import HTMLParser
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import small
@@ -20,37 +20,19 @@ from fedcmp.runs.train import train
 GRID = ["centralized.batch_sizes=[4,8]", "centralized.lrs=[0.005,0.01]"]
 
 
-class Seen(HTMLParser):
-    """A page: its tags, text and headings. Tags that do not match raise."""
+class Seen:
+    """A page: its elements, text and headings. It is well-formed XML, too."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags: list[tuple[str, dict[str, str]]] = []
-        self.text, self.raw = "", path.read_text(encoding="utf-8")
-        self.sections: list[str] = []
-        self._open: list[str] = []
-        self.feed(self.raw)
-        self.close()
-        assert not self._open, f"never closed: {self._open}"
-        self.ids = [attributes["id"] for _, attributes in self.tags if "id" in attributes]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in ("meta", "img", "br", "hr", "link", "input"):
-            self._open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" not in self._open:
-            self.text += data
-        if self._open and self._open[-1] == "h2":
-            self.sections.append(data.strip())
+        self.raw = path.read_text(encoding="utf-8")
+        self.elements = list(ElementTree.fromstring(self.raw).iter())
+        self.text = "".join(f"{one.text or ''}{one.tail or ''}" for one in self.elements if one.tag != "style")
+        self.sections = [str(one.text).strip() for one in self.elements if one.tag == "h2"]
+        self.ids = [one.attrib["id"] for one in self.elements if "id" in one.attrib]
 
     def all(self, tag: str) -> list[dict[str, str]]:
-        """The attributes of all tags of a name."""
-        return [attributes for name, attributes in self.tags if name == tag]
+        """The attributes of all elements of a name."""
+        return [one.attrib for one in self.elements if one.tag == tag]
 
     @property
     def badge(self) -> str:
@@ -61,16 +43,15 @@ class Seen(HTMLParser):
 def look(path: Path, *, figures: bool = False) -> Seen:
     """The page, after everything that is true of each page was checked; ``figures``: whether there are files."""
     page = Seen(path)
-    assert page.raw.startswith("<!doctype html>")
+    assert page.raw.startswith("<!DOCTYPE html>")
     assert len(page.ids) == len(set(page.ids)), "ids are unique"
     assert path.stat().st_size < 2_000_000
     assert not page.all("script") + page.all("link")
-    for tag, attributes in page.tags:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), f"<{tag} {name}>"
-            if name in ("src", "href", "data", "action", "srcset"):
-                inside = value.startswith("data:image/") or (value[:1] == "#" and value[1:] in page.ids)
-                assert inside, f"<{tag} {name}={value[:60]}> is not in the page"
+    for name, value in (attribute for one in page.elements for attribute in one.items()):
+        assert not name.startswith("on")
+        if name in ("src", "href", "data", "action", "srcset"):
+            inside = value.startswith("data:image/") or (value[:1] == "#" and value[1:] in page.ids)
+            assert inside, f"{name}={value[:60]} is not in the page"
     assert "url(http" not in page.raw
     assert "@import" not in page.raw
     assert all(one.get("alt") for one in page.all("img"))
@@ -78,6 +59,24 @@ def look(path: Path, *, figures: bool = False) -> Seen:
     for kind in ("png", "pdf"):
         assert {one.stem for one in (path.parent / "figures").glob(f"*.{kind}")} == shown
     return page
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_lines(path: Path, lines: Iterable[dict[str, Any]], mode: str = "w") -> None:
+    with path.open(mode) as file:
+        file.writelines(json.dumps(one) + "\n" for one in lines)
+
+
+def change(path: Path, **values: Any) -> None:
+    """Changes keys of a JSON object."""
+    path.write_text(json.dumps(read(path) | values))
 
 
 @pytest.fixture(scope="session")
@@ -125,15 +124,6 @@ def line(setting: str, method: str, seed: int, stage: str, lr: float = 0.01) -> 
     }
 
 
-def row(setting: str, method: str, rank: float | None, p: float | None, recovered: float) -> dict[str, Any]:
-    """A row of table.json."""
-    losses = [line(setting, method, seed, "final")["test"]["loss"] for seed in (1, 2)]
-    return {
-        "method": method, "mean": sum(losses) / 2, "sd": 0.007, "seeds": losses, "recovered": recovered, "rank": rank,
-        "p": p, "p_holm": p, "failed": int(method == "krum" and setting == "iid"), "test": {"image_use": 0.4},
-    }  # fmt: skip
-
-
 @pytest.fixture
 def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     """Two settings, five methods, two seeds; one cell failed; two cells have the rounds of a real run."""
@@ -148,7 +138,7 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     broken |= {"status": "failed", "error": "DataError: disk gone\nTraceback", "test": None, "seconds": None}
     for method in ("fedcmp", "krum"):
         shutil.copytree(runs[method], folder / line("domain", method, 1, "final")["folder"])
-    (folder / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    write_lines(folder / "runs.jsonl", lines)
     asked = {
         "name": "study", "command": "fedcmp compare demo.yaml --seeds 2", "file": "demo.yaml", "overrides": [],
         "config": "run:\n  seed: 0\n", "settings": [{"label": name, "config": "x"} for name in ("domain", "iid")],
@@ -157,6 +147,14 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
         "grid": {one: {name: [{}] * 3 for name in ("fedcmp", "fedavg", "krum", *BOUNDS)} for one in ("domain", "iid")},
     }  # fmt: skip
     (folder / "compare.json").write_text(json.dumps(asked))
+
+    def row(setting: str, method: str, rank: float | None, p: float | None, recovered: float) -> dict[str, Any]:
+        losses = [line(setting, method, seed, "final")["test"]["loss"] for seed in (1, 2)]
+        return {
+            "method": method, "mean": sum(losses) / 2, "sd": 0.007, "seeds": losses, "recovered": recovered,
+            "rank": rank, "p_holm": p, "failed": int((setting, method) == ("iid", "krum")), "test": {"image_use": 0.4},
+        }  # fmt: skip
+
     bounds = [("centralized", None, None, 1.0), ("local", None, None, 0.0)]
     rows = {
         "domain": [("fedcmp", 1, None, 0.8), ("fedavg", 2, 0.004, 0.6), ("krum", 3, 0.0001, 0.3), *bounds],
@@ -164,17 +162,14 @@ def comparison(runs: dict[str, Path], tmp_path: Path) -> Path:
     }
     overall = [
         {"method": "fedcmp", "mean_rank": 1.5, "wins": None, "ties": None, "losses": None},
-        {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p": 0.6, "p_holm": 0.6},
-        {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p": 0.01, "p_holm": 0.02},
+        {"method": "fedavg", "mean_rank": 1.5, "wins": 2, "ties": 0, "losses": 2, "p_holm": 0.6},
+        {"method": "krum", "mean_rank": 3.0, "wins": 0, "ties": 0, "losses": 3, "p_holm": 0.02},
     ]
-    settings = {setting: [row(setting, *one) for one in found] for setting, found in rows.items()}
-    table = {"settings": settings, "overall": overall, "reference": "fedcmp", "bounds": ["centralized", "local"]}
-    table["runs"] = {
-        setting: {
-            method: [Path(one["folder"]).name for one in lines if one["cell"]["method"] == method] for method in LOSSES
-        }
-        for setting in settings
-    }
-    table["legend"] = ["Every method is run as CONFIG says, not tuned."]
+    ids = {name: [Path(one["folder"]).name for one in lines if one["cell"]["method"] == name] for name in LOSSES}
+    table = {
+        "settings": {setting: [row(setting, *one) for one in found] for setting, found in rows.items()},
+        "overall": overall, "reference": "fedcmp", "bounds": list(BOUNDS), "runs": dict.fromkeys(rows, ids),
+        "legend": ["Every method is run as CONFIG says, not tuned."],
+    }  # fmt: skip
     (folder / "table.json").write_text(json.dumps(table))
     return folder

@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 
 from fedcmp.errors import RunFolderError
-from fedcmp.report.comparison.results import Comparison
+from fedcmp.report.comparison.results import BOUNDS, Comparison
 from fedcmp.report.page import write_report
-from tests.report.conftest import LOSSES, line, look
+from tests.report.conftest import LOSSES, Seen, change, line, look, read, write_lines
 
 
 def add(folder: Path, *lines: dict) -> None:
-    with (folder / "runs.jsonl").open("a") as file:
-        file.writelines(json.dumps(one) + "\n" for one in lines)
+    write_lines(folder / "runs.jsonl", lines, "a")
+
+
+def report(folder: Path) -> Seen:
+    return look(write_report(folder, figures=False))
 
 
 def test_whole(comparison: Path) -> None:
@@ -32,12 +35,12 @@ def test_whole(comparison: Path) -> None:
     assert "Traceback" not in page.text
     bold = [re.findall("<t[hd][^>]*>(.*?)</t[hd]>", row)[0] for row in page.raw.split('<tr class="strong">')[1:]]
     assert bold == ["Fed-CMP", "Fed-CMP (reference)", "FedAvg"], "overall, domain, iid"
-    table = json.loads((comparison / "table.json").read_text())
-    for row in table["settings"]["iid"]:
+    settings = read(comparison / "table.json")["settings"]
+    for row in settings["iid"]:
         row |= {"ignores_pictures": row["method"] in ("krum", "local"), "recovered_image_use": 0.25}
-    (comparison / "table.json").write_text(json.dumps(table))
+    change(comparison / "table.json", settings=settings)
     add(comparison, {**line("iid", "krum", 1, "final"), "device": "H200"})
-    page = look(write_report(comparison, figures=False))
+    page = report(comparison)
     assert page.badge == "unused", "no run has failed any more, but one method ignores pictures"
     assert "iid: Krum." in page.text
     assert re.search(r"cpu \(\d+ runs\); H200 \(1 runs\)", page.text), "all devices"
@@ -49,29 +52,27 @@ def test_a_comparison_that_goes_on(comparison: Path, tmp_path: Path) -> None:
     (comparison / "table.json").unlink()
     for name in ("fedcmp", "krum"):
         (comparison / line("domain", name, 1, "final")["folder"] / "metrics.jsonl").unlink()
-    page = look(write_report(comparison, figures=False))
+    page = report(comparison)
     assert "p (Holm)" not in page.text
     assert "figure-domain-methods" in page.ids
     assert "Interference and oscillation" not in page.sections
-    asked = json.loads((comparison / "compare.json").read_text())
     assert (page.badge, Comparison(comparison).missing) == ("failed", 0)
-    text = look(write_report(comparison, figures=False)).text
-    assert "settings: 2; seeds: 2; runs to tune each method in a setting: 3;" in text
-    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3}))
+    assert "settings: 2; seeds: 2; runs to tune each method in a setting: 3;" in page.text
+    change(comparison / "compare.json", seeds=3)
     assert Comparison(comparison).missing == 10, "three methods and two bounds in two settings"
     tuned = sum(one.cell.stage == "tune" for one in Comparison(comparison).results)
-    grid = {setting: {name: [*options, {}] for name, options in one.items()} for setting, one in asked["grid"].items()}
-    (comparison / "compare.json").write_text(json.dumps({**asked, "seeds": 3, "grid": grid}))
+    grid = {setting: {name: [{}] * 4 for name in LOSSES} for setting in ("domain", "iid")}
+    change(comparison / "compare.json", grid=grid)
     assert Comparison(comparison).missing == 10 + 10 * 4 - tuned
-    page = look(write_report(comparison, figures=False))
+    page = report(comparison)
     assert page.badge == "running"
     assert "seeds: 2 of 3;" in page.text
     begun = tmp_path / "begun"
     begun.mkdir()
     (begun / "compare.json").write_text('{"name": "new", "command": "fedcmp compare"}')
-    assert look(write_report(begun, figures=False)).sections == ["What was asked"]
+    assert report(begun).sections == ["What was asked"]
     add(begun, line("domain", "fedavg", 0, "tune"))
-    assert "Tuning" in look(write_report(begun, figures=False)).sections
+    assert "Tuning" in report(begun).sections
     (begun / "runs.jsonl").write_text('{"status": "finished"}\n')
     with pytest.raises(RunFolderError, match=r"runs\.jsonl, line 1"):
         write_report(begun)
@@ -87,32 +88,29 @@ def test_the_last_line_of_a_cell_counts_and_runs_of_an_earlier_question_do_not(c
     assert all(one.finished for one in found.results)
     assert found.losses("iid", "krum") == [1.51, 1.52]
     assert found.settings == ["domain", "iid"], "what is no longer asked for is not shown"
-    asked, table = (json.loads((comparison / f"{name}.json").read_text()) for name in ("compare", "table"))
-    page = look(write_report(comparison, figures=False))
+    page = report(comparison)
     assert ">recovered<" in page.raw
     assert "not tuned" in page.text
     assert "Tuning" in page.sections
+    change(comparison / "compare.json", bounds=False)
+    table = read(comparison / "table.json")
+    for setting, rows in table["settings"].items():
+        table["settings"][setting] = [{**row, "recovered": None} for row in rows if row["method"] not in BOUNDS]
     for runs in table["runs"].values():
         runs |= {name: [one for one in folders if "-final-" in one] for name, folders in runs.items()}
-    (comparison / "compare.json").write_text(json.dumps({**asked, "bounds": False}))
-    table["settings"] = {
-        setting: [{**row, "recovered": None} for row in rows if row["method"] not in ("centralized", "local")]
-        for setting, rows in table["settings"].items()
-    }
-    for runs in table["runs"].values():
         del runs["centralized"], runs["local"]
-    (comparison / "table.json").write_text(json.dumps(table))
-    page = look(write_report(comparison, figures=False))
+    change(comparison / "table.json", **table)
+    page = report(comparison)
     assert not any(word in page.raw for word in (">recovered<", "Dashed: "))
     assert "Tuning" not in page.sections
-    assert not {"centralized", "local"} & {one.cell.method for one in Comparison(comparison).results}
+    assert not {*BOUNDS} & {one.cell.method for one in Comparison(comparison).results}
 
 
 def test_many_methods_and_odd_names(tmp_path: Path) -> None:
     names, first = [f"fedavg[server.lr={number}]" for number in range(25)], line("", "fedavg", 1, "final")
     cells = [(setting, "fedavg") for setting in ("a b", "a-b", "<b>&")] + [("domain", name) for name in names]
     add(tmp_path, *({**first, "cell": {**first["cell"], "setting": one, "method": name}} for one, name in cells))
-    page = look(write_report(tmp_path, figures=False))
+    page = report(tmp_path)
     assert {"setting-a-b", "setting-a-b-2", "setting-b"} <= set(page.ids)
     assert "Setting: <b>&" in page.text
     assert all(name in page.text for name in names)

@@ -18,7 +18,8 @@ from fedcmp.data.scenarios.manifest import mean_overlap
 from fedcmp.data.scenarios.quantity import QuantityConfig
 from fedcmp.data.scenarios.topic import TopicConfig
 from fedcmp.errors import RunFolderError
-from fedcmp.report.captions import Example, draw_captions
+from fedcmp.evaluation.assess import Captioned
+from fedcmp.report.drawn import COLUMNS, draw_captions, draw_split, shown_mixture
 from fedcmp.report.figures import (
     PALETTE,
     DotRow,
@@ -31,7 +32,6 @@ from fedcmp.report.figures import (
     draw_stack,
     figure_style,
 )
-from fedcmp.report.split import COLUMNS, draw_split, shown_mixture
 
 
 def linear(colour: str) -> np.ndarray:
@@ -121,13 +121,14 @@ def test_heat_maps_of_any_size(rows: int, columns: int, about_zero: bool) -> Non
 def test_captions_of_any_characters_are_drawn(tmp_path: Path) -> None:
     every = [chr(number) for number in (*range(0x300), 0x4E2D, 0x2028, 0xD800, 0xFFFF, 0x1F431, 0x10FFFF)]
     long = ["costs $5 " + "".join(every[start : start + 100]) for start in range(0, len(every), 100)]
-    examples = [Example(Image.new("RGB", (8, 8), "red"), "any", text, text) for text in long]
-    draw_captions(examples, tmp_path / "c.png")
+    captioned = [Captioned(Sample("1", "1.png", text, "any"), text) for text in long]
+    pictures = [Image.new("RGB", (8, 8), "red")] * len(long)
+    draw_captions(captioned, pictures, tmp_path / "c.png")
     with Image.open(tmp_path / "c.png") as picture:
         red = (np.asarray(picture.convert("RGB")) == [255, 0, 0]).all(-1).mean()
     assert 0.2 < red < 0.8
     with pytest.raises(RunFolderError, match="cannot write"):
-        draw_captions(examples, tmp_path / "none" / "c.png")
+        draw_captions(captioned, pictures, tmp_path / "none" / "c.png")
 
 
 SAMPLES = [

@@ -22,7 +22,7 @@ from fedcmp.report.run.clients import split_section
 from fedcmp.report.run.page import run_page
 from fedcmp.report.run.reading import Run
 from fedcmp.report.summary import describe
-from tests.report.conftest import Seen, look
+from tests.report.conftest import Seen, change, look, read, read_lines, write_lines
 
 Copy = Callable[..., Path]
 
@@ -40,23 +40,6 @@ def content(folder: Path) -> Page:
 def pictures(folder: Path) -> dict[str, Picture]:
     """The figures of the page by name."""
     return {picture.name: picture for section in content(folder).sections for picture in section.pictures}
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text())
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(one) + "\n" for one in lines))
-
-
-def change(folder: Path, **values: Any) -> None:
-    """Changes keys of its summary."""
-    (folder / "summary.json").write_text(json.dumps(read(folder / "summary.json") | values))
 
 
 def test_federated(run: Copy) -> None:
@@ -121,8 +104,7 @@ def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, caps
     ours = read(together / "test_losses.json")
     for client in range(8):  # the first has a loss of 0, to the second all is alike, the others are far behind
         path = alone / "clients" / str(client) / "test_losses.json"
-        worse = {0: [0.0] * len(ours["loss"]), 1: ours["loss"]}.get(client, [9 * loss for loss in ours["loss"]])
-        path.write_text(json.dumps({**read(path), "loss": worse}))
+        change(path, loss=[{0: 0, 1: 1}.get(client, 9) * loss for loss in ours["loss"]])
     (found,) = beside_alone([together, alone])
     assert found.header[2:] == ["alone: own", "alone: all", "fedcmp: own", "fedcmp: all", "fedcmp: gain on own"]
     for row, one in zip(found.rows, summary["clients"].values(), strict=True):
@@ -136,8 +118,7 @@ def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, caps
     page = look(write_report(together, figures=False, beside=[together, alone]))
     assert page.sections.index("Each client alone and together") + 1 == page.sections.index("Clients")
     assert found.rows[0][6] in page.text
-    split = read(together / "split.json")
-    (together / "split.json").write_text(json.dumps({**split, "records": {**split["records"], "test": "others"}}))
+    change(together / "split.json", records="others")
     assert beside_alone([together, alone]) == []
     krum = run("krum")
     assert beside_alone([alone, krum])[0].header[4] == "krum: own"
@@ -147,33 +128,32 @@ def test_each_client_alone_and_together_on_the_same_test_samples(run: Copy, caps
 
 def test_a_validation_loss_that_grew_again_and_a_speed_are_said(run: Copy) -> None:
     folder = run("fedcmp")
-    losses = read(folder / "summary.json")["val/loss"]
+    losses = read(summary := folder / "summary.json")["val/loss"]
     rounds = [one["val/loss"] for one in read_lines(folder / "metrics.jsonl")]
     assert rounds[losses["best_round"]] == losses["best"] == min(rounds)
     for share, said in ((1.01, "nats per token"), (1.03, "grew again: lowest after round 1, 0.500; at the end 0.515")):
-        change(folder, **{"val/loss": {"start": 2.0, "best": 0.5, "best_round": 1, "end": share * 0.5}})
+        change(summary, **{"val/loss": {"start": 2.0, "best": 0.5, "best_round": 1, "end": share * 0.5}})
         assert {fact.label: fact.note for fact in content(folder).facts}["Validation loss"] == said
-        assert (said in describe(read(folder / "summary.json"), "r")) == (share > 1.02)
+        assert (said in describe(read(summary), "r")) == (share > 1.02)
     for known in (True, False):
-        for text in (repr(content(folder)), describe(read(folder / "summary.json"), "r")):
+        for text in (repr(content(folder)), describe(read(summary), "r")):
             assert ("a second in training" in text) == known, "no speed where no time is known"
-        change(folder, samples_per_second=None)
+        change(summary, samples_per_second=None)
 
 
 def test_the_next_command_can_be_typed(runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     summary, script = read(runs["fedcmp"] / "summary.json"), tmp_path / ".venv" / "bin" / "fedcmp"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.executable", str(script.with_name("python")))
-    monkeypatch.setenv("PATH", "")
-    assert " fedcmp report runs/r" in describe(summary, "runs/r"), "it is nowhere"
-    script.parent.mkdir(parents=True)
-    script.touch(mode=0o755)
-    assert " .venv/bin/fedcmp report runs/r" in describe(summary, "runs/r")
-    monkeypatch.setenv("PATH", str(script.parent))
-    assert " fedcmp report runs/r" in describe(summary, "runs/r")
+    for there, search, said in ((False, "", "fedcmp"), (True, "", ".venv/bin/fedcmp"), (True, ".venv/bin", "fedcmp")):
+        if there:
+            script.parent.mkdir(parents=True, exist_ok=True)
+            script.touch(mode=0o755)
+        monkeypatch.setenv("PATH", search)
+        assert f" {said} report runs/r" in describe(summary, "runs/r")
 
 
-def test_runs_that_did_not_finish(run: Copy) -> None:
+def test_a_run_that_goes_on_and_one_that_just_began(run: Copy) -> None:
     folder = run("fedcmp")
     summary, lines = folder / "summary.json", (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
     summary.unlink()
@@ -182,25 +162,26 @@ def test_runs_that_did_not_finish(run: Copy) -> None:
     assert (page.badge, "figure-loss" in page.ids) == ("running", True)
     for text in (f"fedcmp train --resume {folder}", "1 of 2 rounds"):
         assert text in page.text
-    summary.write_text(json.dumps({"method": "fedcmp", "rounds": 1, "exit": "stopped"}))
-    assert content(folder).state == "stopped"
-    summary.write_text(json.dumps({"method": "fedcmp", "exit": "failed", "error": "ValueError: <b>it broke</b>"}))
     (folder / "metrics.jsonl").write_text(lines[0])
-    assert content(folder).state == "failed"
-    assert "ValueError: <b>it broke</b>" in content(folder).alarm
     assert "loss" not in pictures(folder), "one point is no curve"
-    for name in ("summary.json", "metrics.jsonl", "captions.jsonl", "split.json"):
+    for name in ("metrics.jsonl", "captions.jsonl", "split.json"):
         (folder / name).unlink()
     assert report(folder).sections == ["How to run it again"]
 
 
-def test_a_run_whose_pictures_do_not_matter_is_no_success(run: Copy) -> None:
-    folder = run("fedcmp")
-    for image_use, state in ((1.0, "finished"), (0.003, "unused")):
-        change(folder, test={"loss": 2.0, "image_use_se": 0.001, "image_use": image_use})
-        page = content(folder)
-        assert (page.state, "about zero" in page.alarm) == (state, state == "unused")
-        assert "CIDEr-D" not in [fact.label for fact in page.facts], "it was not measured"
+@pytest.mark.parametrize(("summary", "state", "said"), [
+    ({"exit": "stopped", "rounds": 1}, "stopped", "did so after round 1."),
+    ({"exit": "failed", "error": "ValueError: <b>it broke</b>"}, "failed", "ValueError: <b>it broke</b>"),
+    ({"test": {"loss": 2.0, "image_use_se": 0.001, "image_use": 1.0}}, "finished", ""),
+    ({"test": {"loss": 2.0, "image_use_se": 0.001, "image_use": 0.003}}, "unused", "image use is about zero"),
+])  # fmt: skip
+def test_how_a_run_ended(run: Copy, summary: dict[str, Any], state: str, said: str) -> None:
+    """A run whose pictures do not matter is no success."""
+    change((folder := run("fedcmp")) / "summary.json", **summary)
+    page = content(folder)
+    assert (page.state, bool(page.alarm)) == (state, state != "finished")
+    assert said in page.alarm
+    assert ("CIDEr-D" in [fact.label for fact in page.facts]) == ("test" not in summary), "what was measured is shown"
 
 
 def test_the_split_in_full(run: Copy) -> None:
@@ -247,7 +228,7 @@ def test_text_from_data_is_escaped_and_pictures_stay_inside_the_folder(run: Copy
         one |= {f"val/loss/{evil}": 1.5, "aggregator/rank/<b>layer": 3.0 * one["round"]}
     write_lines(folder / "metrics.jsonl", records)
     domains = read(folder / "summary.json")["val/domains"] | {evil: {"start": 1.0, "end": 0.5}}
-    change(folder, name=evil, device=evil, **{"val/domains": domains})
+    change(folder / "summary.json", name=evil, device=evil, **{"val/domains": domains})
     with (folder / "config.yaml").open("a") as file:
         file.write(f"\n# {evil}\n")
     page = report(folder)
@@ -284,7 +265,7 @@ def test_any_number_of_clients(run: Copy, clients: int) -> None:
     write_lines(folder / "metrics.jsonl", records)
     held = {str(client): [f"s{client}"] * (client + 1) for client in range(clients)}
     sizes = [len(one) for one in held.values()]
-    (folder / "split.json").write_text(json.dumps({"seed": 0, "hash": "ab", "clients": held, "sizes": sizes}))
+    change(folder / "split.json", clients=held, sizes=sizes)
     text, found = repr(content(folder)), pictures(folder)
     assert "client-loss" in found
     assert ("client-weights" in found) == (clients <= 400)

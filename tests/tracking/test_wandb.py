@@ -27,13 +27,8 @@ from fedcmp.tracking.wandb import WandbConfig, WandbTracker, to_curves
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 SPLIT = {"seed": 3, "hash": "cd" * 32, "scenario": "topic", "knobs": {"topic": {"alpha": 0.1}}, "splits": {"train": 3}}
-SUMMARY = {
-    "method": "fedcmp",
-    "rounds": 2,
-    "val/loss": {"start": 4.0, "end": 2.5},
-    "test": {"loss": 2.25, "cider": None},
-    "exit": "finished",
-}
+LOSSES = {"val/loss": {"start": 4.0, "end": 2.5}, "test": {"loss": 2.25, "cider": None}}
+SUMMARY = {"method": "fedcmp", "rounds": 2, **LOSSES, "exit": "finished"}
 
 
 @pytest.fixture(autouse=True)
@@ -82,17 +77,11 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def record(number: int, clients: int = 3) -> dict[str, object]:
     """A round as the loop logs it; the last client was left out for its loss."""
     found: dict[str, object] = {
-        "round": number,
-        "samples_seen": 8 * number,
-        "val/loss": [4.0, 2.0, 2.5][number],
-        "aggregator/cosines": [0.1, math.nan, 0.3],
-        "aggregator/overlap/histogram": [0.25, 0.75],
-        "note": "text",
-    }
-    for client in range(clients):
-        left_out = client == clients - 1
-        found[f"client/{client}/loss"] = math.nan if left_out else 1.0 + client
-        found[f"client/{client}/accepted"] = not left_out
+        "round": number, "samples_seen": 8 * number, "val/loss": [4.0, 2.0, 2.5][number], "note": "text",
+        "aggregator/cosines": [0.1, math.nan, 0.3], "aggregator/overlap/histogram": [0.25, 0.75],
+    }  # fmt: skip
+    for client, loss in enumerate([*map(float, range(1, clients)), math.nan]):
+        found |= {f"client/{client}/loss": loss, f"client/{client}/accepted": not math.isnan(loss)}
     return found
 
 
@@ -142,11 +131,9 @@ def test_a_wandb_run_has_name_config_curves_over_rounds_and_all_files(
 
     assert end.keys() == {"captions", "figures/captions", "figures/split"}
     assert end["captions"].columns == ["id", "domain", "reference", "generated", "picture"]
-    assert [one[:4] for one in end["captions"].data] == [
-        ["one", "noisy", "a 3", "an 8"],
-        ["two", "plain", "a 4", "a 4"],
-    ]
-    assert [isinstance(one[4], wandb.Image) for one in end["captions"].data] == [True, False]
+    (*one, picture), two = end["captions"].data
+    assert isinstance(picture, wandb.Image)
+    assert [one, two] == [["one", "noisy", "a 3", "an 8"], ["two", "plain", "a 4", "a 4", None]]
     (projector,) = run.artifacts
     assert (projector.name, projector.metadata["rounds"]) == ("projector-a-run-1-3", 2)
     (entry,) = projector.manifest.entries.values()
@@ -169,8 +156,7 @@ def test_curves_of_many_clients_are_quantiles() -> None:
 
 
 def run_process(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).with_name("wandb_process.py")
-    return run_command([sys.executable, str(script), *(str(word) for word in words)], **more)
+    return run_command([sys.executable, str(Path(__file__).with_name("wandb_process.py")), *map(str, words)], **more)
 
 
 def run_command(command: Sequence[str], **more: str) -> subprocess.CompletedProcess[str]:
@@ -281,13 +267,7 @@ def test_below_an_agent_of_wandb_nothing_is_trained(tmp_path: Path, monkeypatch:
 
 def test_a_dead_wandb_process_ends_nothing_and_leaves_no_traceback(tmp_path: Path) -> None:
     """A cluster stops a whole job: the process of W&B may be gone before the run."""
-    code = (
-        "import os, signal, sys; from pathlib import Path; import wandb; from fedcmp.tracking.wandb import *;"
-        "tracker = WandbTracker(WandbConfig(), 'name', Path(sys.argv[1]), {});"
-        "core = wandb.setup()._connection._proc._process; os.kill(core.pid, signal.SIGKILL); core.wait();"
-        "[tracker.log({'round': step, 'val/loss': 1.0}) for step in range(3)]; tracker.close({'exit': 'stopped'})"
-    )
-    ended = run_command([sys.executable, "-c", code, str(tmp_path)])
+    ended = run_process(tmp_path, "offline", 0, 2, "wandb is killed")
     assert ended.returncode == 0, ended.stderr
     assert "Traceback" not in ended.stderr
     assert "Weights & Biases" in ended.stderr

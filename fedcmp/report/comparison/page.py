@@ -11,16 +11,7 @@ from typing import Any
 
 from fedcmp.measures import metric
 from fedcmp.report.blocks import Fact, Grid, Listing, Page, Section, facts
-from fedcmp.report.comparison.pictures import (
-    COSINE,
-    ENERGY,
-    OSCILLATION,
-    draw_costs,
-    draw_curves,
-    draw_domains,
-    draw_grids,
-    draw_losses,
-)
+from fedcmp.report.comparison.pictures import DYNAMICS, draw_costs, draw_curves, draw_domains, draw_grids, draw_losses
 from fedcmp.report.comparison.results import BOUNDS, TUNE, Comparison, Result
 from fedcmp.report.formatting import count, duration, human, identifier, is_number, listed, method, number, p_value
 
@@ -28,7 +19,7 @@ TUNING = (
     "Each dot is one cell of a method's grid, the mean over tuning seeds; the ring is its best, which the final runs "
     "use. Settings are chosen on the validation samples, results are those of the test samples."
 )
-DYNAMICS = (
+HOW_THEY_STEP = (
     "Energy is lost where clients' updates point apart and the mean takes away what each adds. A cosine below 0 "
     "between two successive server steps means that the second one swings back."
 )
@@ -38,18 +29,18 @@ def comparison_page(comparison: Comparison) -> Page:
     """What a comparison folder shows; parts that are missing are left out."""
     failed = sum(not one.finished for one in comparison.results)
     blind = _methods_without_pictures(comparison)
-    state, badge = "finished", "finished"
-    if failed:
+    if comparison.missing:
+        state, badge = "running", f"at least {comparison.missing:,} to do"
+    elif failed:
         state, badge = "failed", "one cell failed" if failed == 1 else f"{failed} cells failed"
     elif blind:
         state, badge = "unused", "pictures not used"
-    elif not comparison.table:
+    elif comparison.table:
+        state, badge = "finished", "finished"
+    else:
         state, badge = "running", "no table yet"
-    if comparison.missing:
-        state, badge = "running", f"at least {comparison.missing:,} to do"
-    rivals, bounds = (
-        [method(one) for one in comparison.methods if (one in BOUNDS) == bound] for bound in (False, True)
-    )
+    rivals = [method(one) for one in comparison.methods if one not in BOUNDS]
+    bounds = [method(one) for one in comparison.methods if one in BOUNDS]
     seeds = {one.cell.seed for one in comparison.results if one.cell.stage != TUNE}
     asked = comparison.asked.get("seeds", 0)
     done = f"{len(seeds)} of {asked}" if len(seeds) < asked else str(len(seeds))
@@ -93,10 +84,10 @@ def _facts(comparison: Comparison, failed: int) -> list[Fact]:
         Fact("Settings", count(len(comparison.settings))),
         Fact("Runs", count(len(results)), f"{tuned:,} to tune, {len(results) - tuned:,} final"),
     ]
-    found += [Fact("Failed", count(failed), "listed below")] if failed else []
-    found += [Fact("To do", count(comparison.missing), "or more; figures are of what is there")] * bool(
-        comparison.missing
-    )
+    if failed:
+        found.append(Fact("Failed", count(failed), "listed below"))
+    if missing := comparison.missing:
+        found.append(Fact("To do", count(missing), "or more; figures are of what is there"))
     if seconds := sum(one.measured("seconds", "total") or 0 for one in results):
         found.append(Fact("Computing time", duration(seconds), "of all runs"))
     if samples := sum(one.measured("samples_seen") or 0 for one in results):
@@ -128,18 +119,16 @@ def _setting(comparison: Comparison, name: str) -> Section:
         *draw_curves(comparison, name, "val/loss"),
         *draw_domains(comparison, name),
     ]
-    rows = sorted(comparison.rows(name), key=lambda row: row["method"] in BOUNDS)
-    grids = [_table(comparison, name, rows)] if rows else []
-    return Section(f"setting-{identifier(name)}", f"Setting: {name}", pictures=pictures, grids=grids)
+    grid = _table(comparison, name)
+    return Section(f"setting-{identifier(name)}", f"Setting: {name}", pictures=pictures, grids=[grid])
 
 
-def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Grid:
-    lines = []
+def _table(comparison: Comparison, name: str) -> Grid:
+    rows, lines = sorted(comparison.rows(name), key=lambda row: row["method"] in BOUNDS), []
     for row in rows:
         losses = comparison.losses(name, row["method"]) or row.get("seeds") or []
         sd = f" ± {number(row['sd'])}" if is_number(row.get("sd")) else ""
-        use = number((row.get("test") or {}).get("image_use"))
-        rank = row.get("rank")
+        use, rank = number((row.get("test") or {}).get("image_use")), row.get("rank")
         lines.append(
             [
                 method(row["method"]) + (" (reference)" if row["method"] == comparison.reference else ""),
@@ -155,10 +144,10 @@ def _table(comparison: Comparison, name: str, rows: list[dict[str, Any]]) -> Gri
         )
     loss, use = (metric(key).title for key in ("test/loss", "test/image_use"))
     header = ["method", loss, "recovered", use, "of it recovered", "rank", "difference", "p (Holm)", "seeds"]
-    best = rows[0]["method"] not in BOUNDS and is_number(rows[0].get("shared", rows[0].get("mean")))
+    best = [0 for row in rows[:1] if row["method"] not in BOUNDS and is_number(row.get("shared", row.get("mean")))]
     faint = [place for place, row in enumerate(rows) if row["method"] in BOUNDS or not is_number(row.get("mean"))]
     title = f"{name}: mean ± standard deviation over seeds, in the order of the seeds that all methods have"
-    return Grid(title, header, lines, strong=[0] if best else [], faint=faint).without_empty()
+    return Grid(title, header, lines, strong=best, faint=faint).without_empty()
 
 
 def _percent(value: Any) -> str:
@@ -178,20 +167,22 @@ def _tuning(comparison: Comparison) -> Section:
                 told = ", ".join(f"{key}={value}" for key, value in options.items())
                 rows.append([setting, method(name), told or "CONFIG", number(loss), "" if place else "best"])
     header = ["setting", "method", "options", metric("val/loss").title, ""]
-    grids = [Grid("All cells of the grids", header, rows, text_columns=3, folded=True)] if rows else []
-    return Section("tuning", "Tuning", TUNING, pictures, grids)
+    grid = Grid("All cells of the grids", header, rows, text_columns=3, folded=True)
+    return Section("tuning", "Tuning", TUNING, pictures, [grid])
 
 
 def _dynamics(comparison: Comparison) -> Section:
-    keys = (ENERGY, COSINE, OSCILLATION)
-    pictures = [one for name in comparison.settings for key in keys for one in draw_curves(comparison, name, key)]
-    return Section("dynamics", "Interference and oscillation", DYNAMICS, pictures)
+    pictures = [one for name in comparison.settings for key in DYNAMICS for one in draw_curves(comparison, name, key)]
+    return Section("dynamics", "Interference and oscillation", HOW_THEY_STEP, pictures)
 
 
 def _costs(comparison: Comparison) -> Section:
     def mean(runs: list[Result], *path: str) -> float | None:
         values = [value for run in runs if (value := run.measured(*path)) is not None]
         return fmean(values) if values else None
+
+    def seconds_of(run: Result) -> float | None:
+        return run.measured("seconds", "total")
 
     def megabytes(run: Result) -> float:
         return ((run.measured("bytes", "up") or 0) + (run.measured("bytes", "down") or 0)) / 1e6
@@ -201,7 +192,7 @@ def _costs(comparison: Comparison) -> Section:
         return Section("costs", "Cost")
     rows = []
     for name, runs in found.items():
-        fastest = min(runs, key=lambda run: run.measured("seconds", "total") or math.inf)
+        fastest = min(runs, key=lambda run: seconds_of(run) or math.inf)
         seconds = [duration(fastest.measured("seconds", phase)) for phase in ("total", "train", "aggregate")]
         traffic = [human(round(size)) if (size := mean(runs, "bytes", way)) else "–" for way in ("up", "down")]
         rows.append([method(name), *seconds, count(mean(runs, "samples_seen")), *traffic])
@@ -214,16 +205,11 @@ def _costs(comparison: Comparison) -> Section:
         line = [how, duration(cost["seconds"]), *["–"] * (len(grid.header) - 2)]
         grid = grid._replace(rows=[*grid.rows, line])
     pictures = [
-        *draw_costs(
-            comparison, "time", "Wall time of a run", "seconds", lambda run: run.measured("seconds", "total"), min
-        ),
+        *draw_costs(comparison, "time", "Wall time of a run", "seconds", seconds_of, min),
         *draw_costs(comparison, "traffic", "Traffic of a run, up and down", "MB", megabytes, fmean),
     ]
-    apart = (
-        "Runs were on different devices: their seconds cannot be compared."
-        if len(_values(comparison, "device")) > 1
-        else ""
-    )
+    several = len(_values(comparison, "device")) > 1
+    apart = "Runs were on different devices: their seconds cannot be compared." if several else ""
     return Section("costs", "Cost", apart, pictures, [grid])
 
 
@@ -239,7 +225,7 @@ def _failed(comparison: Comparison) -> Section:
             error = str(one.record.get("error") or "no reason given").strip().splitlines()[0][:300]
             rows.append([one.cell.setting, method(one.cell.method), one.cell.stage, str(one.cell.seed), error])
     grid = Grid("Runs without a result", ["setting", "method", "stage", "seed", "error"], rows, text_columns=5)
-    return Section("failed", "Failed runs", "They enter no mean.", grids=[grid] if rows else [])
+    return Section("failed", "Failed runs", "They enter no mean.", grids=[grid])
 
 
 def _asked(comparison: Comparison) -> Section:
@@ -252,9 +238,8 @@ def _asked(comparison: Comparison) -> Section:
         asked["settings"] = [one["label"] for one in asked.get("settings", ())]  # their configs: mostly the one above
         text = json.dumps(asked, indent=2, ensure_ascii=False)
         listings.append(Listing("Methods, settings, seeds and grids", text, folded=True))
-    first = next((one.record for one in comparison.results if one.record.get("versions")), None) or {}
-    values = {**first.get("versions", {})}
+    values = next((dict(found) for one in comparison.results if (found := one.record.get("versions"))), {})
     for key in ("device", "commit"):
         found = _values(comparison, key).most_common()
         values[key] = "; ".join(f"{name} ({runs:,} runs)" if len(found) > 1 else name for name, runs in found) or None
-    return Section("again", "What was asked", grids=facts("Software and machine", values), listings=listings)
+    return Section("again", "What was asked", grids=[facts("Software and machine", values)], listings=listings)

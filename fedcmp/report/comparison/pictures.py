@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
 from fedcmp.measures import NATS
-from fedcmp.report.blocks import Picture
+from fedcmp.report.blocks import Picture, curves
 from fedcmp.report.comparison.results import BOUNDS, Comparison, Result
-from fedcmp.report.figures import COOL, DASHES, INK, PALETTE, DotRow, Line, draw_dots, draw_heat, draw_lines
+from fedcmp.report.figures import COOL, DASHES, INK, PALETTE, DotRow, Line, draw_dots, draw_heat
 from fedcmp.report.formatting import identifier, is_number, method
 from fedcmp.report.run.reading import series
 
-ENERGY, COSINE, OSCILLATION = "aggregator/energy_kept", "aggregator/cosine", "aggregator/oscillation"
+DYNAMICS = ENERGY, COSINE, OSCILLATION = "aggregator/energy_kept", "aggregator/cosine", "aggregator/oscillation"
 CURVES = {
     "val/loss": ("Validation loss over rounds", NATS),
     ENERGY: ("Energy lost by averaging", "share"),
@@ -51,16 +51,14 @@ def draw_curves(comparison: Comparison, setting: str, key: str) -> list[Picture]
             low, mean, high = ([pick(values[place]) for place in x] for pick in (min, fmean, max))
             band = low, high, 0.16 if name == comparison.reference else 0.1
             lines.append(Line(method(name), x, mean, *style(comparison, name), band=band))
-    if not lines:
-        return []
     title, unit = CURVES[key]
+    title += f": {setting}" * (key != "val/loss")
+    name = f"{identifier(setting)}-{identifier(key)}"
+    caption = "Mean over seeds; bands reach from the least to the greatest."
     limits = (0.0, 1.0) if key == ENERGY else (None, None)
     level = (0.0, "") if key == OSCILLATION else None
-    figure = draw_lines(lines[::-1], unit, level=level, limits=limits)  # the reference on top
-    title = title if key == "val/loss" else f"{title}: {setting}"
-    caption = "Mean over seeds; bands reach from the least to the greatest."
-    alt = f"{title}, setting {setting}."
-    return [Picture(f"{identifier(setting)}-{identifier(key)}", title, figure, caption, alt)]
+    alt, lines = f"{title}, setting {setting}.", lines[::-1]  # the reference on top
+    return curves(name, title, lines, unit, caption, alt, level=level, limits=limits)
 
 
 def draw_losses(comparison: Comparison, setting: str) -> list[Picture]:
@@ -78,8 +76,7 @@ def draw_losses(comparison: Comparison, setting: str) -> list[Picture]:
         return []
     caption = "Small dots: seeds; large: their mean. Bars: one standard deviation to each side."
     caption += " Dashed: bounds." * bool(bounds)
-    alt = f"Test loss of each method in setting {setting}."
-    figure = draw_dots(dots, f"test loss, {NATS}", bounds)
+    figure, alt = draw_dots(dots, f"test loss, {NATS}", bounds), f"Test loss of each method in setting {setting}."
     return [Picture(f"{identifier(setting)}-methods", "Test loss by method", figure, caption, alt)]
 
 
@@ -98,11 +95,9 @@ def draw_domains(comparison: Comparison, setting: str) -> list[Picture]:
         return []
     table = [[row.get(domain) for domain in columns] for row in means.values()]
     figure = draw_heat(table, [method(one) for one in means], columns, show=lambda value: f"{value:.2f}")
-    alt, caption = (
-        f"Test loss of each method on each domain in setting {setting}.",
-        "Means over seeds; darker is worse.",
-    )
-    return [Picture(f"{identifier(setting)}-domains", "Test loss by domain", figure, caption, alt)]
+    alt = f"Test loss of each method on each domain in setting {setting}."
+    name, caption = f"{identifier(setting)}-domains", "Means over seeds; darker is worse."
+    return [Picture(name, "Test loss by domain", figure, caption, alt)]
 
 
 def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
@@ -118,32 +113,23 @@ def draw_grids(comparison: Comparison, setting: str) -> list[Picture]:
     unit, title = f"validation loss, {NATS}", f"Grid of each method: {setting}"
     alt = f"Validation loss of the grid cells of each method in setting {setting}."
     pictures = [Picture(f"{identifier(setting)}-tuning", title, draw_dots(dots, unit), alt=alt)]
-    keys = {one: {key for options, _ in tried for key in _numbers(options)} for one, tried in found.items()}
-    votes = Counter(key for tuned in keys.values() for key in tuned)
+    votes = Counter[str]()
+    for tried in found.values():
+        votes.update(sorted({key for options, _ in tried for key in options if is_number(options[key])}))
     if not votes:
         return pictures
-    lines, ticks, option = [], set[float](), votes.most_common(1)[0][0]
+    lines, option = [], votes.most_common(1)[0][0]
     for one, tried in found.items():
-        best = defaultdict[float, list[float]](list)
+        best: dict[float, float] = {}
         for options, loss in tried:
-            if option in _numbers(options):
-                best[options[option]].append(loss)
-        if best:
-            x = sorted(best)
-            lines.append(Line(method(one), x, [min(best[value]) for value in x], *style(comparison, one)))
-            ticks.update(x)
+            if is_number(value := options.get(option)):
+                best[value] = min(loss, best.get(value, loss))
+        lines.append(Line(method(one), sorted(best), [best[x] for x in sorted(best)], *style(comparison, one)))
+    ticks = sorted({x for line in lines for x in line.x})
     name = "learning rate" if option == "optimizer.lr" else option
-    figure = draw_lines(lines[::-1], unit, x_label=name, ticks=sorted(ticks))
-    alt, caption = (
-        f"Validation loss over {name} in setting {setting}.",
-        f"At each {name} the best of the other options.",
-    )
-    title = f"Loss over the {name}: {setting}"
-    return [Picture(f"{identifier(setting)}-landscape", title, figure, caption, alt), *pictures]
-
-
-def _numbers(options: Mapping[str, Any]) -> list[str]:
-    return [key for key, value in options.items() if is_number(value)]
+    title, caption = f"Loss over the {name}: {setting}", f"At each {name} the best of the other options."
+    alt, place = f"Validation loss over {name} in setting {setting}.", f"{identifier(setting)}-landscape"
+    return [*curves(place, title, lines[::-1], unit, caption, alt, x_label=name, ticks=ticks), *pictures]
 
 
 def draw_costs(

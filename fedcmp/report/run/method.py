@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 from fedcmp.measures import layer, metric
 from fedcmp.report.blocks import Grid, Picture, Section, curves
@@ -37,7 +38,7 @@ def _line(run: Run, key: str, name: str = "", hue: str = COOL, width: float = 2.
     return Line(name, *run.series(f"aggregator/{key}"), hue, width, dash)
 
 
-def _layers(run: Run, key: str, note: str = "", width: float = 1.6, dash: str = "-") -> list[Line]:
+def _parts(run: Run, key: str, note: str = "", width: float = 1.6, dash: str = "-") -> list[Line]:
     names = run.parts(f"aggregator/{key}")
     return [_line(run, f"{key}/{name}", layer(name) + note, colour(k), width, dash) for k, name in enumerate(names)]
 
@@ -55,7 +56,7 @@ def interference_section(run: Run) -> Section:
     pictures += curves("cosines", "Cosine between clients' updates", cosines, "cosine", caption)
     pictures += _pairs(run)
     caption = "0: clients' inputs have nothing in common, and evidence decides while τ does; 1: they are alike."
-    tau = _layers(run, "tau")
+    tau = _parts(run, "tau")
     pictures += curves("tau", "Overlap of the clients' evidence", tau, "τ, 0 to 1", caption, limits=(0, 1))
     return Section("interference", "Interference between clients", pictures=pictures)
 
@@ -63,19 +64,15 @@ def interference_section(run: Run) -> Section:
 def _pairs(run: Run) -> list[Picture]:
     """The last round's cosines, from the pairs i < j, row by row."""
     records = [one for one in run.rounds if isinstance(one.get("aggregator/cosines"), list)]
-    if not records:
-        return []
-    last = records[-1]
-    pairs = last["aggregator/cosines"]
+    last = records[-1] if records else {}
+    pairs = last.get("aggregator/cosines", ())
     size = (1 + math.isqrt(1 + 8 * len(pairs))) // 2
     accepted = [client for client in run.clients if last.get(f"client/{client}/accepted")]
     if size < 3 or size * (size - 1) // 2 != len(pairs) or size > len(accepted):
         return []
-    order = iter(pairs)
     values: list[list[float | None]] = [[None] * size for _ in range(size)]
-    for one in range(size):
-        for other in range(one + 1, size):
-            values[one][other] = values[other][one] = next(order)
+    for (one, other), cosine in zip(combinations(range(size), 2), pairs, strict=True):
+        values[one][other] = values[other][one] = cosine
     names = [run.called(accepted[place * len(accepted) // size]).removeprefix("client ") for place in range(size)]
     figure = draw_heat(
         values, names, names, show=lambda value: number(value, 2), about_zero=True, across="client", down="client"
@@ -96,7 +93,7 @@ def oscillation_section(run: Run) -> Section:
     if any(abs(one - other) > 1e-6 * max(one, other) for one, other in zip(steps, deltas, strict=False)):
         lines.append(_line(run, "delta_norm", "fused update", colour(1), 1.6, "--"))
     pictures += curves("step-norm", "Length of the server step", lines, "Euclidean norm", caption, limits=(0, None))
-    lines = [*_layers(run, "basis_turn", ", mean", 2.0), *_layers(run, "basis_turn_max", ", largest", 1.2, ":")]
+    lines = [*_parts(run, "basis_turn", ", mean", 2.0), *_parts(run, "basis_turn_max", ", largest", 1.2, ":")]
     caption = "Principal angles between the spaces of two rounds' updates."
     pictures += curves("angles", "Turn of the shared basis", lines, "degrees", caption, limits=(0, 90))
     return Section("oscillation", "Oscillation between rounds", pictures=pictures)
@@ -106,13 +103,12 @@ def reliability_section(run: Run) -> Section:
     """Reliability by direction, and the records that no other section shows."""
     pictures: list[Picture] = []
     for face, caption in FACES.items():
-        title, lines = metric(f"aggregator/{face}").heading, _layers(run, face)
+        title, lines = metric(f"aggregator/{face}").heading, _parts(run, face)
         pictures += curves(face, title, lines, "mean", caption, limits=(0, 1))
         pictures += [one for name in run.parts(f"aggregator/{face}") for one in _directions(run, face, name)]
-    names = run.parts("aggregator/regret")
-    lines = [_line(run, f"regret/{name}", name, colour(k)) for k, name in enumerate(names)]
     caption = "Clients' mean regret on their next batch, 0 the best candidate and 1 the worst; the least is taken."
-    pictures += curves("regret", metric("aggregator/regret").heading, lines, "regret", caption, limits=(0, 1))
+    title = metric("aggregator/regret").heading
+    pictures += curves("regret", title, _parts(run, "regret", width=2.0), "regret", caption, limits=(0, 1))
     keys = [key for key in run.parts("aggregator") if key.partition("/")[0] not in ELSEWHERE]
     found = {key: values for key in keys if (values := run.series(f"aggregator/{key}")[1])}
     titles = {key: metric(f"aggregator/{key}").heading for key in found}
@@ -120,8 +116,8 @@ def reliability_section(run: Run) -> Section:
     for key in changing[:FURTHER]:
         pictures += curves(identifier(f"record-{key}"), titles[key], [_line(run, key)], "", NOTES.get(key, ""))
     rows = [[titles[key], f"{values[-1]:.4g}"] for key, values in found.items() if key not in changing]
-    grids = [Grid("The same in every round", ["record", "value"], rows)] if rows else []
-    return Section("method", "Inside the method", pictures=pictures, grids=grids)
+    grid = Grid("The same in every round", ["record", "value"], rows)
+    return Section("method", "Inside the method", pictures=pictures, grids=[grid])
 
 
 def _directions(run: Run, face: str, name: str) -> list[Picture]:
@@ -162,21 +158,21 @@ def costs_section(run: Run) -> Section:
     found = {key: run.series(key) for key in ways if any(run.series(key)[1])}
     largest = max((max(y) for _, y in found.values()), default=0.0)
     scale, unit = next((one for one in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if largest >= one[0]), (1.0, "bytes"))
-    lines = [
-        Line(metric(key).title, x, [value / scale for value in y], colour(k))
-        for k, (key, (x, y)) in enumerate(found.items())
-    ]
+    lines, rows = list[Line](), []
+    for key, (x, y) in found.items():
+        lines.append(Line(metric(key).title, x, [value / scale for value in y], colour(len(lines))))
+        rows.append([metric(key).title, human(int(sum(y)))])
     pictures += curves("bytes", "Traffic by round", lines, unit, "All clients of a round together.", limits=(0, None))
-    rows = [[metric(key).title, human(int(sum(y)))] for key, (_, y) in found.items()]
     if is_number(speed := run.summary.get("samples_per_second")):
         rows.append(["samples a second in training", number(speed, 0)])
-    grids = [Grid("In the whole run", ["what", "amount"], rows)] if rows and pictures else []
-    sites = [
-        [site, *(sum(one.get(f"site/{site}/{what}", 0) for one in run.rounds) for what in ("seconds", "up", "down"))]
-        for site in run.split.get("names", ())
-        if any(f"site/{site}/seconds" in one for one in run.rounds)
+    sites = []
+    for site in run.split.get("names", ()):
+        if any(f"site/{site}/seconds" in one for one in run.rounds):
+            amounts = ([one.get(f"site/{site}/{what}", 0) for one in run.rounds] for what in ("seconds", "up", "down"))
+            waited, up, down = map(sum, amounts)
+            sites.append([site, duration(waited), human(up), human(down)])
+    grids = [
+        Grid("In the whole run", ["what", "amount"], rows if pictures else []),
+        Grid("Sites", ["site", "seconds to answer", "from the site", "to the site"], sites),
     ]
-    if sites:
-        rows = [[site, duration(seconds), human(up), human(down)] for site, seconds, up, down in sites]
-        grids.append(Grid("Sites", ["site", "seconds to answer", "from the site", "to the site"], rows))
     return Section("costs", "Time and traffic", pictures=pictures, grids=grids)

@@ -117,4 +117,6 @@ def again_section(run: Run) -> Section:
     text = "The same config, seed and versions give the same projector, bit by bit, on the same kind of machine."
     if summary.get("privacy", {}).get("stream") in ("system", "sites"):
         text = "Each run has other noise, from the operating system: the same config gives another projector."
-    return Section("again", "How to run it again", text, grids=facts("Versions and hashes", values), listings=listings)
+    return Section(
+        "again", "How to run it again", text, grids=[facts("Versions and hashes", values)], listings=listings
+    )

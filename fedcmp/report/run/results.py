@@ -29,6 +29,8 @@ DOMAINS = 24
 
 def loss_section(run: Run) -> Section:
     """Curves, and the table of domains."""
+    if run.kind == "local":  # its records are clients, not rounds
+        return Section("loss", "Loss")
     axis = "evaluation" if run.kind == "centralized" else "round"
     looks = (("val/loss", colour(0), "-"), ("train/loss", colour(1), "-"), ("val/worst_domain", INK, ":"))
     whole = [Line(metric(key).title, *run.series(key), hue, dash=look) for key, hue, look in looks]
@@ -37,8 +39,6 @@ def loss_section(run: Run) -> Section:
         Line(name, x, y, colour(k), dash=dash(k)) for k, (name, x, y) in enumerate(found[:DOMAINS]) if len(y) > 1
     ]
     pictures: list[Picture] = []
-    if run.kind == "local":  # its records are clients, not rounds
-        return Section("loss", "Loss")
     if any(len(line.x) > 1 for line in whole):  # the start alone is no curve
         caption = "Validation: mean over domains, each counting alike. Training: measured while clients learn."
         pictures += curves("loss", "Training and validation loss", whole, NATS, caption, x_label=axis)
@@ -58,11 +58,10 @@ def loss_section(run: Run) -> Section:
 
 def examples_section(run: Run) -> Section:
     """Captions of test pictures, those with a picture first."""
-    ordered = sorted(run.examples, key=lambda one: not one.get("picture"))[:CARDS]
     cards = []
-    for one in ordered:
-        texts = [str(one.get(key) or "") for key in ("domain", "reference", "generated")]
-        cards.append(Card(texts[0], _source(run.path, one.get("picture")), *texts[1:]))
+    for one in sorted(run.examples, key=lambda one: not one.get("picture"))[:CARDS]:
+        domain, *texts = (str(one.get(key) or "") for key in ("domain", "reference", "generated"))
+        cards.append(Card(domain, _source(run.path, one.get("picture")), *texts))
     cards.sort(key=lambda card: not card.source)
     shown = min(SHOWN, sum(bool(card.source) for card in cards) or SHOWN)
     text = f"Greedy captions; {len(cards)} of {len(run.examples)} in captions.jsonl."
@@ -114,25 +113,22 @@ def questions_section(run: Run) -> Section:
 
 def alone_section(run: Run) -> Section:
     """Each client's own projector on every domain, of a local run."""
-    records = [one for one in run.rounds if is_number(one.get("client")) and run.kind == "local"]
-    clients, domains = run.summary.get("clients") or {}, run.parts("val/loss")
-    pictures, grids = [], []
+    if run.kind != "local":
+        return Section("alone", "Each client alone")
+    records, domains = [one for one in run.rounds if is_number(one.get("client"))], run.parts("val/loss")
+    pictures = []
     if records and len(domains) > 1:
         values = [[one.get(f"val/loss/{name}") for name in domains] for one in records]
         called = [run.called(one["client"]) for one in records]
         figure = draw_heat(values, called, domains, show=lambda value: f"{value:.2f}", across="evaluated on")
         pictures.append(Picture("alone", "Loss of each client's own projector", figure, f"In {NATS}."))
-    if clients and run.kind == "local":
-        rows = [
-            [
-                run.called(name), listed(one.get("domains", [])), number(one.get("own")), number(one.get("all")),
-                own_use(one),
-            ]
-            for name, one in clients.items()
-        ]  # fmt: skip
-        header = ["client alone", "its domains", "validation loss on them", "on all", OWN_USE]
-        grids.append(Grid("Each client's own projector", header, rows, text_columns=2))
-    return Section("alone", "Each client alone", pictures=pictures, grids=grids)
+    rows = []
+    for name, one in (run.summary.get("clients") or {}).items():
+        losses = [number(one.get(key)) for key in ("own", "all")]
+        rows.append([run.called(name), listed(one.get("domains", [])), *losses, own_use(one)])
+    header = ["client alone", "its domains", "validation loss on them", "on all", OWN_USE]
+    grid = Grid("Each client's own projector", header, rows, text_columns=2)
+    return Section("alone", "Each client alone", pictures=pictures, grids=[grid])
 
 
 def beside_section(run: Run, tables: Sequence[Beside]) -> Section:

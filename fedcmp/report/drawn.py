@@ -1,18 +1,27 @@
-"""The picture of a split: each client's mixture, its size, and how alike clients are."""
+"""What a run leaves for people in its folder: the figure of its split, and captions of test pictures."""
 
 from __future__ import annotations
 
+import json
+import re
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from fedcmp.data.scenarios.manifest import as_matrix, overlap_matrix
 from fedcmp.data.scenarios.topic import is_unlabelled
+from fedcmp.evaluation.assess import Captioned
+from fedcmp.federation.folder import RunFolder
 from fedcmp.report.figures import COOL, WARM, figure_style, save_figure, shorten
+from fedcmp.staging import writing
 
+SIDE = 224
+"""Pixels of the longer side of a kept picture."""
 COLUMNS = 20
 """So many kinds have a column of their own; the rarer ones share one."""
 MATRIX_CLIENTS = 32
@@ -35,11 +44,7 @@ class Mixture(NamedTuple):
 
 
 def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
-    """Draws split.json.
-
-    Args:
-        manifest: the content of split.json.
-        path: of the PNG; a PDF goes beside it. Its folder is made.
+    """Draws the content of split.json as a PNG, for which a folder is made, and as a PDF beside it.
 
     Raises:
         RunFolderError: a file cannot be written.
@@ -66,12 +71,10 @@ def draw_split(manifest: Mapping[str, Any], path: Path) -> None:
         step = 1 + (num_clients - 1) // MATRIX_CLIENTS
         for axes in panels:
             axes.set_yticks(range(0, num_clients, step), [shorten(name) for name in names[::step]])
-        figure.suptitle(
-            f"{manifest['scenario']}, {num_clients} clients, seed {manifest['seed']}, mean overlap "
-            f"{manifest['overlap']:.2f}"
-        )
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True)
+        of_all = f"seed {manifest['seed']}, mean overlap {manifest['overlap']:.2f}"
+        figure.suptitle(f"{manifest['scenario']}, {num_clients} clients, {of_all}")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, path, dpi=130)
         save_figure(figure, path.with_suffix(".pdf"), metadata={"CreationDate": None})
 
@@ -109,3 +112,63 @@ def _draw_matrix(axes: Any, values: np.ndarray, columns: Sequence[str], title: s
     axes.set_xticks(range(len(columns)), [shorten(name) for name in columns], rotation=90)
     axes.set_title(title)
     axes.figure.colorbar(image, ax=axes, pad=0.02, aspect=30)
+
+
+def draw_captions(captioned: Sequence[Captioned], pictures: Sequence[Image.Image], path: Path) -> None:
+    """Draws pictures with their captions, in rows of three.
+
+    Raises:
+        RunFolderError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(pictures))
+    rows = -(-len(pictures) // columns)
+    with figure_style():
+        figure = Figure(figsize=(4.0 * columns, 4.1 * rows), layout="constrained")
+        for number, (one, picture) in enumerate(zip(captioned, pictures, strict=True), 1):
+            axes = figure.add_subplot(rows, columns, number)
+            axes.imshow(picture, interpolation="nearest")
+            axes.set(xticks=[], yticks=[], anchor="NW")
+            axes.spines[:].set_visible(False)
+            axes.set_title(one.sample.domain, fontsize=10, loc="left")
+            text = [*_wrap("reference", one.sample.caption), "", *_wrap("generated", one.generated)]
+            axes.set_xlabel("\n".join(text), fontsize=8, loc="left", fontfamily="monospace")
+        save_figure(figure, path, dpi=110)
+
+
+def _wrap(label: str, text: str) -> list[str]:
+    """Lines of text; U+FFFD is for what cannot be printed: a model of bytes may generate control characters."""
+    clean = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in " ".join(text.split()))
+    return textwrap.wrap(f"{label}: {clean}", 52, max_lines=6, placeholder=" ...")
+
+
+def list_captions(captioned: Sequence[Captioned], pictures: Sequence[Image.Image], folder: RunFolder) -> None:
+    """Writes captions.jsonl, an object a picture: ``id``, ``domain``, ``reference``, ``generated``, ``picture``.
+
+    Args:
+        captioned: in the order of the lines.
+        pictures: those of the first ones; they are kept as PNG, at most SIDE pixels a side.
+        folder: of the run, gets captions.jsonl and pictures/; ``picture`` is a path inside it, or null.
+
+    Raises:
+        RunFolderError: something cannot be written.
+    """
+    lines = []
+    for number, one in enumerate(captioned):
+        place = None
+        if number < len(pictures):
+            name = re.sub(r"[^A-Za-z0-9.-]+", "_", one.sample.id)[:80]  # on every file system
+            place = f"{folder.pictures.name}/{number:02d}-{name}.png"
+            _save(pictures[number], folder.path / place)
+        line = {"id": one.sample.id, "domain": one.sample.domain, "reference": one.sample.caption}
+        lines.append(json.dumps({**line, "generated": one.generated, "picture": place}, ensure_ascii=False))
+    folder.write_text(folder.captions_list, "".join(f"{line}\n" for line in lines))
+
+
+def _save(picture: Image.Image, path: Path) -> None:
+    small = picture.copy()
+    small.thumbnail((SIDE, SIDE))
+    with writing(path):
+        path.parent.mkdir(exist_ok=True)
+        small.save(path)
