@@ -72,7 +72,14 @@ def _table(alone: Path, clients: Mapping[str, Any], others: Mapping[Path, Mappin
 
 
 def _gain(alone: Scored, together: Scored, domains: Collection[str]) -> tuple[str | None, str]:
-    """How much lower the loss is together, with its standard error over the same pictures; and what that means."""
+    """How much lower the loss is together, with its standard error over the same pictures; and what that means.
+
+    >>> def scored(*loss): return Scored(["a"] * 4, [0, 1, 2, 3], [1.0] * 4, list(loss), [0.0] * 4)
+    >>> _gain(scored(1.0, 1.0, 3.0, 3.0), scored(1.0, 1.0, 1.0, 1.0), ["a"])
+    ('+1.000 ± 0.577', 'undecided')
+    >>> _gain(scored(1.0, 2.0, 3.0, 3.0), scored(1.0, 1.0, 1.0, 1.0), ["a"])
+    ('+1.250 ± 0.479', 'better')
+    """
     rises = [theirs - ours for theirs, ours in zip(alone.loss, together.loss, strict=True)]
     gain, error = together.per_token(rises, domains)
     if gain is None or error is None:
