@@ -164,7 +164,7 @@ PARTS: dict[str, str] = {
     "long-demo": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 16)}"'
     " --seeds 5 --budget 2 --optimizers muon=0.02,muon=0.08",
     "long-rounds": f'{LONG} --methods {FIVE} --scenarios "{in_rounds(list(LONG_SCENARIOS), 4)}"'
-    " --seeds 5 --budget 2 --optimizers muon=0.02",
+    " --seeds 5 --budget 2 --optimizers muon=0.01,muon=0.04",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
     " --seeds 5 --budget 2 --optimizers muon=0.04",
     "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
