@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 
 class Metric(NamedTuple):
@@ -97,3 +98,18 @@ def layer(name: str) -> str:
     ('layer 2', 'visual.0')
     """
     return _LAYERS.get(name, name)
+
+
+def flatten(content: Mapping[str, Any], joint: str = "/", prefix: str = "") -> dict[str, Any]:
+    """Nested objects as one, names joined by ``joint``; None is left out.
+
+    >>> flatten({"test": {"loss": 1.0, "cider": None}, "clients": {0: {"domains": ["plain"]}}})
+    {'test/loss': 1.0, 'clients/0/domains': ['plain']}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, joint, f"{prefix}{key}{joint}")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fedcmp.aggregation.contribution import Cohort, delta_of, single
 from fedcmp.aggregation.parts import Fuse, Fused, State
-from fedcmp.errors import AggregationError
 from fedcmp.types import Params
 
 Method = Callable[[Params, Tensor], Params]
@@ -36,7 +35,7 @@ class Own(Fuse):
         return cohort.on_server(self._fused, deltas, cohort.weights, mean)
 
     def _fused(self, deltas: Params, weights: Tensor, mean: Params) -> Fused:
-        found = self.method(single(deltas), weights)
-        if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-            raise AggregationError(f"the method returned {type(found).__name__}; expected a delta: name -> tensor")
-        return Fused(single(found), mean, {}, {})
+        found: Any = self.method(single(deltas), weights)
+        if isinstance(found, dict):  # else, and for values that are no tensors, the aggregator names what came back
+            found = {name: value.float() if isinstance(value, Tensor) else value for name, value in found.items()}
+        return Fused(found, mean, {}, {})

@@ -119,7 +119,11 @@ def local_grid(config: Config, budget: int) -> list[Options]:
 def with_optimizers(
     config: Config, others: Sequence[tuple[str, float]], grid: Callable[[Config], list[Options]]
 ) -> list[Options]:
-    """What ``grid`` tries with the config's own local optimizer, then with each of ``others`` around its own rate."""
+    """What ``grid`` tries with the config's own local optimizer, then with each of ``others`` around its own rate.
+
+    Raises:
+        ConfigError: two of ``others`` try the same.
+    """
     found = list(grid(config))
     for name, lr in others:
         lrs = [rate * lr / config.optimizer.lr for rate in config.centralized.lrs]
@@ -129,6 +133,8 @@ def with_optimizers(
             centralized=replace(config.centralized, lrs=lrs),
         )
         found += [{OPTIMIZER: name, LR: lr, **options} for options in grid(other)]
+    if twice := next((one for place, one in enumerate(found) if one in found[:place]), None):
+        raise ConfigError(f"--optimizers: {twice[OPTIMIZER]}={twice[LR]:g} is tried twice; take centres further apart")
     return found
 
 

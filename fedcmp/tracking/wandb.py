@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from fedcmp.errors import ConfigError, check_choice
-from fedcmp.measures import metric
+from fedcmp.measures import flatten, metric
 from fedcmp.tracking.tracker import read_records
 
 log = logging.getLogger(__name__)
@@ -129,21 +129,6 @@ def to_curves(record: Mapping[str, Any], per_client: bool, names: Sequence[str] 
             found = np.quantile(finite, list(QUANTILES.values())).tolist()
             curves |= {f"clients/{what}/{name}": at for name, at in zip(QUANTILES, found, strict=True)}
     return curves | ({"clients/number": max(map(len, of_clients.values()))} if of_clients else {})
-
-
-def flatten(content: Mapping[str, Any], joint: str = "/", prefix: str = "") -> dict[str, Any]:
-    """Nested objects as one, names joined by ``joint``; None is left out.
-
-    >>> flatten({"test": {"loss": 1.0, "cider": None}, "clients": {0: {"domains": ["plain"]}}})
-    {'test/loss': 1.0, 'clients/0/domains': ['plain']}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, joint, f"{prefix}{key}{joint}")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 class WandbTracker:

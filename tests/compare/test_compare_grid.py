@@ -27,6 +27,7 @@ from fedcmp.compare.jobs import Jobs, with_options
 from fedcmp.compare.spec import from_json, to_json
 from fedcmp.compare.tables import make_legend
 from fedcmp.config import Config, load_config
+from fedcmp.errors import ConfigError
 from fedcmp.report.comparison.results import BOUNDS
 from fedcmp.shipped import shipped
 
@@ -92,6 +93,8 @@ def test_another_local_optimizer_has_the_same_budget_around_each_of_its_rates() 
         assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [*["adamw"] * 2, *["muon"] * 4]
     assert "6 runs" in (tuned := make_legend(jobs)[1])
     assert "2 with adamw, 4 with muon" in tuned
+    with pytest.raises(ConfigError, match=r"--optimizers: muon=0\.08"):
+        Jobs(ask(None, [], request._replace(optimizers="muon=0.04,muon=0.08")))
     for entrant, name in (("muloco", "muon"), ("own", "sgd")):
         assert [job.config.optimizer.name for job in jobs.tuning(setting, entrant)] == [name, name]
 

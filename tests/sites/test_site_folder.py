@@ -13,7 +13,7 @@ import pytest
 from hospitals import TEXT, Lab, hospital
 
 from fedcmp.cli import main
-from fedcmp.errors import ConfigError
+from fedcmp.errors import ConfigError, FedcmpError
 from fedcmp.locking import locked
 from fedcmp.sites.coordinator import coordinator_config
 from fedcmp.sites.folder import find_data, init_site
@@ -148,3 +148,17 @@ def test_the_page_of_sites_has_a_config_that_works_and_all_messages() -> None:
     assert {kind for row in rows for kind in row} == KINDS.keys() - {"Refused"}
     policy = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert {one.name for one in dataclasses.fields(Policy)} == set(policy)
+
+
+def test_a_run_that_lost_its_server_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: object) -> None:
+        raise FedcmpError("the server does not answer")
+
+    monkeypatch.setattr("fedcmp.sites.engine.find_kit", lambda kits, sites: kits / "admin")
+    monkeypatch.setattr("fedcmp.sites.engine.follow", lost)
+    assert main(["train", "--sites", "a,b", f"run.dir={tmp_path / 'run'}"]) == 1
+    said = capsys.readouterr().err
+    assert "the server does not answer" in said
+    assert f"fedcmp train --resume {tmp_path / 'run'}" in said

@@ -10,12 +10,11 @@ import numpy as np
 
 from fedcmp.data.scenarios.topic import is_unlabelled
 from fedcmp.federation.settings import FAULTS
-from fedcmp.measures import NATS
+from fedcmp.measures import NATS, flatten
 from fedcmp.report.blocks import Grid, Picture, Section, curves, facts
 from fedcmp.report.figures import INK, Line, colour, dash, draw_bars, draw_heat
 from fedcmp.report.formatting import count, is_number, number
 from fedcmp.report.run.reading import Run
-from fedcmp.tracking.wandb import flatten
 
 NAMED, DRAWN, MAPPED = 12, 32, 400
 """Up to so many clients have a name in the legend, a line of their own, a row in a map."""
