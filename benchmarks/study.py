@@ -173,7 +173,7 @@ PARTS: dict[str, str] = {
     "parts": f'{LONG} optimizer.name=muon optimizer.lr=8e-2 --methods "{PARTS_OF}"'
     f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
     "parts-quantity": f'{LONG} optimizer.name=muon optimizer.lr=4e-2 --methods "{ALIKE}"'
-    f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 3 --budget 1 --no-bounds',
+    f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 5 --budget 1 --no-bounds',
     "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
     "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
     "rounds-reader": f'{READER} --methods "{CHOICES}"'
