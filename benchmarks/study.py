@@ -1,13 +1,13 @@
 """The study: which federated method is best where, and which part of Fed-CMP does what. One command a table.
 
     python benchmarks/study.py                  # all parts, in order; goes on where it was stopped
-    python benchmarks/study.py demo             # one part
+    python benchmarks/study.py long-demo        # one part
     python benchmarks/study.py --write          # run nothing: put the tables into benchmarks/STUDY.md and README.md
 
 Each part is one `fedcmp compare`, printed before it starts; its folder is runs/study/PART, and what the tables need of
 it (runs.jsonl, compare.json, table.*) is kept in benchmarks/results/study/PART. A run that is in there is not run
-again, on this machine or on another, wherever FEDCMP_DATA points (default ../shared/data), which `pairs`,
-`rounds-reader` and the like need.
+again, on this machine or on another, wherever FEDCMP_DATA points (default ../shared/data), which parts on real pairs
+need.
 """
 
 from __future__ import annotations
@@ -48,21 +48,11 @@ LABELS = {
 FILES = ("compare.json", "runs.jsonl", "table.md", "table.csv", "table.tex", "table.json")
 """What is kept of a comparison."""
 
-SCENARIOS = (
-    "domain,topic,quality,quantity=quantity:federation.clients_per_round=6:federation.dropout=0.1:federation.rounds=16"
-)
 DEMO = "configs/study/demo.yaml"
-PAIRS = "configs/study/pairs.yaml"
 LONG = "configs/study/long.yaml"
 READER = "configs/study/reader.yaml"
-SCALED = "aggregator.fuse.correlation=0.9"
-WAS = f"aggregator.fuse.overlap=true:aggregator.fuse.refit=false:{SCALED}"
-"""Defaults of Fed-CMP in the older parts."""
-FORMER = f"fedcmp=fedcmp:{WAS}"
-TWELVE = f"{FORMER},regmean,knots,ties,fedavg,fedavgm,fedadam,fedexp,fedprox,scaffold,diloco,median"
 FIVE = "fedcmp,regmean,knots,ties,fedavg"
-EIGHT = f"{FORMER},regmean,knots,fedavg,fedavgm,fedadam,fedprox,scaffold"
-MAIN = "--seeds 3 --budget 4 --extra-seeds 5 --rivals 3"
+THREE = "fedcmp,regmean,fedavg"
 
 MOMENTUM = "aggregator.server.momentum"
 FUSE = "aggregator.fuse"
@@ -99,20 +89,18 @@ ATTACKED = ",".join(
 )
 """Malformed updates never enter: what is left without the Byzantine clients, and the best that any method can reach."""
 ROBUST = (
-    f"{FORMER},guarded=fedcmp:{WAS}:aggregator.guard=true,fedavg,median,"
+    "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,"
     "trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
     "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
 )
 MEANT = {"attacks": {(f"malformed, {byzantine} of 8", "multi-krum") for byzantine in (2, 3)}}
 """Part -> the (setting, method) that fail by design: Krum cannot judge the few updates that the gate lets in."""
-PLAIN = f"{WAS}:aggregator.image_use=false"
-LENGTHS = ",".join(f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}" for rounds in (16, 8, 4, 1))
-CHOICES = (
-    f"fedcmp=fedcmp:{PLAIN},'tau always'=fedcmp:{PLAIN}:aggregator.fuse.explore=1,"
-    f"'outcome always'=fedcmp:{PLAIN}:aggregator.fuse.explore=0,"
-    f"'momentum 0.3'=fedcmp:{PLAIN}:{MOMENTUM}=0.3,regmean,fedavg"
+MUON = "optimizer.name=muon optimizer.lr"
+LENGTHS = ",".join(
+    f"'{rounds} x {128 // rounds}'=domain:federation.rounds={rounds}:optimizer.lr={lr}"
+    for rounds, lr in ((32, "4e-2"), (8, "4e-2"), (1, "1e-2"))
 )
-"""As they were run: without weights by image use, and with overlap."""
+"""Of which `long-demo` and `long-rounds` have 16 x 8 and 4 x 32; the least rate that is tried falls with the rounds."""
 LONG_SCENARIOS = {
     "domain": "",
     "topic": "",
@@ -144,8 +132,9 @@ ALIKE = ",".join(
 )
 """Where clients are alike but for their sizes."""
 PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
+UNWEIGHED = "'without image use'=fedcmp:aggregator.image_use=false"
 WEIGHED = (
-    f"{FORMER},'without image use'=fedcmp:{PLAIN},fedavg,"
+    f"fedcmp,{UNWEIGHED},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
 )
 CORRUPTED = ",".join(
@@ -167,23 +156,10 @@ PARTS: dict[str, str] = {
     " --seeds 5 --budget 2 --optimizers muon=0.01,muon=0.04",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
     " --seeds 5 --budget 2 --optimizers muon=0.04",
-    "image-use": f'{LONG} --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 1 --budget 1 --no-bounds',
-    "image-use-reader": f"{READER} --methods \"{FORMER},'without image use'=fedcmp:{PLAIN},regmean,fedavg\""
-    " --scenarios quality,domain,domain+quality --seeds 1 --budget 1 --no-bounds",
-    "parts": f'{LONG} optimizer.name=muon optimizer.lr=8e-2 --methods "{PARTS_OF}"'
+    "parts": f'{LONG} {MUON}=8e-2 --methods "{PARTS_OF}"'
     f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
-    "parts-quantity": f'{LONG} optimizer.name=muon optimizer.lr=4e-2 --methods "{ALIKE}"'
+    "parts-quantity": f'{LONG} {MUON}=4e-2 --methods "{ALIKE}"'
     f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 5 --budget 1 --no-bounds',
-    "drawn": f'{LONG} --methods {FORMER},regmean,fedavg --scenarios "{DRAWN}" --seeds 2 --budget 1 --no-bounds',
-    "rounds-demo": f'{LONG} --methods "{CHOICES}" --scenarios "{LENGTHS}" --seeds 2 --budget 1 --no-bounds',
-    "rounds-reader": f'{READER} --methods "{CHOICES}"'
-    " --scenarios \"'11 x 8'=domain:federation.rounds=11,'4 x 22'=domain:federation.rounds=4\""
-    " --seeds 1 --budget 1 --no-bounds",
-    "demo": f'{DEMO} --methods {TWELVE} --scenarios "{SCENARIOS}" {MAIN}',
-    "pairs": f'{PAIRS} --methods {EIGHT} --scenarios "{SCENARIOS}" {MAIN}',
-    "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
-    "lengths-pairs": f"{PAIRS} --methods fedavg,{FORMER}"
-    " --scenarios \"domain,'by length'=domain:federation.group_by_length=true\" --seeds 3 --budget 1 --no-bounds",
 }
 """Part -> the words of its comparison."""
 
@@ -228,7 +204,7 @@ def keep(part: str) -> None:
 
 
 def data_folder() -> str:
-    """Where real pairs are on this machine: what `configs/study/pairs.yaml` takes it for."""
+    """Where real pairs are on this machine: what `configs/study/reader.yaml` takes it for."""
     return os.environ.get("FEDCMP_DATA", "../shared/data")
 
 
@@ -287,19 +263,6 @@ def overview(part: str) -> str:
     return "\n".join([f"| {' | '.join(header)} |", "|---" * len(header) + "|", *rows])
 
 
-def cost(part: str) -> str:
-    """What a run of each method used by domain, seed 1: pairs seen, and bytes between clients and server."""
-    runs = [run for run in final_runs(part) if run["status"] == "finished" and run["bytes"]["up"]]
-    runs = [run for run in runs if (run["cell"]["setting"], run["cell"]["seed"]) == ("domain", 1)]
-    used = {run["cell"]["method"]: (run["samples_seen"], run["bytes"]["up"], run["bytes"]["down"]) for run in runs}
-    plain = used["fedavg"][1] + used["fedavg"][2]
-    rows = [
-        f"| {method} | {samples:,} | {up / 1e6:,.0f} | {down / 1e6:,.0f} | {(up + down) / plain:.1f} |"
-        for method, (samples, up, down) in sorted(used.items(), key=lambda item: sum(item[1][1:]))
-    ]
-    return "\n".join(["| method | pairs seen | MB up | MB down | times FedAvg |", "|---|---|---|---|---|", *rows])
-
-
 def grid(part: str, of: Callable[[Mapping[str, Any]], float], digits: int) -> str:
     """A number of the final runs, settings by methods: its mean over seeds; `failed` where a run did."""
     runs = final_runs(part)
@@ -317,7 +280,6 @@ def grid(part: str, of: Callable[[Mapping[str, Any]], float], digits: int) -> st
 
 
 SHEETS: dict[str, Callable[[str], str]] = {
-    "cost": cost,
     "overview": overview,
     "losses": lambda part: grid(part, lambda run: run["test"]["loss"], 3),
     "image use": lambda part: grid(part, lambda run: run["test"]["image_use"], 2),

@@ -35,7 +35,7 @@ def test_what_is_kept_is_not_run_again_wherever_the_data_are(part: str, monkeypa
     jobs, results = jobs_of(part), Ledger(study.KEPT / part / "runs.jsonl").results
     assert results
     assert remaining(jobs, results) == 0
-    if part in ("demo", "attacks"):  # the kept runs give the kept table
+    if part == "attacks":  # the kept runs give the kept table
         kept = csv.DictReader(io.StringIO((study.KEPT / part / "table.csv").read_text(encoding="utf-8")))
         for made, old in zip(csv.DictReader(io.StringIO(as_csv(jobs, evaluate(jobs, results)))), kept, strict=True):
             assert {key: made[key] for key in old} == old
@@ -59,10 +59,10 @@ def test_what_is_kept_names_no_folder_of_a_machine(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(study, "KEPT", tmp_path / "kept")
     monkeypatch.setenv("FEDCMP_DATA", "/mnt/data of mine")
-    asked = tmp_path / "runs/study/pairs/compare.json"
+    asked = tmp_path / "runs/study/long-pairs/compare.json"
     asked.parent.mkdir(parents=True)
     asked.write_text('{"config": "root: /mnt/data of mine/pairs", "FEDCMP_DATA": "/mnt/data of mine"}')
     (asked.parent / "runs.jsonl").write_text("{}\n", encoding="utf-8")
-    study.keep("pairs")
+    study.keep("long-pairs")
     kept = '{"config": "root: $FEDCMP_DATA/pairs", "FEDCMP_DATA": "$FEDCMP_DATA"}'
-    assert (study.KEPT / "pairs/compare.json").read_text() == kept
+    assert (study.KEPT / "long-pairs/compare.json").read_text() == kept
