@@ -204,15 +204,15 @@ def from_json(content: Mapping[str, Any], where: str) -> Study:
                 Setting(
                     one["label"],
                     from_yaml(one["config"], f"setting {one['label']} in {where}"),
-                    one.get("name", ""),
-                    tuple(one.get("overrides", ())),
+                    one["name"],
+                    tuple(one["overrides"]),
                 )
                 for one in content["settings"]
             ),
             methods=tuple(Method(one["label"], one["preset"], tuple(one["overrides"])) for one in content["methods"]),
-            **{key: {"tuning_seeds": 1, **content}[key] for key in OPTIONS},  # 1: before it was an option
-            optimizers=tuple((name, lr) for name, lr in content.get("optimizers", ())),
-            folders=content.get("folders", {}),
+            **{key: content[key] for key in OPTIONS},
+            optimizers=tuple((name, lr) for name, lr in content["optimizers"]),
+            folders=content["folders"],
         )
     except (KeyError, TypeError) as error:
         raise RunFolderError(f"{where} is no compare.json of fedcmp: {type(error).__name__} {error}") from error

@@ -44,10 +44,9 @@ def comparison_page(comparison: Comparison) -> Page:
     seeds = {one.cell.seed for one in comparison.results if one.cell.stage != TUNE}
     asked = comparison.asked.get("seeds", 0)
     done = f"{len(seeds)} of {asked}" if len(seeds) < asked else str(len(seeds))
-    tuned = int(comparison.asked.get("budget", 0)) * (1 + len(comparison.asked.get("optimizers", ())))
-    tuned *= comparison.asked.get("tuning_seeds", 1) if tuned > 1 else 1
+    tuned = max(comparison.grid_sizes, default=0)
     lead = f"{listed(rivals, 12)}; settings: {len(comparison.settings)}; seeds: {done}"
-    lead += f"; runs to tune each method in a setting: {tuned}" if tuned > 1 else "; nothing tuned"
+    lead += f"; runs to tune each method in a setting: {tuned}" if tuned else "; nothing tuned"
     return Page(
         kind="Comparison",
         title=comparison.name,

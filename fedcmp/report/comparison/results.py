@@ -104,12 +104,17 @@ class Comparison:
         """The last of each cell, without runs of what was asked for earlier."""
 
     @property
+    def grid_sizes(self) -> list[int]:
+        """Tuning runs of each method in each setting; 0 where there is nothing to choose."""
+        grids = [len(options) for grid in self.asked.get("grid", {}).values() for options in grid.values()]
+        return [runs * self.asked.get("tuning_seeds", 1) if runs > 1 else 0 for runs in grids]
+
+    @property
     def missing(self) -> int:
         """Runs that were asked for and have not ended, at least: extra seeds and those that settings share apart."""
         asked = self.asked
         methods = len(asked.get("methods", ())) + len(BOUNDS) * bool(asked.get("bounds", True))
-        grids = [len(options) for grid in asked.get("grid", {}).values() for options in grid.values()]
-        seeds, tuning = asked.get("seeds", 0), asked.get("tuning_seeds", 1) * sum(runs for runs in grids if runs > 1)
+        seeds, tuning = asked.get("seeds", 0), sum(self.grid_sizes)
         final = sum(one.cell.stage == FINAL and one.cell.seed <= seeds for one in self.results)
         tuned = sum(one.cell.stage == TUNE for one in self.results)
         rows = len(asked.get("settings", ())) * methods
