@@ -191,15 +191,25 @@ SOURCES: dict[str, Callable[[DataConfig, int], Source]] = {
     "file": _file,
 }
 """Values of ``data.kind``."""
+UNREAD = {
+    "scenes": ("root", "train", "val", "test", "images"),
+    "pairs": ("train", "val", "test", "images"),
+    "file": ("root",),
+}
+"""Kind -> places of other kinds: a run that was given one would train on other data than was meant."""
 
 
 def build_source(config: DataConfig, seed: int = 0) -> Source:
     """The source that ``data`` describes.
 
     Raises:
-        ConfigError: a domain is unknown.
+        ConfigError: a domain is unknown, or a place is given that this kind does not read.
         DataError: no folder of ``data.root`` is a domain, or records cannot be used.
     """
+    for key in UNREAD.get(config.kind, ()):
+        if getattr(config, key):
+            kind = "pairs" if key == "root" else "file"
+            raise ConfigError(f"data.{key} is for data.kind={kind}, and data.kind is {config.kind}")
     return SOURCES[config.kind](config, seed)
 
 

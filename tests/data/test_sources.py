@@ -139,6 +139,9 @@ def test_scenes_are_a_source() -> None:
     assert " nobody at the " in (source.swapped(train[0], source.objects(train[0])[0], "nobody") or "")
     with pytest.raises(ConfigError, match=r'did you mean "plain"'):
         build_source(DataConfig(domains=["plane"]))
+    for place, kind in (("root", "scenes"), ("train", "scenes"), ("images", "pairs"), ("root", "file")):
+        with pytest.raises(ConfigError, match=rf"data\.{place}.*data\.kind"):
+            build_source(replace(DataConfig(kind=kind), **{place: "here"}))  # it would be silently left unread
 
 
 def test_a_scene_is_a_pure_function_and_pools_share_no_digit() -> None:
