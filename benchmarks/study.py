@@ -60,7 +60,7 @@ SWITCHED = {
     "no image use": "aggregator.image_use=false",
     "no evidence": f"{FUSE}.evidence=false",
     "no refit": f"{FUSE}.refit=false",
-    "no repeatability": f"{FUSE}.repeatability=false",
+    "repeatability": f"{FUSE}.repeatability=true",
     "overlap": f"{FUSE}.overlap=true",
     "evidence scaled by 0.9": f"{FUSE}.correlation=0.9",
     "tau always": f"{FUSE}.explore=1",
@@ -126,7 +126,7 @@ ALIKE = ",".join(
         "fedcmp,fedavg",
         *(
             f"'{label}'=fedcmp:{SWITCHED[label]}"
-            for label in ("no image use", "no evidence", "no refit", "no repeatability", "outcome always")
+            for label in ("no image use", "no evidence", "no refit", "repeatability", "outcome always")
         ),
     ]
 )
@@ -157,7 +157,7 @@ PARTS: dict[str, str] = {
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
     " --seeds 5 --budget 2 --optimizers muon=0.04",
     "parts": f'{LONG} {MUON}=8e-2 --methods "{PARTS_OF}"'
-    f' --scenarios "{in_rounds(["domain"], 16)}" --seeds 2 --budget 1 --no-bounds',
+    f' --scenarios "{in_rounds(["domain", "quality"], 16)}" --seeds 2 --budget 1 --no-bounds',
     "parts-quantity": f'{LONG} {MUON}=4e-2 --methods "{ALIKE}"'
     f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 5 --budget 1 --no-bounds',
 }

@@ -82,6 +82,10 @@ class Fuse(Protocol):
         """Whether ``Fused.basis`` has a shared alignment basis of each affine layer."""
         return False
 
+    def without_basis(self) -> Fuse:
+        """The same where no server step needs the basis."""
+        return self
+
     def init(self, params: Params) -> State:
         """The state before the first round."""
         return {}

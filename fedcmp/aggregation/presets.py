@@ -191,6 +191,8 @@ def build_aggregator(config: AggregatorConfig, prefix: str = "aggregator", momen
             f"{prefix}.{_kind('server', server)} carries its momentum by a shared basis, and {fuse_kind} finds none; "
             f"use canonical with basis=updates or evidence, or {prefix}.server.projected=false"
         )
+    if not server.needs_basis:
+        fuse = fuse.without_basis()
     if config.guard and not fuse.weighted:
         raise ConfigError(f"{prefix}.guard weighs clients, and {fuse_kind} counts them alike")
     if config.guard and not isinstance(local, Plain | Proximal):

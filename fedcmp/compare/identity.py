@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fedcmp.config import Config, differences
 from fedcmp.runs.train import MAY_CHANGE
 
-DEFAULTS = 1
+DEFAULTS = 2
 """The edition of the config's defaults: a changed default that touches results raises it."""
 FOLDERS = {
     "FEDCMP_DATA": "../shared/data",

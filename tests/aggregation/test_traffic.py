@@ -67,7 +67,8 @@ def test_counts_by_hand() -> None:
     assert (mean.widest, mean.state) == (size, size)
     median = count(build_aggregator(AggregatorConfig("geometric-median", pairwise=0)), random_params(0), 3).traffic
     assert median["bytes/down"] == 3 * 101 * size, "a hundred iterations"
-    basis = count(build_aggregator(AggregatorConfig("fedcmp")), random_params(0), 3).traffic["bytes/down"]
-    first = 4 * (4 * 3 + 4)
-    shared = first + 4 * (4 * 4 + 5 * 5) + 2 * size
-    assert basis == 3 * (size + shared), "the fused first layer, the whole basis of both, mean and evidence"
+    first, basis = 4 * (4 * 3 + 4), 4 * (4 * 4 + 5 * 5)
+    for options, shared in (({}, 0), ({"repeatability": True}, basis)):
+        found = count(build_aggregator(AggregatorConfig("fedcmp", fuse=options)), random_params(0), 3).traffic
+        expected = 3 * (size + first + shared + 2 * size)
+        assert found["bytes/down"] == expected, "the fused first layer, the whole basis of both, mean and evidence"

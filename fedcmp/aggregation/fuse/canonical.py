@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -68,8 +68,8 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Canonical(Fuse):
-    """Each client is weighed by its evidence, and by how far the second half of its steps repeats the first; layers
-    after the first are refitted to what the clients' own put out.
+    """Each client is weighed by its evidence, on request also by how far the second half of its steps repeats the
+    first; layers after the first are refitted to what the clients' own put out.
 
     For each affine layer, with ``D_k = [dW db]`` (M x N'), its halfway value H_k and evidence G_k (N' x N'), a mean
     over n_k image tokens::
@@ -86,7 +86,7 @@ class Canonical(Fuse):
         l'    = sum_k p_k max(ridge, (2 N' / n_k)^2)
         D_evi = (sum_k p_k X_k + l' g sum_k p_k D_k) (sum_k p_k S_k + l' g I)^-1
 
-    In each layer::
+    In each layer, where ``repeatability`` or ``overlap`` is on (else D_rep is the mean)::
 
         U     = leading eigenvectors of sum_k p_k D_k^T D_k / |D_k|^2         (the shared alignment basis, N' x r)
         C_k   = D_k U                                                         (the client coefficients, M x r)
@@ -125,8 +125,8 @@ class Canonical(Fuse):
     """Weigh by evidence; off: ``D_evi`` is the mean."""
     refit: bool = True
     """Refit layers after the first of up to 2,048 columns; off, and in wider ones: by their evidence, as the first."""
-    repeatability: bool = True
-    """Weigh by repeatability; off: all w are 1."""
+    repeatability: bool = False
+    """Weigh by repeatability; off: all w are 1. Clients with wrong captions repeat most."""
     overlap: bool = False
     """Undo the shrinking of what few clients say: ``m max(1, w / rho)`` for m."""
     tau: float | None = None
@@ -161,7 +161,7 @@ class Canonical(Fuse):
         """``"evidence"``, ``"halfway"`` and ``"outcome"``, unless the switches leave them without use."""
         used = {
             "evidence": self._reads_evidence,
-            "halfway": self.repeatability and self.tau != 0,
+            "halfway": self.repeatability and self._splits,
             "outcome": self._asks,
             "refit": self.refit and self._weighs_evidence,
         }
@@ -172,9 +172,18 @@ class Canonical(Fuse):
         """Whether there is a shared basis for the server step."""
         return self.basis != "none"
 
+    def without_basis(self) -> Canonical:
+        """The same where no server step needs the shared basis: it is found if the coefficients in it count."""
+        return self if self._splits else replace(self, basis="none")
+
+    @property
+    def _splits(self) -> bool:
+        """Whether coefficients in the shared basis count."""
+        return (self.repeatability or self.overlap) and self.tau != 0 and self.basis != "none"
+
     @property
     def _reads_evidence(self) -> bool:
-        return self.tau is None or self.basis == "evidence" or self._weighs_evidence
+        return self.basis == "evidence" or self._weighs_evidence or (self.tau is None and self._splits)
 
     @property
     def _reads_all(self) -> bool:
@@ -205,7 +214,7 @@ class Canonical(Fuse):
             known = cohort.on_server(self._refitted, name, known, terms)
         second: Params = {}
         votes: Params = {}
-        if self.tau != 0 and len(cohort.clients) > 1:
+        if self._splits and len(cohort.clients) > 1:
             basis = cohort.share(cohort.on_server(self._early_basis, first, known) or {})
             if basis:
                 second = cohort.sum(partial(self._second_terms, basis), cohort.weights)
@@ -343,19 +352,22 @@ class Canonical(Fuse):
         metrics: Metrics = {}
         for name in layers:
             layer, vectors = known[name], known[name].basis.vectors
-            metrics |= {f"aggregator/rank/{name}": vectors.shape[1]} | turn(name, before.get(name), vectors)
+            if self.basis != "none":
+                metrics |= {f"aggregator/rank/{name}": vectors.shape[1]} | turn(name, before.get(name), vectors)
             if layer.tau == layer.tau:
                 metrics[f"aggregator/tau/{name}"] = layer.tau
-            tau, by_repeats = 0.0, layer.mean
+            tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
+            by_repeats = layer.mean
             if second:
-                tau = self.tau if self.tau is not None else known[layers[0] if self.tau_from == "first" else name].tau
                 m, squares, repeatable = (second[f"{name}/{what}"] for what in ("m", "squares", "repeatable"))
                 least = float(first["/facts"][1])
                 by_repeats, overlap = fuse_repeated(layer.mean, vectors, m, squares, repeatable, least, self.overlap)
                 for what, values in (("overlap", overlap), ("repeatability", repeatable)):
                     metrics[f"aggregator/{what}/{name}"] = float(values.mean()) if values.numel() else 1.0
                     metrics[f"aggregator/{what}/{name}/histogram"] = histogram(values)
-            other = (1 - tau) * layer.by_evidence + tau * by_repeats if explores else layer.by_evidence
+            other = layer.by_evidence
+            if explores and other is not by_repeats:
+                other = (1 - tau) * other + tau * by_repeats
             for delta, value in zip(deltas.values(), (layer.mean, other), strict=True):
                 delta |= split_affine(value.float(), name)
         return _Found(deltas, {name: known[name].basis.vectors for name in layers}, metrics)
