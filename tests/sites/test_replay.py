@@ -17,7 +17,7 @@ from fedcmp.types import Params
 
 EXCHANGES = {
     "fedavg": 1, "regmean": 1, "fedprox": 1, "fednova": 1, "median": 1, "scaffold": 1, "fedcm": 1, "ties": 2,
-    "krum": 2, "knots": 3, "fedcmp": 4, "fedcmp, guarded": 5,
+    "krum": 2, "knots": 3, "fedcmp": 3, "fedcmp, guarded": 4,
 }  # fmt: skip
 """In a round, as docs/sites.md states them."""
 

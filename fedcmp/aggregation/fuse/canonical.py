@@ -126,11 +126,11 @@ class Canonical(Fuse):
     refit: bool = True
     """Refit layers after the first of up to 2,048 columns; off, and in wider ones: by their evidence, as the first."""
     repeatability: bool = False
-    """Weigh by repeatability; off: all w are 1. Clients with wrong captions repeat most."""
+    """Weigh by repeatability, which is highest with wrong captions."""
     overlap: bool = False
     """Undo the shrinking of what few clients say: ``m max(1, w / rho)`` for m."""
     tau: float | None = None
-    """Share of the repeatability part, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
+    """Share of D_rep, by default the mean, in [0, 1], in all rounds; unset: the measured similarity of evidence."""
     explore: float = 0.65
     """Share x of the run, in [0, 1], in which tau decides; then, and in four last rounds, the outcome. 1, ``tau`` or no
     evidence: tau."""
@@ -375,7 +375,7 @@ class Canonical(Fuse):
     def _finish(self, found: _Found, votes: Params, state: State) -> Fused:
         kept: State = {"basis": found.basis} | {name: state[name] for name in ("votes",) if name in state}
         metrics, deltas, chosen = found.metrics, found.deltas, "evidence" if found.asked else "mixture"
-        if votes and float(votes["votes"][-1]) > 0:
+        if votes and float(votes["votes"][-1]) != 0:  # on shapes nan, and kept
             kept["votes"] = votes["votes"]
         if found.asked and "votes" in kept:
             deltas = candidates(deltas["mean"], deltas["evidence"])
