@@ -5,16 +5,16 @@
     python benchmarks/canonical_scale.py --shape tiny --out DIR   # seconds: shows that it runs
 
 Clients are synthetic: updates with a power-law spectrum (singular values i^-decay) in directions that they share in
-part, halves that agree in part, evidence of strongly correlated inputs. Two rounds are timed, a cold and a warm one;
-then the basis by subspace iteration is held against a full decomposition: seconds, directions, energy, and how far the
-fused update moves. One thread, and its processor seconds, where there is no GPU.
+part, halves that agree in part, evidence of strongly correlated inputs. Two rounds are timed, a cold and a warm one,
+with the defaults and with repeatability in the shared basis; then the basis by subspace iteration is held against a
+full decomposition: seconds, directions, energy, and how far the fused update moves. One thread, and its processor
+seconds, where there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,6 @@ from fedcmp.aggregation.contribution import Contribution
 from fedcmp.aggregation.evidence import evidence_blocks
 from fedcmp.aggregation.fuse.canonical import Canonical
 from fedcmp.aggregation.linalg import join_affine, leading_eigenvectors, split_affine
-from fedcmp.aggregation.parts import Update
-from fedcmp.aggregation.server.opm import Opm
 from fedcmp.distributed.cohort import LocalCohort
 from fedcmp.types import Params
 
@@ -37,24 +35,17 @@ Shapes = dict[str, tuple[int, int]]
 
 
 class Timed(LocalCohort):
-    """A local cohort that tells which exchange and which server step took how long, and what the sums weigh."""
+    """A local cohort that adds up what the clients take, and what one of them sends."""
 
-    seconds: dict[str, float]
-    exchanged: list[int]
+    seconds = 0.0
+    sent = 0
 
     def sum(self, fn: Callable[[Contribution], Params], weights: torch.Tensor | None = None) -> Params:
         """As the local cohort."""
         t0 = now()
         result = super().sum(fn, weights)
-        self.exchanged.append(sum(value.numel() for value in result.values()) * 4)
-        self.seconds[f"clients, exchange {len(self.exchanged)}"] = now() - t0
-        return result
-
-    def on_server(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """As the local cohort."""
-        t0 = now()
-        result = super().on_server(fn, *args)
-        self.seconds[f"server, after exchange {len(self.exchanged)}"] += now() - t0
+        self.sent += sum(value.numel() for value in result.values()) * 4
+        self.seconds += now() - t0
         return result
 
 
@@ -106,34 +97,28 @@ def make_clients(shapes: Shapes, count: int, decay: float, round_: int, device: 
 
 
 def measure(shapes: Shapes, count: int, decay: float, device: torch.device) -> dict[str, Any]:
-    """Two rounds, then both ways to the basis."""
+    """Two rounds with each form, then both ways to the basis."""
     params = {f"{name}.weight": torch.zeros(shape, device=device) for name, shape in shapes.items()}
     params |= {f"{name}.bias": torch.zeros(shape[0], device=device) for name, shape in shapes.items()}
-    method, opm = Canonical(), Opm()
-    state, server, found = method.init(params), opm.init(params), {}
-    for number, what in enumerate(("cold", "warm")):
-        cohort = Timed(make_clients(shapes, count, decay, number, device))
-        cohort.seconds, cohort.exchanged = defaultdict(float), []
-        t0 = now()
-        fused = method.fuse(cohort, params, state)
-        t1 = now()
-        stepped = opm.step(params, Update(fused.delta, fused.basis), server)
-        found[what] = {
-            **cohort.seconds,
-            "momentum": now() - t1,
-            "round": now() - t0,
-            "exchanged": list(cohort.exchanged),
-        }
-        state, server = fused.state, stepped.state
-    ranks = {name: basis.shape[1] for name, basis in fused.basis.items()}
+    size, found = 4 * sum(value.numel() for value in params.values()), {}
+    for form, method in (("default", Canonical().without_basis()), ("shared basis", Canonical(repeatability=True))):
+        state = method.init(params)
+        for number, what in enumerate(("cold", "warm")):
+            cohort = Timed(make_clients(shapes, count, decay, number, device))
+            t0 = now()
+            fused = method.fuse(cohort, params, state)
+            state = fused.state
+            found[f"{form}, {what}"] = {
+                "round": now() - t0, "clients": cohort.seconds, "times the update": cohort.sent / size,
+            }  # fmt: skip
     return {
-        "phases": found,
-        "ranks": ranks,
+        "rounds": found,
+        "ranks": {name: basis.shape[1] for name, basis in fused.basis.items()},
         "basis": compare_bases(list(shapes), cohort, fused.basis),
         "clock": "wall" if torch.cuda.is_available() else "processor",
         "clients": count,
         "decay": decay,
-        "update_bytes": 4 * sum(value.numel() for value in params.values()),
+        "update_bytes": size,
         "widths": {name: N + 1 for name, (_, N) in shapes.items()},
     }
 
