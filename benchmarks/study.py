@@ -52,7 +52,14 @@ DEMO = "configs/study/demo.yaml"
 LONG = "configs/study/long.yaml"
 READER = "configs/study/reader.yaml"
 FIVE = "fedcmp,regmean,knots,ties,fedavg"
-THREE = "fedcmp,regmean,fedavg"
+REPEATING = "fedcmp=fedcmp:aggregator.fuse.repeatability=true"
+"""Of parts that were run when this was the default."""
+FORMER = (
+    "aggregator.image_use=false:aggregator.fuse.overlap=true:aggregator.fuse.refit=false:aggregator.fuse.correlation=0.9"
+    ":aggregator.fuse.explore=1:aggregator.fuse.repeatability=true"
+)
+"""Fed-CMP as it met the attacks."""
+THREE = f"{REPEATING},regmean,fedavg"
 
 MOMENTUM = "aggregator.server.momentum"
 FUSE = "aggregator.fuse"
@@ -89,7 +96,7 @@ ATTACKED = ",".join(
 )
 """Malformed updates never enter: what is left without the Byzantine clients, and the best that any method can reach."""
 ROBUST = (
-    "fedcmp,guarded=fedcmp:aggregator.guard=true,fedavg,median,"
+    f"fedcmp=fedcmp:{FORMER},guarded=fedcmp:{FORMER}:aggregator.guard=true,fedavg,median,"
     "trimmed-mean=trimmed-mean:aggregator.fuse.trim=0.375,"
     "multi-krum=multi-krum:aggregator.fuse.byzantine=2,geometric-median"
 )
@@ -123,18 +130,18 @@ def in_rounds(scenarios: Sequence[str], rounds: int) -> str:
 
 ALIKE = ",".join(
     [
-        "fedcmp,fedavg",
+        f"{REPEATING},fedavg,'no repeatability'=fedcmp:aggregator.fuse.repeatability=false",
         *(
-            f"'{label}'=fedcmp:{SWITCHED[label]}"
-            for label in ("no image use", "no evidence", "no refit", "repeatability", "outcome always")
+            f"'{label}'={REPEATING.partition('=')[2]}:{SWITCHED[label]}"
+            for label in ("no image use", "no evidence", "no refit", "outcome always")
         ),
     ]
 )
 """Where clients are alike but for their sizes."""
 PARTS_OF = ",".join(["fedcmp", *(f"'{label}'=fedcmp:{option}" for label, option in SWITCHED.items())])
-UNWEIGHED = "'without image use'=fedcmp:aggregator.image_use=false"
+UNWEIGHED = "'without image use'=fedcmp:aggregator.fuse.repeatability=true:aggregator.image_use=false"
 WEIGHED = (
-    f"fedcmp,{UNWEIGHED},fedavg,"
+    f"{REPEATING},{UNWEIGHED},fedavg,"
     "'fedavg by image use'=fedavg:aggregator.image_use=true,'ties by image use'=ties:aggregator.image_use=true"
 )
 CORRUPTED = ",".join(
@@ -156,10 +163,15 @@ PARTS: dict[str, str] = {
     " --seeds 5 --budget 2 --optimizers muon=0.01,muon=0.04",
     "long-pairs": f"{READER} evaluation.captions=64 --methods {FIVE} --scenarios {','.join(PAIRED)}"
     " --seeds 5 --budget 2 --optimizers muon=0.04",
+    "image-use": f'{LONG} {MUON}=8e-2 --methods "{WEIGHED}" --scenarios "{CORRUPTED}" --seeds 2 --budget 1 --no-bounds',
     "parts": f'{LONG} {MUON}=8e-2 --methods "{PARTS_OF}"'
     f' --scenarios "{in_rounds(["domain", "quality"], 16)}" --seeds 2 --budget 1 --no-bounds',
     "parts-quantity": f'{LONG} {MUON}=4e-2 --methods "{ALIKE}"'
     f' --scenarios "{in_rounds(["quantity"], 16)}" --seeds 5 --budget 1 --no-bounds',
+    "drawn": f'{LONG} {MUON}=4e-2 --methods {THREE} --scenarios "{DRAWN}" --seeds 2 --budget 2 --no-bounds',
+    "rounds-demo": f"{LONG} optimizer.name=muon --methods \"{REPEATING},'outcome always'=fedcmp:{FUSE}.explore=0,"
+    f'regmean,fedavg" --scenarios "{LENGTHS}" --seeds 2 --budget 2 --no-bounds',
+    "attacks": f'{DEMO} --methods "{ROBUST}" --scenarios "{ATTACKED}" --seeds 3 --budget 1 --no-bounds',
 }
 """Part -> the words of its comparison."""
 

@@ -158,8 +158,9 @@ def _check_returned(part: Fuse | ServerStep, state: State, metrics: Metrics) -> 
     for name, value in metrics.items():
         if not name.startswith("aggregator/"):
             raise AggregationError(f"{returned} the metric {name}; expected a name like aggregator/{name}")
-        if isinstance(value, Tensor):
-            raise AggregationError(f"{returned} the metric {name} as a tensor; expected a number: float(...)")
+        if not isinstance(value, int | float | list):
+            kind = type(value).__name__
+            raise AggregationError(f"{returned} the metric {name} as {kind}; expected a number: float(...)")
     for name, value in state.items():
         if kind := _not_kept(value):
             raise AggregationError(f"{returned} {name} of its state as {kind.__name__}; expected tensors and numbers")

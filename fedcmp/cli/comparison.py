@@ -108,7 +108,8 @@ def compare(parsed: argparse.Namespace) -> int:
         print(f"\ntables: {done.folder}/table.md, table.csv, table.tex; every run: {done.folder}/runs.jsonl")
         print(f"its page, to be drawn again after each change: {shlex.join(['fedcmp', 'report', str(done.folder)])}")
     if done.failed:
-        _tell(f"{done.failed} runs failed; they are run again by: {onward} --retry-failed")
+        _tell(f"failed runs: {done.failed}, with tracebacks in {done.folder}/cells/*/error.txt")
+        _tell(f"to try them again: {onward} --retry-failed")
     if done.stopped:
         _tell(f"stopped; it goes on with: {onward}")
     return 1 if done.failed else 0
